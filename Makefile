@@ -1,0 +1,105 @@
+# Every target does its own set-up: `make demo` and `make test` work on a fresh clone.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k law".
+ARGS ?=
+# The first interpreter that is new enough, 3.11 before others since the lock was made with it.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help setup setup-reference lint test demo zoo bench report wheel lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# Source distributions in the lock are built by the locked setuptools, not by the newest (--no-build-isolation).
+# Errors are printed and `pip check` fails on a hole in the lock; progress and notices are not (-qq).
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+LOCKED := requirements.lock pyproject.toml setup.py
+
+define CREATE_VENV
+if [ -z "$(PYTHON)" ]; then
+  echo "make setup: needs Python 3.11 or newer, found $$(python3 -V 2>&1 || true);" \
+    "install one, or name it: make setup PYTHON=/path/to/python3.11" >&2
+  exit 2
+fi
+if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then
+  echo "make setup: $(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2
+  exit 2
+fi
+echo "setup: $$(grep -c == requirements.lock) pinned packages into $(VENV), a few minutes the first time"
+$(PYTHON) -m venv $(VENV)
+$(PIP) install --no-deps $$(grep -E '^(setuptools|wheel)==' requirements.lock)
+$(PIP) install --no-deps --no-build-isolation -r requirements.lock
+$(PIP) install --no-deps --no-build-isolation -e .
+$(PIP) check
+endef
+
+# torch asks for other packages on every platform (CUDA's on Linux), so pip resolves them here, held to the same pins.
+define ADD_REFERENCE
+echo "setup: the implementations to compare with (torch, transformers) into $(VENV)"
+$(PIP) install -c requirements.lock -r requirements-reference.lock
+endef
+
+# $(call unless_done,STAMP,FILES,COMMANDS): runs COMMANDS unless STAMP holds the fingerprint of FILES and of this
+# folder (a virtual environment does not survive a move). Contents and not times, since a checkout touches every file.
+define unless_done
+@key="$$( { pwd; cat $(2); } | sha256sum)"
+if [ "$$(cat $(VENV)/$(1) 2>/dev/null || true)" != "$$key" ]; then
+$(3)
+echo "$$key" > $(VENV)/$(1)
+fi
+endef
+
+.ONESHELL:
+
+setup:  ## create .venv from requirements.lock; at once when nothing changed
+	$(call unless_done,.installed,$(LOCKED),$(CREATE_VENV))
+
+setup-reference: setup
+	$(call unless_done,.installed-reference,$(LOCKED) requirements-reference.lock,$(ADD_REFERENCE))
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+test: setup-reference lint  ## lint, type-check and run the tests (ARGS goes to pytest)
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(ARGS)
+
+demo: setup  ## the whole story on embedded data, in minutes; prints where its report lies
+	$(BIN)/distillspec demo $(ARGS)
+
+zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
+	$(BIN)/distillspec zoo --build $(ARGS)
+
+bench: setup-reference  ## benchmarks beside transformers, same weights, one process tree
+	$(BIN)/python -m benchmarks $(ARGS)
+
+report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS
+	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))
+
+wheel: setup  ## build dist/distillspec_jax-*.whl
+	$(PIP) wheel --no-deps --no-build-isolation -w dist .
+
+lock:  ## resolve pyproject.toml anew and rewrite both lock files
+	rm -rf .cache/lock
+	$(PYTHON) -m venv .cache/lock
+	pip=".cache/lock/bin/python -m pip -q"
+	freeze="$$pip freeze --all --exclude pip --exclude distillspec_jax"
+	$$pip install -U pip setuptools wheel
+	$$pip install --no-build-isolation '.[test]'
+	$$freeze > .cache/lock/test.txt
+	$$pip install --no-build-isolation '.[reference]'
+	$$freeze > .cache/lock/all.txt
+	{ echo "# What .[test] resolves to; written by 'make lock'."; cat .cache/lock/test.txt; } > requirements.lock
+	{ echo "# What .[reference] adds, less what only torch's own platform wheels need; written by 'make lock'."
+	  comm -13 <(sort .cache/lock/test.txt) <(sort .cache/lock/all.txt) | sed 's/+cpu$$//' \
+	    | grep -vE '^(nvidia-|cuda-|triton)'; } > requirements-reference.lock
+
+clean:  ## remove caches and build outputs (neither .venv nor runs/)
+	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

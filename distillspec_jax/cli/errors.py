@@ -1,0 +1,142 @@
+"""How a command ends: an exit status and, when it is the user's turn, one line on stderr.
+
+    0    the command reached its end
+    2    a bad flag, file, name or value: `distillspec CMD: error: ...` names it and the nearest valid choice
+    75   preempted, resumable (EX_TEMPFAIL): the same command goes on where this one stopped
+    130  interrupted with ^C;  141  the reader of our output went away (`| head`)
+
+Anything else is a defect of the program and keeps its traceback. `DISTILLSPEC_TRACEBACK=1` shows every
+traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from distillspec_jax.errors import UsageError, nearest
+
+USAGE, PREEMPTED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141
+
+Main = Callable[[list[str]], int]
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
+    """Calls `main(argv)` and turns what it raises into an exit status.
+
+    An exception with an integer attribute `exit_status` (a preempted job) ends with that status and its
+    message, which is news and not an error.
+
+    Args:
+      main: a command's `main`; returns its exit status.
+      argv: the arguments after the command's name; `sys.argv[1:]` when None.
+      command: the name to print, `finetune`.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        print(f"distillspec {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as raised:
+        error = _without_gin(raised)
+        status = getattr(error, "exit_status", None)
+        message = str(error) if isinstance(status, int) else explain(error) or _explain_missing_values(raised)
+        if message is None:
+            raise
+        if os.environ.get("DISTILLSPEC_TRACEBACK"):
+            traceback.print_exception(raised)
+        label = "" if isinstance(status, int) else "error: "
+        print(f"distillspec {command}: {label}{_one_line(message)}", file=sys.stderr)
+        return status if isinstance(status, int) else USAGE
+
+
+def explain(error: BaseException) -> str | None:
+    """One line about an error that is the user's to fix, None about one that is ours."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if any(_is_disk_full(link) for link in _chain(error)):
+        return f"no space left on the device{_place(error)}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return _explain_path(error)
+    return None
+
+
+def _explain_path(error: OSError) -> str:
+    """`no such file or directory: 'x' (did you mean 'y'?)` for a path that the user gave."""
+    path = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else Path("?")
+    what = (error.strerror or type(error).__name__).lower()
+    hint = ""
+    if isinstance(error, FileNotFoundError):
+        folder = path.parent
+        if folder.is_dir():
+            siblings = [name for name in os.listdir(folder) if not name.startswith(".")]
+            hint = f": {folder} holds {nearest(path.name, siblings)}" if siblings else f": {folder} is empty"
+        else:
+            hint = f": there is no folder {str(folder)!r} either"
+    return f"{what}: {str(path)!r}{hint}"
+
+
+def _explain_missing_values(raised: BaseException) -> str | None:
+    """gin's two ways to say that it called a function without a value for one of its parameters."""
+    text = str(raised)
+    required = re.match(r"Required bindings for `(.+?)` not provided in config: \[(.+?)\]", text)
+    unbound = re.search(
+        r"No values supplied by Gin or caller for arguments: \[(.+?)\].*?In call to configurable '(.+?)'",
+        text,
+        re.DOTALL,
+    )
+    if isinstance(raised, RuntimeError) and required:
+        function, names = required[1], required[2]
+    elif isinstance(raised, TypeError) and unbound:
+        names, function = unbound[1], unbound[2]
+    else:
+        return None
+    return f"{function} needs a value for {names}: give --gin.{function}.NAME=VALUE or bind it in a gin file"
+
+
+def _without_gin(error: BaseException) -> BaseException:
+    """The exception as it was raised.
+
+    gin re-raises what a configured function raises as a look-alike whose class is derived on the spot, so
+    that its text can name the function; the look-alike has lost `errno`, `filename` and the like.
+    """
+    inner = error.__context__
+    while inner is not None and error.__suppress_context__ and type(error).__bases__ == (type(inner),):
+        error, inner = inner, inner.__context__
+    return error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and what it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # TensorStore, below Orbax, reports it as a ValueError that quotes the system's words.
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
+
+
+def _place(error: BaseException) -> str:
+    names = [link.filename for link in _chain(error) if isinstance(link, OSError) and link.filename]
+    return f" while writing {os.fsdecode(names[0])!r}" if names else ""
+
+
+def _one_line(message: str) -> str:
+    return " ".join(part.strip() for part in message.splitlines() if part.strip())

@@ -1,0 +1,125 @@
+"""Command-line flags: argparse that fails in one line, and T5X's gin flags.
+
+    --gin_file=PATH             repeated; later files override earlier ones
+    --gin.NAME=VALUE            a macro (--gin.TRAIN_STEPS=100) or a parameter (--gin.loop.train.seed=1)
+    --gin_search_paths=A,B      where --gin_file and `include` look, after the current folder
+
+Parsing here only collects them; `distillspec_jax.cli.bindings` gives them to gin, which `--help` never waits
+for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from distillspec_jax.errors import UsageError, nearest
+
+_GIN_PREFIX = "--gin."
+
+
+@dataclasses.dataclass(frozen=True)
+class GinFlags:
+    """The gin flags of one command line, in its order.
+
+    Attributes:
+      files: paths of gin files, as given.
+      bindings: (name, value) of each `--gin.NAME=VALUE`, both as typed.
+      search_paths: folders to look in, before the gin files that come with the package.
+    """
+
+    files: tuple[str, ...] = ()
+    bindings: tuple[tuple[str, str], ...] = ()
+    search_paths: tuple[str, ...] = ()
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises UsageError instead of printing its usage and leaving.
+
+    Args:
+      command: the command's name, `finetune`.
+      description: its help text; a command passes its module's `HELP`.
+      gin: accept the gin flags; `parse` then sets `gin` (a `GinFlags`) on the namespace.
+    """
+
+    def __init__(self, command: str, description: str, *, gin: bool = False):
+        super().__init__(
+            prog=f"distillspec {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # `--gin` must not mean `--gin_file`
+        )
+        self._gin = gin
+        if gin:
+            group = self.add_argument_group("configuration (gin)")
+            group.add_argument(
+                "--gin_file", action="append", default=[], metavar="PATH", help="may be repeated"
+            )
+            group.add_argument(
+                "--gin_search_paths",
+                action="append",
+                default=[],
+                metavar="DIR,DIR",
+                help="where gin files are found",
+            )
+            group.add_argument(
+                "--gin.NAME",
+                dest="_binding",
+                metavar="VALUE",
+                help="override a macro or a parameter of the gin files",
+            )
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses a command line.
+
+        Raises:
+          UsageError: an unknown flag (the message names the nearest one), a missing or a bad value.
+        """
+        bindings, rest = _split_bindings(argv) if self._gin else ((), list(argv))
+        namespace, unknown = self.parse_known_args(rest)
+        if unknown:
+            raise UsageError(self._explain_unknown(unknown[0]))
+        if self._gin:
+            paths = [path for group in namespace.gin_search_paths for path in group.split(",") if path]
+            namespace.gin = GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for every mistake on the command line."""
+        raise UsageError(message)
+
+    def _explain_unknown(self, argument: str) -> str:
+        flag = argument.split("=", 1)[0]
+        if not flag.startswith("-"):
+            return f"unexpected argument {argument!r}: values belong to a flag, --flag={argument}"
+        known = [
+            option for action in self._actions for option in action.option_strings if option.startswith("--")
+        ]
+        return f"unknown flag {flag}: {nearest(flag, known)}"
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """An argparse `type` that accepts these words and names the nearest of them when given another."""
+
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of them: {nearest(text, choices)}")
+        return text
+
+    return choose
+
+
+def _split_bindings(argv: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Takes `--gin.NAME=VALUE` out of a command line, since argparse cannot know the names."""
+    bindings, rest = [], []
+    for argument in argv:
+        if not argument.startswith(_GIN_PREFIX):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix(_GIN_PREFIX).partition("=")
+        if not name or not equals:
+            raise UsageError(f"{argument}: write --gin.NAME=VALUE, with the equals sign and no spaces")
+        bindings.append((name, value))
+    return tuple(bindings), rest

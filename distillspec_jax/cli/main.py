@@ -1,0 +1,69 @@
+"""The console script: finds the command and hands over.
+
+Each command is a module of this package with `main(argv) -> int`, imported only when it is called, so that
+`--help` answers at once. `python -m distillspec_jax.cli.X` runs a command's module directly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from distillspec_jax import __version__
+from distillspec_jax.cli import errors
+from distillspec_jax.errors import UsageError, nearest
+
+COMMANDS = {
+    "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
+    "finetune": "supervised training of a target or a draft",
+    "distill": "distil a draft from a target: divergence × data source",
+    "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
+    "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
+    "report": "tables, plots and one HTML page from any number of results.jsonl",
+    "zoo": "list the shipped models",
+}
+
+USAGE = """usage: distillspec COMMAND [flags]
+
+{commands}
+
+`distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 75 preempted (run the
+same command again to go on).
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `distillspec COMMAND ...`; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else errors.USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"distillspec_jax {__version__}")
+        return 0
+    command, *rest = arguments
+    return errors.run(lambda flags: _dispatch(command, flags), rest, command=command)
+
+
+def usage() -> str:
+    """The text of `distillspec --help`."""
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+
+
+def _dispatch(command: str, flags: list[str]) -> int:
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
+    wants_help = any(flag in ("-h", "--help") for flag in flags)
+    if os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
+        from distillspec_jax.cli import hosts
+
+        hosts.join()
+    module = importlib.import_module(f"distillspec_jax.cli.{command}")
+    status: int = module.main(flags)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

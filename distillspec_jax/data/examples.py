@@ -1,0 +1,66 @@
+"""Single examples for generation and evaluation: raw text beside the prompt's token ids. No TensorFlow here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distillspec_jax.data import catalog
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a task.
+
+    Attributes:
+      inputs_text: the raw inputs field, without prefix.
+      prompt: token ids as in training: prefix + text, cut to length - 1, then EOS.
+      targets_text: the raw targets field (the reference).
+    """
+
+    inputs_text: str
+    prompt: tuple[int, ...]
+    targets_text: str
+
+
+def prompt_ids(tokenizer: Tokenizer, prefix: str, text: str, max_length: int | None = None) -> list[int]:
+    """Ids of `prefix + text` and EOS, cut so that EOS survives at `max_length` tokens in all."""
+    ids = tokenizer.encode(prefix + text)
+    kept = ids if max_length is None else ids[: max_length - 1]
+    return [*kept, tokenizer.eos_id]
+
+
+def examples(
+    task: str, *, split: str, lengths: Mapping[str, int] | None = None, limit: int | None = None
+) -> list[Example]:
+    """The first `limit` rows of a split, in file order (all by default).
+
+    Args:
+      task: an embedded task or one made by `tasks.jsonl_task`.
+      split: "train", "validation" or "test".
+      lengths: {"inputs", "targets"}; the task's own by default. Only "inputs" matters here.
+      limit: how many rows at most, at least 1.
+
+    Raises:
+      UsageError: an unknown task or split, an impossible length or limit, a bad line, or an empty split.
+    """
+    spec = catalog.find_task(task)
+    lengths = spec.feature_lengths if lengths is None else lengths
+    catalog.check_lengths(lengths)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; need at least 1 example")
+    tokenizer = catalog.tokenizer(spec)
+    rows = list(itertools.islice(catalog.read_rows(spec, split), limit))
+    if not rows:
+        raise UsageError(f"task {task!r}: split {split!r} is empty")
+    return [
+        Example(
+            inputs_text=row["inputs"],
+            prompt=tuple(prompt_ids(tokenizer, spec.prefix, row["inputs"], lengths["inputs"])),
+            targets_text=row["targets"],
+        )
+        for row in rows
+    ]

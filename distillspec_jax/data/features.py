@@ -1,0 +1,202 @@
+"""Batches of model features from seqio tasks, as numpy arrays under T5X's names.
+
+    encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads
+    decoder_input_tokens    [B, T_targets]  int32    targets shifted right, 0 first
+    decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last, 0 pads
+    decoder_loss_weights    [B, T_targets]  float32  1 on targets (EOS too), 0 on padding
+
+and, when several examples share a row (`pack`), `encoder_segment_ids`, `encoder_positions`, `decoder_segment_ids`
+and `decoder_positions` (int32; segments count from 1, 0 is padding; positions count from 0 in each segment).
+
+The training stream is a pure function of (task, lengths, seed, step): a run that restarts at step n sees what an
+uninterrupted run sees from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from distillspec_jax.data import catalog, tasks
+from distillspec_jax.data.examples import Example, examples
+from distillspec_jax.data.tensorflow_setup import seqio, tf
+from distillspec_jax.errors import UsageError, nearest
+
+__all__ = ["Batch", "Example", "eval_batches", "examples", "task_names", "train_batches"]
+
+Batch = dict[str, np.ndarray]
+
+SHUFFLE_BUFFER = 1 << 20
+"""Splits of at most so many rows are held in memory as token ids and shuffled whole; larger or unsized ones
+are streamed through a shuffle buffer of this many examples."""
+TENSORFLOW_THREADS = 2
+
+
+def task_names() -> list[str]:
+    """Every registered task and mixture."""
+    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
+def train_batches(
+    task_or_mixture: str,
+    *,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    pack: bool,
+    start_step: int = 0,
+    split: str = "train",
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Endless shuffled batches; each epoch of a task is a new permutation of all its rows.
+
+    Args:
+      task_or_mixture: a registered name; a mixture draws each example's task by the mixture's rates.
+      lengths: {"inputs", "targets"} in tokens; longer examples are cut (EOS kept).
+      batch_size: rows of a batch over all shards.
+      seed: of the permutations and of the mixing.
+      pack: put several short examples into one row.
+      start_step: batches to skip.
+      split: which split.
+      shard: (index, count): this host takes its own part of every task's rows, batch_size / count a batch.
+
+    Raises:
+      UsageError: an unknown task or split, an empty split, a bad line, an impossible length, batch or shard.
+    """
+    provider = _provider(task_or_mixture)
+    catalog.check_lengths(lengths)
+    rows = _rows_per_shard(batch_size, shard)
+    if start_step < 0:
+        raise UsageError(f"start_step is {start_step}; need at least 0")
+    members = [_with_split(task, split) for task in seqio.get_subtasks(provider)]
+    streams = [_epochs(task, lengths, split, seed + number, shard) for number, task in enumerate(members)]
+    if len(streams) == 1:
+        stream = streams[0]
+    else:
+        rates = [provider.get_rate(task) for task in members]
+        stream = tf.data.Dataset.sample_from_datasets(
+            streams, weights=[rate / sum(rates) for rate in rates], seed=seed
+        )
+    skipped = start_step * rows
+    if pack:
+        features = _convert(stream, lengths, pack=True).skip(skipped)
+    else:
+        features = _convert(stream.skip(skipped), lengths, pack=False)
+    return _numpy(features.batch(rows, drop_remainder=True).prefetch(2))
+
+
+def eval_batches(
+    task: str,
+    *,
+    split: str,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Every example once, in order, unpacked; the last batch is filled up with all-zero rows.
+
+    A filling row has no loss weight, so sums of weighted losses ignore it. A mixture yields its tasks one after
+    the other.
+
+    Args:
+      task: a registered task or mixture.
+      split: which split.
+      lengths: {"inputs", "targets"} in tokens; longer examples are cut (EOS kept).
+      batch_size: rows of every batch.
+      limit: at most so many examples (of the first ones).
+
+    Raises:
+      UsageError: as `train_batches`.
+    """
+    provider = _provider(task)
+    catalog.check_lengths(lengths)
+    rows = _rows_per_shard(batch_size, (0, 1))
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; need at least 1 example")
+    members = [_with_split(member, split) for member in seqio.get_subtasks(provider)]
+    streams = [_once(member, lengths, split, (0, 1)) for member in members]
+    stream = streams[0]
+    for following in streams[1:]:
+        stream = stream.concatenate(following)
+    features = _convert(stream.take(-1 if limit is None else limit), lengths, pack=False)
+    return (_fill(batch, rows) for batch in _numpy(features.batch(rows)))
+
+
+def _provider(name: str) -> seqio.Task | seqio.Mixture:
+    tasks.register_embedded()
+    if name not in task_names():
+        raise UsageError(f"unknown task {name!r}: {nearest(name, task_names())}")
+    return seqio.get_mixture_or_task(name)
+
+
+def _with_split(task: seqio.Task, split: str) -> seqio.Task:
+    if split not in task.splits:
+        raise UsageError(f"task {task.name!r} has no split {split!r}: {nearest(split, task.splits)}")
+    return task
+
+
+def _rows_per_shard(batch_size: int, shard: tuple[int, int]) -> int:
+    index, count = shard
+    if not 0 <= index < count:
+        raise UsageError(f"shard {index} of {count}: the index must lie in 0 .. count - 1")
+    if batch_size < 1:
+        raise UsageError(f"batch size is {batch_size}; need at least 1")
+    if batch_size % count:
+        raise UsageError(f"batch size {batch_size} does not divide among {count} hosts; take a multiple of {count}")
+    return batch_size // count
+
+
+def _once(task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int]) -> tf.data.Dataset:
+    """One pass over a task in order: {"inputs", "targets"} token ids, cut, EOS last."""
+    index, count = shard
+    dataset = task.get_dataset(
+        sequence_length=dict(lengths),
+        split=split,
+        shuffle=False,
+        num_epochs=1,
+        shard_info=seqio.ShardInfo(index=index, num_shards=count),
+    )
+    if _size(dataset) == 0:
+        raise UsageError(f"task {task.name!r}: split {split!r} is empty" + (f" on shard {index}" if count > 1 else ""))
+    return dataset.map(lambda row: {feature: row[feature] for feature in ("inputs", "targets")})
+
+
+def _size(dataset: tf.data.Dataset) -> int | None:
+    """How many elements, or None where the source does not say."""
+    size = int(dataset.cardinality())
+    return size if size >= 0 else None
+
+
+def _epochs(
+    task: seqio.Task, lengths: Mapping[str, int], split: str, seed: int, shard: tuple[int, int]
+) -> tf.data.Dataset:
+    """Endless passes over a task's rows, each in its own order.
+
+    The order is shuffled here, before the repeat: seqio repeats first, which lets a row come twice before
+    another came once.
+    """
+    dataset = _once(task, lengths, split, shard)
+    size = _size(dataset)
+    if size is not None and size <= SHUFFLE_BUFFER:
+        dataset = dataset.cache()
+    return dataset.shuffle(min(size or SHUFFLE_BUFFER, SHUFFLE_BUFFER), seed=seed).repeat()
+
+
+def _convert(stream: tf.data.Dataset, lengths: Mapping[str, int], *, pack: bool) -> tf.data.Dataset:
+    return seqio.EncDecFeatureConverter(pack=pack)(stream, dict(lengths))
+
+
+def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = TENSORFLOW_THREADS
+    options.threading.max_intra_op_parallelism = 1
+    for batch in dataset.with_options(options).as_numpy_iterator():
+        batch["decoder_loss_weights"] = batch["decoder_loss_weights"].astype(np.float32)
+        yield batch
+
+
+def _fill(batch: Batch, rows: int) -> Batch:
+    missing = rows - len(batch["encoder_input_tokens"])
+    return {name: np.pad(array, [(0, missing), (0, 0)]) for name, array in batch.items()} if missing else batch

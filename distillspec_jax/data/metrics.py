@@ -1,0 +1,118 @@
+"""Task quality: ROUGE, BLEU and exact match of the final number. No TensorFlow here.
+
+Each metric has two forms. The corpus form `(targets, predictions) -> {name: score}` is a seqio metric function and
+is what reports quote. The per-example form is what paired statistics over prompts need; its mean is the
+corpus score for ROUGE and exact match, but not for BLEU, which is no mean over sentences. All scores lie in 0..100.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from distillspec_jax.errors import UsageError, nearest
+
+_ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+_NUMBER_AFTER_HASHES = re.compile(r"####\s*([-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+)")
+
+
+@functools.cache
+def _rouge_scorer() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(_ROUGE_TYPES, use_stemmer=True)
+
+
+def _rouge_scores(target: str, prediction: str) -> dict[str, float]:
+    scores = _rouge_scorer().score(target, prediction)
+    return {name: 100.0 * scores[name].fmeasure for name in _ROUGE_TYPES}
+
+
+def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-1/2/L F-measure with Porter stemming; an empty prediction scores 0."""
+    _check_pairs(targets, predictions)
+    scores = [_rouge_scores(t, p) for t, p in zip(targets, predictions, strict=True)]
+    return {name: sum(score[name] for score in scores) / len(scores) for name in _ROUGE_TYPES}
+
+
+def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU by sacreBLEU's defaults: one reference, cased, 13a tokens, exponential smoothing."""
+    _check_pairs(targets, predictions)
+    return {"bleu": float(sacrebleu.corpus_bleu(list(predictions), [list(targets)]).score)}
+
+
+def number_after_hashes(text: str) -> Decimal | None:
+    """The number after the last `####` that is followed by one (thousands commas allowed), None without."""
+    found = _NUMBER_AFTER_HASHES.findall(text)
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of predictions whose number after `####` equals the target's as a number (13 == 13.0)."""
+    _check_pairs(targets, predictions)
+    matches = [_number_matches(t, p) for t, p in zip(targets, predictions, strict=True)]
+    return {"exact_match": sum(matches) / len(matches)}
+
+
+def _number_matches(target: str, prediction: str) -> float:
+    expected = number_after_hashes(target)
+    return 100.0 * (expected is not None and expected == number_after_hashes(prediction))
+
+
+def _sentence_bleu(target: str, prediction: str) -> float:
+    return float(sacrebleu.sentence_bleu(prediction, [target], use_effective_order=True).score)
+
+
+def _check_pairs(targets: Sequence[str], predictions: Sequence[str]) -> None:
+    if len(targets) != len(predictions) or not targets:
+        raise ValueError(f"{len(targets)} targets for {len(predictions)} predictions; need as many, at least one")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name.
+
+    Attributes:
+      corpus: the seqio metric function, None for the metric "none".
+      example: score of one (target, prediction), None for the metric "none".
+      primary: the key of `corpus`'s result that comparisons quote.
+    """
+
+    corpus: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None
+    example: Callable[[str, str], float] | None
+    primary: str | None
+
+
+METRICS: Mapping[str, Metric] = {
+    "rouge": Metric(rouge, lambda target, prediction: _rouge_scores(target, prediction)["rougeL"], "rougeL"),
+    "bleu": Metric(bleu, _sentence_bleu, "bleu"),
+    "number": Metric(exact_match, _number_matches, "exact_match"),
+    "none": Metric(None, None, None),
+}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric called `name`.
+
+    Raises:
+      UsageError: there is none; names the nearest.
+    """
+    if name not in METRICS:
+        raise UsageError(f"unknown metric {name!r}: {nearest(name, METRICS)}")
+    return METRICS[name]
+
+
+def per_example(metric_name: str, target: str, prediction: str) -> float:
+    """The score of one prediction: ROUGE-L, sentence BLEU (effective order), or 0 / 100 for exact match.
+
+    Raises:
+      UsageError: an unknown metric, or "none", which scores nothing.
+    """
+    example = find_metric(metric_name).example
+    if example is None:
+        raise UsageError(f"metric {metric_name!r} has no score per example")
+    return example(target, prediction)

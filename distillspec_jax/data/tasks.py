@@ -1,0 +1,175 @@
+"""The one place that registers seqio tasks: the embedded ones, their mixture, and a user's own JSON lines.
+
+    text -> prefix -> token ids -> cut to length - 1 -> EOS         (inputs and targets alike, as in T5)
+
+Importing this module registers the embedded tasks. `jsonl_task` is all that a gin file needs to add another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillspec_jax.data import catalog, metrics
+from distillspec_jax.data.catalog import TaskSpec
+from distillspec_jax.data.tensorflow_setup import seqio, tf
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.errors import UsageError
+
+
+class TokenizerVocabulary(seqio.Vocabulary):
+    """A `Tokenizer` as a seqio vocabulary, so that training and serving share one text -> ids code."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__(extra_ids=0)
+        self.tokenizer = tokenizer
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_id
+
+    @property
+    def unk_id(self) -> int:
+        return self.tokenizer.unk_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    def _encode(self, s: str) -> Sequence[int]:
+        return self.tokenizer.encode(s)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def encode(text: bytes) -> Any:
+            return np.array(self.tokenizer.encode(text.decode()), np.int32)
+
+        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda row: self.tokenizer.decode(row).encode(), [ids], tf.string, stateful=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenizerVocabulary) and self.tokenizer == other.tokenizer
+
+    def __hash__(self) -> int:
+        return hash(self.tokenizer)
+
+
+def _source(spec: TaskSpec) -> seqio.FunctionDataSource:
+    def rows(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        del shuffle_files, seed  # Always in file order; `features` shuffles.
+        # Read at once: a bad line raises its own one-line error here, outside TensorFlow, and the number of rows
+        # is known to whoever shuffles.
+        examples = list(catalog.read_rows(spec, split))
+        features = ("inputs", "targets")
+        return tf.data.Dataset.from_tensor_slices(
+            {feature: tf.constant([row[feature] for row in examples], tf.string) for feature in features}
+        )
+
+    return seqio.FunctionDataSource(rows, splits=tuple(spec.splits))
+
+
+def _with_prefix(prefix: str) -> Any:
+    def add_prefix(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.map(lambda row: {**row, "inputs": tf.strings.join([prefix, row["inputs"]])})
+
+    return add_prefix
+
+
+def register(spec: TaskSpec) -> str:
+    """Adds `spec` to the catalog and to seqio's registry, once; returns its name.
+
+    Raises:
+      UsageError: another task or mixture has that name, or the vocabulary cannot be read.
+    """
+    if spec.name in seqio.MixtureRegistry.names():
+        raise UsageError(f"task name {spec.name!r} is taken by a mixture; choose another name")
+    tokenizer = catalog.tokenizer(spec)
+    catalog.add_task(spec)
+    if spec.name not in seqio.TaskRegistry.names():
+        vocabulary = TokenizerVocabulary(tokenizer)
+        metric = metrics.find_metric(spec.metric).corpus
+        seqio.TaskRegistry.add(
+            spec.name,
+            source=_source(spec),
+            preprocessors=[
+                _with_prefix(spec.prefix),
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos_after_trim,
+            ],
+            output_features={
+                feature: seqio.Feature(vocabulary, add_eos=True) for feature in ("inputs", "targets")
+            },
+            metric_fns=[metric] if metric else [],
+        )
+    return spec.name
+
+
+def register_embedded() -> None:
+    """Registers the embedded tasks and `embedded_mixture`; calling it again changes nothing."""
+    for spec in catalog.EMBEDDED_TASKS.values():
+        register(spec)
+    if catalog.EMBEDDED_MIXTURE not in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add(catalog.EMBEDDED_MIXTURE, list(catalog.EMBEDDED_MIXTURE_RATES.items()))
+
+
+def jsonl_task(
+    name: str,
+    train_path: str,
+    validation_path: str | None = None,
+    test_path: str | None = None,
+    inputs_field: str = "inputs",
+    targets_field: str = "targets",
+    prefix: str = "",
+    inputs_length: int = 192,
+    targets_length: int = 128,
+    metric: str = "none",
+    vocabulary_path: str | None = None,
+) -> str:
+    """Registers a task over a user's own JSON lines (.jsonl or .jsonl.gz) and returns its name.
+
+    Args:
+      name: the task's name, for MIXTURE_OR_TASK_NAME.
+      train_path, validation_path, test_path: one file a split; those left out do not exist.
+      inputs_field, targets_field: the JSON fields of the prompt and of the reference.
+      prefix: put before every input.
+      inputs_length, targets_length: default lengths in tokens, EOS counted.
+      metric: "rouge", "bleu", "number" or "none".
+      vocabulary_path: a SentencePiece model with pad 0 and eos; left out, the embedded vocabulary.
+
+    Raises:
+      UsageError: a missing file, an unknown metric, a length below 2, or a name that is taken.
+    """
+    paths: Mapping[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
+    splits = {split: Path(path) for split, path in paths.items() if path}
+    for split, path in splits.items():
+        if not path.is_file():
+            raise UsageError(f"task {name!r}: {split}_path {str(path)!r} is not a file")
+    metrics.find_metric(metric)
+    lengths = {"inputs": inputs_length, "targets": targets_length}
+    catalog.check_lengths(lengths)
+    return register(
+        TaskSpec(
+            name=name,
+            description=f"JSON lines from {train_path}",
+            prefix=prefix,
+            inputs_field=inputs_field,
+            targets_field=targets_field,
+            splits=splits,
+            metric=metric,
+            feature_lengths=lengths,
+            licence="the user's",
+            vocabulary_path=Path(vocabulary_path) if vocabulary_path else None,
+        )
+    )
+
+
+register_embedded()

@@ -1,0 +1,34 @@
+"""Decoding: sampling laws, drafters, verifiers, and the two loops that use them."""
+
+from distillspec_jax.decoding.autoregressive import AutoregressiveLoop, sample
+from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
+from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.law import SamplingLaw, sampling_law
+from distillspec_jax.decoding.speculative import SpeculativeLoop
+from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
+from distillspec_jax.decoding.stopping import StopOnEos, Stopping
+from distillspec_jax.decoding.verifiers import TokenRule, Verdict, Verifier
+
+__all__ = [
+    "AutoregressiveLoop",
+    "Completion",
+    "Draft",
+    "Drafter",
+    "Engine",
+    "Loop",
+    "ModelDrafter",
+    "PairParams",
+    "Progress",
+    "Requests",
+    "SamplingLaw",
+    "SpeculativeLoop",
+    "State",
+    "Status",
+    "StopOnEos",
+    "Stopping",
+    "TokenRule",
+    "Verdict",
+    "Verifier",
+    "sample",
+    "sampling_law",
+]

@@ -1,0 +1,102 @@
+"""Decoding one token at a time: the reference, the baseline, and the source of on-policy samples.
+
+It shares the law and the bookkeeping with the speculative loop, and nothing of its control flow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State
+from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
+from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.shapes import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveLoop:
+    """Each round is one `extend` of the pending token and one draw.
+
+    Attributes:
+      target: the network.
+      stopping: when a row ends by its content.
+    """
+
+    target: LanguageModel
+    stopping: Stopping = STOP_ON_EOS
+
+    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+        """See `Loop.init`."""
+        target, pending_B = self.target.prefill(params.target, prompt_BT, max_new_tokens)
+        rows = Rows.start(requests, pending_B, max_new_tokens)
+        return State(rows=rows, target=target, draft=None, counts=Counts.zeros(len(pending_B), 0))
+
+    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
+        """See `Loop.run`."""
+
+        def go_on(carry: tuple[State, Array]) -> Array:
+            state, rounds = carry
+            return (rounds < max_rounds) & state.rows.running_B.any()
+
+        def step(carry: tuple[State, Array]) -> tuple[State, Array]:
+            state, rounds = carry
+            return self.round(params, state), rounds + 1
+
+        return jax.lax.while_loop(go_on, step, (state, jnp.int32(0)))[0]
+
+    def round(self, params: PairParams, state: State) -> State:
+        """One token for every running row."""
+        rows, requests = state.rows, state.rows.requests
+        logits_BKV, target = self.target.extend(params.target, state.target, rows.pending_B[:, None])
+        log_p_BV = requests.law.log_probs(logits_BKV[:, 0])
+        keys_B = randomness.round_keys(requests.keys_B, rows.emitted_B)
+        token_B1 = randomness.draw(randomness.draw_keys(keys_B, 0, Purpose.BONUS), log_p_BV)[:, None]
+        failed_B = rows.running_B & jnp.isnan(log_p_BV[:, 0])
+        count_B = (rows.running_B & ~failed_B).astype(jnp.int32)
+        ends_B1 = self.stopping.ends(rows.output_BT, rows.emitted_B, token_B1)
+        return State(
+            rows=rows.append(token_B1, count_B, ends_B1).fail(failed_B),
+            target=target.rewind(state.target.length_B + count_B),
+            draft=None,
+            counts=dataclasses.replace(state.counts, rounds_B=state.counts.rounds_B + count_B),
+        )
+
+
+def sample(
+    model: LanguageModel,
+    params: Params,
+    law: SamplingLaw,
+    prompt_BT: Array,
+    keys_B: Array,
+    max_new_tokens: int,
+    stopping: Stopping = STOP_ON_EOS,
+) -> tuple[Array, Array]:
+    """Samples continuations inside a caller's jitted function, such as an on-policy train step.
+
+    The tokens are data: no gradient flows into `params` (arXiv 2310.08461, section 4). Stops as soon
+    as every row has ended.
+
+    Args:
+      model: the network to sample from, with its current `params`.
+      law: the sampling law.
+      prompt_BT: int32, 0-padded on the right.
+      keys_B: one PRNG key a row.
+      max_new_tokens: static; the width of the result.
+      stopping: when a row ends by its content.
+
+    Returns:
+      int32 `[B, max_new_tokens]`, 0 after the end, and int32 `[B]` lengths, EOS included. A row whose
+      logits stop being finite ends there.
+    """
+    loop = AutoregressiveLoop(model, stopping)
+    limit_B = jnp.full(prompt_BT.shape[0], max_new_tokens, jnp.int32)
+    frozen = PairParams(jax.lax.stop_gradient(params))
+    state = loop.init(frozen, prompt_BT, Requests(keys_B, limit_B, law), max_new_tokens)
+    rows = loop.run(frozen, state, max_new_tokens).rows
+    return rows.output_BT, rows.emitted_B

@@ -1,0 +1,172 @@
+"""Drafters: where the proposed tokens come from.
+
+A drafter's memory spans rounds; every leaf has the batch as its leading axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.models.interface import DecodeState, LanguageModel
+from distillspec_jax.shapes import Array, Params
+
+
+class Draft(NamedTuple):
+    """N candidate blocks of G tokens for every row.
+
+    Attributes:
+      tokens_BNG: int32.
+      log_q_BNGV: the laws that the tokens were truly drawn from.
+      length_BN: int32 in 0..G, how many tokens the drafter offers; the rest is garbage.
+      state: what `commit` needs; not necessarily of the type that is kept between rounds.
+    """
+
+    tokens_BNG: Array
+    log_q_BNGV: Array
+    length_BN: Array
+    state: Any
+
+
+class Drafter(Protocol):
+    """A frozen, hashable value: a static part of the speculative loop. Candidates of a row are drawn
+    independently of each other given the prefix."""
+
+    def init(self, params: Any, prompt_BT: Array, max_length: int) -> Any:
+        """The memory after reading the prompts, with room for `max_length` generated tokens."""
+
+    def draft(
+        self, params: Any, state: Any, keys_B: Array, pending_B: Array, law: SamplingLaw, block_size: int
+    ) -> Draft:
+        """Proposes up to `block_size` (static) tokens to follow `pending_B`.
+
+        Args:
+          keys_B: the round's keys; single draws are derived from them with `Purpose.DRAFT`.
+          pending_B: int32, the last committed token, which the memory has not seen.
+          law: the row's law, the same that the verifier's p is made with.
+        """
+
+    def commit(self, state: Any, branch_B: Array, accepted_B: Array) -> Any:
+        """The memory once the first `accepted_B` tokens of block `branch_B` are committed.
+
+        Args:
+          state: `Draft.state`.
+          accepted_B: int32 in -1..G; -1 means that the row idles and nothing was committed.
+        """
+
+
+@flax.struct.dataclass
+class ModelMemory:
+    """What `ModelDrafter` keeps between rounds.
+
+    Attributes:
+      cache: the network's state. Once a row has committed anything it lacks the last *two* committed
+        tokens, before that only the pending one.
+      previous_B: int32, the committed token before the pending one.
+      has_previous_B: boolean; False until the row first commits.
+    """
+
+    cache: DecodeState
+    previous_B: Array
+    has_previous_B: Array
+
+
+class _Drafted(NamedTuple):
+    """Between `draft` and `commit`: the memory before the round and the fed or proposed tokens."""
+
+    memory: ModelMemory
+    cache: DecodeState
+    pending_B: Array
+    tokens_BG: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDrafter:
+    """Drafts one block with a small network.
+
+    No call is spent on caching the last draft after a wholly accepted block: every round starts by feeding
+    the last two committed tokens in one call. A row that has committed none yet feeds its pending token
+    and a dummy, reads the logits at the former and forgets the latter; both sorts share a batch.
+    """
+
+    model: LanguageModel
+
+    def prepare(self, params: Params) -> Params:
+        """The network's own `prepare`, if it offers one."""
+        prepare = getattr(self.model, "prepare", None)
+        return params if prepare is None else prepare(params)
+
+    def init(self, params: Params, prompt_BT: Array, max_length: int) -> ModelMemory:
+        """See `Drafter.init`."""
+        cache, pending_B = self.model.prefill(params, prompt_BT, max_length)
+        return ModelMemory(
+            cache=cache,
+            previous_B=jnp.zeros_like(pending_B),
+            has_previous_B=jnp.zeros(pending_B.shape, bool),
+        )
+
+    def draft(
+        self,
+        params: Params,
+        state: ModelMemory,
+        keys_B: Array,
+        pending_B: Array,
+        law: SamplingLaw,
+        block_size: int,
+    ) -> Draft:
+        """See `Drafter.draft`."""
+        two_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
+        dummy_B2 = jnp.stack([pending_B, jnp.zeros_like(pending_B)], axis=1)
+        fed_B2 = jnp.where(state.has_previous_B[:, None], two_B2, dummy_B2)
+        logits_B2V, cache = self.model.extend(params, state.cache, fed_B2)
+        logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
+        cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
+
+        def propose(logits_BV: Array, offset: Array | int) -> tuple[Array, Array]:
+            log_q_BV = law.log_probs(logits_BV)
+            return randomness.draw(randomness.draw_keys(keys_B, offset, Purpose.DRAFT), log_q_BV), log_q_BV
+
+        def step(
+            carry: tuple[DecodeState, Array], offset: Array
+        ) -> tuple[tuple[DecodeState, Array], tuple[Array, Array]]:
+            cache, logits_BV = carry
+            token_B, log_q_BV = propose(logits_BV, offset)
+            logits_B1V, cache = self.model.extend(params, cache, token_B[:, None])
+            return (cache, logits_B1V[:, 0]), (token_B, log_q_BV)
+
+        # The last token is proposed outside the scan: nobody needs the logits after it.
+        (cache, logits_BV), (tokens_GB, log_q_GBV) = jax.lax.scan(
+            step, (cache, logits_BV), jnp.arange(block_size - 1)
+        )
+        token_B, log_q_BV = propose(logits_BV, block_size - 1)
+        tokens_BG = jnp.concatenate([tokens_GB.T, token_B[:, None]], axis=1)
+        log_q_BGV = jnp.concatenate([jnp.moveaxis(log_q_GBV, 0, 1), log_q_BV[:, None]], axis=1)
+        return Draft(
+            tokens_BNG=tokens_BG[:, None],
+            log_q_BNGV=log_q_BGV[:, None],
+            length_BN=jnp.full((len(pending_B), 1), block_size, jnp.int32),
+            state=_Drafted(state, cache, pending_B, tokens_BG),
+        )
+
+    def commit(self, state: _Drafted, branch_B: Array, accepted_B: Array) -> ModelMemory:
+        """See `Drafter.commit`."""
+        del branch_B  # There is one block.
+        memory = state.memory
+        # accepted + 1 tokens were committed: the last of them is pending now, the one before it is
+        # found by counting from the token before the old pending one (which idle rows, -1, keep).
+        line = [memory.previous_B[:, None], state.pending_B[:, None], state.tokens_BG]
+        previous_B = jnp.take_along_axis(jnp.concatenate(line, axis=1), (accepted_B + 1)[:, None], axis=1)[:, 0]
+        idle_B = accepted_B < 0
+        gained_B = jnp.where(idle_B, 0, accepted_B + memory.has_previous_B)
+        return ModelMemory(
+            cache=state.cache.rewind(memory.cache.length_B + gained_B),
+            previous_B=previous_B,
+            has_previous_B=memory.has_previous_B | ~idle_B,
+        )

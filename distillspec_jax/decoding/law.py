@@ -1,0 +1,130 @@
+"""The sampling law: the only place where logits become probabilities, for drafting and verifying alike.
+
+Tokens are drawn from what it returns (`randomness.draw`), never from logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding.truncation import heaviest_prefix
+from distillspec_jax.errors import UsageError
+from distillspec_jax.shapes import Array
+
+
+@flax.struct.dataclass
+class SamplingLaw:
+    """Temperature, then top-k, then top-p, over the ids that may be drawn at all. Build it by `sampling_law`.
+
+    The three numbers are traced, so no value of theirs compiles anything; the static fields are not.
+
+    Attributes:
+      temperature: float32, `[]` or `[B]`; 0 is the one-hot law of the largest logit.
+      top_k: int32, `[]` or `[B]`; 0 is off.
+      top_p: float32, `[]` or `[B]`; 1 is off.
+      vocab_size: number of real ids; the embedding's padded rows beyond it are cut off, so that a target
+        and a draft padded to different widths meet in the same V. None: all are real.
+      excluded_ids: real ids that are never drawn (padding).
+      truncates: False promises that no row uses top-k or top-p, and spares their cost.
+    """
+
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    vocab_size: int | None = flax.struct.field(pytree_node=False)
+    excluded_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    truncates: bool = flax.struct.field(pytree_node=False)
+
+    def log_probs(self, logits: Array) -> Array:
+        """The law's log-probabilities.
+
+        Exclude ids, divide by T, keep top-k, renormalise, keep the smallest set of mass >= top_p,
+        renormalise. Ties go to the lowest id.
+
+        Args:
+          logits: `[..., V]`, raw; the leading axis is B if the law's fields are `[B]`.
+
+        Returns:
+          float32 `[..., V]`, V cut to `vocab_size`; -inf where the probability is zero. Where the
+          largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
+        """
+        logits = logits[..., : self.vocab_size].astype(jnp.float32)
+        ids = jnp.arange(logits.shape[-1])
+        allowed = jnp.ones_like(ids, bool)
+        for excluded in self.excluded_ids:
+            allowed &= ids != excluded
+        logits = jnp.where(allowed, logits, -jnp.inf)
+        peak = jnp.max(logits, axis=-1, keepdims=True)
+        temperature = _per_row(self.temperature, logits.ndim)
+        greedy = temperature == 0.0
+        # The peak is subtracted first, so that no temperature overflows.
+        scaled = (logits - peak) / jnp.where(greedy, 1.0, temperature)
+        if self.truncates:
+            scaled = self._truncate(scaled)
+        log_p = scaled - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True))
+        first_peak = jnp.min(jnp.where(logits == peak, ids, ids.size), axis=-1, keepdims=True)
+        one_hot = jnp.where(ids == first_peak, 0.0, -jnp.inf)
+        return jnp.where(jnp.isfinite(peak), jnp.where(greedy, one_hot, log_p), jnp.nan)
+
+    def _truncate(self, scaled: Array) -> Array:
+        top_k, top_p = _per_row(self.top_k, scaled.ndim), _per_row(self.top_p, scaled.ndim)
+        count = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
+        scaled = jnp.where(heaviest_prefix(scaled, jnp.ones_like(scaled), count), scaled, -jnp.inf)
+        mass = jnp.where(top_p < 1.0, top_p, jnp.inf)
+        kept = heaviest_prefix(scaled, jax.nn.softmax(scaled, axis=-1), mass)
+        return jnp.where(kept, scaled, -jnp.inf)
+
+    def for_rows(self, rows: int) -> SamplingLaw:
+        """The same law with every field spread to `[rows]`."""
+        return jax.tree.map(lambda field: jnp.broadcast_to(field, (rows,)), self)
+
+    def select(self, rows: Array | np.ndarray) -> SamplingLaw:
+        """Gathers the laws of some rows; the fields must be `[B]`."""
+        return jax.tree.map(lambda field: field[rows], self)
+
+
+def sampling_law(
+    temperature: float | Sequence[float] | Array = 1.0,
+    top_k: int | Sequence[int] | Array = 0,
+    top_p: float | Sequence[float] | Array = 1.0,
+    *,
+    vocab_size: int | None = None,
+    excluded_ids: tuple[int, ...] = (0,),
+) -> SamplingLaw:
+    """Checks a user's values and makes the law of them; each is one number or one a row.
+
+    Raises:
+      UsageError: temperature below 0, top_k below 0, top_p outside (0, 1], or any that is not a number.
+    """
+    temperature_B = np.asarray(temperature, np.float32)
+    top_k_B, top_p_B = np.asarray(top_k), np.asarray(top_p, np.float32)
+    _require("temperature", temperature_B, (temperature_B >= 0) & np.isfinite(temperature_B), "0 or more")
+    _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
+    _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    if vocab_size is not None and vocab_size < 1:
+        raise UsageError(f"vocab_size is {vocab_size}, must be at least 1")
+    return SamplingLaw(
+        temperature=jnp.asarray(temperature_B),
+        top_k=jnp.asarray(top_k_B, jnp.int32),
+        top_p=jnp.asarray(top_p_B),
+        vocab_size=vocab_size,
+        excluded_ids=tuple(excluded_ids),
+        truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
+    )
+
+
+def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> None:
+    if value.ndim > 1:
+        raise UsageError(f"{name} has shape {value.shape}, must be one number or one a row")
+    if not np.all(valid):
+        raise UsageError(f"{name} is {value[~valid][0] if value.ndim else value}, must be {must_be}")
+
+
+def _per_row(field: Array, ndim: int) -> Array:
+    """`[]` or `[B]` to a shape that broadcasts against logits of `ndim` axes."""
+    return field.reshape(field.shape + (1,) * (ndim - field.ndim))

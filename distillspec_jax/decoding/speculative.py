@@ -1,0 +1,176 @@
+"""Speculative decoding: draft a block, score it in one target call, verify, commit; wholly on the device.
+
+Rows of a batch accept different numbers of tokens and never wait for each other: each stands at its own
+length in both caches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.drafters import Draft, Drafter
+from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, take_last
+from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
+from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import DecodeState, LanguageModel
+from distillspec_jax.shapes import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculativeLoop:
+    """Rounds of drafting and verifying (arXiv 2211.17192, algorithm 1; batched and ragged).
+
+    A state made by `init` may be run by a loop of any smaller `block_size`.
+
+    Attributes:
+      target: the network whose law the output follows.
+      drafter: proposes blocks.
+      verifier: keeps a prefix of one block and adds a token.
+      stopping: when a row ends by its content.
+      block_size: G, most drafts a round.
+      measure_overlap: also sum min(p, q) over the tested positions; costs two exponentials a logit.
+    """
+
+    target: LanguageModel
+    drafter: Drafter
+    verifier: Verifier = TOKEN_RULE
+    stopping: Stopping = STOP_ON_EOS
+    block_size: int = 5
+    measure_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise UsageError(f"block_size is {self.block_size}, must be at least 1")
+
+    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+        """See `Loop.init`."""
+        # A round may write a whole block past the last token that it emits.
+        room = max_new_tokens + self.block_size + 1
+        target, pending_B = self.target.prefill(params.target, prompt_BT, room)
+        return State(
+            rows=Rows.start(requests, pending_B, max_new_tokens),
+            target=target,
+            draft=self.drafter.init(params.draft, prompt_BT, room),
+            counts=Counts.zeros(len(pending_B), self.block_size),
+        )
+
+    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
+        """See `Loop.run`."""
+
+        def go_on(carry: tuple[State, Array]) -> Array:
+            state, rounds = carry
+            return (rounds < max_rounds) & state.rows.running_B.any()
+
+        def step(carry: tuple[State, Array]) -> tuple[State, Array]:
+            state, rounds = carry
+            return self.round(params, state), rounds + 1
+
+        return jax.lax.while_loop(go_on, step, (state, jnp.int32(0)))[0]
+
+    def round(self, params: PairParams, state: State) -> State:
+        """One verify pass for every running row; idle rows keep everything they have."""
+        rows, law = state.rows, state.rows.requests.law
+        keys_B = randomness.round_keys(rows.requests.keys_B, rows.emitted_B)
+        draft = self.drafter.draft(
+            params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size
+        )
+        logits_BNKV, scored = self._score(params, state.target, rows.pending_B, draft.tokens_BNG)
+        log_p_BNKV = law.log_probs(logits_BNKV)
+        length_BN = self._usable_length(rows, draft)
+        branch_B, accepted_B, next_token_B = self.verifier(
+            keys_B, draft.tokens_BNG, draft.log_q_BNGV, log_p_BNKV, length_BN, logits_BNKV=logits_BNKV
+        )
+
+        log_p_BKV, log_q_BGV = _chosen(log_p_BNKV, branch_B), _chosen(draft.log_q_BNGV, branch_B)
+        tested_B = jnp.minimum(accepted_B + 1, _chosen(length_BN, branch_B))
+        failed_B = rows.running_B & _not_finite(log_p_BKV, log_q_BGV, accepted_B, tested_B)
+        active_B = rows.running_B & ~failed_B
+
+        # The committed block: the accepted drafts, then the verifier's token in every later place.
+        place_K = jnp.arange(self.block_size + 1)
+        drafts_BK = jnp.pad(_chosen(draft.tokens_BNG, branch_B), ((0, 0), (0, 1)))
+        block_BK = jnp.where(place_K < accepted_B[:, None], drafts_BK, next_token_B[:, None])
+        ends_BK = self.stopping.ends(rows.output_BT, rows.emitted_B, block_BK)
+        done_B = take_last(ends_BK, accepted_B) | (accepted_B >= rows.remaining_B)
+        cut_B = active_B & (accepted_B > 0) & done_B
+        count_B = jnp.where(active_B, accepted_B + 1 - cut_B, 0)
+
+        return State(
+            rows=rows.append(block_BK, count_B, ends_BK).fail(failed_B),
+            target=_take_branch(scored, branch_B, length_BN.shape[1]).rewind(state.target.length_B + count_B),
+            draft=self.drafter.commit(draft.state, branch_B, jnp.where(active_B, accepted_B, -1)),
+            counts=self._count(state.counts, active_B, cut_B, tested_B, accepted_B, log_p_BKV, log_q_BGV),
+        )
+
+    def _score(
+        self, params: PairParams, target: DecodeState, pending_B: Array, tokens_BNG: Array
+    ) -> tuple[Array, DecodeState]:
+        """One target call over the pending token and every candidate block; the state has B * N rows."""
+        rows, blocks, _ = tokens_BNG.shape
+        if blocks > 1:
+            target = target.select(jnp.repeat(jnp.arange(rows), blocks))
+        pending_BN1 = jnp.broadcast_to(pending_B[:, None, None], (rows, blocks, 1))
+        fed_BNK = jnp.concatenate([pending_BN1, tokens_BNG], axis=-1)
+        logits, scored = self.target.extend(params.target, target, fed_BNK.reshape(rows * blocks, -1))
+        return logits.reshape(*fed_BNK.shape, -1), scored
+
+    def _usable_length(self, rows: Rows, draft: Draft) -> Array:
+        """How many drafts of each block may be tested: up to the first that ends the row, or its limit.
+
+        The cut depends on the drafted prefix alone (a stopping time), so no verifier's law notices it.
+        """
+        ends = jax.vmap(self.stopping.ends, in_axes=(None, None, 1), out_axes=1)
+        ends_BNG = ends(rows.output_BT, rows.emitted_B, draft.tokens_BNG)
+        first_end_BN = jnp.where(ends_BNG.any(-1), jnp.argmax(ends_BNG, axis=-1) + 1, self.block_size)
+        remaining_BN = jnp.maximum(rows.remaining_B, 0)[:, None]
+        return jnp.minimum(jnp.minimum(draft.length_BN, first_end_BN), remaining_BN).astype(jnp.int32)
+
+    def _count(
+        self,
+        counts: Counts,
+        active_B: Array,
+        cut_B: Array,
+        tested_B: Array,
+        accepted_B: Array,
+        log_p_BKV: Array,
+        log_q_BGV: Array,
+    ) -> Counts:
+        place_G = jnp.arange(counts.tested_BG.shape[1])
+        tested_BG = active_B[:, None] & (place_G < tested_B[:, None])
+        accepted_BG = active_B[:, None] & (place_G < accepted_B[:, None])
+        overlap_B = counts.overlap_B
+        if self.measure_overlap:
+            overlap_BG = jnp.exp(jnp.minimum(log_p_BKV[:, :-1], log_q_BGV)).sum(-1)
+            overlap_B += jnp.where(tested_BG[:, : self.block_size], overlap_BG, 0.0).sum(-1)
+        return Counts(
+            rounds_B=counts.rounds_B + active_B,
+            cut_B=counts.cut_B + cut_B,
+            tested_BG=counts.tested_BG + tested_BG,
+            accepted_BG=counts.accepted_BG + accepted_BG,
+            overlap_B=overlap_B,
+        )
+
+
+def _chosen(values_BN: Array, branch_B: Array) -> Array:
+    """The entry of each row's chosen block: `[B, N, ...]` to `[B, ...]`."""
+    if values_BN.shape[1] == 1:
+        return values_BN[:, 0]
+    return values_BN[jnp.arange(values_BN.shape[0]), branch_B]
+
+
+def _take_branch(scored: DecodeState, branch_B: Array, blocks: int) -> DecodeState:
+    if blocks == 1:
+        return scored
+    return scored.select(jnp.arange(branch_B.shape[0]) * blocks + branch_B)
+
+
+def _not_finite(log_p_BKV: Array, log_q_BGV: Array, accepted_B: Array, tested_B: Array) -> Array:
+    """Rows where a law that the outcome depends on was made of NaN (then its every entry is NaN)."""
+    bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (jnp.arange(log_p_BKV.shape[1]) <= accepted_B[:, None])
+    bad_q_BG = jnp.isnan(log_q_BGV[:, :, 0]) & (jnp.arange(log_q_BGV.shape[1]) < tested_B[:, None])
+    return bad_p_BK.any(-1) | bad_q_BG.any(-1)

@@ -1,0 +1,184 @@
+"""What a decoding loop carries from round to round, autoregressive or speculative.
+
+Every leaf has the batch as its leading axis, so that a row can be gathered, or its slot given to another
+prompt, without knowing what it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax.numpy as jnp
+
+from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.models.interface import DecodeState
+from distillspec_jax.shapes import Array, Params
+
+
+class Status(enum.IntEnum):
+    """Where a row stands. A row that does not run is idle: nothing of it changes any more."""
+
+    RUNNING = 0
+    ENDED = 1  # by its own content: EOS
+    LENGTH = 2  # by its limit
+    FAILED = 3  # its logits were not finite
+
+
+class PairParams(NamedTuple):
+    """Parameters of the target and of whatever drafts for it."""
+
+    target: Params
+    draft: Any = None
+
+
+@flax.struct.dataclass
+class Requests:
+    """What was asked for, row by row.
+
+    Attributes:
+      keys_B: typed PRNG keys, one a row (`randomness.row_keys`).
+      limit_B: int32, most tokens to emit, EOS included; 0 makes the row idle from the start.
+      law: the sampling law with `[B]` fields.
+    """
+
+    keys_B: Array
+    limit_B: Array
+    law: SamplingLaw
+
+
+@flax.struct.dataclass
+class Rows:
+    """What was asked of each row and what it has emitted so far.
+
+    Attributes:
+      requests: see above.
+      pending_B: int32, the last committed token, which no cache holds yet.
+      output_BT: int32, the emitted tokens, 0 beyond `emitted_B`.
+      emitted_B: int32, number of emitted tokens, EOS included.
+      status_B: int32, a `Status`.
+    """
+
+    requests: Requests
+    pending_B: Array
+    output_BT: Array
+    emitted_B: Array
+    status_B: Array
+
+    @classmethod
+    def start(cls, requests: Requests, pending_B: Array, max_new_tokens: int) -> Rows:
+        """Rows that have emitted nothing, with room for `max_new_tokens`; longer limits are cut to it."""
+        limit_B = jnp.minimum(requests.limit_B, max_new_tokens).astype(jnp.int32)
+        rows = limit_B.shape[0]
+        return cls(
+            requests=Requests(requests.keys_B, limit_B, requests.law.for_rows(rows)),
+            pending_B=pending_B.astype(jnp.int32),
+            output_BT=jnp.zeros((rows, max_new_tokens), jnp.int32),
+            emitted_B=jnp.zeros(rows, jnp.int32),
+            status_B=jnp.where(limit_B > 0, int(Status.RUNNING), int(Status.LENGTH)).astype(jnp.int32),
+        )
+
+    @property
+    def running_B(self) -> Array:
+        """Boolean: the row still wants tokens."""
+        return self.status_B == Status.RUNNING
+
+    @property
+    def remaining_B(self) -> Array:
+        """int32: how many tokens the limit still allows."""
+        return self.requests.limit_B - self.emitted_B
+
+    def append(self, block_BK: Array, count_B: Array, ends_BK: Array) -> Rows:
+        """Emits the first `count_B` tokens of a block and settles which rows are done.
+
+        Args:
+          block_BK: int32 tokens, garbage from `count_B` on.
+          count_B: int32 in 0..K, at most `remaining_B`; 0 leaves the row as it is.
+          ends_BK: boolean, `Stopping.ends` of the block; only the last emitted token may end a row.
+        """
+        rows, capacity = self.output_BT.shape
+        offset_K = jnp.arange(block_BK.shape[1])
+        slot_BK = self.emitted_B[:, None] + offset_K
+        slot_BK = jnp.where(offset_K < count_B[:, None], slot_BK, capacity)  # out of range: dropped
+        output_BT = self.output_BT.at[jnp.arange(rows)[:, None], slot_BK].set(block_BK, mode="drop")
+        emitted_B = self.emitted_B + count_B
+        some_B = count_B > 0
+        ended_B = some_B & take_last(ends_BK, count_B)
+        full_B = some_B & (emitted_B >= self.requests.limit_B)
+        status_B = jnp.where(full_B, int(Status.LENGTH), self.status_B)
+        return dataclasses.replace(
+            self,
+            pending_B=jnp.where(some_B, take_last(block_BK, count_B), self.pending_B),
+            output_BT=output_BT,
+            emitted_B=emitted_B,
+            status_B=jnp.where(ended_B, int(Status.ENDED), status_B),
+        )
+
+    def fail(self, failed_B: Array) -> Rows:
+        """Marks rows whose logits were not finite; what they had emitted stays."""
+        return dataclasses.replace(
+            self, status_B=jnp.where(failed_B, int(Status.FAILED), self.status_B).astype(jnp.int32)
+        )
+
+
+@flax.struct.dataclass
+class Counts:
+    """Statistics of each row, as sums; ratios are formed by whoever reports them.
+
+    Nothing past EOS or a limit is tested, accepted or emitted, and a round that fails leaves no trace, so
+    `emitted = accepted + rounds - cut` holds in every row at any time.
+
+    Attributes:
+      rounds_B: int32, verify passes of the target (autoregressive: one-token passes); prefill is apart.
+      cut_B: int32, rounds whose last emitted token is an accepted draft: it was EOS or met the limit.
+      tested_BG: int32, rounds in which draft position i was put to the test.
+      accepted_BG: int32, rounds in which at least i + 1 drafts were accepted.
+      overlap_B: float32, sum over tested positions of sum_v min(p, q); zero unless the loop measures it.
+    """
+
+    rounds_B: Array
+    cut_B: Array
+    tested_BG: Array
+    accepted_BG: Array
+    overlap_B: Array
+
+    @classmethod
+    def zeros(cls, rows: int, block_size: int) -> Counts:
+        zero_B = jnp.zeros(rows, jnp.int32)
+        zero_BG = jnp.zeros((rows, block_size), jnp.int32)
+        return cls(zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
+
+
+@flax.struct.dataclass
+class State:
+    """The carry of a decoding loop.
+
+    Attributes:
+      rows: requests and output.
+      target: the target's state; holds every committed token but the pending one.
+      draft: the drafter's memory between rounds; None in autoregressive decoding.
+      counts: statistics; their G is the largest block that this state has room for.
+    """
+
+    rows: Rows
+    target: DecodeState
+    draft: Any
+    counts: Counts
+
+
+class Loop(Protocol):
+    """A way to decode: a frozen, hashable value, a static argument of jitted functions."""
+
+    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+        """Reads the prompts (int32, 0-padded on the right) and makes room for `max_new_tokens`."""
+
+    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
+        """Decodes until every row is done, or for `max_rounds` rounds (traced). Wholly on the device."""
+
+
+def take_last(values_BK: Array, count_B: Array) -> Array:
+    """`values_BK[b, count_B[b] - 1]`; entry 0 where the count is 0."""
+    index_B = jnp.maximum(count_B - 1, 0)
+    return jnp.take_along_axis(values_BK, index_B[:, None], axis=1)[:, 0]

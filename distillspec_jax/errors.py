@@ -1,0 +1,22 @@
+"""The one kind of error that is the user's to fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A bad input: one line that names the culprit and the nearest valid choice.
+
+    Command-line tools print its message and exit with status 2, without a traceback.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`did you mean 'x'? (valid: 'a', 'x')`: the tail of an error about an unknown name."""
+    valid = sorted(set(choices))
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
+    return f"{hint}(valid: {listed})" if valid else "(there are none)"

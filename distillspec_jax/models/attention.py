@@ -1,0 +1,190 @@
+"""Multi-head attention in T5's form: no biases, no 1/sqrt(d) (it is folded into the query's init).
+
+Two ways through the same parameters: `attend` over a whole sequence (training, encoding), and
+`extend`, K new queries a row against a cache whose rows have lengths of their own.
+Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.shapes import Array
+
+Initializer = Callable[..., Any]
+MASKED = -1e10
+"""Added to masked attention logits; finite, so that a row without any key stays finite too."""
+
+fan_in_normal: Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def logical(init: Initializer, *axes: str) -> Initializer:
+    """Names the axes of a parameter; `partitioning.py` maps the names to a mesh."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Dense(nn.Module):
+    """A bias-free projection of the last axis, `[..., in] -> [..., features]`."""
+
+    features: int
+    axes: tuple[str, str]
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = fan_in_normal
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel", logical(self.kernel_init, *self.axes), (x.shape[-1], self.features), jnp.float32
+        )
+        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class RMSNorm(nn.Module):
+    """T5's layer norm: no mean subtraction, no bias, statistics in float32."""
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", logical(nn.initializers.ones, "embed"), (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        return (normed * scale).astype(self.dtype)
+
+
+class MlpBlock(nn.Module):
+    """Plain (`activations=('relu',)`, T5 1.0) or gated (`('gelu', 'linear')`, T5 1.1) feed-forward."""
+
+    hidden: int
+    activations: Sequence[str]
+    dropout_rate: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        gate: Array | None = None
+        for i, name in enumerate(self.activations):
+            param = "wi" if len(self.activations) == 1 else f"wi_{i}"
+            h = Dense(self.hidden, ("embed", "mlp"), self.dtype, name=param)(x)
+            h = h if name == "linear" else getattr(nn, name)(h)
+            gate = h if gate is None else gate * h
+        assert gate is not None
+        gate = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(gate, deterministic=deterministic)
+        return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="wo")(gate)
+
+
+def relative_position_bucket(
+    relative_position: Array, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Array:
+    """Bucket of `key position - query position`: exact when near, logarithmic when far (T5).
+
+    With `bidirectional=False` the future shares bucket 0 (it is masked anyway).
+    """
+    distance = -relative_position
+    offset = jnp.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        offset = jnp.where(distance < 0, num_buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(distance, 0)
+    exact = num_buckets // 2
+    # The epsilon is T5X's: it keeps log(0) out and decides which side of a boundary a distance falls.
+    scaled = jnp.log(distance.astype(jnp.float32) / exact + np.finfo(np.float32).eps)
+    far = exact + (scaled / np.log(max_distance / exact) * (num_buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+class RelativePositionBias(nn.Module):
+    """A learned bias per head and bucketed distance, shared by all layers of a stack."""
+
+    num_heads: int
+    num_buckets: int
+    max_distance: int
+    bidirectional: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, query_position: Array, key_position: Array) -> Array:
+        """`[..., Q]` and `[..., S]` positions to a bias `[..., H, Q, S]`."""
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        table_HR = self.param(
+            "rel_embedding",
+            logical(init, "heads", "relpos_buckets"),
+            (self.num_heads, self.num_buckets),
+            jnp.float32,
+        )
+        bucket = relative_position_bucket(
+            key_position[..., None, :] - query_position[..., :, None],
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        return jnp.moveaxis(table_HR.T[bucket], -1, -3).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Projections and softmax; masks and position biases come in as one additive bias."""
+
+    num_heads: int
+    head_dim: int
+    features: int
+    dropout_rate: float
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        width = self.num_heads * self.head_dim
+        axes = ("embed", "joined_kv")
+
+        def query_init(*args: Any) -> Array:
+            return fan_in_normal(*args) / np.sqrt(self.head_dim)
+
+        self.query = Dense(width, axes, self.dtype, query_init)
+        self.key = Dense(width, axes, self.dtype)
+        self.value = Dense(width, axes, self.dtype)
+        self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def _heads(self, x_BTE: Array) -> Array:
+        """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head lie together."""
+        b, t, _ = x_BTE.shape
+        return jnp.swapaxes(x_BTE.reshape(b, t, self.num_heads, self.head_dim), 1, 2)
+
+    def keys_values(self, x_BTM: Array) -> tuple[Array, Array]:
+        """Keys and values `[B, H, T, D]` of a sequence."""
+        return self._heads(self.key(x_BTM)), self._heads(self.value(x_BTM))
+
+    def attend(
+        self, x_BQM: Array, kv: tuple[Array, Array], bias_BHQS: Array, deterministic: bool = True
+    ) -> Array:
+        """`[B, Q, M]` queries over keys and values `[B, H, S, D]`; softmax in float32."""
+        q_BHQD = self._heads(self.query(x_BQM))
+        scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD, kv[0]).astype(jnp.float32) + bias_BHQS
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        weights = self.dropout(weights, deterministic=deterministic)
+        out = jnp.einsum("bhqs,bhsd->bhqd", weights, kv[1])
+        b, h, q, d = out.shape
+        return self.out(jnp.swapaxes(out, 1, 2).reshape(b, q, h * d))
+
+    def extend(
+        self, x_BKM: Array, cache: tuple[Array, Array], length_B: Array, bias_BHKS: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Writes K keys and values at each row's own length, then attends over the cache.
+
+        Slots past the end are dropped, never clamped back onto earlier tokens.
+        """
+        new = self.keys_values(x_BKM)
+        rows = jnp.arange(x_BKM.shape[0])[:, None]
+        slots = length_B[:, None] + jnp.arange(x_BKM.shape[1])
+        keys, values = (
+            old.at[rows, :, slots].set(jnp.swapaxes(fresh, 1, 2).astype(old.dtype), mode="drop")
+            for old, fresh in zip(cache, new, strict=True)
+        )
+        return self.attend(x_BKM, (keys, values), bias_BHKS), (keys, values)

@@ -1,0 +1,77 @@
+"""What decoding, distillation and evaluation know of a network, and no more.
+
+Parameters are an argument, never state; encoder-decoder and decoder-only models differ only in
+`prefill`. Nothing above this package asks which of the two it is given.
+
+The cache invariant: the cache never holds the last committed token. That token is `pending`: the
+decoder start token after an encoder-decoder prefill, the last prompt token after a decoder-only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.shapes import Array, Params
+
+Batch = Mapping[str, Array]
+
+
+@flax.struct.dataclass
+class DecodeState:
+    """Everything a model remembers of B rows between two calls of `extend`.
+
+    Every leaf has the batch as its leading axis, so rows can be gathered (`select`).
+
+    Attributes:
+      length_B: int32, how many tokens of each row the cache holds. Slots at or past it are garbage.
+      cache: pytree of what grows by a token (self-attention keys and values), `[B, ...]` leaves.
+      context: pytree of what never changes after prefill (cross-attention keys, values, mask).
+    """
+
+    length_B: Array
+    cache: Any
+    context: Any
+
+    def rewind(self, length_B: Array) -> DecodeState:
+        """Forgets the tail of each row, in O(1): garbage past `length_B` is never attended to."""
+        return self.replace(length_B=length_B.astype(jnp.int32))  # type: ignore[attr-defined, no-any-return]
+
+    def select(self, rows: Array) -> DecodeState:
+        """Gathers rows (several drafts a prompt, a refilled slot)."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A network as decoding, distillation and evaluation see it.
+
+    Implementations are frozen, hashable values: they are static arguments of jitted functions.
+    Logits are float32 and raw (padding ids included); `decoding.law` turns them into probabilities.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Width V of the logits; ids at or past the vocabulary's real size are padding."""
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        """Teacher forcing: `[B, T, V]` float32; position t is the law of target token t."""
+
+    def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
+        """Reads prompts, 0-padded on the right, and makes room for `max_length` generated tokens.
+
+        Returns:
+          The state and `pending_B`: the committed token that the cache does not hold yet.
+        """
+
+    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        """Appends K tokens to every row at that row's own length.
+
+        Returns:
+          `[B, K, V]` logits (position k: the law of the token after `tokens_BK[:, k]`) and the state,
+          `length_B` grown by K. Tokens past the room made by `prefill` are not written.
+        """

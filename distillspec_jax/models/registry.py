@@ -1,0 +1,51 @@
+"""Model families by name: what a checkpoint's `model.json` is turned back into."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.shapes import Params
+
+FAMILIES: dict[str, tuple[type, type]] = {"t5": (EncoderDecoder, T5Config)}
+
+
+def build(family: str, config: dict[str, Any]) -> EncoderDecoder:
+    """The model of a family and its configuration's JSON values."""
+    if family not in FAMILIES:
+        raise UsageError(f"unknown model family {family!r}: {nearest(family, FAMILIES)}")
+    model, config_type = FAMILIES[family]
+    fields = {f.name for f in dataclasses.fields(config_type)}
+    for name in config:
+        if name not in fields:
+            raise UsageError(f"{family} model: unknown configuration field {name!r}: {nearest(name, fields)}")
+    return model(config_type(**config))
+
+
+def describe(model: Any) -> tuple[str, dict[str, Any]]:
+    """Inverse of `build`."""
+    for family, (model_type, _) in FAMILIES.items():
+        if isinstance(model, model_type):
+            return family, dataclasses.asdict(model.config)
+    raise TypeError(f"{type(model).__name__} is not a registered model family")
+
+
+def normalise(card: Any) -> dict[str, Any]:
+    """A card's configuration with every default filled in, as JSON values (tuples are lists there)."""
+    config = dataclasses.asdict(build(card.family, card.config).config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+
+
+def unboxed(boxed: Params) -> Params:
+    """Parameters without the boxes that carry their logical axes."""
+    return nn.meta.unbox(boxed)
+
+
+def shapes(model: EncoderDecoder) -> Params:
+    """Shapes and dtypes of a model's parameters; nothing is allocated."""
+    return jax.eval_shape(lambda key: unboxed(model.init(key)), jax.random.key(0))

@@ -1,0 +1,320 @@
+"""T5 1.0 and 1.1 in Linen, with T5X's parameter tree, as a `LanguageModel`.
+
+Not a port of T5X's cache: decoding passes keys and values explicitly, so that rows of a batch can
+stand at different lengths and be rewound in O(1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.models.attention import (
+    MASKED,
+    Attention,
+    Dense,
+    MlpBlock,
+    RelativePositionBias,
+    RMSNorm,
+    logical,
+)
+from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.shapes import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Shapes of a T5, under T5X's field names.
+
+    Attributes:
+      vocab_size: rows of the embedding, padding rows included.
+      mlp_activations: `('relu',)` is T5 1.0, `('gelu', 'linear')` T5 1.1.
+      logits_via_embedding: tie the output projection to the embedding (T5 1.0, the zoo).
+      decoder_start_id: the token before the first target token.
+      dtype: of activations; parameters and logits are float32.
+    """
+
+    vocab_size: int
+    emb_dim: int = 512
+    num_heads: int = 6
+    head_dim: int = 64
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    mlp_dim: int = 1024
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    decoder_start_id: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+
+
+def _residual_dropout(config: T5Config) -> nn.Dropout:
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+def _attention(config: T5Config) -> Attention:
+    return Attention(
+        config.num_heads, config.head_dim, config.emb_dim, config.dropout_rate, jnp.dtype(config.dtype)
+    )
+
+
+def _mlp(config: T5Config) -> MlpBlock:
+    return MlpBlock(config.mlp_dim, config.mlp_activations, config.dropout_rate, jnp.dtype(config.dtype))
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    return RMSNorm(jnp.dtype(config.dtype))
+
+
+def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
+    return RelativePositionBias(
+        config.num_heads, config.relpos_buckets, config.relpos_max_distance, bidirectional
+    )
+
+
+class EncoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self) -> None:
+        self.pre_attention_layer_norm = _norm(self.config)
+        self.attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _mlp(self.config)
+        self.dropout = _residual_dropout(self.config)
+
+    def __call__(self, x_BTM: Array, bias: Array, deterministic: bool) -> Array:
+        y = self.pre_attention_layer_norm(x_BTM)
+        y = self.attention.attend(y, self.attention.keys_values(y), bias, deterministic)
+        x_BTM = x_BTM + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x_BTM), deterministic)
+        return x_BTM + self.dropout(y, deterministic=deterministic)
+
+
+class DecoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self) -> None:
+        self.pre_self_attention_layer_norm = _norm(self.config)
+        self.self_attention = _attention(self.config)
+        self.pre_cross_attention_layer_norm = _norm(self.config)
+        self.encoder_decoder_attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _mlp(self.config)
+        self.dropout = _residual_dropout(self.config)
+
+    def _after_self_attention(
+        self, x: Array, attended: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool
+    ) -> Array:
+        x = x + self.dropout(attended, deterministic=deterministic)
+        y = self.pre_cross_attention_layer_norm(x)
+        y = self.encoder_decoder_attention.attend(y, cross, cross_bias, deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return x + self.dropout(y, deterministic=deterministic)
+
+    def __call__(
+        self, x_BTM: Array, encoded_BSM: Array, bias: Array, cross_bias: Array, deterministic: bool
+    ) -> Array:
+        y = self.pre_self_attention_layer_norm(x_BTM)
+        y = self.self_attention.attend(y, self.self_attention.keys_values(y), bias, deterministic)
+        return self._after_self_attention(x_BTM, y, self.cross(encoded_BSM), cross_bias, deterministic)
+
+    def cross(self, encoded_BSM: Array) -> tuple[Array, Array]:
+        """The encoder's keys and values, computed once a prompt."""
+        return self.encoder_decoder_attention.keys_values(encoded_BSM)
+
+    def extend(
+        self,
+        x_BKM: Array,
+        cache: tuple[Array, Array],
+        length_B: Array,
+        bias: Array,
+        cross: tuple[Array, Array],
+        cross_bias: Array,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        y = self.pre_self_attention_layer_norm(x_BKM)
+        y, cache = self.self_attention.extend(y, cache, length_B, bias)
+        return self._after_self_attention(x_BKM, y, cross, cross_bias, True), cache
+
+
+class Encoder(nn.Module):
+    config: T5Config
+
+    def setup(self) -> None:
+        self.relpos_bias = _relpos(self.config, bidirectional=True)
+        self.layers = [EncoderLayer(self.config) for _ in range(self.config.num_encoder_layers)]
+        self.encoder_norm = _norm(self.config)
+        self.dropout = _residual_dropout(self.config)
+
+    def __call__(self, x_BTM: Array, mask_BTT: Array, deterministic: bool) -> Array:
+        position = jnp.arange(x_BTM.shape[1])
+        bias = self.relpos_bias(position, position)[None] + _bias(mask_BTT)
+        x = self.dropout(x_BTM, deterministic=deterministic)
+        for layer in self.layers:
+            x = layer(x, bias, deterministic)
+        return self.dropout(self.encoder_norm(x), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    config: T5Config
+
+    def setup(self) -> None:
+        config = self.config
+        self.relpos_bias = _relpos(config, bidirectional=False)
+        self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        self.decoder_norm = _norm(config)
+        self.dropout = _residual_dropout(config)
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.float32)
+
+    def _logits(self, x: Array, embedding_VM: Array, deterministic: bool) -> Array:
+        x = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+        if not self.config.logits_via_embedding:
+            return self.logits_dense(x)
+        return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(x.shape[-1])
+
+    def __call__(
+        self,
+        x_BTM: Array,
+        encoded_BSM: Array,
+        mask_BTT: Array,
+        cross_mask_BTS: Array,
+        embedding_VM: Array,
+        deterministic: bool,
+    ) -> Array:
+        position = jnp.arange(x_BTM.shape[1])
+        bias = self.relpos_bias(position, position)[None] + _bias(mask_BTT)
+        cross_bias = _bias(cross_mask_BTS)
+        x = self.dropout(x_BTM, deterministic=deterministic)
+        for layer in self.layers:
+            x = layer(x, encoded_BSM, bias, cross_bias, deterministic)
+        return self._logits(x, embedding_VM, deterministic)
+
+    def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
+        return [layer.cross(encoded_BSM) for layer in self.layers]
+
+    def extend(self, x_BKM: Array, state: DecodeState, embedding_VM: Array) -> tuple[Array, Any]:
+        slot_S = jnp.arange(state.cache[0][0].shape[2])
+        query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])
+        visible_BKS = slot_S <= query_BK[:, :, None]
+        bias = self.relpos_bias(query_BK, slot_S[None]) + _bias(visible_BKS)
+        cross_bias = _bias(state.context["mask_BS"][:, None])
+        x, cache = x_BKM, []
+        for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):
+            x, kv = layer.extend(x, kv, state.length_B, bias, cross, cross_bias)
+            cache.append(kv)
+        return self._logits(x, embedding_VM, True), cache
+
+
+def _bias(mask_BQS: Array) -> Array:
+    """Boolean `[B, Q, S]` to an additive `[B, 1, Q, S]`."""
+    return jnp.where(mask_BQS, 0.0, MASKED).astype(jnp.float32)[:, None]
+
+
+class Transformer(nn.Module):
+    """The network; `EncoderDecoder` below is the face that decoding and training see."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def _embed(self, tokens: Array) -> Array:
+        return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
+
+    def encode(self, tokens_BT: Array, segments_BT: Array | None, deterministic: bool) -> Array:
+        real = tokens_BT > 0
+        mask = real[:, :, None] & real[:, None, :]
+        if segments_BT is not None:
+            mask &= segments_BT[:, :, None] == segments_BT[:, None, :]
+        return self.encoder(self._embed(tokens_BT), mask, deterministic)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> Array:
+        inputs_BS = batch["encoder_input_tokens"]
+        outputs_BT = batch["decoder_input_tokens"]
+        segments = batch.get("encoder_segment_ids")
+        encoded = self.encode(inputs_BS, segments, deterministic)
+        t = outputs_BT.shape[1]
+        mask = jnp.tril(jnp.ones((t, t), bool))[None]
+        cross_mask = jnp.broadcast_to((inputs_BS > 0)[:, None, :], (len(inputs_BS), t, inputs_BS.shape[1]))
+        if segments is not None:
+            own = batch["decoder_segment_ids"]
+            mask = mask & (own[:, :, None] == own[:, None, :])
+            cross_mask = cross_mask & (own[:, :, None] == segments[:, None, :])
+        embedding = self.token_embedder.embedding
+        return self.decoder(self._embed(outputs_BT), encoded, mask, cross_mask, embedding, deterministic)
+
+    def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
+        """Cross-attention keys and values of every decoder layer."""
+        return self.decoder.cross(self.encode(tokens_BS, None, True))
+
+    def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
+        return self.decoder.extend(self._embed(tokens_BK), state, self.token_embedder.embedding)
+
+
+class Embed(nn.Module):
+    """The shared token embedding; a table, so that both ends of the network can use it."""
+
+    vocab_size: int
+    features: int
+
+    def setup(self) -> None:
+        init = logical(nn.initializers.normal(1.0), "vocab", "embed")
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.features), jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoder:
+    """T5 as a `LanguageModel` (see `interface.py`): frozen, hashable, without parameters."""
+
+    config: T5Config
+
+    @property
+    def module(self) -> Transformer:
+        return Transformer(self.config)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
+        one = jnp.ones((1, 1), jnp.int32)
+        batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
+        return self.module.init(key, batch)["params"]
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        return self.module.apply({"params": params}, batch, deterministic=not rngs, rngs=rngs)
+
+    def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
+        config, b = self.config, prompt_BT.shape[0]
+        cross = self.module.apply({"params": params}, prompt_BT, method="cross")
+        shape = (b, config.num_heads, max_length, config.head_dim)
+        empty = jnp.zeros(shape, jnp.dtype(config.dtype))
+        state = DecodeState(
+            length_B=jnp.zeros(b, jnp.int32),
+            cache=[(empty, empty)] * config.num_decoder_layers,
+            context={"cross": cross, "mask_BS": prompt_BT > 0},
+        )
+        return state, jnp.full(b, config.decoder_start_id, jnp.int32)
+
+    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        logits, cache = self.module.apply({"params": params}, tokens_BK, state, method="extend")
+        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
+
+
+def init_params(model: EncoderDecoder, key: Array) -> Params:
+    """Fresh parameters as plain arrays."""
+    return nn.meta.unbox(jax.jit(model.init)(key))

@@ -1,0 +1,135 @@
+"""Where arrays live: the mesh, and the one table in which logical axes meet it.
+
+Modules name the axes of their parameters; nobody else writes a `PartitionSpec`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.shapes import Params
+
+Rules = tuple[tuple[str, str | None], ...]
+
+
+def standard_logical_axis_rules(fully_sharded: bool = False) -> Rules:
+    """Logical axis -> mesh axis, T5X's names.
+
+    Args:
+      fully_sharded: also split parameters over the data axis (along `embed`), as in FSDP / ZeRO-3.
+    """
+    return (
+        ("batch", "data"),
+        ("vocab", "model"),
+        ("mlp", "model"),
+        ("heads", "model"),
+        ("joined_kv", "model"),
+        ("embed", "data" if fully_sharded else None),
+        ("relpos_buckets", None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+    """Shardings of parameters and batches on a `(data, model)` mesh.
+
+    Attributes:
+      mesh: devices by name; the default puts every device on the data axis.
+      rules: see `standard_logical_axis_rules`.
+    """
+
+    mesh: Mesh
+    rules: Rules
+
+    def parameters(self, boxed: Params) -> Params:
+        """Shardings for a tree of boxed (logically partitioned) shapes or arrays, unboxed structure."""
+        specs = nn.get_partition_spec(boxed)
+        shapes = nn.meta.unbox(boxed)
+        shardings = nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
+        return jax.tree.map(self._divisible, shardings, shapes)
+
+    def _divisible(self, sharding: NamedSharding, shape: Any) -> NamedSharding:
+        """Replicates an axis that the mesh does not divide (relative-position heads, odd vocabularies)."""
+        spec = tuple(sharding.spec) + (None,) * (len(shape.shape) - len(sharding.spec))
+        kept = (a if a is None or n % self.mesh.shape[a] == 0 else None for a, n in zip(spec, shape.shape, strict=True))
+        return NamedSharding(self.mesh, PartitionSpec(*kept))
+
+    def like(self, parameters: Params, shardings: Params, tree: Any) -> Any:
+        """Shardings for a tree that holds copies of `parameters` (optimizer moments) among other leaves.
+
+        A leaf gets the sharding of the parameter whose path ends its own, if the shapes agree; all
+        other leaves (counters, Adafactor's factored rows and columns) are replicated.
+        """
+        known = {
+            _names(path): (leaf.shape, sharding)
+            for (path, leaf), sharding in zip(
+                jax.tree_util.tree_leaves_with_path(parameters), jax.tree.leaves(shardings), strict=True
+            )
+        }
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+
+        def place(path: Any, leaf: Any) -> NamedSharding:
+            names = _names(path)
+            for start in range(len(names)):
+                shape, sharding = known.get(names[start:], (None, replicated))
+                if shape == leaf.shape:
+                    return sharding
+            return replicated
+
+        return jax.tree_util.tree_map_with_path(place, tree)
+
+    @property
+    def batch(self) -> NamedSharding:
+        """The sharding of a batch's leading axis."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def host_shard(self) -> tuple[int, int]:
+        """(index, count): which part of every global batch this process loads."""
+        return jax.process_index(), jax.process_count()
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises where a global batch cannot be split over the data axis."""
+        shards = self.mesh.shape["data"]
+        if batch_size % shards:
+            raise UsageError(
+                f"BATCH_SIZE={batch_size} cannot be split over {shards} data shards: use a multiple of {shards}"
+            )
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Host arrays (this process's rows) to one global array a feature."""
+        return {k: jax.make_array_from_process_local_data(self.batch, v) for k, v in batch.items()}
+
+
+def make_partitioner(num_partitions: int = 1, fully_sharded: bool = False) -> Partitioner:
+    """All devices as `(data, model)`, `num_partitions` of them on the model axis (T5X's macro)."""
+    devices = jax.devices()
+    if num_partitions < 1 or len(devices) % num_partitions:
+        raise UsageError(
+            f"NUM_PARTITIONS={num_partitions} does not divide the {len(devices)} devices: "
+            f"use one of {[n for n in range(1, len(devices) + 1) if len(devices) % n == 0]}"
+        )
+    grid = np.asarray(devices).reshape(-1, num_partitions)
+    return Partitioner(Mesh(grid, ("data", "model")), standard_logical_axis_rules(fully_sharded))
+
+
+def sharded_init(partitioner: Partitioner, init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
+    """Initialises parameters directly in their shardings; no device ever holds them whole."""
+    shardings = partitioner.parameters(jax.eval_shape(init, key))
+    return jax.jit(lambda k: nn.meta.unbox(init(k)), out_shardings=shardings)(key)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)

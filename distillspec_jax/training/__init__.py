@@ -1,0 +1,1 @@
+"""One training loop for supervised fine-tuning and for distillation."""

@@ -1,0 +1,84 @@
+"""Supervised training of a target or a draft: the job behind `distillspec finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.training import job, optimizers
+from distillspec_jax.training.loop import LoopConfig, train
+from distillspec_jax.training.supervised import make_supervised_loss
+
+
+def finetune(
+    model: EncoderDecoder,
+    model_dir: str,
+    data: job.DataConfig,
+    loop: LoopConfig,
+    *,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 100,
+    hold_until: int = 0,
+    final_fraction: float = 0.1,
+    optimizer: job.OptimizerFactory = optimizers.adafactor,
+    initial_checkpoint_path: str | None = None,
+    z_loss: float = 0.0,
+    partitioner: Partitioner | None = None,
+    gin: str = "",
+) -> Path:
+    """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
+
+    Args:
+      model: the network; its configuration goes into the checkpoint's card.
+      model_dir: the checkpoint directory to make, or to go on with.
+      data: the text.
+      loop: steps, batch size, periods.
+      learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
+      optimizer: schedule to transformation (`@optimizers.adamw`, `@optimizers.adafactor`).
+      initial_checkpoint_path: a checkpoint directory to start from.
+      z_loss: see `make_supervised_loss`.
+      partitioner: where arrays live; all devices on the data axis by default.
+      gin: the bindings in force, for the card.
+
+    Returns:
+      The checkpoint directory.
+    """
+    from distillspec_jax.data import features
+
+    optimizers.check_schedule(loop.total_steps, learning_rate)
+    parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
+    card = job.describe_run(model, data, parents, gin)
+    partitioner = partitioner or make_partitioner()
+    params, shardings = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
+    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
+
+    def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return features.train_batches(
+            data.mixture_or_task_name,
+            lengths=data.lengths,
+            batch_size=loop.batch_size,
+            seed=loop.seed,
+            pack=data.pack,
+            start_step=start_step,
+            split=data.split,
+            shard=partitioner.host_shard,
+        )
+
+    schedule = optimizers.warmup_cosine(learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction)
+    train(
+        directory=directory,
+        config=loop,
+        params=params,
+        param_shardings=shardings,
+        loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss),
+        batches=batches,
+        optimizer=optimizer(schedule),
+        partitioner=partitioner,
+        evaluate=job.held_out(make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner),
+        description=f"finetune {data.mixture_or_task_name}",
+    )
+    return directory

@@ -1,0 +1,57 @@
+"""Optimizers and learning-rate schedules, from optax, under the names that gin files use."""
+
+from __future__ import annotations
+
+import optax
+
+from distillspec_jax.errors import UsageError
+
+
+def warmup_cosine(
+    learning_rate: float, total_steps: int, warmup_steps: int = 100, hold_until: int = 0, final_fraction: float = 0.1
+) -> optax.Schedule:
+    """Linear warm-up, an optional plateau, then a cosine cool-down: the paper's schedule.
+
+    Args:
+      learning_rate: the peak.
+      total_steps: where the cool-down ends.
+      warmup_steps: steps from 0 to the peak.
+      hold_until: the cool-down starts at this step (the paper: half of the run), or after warm-up.
+      final_fraction: learning rate at the end, as a fraction of the peak.
+    """
+    warmup_steps = min(warmup_steps, max(total_steps // 2, 1))
+    start = max(hold_until, warmup_steps)
+    pieces = [
+        optax.linear_schedule(0.0, learning_rate, warmup_steps),
+        optax.constant_schedule(learning_rate),
+        optax.cosine_decay_schedule(learning_rate, max(total_steps - start, 1), final_fraction),
+    ]
+    return optax.join_schedules(pieces, [warmup_steps, start])
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW behind a global-norm clip; no weight decay by default, as in the paper."""
+    chain = [optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)]
+    return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), *chain)
+
+
+def adafactor(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float | None = None, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """Adafactor (the paper's optimizer) with T5X's step-size scaling by parameter norm."""
+    chain = [optax.adafactor(learning_rate, weight_decay_rate=weight_decay)]
+    return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), *chain)
+
+
+def check_schedule(total_steps: int, learning_rate: float) -> None:
+    """Refuses a run that could not move."""
+    if total_steps < 1:
+        raise UsageError(f"TRAIN_STEPS={total_steps}: must be at least 1")
+    if not learning_rate > 0:
+        raise UsageError(f"LEARNING_RATE={learning_rate}: must be positive")

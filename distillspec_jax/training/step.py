@@ -1,0 +1,125 @@
+"""The train state and the jitted step: any loss, any optimizer, accumulation, shardings.
+
+A loss is `loss_fn(params, batch, key) -> (loss_sum, weight_sum, metrics)`: sums, so that
+accumulation over micro-batches, and over hosts, is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from distillspec_jax import metrics as metrics_lib
+from distillspec_jax.errors import UsageError
+from distillspec_jax.metrics import Mean
+from distillspec_jax.partitioning import Partitioner
+from distillspec_jax.shapes import Array, Params
+
+LossFn = Callable[[Params, dict[str, Array], Array], tuple[Array, Array, dict[str, Mean]]]
+"""Parameters, a batch and a key to the loss's sum, its weight, and metrics."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step reads and writes.
+
+    Attributes:
+      step: int32 scalar, optimizer steps taken. Keys and the data position follow from it.
+      params: the model's parameters, float32, T5X's names.
+      optimizer: optax's state.
+    """
+
+    step: Array
+    params: Params
+    optimizer: Any
+
+
+def create_state(
+    params: Params, shardings: Params, optimizer: optax.GradientTransformation, partitioner: Partitioner
+) -> tuple[TrainState, TrainState]:
+    """A state at step 0 and the tree of its shardings."""
+    shapes = jax.eval_shape(optimizer.init, params)
+    state_shardings = TrainState(
+        step=partitioner.replicated,
+        params=shardings,
+        optimizer=partitioner.like(params, shardings, shapes),
+    )
+    moments = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), partitioner.replicated)
+    return TrainState(step=step, params=params, optimizer=moments), state_shardings
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner,
+    state_shardings: TrainState,
+    seed: int,
+    microbatches: int = 1,
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Mean]]]:
+    """Compiles `(state, batch) -> (state, metrics)`; the state's buffers are donated.
+
+    Args:
+      loss_fn: see `LossFn`; differentiated with respect to the parameters.
+      optimizer: optax transformation.
+      partitioner: gives the batch's sharding.
+      state_shardings: from `create_state`.
+      seed: step n uses `fold_in(key(seed), n)`, so a resumed run draws what it would have drawn.
+      microbatches: split each batch into so many parts and accumulate their gradients.
+    """
+
+    def gradients(params: Params, batch: dict[str, Array], key: Array) -> Any:
+        def loss(params: Params) -> Any:
+            loss_sum, weight_sum, metrics = loss_fn(params, batch, key)
+            return loss_sum, (loss_sum, weight_sum, metrics)
+
+        grads, (loss_sum, weight_sum, metrics) = jax.grad(loss, has_aux=True)(params)
+        return grads, weight_sum, metrics | {"loss": Mean(loss_sum, weight_sum)}
+
+    def accumulated(params: Params, batch: dict[str, Array], key: Array) -> Any:
+        if microbatches == 1:
+            return gradients(params, batch, key)
+        parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
+        keys = jax.random.split(key, microbatches)
+        zero = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype),
+            jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), keys[0]),
+        )
+        add = lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part)), None)
+        return jax.lax.scan(add, zero, (parts, keys))[0]
+
+    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Mean]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, weight, metrics = accumulated(state.params, batch, key)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        one = jnp.ones((), jnp.float32)
+        metrics["gradient_norm"] = Mean(optax.global_norm(grads), one)
+        return TrainState(step=state.step + 1, params=params, optimizer=moments), metrics
+
+    return jax.jit(
+        train_step,
+        in_shardings=(state_shardings, partitioner.batch),
+        out_shardings=(state_shardings, partitioner.replicated),
+        donate_argnums=0,
+    )
+
+
+def check_microbatches(batch_size: int, microbatches: int) -> None:
+    if microbatches < 1 or batch_size % microbatches:
+        raise UsageError(f"MICROBATCHES={microbatches} does not divide BATCH_SIZE={batch_size}")
+
+
+def evaluate(loss_fn: LossFn, params: Params, batches: Any) -> dict[str, Mean]:
+    """Merged metrics of a jitted loss over evaluation batches; nothing is dropped, nothing averaged twice."""
+    total: dict[str, Mean] = {}
+    for batch in batches:
+        loss_sum, weight_sum, metrics = loss_fn(params, batch, jax.random.key(0))
+        total = metrics_lib.merge(total, metrics_lib.to_host(metrics | {"loss": Mean(loss_sum, weight_sum)}))
+    return total

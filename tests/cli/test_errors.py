@@ -1,0 +1,161 @@
+"""How commands end: exit statuses and the one line on stderr."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from distillspec_jax.cli import bindings, errors
+from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
+from tests.cli import gin_toy
+
+
+def ends(raised: BaseException, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    def main(argv: list[str]) -> int:
+        raise raised
+
+    status = errors.run(main, [], command="distill")
+    return status, capsys.readouterr().err
+
+
+class Preempted(Exception):
+    exit_status = 75
+
+
+def test_success_passes_through(capsys):
+    assert errors.run(lambda argv: len(argv), ["a"] * 3, command="distill") == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_usage_error_is_one_line(capsys):
+    status, stderr = ends(UsageError("--block_size=0: must be\n  at least 1"), capsys)
+    assert (status, stderr) == (2, "distillspec distill: error: --block_size=0: must be at least 1\n")
+
+
+def test_preemption_is_news_and_not_an_error(capsys):
+    assert ends(Preempted("resumable, step 120"), capsys) == (
+        75,
+        "distillspec distill: resumable, step 120\n",
+    )
+
+
+def test_interrupt(capsys):
+    assert ends(KeyboardInterrupt(), capsys) == (130, "distillspec distill: interrupted\n")
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").touch()
+    path = tmp_path / "promts.jsonl"
+    status, stderr = ends(FileNotFoundError(errno.ENOENT, "No such file or directory", str(path)), capsys)
+    assert status == 2
+    assert f"{str(path)!r}: {tmp_path} holds did you mean 'prompts.jsonl'?" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_missing_folder_is_told_from_a_missing_file(tmp_path, capsys):
+    path = tmp_path / "nowhere" / "prompts.jsonl"
+    _, stderr = ends(FileNotFoundError(errno.ENOENT, "No such file or directory", str(path)), capsys)
+    assert f"there is no folder {str(path.parent)!r} either" in stderr
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing 'd/0': No space left on device [os_error_code='28']"),
+    ],
+)
+def test_a_full_disk(raised, capsys):
+    status, stderr = ends(raised, capsys)
+    assert (status, stderr) == (2, "distillspec distill: error: no space left on the device\n")
+
+
+def test_a_full_disk_behind_another_error_names_the_file(capsys):
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "runs/a/params")
+    assert ends(wrapped, capsys)[1].endswith("no space left on the device while writing 'runs/a/params'\n")
+
+
+@pytest.mark.parametrize(
+    "raised", [ZeroDivisionError("ours"), OSError(errno.EIO, "ours"), ValueError("ours")]
+)
+def test_a_defect_keeps_its_traceback(raised, capsys):
+    with pytest.raises(type(raised), match="ours"):
+        ends(raised, capsys)
+
+
+def test_the_traceback_on_request(capsys, monkeypatch):
+    monkeypatch.setenv("DISTILLSPEC_TRACEBACK", "1")
+    status, stderr = ends(UsageError("bad"), capsys)
+    assert status == 2
+    assert "Traceback" in stderr
+    assert stderr.endswith("distillspec distill: error: bad\n")
+
+
+def run_job(job, *argv: str) -> int:
+    """Runs a job as a command does, configured by gin, which wraps whatever the job raises."""
+
+    def main(argv: list[str]) -> int:
+        configured, _ = bindings.bind(job, CommandParser("distill", "", gin=True).parse(argv).gin)
+        configured()
+        return 0
+
+    return errors.run(main, list(argv), command="distill")
+
+
+def raise_usage_error() -> None:
+    raise UsageError("no such task")
+
+
+def raise_preempted() -> None:
+    raise Preempted("resumable, step 7")
+
+
+@pytest.mark.parametrize(
+    ("job", "argv", "status", "says"),
+    [
+        (raise_usage_error, [], 2, "error: no such task\n"),
+        (raise_preempted, [], 75, "distill: resumable, step 7\n"),
+        (
+            gin_toy.read_missing_file,
+            ["--gin.read_missing_file.path=/nowhere/x"],
+            2,
+            "no such file or directory",
+        ),
+    ],
+)
+def test_gin_hides_neither_class_nor_text_of_an_error(job, argv, status, says, capsys):
+    assert run_job(job, *argv) == status
+    stderr = capsys.readouterr().err
+    assert says in stderr
+    assert "configurable" not in stderr
+
+
+def test_a_function_called_by_gin_without_a_value(tmp_path, capsys):
+    config = tmp_path / "a.gin"
+    config.write_text(
+        "from __gin__ import dynamic_registration\nfrom tests.cli import gin_toy\n"
+        "gin_toy.train.model = @gin_toy.schedule()\ngin_toy.train.model_dir = 'x'\n"
+    )
+    assert run_job(gin_toy.train, f"--gin_file={config}") == 2
+    assert "schedule needs a value for 'peak': give --gin.schedule.peak=" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = (
+        "from distillspec_jax.cli import errors\n"
+        "def main(argv):\n"
+        "    while True: print('line', flush=True)\n"
+        "raise SystemExit(errors.run(main, [], command='generate'))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

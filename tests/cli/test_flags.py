@@ -1,0 +1,298 @@
+"""Flags as T5X spells them, and what every mistake in them says."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distillspec_jax.cli import bindings
+from distillspec_jax.cli.flags import CommandParser, GinFlags, one_of
+from distillspec_jax.errors import UsageError
+from tests.cli import gin_toy
+
+CONFIG = """
+    from __gin__ import dynamic_registration
+    from tests.cli import gin_toy
+
+    MODEL = @gin_toy.Model()
+    MODEL_DIR = %gin.REQUIRED
+    TRAIN_STEPS = 5
+
+    gin_toy.train:
+      model = %MODEL
+      model_dir = %MODEL_DIR
+      steps = %TRAIN_STEPS
+"""
+
+Write = Callable[[str, str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return write_file
+
+
+def parse(*argv: str) -> GinFlags:
+    flags: GinFlags = CommandParser("finetune", "Trains.", gin=True).parse(argv).gin
+    return flags
+
+
+def complaint(*argv: str, job=gin_toy.train) -> str:
+    with pytest.raises(UsageError) as caught:
+        bindings.bind(job, parse(*argv))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is accepted ---
+
+
+def test_flags_are_collected_in_order():
+    flags = parse(
+        "--gin_file=a.gin", "--gin.X=1", "--gin_file", "b.gin", "--gin.X=2", "--gin_search_paths=p,q"
+    )
+    assert flags == GinFlags(("a.gin", "b.gin"), (("X", "1"), ("X", "2")), ("p", "q"))
+
+
+def test_a_file_and_macros_reach_the_job(write):
+    config = write("a.gin", CONFIG)
+    job, text = bindings.bind(gin_toy.train, parse("--gin.MODEL_DIR=runs/a b", f"--gin_file={config}"))
+    assert job() == (gin_toy.Model(), "runs/a b", 5, None)
+    assert "MODEL_DIR = 'runs/a b'" in text
+
+
+def test_a_later_file_and_a_flag_override(write):
+    base = write("a.gin", CONFIG)
+    over = write("b.gin", "MODEL_DIR = 'there'\nTRAIN_STEPS = 6")
+    job, _ = bindings.bind(
+        gin_toy.train, parse(f"--gin_file={base}", f"--gin_file={over}", "--gin.TRAIN_STEPS=7")
+    )
+    assert job()[1:3] == ("there", 7)
+
+
+def test_parameters_by_the_names_of_the_file_even_where_no_file_binds_them(write):
+    config = write("a.gin", CONFIG)
+    flags = parse(
+        f"--gin_file={config}",
+        "--gin.MODEL_DIR=x",
+        "--gin.gin_toy.Model.width=9",
+        "--gin.gin_toy.train.name=n",
+    )
+    job, _ = bindings.bind(gin_toy.train, flags)
+    assert job() == (gin_toy.Model(width=9), "x", 5, "n")
+
+
+def test_a_job_without_any_file():
+    job, _ = bindings.bind(gin_toy.schedule, parse("--gin.schedule.peak=0.5"))
+    assert job() == (0.5, 0)
+
+
+def test_a_job_forgets_the_one_before(write):
+    config = write("a.gin", CONFIG)
+    bindings.bind(
+        gin_toy.train, parse(f"--gin_file={config}", "--gin.MODEL_DIR=x", "--gin.gin_toy.Model.width=9")
+    )
+    job, _ = bindings.bind(gin_toy.train, parse(f"--gin_file={config}", "--gin.MODEL_DIR=x"))
+    assert job()[0] == gin_toy.Model()
+
+
+def test_parameters_that_the_caller_passes_are_not_missed():
+    job, _ = bindings.bind(gin_toy.schedule, parse(), given=("peak",))
+    assert job(peak=3.0) == (3.0, 0)
+
+
+def test_search_paths_serve_files_and_includes_and_do_not_leak(write, tmp_path):
+    write("configs/models/tiny.gin", CONFIG)
+    write("configs/runs/train.gin", "include 'models/tiny.gin'\nTRAIN_STEPS = 8")
+    flags = ["--gin_file=runs/train.gin", "--gin.MODEL_DIR=x"]
+    job, _ = bindings.bind(gin_toy.train, parse(*flags, f"--gin_search_paths={tmp_path}/configs"))
+    assert job()[2] == 8
+    assert "no such file" in complaint("--gin_file=models/tiny.gin")
+
+
+def test_a_search_path_precedes_the_packaged_files(write, tmp_path, monkeypatch):
+    write("packaged/runs/train.gin", "gin_toy.never_read = 1")
+    write("mine/runs/train.gin", CONFIG)
+    monkeypatch.setattr(bindings, "packaged_configs", lambda: tmp_path / "packaged")
+    flags = parse("--gin_file=runs/train.gin", "--gin.MODEL_DIR=x", f"--gin_search_paths={tmp_path}/mine")
+    assert bindings.bind(gin_toy.train, flags)[0]()[2] == 5
+
+
+def test_the_operative_config_tells_defaults_too(write):
+    config = write("a.gin", CONFIG)
+    job, text = bindings.bind(gin_toy.train, parse(f"--gin_file={config}", "--gin.MODEL_DIR=x"))
+    job()
+    assert "depth" not in text
+    assert "Model.depth = 2" in bindings.operative_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("100", "100"),
+        ("1e-3", "1e-3"),
+        ("-3", "-3"),
+        ("None", "None"),
+        ("'a b'", "'a b'"),
+        ("[1, @f, %M]", "[1, @f, %M]"),
+        ("{'inputs': 64}", "{'inputs': 64}"),
+        ("@t5.tiny()", "@t5.tiny()"),
+        ("%STEPS", "%STEPS"),
+        ("zoo:wiki_leads/target", "'zoo:wiki_leads/target'"),
+        ("runs/a", "'runs/a'"),
+        ("2026-01-02", "'2026-01-02'"),
+        ("1.2.3", "'1.2.3'"),
+        ("it's", '"it\'s"'),
+        ("/data/*.jsonl", "'/data/*.jsonl'"),
+        ("a=b", "'a=b'"),
+        ("", "''"),
+        ("two\nlines", "'two\\nlines'"),
+    ],
+)
+def test_an_unquoted_value_that_is_no_literal_is_a_string(text, value):
+    assert bindings.gin_value("NAME", text) == value
+
+
+# --- what is refused, and how ---
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("true", "did you mean True?"),
+        ("false", "did you mean False?"),
+        ("[a, b]", "strings inside it need quotes"),
+    ],
+)
+def test_values_that_would_surprise_are_refused(text, says):
+    with pytest.raises(UsageError, match=r"--gin\.NAME=") as caught:
+        bindings.gin_value("NAME", text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["--gin.STEPS", "--gin.=3"])
+def test_a_binding_without_its_equals_sign(argument):
+    with pytest.raises(UsageError, match=r"--gin\.NAME=VALUE"):
+        parse(argument)
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--gin.TRAIN_STPS=3", "did you mean 'TRAIN_STEPS'?"),
+        ("--gin.gin_toy.train.stepz=3", "gin_toy.train has no parameter 'stepz': did you mean 'steps'?"),
+        ("--gin.gin_toy.trian.steps=3", "there is no 'gin_toy.trian': did you mean 'gin_toy.train'?"),
+        ("--gin.gin_toyy.train.steps=3", "no gin file imports 'gin_toyy': did you mean 'gin_toy'?"),
+        ("--gin.train.steps=3", "did you mean 'gin_toy.train.steps'?"),
+        ("--gin.MODEL=@gin_toy.Modle()", "there is no 'gin_toy.Modle': did you mean 'gin_toy.Model'?"),
+        ("--gin.TRAIN_STEPS=%STEPS", "the macro %STEPS is used and never set: give --gin.STEPS=VALUE"),
+    ],
+)
+def test_a_bad_flag_is_named_with_the_nearest_choice(write, flag, says):
+    message = complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag)
+    assert says in message
+    assert message.startswith(flag) or flag.endswith("%STEPS")
+
+
+def test_a_function_that_nothing_registers(write):
+    assert "there is no function 'trian': did you mean 'train'?" in complaint(
+        "--gin.train.model_dir=x", "--gin.trian.steps=3"
+    )
+
+
+def test_a_required_macro_without_a_value(write):
+    message = complaint(f"--gin_file={write('a.gin', CONFIG)}")
+    assert message == "the macro MODEL_DIR needs a value: give --gin.MODEL_DIR=VALUE"
+
+
+def test_a_required_parameter_without_a_value():
+    assert complaint(job=gin_toy.schedule).startswith(
+        "schedule needs a value for 'peak': give --gin.schedule.peak="
+    )
+
+
+def test_a_missing_file_names_its_neighbour(write, tmp_path, monkeypatch):
+    write("runs/finetune.gin", CONFIG)
+    monkeypatch.chdir(tmp_path)
+    message = complaint("--gin_file=runs/finetuen.gin")
+    assert message.startswith("--gin_file=runs/finetuen.gin: no such file: did you mean 'runs/finetune.gin'?")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert "is a folder" in complaint(f"--gin_file={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("include 'runs/nothing.gin'", "include 'runs/nothing.gin': no such file"),
+        ("gin_toy.train.stepz = 1", "did you mean 'steps'?"),
+        ("gin_toy.trian.steps = 1", "did you mean 'gin_toy.train'?"),
+        ("gin_toy.train.name = word", "word is no Python literal"),
+        ("gin_toy.train.name 3", "couldn't parse statement"),
+        ("import no_such_module", "no module named 'no_such_module'"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_file(write, line, says):
+    path = write("bad.gin", CONFIG + "    " + line)
+    lines = len(Path(path).read_text().splitlines())
+    message = complaint(f"--gin_file={path}", "--gin.MODEL_DIR=x")
+    assert message.startswith(f"{path} line {lines}: ")
+    assert says in message
+
+
+def test_a_bad_line_of_an_included_file_is_named_there(write, tmp_path):
+    inner = write("inner.gin", CONFIG + "    gin_toy.train.stepz = 1")
+    outer = write("outer.gin", f"TRAIN_STEPS = 1\ninclude '{inner}'")
+    assert complaint(f"--gin_file={outer}").startswith(
+        f"{inner} line 13: gin_toy.train has no parameter 'stepz'"
+    )
+
+
+def test_a_defect_of_an_imported_module_keeps_its_traceback(write, tmp_path, monkeypatch):
+    write("broken_module.py", "missing_name.attribute")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = write("a.gin", "import broken_module")
+    with pytest.raises(NameError, match="missing_name") as caught:
+        bindings.bind(gin_toy.train, parse(f"--gin_file={config}"))
+    assert not isinstance(caught.value, UsageError)
+
+
+# --- plain flags ---
+
+
+def generate_parser() -> CommandParser:
+    parser = CommandParser("generate", "Generates.")
+    parser.add_argument("--block_size", type=int, default=5)
+    parser.add_argument("--rule", type=one_of("token", "block"), default="token")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--blok_size=3"], "unknown flag --blok_size: did you mean '--block_size'?"),
+        (["--block=3"], "unknown flag --block: did you mean '--block_size'?"),
+        (["--block_size=many"], "argument --block_size: invalid int value: 'many'"),
+        (["--block_size"], "argument --block_size: expected one argument"),
+        (["--rule=blok"], "argument --rule: 'blok' is not one of them: did you mean 'block'?"),
+        (["prompts.jsonl"], "unexpected argument 'prompts.jsonl'"),
+        (["--gin.X=3"], "unknown flag --gin.X"),
+    ],
+)
+def test_a_bad_plain_flag(argv, says):
+    with pytest.raises(UsageError) as caught:
+        generate_parser().parse(argv)
+    assert says in str(caught.value)
+
+
+def test_good_plain_flags():
+    namespace = generate_parser().parse(["--block_size=3", "--rule", "block"])
+    assert (namespace.block_size, namespace.rule) == (3, "block")

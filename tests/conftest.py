@@ -1,0 +1,19 @@
+"""Settings of every test: CPU, quiet, deterministic; in place before any test imports JAX or TensorFlow."""
+
+import os
+
+# An accelerator is asked for by name: `JAX_PLATFORMS=cuda pytest -m gpu`.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import jax
+
+# [B, T, V] + [V] must be written out: an accidental broadcast between axes is a bug, not a convenience.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every run, and no deadline: the first example pays for the compilation.
+hypothesis.settings.register_profile(
+    "distillspec", derandomize=True, deadline=None, max_examples=25, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("distillspec")
