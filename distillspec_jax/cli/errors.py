@@ -40,7 +40,9 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
       command: the name to print, `finetune`.
     """
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        status = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # at exit, a reader that has left could not be told from a defect
+        return status
     except KeyboardInterrupt:
         print(f"distillspec {command}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -102,7 +104,7 @@ def _explain_missing_values(raised: BaseException) -> str | None:
         names, function = unbound[1], unbound[2]
     else:
         return None
-    return f"{function} needs a value for {names}: give --gin.{function}.NAME=VALUE or bind it in a gin file"
+    return f"{function} needs a value for {names}: bind it in a gin file, or by --gin.….{function}.NAME=VALUE"
 
 
 def _without_gin(error: BaseException) -> BaseException:

@@ -127,6 +127,6 @@ def _parameters(selector: str, symbols: dict[str, Any]) -> list[str]:
     for part in selector.split("."):
         value = symbols.get(part) if value is None else getattr(value, part, None)
     try:
-        return [name for name in inspect.signature(value).parameters if name != "self"]
+        return list(inspect.signature(value).parameters)
     except TypeError:  # A selector that only gin's registry knows.
         return []

@@ -1,4 +1,4 @@
-"""Single examples for generation and evaluation: raw text beside the prompt's token ids. No TensorFlow here."""
+"""Single examples for generation and evaluation: raw text beside prompt ids. No TensorFlow here."""
 
 from __future__ import annotations
 

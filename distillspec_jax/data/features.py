@@ -5,11 +5,12 @@
     decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last, 0 pads
     decoder_loss_weights    [B, T_targets]  float32  1 on targets (EOS too), 0 on padding
 
-and, when several examples share a row (`pack`), `encoder_segment_ids`, `encoder_positions`, `decoder_segment_ids`
-and `decoder_positions` (int32; segments count from 1, 0 is padding; positions count from 0 in each segment).
+and, when several examples share a row (`pack`), int32 arrays of the same shapes `encoder_segment_ids`,
+`encoder_positions`, `decoder_segment_ids` and `decoder_positions`: segments count from 1 with 0 for padding,
+positions count from 0 in each segment.
 
-The training stream is a pure function of (task, lengths, seed, step): a run that restarts at step n sees what an
-uninterrupted run sees from there.
+The training stream is a pure function of (task, lengths, seed, step): a run that restarts at step n sees what
+an uninterrupted run sees from there.
 """
 
 from __future__ import annotations
@@ -67,17 +68,19 @@ def train_batches(
     provider = _provider(task_or_mixture)
     catalog.check_lengths(lengths)
     rows = _rows_per_shard(batch_size, shard)
-    if start_step < 0:
-        raise UsageError(f"start_step is {start_step}; need at least 0")
+    if start_step < 0 or seed < 0:
+        raise UsageError(f"start_step is {start_step} and seed is {seed}; need at least 0")
     members = [_with_split(task, split) for task in seqio.get_subtasks(provider)]
-    streams = [_epochs(task, lengths, split, seed + number, shard) for number, task in enumerate(members)]
-    if len(streams) == 1:
-        stream = streams[0]
+    mixing_seed, *order_seeds = np.random.SeedSequence(seed).generate_state(1 + len(members)).tolist()
+    streams = [
+        _epochs(task, lengths, split, shard, order_seed)
+        for task, order_seed in zip(members, order_seeds, strict=True)
+    ]
+    if isinstance(provider, seqio.Mixture):
+        rates = np.array([provider.get_rate(task) for task in members])
+        stream = tf.data.Dataset.sample_from_datasets(streams, weights=rates / rates.sum(), seed=mixing_seed)
     else:
-        rates = [provider.get_rate(task) for task in members]
-        stream = tf.data.Dataset.sample_from_datasets(
-            streams, weights=[rate / sum(rates) for rate in rates], seed=seed
-        )
+        (stream,) = streams
     skipped = start_step * rows
     if pack:
         features = _convert(stream, lengths, pack=True).skip(skipped)
@@ -96,8 +99,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every example once, in order, unpacked; the last batch is filled up with all-zero rows.
 
-    A filling row has no loss weight, so sums of weighted losses ignore it. A mixture yields its tasks one after
-    the other.
+    A filling row has no loss weight, so sums of weighted losses ignore it, and a row is real where
+    `decoder_loss_weights` has any weight (its EOS at least). A mixture yields its tasks one after the other.
 
     Args:
       task: a registered task or mixture.
@@ -115,7 +118,7 @@ def eval_batches(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; need at least 1 example")
     members = [_with_split(member, split) for member in seqio.get_subtasks(provider)]
-    streams = [_once(member, lengths, split, (0, 1)) for member in members]
+    streams = [_once(member, lengths, split) for member in members]
     stream = streams[0]
     for following in streams[1:]:
         stream = stream.concatenate(following)
@@ -143,13 +146,17 @@ def _rows_per_shard(batch_size: int, shard: tuple[int, int]) -> int:
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; need at least 1")
     if batch_size % count:
-        raise UsageError(f"batch size {batch_size} does not divide among {count} hosts; take a multiple of {count}")
+        raise UsageError(f"batch size {batch_size} on {count} hosts; take a multiple of {count}")
     return batch_size // count
 
 
-def _once(task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int]) -> tf.data.Dataset:
+def _once(
+    task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
     """One pass over a task in order: {"inputs", "targets"} token ids, cut, EOS last."""
     index, count = shard
+    if missing := {"inputs", "targets"} - set(task.output_features):
+        raise UsageError(f"task {task.name!r} has no feature {sorted(missing)[0]!r}; need inputs and targets")
     dataset = task.get_dataset(
         sequence_length=dict(lengths),
         split=split,
@@ -158,7 +165,8 @@ def _once(task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple
         shard_info=seqio.ShardInfo(index=index, num_shards=count),
     )
     if _size(dataset) == 0:
-        raise UsageError(f"task {task.name!r}: split {split!r} is empty" + (f" on shard {index}" if count > 1 else ""))
+        where = f" on shard {index} of {count}" if count > 1 else ""
+        raise UsageError(f"task {task.name!r}: split {split!r} is empty{where}")
     return dataset.map(lambda row: {feature: row[feature] for feature in ("inputs", "targets")})
 
 
@@ -169,7 +177,7 @@ def _size(dataset: tf.data.Dataset) -> int | None:
 
 
 def _epochs(
-    task: seqio.Task, lengths: Mapping[str, int], split: str, seed: int, shard: tuple[int, int]
+    task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int], seed: int
 ) -> tf.data.Dataset:
     """Endless passes over a task's rows, each in its own order.
 
@@ -199,4 +207,4 @@ def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
 
 def _fill(batch: Batch, rows: int) -> Batch:
     missing = rows - len(batch["encoder_input_tokens"])
-    return {name: np.pad(array, [(0, missing), (0, 0)]) for name, array in batch.items()} if missing else batch
+    return {name: np.pad(array, [(0, missing), (0, 0)]) for name, array in batch.items()}

@@ -1,8 +1,9 @@
 """Task quality: ROUGE, BLEU and exact match of the final number. No TensorFlow here.
 
-Each metric has two forms. The corpus form `(targets, predictions) -> {name: score}` is a seqio metric function and
-is what reports quote. The per-example form is what paired statistics over prompts need; its mean is the
-corpus score for ROUGE and exact match, but not for BLEU, which is no mean over sentences. All scores lie in 0..100.
+Each metric has two forms. The corpus form `(targets, predictions) -> {name: score}` is a seqio metric
+function and is what reports quote. The per-example form is what paired statistics over prompts need; its
+mean is the corpus score for ROUGE and exact match, but not for BLEU, which is no mean over sentences. All
+scores lie in 0..100.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _sentence_bleu(target: str, prediction: str) -> float:
 
 def _check_pairs(targets: Sequence[str], predictions: Sequence[str]) -> None:
     if len(targets) != len(predictions) or not targets:
-        raise ValueError(f"{len(targets)} targets for {len(predictions)} predictions; need as many, at least one")
+        raise ValueError(
+            f"{len(targets)} targets but {len(predictions)} predictions; need pairs, at least one"
+        )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ Importing this module registers the embedded tasks. `jsonl_task` is all that a g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> Any:
+        def encode(text: bytes) -> np.ndarray:
             return np.array(self.tokenizer.encode(text.decode()), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
@@ -54,7 +54,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return ids
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return tf.numpy_function(lambda row: self.tokenizer.decode(row).encode(), [ids], tf.string, stateful=False)
+        def decode(row: np.ndarray) -> bytes:
+            return self.tokenizer.decode(row).encode()
+
+        return tf.numpy_function(decode, [ids], tf.string, stateful=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TokenizerVocabulary) and self.tokenizer == other.tokenizer
@@ -66,8 +69,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
 def _source(spec: TaskSpec) -> seqio.FunctionDataSource:
     def rows(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # Always in file order; `features` shuffles.
-        # Read at once: a bad line raises its own one-line error here, outside TensorFlow, and the number of rows
-        # is known to whoever shuffles.
+        # Read at once: a bad line raises its own one-line error here, outside TensorFlow, and the number of
+        # rows is known to whoever shuffles.
         examples = list(catalog.read_rows(spec, split))
         features = ("inputs", "targets")
         return tf.data.Dataset.from_tensor_slices(
@@ -77,24 +80,32 @@ def _source(spec: TaskSpec) -> seqio.FunctionDataSource:
     return seqio.FunctionDataSource(rows, splits=tuple(spec.splits))
 
 
-def _with_prefix(prefix: str) -> Any:
+def _with_prefix(prefix: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     def add_prefix(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return dataset.map(lambda row: {**row, "inputs": tf.strings.join([prefix, row["inputs"]])})
 
     return add_prefix
 
 
+_registered: set[str] = set()
+
+
 def register(spec: TaskSpec) -> str:
     """Adds `spec` to the catalog and to seqio's registry, once; returns its name.
 
     Raises:
-      UsageError: another task or mixture has that name, or the vocabulary cannot be read.
+      UsageError: another task or mixture has that name, or the vocabulary is missing or does not pad with 0.
     """
-    if spec.name in seqio.MixtureRegistry.names():
-        raise UsageError(f"task name {spec.name!r} is taken by a mixture; choose another name")
     tokenizer = catalog.tokenizer(spec)
+    if tokenizer.pad_id != 0:
+        raise UsageError(
+            f"task {spec.name!r}: its vocabulary pads with id {tokenizer.pad_id}; seqio needs id 0"
+        )
+    taken = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()} - _registered
+    if spec.name in taken:
+        raise UsageError(f"task name {spec.name!r} is taken by another seqio task or mixture; choose another")
     catalog.add_task(spec)
-    if spec.name not in seqio.TaskRegistry.names():
+    if spec.name not in _registered:
         vocabulary = TokenizerVocabulary(tokenizer)
         metric = metrics.find_metric(spec.metric).corpus
         seqio.TaskRegistry.add(
@@ -110,6 +121,7 @@ def register(spec: TaskSpec) -> str:
             },
             metric_fns=[metric] if metric else [],
         )
+        _registered.add(spec.name)
     return spec.name
 
 
@@ -146,8 +158,10 @@ def jsonl_task(
       vocabulary_path: a SentencePiece model with pad 0 and eos; left out, the embedded vocabulary.
 
     Raises:
-      UsageError: a missing file, an unknown metric, a length below 2, or a name that is taken.
+      UsageError: a missing file, an unknown metric, a length below 2, or a name that is taken or has spaces.
     """
+    if not re.fullmatch(r"[\w.:]+", name):
+        raise UsageError(f"task name {name!r}: use letters, digits, '_', '.' and ':' only")
     paths: Mapping[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
     splits = {split: Path(path) for split, path in paths.items() if path}
     for split, path in splits.items():

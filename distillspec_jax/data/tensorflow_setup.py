@@ -1,6 +1,7 @@
 """TensorFlow as this package uses it: a quiet, CPU-only input pipeline.
 
-Every module of `data` that needs TensorFlow or seqio takes them from here, so that the settings precede the import.
+Every module of `data` that needs TensorFlow or seqio takes them from here, so that the settings precede the
+import.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ with _without_native_stderr():
     import seqio
     import tensorflow as tf
 
-    # JAX owns the accelerators; TensorFlow would otherwise reserve all of a GPU's memory. RuntimeError: the caller
-    # started TensorFlow first and has chosen its devices.
+    # JAX owns the accelerators; TensorFlow would otherwise reserve all of a GPU's memory. RuntimeError: the
+    # caller started TensorFlow first and has chosen its devices.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 

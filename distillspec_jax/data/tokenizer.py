@@ -1,8 +1,8 @@
 """Text to token ids and back, with SentencePiece alone (no TensorFlow).
 
-One class serves training, generation and checkpoints, so that the ids a model was trained on and the ids that it
-is served are made by the same code. The embedded vocabulary (`embedded_tokenizer`) is lossless: for every valid
-Unicode string `decode(encode(text)) == text`, whitespace, control characters and U+2581 included.
+One class serves training, generation and checkpoints, so that the ids a model was trained on and the ids that
+it is served are made by the same code. The embedded vocabulary (`embedded_tokenizer`) is lossless: for every
+valid Unicode string `decode(encode(text)) == text`, whitespace, control characters and U+2581 included.
 """
 
 from __future__ import annotations
@@ -84,22 +84,23 @@ class Tokenizer:
           UsageError: `text` holds a lone surrogate and thus is no valid Unicode.
         """
         try:
-            if _SPACE_MARK not in text or not self._space_mark_ids:
-                return list(self._processor.encode(text))
-            first, *rest = (self._processor.encode(part) for part in text.split(_SPACE_MARK))
-            ids = list(first)
-            for part in rest:
-                ids += [*self._space_mark_ids, *part]
-            return ids
+            text.encode()
         except UnicodeEncodeError as error:
             culprit = text[error.start]
             raise UsageError(f"text holds a lone surrogate {culprit!r} at character {error.start}") from error
+        if _SPACE_MARK not in text or not self._space_mark_ids:
+            return list(self._processor.encode(text))
+        first, *rest = (self._processor.encode(part) for part in text.split(_SPACE_MARK))
+        ids = list(first)
+        for part in rest:
+            ids += [*self._space_mark_ids, *part]
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` up to the first EOS, padding dropped.
 
-        Ids outside the vocabulary (the padded rows of an embedding table) read as the unknown piece, as in seqio.
-        Bytes that form no valid UTF-8 read as U+FFFD.
+        Ids outside the vocabulary (the padded rows of an embedding table) read as the unknown piece, as in
+        seqio. Bytes that form no valid UTF-8 read as U+FFFD.
         """
         kept: list[int] = []
         for token in map(int, ids):

@@ -162,7 +162,8 @@ class ModelDrafter:
         # accepted + 1 tokens were committed: the last of them is pending now, the one before it is
         # found by counting from the token before the old pending one (which idle rows, -1, keep).
         line = [memory.previous_B[:, None], state.pending_B[:, None], state.tokens_BG]
-        previous_B = jnp.take_along_axis(jnp.concatenate(line, axis=1), (accepted_B + 1)[:, None], axis=1)[:, 0]
+        line_BK = jnp.concatenate(line, axis=1)
+        previous_B = jnp.take_along_axis(line_BK, (accepted_B + 1)[:, None], axis=1)[:, 0]
         idle_B = accepted_B < 0
         gained_B = jnp.where(idle_B, 0, accepted_B + memory.has_previous_B)
         return ModelMemory(

@@ -54,7 +54,7 @@ class SamplingLaw:
           largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
         """
         logits = logits[..., : self.vocab_size].astype(jnp.float32)
-        ids = jnp.arange(logits.shape[-1])
+        ids = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,))
         allowed = jnp.ones_like(ids, bool)
         for excluded in self.excluded_ids:
             allowed &= ids != excluded

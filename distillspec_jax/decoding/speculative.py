@@ -76,9 +76,7 @@ class SpeculativeLoop:
         """One verify pass for every running row; idle rows keep everything they have."""
         rows, law = state.rows, state.rows.requests.law
         keys_B = randomness.round_keys(rows.requests.keys_B, rows.emitted_B)
-        draft = self.drafter.draft(
-            params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size
-        )
+        draft = self.drafter.draft(params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size)
         logits_BNKV, scored = self._score(params, state.target, rows.pending_B, draft.tokens_BNG)
         log_p_BNKV = law.log_probs(logits_BNKV)
         length_BN = self._usable_length(rows, draft)
@@ -92,9 +90,9 @@ class SpeculativeLoop:
         active_B = rows.running_B & ~failed_B
 
         # The committed block: the accepted drafts, then the verifier's token in every later place.
-        place_K = jnp.arange(self.block_size + 1)
+        place_1K = jnp.arange(self.block_size + 1)[None]
         drafts_BK = jnp.pad(_chosen(draft.tokens_BNG, branch_B), ((0, 0), (0, 1)))
-        block_BK = jnp.where(place_K < accepted_B[:, None], drafts_BK, next_token_B[:, None])
+        block_BK = jnp.where(place_1K < accepted_B[:, None], drafts_BK, next_token_B[:, None])
         ends_BK = self.stopping.ends(rows.output_BT, rows.emitted_B, block_BK)
         done_B = take_last(ends_BK, accepted_B) | (accepted_B >= rows.remaining_B)
         cut_B = active_B & (accepted_B > 0) & done_B
@@ -140,9 +138,9 @@ class SpeculativeLoop:
         log_p_BKV: Array,
         log_q_BGV: Array,
     ) -> Counts:
-        place_G = jnp.arange(counts.tested_BG.shape[1])
-        tested_BG = active_B[:, None] & (place_G < tested_B[:, None])
-        accepted_BG = active_B[:, None] & (place_G < accepted_B[:, None])
+        place_1G = jnp.arange(counts.tested_BG.shape[1])[None]
+        tested_BG = active_B[:, None] & (place_1G < tested_B[:, None])
+        accepted_BG = active_B[:, None] & (place_1G < accepted_B[:, None])
         overlap_B = counts.overlap_B
         if self.measure_overlap:
             overlap_BG = jnp.exp(jnp.minimum(log_p_BKV[:, :-1], log_q_BGV)).sum(-1)
@@ -171,6 +169,7 @@ def _take_branch(scored: DecodeState, branch_B: Array, blocks: int) -> DecodeSta
 
 def _not_finite(log_p_BKV: Array, log_q_BGV: Array, accepted_B: Array, tested_B: Array) -> Array:
     """Rows where a law that the outcome depends on was made of NaN (then its every entry is NaN)."""
-    bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (jnp.arange(log_p_BKV.shape[1]) <= accepted_B[:, None])
-    bad_q_BG = jnp.isnan(log_q_BGV[:, :, 0]) & (jnp.arange(log_q_BGV.shape[1]) < tested_B[:, None])
+    place_1K = jnp.arange(log_p_BKV.shape[1])[None]
+    bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= accepted_B[:, None])
+    bad_q_BG = jnp.isnan(log_q_BGV[:, :, 0]) & (place_1K[:, :-1] < tested_B[:, None])
     return bad_p_BK.any(-1) | bad_q_BG.any(-1)

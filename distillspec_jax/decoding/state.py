@@ -99,9 +99,9 @@ class Rows:
           ends_BK: boolean, `Stopping.ends` of the block; only the last emitted token may end a row.
         """
         rows, capacity = self.output_BT.shape
-        offset_K = jnp.arange(block_BK.shape[1])
-        slot_BK = self.emitted_B[:, None] + offset_K
-        slot_BK = jnp.where(offset_K < count_B[:, None], slot_BK, capacity)  # out of range: dropped
+        offset_1K = jnp.arange(block_BK.shape[1])[None]
+        slot_BK = self.emitted_B[:, None] + offset_1K
+        slot_BK = jnp.where(offset_1K < count_B[:, None], slot_BK, capacity)  # out of range: dropped
         output_BT = self.output_BT.at[jnp.arange(rows)[:, None], slot_BK].set(block_BK, mode="drop")
         emitted_B = self.emitted_B + count_B
         some_B = count_B > 0

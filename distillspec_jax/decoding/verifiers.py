@@ -75,16 +75,16 @@ class TokenRule:
             raise UsageError(f"TokenRule verifies one candidate block a row, not {tokens_BNG.shape[1]}")
         tokens_BG, length_B = tokens_BNG[:, 0], length_BN[:, 0]
         log_q_BGV, log_p_BKV = log_q_BNGV[:, 0], log_p_BNKV[:, 0]
-        offset_G = jnp.arange(tokens_BG.shape[1])
+        offset_1G = jnp.arange(tokens_BG.shape[1])[None]
 
         ratio_BG = acceptance(_at(log_p_BKV[:, :-1], tokens_BG), _at(log_q_BGV, tokens_BG))
-        keys_BG = randomness.draw_keys(keys_B[:, None], offset_G, Purpose.ACCEPT)
-        kept_BG = (randomness.uniform(keys_BG) < ratio_BG) & (offset_G < length_B[:, None])
+        keys_BG = randomness.draw_keys(keys_B[:, None], offset_1G, Purpose.ACCEPT)
+        kept_BG = (randomness.uniform(keys_BG) < ratio_BG) & (offset_1G < length_B[:, None])
         accepted_B = jnp.cumprod(kept_BG.astype(jnp.int32), axis=1).sum(axis=1)
 
         rejected_B = accepted_B < length_B
         log_p_BV = _row(log_p_BKV, accepted_B)
-        log_q_BV = _row(log_q_BGV, jnp.minimum(accepted_B, offset_G.size - 1))
+        log_q_BV = _row(log_q_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))
         log_next_BV = jnp.where(rejected_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
         purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
         next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)

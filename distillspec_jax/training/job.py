@@ -17,7 +17,7 @@ from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import registry
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
@@ -113,11 +113,16 @@ def initial_params(
 ) -> tuple[Params, Params]:
     """Parameters (fresh, or from a checkpoint directory) and their shardings."""
     key = jax.random.key(seed)
-    boxed = jax.eval_shape(model.init, key)
-    shardings = partitioner.parameters(boxed)
+    shardings = partitioner.parameters(jax.eval_shape(model.init, key))
     if initial_checkpoint is None:
         return sharded_init(partitioner, model.init, key), shardings
-    return checkpoint.load_params(initial_checkpoint, registry.shapes(model), shardings=shardings), shardings
+    directory = pretrained.resolve(initial_checkpoint)
+    return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
+
+
+def place(model: EncoderDecoder, params: Params, partitioner: Partitioner) -> Params:
+    """Loaded parameters, moved to their shardings."""
+    return jax.device_put(params, partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0))))
 
 
 def held_out(
@@ -126,7 +131,6 @@ def held_out(
     """Parameters to `{task/metric: value}` on each task's validation split."""
     from distillspec_jax.data import features
 
-    jitted = jax.jit(loss_fn)
     batches: dict[str, list[dict[str, np.ndarray]]] = {}
 
     def run(params: Params) -> dict[str, float]:
@@ -142,7 +146,7 @@ def held_out(
                         limit=limit or data.eval_limit,
                     )
                 )
-            merged = evaluate(jitted, params, (partitioner.put_batch(b) for b in batches[task]))
+            merged = evaluate(loss_fn, params, (partitioner.put_batch(b) for b in batches[task]))
             prefix = f"{task}/" if len(data.tasks) > 1 else ""
             values |= {prefix + name: value for name, value in metrics_lib.compute(merged).items()}
         return values

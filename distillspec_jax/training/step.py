@@ -1,12 +1,14 @@
 """The train state and the jitted step: any loss, any optimizer, accumulation, shardings.
 
 A loss is `loss_fn(params, batch, key) -> (loss_sum, weight_sum, metrics)`: sums, so that
-accumulation over micro-batches, and over hosts, is exact.
+accumulation over micro-batches, and over hosts, is exact. Arrays that a loss needs besides (a frozen
+target's parameters) travel with it as leaves of a `jax.tree_util.Partial`: arguments, never constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -21,7 +23,7 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
 LossFn = Callable[[Params, dict[str, Array], Array], tuple[Array, Array, dict[str, Mean]]]
-"""Parameters, a batch and a key to the loss's sum, its weight, and metrics."""
+"""Parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`)."""
 
 
 @flax.struct.dataclass
@@ -73,7 +75,7 @@ def make_train_step(
       microbatches: split each batch into so many parts and accumulate their gradients.
     """
 
-    def gradients(params: Params, batch: dict[str, Array], key: Array) -> Any:
+    def gradients(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
         def loss(params: Params) -> Any:
             loss_sum, weight_sum, metrics = loss_fn(params, batch, key)
             return loss_sum, (loss_sum, weight_sum, metrics)
@@ -81,21 +83,27 @@ def make_train_step(
         grads, (loss_sum, weight_sum, metrics) = jax.grad(loss, has_aux=True)(params)
         return grads, weight_sum, metrics | {"loss": Mean(loss_sum, weight_sum)}
 
-    def accumulated(params: Params, batch: dict[str, Array], key: Array) -> Any:
+    def accumulated(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
+        part_gradients = functools.partial(gradients, loss_fn, params)
         if microbatches == 1:
-            return gradients(params, batch, key)
+            return part_gradients(batch, key)
         parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
         keys = jax.random.split(key, microbatches)
+        first = jax.tree.map(lambda x: x[0], parts)
         zero = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype),
-            jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts), keys[0]),
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part_gradients, first, keys[0])
         )
-        add = lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part)), None)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, part_gradients(*part)), None
+
         return jax.lax.scan(add, zero, (parts, keys))[0]
 
-    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Mean]]:
+    def train_step(
+        state: TrainState, batch: dict[str, Array], loss_fn: LossFn
+    ) -> tuple[TrainState, dict[str, Mean]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, weight, metrics = accumulated(state.params, batch, key)
+        grads, weight, metrics = accumulated(loss_fn, state.params, batch, key)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -103,12 +111,13 @@ def make_train_step(
         metrics["gradient_norm"] = Mean(optax.global_norm(grads), one)
         return TrainState(step=state.step + 1, params=params, optimizer=moments), metrics
 
-    return jax.jit(
+    jitted = jax.jit(
         train_step,
-        in_shardings=(state_shardings, partitioner.batch),
+        in_shardings=(state_shardings, partitioner.batch, None),
         out_shardings=(state_shardings, partitioner.replicated),
         donate_argnums=0,
     )
+    return lambda state, batch: jitted(state, batch, loss_fn)
 
 
 def check_microbatches(batch_size: int, microbatches: int) -> None:
@@ -116,10 +125,15 @@ def check_microbatches(batch_size: int, microbatches: int) -> None:
         raise UsageError(f"MICROBATCHES={microbatches} does not divide BATCH_SIZE={batch_size}")
 
 
-def evaluate(loss_fn: LossFn, params: Params, batches: Any) -> dict[str, Mean]:
-    """Merged metrics of a jitted loss over evaluation batches; nothing is dropped, nothing averaged twice."""
+@jax.jit
+def _measure(loss_fn: LossFn, params: Params, batch: dict[str, Array]) -> dict[str, Mean]:
+    loss_sum, weight_sum, metrics = loss_fn(params, batch, jax.random.key(0))
+    return metrics | {"loss": Mean(loss_sum, weight_sum)}
+
+
+def evaluate(loss_fn: LossFn, params: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Mean]:
+    """Merged metrics of a loss over evaluation batches; nothing is dropped, nothing averaged twice."""
     total: dict[str, Mean] = {}
     for batch in batches:
-        loss_sum, weight_sum, metrics = loss_fn(params, batch, jax.random.key(0))
-        total = metrics_lib.merge(total, metrics_lib.to_host(metrics | {"loss": Mean(loss_sum, weight_sum)}))
+        total = metrics_lib.merge(total, metrics_lib.to_host(_measure(loss_fn, params, batch)))
     return total

@@ -38,4 +38,4 @@ def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float =
         }
         return jnp.sum(loss_BT * weights_BT), jnp.sum(weights_BT), metrics
 
-    return loss_fn
+    return jax.tree_util.Partial(loss_fn)

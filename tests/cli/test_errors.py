@@ -1,6 +1,7 @@
 """How commands end: exit statuses and the one line on stderr."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -140,22 +141,25 @@ def test_a_function_called_by_gin_without_a_value(tmp_path, capsys):
         "gin_toy.train.model = @gin_toy.schedule()\ngin_toy.train.model_dir = 'x'\n"
     )
     assert run_job(gin_toy.train, f"--gin_file={config}") == 2
-    assert "schedule needs a value for 'peak': give --gin.schedule.peak=" in capsys.readouterr().err
+    assert "schedule needs a value for 'peak': bind it in a gin file" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error():
     code = (
+        "import sys\n"
         "from distillspec_jax.cli import errors\n"
         "def main(argv):\n"
-        "    while True: print('line', flush=True)\n"
+        "    print('first', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    print('second')\n"
+        "    return 0\n"
         "raise SystemExit(errors.run(main, [], command='generate'))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"line\n"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as process:
+        assert process.stdout.readline() == b"first\n"
         process.stdout.close()
+        process.stdin.close()  # only now may it print again
         assert process.stderr.read() == b""
     assert process.returncode == 141

@@ -1,0 +1,124 @@
+"""The package in four verbs; `import distillspec_jax as ds` finds them on the top level.
+
+    target, draft = ds.load("zoo:wiki_leads/target"), ds.load("zoo:wiki_leads/draft")
+    print(ds.generate(target, ["Some text."], drafter=draft)[0].outputs)
+    better = ds.distill(target, draft, task="wiki_leads", output="runs/better", steps=200)
+    rows = ds.sweep(target, {"before": draft, "after": better}, task="wiki_leads", output="runs/sweep")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillspec_jax.decoding.text import Generation, TextGenerator, prompt_format
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained, load
+
+__all__ = ["Pretrained", "distill", "generate", "load", "sweep"]
+
+Model = str | Pretrained
+
+
+def _loaded(model: Model) -> Pretrained:
+    return load(model) if isinstance(model, str) else model
+
+
+def generate(
+    target: Model,
+    texts: Sequence[str],
+    *,
+    drafter: Model | None = None,
+    block_size: int = 5,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    task: str | None = None,
+    prefix: str | None = None,
+    truncate_inputs: bool = False,
+) -> list[Generation]:
+    """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
+
+    Args:
+      target, drafter: loaded models, directories or `zoo:NAME`.
+      texts: raw inputs; `task` or `prefix` override the prefix that the target brings.
+
+    Returns:
+      One `Generation` a text, in order.
+    """
+    model = _loaded(target)
+    generator = TextGenerator(
+        model,
+        None if drafter is None else _loaded(drafter),
+        form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs),
+        block_size=block_size,
+        batch_size=batch_size,
+    )
+    return list(
+        generator.stream(
+            texts, temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+        )
+    )
+
+
+def distill(
+    target: str | Pretrained,
+    draft: str | Pretrained,
+    *,
+    task: str,
+    output: str,
+    steps: int = 200,
+    batch_size: int = 24,
+    divergence: str | Any = "fkl",
+    source: Any = None,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> Pretrained:
+    """Distils `draft` from `target` on a task's prompts and loads the result.
+
+    Args:
+      target, draft: as in `generate`; loaded ones are read again from where they came.
+      task: an embedded or registered task, or a mixture.
+      output: checkpoint directory to write; an unfinished run there is resumed.
+      divergence: `fkl`, `rkl`, `jsd`, `tvd`, or a value of `distillation.divergences`.
+      source: a value of `distillation.sources`; the draft's own samples by default.
+    """
+    from distillspec_jax.distillation import distill as job_module
+    from distillspec_jax.distillation import divergences
+    from distillspec_jax.training import optimizers
+    from distillspec_jax.training.job import DataConfig
+    from distillspec_jax.training.loop import LoopConfig
+
+    if isinstance(divergence, str):
+        if divergence not in divergences.NAMES:
+            raise UsageError(f"unknown divergence {divergence!r}: {nearest(divergence, divergences.NAMES)}")
+        divergence = divergences.NAMES[divergence]()
+    directory = job_module.distill(
+        target if isinstance(target, str) else target.name,
+        draft if isinstance(draft, str) else draft.name,
+        output,
+        DataConfig(task),
+        LoopConfig(total_steps=steps, batch_size=batch_size, seed=seed, log_period=10, save_period=100),
+        divergence=divergence,
+        source=source,
+        learning_rate=learning_rate,
+        optimizer=optimizers.adamw,
+    )
+    return pretrained.load(str(directory))
+
+
+def sweep(target: Model, drafters: Mapping[str, Model], *, task: str, output: str, **options: Any) -> list[dict[str, Any]]:
+    """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
+
+    Args:
+      drafters: label to model.
+      output: folder for `results.jsonl`; cells that are there already are not run again.
+      options: see `evaluation.sweep.sweep`.
+    """
+    from distillspec_jax.evaluation import sweep as sweep_module
+
+    return sweep_module.sweep(target, dict(drafters), task=task, output_dir=output, **options)

@@ -1,0 +1,30 @@
+"""`distillspec finetune`: a gin-configured training job."""
+
+from __future__ import annotations
+
+import sys
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+
+HELP = """Supervised training of a target or a draft. A run that was stopped goes on where it was: start it again.
+
+  distillspec finetune --gin_file=models/zoo_draft.gin --gin_file=runs/finetune.gin \\
+      --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/my_draft --gin.TRAIN_STEPS=500
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    flags = CommandParser("finetune", HELP, gin=True).parse(argv)
+
+    from distillspec_jax.cli import bindings
+    from distillspec_jax.training.finetune import finetune
+
+    job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
+    print(job(gin=configuration))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="finetune"))

@@ -1,0 +1,89 @@
+"""`distillspec generate`: JSONL in, JSONL out."""
+
+from __future__ import annotations
+
+import sys
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+
+HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
+{"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
+
+  distillspec generate --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled \\
+      --input=prompts.jsonl --output=out.jsonl
+
+`inputs` is the raw field: zoo:TASK/... and --task=TASK put that task's prefix before it, a bare checkpoint the
+prefix stored in it, --prefix anything you like (--prefix='' nothing).
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("generate", HELP)
+    add = parser.add_argument
+    add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
+    add("--drafter", default="none", metavar="MODEL", help="a checkpoint directory, zoo:NAME, or none (default)")
+    add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
+    add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
+    add("--field", default="inputs", help="the field that holds the text (default: inputs)")
+    add("--task", help="put this task's prefix before every input, and use its lengths")
+    add("--prefix", help="put this before every input instead")
+    add("--truncate_inputs", action="store_true", help="cut prompts that are too long instead of refusing them")
+    add("--block_size", type=int, default=5, help="drafted tokens a round (default: 5)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    add("--top_k", type=int, default=0, help="0 is off (default)")
+    add("--top_p", type=float, default=1.0, help="1 is off (default)")
+    add("--batch_size", type=int, default=8, help="prompts decoded together (default: 8)")
+    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the model's target length)")
+    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
+    flags = parser.parse(argv)
+
+    from distillspec_jax.decoding import requests, text
+    from distillspec_jax.models import pretrained
+
+    asked = requests.read_requests(flags.input, flags.field)
+    target = pretrained.load(flags.model)
+    generator = text.TextGenerator(
+        target,
+        None if flags.drafter == "none" else pretrained.load(flags.drafter),
+        form=text.prompt_format(target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs),
+        block_size=flags.block_size,
+        batch_size=flags.batch_size,
+        assume_same_vocabulary=flags.assume_same_vocabulary,
+        on_compile=lambda line: print(line, file=sys.stderr),
+    )
+    generations = generator.stream(
+        [request.inputs for request in asked],
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        max_new_tokens=flags.max_new_tokens,
+        seed=flags.seed,
+        names=[request.where for request in asked],
+        progress=_show_progress if sys.stderr.isatty() else None,
+    )
+    emitted = calls = 0
+    with requests.output_lines(flags.output) as write:
+        for request, generation in zip(asked, generations, strict=True):
+            write(requests.write_line(request, generation))
+            emitted, calls = emitted + generation.emitted_tokens, calls + generation.target_calls
+    efficiency = emitted / max(calls, 1)
+    print(
+        f"{len(asked)} outputs, {emitted} tokens, {calls} target calls: block efficiency {efficiency:.2f}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _show_progress(progress: object) -> None:
+    from distillspec_jax.decoding.engine import Progress
+
+    assert isinstance(progress, Progress)
+    line = f"\r{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens"
+    print(line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="generate"))

@@ -1,0 +1,184 @@
+"""Text in, text out: a target, perhaps a draft, and the tokenizer that came with the checkpoint.
+
+No TensorFlow: prompts are tokenised by SentencePiece directly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from distillspec_jax.data import catalog
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained, zoo
+from distillspec_jax.models.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One prompt's text and what it cost.
+
+    Attributes:
+      inputs: the raw input, as given.
+      outputs: the generated text, without EOS.
+      emitted_tokens: generated tokens, EOS included.
+      target_calls: passes of the target after prefill; without a draft, one a token.
+      accepted, tested: drafted tokens that were accepted, and that were put to the test.
+      finish_reason: `eos`, `length` or `failed`.
+    """
+
+    inputs: str
+    outputs: str
+    emitted_tokens: int
+    target_calls: int
+    accepted: int
+    tested: int
+    finish_reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """How a raw input becomes a prompt.
+
+    Attributes:
+      prefix: put before every input.
+      max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
+      max_new_tokens: default length of the output.
+      truncate: cut longer prompts instead of refusing them.
+    """
+
+    prefix: str
+    max_tokens: int | None
+    max_new_tokens: int
+    truncate: bool = False
+
+    def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
+        """Prefix, text, EOS. `where` names the input in an error."""
+        ids = [*tokenizer.encode(self.prefix + text), tokenizer.eos_id]
+        if self.max_tokens is None or len(ids) <= self.max_tokens:
+            return ids
+        if not self.truncate:
+            raise UsageError(
+                f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
+                "shorten it or pass --truncate_inputs"
+            )
+        return [*ids[: self.max_tokens - 1], tokenizer.eos_id]
+
+
+def prompt_format(
+    target: Pretrained, *, task: str | None = None, prefix: str | None = None, truncate: bool = False
+) -> PromptFormat:
+    """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
+
+    Args:
+      task: use this task's prefix and lengths.
+      prefix: overrides the prefix; the empty string means verbatim inputs.
+    """
+    task = task or zoo.task_of(target.name)
+    lengths = target.card.feature_lengths
+    own_prefix = target.card.prefix
+    if task is not None:
+        spec = catalog.find_task(task)
+        own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
+    return PromptFormat(
+        prefix=own_prefix if prefix is None else prefix,
+        max_tokens=lengths.get("inputs"),
+        max_new_tokens=lengths.get("targets", 128),
+        truncate=truncate,
+    )
+
+
+def tokenizer_of(model: Pretrained) -> Tokenizer:
+    """The tokenizer in a checkpoint."""
+    if model.tokenizer_bytes is None:
+        raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
+    return Tokenizer.from_bytes(model.tokenizer_bytes)
+
+
+class TextGenerator:
+    """A target, perhaps with a draft, ready to complete texts.
+
+    Args:
+      target: the model whose law the output follows.
+      draft: proposes blocks; None decodes one token at a time.
+      form: how inputs become prompts; the target's own by default.
+      block_size: drafted tokens a round.
+      batch_size: prompts decoded together.
+      assume_same_vocabulary: see `pretrained.check_pair`.
+      on_compile: told when a new shape is compiled.
+    """
+
+    def __init__(
+        self,
+        target: Pretrained,
+        draft: Pretrained | None = None,
+        *,
+        form: PromptFormat | None = None,
+        block_size: int = 5,
+        batch_size: int = 8,
+        assume_same_vocabulary: bool = False,
+        on_compile: Callable[[str], None] | None = None,
+    ) -> None:
+        if draft is not None:
+            pretrained.check_pair(target, draft, assume_same_vocabulary)
+        if block_size < 1:
+            raise UsageError(f"block_size is {block_size}, must be at least 1")
+        self.tokenizer = tokenizer_of(target)
+        self.form = form or prompt_format(target)
+        self._engine = Engine(
+            target.model,
+            target.params,
+            None if draft is None else ModelDrafter(draft.model),
+            None if draft is None else draft.params,
+            block_size=block_size,
+            batch_size=batch_size,
+            stopping=StopOnEos((self.tokenizer.eos_id,)),
+            on_compile=on_compile,
+        )
+
+    def stream(
+        self,
+        texts: Sequence[str],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Generation]:
+        """Completes texts, in order; each is yielded when its batch is done.
+
+        Args:
+          temperature, top_k, top_p: the sampling law; temperature 0 is greedy.
+          max_new_tokens: longest output, EOS included.
+          seed: of all draws.
+          names: how an error calls each text (`file:line`); `input N` by default.
+          progress: called on the host while decoding.
+        """
+        tokenizer = self.tokenizer
+        names = names or [f"input {i}" for i in range(len(texts))]
+        law = sampling_law(
+            temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,)
+        )
+        prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
+        limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
+        for i, completion in self._engine.stream(prompts, law, limit, seed, progress):
+            yield self._text(texts[i], completion)
+
+    def _text(self, inputs: str, completion: Completion) -> Generation:
+        return Generation(
+            inputs=inputs,
+            outputs=self.tokenizer.decode(completion.tokens),
+            emitted_tokens=len(completion.tokens),
+            target_calls=completion.target_calls,
+            accepted=completion.accepted,
+            tested=completion.tested,
+            finish_reason=completion.finish_reason,
+        )

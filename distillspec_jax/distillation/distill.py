@@ -1,0 +1,116 @@
+"""Distilling a draft from its target: the job behind `distillspec distill`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distillspec_jax.distillation.divergences import Divergence, ForwardKL
+from distillspec_jax.distillation.held_out import expected_acceptance
+from distillspec_jax.distillation.loss import make_distillation_loss
+from distillspec_jax.distillation.sources import DataSource, OnPolicy
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained
+from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.training import job, optimizers
+from distillspec_jax.training.loop import LoopConfig, train
+
+
+def distill(
+    target: str,
+    draft: str,
+    model_dir: str,
+    data: job.DataConfig,
+    loop: LoopConfig,
+    *,
+    divergence: Divergence | None = None,
+    source: DataSource | None = None,
+    learning_rate: float = 3e-4,
+    warmup_steps: int = 20,
+    hold_until: int = 0,
+    final_fraction: float = 0.1,
+    optimizer: job.OptimizerFactory = optimizers.adafactor,
+    assume_same_vocabulary: bool = False,
+    partitioner: Partitioner | None = None,
+    gin: str = "",
+) -> Path:
+    """Trains `draft` towards `target`; resumes what `model_dir` holds. The target is never written.
+
+    Args:
+      target: checkpoint directory or `zoo:NAME`.
+      draft: where the draft starts: checkpoint directory or `zoo:NAME`.
+      model_dir: the checkpoint directory to make, or to go on with.
+      data: prompts (and, for fixed data, references). Rows are never packed here.
+      loop: steps, batch size, periods.
+      divergence: forward KL by default.
+      source: the draft's own samples by default.
+      learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
+      optimizer: schedule to transformation.
+      assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
+      partitioner: where arrays live; all devices on the data axis by default.
+      gin: the bindings in force, for the card.
+
+    Returns:
+      The checkpoint directory.
+    """
+    from distillspec_jax.data import features
+
+    optimizers.check_schedule(loop.total_steps, learning_rate)
+    if data.pack:
+        raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
+    partitioner = partitioner or make_partitioner()
+    teacher = pretrained.load(target)
+    student = pretrained.load(draft)
+    pretrained.check_pair(teacher, student, assume_same_vocabulary)
+    if teacher.model.vocab_size != student.model.vocab_size:
+        raise UsageError(
+            f"draft {draft} has {student.model.vocab_size} logits, target {target} {teacher.model.vocab_size}: "
+            "distillation compares whole laws; pad the smaller embedding"
+        )
+    card = job.describe_run(student.model, data, {"target": target, "draft": draft}, gin)
+    params, shardings = job.initial_params(student.model, partitioner, loop.seed, draft)
+    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
+    target_params = job.place(teacher.model, teacher.params, partitioner)
+
+    def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return features.train_batches(
+            data.mixture_or_task_name,
+            lengths=data.lengths,
+            batch_size=loop.batch_size,
+            seed=loop.seed,
+            pack=False,
+            start_step=start_step,
+            split=data.split,
+            shard=partitioner.host_shard,
+        )
+
+    held_out = [
+        partitioner.put_batch(batch)
+        for task in data.tasks
+        for batch in features.eval_batches(
+            task, split="validation", lengths=data.lengths, batch_size=loop.batch_size, limit=data.eval_limit
+        )
+    ]
+    schedule = optimizers.warmup_cosine(learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction)
+    train(
+        directory=directory,
+        config=loop,
+        params=params,
+        param_shardings=shardings,
+        loss_fn=make_distillation_loss(
+            student.model,
+            teacher.model,
+            target_params,
+            divergence or ForwardKL(),
+            source or OnPolicy(),
+            dropout=student.model.config.dropout_rate > 0,
+        ),
+        batches=batches,
+        optimizer=optimizer(schedule),
+        partitioner=partitioner,
+        evaluate=expected_acceptance(student.model, teacher.model, target_params, held_out, loop.seed),
+        description=f"distil {data.mixture_or_task_name}",
+    )
+    return directory

@@ -1,0 +1,141 @@
+"""Where the training sequences come from: any divergence works with any source.
+
+A source turns a batch (prompts and reference targets) into the batch that the loss is taken on, inside
+the jitted step, from the draft's current parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.autoregressive import sample
+from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.shapes import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The pair and its parameters as a source sees them, inside a step."""
+
+    draft: LanguageModel
+    draft_params: Params
+    target: LanguageModel
+    target_params: Params
+
+
+class DataSource(Protocol):
+    """A frozen value: `(networks, batch, key) -> batch` with the sequences to learn from."""
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        """Same features and shapes as `batch`; `decoder_loss_weights` marks each sequence's own tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """The data set's own targets (supervised KD)."""
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicy:
+    """The draft's own samples, drawn with its current parameters; no gradient flows through them.
+
+    Attributes:
+      temperature: of the draft's law (the paper: 1).
+      max_tokens: longest sample; None: as long as the batch's targets.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int | None = None
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        return sampled_batch(
+            networks.draft, networks.draft_params, batch, key, self.temperature, self.max_tokens
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetGenerated:
+    """The target's samples, drawn anew in every step. Dear: the target decodes token by token.
+
+    Attributes: see `OnPolicy`.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int | None = None
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        return sampled_batch(
+            networks.target, networks.target_params, batch, key, self.temperature, self.max_tokens
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Shares of every batch from several sources: the rows are dealt out, so only those rows are sampled.
+
+    Attributes:
+      sources: two or more.
+      weights: positive shares that sum to 1; rows are rounded to whole ones, the last source takes the rest.
+    """
+
+    sources: tuple[DataSource, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "weights", tuple(self.weights))
+        if len(self.sources) != len(self.weights) or not self.sources:
+            raise UsageError(f"Mixture: {len(self.sources)} sources but {len(self.weights)} weights")
+        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
+            raise UsageError(f"Mixture.weights={self.weights} must be positive and sum to 1")
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        rows = batch["decoder_target_tokens"].shape[0]
+        bounds = [round(rows * sum(self.weights[:i])) for i in range(len(self.weights))] + [rows]
+        parts = []
+        for i, source in enumerate(self.sources):
+            if bounds[i] == bounds[i + 1]:
+                raise UsageError(
+                    f"Mixture: share {self.weights[i]} of {rows} rows is none; raise BATCH_SIZE or the share"
+                )
+            part = {name: x[bounds[i] : bounds[i + 1]] for name, x in batch.items()}
+            parts.append(source(networks, part, jax.random.fold_in(key, i)))
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def sampled_batch(
+    model: LanguageModel,
+    params: Params,
+    batch: Batch,
+    key: Array,
+    temperature: float,
+    max_tokens: int | None = None,
+) -> Batch:
+    """The batch with its targets replaced by samples of `model` on the same prompts.
+
+    Rows without a prompt (the filling of a last batch) stay empty.
+    """
+    prompt_BT = batch["encoder_input_tokens"]
+    rows, width = batch["decoder_target_tokens"].shape
+    length = min(width, max_tokens or width)
+    keys_B = randomness.row_keys(key, jnp.arange(rows))
+    tokens_BT, length_B = sample(model, params, sampling_law(temperature), prompt_BT, keys_B, length)
+    tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))
+    real_BT = (jnp.arange(width) < length_B[:, None]) & (prompt_BT[:, :1] > 0)
+    tokens_BT = jax.lax.stop_gradient(jnp.where(real_BT, tokens_BT, 0))
+    return {
+        **batch,
+        "decoder_target_tokens": tokens_BT,
+        "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": real_BT.astype(jnp.float32),
+    }

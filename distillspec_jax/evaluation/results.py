@@ -1,0 +1,101 @@
+"""`results.jsonl`: one measured cell a line, whole lines only, each saying all that is needed to read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+_REQUIRED = ("schema_version", "task", "drafter", "temperature", "block_size", "block_efficiency", "per_prompt")
+_IDENTITY = ("task", "split", "target", "drafter", "verifier", "temperature", "top_k", "top_p", "block_size", "batch_size")
+
+
+def read(path: str | Path) -> list[Row]:
+    """Every row of a file, in its order.
+
+    Raises:
+      UsageError: an unreadable file, a malformed line or a line of another schema, by file and line.
+    """
+    return _parse(Path(path), _lines(Path(path)))
+
+
+def reopen(path: Path) -> list[Row]:
+    """The rows of a file that is to be continued; a last line that a kill cut short is cut off the file."""
+    if not path.exists():
+        return []
+    lines = _lines(path)
+    if lines and not lines[-1].endswith("\n"):
+        with checkpoint.saving(path.parent), path.open("r+b") as file:
+            file.truncate(sum(len(line.encode()) for line in lines[:-1]))
+        lines = lines[:-1]
+    return _parse(path, lines)
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds one whole line.
+
+    Raises:
+      UsageError: it cannot be written (a full disk); what was written of the line is taken back.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    with checkpoint.saving(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError:
+            if path.exists():
+                with path.open("r+b") as file:
+                    file.truncate(size)
+            raise
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Of several measurements of one cell (a draft that was trained again), the last."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = tuple(row.get(field) for field in _IDENTITY)
+        found.pop(key, None)  # so that it moves to its new place
+        found[key] = row
+    return list(found.values())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text, so no results.jsonl") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def _parse(path: Path, lines: list[str]) -> list[Row]:
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{place}: expected a JSON object, got {type(row).__name__}")
+        missing = [field for field in _REQUIRED if field not in row]
+        if missing:
+            raise UsageError(f"{place}: not a row of a sweep: it has no field {missing[0]!r}")
+        if row["schema_version"] != SCHEMA_VERSION:
+            raise UsageError(
+                f"{place}: schema version {row['schema_version']!r}, this release reads {SCHEMA_VERSION}"
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,94 @@
+"""Measured speed, so that what is compared met the same machine.
+
+Systems take turns on every unit of work (a batch of prompts) within one process, after each has run once to
+compile; their order rotates. Noise of a shared machine only ever adds time, so a unit's time is the smallest
+of its repeats, for every system alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.paired import Interval
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing(Generic[Result]):
+    """What one system did.
+
+    Attributes:
+      results: of each unit's first run, U of them.
+      seconds_RU: wall-clock of each repeat of each unit, compilation excluded.
+      first_call_seconds: of the run before all others, which compiles whatever is not compiled yet.
+    """
+
+    results: list[Result]
+    seconds_RU: np.ndarray
+    first_call_seconds: float
+
+    @property
+    def seconds_U(self) -> np.ndarray:
+        """The smallest time of each unit."""
+        return self.seconds_RU.min(0)
+
+
+def interleaved(
+    systems: Sequence[Callable[[int], Result]],
+    units: int,
+    repeats: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing[Result]]:
+    """Runs every system on every unit, in turns.
+
+    Args:
+      systems: unit index to result; must return only when the result is on the host.
+      units: how many units of work there are.
+      repeats: how often each is run.
+      clock: seconds.
+
+    Raises:
+      UsageError: units or repeats below 1.
+    """
+    for name, value in (("units", units), ("repeats", repeats)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}, must be at least 1")
+
+    def timed(system: Callable[[int], Result], unit: int) -> tuple[Result, float]:
+        began = clock()
+        result = system(unit)
+        return result, clock() - began
+
+    first = [timed(system, 0)[1] for system in systems]
+    seconds_SRU = np.zeros((len(systems), repeats, units))
+    results: list[list[Result]] = [[] for _ in systems]
+    for unit in range(units):
+        for repeat in range(repeats):
+            for turn in range(len(systems)):
+                s = (turn + unit + repeat) % len(systems)
+                result, seconds_SRU[s, repeat, unit] = timed(systems[s], unit)
+                if not repeat:
+                    results[s].append(result)
+    return [Timing(*made) for made in zip(results, seconds_SRU, first, strict=True)]
+
+
+def speedup(
+    baseline_seconds_U: Sequence[float],
+    baseline_tokens_U: Sequence[int],
+    seconds_U: Sequence[float],
+    tokens_U: Sequence[int],
+) -> Interval:
+    """Tokens a second over the baseline's tokens a second, pooled over units, with its paired interval.
+
+    At temperature 0 both emit the same tokens and this is the ratio of seconds. At T > 0 their texts are
+    two draws of one law; per token, a longer draw does not pass for a slower system.
+    """
+    return paired.ratio_of_ratios(baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U)

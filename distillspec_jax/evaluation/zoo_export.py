@@ -1,0 +1,111 @@
+"""From training directories to the shipped zoo: bfloat16 weights, held-out quality, manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillspec_jax import checkpoint
+from distillspec_jax.data import catalog
+from distillspec_jax.evaluation import held_out
+from distillspec_jax.models import pretrained, zoo
+from distillspec_jax.models.pretrained import Pretrained
+
+DESCRIPTIONS = {
+    "target": "multitask target, supervised on the three embedded tasks",
+    "draft": "multitask draft, supervised only",
+    "distilled": "the same draft distilled from the target",
+}
+RESAMPLES = 4000
+
+
+def export(names: list[str], directory: str, destination: str | None, limit: int | None) -> str:
+    """Writes the zoo and returns a summary table in Markdown.
+
+    Quality is measured on the exported (bfloat16) weights, on each task's validation split.
+
+    Args:
+      names: training directories under `directory`; the first is the target.
+      destination: where the zoo goes; the package's own folder by default.
+      limit: held-out examples a task.
+    """
+    root = Path(destination) if destination else zoo.ROOT
+    models: dict[str, Any] = {}
+    measured: dict[str, dict[str, held_out.HeldOut]] = {}
+    for name in names:
+        source = Path(directory) / name
+        trained = pretrained.load(str(source))
+        _write(trained, source, root / name, parents={"directory": name})
+        shipped = pretrained.load(str(root / name))
+        measured[name] = {
+            task: held_out.measure(shipped, task, split="validation", limit=limit)
+            for task in catalog.EMBEDDED_TASKS
+        }
+        models[name] = {
+            "description": DESCRIPTIONS.get(name, name),
+            "parameters": shipped.num_parameters,
+            "quality": {
+                task: _quality(found, measured[names[0]][task]) for task, found in measured[name].items()
+            },
+        }
+    baselines = {}
+    for task in catalog.EMBEDDED_TASKS:
+        scores, corpus = held_out.copy_baseline(task, split="validation", limit=limit)
+        baselines[task] = {"copy_the_input": corpus, "examples": len(scores)}
+    aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in names}
+    manifest = {"models": models, "aliases": aliases, "baselines": baselines}
+    (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    zoo.manifest.cache_clear()
+    return table(manifest)
+
+
+def _write(trained: Pretrained, source: Path, target: Path, parents: dict[str, str]) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    step = checkpoint.latest_step(source)
+    assert step is not None
+    card = dataclasses.replace(trained.card, provenance=trained.card.provenance | {"exported_step": step})
+    checkpoint.write_card(target, card, trained.tokenizer_bytes)
+    checkpoint.save_params(target, step, trained.params, dtype="bfloat16")
+    shutil.copy(source / "metrics.jsonl", target / "training.jsonl")
+
+
+def _quality(found: held_out.HeldOut, target: held_out.HeldOut) -> dict[str, Any]:
+    """Held-out values, each with the paired interval of target minus this model."""
+    quality = {
+        "nll_per_token": {
+            "value": float(found.nll.sum() / found.tokens.sum()),
+            "target_minus_this_ci95": _paired(target.nll, found.nll, found.tokens),
+        },
+        "score_per_example": {
+            "value": float(found.scores.mean()),
+            "target_minus_this_ci95": _paired(target.scores, found.scores, np.ones_like(found.scores)),
+        },
+    }
+    return quality | {name: {"value": float(value)} for name, value in found.corpus.items()}
+
+
+def _paired(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> list[float]:
+    """95 % bootstrap interval over examples of sum(ours - theirs) / sum(weights)."""
+    rows = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
+    ratios = (ours - theirs)[rows].sum(1) / weights[rows].sum(1)
+    return [float(x) for x in np.quantile(ratios, [0.025, 0.975])]
+
+
+def table(manifest: dict[str, Any]) -> str:
+    """The manifest's quality as a Markdown table."""
+    lines = ["| task | model | nll a token | metrics |", "|---|---|---|---|"]
+    for task, baseline in manifest["baselines"].items():
+        for name, model in manifest["models"].items():
+            quality = model["quality"][task]
+            shown = ", ".join(
+                f"{k} {v['value']:.2f}" for k, v in quality.items() if k not in ("nll_per_token", "score_per_example")
+            )
+            lines.append(f"| {task} | {name} | {quality['nll_per_token']['value']:.3f} | {shown} |")
+        copied = ", ".join(f"{k} {v:.2f}" for k, v in baseline["copy_the_input"].items())
+        lines.append(f"| {task} | copy the input | – | {copied} |")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""A checkpoint directory, loaded: network, parameters, card and tokenizer bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import registry, zoo
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.shapes import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model ready to use.
+
+    Attributes:
+      name: what the user called it (a directory or `zoo:NAME`); errors and reports quote it.
+      model: the network.
+      params: its parameters, float32.
+      card: what the directory says of itself.
+      tokenizer_bytes: the tokenizer's file, or None.
+    """
+
+    name: str
+    model: EncoderDecoder
+    params: Params = dataclasses.field(repr=False)
+    card: ModelCard = dataclasses.field(repr=False)
+    tokenizer_bytes: bytes | None = dataclasses.field(repr=False, default=None)
+
+    @property
+    def num_parameters(self) -> int:
+        return checkpoint.count_parameters(self.params)
+
+
+def load(name: str, step: int | None = None, shardings: Any = None) -> Pretrained:
+    """Loads a checkpoint directory or a model of the zoo.
+
+    Args:
+      name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them).
+      step: which checkpoint; the newest by default.
+      shardings: where parameters go; the first device by default.
+
+    Raises:
+      UsageError: no such model, no finished checkpoint, parameters that contradict the configuration.
+    """
+    directory = resolve(name)
+    card = checkpoint.read_card(directory)
+    model = registry.build(card.family, card.config)
+    params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
+    return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
+
+
+def resolve(name: str) -> Path:
+    """The directory behind a name."""
+    return zoo.directory(name) if zoo.is_zoo_name(name) else Path(name)
+
+
+def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bool = False) -> None:
+    """Refuses a draft whose token ids mean something else than its target's.
+
+    Raises:
+      UsageError: the fingerprints differ, or one is unknown and the caller does not vouch for it.
+    """
+    ours, theirs = target.card.tokenizer_fingerprint, draft.card.tokenizer_fingerprint
+    if ours is not None and theirs is not None:
+        if ours != theirs:
+            raise UsageError(
+                f"draft {draft.name} has another vocabulary than target {target.name} "
+                f"(tokenizer {theirs[:12]} against {ours[:12]}): use a draft trained with the target's tokenizer"
+            )
+    elif not assume_same_vocabulary:
+        unknown = draft.name if theirs is None else target.name
+        raise UsageError(
+            f"the vocabulary of {unknown} is unknown (no tokenizer in its checkpoint): "
+            "pass --assume_same_vocabulary if you are sure that it is the other's"
+        )

@@ -1,0 +1,47 @@
+"""The models that come with the package: names, aliases, directories."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax.errors import UsageError, nearest
+
+ROOT = Path(__file__).parent.parent / "zoo"
+PREFIX = "zoo:"
+
+
+@functools.cache
+def manifest() -> dict[str, Any]:
+    """`zoo/zoo.json`: `{"models": {name: {...}}, "aliases": {"TASK/role": name}}`."""
+    path = ROOT / "zoo.json"
+    if not path.is_file():
+        return {"models": {}, "aliases": {}}
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def is_zoo_name(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def task_of(name: str) -> str | None:
+    """The task that a zoo name speaks of (`zoo:wiki_leads/target`), or None."""
+    return name.removeprefix(PREFIX).rpartition("/")[0] or None if is_zoo_name(name) else None
+
+
+def directory(name: str) -> Path:
+    """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/ROLE`.
+
+    Raises:
+      UsageError: no such model; names the nearest.
+    """
+    key = name.removeprefix(PREFIX)
+    known = manifest()
+    model = known["aliases"].get(key, key)
+    if model not in known["models"]:
+        names = [*known["aliases"], *known["models"]]
+        raise UsageError(f"the zoo has no model {key!r}: {nearest(key, names)}")
+    return ROOT / str(model)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs one job on every host of a Cloud TPU slice, from a machine that has gcloud.
+#
+#   TPU_NAME=v5e-32 ZONE=us-west4-a launch/tpu_pod.sh \
+#     distill --gin_file=runs/distill.gin --gin.MODEL_DIR=gs://bucket/draft
+#
+# Before the first run, on every host (the same gcloud line with this --command):
+#   git clone URL distillspec && cd distillspec && make setup && .venv/bin/pip install -e '.[tpu]'
+#
+# The hosts find each other through the TPU's metadata. Each runs launch/local.sh, which starts the job again when it was
+# preempted and the host lives on. After the loss of a slice, create it anew and run this line again: the job goes on
+# from its last checkpoint.
+#
+# REMOTE_DIR     the checkout on the hosts (default: distillspec, under the home folder)
+set -euo pipefail
+
+if [[ $# -eq 0 || -z "${TPU_NAME:-}" || -z "${ZONE:-}" ]]; then
+  echo "usage: TPU_NAME=NAME ZONE=ZONE launch/tpu_pod.sh COMMAND [flags], as for distillspec" >&2
+  exit 2
+fi
+
+remote="cd ${REMOTE_DIR:-distillspec} && DISTILLSPEC_MULTIHOST=1 launch/local.sh$(printf ' %q' "$@")"
+exec gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all --command="$remote"

@@ -1,0 +1,107 @@
+import hashlib
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from distillspec_jax.data import catalog, train_vocabulary
+from distillspec_jax.data.tokenizer import EMBEDDED_MODEL, Tokenizer, embedded_tokenizer
+from distillspec_jax.errors import UsageError
+
+# Mostly what default SentencePiece settings destroy, and pieces that a text could be taken for.
+NASTY = st.text(
+    st.sampled_from("a B7\n\r\t ½äß😀\u2581\u00a0\u200d\u0000#=<>") | st.characters(codec="utf-8")
+)
+
+
+@given(NASTY)
+@example("")
+@example(" leading, trailing ")
+@example("two  spaces\n\n\ttab\r\n")
+@example("\u2581")
+@example("a\u2581\u2581 b\u2581")
+@example("½ cup, 3½ miles 😀 👩‍👩‍👧 Größenänderung €")
+@example("<unk> </s> <pad> <0x41> \u2047")
+@example("e\u0301 \ufb01 \u3000")  # what NFKC would fold
+def test_decode_undoes_encode_exactly(text):
+    tokenizer = embedded_tokenizer()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)
+
+
+def test_every_embedded_test_row_survives():
+    tokenizer = embedded_tokenizer()
+    newlines = 0
+    for spec in catalog.EMBEDDED_TASKS.values():
+        for row in catalog.read_rows(spec, "test"):
+            newlines += row["targets"].count("\n")
+            for text in row.values():
+                assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert newlines >= 500  # every gsm_symbolic answer has one
+
+
+def test_special_ids_and_size():
+    tokenizer = embedded_tokenizer()
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id, tokenizer.vocab_size) == (0, 1, 2, 4096)
+
+
+def test_newline_and_digits_are_pieces_of_their_own():
+    tokenizer = embedded_tokenizer()
+    assert len(tokenizer.encode("\n")) == 1
+    assert len(tokenizer.encode("2024")) == 4
+
+
+def test_decode_stops_at_eos_and_drops_padding():
+    tokenizer = embedded_tokenizer()
+    word = tokenizer.encode("Apache")
+    assert tokenizer.decode([0, *word, 0, 1, *word]) == "Apache"
+    assert tokenizer.decode([]) == tokenizer.decode([1, *word]) == ""
+
+
+def test_ids_of_padded_embedding_rows_read_as_unknown():
+    tokenizer = embedded_tokenizer()
+    assert tokenizer.decode([4096]) == tokenizer.decode([tokenizer.unk_id]) == tokenizer.decode([-1]) != ""
+
+
+def test_half_a_character_reads_as_replacement():
+    tokenizer = embedded_tokenizer()
+    assert tokenizer.decode(tokenizer.encode("½")[:1]) == "\ufffd"
+
+
+def test_bytes_carry_the_whole_tokenizer():
+    original = embedded_tokenizer()
+    copy = Tokenizer.from_bytes(original.model_bytes)
+    assert copy == original
+    assert copy.encode("Größe ½\n") == original.encode("Größe ½\n")
+    assert copy.fingerprint == hashlib.sha256(EMBEDDED_MODEL.read_bytes()).hexdigest()
+
+
+def test_lone_surrogate_is_refused_by_position():
+    with pytest.raises(UsageError, match=r"'\\ud800' at character 2"):
+        embedded_tokenizer().encode("ab\ud800")
+
+
+def test_missing_or_foreign_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.model.*No such file"):
+        Tokenizer.from_file(tmp_path / "absent.model")
+    (tmp_path / "text.model").write_text("not a model")
+    with pytest.raises(UsageError, match=r"text\.model.* is not a SentencePiece model"):
+        Tokenizer.from_file(tmp_path / "text.model")
+
+
+def test_training_a_vocabulary_is_deterministic_and_lossless():
+    lines = [
+        f"{a} plus {b} gives ½ of {c}" for a in range(9) for b in range(9) for c in ("tea", "cake", "rye")
+    ]
+    model = train_vocabulary.train(lines, vocabulary_size=280)
+    assert train_vocabulary.train(lines, vocabulary_size=280) == model
+    tokenizer = Tokenizer.from_bytes(model)
+    assert tokenizer.vocab_size == 280
+    assert tokenizer.decode(tokenizer.encode("tea  ½\n\tplus Ω\u2581")) == "tea  ½\n\tplus Ω\u2581"
+    assert tokenizer.fingerprint != embedded_tokenizer().fingerprint
+
+
+@pytest.mark.slow
+def test_the_shipped_vocabulary_is_the_one_that_the_script_makes():
+    assert train_vocabulary.train(train_vocabulary.training_lines()) == EMBEDDED_MODEL.read_bytes()

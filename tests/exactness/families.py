@@ -1,0 +1,130 @@
+"""Model families under test: tiny pairs, and how to score a continuation without their caches.
+
+The next family joins by one entry in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import ModelDrafter, PairParams
+from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.shapes import Array, Params
+from tests.decoding.prefix_model import PrefixModel
+
+VOCAB = 6
+"""Real ids: padding 0, EOS 1, and four more. The models' tables are wider, and not equally wide."""
+
+PROMPTS = ((3, 1), (5, 2, 4, 4, 2), (2, 3, 5))
+"""Of unequal length."""
+
+Score = Callable[[LanguageModel, Params, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A pair of one architecture.
+
+    Attributes:
+      target, draft: networks; `params` are theirs.
+      score: `(model, params, prompt [S], continuations [N, T]) -> logits [N, T + 1, V]` by `logits`
+        alone: entry t is the law of token t.
+    """
+
+    name: str
+    target: LanguageModel
+    draft: LanguageModel
+    params: PairParams
+    score: Score
+
+    @property
+    def drafter(self) -> ModelDrafter:
+        return ModelDrafter(self.draft)
+
+    def target_logits(self, prompt: tuple[int, ...], continuations_NT: np.ndarray) -> np.ndarray:
+        return _scored(self.score, self.target, self.params.target, prompt, continuations_NT)
+
+    def draft_logits(self, prompt: tuple[int, ...], continuations_NT: np.ndarray) -> np.ndarray:
+        return _scored(self.score, self.draft, self.params.draft, prompt, continuations_NT)
+
+
+def _scored(
+    score: Score, model: LanguageModel, params: Params, prompt: tuple[int, ...], continuations_NT: np.ndarray
+) -> np.ndarray:
+    prompt_S = jnp.asarray(prompt, jnp.int32)
+    return np.asarray(_score_jit(score, model, params, prompt_S, jnp.asarray(continuations_NT, jnp.int32)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score_jit(score: Score, model: LanguageModel, params: Any, prompt_S: Array, tokens_NT: Array) -> Array:
+    return score(model, params, prompt_S, tokens_NT)
+
+
+def _decoder_only(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
+    prompt_NS = jnp.broadcast_to(prompt_S, (len(tokens_NT), prompt_S.size))
+    logits = model.logits(params, {"tokens": jnp.concatenate([prompt_NS, tokens_NT], axis=1)})
+    return logits[:, prompt_S.size - 1 :]
+
+
+def _encoder_decoder(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
+    batch = {
+        "encoder_input_tokens": jnp.broadcast_to(prompt_S, (len(tokens_NT), prompt_S.size)),
+        "decoder_input_tokens": jnp.pad(tokens_NT, ((0, 0), (1, 0))),
+    }
+    return model.logits(params, batch)
+
+
+def prefix_family() -> Family:
+    target, draft = PrefixModel(8), PrefixModel(7)
+    # Near enough for drafts to be accepted, far enough for a wrong rule to show.
+    params = target.init_params(1)
+    blurred = draft.init_params(2)
+    near = jax.tree.map(
+        lambda a, b: 0.8 * a + 0.5 * b,
+        {"embed_VD": params["embed_VD"][:7], "out_DV": params["out_DV"][:, :7]},
+        blurred,
+    )
+    return Family("prefix", target, draft, PairParams(params, near), _decoder_only)
+
+
+def t5_family() -> Family:
+    def config(vocab_size: int, layers: int) -> T5Config:
+        return T5Config(
+            vocab_size=vocab_size,
+            emb_dim=8,
+            num_heads=2,
+            head_dim=4,
+            num_encoder_layers=1,
+            num_decoder_layers=layers,
+            mlp_dim=8,
+            relpos_buckets=4,
+            relpos_max_distance=8,
+        )
+
+    target, draft = EncoderDecoder(config(8, 2)), EncoderDecoder(config(7, 1))
+
+    def sharpened(model: EncoderDecoder, seed: int) -> Params:
+        params = init_params(model, jax.random.key(seed))
+        params["decoder"]["logits_dense"]["kernel"] *= 3.0
+        return params
+
+    return Family(
+        "t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _encoder_decoder
+    )
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"prefix": prefix_family, "t5": t5_family}
+
+
+@functools.cache
+def family(name: str) -> Family:
+    """One instance a process, so that compiled functions are shared."""
+    return FAMILIES[name]()

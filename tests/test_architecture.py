@@ -1,0 +1,131 @@
+"""The layers of docs/architecture.md, read off the imports; deferred imports inside functions count too."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "distillspec_jax"
+
+# From the top. A module imports from its own row and the rows below it, never above.
+ROWS: list[set[str]] = [
+    {"cli"},
+    {"api"},
+    {"evaluation"},
+    {"distillation"},
+    {"training"},
+    {"decoding"},
+    {"data"},
+    {"interop"},  # reads models, never the reverse
+    {"models"},
+    {"partitioning", "metrics", "checkpoint", "shapes", "errors"},
+]
+HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
+
+# Who alone may import what.
+ONLY = {
+    "tensorflow": "data",
+    "tensorflow_datasets": "data",
+    "tensorflow_text": "data",
+    "seqio": "data",
+    "clu": "data",
+    "gin": "cli",
+    "absl": "cli",
+}
+# What a package dependency must never become: these are for tests, benchmarks and notebooks.
+NEVER = {"torch", "transformers", "pytest", "hypothesis", "t5x"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    """`distillspec_jax/decoding/law.py` -> `decoding`; `distillspec_jax/errors.py` -> `errors`."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(source: str, path: Path) -> Iterator[str]:
+    """Full names of all modules that a source imports, with relative imports resolved."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.parent.relative_to(ROOT).parts
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            # `from distillspec_jax import errors` names a module only in its last part.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def violations(source: str, path: Path) -> list[str]:
+    """What a source file at `path` may not import, in words."""
+    own = package_of(path)
+    found = []
+    for name in imports(source, path):
+        top, *rest = name.split(".")
+        if top in NEVER:
+            found.append(f"{name}: never inside the package")
+        if top in ONLY and own != ONLY[top]:
+            found.append(f"{name}: only {ONLY[top]}/ may import it")
+        if top != "distillspec_jax" or not rest or rest[0] not in HEIGHT or own == "__init__":
+            continue
+        if HEIGHT[rest[0]] > HEIGHT[own]:
+            found.append(f"{name}: {rest[0]} stands above {own}")
+    return found
+
+
+def test_every_module_has_a_row():
+    assert {package_of(path) for path in MODULES} - HEIGHT.keys() == {"__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    assert violations(path.read_text(), path) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "source", "said"),
+    [
+        ("decoding/law.py", "from distillspec_jax.training import loop", "training stands above decoding"),
+        ("decoding/law.py", "def f():\n  import distillspec_jax.evaluation.sweep", "evaluation stands above"),
+        ("models/t5.py", "from distillspec_jax import interop", "interop stands above models"),
+        ("models/t5.py", "from ..interop.t5x import read", "interop stands above models"),
+        ("errors.py", "from . import models", "models stands above errors"),
+        ("api.py", "from distillspec_jax.cli import errors", "cli stands above api"),
+        ("decoding/law.py", "import tensorflow as tf", "only data/ may import it"),
+        ("training/loop.py", "import gin", "only cli/ may import it"),
+        ("interop/hf.py", "def f():\n  from torch import nn", "never inside the package"),
+    ],
+)
+def test_a_violation_would_be_seen(where, source, said):
+    (violation,) = violations(source, PACKAGE / where)
+    assert said in violation
+
+
+def test_tensorflow_waits_until_a_task_is_read():
+    light = HEIGHT["data"]
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in MODULES
+        if package_of(path) in HEIGHT
+    }
+    modules = [name for name in names if HEIGHT[name.split(".")[1]] < light or name.endswith("__init__")]
+    modules += [name for name in names if name.startswith("distillspec_jax.decoding.")]
+    code = f"import importlib, sys\nfor name in {sorted(modules)}: importlib.import_module(name)\n"
+    code += "print(sorted({'tensorflow', 'seqio', 'clu', 'gin'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("folder", ["distillspec_jax", "tests", "benchmarks"])
+def test_files_are_short_and_named_for_what_they_hold(folder):
+    vague = {"utils", "util", "common", "helpers", "helper", "misc", "lib", "core"}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{path}: {lines} lines; a file stops at 400"
+        assert not vague & {path.stem, *path.relative_to(ROOT).parts[:-1]}, (
+            f"{path}: a concept without a name"
+        )

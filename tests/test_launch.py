@@ -1,0 +1,126 @@
+"""The launch scripts, run against stand-ins for the schedulers that they talk to."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from distillspec_jax.cli.main import COMMANDS
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
+
+# Notes its arguments and DISTILLSPEC_MULTIHOST, and exits with the next status of its plan. The status `wait` stands for
+# a job that runs until SIGTERM, then saves and exits 75.
+STAND_IN = """#!/usr/bin/env bash
+here="$(dirname "$0")"
+printf '%s' "$(basename "$0") multihost=${DISTILLSPEC_MULTIHOST:-}" >> "$here/calls"
+printf ' %q' "$@" >> "$here/calls"; echo >> "$here/calls"
+plan="$here/plan.$(basename "$0")"
+status="$(head -n 1 "$plan" 2>/dev/null || echo 0)"
+[[ -f "$plan" ]] && sed -i 1d "$plan"
+if [[ "$status" == wait ]]; then
+  trap 'exit 75' TERM
+  kill -TERM "$PPID"
+  while true; do sleep 0.01; done
+fi
+exit "${status:-0}"
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a script with stand-ins on the PATH: its exit status, and the calls that they received."""
+
+    def run(script: str, *argv: str, plan: dict[str, list[int | str]] | None = None, **environment: str):
+        for name in ("distillspec", "srun", "scontrol", "gcloud"):
+            (tmp_path / name).write_text(STAND_IN)
+            (tmp_path / name).chmod(0o755)
+            statuses = (plan or {}).get(name, [])
+            (tmp_path / f"plan.{name}").write_text("".join(f"{status}\n" for status in statuses))
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "DISTILLSPEC"))
+        }
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", str(LAUNCH / script), *argv],
+            env={**kept, **environment, "PATH": path},
+            capture_output=True,
+        )
+        calls = tmp_path / "calls"
+        return done.returncode, calls.read_text().splitlines() if calls.exists() else []
+
+    return run
+
+
+def test_the_three_scripts_are_there():
+    assert [path.name for path in SCRIPTS] == ["local.sh", "slurm.sbatch", "tpu_pod.sh"]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse_and_name_commands_that_exist(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text()
+    named = re.findall(r"^#\s+(?:launch/local\.sh )?(\w+) --gin_file=", text, re.MULTILINE)
+    assert named
+    assert set(named) <= COMMANDS.keys()
+    assert set(re.findall(r"--gin_file=(\S+)", text)) <= {"runs/finetune.gin", "runs/distill.gin"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_without_a_command_they_say_how(path, launch):
+    assert launch(path.name) == (2, [])
+
+
+def test_local_goes_on_after_preemption(launch):
+    status, calls = launch("local.sh", "distill", "--gin.NAME=a b", plan={"distillspec": [75, 75, 0]})
+    assert status == 0
+    assert calls == [r"distillspec multihost= distill --gin.NAME=a\ b"] * 3
+
+
+@pytest.mark.parametrize("failure", [1, 2, 130])
+def test_local_does_not_repeat_a_failure(launch, failure):
+    status, calls = launch("local.sh", "distill", plan={"distillspec": [failure]})
+    assert (status, len(calls)) == (failure, 1)
+
+
+def test_a_signal_to_local_reaches_the_job_which_is_not_run_again(launch):
+    status, calls = launch("local.sh", "distill", plan={"distillspec": ["wait", 0]})
+    assert (status, len(calls)) == (75, 1)
+
+
+def test_local_gives_up_in_the_end(launch):
+    status, calls = launch("local.sh", "distill", plan={"distillspec": [75] * 9}, MAX_RESTARTS="2")
+    assert (status, len(calls)) == (75, 3)
+
+
+def test_slurm_requeues_only_a_preempted_job(launch):
+    job = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "4"}
+    status, calls = launch("slurm.sbatch", "distill", "--gin.NAME=a b", plan={"srun": [75, 2]}, **job)
+    assert status == 75
+    assert calls[0].startswith("srun multihost=1 --kill-on-bad-exit=1 distillspec distill --gin.NAME=a")
+    assert calls[1] == "scontrol multihost=1 requeue 17"
+
+
+@pytest.mark.parametrize("result", [0, 2])
+def test_slurm_leaves_other_ends_alone(launch, result):
+    status, calls = launch(
+        "slurm.sbatch", "distill", plan={"srun": [result]}, SLURM_JOB_ID="17", SLURM_NTASKS="1"
+    )
+    assert status == result
+    assert calls == ["srun multihost= --kill-on-bad-exit=1 distillspec distill"]
+
+
+def test_a_tpu_pod_runs_the_local_script_on_every_host(launch):
+    status, (call,) = launch("tpu_pod.sh", "distill", "--gin.NAME=a b", TPU_NAME="slice", ZONE="z")
+    arguments = shlex.split(call)
+    assert status == 0
+    assert {"slice", "--zone=z", "--worker=all"} <= set(arguments)
+    remote = shlex.split(arguments[-1].removeprefix("--command="))
+    assert remote == [
+        *("cd", "distillspec", "&&", "DISTILLSPEC_MULTIHOST=1"),
+        *("launch/local.sh", "distill", "--gin.NAME=a b"),
+    ]
