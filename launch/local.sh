@@ -19,7 +19,7 @@ if [[ $# -eq 0 ]]; then
 fi
 
 stopping=
-trap 'stopping=1; true 2>/dev/null' TERM INT
+trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
 for ((restart = 0; restart <= ${MAX_RESTARTS:-100}; restart++)); do
   "$DISTILLSPEC" "$@" <&0 &
   child=$!

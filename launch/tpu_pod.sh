@@ -7,9 +7,9 @@
 # Before the first run, on every host (the same gcloud line with this --command):
 #   git clone URL distillspec && cd distillspec && make setup && .venv/bin/pip install -e '.[tpu]'
 #
-# The hosts find each other through the TPU's metadata. Each runs launch/local.sh, which starts the job again when it was
-# preempted and the host lives on. After the loss of a slice, create it anew and run this line again: the job goes on
-# from its last checkpoint.
+# The hosts find each other through the TPU's metadata. Each runs launch/local.sh, which starts the job again when it
+# was preempted and the host lives on. After the loss of a slice, create it anew and run this line again: the job
+# goes on from its last checkpoint.
 #
 # REMOTE_DIR     the checkout on the hosts (default: distillspec, under the home folder)
 set -euo pipefail

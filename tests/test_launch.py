@@ -13,8 +13,8 @@ from distillspec_jax.cli.main import COMMANDS
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 
-# Notes its arguments and DISTILLSPEC_MULTIHOST, and exits with the next status of its plan. The status `wait` stands for
-# a job that runs until SIGTERM, then saves and exits 75.
+# Notes its arguments and DISTILLSPEC_MULTIHOST, and exits with the next status of its plan. The status `wait`
+# stands for a job that runs until SIGTERM, then saves and exits 75.
 STAND_IN = """#!/usr/bin/env bash
 here="$(dirname "$0")"
 printf '%s' "$(basename "$0") multihost=${DISTILLSPEC_MULTIHOST:-}" >> "$here/calls"

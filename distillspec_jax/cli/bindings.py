@@ -137,7 +137,10 @@ class _GinFiles:
                 return (root / path).open(encoding="utf-8")
         if os.path.isdir(path):
             raise UsageError("is a folder, name a file in it")
-        known = [str(file.relative_to(root)) for root in self._roots for file in root.glob("*/*.gin")]
+        # Not all of the current folder, which may be a home folder.
+        found = [(Path(), f) for f in Path().glob("*/*.gin")]
+        found += [(root, f) for root in self._roots[1:] for f in root.rglob("*.gin")]
+        known = [str(f.relative_to(root)) for root, f in found]
         raise UsageError(
             f"no such file: {nearest(path, known)}; looked in {', '.join(map(str, self._roots))}"
         )

@@ -15,11 +15,12 @@ an uninterrupted run sees from there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from distillspec_jax.data import catalog, tasks
+from distillspec_jax.data import catalog, packing, tasks
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.errors import UsageError, nearest
@@ -32,6 +33,7 @@ SHUFFLE_BUFFER = 1 << 20
 """Splits of at most so many rows are held in memory as token ids and shuffled whole; larger or unsized ones
 are streamed through a shuffle buffer of this many examples."""
 TENSORFLOW_THREADS = 2
+TENSORFLOW_PREFETCH = 256
 
 
 def task_names() -> list[str]:
@@ -83,10 +85,10 @@ def train_batches(
         (stream,) = streams
     skipped = start_step * rows
     if pack:
-        features = _convert(stream, lengths, pack=True).skip(skipped)
-    else:
-        features = _convert(stream.skip(skipped), lengths, pack=False)
-    return _numpy(features.batch(rows, drop_remainder=True).prefetch(2))
+        packed = packing.pack(_numpy(stream.prefetch(TENSORFLOW_PREFETCH)), lengths)
+        return _batched(itertools.islice(packed, skipped, None), rows)
+    features = _convert(stream.skip(skipped), lengths)
+    return map(_float_weights, _numpy(features.batch(rows, drop_remainder=True).prefetch(2)))
 
 
 def eval_batches(
@@ -122,8 +124,8 @@ def eval_batches(
     stream = streams[0]
     for following in streams[1:]:
         stream = stream.concatenate(following)
-    features = _convert(stream.take(-1 if limit is None else limit), lengths, pack=False)
-    return (_fill(batch, rows) for batch in _numpy(features.batch(rows)))
+    features = _convert(stream.take(-1 if limit is None else limit), lengths)
+    return (_fill(_float_weights(batch), rows) for batch in _numpy(features.batch(rows)))
 
 
 def _provider(name: str) -> seqio.Task | seqio.Mixture:
@@ -191,8 +193,8 @@ def _epochs(
     return dataset.shuffle(min(size or SHUFFLE_BUFFER, SHUFFLE_BUFFER), seed=seed).repeat()
 
 
-def _convert(stream: tf.data.Dataset, lengths: Mapping[str, int], *, pack: bool) -> tf.data.Dataset:
-    return seqio.EncDecFeatureConverter(pack=pack)(stream, dict(lengths))
+def _convert(stream: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
+    return seqio.EncDecFeatureConverter(pack=False)(stream, dict(lengths))
 
 
 def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -200,9 +202,16 @@ def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
     options.deterministic = True
     options.threading.private_threadpool_size = TENSORFLOW_THREADS
     options.threading.max_intra_op_parallelism = 1
-    for batch in dataset.with_options(options).as_numpy_iterator():
-        batch["decoder_loss_weights"] = batch["decoder_loss_weights"].astype(np.float32)
-        yield batch
+    yield from dataset.with_options(options).as_numpy_iterator()
+
+
+def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
+    while group := list(itertools.islice(rows, size)):
+        yield {name: np.stack([row[name] for row in group]) for name in group[0]}
+
+
+def _float_weights(batch: Batch) -> Batch:
+    return {**batch, "decoder_loss_weights": batch["decoder_loss_weights"].astype(np.float32)}
 
 
 def _fill(batch: Batch, rows: int) -> Batch:

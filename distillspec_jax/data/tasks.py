@@ -46,8 +46,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.array(self.tokenizer.encode(text.decode()), np.int32)
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            # Bytes in a graph, a scalar array in eager mode.
+            content = text if isinstance(text, bytes) else text.item()
+            return np.array(self.tokenizer.encode(content.decode()), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])

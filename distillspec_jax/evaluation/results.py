@@ -71,7 +71,8 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8", newline="\n") as file:  # at \n alone: JSON strings may hold U+2028
+            return file.readlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text, so no results.jsonl") from error
     except OSError as error:

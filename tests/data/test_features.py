@@ -56,7 +56,7 @@ def test_one_example_a_row(make_task):
                 [EIGHT, FOUR, NINE, THREE, THREE, 1, 0, 0, 0, 0],
             ],
             "decoder_target_tokens": [[THREE, NINE, 1, 0, 0, 0, 0], [FOUR, 1, 0, 0, 0, 0, 0]],
-            "decoder_input_tokens": [[0, THREE, NINE, 0, 0, 0, 0], [0, FOUR, 0, 0, 0, 0, 0]],
+            "decoder_input_tokens": [[0, THREE, NINE, 1, 0, 0, 0], [0, FOUR, 1, 0, 0, 0, 0]],
             "decoder_loss_weights": [[1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]],
         },
     )

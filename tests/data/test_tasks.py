@@ -31,7 +31,7 @@ def test_embedded_tasks_are_seqio_tasks(name):
 
 def test_vocabulary_agrees_with_the_tokenizer_in_and_out_of_the_graph():
     vocabulary = tasks.TokenizerVocabulary(embedded_tokenizer())
-    text = "½ of \u2581\n\t 12"
+    text = "½ of \u2581\n\t 12\0"
     ids = embedded_tokenizer().encode(text)
     assert vocabulary.encode(text) == ids
     assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == ids

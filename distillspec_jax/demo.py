@@ -1,0 +1,202 @@
+"""The whole story on embedded data: a supervised pair, a distilled draft, a control, and what they measure.
+
+It composes the other packages and measures nothing by itself. Whatever comes out is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax import checkpoint
+from distillspec_jax.data import catalog
+from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.divergences import Divergence, ForwardKL
+from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.report import report
+from distillspec_jax.evaluation.summary import summarise
+from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
+from distillspec_jax.models import pretrained
+from distillspec_jax.training import optimizers
+from distillspec_jax.training.finetune import finetune
+from distillspec_jax.training.job import DataConfig
+from distillspec_jax.training.loop import LoopConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the demo distils on a task; chosen on validation prompts (docs/results/demo-recipes.md).
+
+    Attributes:
+      divergence, source: of the distillation.
+      learning_rate: of the distillation; tuned as the control's was.
+      control_learning_rate: of the control.
+      steps: of both.
+    """
+
+    divergence: Divergence = ForwardKL()
+    source: DataSource = Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
+    learning_rate: float = 2e-3
+    control_learning_rate: float = 1e-3
+    steps: int = 150
+
+
+RECIPES: Mapping[str, Recipe] = {task: Recipe() for task in catalog.EMBEDDED_TASKS}
+BATCH_SIZE = 24
+BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
+SAME_TIME = "control, same time"
+
+
+def demo(
+    task: str,
+    output_dir: str | Path,
+    *,
+    minutes: float | None = None,
+    prompts: int = 96,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Distils the zoo's supervised draft and measures it before and after, beside a control.
+
+    The control is the same draft after as many more supervised steps: same optimizer, schedule, batches
+    and prompts. A second control trains for as long as the distillation took. A run that was interrupted
+    goes on where it stopped.
+
+    Args:
+      task: an embedded task.
+      output_dir: receives `report.html`, `results.jsonl`, `summary.json` and the drafts.
+      minutes: distil for about so long; the recipe's number of steps by default.
+      prompts: held-out prompts (the test split's first ones).
+      seed: of training and decoding.
+      say: told what is happening, a line at a time.
+      progress: see `sweep`.
+
+    Returns:
+      The summary, as written to `summary.json`.
+    """
+    if task not in RECIPES:
+        catalog.find_task(task)  # names the nearest when there is none
+        raise UsageError(f"--task={task}: the zoo has no pair for it; choose one of {', '.join(RECIPES)}")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes={minutes}: must be positive")
+    root, recipe = Path(output_dir), RECIPES[task]
+    target, draft = f"zoo:{task}/target", f"zoo:{task}/draft"
+    sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
+    say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")
+
+    data = DataConfig(task, eval_limit=48)
+    steps = recipe.steps
+    if minutes is not None:
+        say("timing a few steps on this machine")
+        steps = _steps_in(minutes * 60, task, recipe, data, root / "models" / f"{task}-timing", seed)
+    models = root / "models"
+
+    def distilled(steps: int, directory: Path) -> Path:
+        return distill(
+            target,
+            draft,
+            str(directory),
+            data,
+            _loop(steps, seed),
+            divergence=recipe.divergence,
+            source=recipe.source,
+            learning_rate=recipe.learning_rate,
+            optimizer=optimizers.adamw,
+        )
+
+    def control(steps: int, directory: Path) -> Path:
+        return finetune(
+            pretrained.load(draft).model,
+            str(directory),
+            data,
+            _loop(steps, seed),
+            learning_rate=recipe.control_learning_rate,
+            warmup_steps=20,
+            optimizer=optimizers.adamw,
+            initial_checkpoint_path=draft,
+        )
+
+    say(f"\ndistilling the draft: {steps} steps of {BATCH_SIZE} prompts")
+    after, seconds = _timed(distilled, steps, models / f"{task}-distilled-{steps}")
+    say(f"\nthe control: {steps} more supervised steps on the same prompts")
+    same_steps, control_seconds = _timed(control, steps, models / f"{task}-control-{steps}")
+    longer = max(steps, round(steps * seconds / control_seconds / 10) * 10)
+    say(f"\na control of the same duration: {longer} supervised steps")
+    same_time, _ = _timed(control, longer, models / f"{task}-control-{longer}")
+
+    drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
+    say(f"\nmeasuring on {prompts} held-out prompts")
+    shared: dict[str, Any] = {"output_dir": root, "task": task, "limit": prompts, "seed": seed, "progress": progress}
+    rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
+    extra = {SAME_TIME: str(same_time)}
+    rows += [
+        row
+        for row in sweep(
+            target, extra, block_sizes=(HEADLINE_BLOCK_SIZE,), temperatures=TEMPERATURES, **shared
+        )
+        if row["drafter"] == SAME_TIME
+    ]
+    summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
+    summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
+    with checkpoint.saving(root):
+        (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        report(
+            [root / RESULTS],
+            root / "report.html",
+            training={"distilled": after / "metrics.jsonl"},
+            title=f"DistillSpec on {task}",
+        )
+    return summary
+
+
+def _loop(steps: int, seed: int) -> LoopConfig:
+    return LoopConfig(
+        total_steps=steps, batch_size=BATCH_SIZE, seed=seed, log_period=25, eval_period=50, save_period=50, keep=1
+    )
+
+
+def _timed(train: Callable[[int, Path], Path], steps: int, directory: Path) -> tuple[Path, float]:
+    """The trained directory and the seconds it took, all sessions of an interrupted run included."""
+    clock = directory / "seconds.json"
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    if checkpoint.latest_step(directory) == steps:
+        return directory, before
+    began = time.perf_counter()
+    try:
+        train(steps, directory)
+    finally:
+        spent = before + time.perf_counter() - began
+        if directory.is_dir():
+            clock.write_text(json.dumps(spent))
+    return directory, spent
+
+
+def _steps_in(
+    seconds: float, task: str, recipe: Recipe, data: DataConfig, directory: Path, seed: int, trial: int = 6
+) -> int:
+    """How many distillation steps fit, from the later steps of a short trial (the first ones compile)."""
+    times: list[float] = []
+    shutil.rmtree(directory, ignore_errors=True)
+    for steps in (1, trial):
+        began = time.perf_counter()
+        distill(
+            f"zoo:{task}/target",
+            f"zoo:{task}/draft",
+            str(directory / str(steps)),
+            dataclasses.replace(data, eval_limit=1),
+            dataclasses.replace(_loop(steps, seed), eval_period=0),
+            divergence=recipe.divergence,
+            source=recipe.source,
+            optimizer=optimizers.adamw,
+        )
+        times.append(time.perf_counter() - began)
+    shutil.rmtree(directory, ignore_errors=True)
+    per_step = max(times[1] - times[0], 1e-3) / (trial - 1)
+    return max(10, round(seconds / per_step / 10) * 10)

@@ -1,0 +1,103 @@
+"""What is decoded in an evaluation: a task's held-out rows, or a user's own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+from distillspec_jax.data import catalog, metrics
+from distillspec_jax.decoding import requests
+from distillspec_jax.decoding.text import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSet:
+    """N prompts as token ids, with their references if there are any.
+
+    Attributes:
+      task: the task's name, or the file's.
+      split: of the task; None for a file.
+      prompts: token ids, prefix and EOS included.
+      references: what a metric compares the outputs with; None without.
+      metric: a name in `data.metrics.METRICS`.
+      max_new_tokens: default limit of the outputs.
+    """
+
+    task: str
+    split: str | None
+    prompts: tuple[tuple[int, ...], ...]
+    references: tuple[str, ...] | None
+    metric: str
+    max_new_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything here."""
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()
+
+
+def from_task(target: Pretrained, task: str, split: str, limit: int | None) -> PromptSet:
+    """The first `limit` rows of a split, tokenised as the target was trained; long inputs are cut as there.
+
+    Raises:
+      UsageError: an unknown task or split, a limit below 1, an empty split, a target without tokenizer.
+    """
+    check_limit(limit)
+    spec = catalog.find_task(task)
+    rows = list(itertools.islice(catalog.read_rows(spec, split), limit))
+    if not rows:
+        raise UsageError(f"task {task!r}: split {split!r} is empty")
+    form = prompt_format(target, task=task, truncate=True)
+    return PromptSet(
+        task=task,
+        split=split,
+        prompts=_prompts(target, form, [(row["inputs"], f"{task}:{split}") for row in rows]),
+        references=tuple(row["targets"] for row in rows),
+        metric=spec.metric,
+        max_new_tokens=form.max_new_tokens,
+    )
+
+
+def from_file(target: Pretrained, path: str | Path, limit: int | None, metric: str = "none") -> PromptSet:
+    """The first `limit` lines `{"inputs": ..., "targets": ...}` of a JSONL file; `targets` may be absent.
+
+    Inputs get the prefix that the target brings; one that is too long for it is refused.
+
+    Raises:
+      UsageError: an unreadable file, a bad line (by file and line), a metric without `targets`.
+    """
+    check_limit(limit)
+    metrics.find_metric(metric)
+    lines = requests.read_requests(str(path))[:limit]
+    references = [line.extra.get("targets") for line in lines]
+    known = all(isinstance(reference, str) for reference in references)
+    if metric != "none" and not known:
+        culprit = next(line for line in lines if not isinstance(line.extra.get("targets"), str))
+        raise UsageError(f"{culprit.where}: no text in 'targets', which metric {metric!r} compares with")
+    form = prompt_format(target)
+    return PromptSet(
+        task=Path(path).stem,
+        split=None,
+        prompts=_prompts(target, form, [(line.inputs, line.where) for line in lines]),
+        references=tuple(map(str, references)) if known else None,
+        metric=metric,
+        max_new_tokens=form.max_new_tokens,
+    )
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuses a number of prompts below 1."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}, must be at least 1 prompt")
+
+
+def _prompts(
+    target: Pretrained, form: PromptFormat, texts: list[tuple[str, str]]
+) -> tuple[tuple[int, ...], ...]:
+    tokenizer = tokenizer_of(target)
+    return tuple(tuple(form.ids(tokenizer, text, where)) for text, where in texts)
