@@ -5,7 +5,8 @@
     DIR/checkpoints/STEP/ Orbax: `params`, and while training `optimizer` and `progress`
 
 Metadata is written before the first step; a directory without a finished step is refused by name.
-Orbax writes a step under a temporary name and renames it, so a kill leaves no half step behind.
+Orbax writes a step under a temporary name and renames it, so what a kill leaves behind is never taken for a
+step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
@@ -62,16 +65,25 @@ def fingerprint(tokenizer: bytes) -> str:
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Command and git revision of this process, and whatever the caller adds."""
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    ).stdout.strip()
+    """Command and git revision of this process, and whatever the caller adds.
+
+    The revision is None where the package is not part of a git checkout (installed from a wheel).
+    """
+    # An installed package may lie inside somebody else's checkout, whose revision says nothing.
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "git_revision": revision or None, **more}
+    return {"command": command, "git_revision": _git("rev-parse", "--short", "HEAD") if tracked else None, **more}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers in this package's folder; None where it refuses, or is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
@@ -90,8 +102,8 @@ def read_card(directory: str | Path) -> ModelCard:
         there = "" if Path(directory).is_dir() else " (no such directory)"
         raise UsageError(f"{directory} is not a checkpoint directory: it has no {MODEL_FILE}{there}")
     try:
-        return ModelCard(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        return ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise UsageError(f"{path}: not a model card ({error})") from error
 
 
@@ -107,10 +119,29 @@ def read_tokenizer(directory: str | Path) -> bytes | None:
 
 
 def latest_step(directory: str | Path) -> int | None:
-    """The newest finished step, or None. Anything but an integer name is an unfinished save."""
-    steps = Path(directory) / STEPS
-    done = [int(p.name) for p in steps.glob("*") if p.name.isdigit() and (p / "params").is_dir()]
-    return max(done, default=None)
+    """The newest finished step, or None."""
+    return max((int(p.name) for p in _step_folders(directory) if _has_params(p)), default=None)
+
+
+def discard_unfinished(directory: str | Path) -> list[Path]:
+    """Removes steps without whole parameters (half copied, half deleted), which a new save would trip over.
+
+    Returns:
+      What was removed. Orbax itself removes its own temporary folders.
+    """
+    unfinished = [path for path in _step_folders(directory) if not _has_params(path)]
+    for path in unfinished:
+        shutil.rmtree(path, ignore_errors=True)
+    return unfinished
+
+
+def _step_folders(directory: str | Path) -> list[Path]:
+    """Folders named by a number; anything else is temporary, or not ours."""
+    return [path for path in (Path(directory) / STEPS).glob("*") if path.name.isdecimal() and path.is_dir()]
+
+
+def _has_params(step: Path) -> bool:
+    return (step / "params" / "_METADATA").is_file()  # Orbax's own list of what was saved
 
 
 def abstract(shapes: Params, shardings: Any = None) -> Params:
@@ -130,21 +161,34 @@ def manager(directory: str | Path, keep: int | None = None, asynchronous: bool =
 
 
 def load_params(directory: str | Path, shapes: Params, step: int | None = None, shardings: Any = None) -> Params:
-    """Parameters of a finished step in the shapes that the model expects, as float32 (or as `shapes` say).
+    """Parameters of a finished step, in the shapes and dtypes that the model expects (float32).
+
+    Args:
+      shapes: a tree of `jax.ShapeDtypeStruct`; parameters stored in another dtype are converted.
+      step: the newest by default.
+      shardings: a tree like `shapes`; the first device by default.
 
     Raises:
-      UsageError: no finished step, or parameters of another shape (the first is named).
+      UsageError: no finished step, a damaged one, or parameters that are missing, unused or of another shape
+        (the first is named).
     """
-    found = latest_step(directory) if step is None else step
+    newest = latest_step(directory)
+    found = newest if step is None else step
     if found is None:
         raise UsageError(f"{directory} holds no finished checkpoint (nothing whole under {STEPS}/)")
-    path = (Path(directory) / STEPS / str(found) / "params").absolute()
-    if not path.is_dir():
-        raise UsageError(f"{directory} has no checkpoint at step {found} (newest: {latest_step(directory)})")
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(path).item_metadata.tree
-        check_shapes(str(directory), stored, shapes)
-        return checkpointer.restore(path, abstract(shapes, shardings))
+    folder = (Path(directory) / STEPS / str(found)).absolute()
+    if not _has_params(folder):
+        raise UsageError(f"{directory} has no checkpoint at step {found} (newest: {newest})")
+    check_shapes(str(directory), stored_shapes(folder / "params"), shapes)
+    with reading(folder), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder / "params", abstract(shapes, shardings))
+
+
+def stored_shapes(path: Path) -> Any:
+    """The tree that Orbax saved at `path`; its leaves have `shape` and `dtype`."""
+    handler = ocp.StandardCheckpointHandler()
+    with reading(path.parent), contextlib.closing(handler):
+        return handler.metadata(epath.Path(path)).tree
 
 
 def save_params(directory: str | Path, step: int, params: Params, dtype: str | None = None) -> None:
@@ -173,6 +217,18 @@ def check_shapes(name: str, stored: Any, expected: Any) -> None:
 
 def _leaves(tree: Any) -> list[Any]:
     return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+
+
+@contextlib.contextmanager
+def reading(step: Path) -> Iterator[None]:
+    """Turns what Orbax says of a damaged step into one line that names it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # TensorStore has no class of its own
+        said = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
+        raise UsageError(f"{step} cannot be read, it is damaged or no checkpoint of ours: {said[:200]}") from error
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {task: Recipe() for task in catalog.EMBEDDED_TASKS}
 BATCH_SIZE = 24
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
+FEATURE_LENGTHS: Mapping[str, int] | None = None  # the task's own
 SAME_TIME = "control, same time"
 
 
@@ -86,12 +87,14 @@ def demo(
         raise UsageError(f"--task={task}: the zoo has no pair for it; choose one of {', '.join(RECIPES)}")
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--minutes={minutes}: must be positive")
+    if prompts < 1:
+        raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
     root, recipe = Path(output_dir), RECIPES[task]
     target, draft = f"zoo:{task}/target", f"zoo:{task}/draft"
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
     say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")
 
-    data = DataConfig(task, eval_limit=48)
+    data = DataConfig(task, FEATURE_LENGTHS, eval_limit=48)
     steps = recipe.steps
     if minutes is not None:
         say("timing a few steps on this machine")
@@ -134,6 +137,8 @@ def demo(
     drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
     say(f"\nmeasuring on {prompts} held-out prompts")
     shared: dict[str, Any] = {"output_dir": root, "task": task, "limit": prompts, "seed": seed, "progress": progress}
+    if FEATURE_LENGTHS is not None:
+        shared["max_new_tokens"] = FEATURE_LENGTHS["targets"]
     rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
     extra = {SAME_TIME: str(same_time)}
     rows += [

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "distillspec_jax"
 # From the top. A module imports from its own row and the rows below it, never above.
 ROWS: list[set[str]] = [
     {"cli"},
-    {"api"},
+    {"api", "demo"},
     {"evaluation"},
     {"distillation"},
     {"training"},

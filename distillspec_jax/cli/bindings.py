@@ -28,7 +28,7 @@ from distillspec_jax.cli import gin_messages
 from distillspec_jax.cli.flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
-Job = TypeVar("Job", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 def packaged_configs() -> Path:
@@ -38,7 +38,9 @@ def packaged_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "gin_configs"
 
 
-def bind(job: Job, flags: GinFlags, *, given: Collection[str] = ()) -> tuple[Job, str]:
+def bind(
+    job: Callable[..., Result], flags: GinFlags, *, given: Collection[str] = ()
+) -> tuple[Callable[..., Result], str]:
     """Configures `job` from gin files and flags, forgetting any configuration before.
 
     Args:
@@ -53,7 +55,7 @@ def bind(job: Job, flags: GinFlags, *, given: Collection[str] = ()) -> tuple[Job
       UsageError: a missing file, an unknown function, parameter or macro, a value that is none, a macro or a
         parameter left without a value. The message names the flag or the line, and the nearest valid choice.
     """
-    gin.clear_config()
+    pass
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
         for path in flags.files:
             _parse_file(path)

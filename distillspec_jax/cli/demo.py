@@ -21,9 +21,15 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("demo", HELP)
     parser.add_argument("--task", default="wiki_leads", help="an embedded task (default: wiki_leads)")
-    parser.add_argument("--output_dir", default=None, help="default: runs/demo, or runs/demo-TASK for another task")
-    parser.add_argument("--minutes", type=float, help="distil for about so long (default: the recipe's steps)")
-    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts to measure on (default: 96)")
+    parser.add_argument(
+        "--output_dir", default=None, help="default: runs/demo, or runs/demo-TASK for another task"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="distil for about so long (default: the recipe's steps)"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=96, help="held-out prompts to measure on (default: 96)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of training and decoding (default: 0)")
     flags = parser.parse(argv)
 

@@ -52,15 +52,14 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
         return BROKEN_PIPE
     except Exception as raised:
         error = _without_gin(raised)
-        status = getattr(error, "exit_status", None)
-        message = str(error) if isinstance(status, int) else explain(error) or _explain_missing_values(raised)
+        news = getattr(error, "exit_status", None)
+        message = str(error) if news else explain(error) or _explain_missing_values(raised)
         if message is None:
             raise
         if os.environ.get("DISTILLSPEC_TRACEBACK"):
             traceback.print_exception(raised)
-        label = "" if isinstance(status, int) else "error: "
-        print(f"distillspec {command}: {label}{_one_line(message)}", file=sys.stderr)
-        return status if isinstance(status, int) else USAGE
+        print(f"distillspec {command}: {'' if news else 'error: '}{_one_line(message)}", file=sys.stderr)
+        return int(news or USAGE)
 
 
 def explain(error: BaseException) -> str | None:
@@ -113,10 +112,13 @@ def _without_gin(error: BaseException) -> BaseException:
     gin re-raises what a configured function raises as a look-alike whose class is derived on the spot, so
     that its text can name the function; the look-alike has lost `errno`, `filename` and the like.
     """
-    inner = error.__context__
-    while inner is not None and error.__suppress_context__ and type(error).__bases__ == (type(inner),):
-        error, inner = inner, inner.__context__
+    while (inner := error.__context__) is not None and _is_look_alike(error, inner):
+        error = inner
     return error
+
+
+def _is_look_alike(error: BaseException, inner: BaseException) -> bool:
+    return type(error).__bases__ == (type(inner),) and type(error).__name__ == type(inner).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -78,9 +78,17 @@ class CommandParser(argparse.ArgumentParser):
           UsageError: an unknown flag (the message names the nearest one), a missing or a bad value.
         """
         bindings, rest = _split_bindings(argv) if self._gin else ((), list(argv))
+        # First of all, since argparse would call a flag that is required and misspelt missing.
+        flags = {option for action in self._actions for option in action.option_strings}
+        for argument in rest:
+            flag = argument.split("=", 1)[0]
+            if flag.startswith("--") and flag not in flags:
+                raise UsageError(f"unknown flag {flag}: {nearest(flag, flags - {'-h'})}")
         namespace, unknown = self.parse_known_args(rest)
         if unknown:
-            raise UsageError(self._explain_unknown(unknown[0]))
+            raise UsageError(
+                f"unexpected argument {unknown[0]!r}: values belong to a flag, --flag={unknown[0]}"
+            )
         if self._gin:
             paths = [path for group in namespace.gin_search_paths for path in group.split(",") if path]
             namespace.gin = GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
@@ -89,15 +97,6 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake on the command line."""
         raise UsageError(message)
-
-    def _explain_unknown(self, argument: str) -> str:
-        flag = argument.split("=", 1)[0]
-        if not flag.startswith("-"):
-            return f"unexpected argument {argument!r}: values belong to a flag, --flag={argument}"
-        known = [
-            option for action in self._actions for option in action.option_strings if option.startswith("--")
-        ]
-        return f"unknown flag {flag}: {nearest(flag, known)}"
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

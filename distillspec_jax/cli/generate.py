@@ -23,19 +23,30 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("generate", HELP)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
-    add("--drafter", default="none", metavar="MODEL", help="a checkpoint directory, zoo:NAME, or none (default)")
+    add(
+        "--drafter",
+        default="none",
+        metavar="MODEL",
+        help="a checkpoint directory, zoo:NAME, or none (default)",
+    )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
     add("--field", default="inputs", help="the field that holds the text (default: inputs)")
     add("--task", help="put this task's prefix before every input, and use its lengths")
     add("--prefix", help="put this before every input instead")
-    add("--truncate_inputs", action="store_true", help="cut prompts that are too long instead of refusing them")
+    add(
+        "--truncate_inputs",
+        action="store_true",
+        help="cut prompts that are too long instead of refusing them",
+    )
     add("--block_size", type=int, default=5, help="drafted tokens a round (default: 5)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--batch_size", type=int, default=8, help="prompts decoded together (default: 8)")
-    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the model's target length)")
+    add(
+        "--max_new_tokens", type=int, help="longest output, EOS included (default: the model's target length)"
+    )
     add("--seed", type=int, default=0, help="of all draws (default: 0)")
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     flags = parser.parse(argv)
@@ -82,7 +93,9 @@ def _show_progress(progress: object) -> None:
 
     assert isinstance(progress, Progress)
     line = f"\r{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens"
-    print(line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True)
+    print(
+        line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ of them.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import sys
@@ -79,8 +80,10 @@ def explain_unfinished(error: BaseException, macros: Collection[str]) -> str | N
     if match := re.match(r"(.+?) set to `%gin.REQUIRED`", first):
         return f"{match[1]} needs a value: give --gin.{match[1]}=VALUE"
     if match := re.match(r"No bindings specified for '(.+?)/gin\.macro'", first):
-        hint = nearest(match[1], set(macros) - {match[1]})
-        return f"the macro %{match[1]} is used and never set: give --gin.{match[1]}=VALUE, or {hint}"
+        close = difflib.get_close_matches(match[1], set(macros) - {match[1]}, n=1, cutoff=0.8)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        give = f"give --gin.{match[1]}=VALUE or a gin file that sets it"
+        return f"the macro {match[1]} needs a value{hint}: {give}"
     return None
 
 

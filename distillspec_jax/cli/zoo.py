@@ -26,7 +26,9 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("zoo", HELP)
     parser.add_argument("--build", action="store_true", help="train, measure and export the zoo")
     parser.add_argument("--directory", default="runs/zoo", help="where --build trains (default: runs/zoo)")
-    parser.add_argument("--export", default=None, metavar="DIR", help="where --build exports (default: the package)")
+    parser.add_argument(
+        "--export", default=None, metavar="DIR", help="where --build exports (default: the package)"
+    )
     parser.add_argument("--limit", type=int, default=None, help="held-out examples a task (default: all)")
     flags = parser.parse(argv)
     if flags.build:

@@ -110,6 +110,10 @@ class Tokenizer:
                 kept.append(token if 0 <= token < self.vocab_size else self.unk_id)
         return str(self._processor.decode(kept))
 
+    def piece(self, token: int) -> str:
+        """One id as a reader would see it: a space as a space, EOS as `</s>`, a byte as `<0xE2>`."""
+        return str(self._processor.id_to_piece(token)).replace(_SPACE_MARK, " ")
+
     @property
     def vocab_size(self) -> int:
         """The number of pieces; valid ids are 0 .. vocab_size - 1."""

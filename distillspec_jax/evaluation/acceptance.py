@@ -70,15 +70,15 @@ class Tally:
           AccountingError: the first prompt that violates it, with its counts.
         """
         expected_N = self.accepted_N + self.target_calls_N - self.cut_rounds_N
-        calls_N1 = self.target_calls_N[:, None]
         # To be tested, a position must follow an accepted one; the first is tested at most once a call.
-        reached_NG = np.concatenate([calls_N1, self.accepted_NG], axis=1)[:, :-1] if self.tested_NG.size else 0
+        reached = np.concatenate([self.target_calls_N[:, None], self.accepted_NG], axis=1)
+        reached_NG = reached[:, : self.tested_NG.shape[1]]
         nested_N = ((self.accepted_NG <= self.tested_NG) & (self.tested_NG <= reached_NG)).all(1)
         for i in np.flatnonzero((expected_N != self.emitted_N) | ~nested_N)[:1]:
             raise AccountingError(
-                f"prompt {i}: {self.emitted_N[i]} tokens emitted, but {self.accepted_N[i]} drafts accepted in "
-                f"{self.target_calls_N[i]} target calls, {self.cut_rounds_N[i]} of them cut; tested by position "
-                f"{self.tested_NG[i].tolist()}, accepted {self.accepted_NG[i].tolist()}"
+                f"prompt {i}: {self.emitted_N[i]} tokens emitted, but {self.accepted_N[i]} drafts accepted "
+                f"in {self.target_calls_N[i]} target calls, {self.cut_rounds_N[i]} of them cut; by position "
+                f"tested {self.tested_NG[i].tolist()}, accepted {self.accepted_NG[i].tolist()}"
             )
 
 

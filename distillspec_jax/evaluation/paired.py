@@ -27,7 +27,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval; NaN ends where the data cannot tell (fewer than two prompts)."""
+    """A statistic and its confidence interval; NaN ends where the data cannot tell (below two prompts)."""
 
     value: float
     low: float

@@ -38,7 +38,7 @@ class PromptSet:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything here."""
-        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
 
 
 def from_task(target: Pretrained, task: str, split: str, limit: int | None) -> PromptSet:

@@ -14,8 +14,22 @@ SCHEMA_VERSION = 1
 
 Row = dict[str, Any]
 
-_REQUIRED = ("schema_version", "task", "drafter", "temperature", "block_size", "block_efficiency", "per_prompt")
-_IDENTITY = ("task", "split", "target", "drafter", "verifier", "temperature", "top_k", "top_p", "block_size", "batch_size")
+_REQUIRED = (
+    *(
+        "schema_version",
+        "task",
+        "target",
+        "drafter",
+        "temperature",
+        "block_size",
+        "prompts",
+        "prompts_digest",
+    ),
+    *("acceptance_tested", "acceptance_joint", "block_efficiency", "speedup", "quality", "per_prompt"),
+    *("top_k", "top_p", "batch_size", "device"),
+)
+_GROUP = ("task", "split", "target", "verifier", "top_k", "top_p", "batch_size", "prompts_digest", "device")
+_IDENTITY = (*_GROUP, "drafter", "temperature", "block_size")
 
 
 def read(path: str | Path) -> list[Row]:
@@ -67,6 +81,19 @@ def latest(rows: Iterable[Row]) -> list[Row]:
         found.pop(key, None)  # so that it moves to its new place
         found[key] = row
     return list(found.values())
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows by what they were measured on, so that those of one group may be compared; latest ones only."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in latest(rows):
+        found.setdefault(tuple(row.get(field) for field in _GROUP), []).append(row)
+    return list(found.values())
+
+
+def drafters(rows: Iterable[Row]) -> list[str]:
+    """The labels of the drafters, in order of their first appearance."""
+    return list(dict.fromkeys(row["drafter"] for row in rows if row["block_size"] > 0))
 
 
 def _lines(path: Path) -> list[str]:

@@ -35,6 +35,17 @@ def test_a_usage_error_is_one_line(capsys):
     assert (status, stderr) == (2, "distillspec distill: error: --block_size=0: must be at least 1\n")
 
 
+def test_a_usage_error_that_explains_another_error_is_still_one_line(capsys):
+    def main(argv: list[str]) -> int:
+        try:
+            return int("five")
+        except ValueError as error:
+            raise UsageError("--block_size=five: a whole number") from error
+
+    assert errors.run(main, [], command="distill") == 2
+    assert capsys.readouterr().err == "distillspec distill: error: --block_size=five: a whole number\n"
+
+
 def test_preemption_is_news_and_not_an_error(capsys):
     assert ends(Preempted("resumable, step 120"), capsys) == (
         75,

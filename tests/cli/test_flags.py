@@ -195,13 +195,17 @@ def test_a_binding_without_its_equals_sign(argument):
         ("--gin.gin_toyy.train.steps=3", "no gin file imports 'gin_toyy': did you mean 'gin_toy'?"),
         ("--gin.train.steps=3", "did you mean 'gin_toy.train.steps'?"),
         ("--gin.MODEL=@gin_toy.Modle()", "there is no 'gin_toy.Modle': did you mean 'gin_toy.Model'?"),
-        ("--gin.TRAIN_STEPS=%STEPS", "the macro %STEPS is used and never set: give --gin.STEPS=VALUE"),
+        ("--gin.MODEL=%TRAIN_STPS", "the macro TRAIN_STPS needs a value (did you mean 'TRAIN_STEPS'?)"),
+        (
+            "--gin.TRAIN_STEPS=%STEPS",
+            "the macro STEPS needs a value: give --gin.STEPS=VALUE or a gin file that sets it",
+        ),
     ],
 )
 def test_a_bad_flag_is_named_with_the_nearest_choice(write, flag, says):
     message = complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag)
     assert says in message
-    assert message.startswith(flag) or flag.endswith("%STEPS")
+    assert message.startswith(flag) or "=%" in flag
 
 
 def test_a_function_that_nothing_registers(write):
@@ -275,6 +279,7 @@ def generate_parser() -> CommandParser:
     parser = CommandParser("generate", "Generates.")
     parser.add_argument("--block_size", type=int, default=5)
     parser.add_argument("--rule", type=one_of("token", "block"), default="token")
+    parser.add_argument("--model", required=True)
     return parser
 
 
@@ -286,16 +291,17 @@ def generate_parser() -> CommandParser:
         (["--block_size=many"], "argument --block_size: invalid int value: 'many'"),
         (["--block_size"], "argument --block_size: expected one argument"),
         (["--rule=blok"], "argument --rule: 'blok' is not one of them: did you mean 'block'?"),
+        (["--rul=block"], "unknown flag --rul: did you mean '--rule'?"),
         (["prompts.jsonl"], "unexpected argument 'prompts.jsonl'"),
         (["--gin.X=3"], "unknown flag --gin.X"),
     ],
 )
 def test_a_bad_plain_flag(argv, says):
     with pytest.raises(UsageError) as caught:
-        generate_parser().parse(argv)
+        generate_parser().parse(["--model=m", *argv] if "--rul=block" not in argv else argv)
     assert says in str(caught.value)
 
 
 def test_good_plain_flags():
-    namespace = generate_parser().parse(["--block_size=3", "--rule", "block"])
+    namespace = generate_parser().parse(["--block_size=3", "--rule", "block", "--model=m"])
     assert (namespace.block_size, namespace.rule) == (3, "block")

@@ -56,6 +56,8 @@ def test_decode_stops_at_eos_and_drops_padding():
     tokenizer = embedded_tokenizer()
     word = tokenizer.encode("Apache")
     assert tokenizer.decode([0, *word, 0, 1, *word]) == "Apache"
+    high, low = tokenizer.encode("½")
+    assert tokenizer.decode([high, 0, low]) == "½"
     assert tokenizer.decode([]) == tokenizer.decode([1, *word]) == ""
 
 

@@ -1,0 +1,242 @@
+"""T5 weights in Hugging Face's names and shapes, both ways; NumPy arrays in, NumPy arrays out.
+
+T5 1.0 (ReLU, one table for both ends, scaled logits) and T5 1.1 (gated activation, an output projection
+of its own, raw logits). The tensors are the same numbers, transposed where PyTorch keeps `[out, in]`, so a
+round trip is bit-equal. Neither torch nor transformers is imported: the caller turns files into arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.models import registry
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.shapes import Params
+
+StateDict = Mapping[str, np.ndarray]
+
+_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""Other names of `shared.weight`; a state dict may repeat the tensor under them."""
+
+_NEVER_USED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+"""In the files of the original T5 by mistake; transformers ignores it too."""
+
+# transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact one, which no T5 uses; "gated-gelu"
+# has always meant the tanh approximation there ("gelu_new"), and that is what T5 1.1 was trained with.
+_ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu"}
+
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "decoder_start_token_id": 0,
+}
+"""What transformers assumes where a config.json leaves a field out."""
+
+
+class _Source(NamedTuple):
+    """Where a parameter comes from: a tensor's name, and whether its two axes are swapped."""
+
+    name: str
+    transposed: bool
+
+
+def from_hf(state_dict: StateDict, config: Mapping[str, Any]) -> tuple[T5Config, Params]:
+    """Converts the weights of a `T5ForConditionalGeneration`.
+
+    Args:
+      state_dict: tensors by transformers' names; read one at a time, so it may load them lazily.
+      config: the values of its config.json.
+
+    Returns:
+      The configuration and the canonical tree of float32 NumPy arrays.
+
+    Raises:
+      UsageError: a configuration that this network cannot follow, or tensors that contradict it; every
+        missing, unused or misshaped tensor is named.
+    """
+    ours = config_from_hf(config)
+    sources = _sources(ours)
+    tied_head = ours.logits_via_embedding and "lm_head.weight" in state_dict
+    aliases = [name for name in _ALIASES if name in state_dict] + ["lm_head.weight"] * tied_head
+    _check_names(set(state_dict) - set(aliases) - set(_NEVER_USED), {s.name for s in sources.values()})
+
+    shapes = traverse_util.flatten_dict(registry.shapes(EncoderDecoder(ours)))
+    flat, misshaped = {}, []
+    for path, (name, transposed) in sources.items():
+        tensor = np.asarray(state_dict[name])
+        wanted = shapes[path].shape[::-1] if transposed else shapes[path].shape
+        if tensor.shape != wanted:
+            misshaped.append(f"{name} is {tensor.shape}, the config wants {wanted}")
+        flat[path] = np.asarray(tensor.T if transposed else tensor, np.float32, order="C")
+    if misshaped:
+        raise UsageError(f"Hugging Face T5: misshaped tensors: {'; '.join(misshaped)}")
+
+    shared = flat["token_embedder", "embedding"]
+    for name in aliases:
+        if not np.array_equal(np.asarray(state_dict[name], np.float32), shared):
+            raise UsageError(
+                f"Hugging Face T5: {name} differs from shared.weight, but the config ties them "
+                "(an output projection of its own needs tie_word_embeddings=false)"
+            )
+    return ours, traverse_util.unflatten_dict(flat)
+
+
+def to_hf(config: T5Config, params: Params) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Inverse of `from_hf`: float32 tensors by transformers' names, and the values of config.json.
+
+    Tensors that transformers ties to `shared.weight` are not repeated, as in the files it writes.
+
+    Raises:
+      UsageError: parameters of another shape than the configuration's, or an activation that
+        transformers' T5 does not know.
+    """
+    shapes = traverse_util.flatten_dict(registry.shapes(EncoderDecoder(config)))
+    flat = traverse_util.flatten_dict(params)
+    _check_names({"/".join(path) for path in flat}, {"/".join(path) for path in shapes})
+    state_dict = {}
+    for path, (name, transposed) in _sources(config).items():
+        array = np.asarray(flat[path], np.float32)
+        if array.shape != shapes[path].shape:
+            raise UsageError(
+                f"parameter {'/'.join(path)} has shape {array.shape}, the config wants {shapes[path].shape}"
+            )
+        state_dict[name] = np.ascontiguousarray(array.T if transposed else array)
+    return state_dict, config_to_hf(config)
+
+
+def config_from_hf(config: Mapping[str, Any]) -> T5Config:
+    """The configuration behind a config.json.
+
+    Raises:
+      UsageError: a field whose value this network cannot follow; named with the values it can.
+    """
+    value = {**_DEFAULTS, **{k: v for k, v in config.items() if v is not None}}
+    for field, only in (("model_type", "t5"), ("layer_norm_epsilon", 1e-6), ("pad_token_id", 0)):
+        if value.get(field, only) != only:
+            raise UsageError(f"Hugging Face T5: {field} is {value[field]!r}, only {only!r} is supported")
+    return T5Config(
+        vocab_size=value["vocab_size"],
+        emb_dim=value["d_model"],
+        num_heads=value["num_heads"],
+        head_dim=value["d_kv"],
+        num_encoder_layers=value["num_layers"],
+        num_decoder_layers=value.get("num_decoder_layers", value["num_layers"]),
+        mlp_dim=value["d_ff"],
+        mlp_activations=_activations(value),
+        dropout_rate=value["dropout_rate"],
+        # transformers 5 keeps the second meaning of the old field in one of its own, and overwrites the old one.
+        logits_via_embedding=value.get("scale_decoder_outputs", value.get("tie_word_embeddings", True)),
+        relpos_buckets=value["relative_attention_num_buckets"],
+        relpos_max_distance=value["relative_attention_max_distance"],
+        decoder_start_id=value["decoder_start_token_id"],
+    )
+
+
+def config_to_hf(config: T5Config) -> dict[str, Any]:
+    """The values of config.json, in the fields that both old and new transformers read."""
+    theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
+    activation, *gate = config.mlp_activations
+    if activation not in theirs or gate not in ([], ["linear"]):
+        raise UsageError(
+            f"mlp_activations {config.mlp_activations} have no name in transformers' T5: "
+            f"use one of {sorted(theirs)}, alone or followed by 'linear'"
+        )
+    plain = theirs[activation]
+    gated = "gated-gelu" if plain == "gelu_new" else f"gated-{plain}"
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.emb_dim,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": config.relpos_buckets,
+        "relative_attention_max_distance": config.relpos_max_distance,
+        "dropout_rate": config.dropout_rate,
+        "layer_norm_epsilon": 1e-6,
+        "feed_forward_proj": gated if gate else plain,
+        "tie_word_embeddings": config.logits_via_embedding,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": config.decoder_start_id,
+    }
+
+
+def _activations(value: Mapping[str, Any]) -> tuple[str, ...]:
+    written = value.get("feed_forward_proj", "relu")
+    name = "gated-gelu_new" if written == "gated-gelu" else written
+    gated = name.startswith("gated-")
+    plain = name.removeprefix("gated-")
+    if plain not in _ACTIVATIONS:
+        valid = [*_ACTIVATIONS, "gated-gelu", "gated-relu", "gated-silu"]
+        raise UsageError(f"Hugging Face T5: unknown feed_forward_proj {written!r}: {nearest(written, valid)}")
+    return (_ACTIVATIONS[plain], "linear") if gated else (_ACTIVATIONS[plain],)
+
+
+def _sources(config: T5Config) -> dict[tuple[str, ...], _Source]:
+    """The tensor behind every parameter of the canonical tree."""
+    table = {
+        "token_embedder/embedding": _Source("shared.weight", False),
+        "encoder/encoder_norm/scale": _Source("encoder.final_layer_norm.weight", False),
+        "decoder/decoder_norm/scale": _Source("decoder.final_layer_norm.weight", False),
+    }
+    if not config.logits_via_embedding:
+        table["decoder/logits_dense/kernel"] = _Source("lm_head.weight", True)
+    stacks = {
+        "encoder": (config.num_encoder_layers, {"attention": "SelfAttention"}),
+        "decoder": (
+            config.num_decoder_layers,
+            {"self_attention": "SelfAttention", "encoder_decoder_attention": "EncDecAttention"},
+        ),
+    }
+    for stack, (layers, attentions) in stacks.items():
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        table[f"{stack}/relpos_bias/rel_embedding"] = _Source(bias, True)
+        for i in range(layers):
+            ours, theirs = f"{stack}/layers_{i}", f"{stack}.block.{i}.layer"
+            table |= _layer_sources(ours, theirs, attentions, gated=len(config.mlp_activations) > 1)
+    return {tuple(path.split("/")): source for path, source in table.items()}
+
+
+def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bool) -> dict[str, _Source]:
+    """Sublayer k of a block: its attention or feed-forward, and the norm before it."""
+    norms = {
+        "attention": "pre_attention_layer_norm",
+        "self_attention": "pre_self_attention_layer_norm",
+        "encoder_decoder_attention": "pre_cross_attention_layer_norm",
+    }
+    table = {}
+    for k, (attention, module) in enumerate(attentions.items()):
+        table[f"{ours}/{norms[attention]}/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
+        for kernel in ("query", "key", "value", "out"):
+            letter = "o" if kernel == "out" else kernel[0]
+            table[f"{ours}/{attention}/{kernel}/kernel"] = _Source(f"{theirs}.{k}.{module}.{letter}.weight", True)
+    k = len(attentions)
+    table[f"{ours}/pre_mlp_layer_norm/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
+    for kernel in ("wi_0", "wi_1", "wo") if gated else ("wi", "wo"):
+        table[f"{ours}/mlp/{kernel}/kernel"] = _Source(f"{theirs}.{k}.DenseReluDense.{kernel}.weight", True)
+    return table
+
+
+def _check_names(have: set[str], want: set[str]) -> None:
+    missing, unused = sorted(want - have), sorted(have - want)
+    said = [f"missing tensors {', '.join(missing)}"] * bool(missing)
+    said += [f"unused tensors {', '.join(unused)}"] * bool(unused)
+    if said:
+        raise UsageError(f"these weights are not the config's T5: {'; '.join(said)}")

@@ -1,0 +1,164 @@
+"""Reads checkpoints that T5X wrote in its own format: a msgpack index beside one zarr array a tensor.
+
+    checkpoint_STEP/checkpoint                 the index: a tree whose large leaves describe arrays
+    checkpoint_STEP/target.decoder.….kernel/   zarr v2 arrays of parameters
+    checkpoint_STEP/state.….v/                 the same for the optimizer; never opened
+
+T5X's unscanned parameter names are this project's canonical tree, so nothing is renamed. The optimizer's
+state is skipped, and the result says so: training goes on from the parameters with a fresh optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorstore
+from flax import serialization, traverse_util
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.t5 import T5Config
+from distillspec_jax.shapes import Params
+
+INDEX_FILE = "checkpoint"
+
+
+class T5XCheckpoint(NamedTuple):
+    """What a T5X checkpoint gave.
+
+    Attributes:
+      params: float32 NumPy arrays in T5X's unscanned tree.
+      step: the training step, None where the index does not tell.
+      skipped: what was left behind, in words (`optimizer state of 131 leaves`); empty if nothing was.
+    """
+
+    params: Params
+    step: int | None
+    skipped: tuple[str, ...]
+
+
+def read(directory: str | Path) -> T5XCheckpoint:
+    """Reads the parameters of one `checkpoint_STEP` directory, one tensor at a time.
+
+    Raises:
+      UsageError: no index, a damaged index, or a tensor that is missing, cut short or of another shape
+        than the index says; names the file and the tensor.
+    """
+    root = Path(directory)
+    optimizer = _read_index(root)
+    flat: dict[tuple[str, ...], np.ndarray] = {}
+    for path, leaf in traverse_util.flatten_dict(optimizer["target"], is_leaf=_describes_array).items():
+        flat[path] = _tensor(root, "/".join(path), leaf)
+    state = optimizer.get("state") or {}
+    step = state.get("step")
+    moments = traverse_util.flatten_dict(state.get("param_states", {}), is_leaf=_describes_array)
+    skipped = (f"optimizer state of {len(moments)} leaves",) if moments else ()
+    return T5XCheckpoint(
+        traverse_util.unflatten_dict(flat), None if step is None else int(np.asarray(step)), skipped
+    )
+
+
+def infer_config(params: Params, **known: Any) -> T5Config:
+    """The configuration that the shapes of a T5X tree tell.
+
+    Shapes tell neither the activation of a gated feed-forward (T5 1.1's GELU is assumed), nor the
+    dropout rate, nor the largest relative distance: pass them in `known` where they differ.
+
+    Args:
+      params: an unscanned T5X tree.
+      known: fields of `T5Config` that need not, or cannot, be inferred; they win.
+
+    Raises:
+      UsageError: the tree lacks a part of a T5, which is named.
+    """
+    embedding = _at(params, "token_embedder/embedding")
+    heads, buckets = _at(params, "decoder/relpos_bias/rel_embedding").shape
+    query = _at(params, "decoder/layers_0/self_attention/query/kernel")
+    gated = "wi_0" in _at(params, "decoder/layers_0/mlp")
+    found: dict[str, Any] = {
+        "vocab_size": embedding.shape[0],
+        "emb_dim": embedding.shape[1],
+        "num_heads": heads,
+        "head_dim": query.shape[1] // heads,
+        "num_encoder_layers": _count_layers(_at(params, "encoder")),
+        "num_decoder_layers": _count_layers(_at(params, "decoder")),
+        "mlp_dim": _at(params, "decoder/layers_0/mlp/wo/kernel").shape[0],
+        "mlp_activations": ("gelu", "linear") if gated else ("relu",),
+        "logits_via_embedding": "logits_dense" not in _at(params, "decoder"),
+        "relpos_buckets": buckets,
+    }
+    return T5Config(**{**found, **known})
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    """The `optimizer` part of the index: `target` (parameters) and `state`."""
+    path = root / INDEX_FILE
+    if not path.is_file():
+        steps = sorted(p.parent.name for p in root.glob(f"*/{INDEX_FILE}")) if root.is_dir() else []
+        hint = f": it holds {', '.join(steps)}; name one of them" if steps else f": it has no file {INDEX_FILE!r}"
+        there = hint if root.is_dir() else " (no such directory)"
+        raise UsageError(f"{root} is not a T5X checkpoint{there}")
+    try:
+        index = serialization.msgpack_restore(path.read_bytes())
+    except Exception as error:  # msgpack raises a dozen unrelated types on damaged input
+        raise UsageError(f"{path} is not a whole msgpack index ({type(error).__name__})") from error
+    optimizer = index.get("optimizer") if isinstance(index, dict) else None
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("target"), dict):
+        raise UsageError(f"{path} has no optimizer/target: not the index of a T5X train state")
+    return optimizer
+
+
+def _describes_array(path: tuple[str, ...], value: Any) -> bool:
+    """Whether a dict of the index stands for an array on disk (a TensorStore spec)."""
+    return isinstance(value, Mapping) and "kvstore" in value and "driver" in value
+
+
+def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
+    """One tensor as float32: small ones lie in the index itself, others in a zarr array."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return np.asarray(leaf, np.float32)
+    if not _describes_array((), leaf):
+        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is neither an array nor a reference to one")
+    if leaf["driver"] != "zarr":
+        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {leaf['driver']!r}, only 'zarr' is read")
+    # The recorded driver and folders are those of the machine that wrote it (often a bucket): the last part counts.
+    stored = root / leaf["kvstore"]["path"].rstrip("/").rsplit("/", 1)[-1]
+    array = _read_zarr(stored, name)
+    expected = tuple(leaf.get("metadata", {}).get("shape", array.shape))
+    if array.shape != expected:
+        raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {expected}")
+    return array.astype(np.float32)
+
+
+def _read_zarr(stored: Path, name: str) -> np.ndarray:
+    try:
+        metadata = json.loads((stored / ".zarray").read_text())
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": str(stored.absolute())},
+            # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
+            "fill_missing_data_reads": metadata.get("fill_value") is not None,
+        }
+        return np.asarray(tensorstore.open(spec, read=True).result().read().result())
+    except FileNotFoundError as error:
+        raise UsageError(f"{stored}: tensor {name} is missing (no {Path(error.filename).name})") from error
+    except (ValueError, OSError) as error:  # TensorStore raises ValueError for every kind of damage
+        reason = str(error).splitlines()[0].split(" [")[0]
+        raise UsageError(f"{stored}: tensor {name} cannot be read: {reason}") from error
+
+
+def _at(params: Params, path: str) -> Any:
+    """A node of the tree, or one line that says what is missing."""
+    node = params
+    for part in path.split("/"):
+        if not isinstance(node, Mapping) or part not in node:
+            raise UsageError(f"not an unscanned T5 tree: it has no {path}")
+        node = node[part]
+    return node
+
+
+def _count_layers(stack: Mapping[str, Any]) -> int:
+    return sum(name.startswith("layers_") for name in stack)

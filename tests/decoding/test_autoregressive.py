@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import AutoregressiveLoop, PairParams, Status, randomness, sample, sampling_law
+from tests.decoding.batches import padded, run, start, texts
+from tests.decoding.prefix_model import PrefixModel
+
+MODEL = PrefixModel(8)
+PARAMS = MODEL.init_params(1)
+PROMPTS = padded([[3, 2], [5, 2, 4, 4, 2], [2], [6, 6, 7]])
+ROWS, NEW_TOKENS = len(PROMPTS), 6
+KEYS = randomness.row_keys(jax.random.key(0), jnp.arange(ROWS))
+
+
+def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
+    law = sampling_law(0.0)
+    tokens_BT, length_B = jax.jit(lambda p: sample(MODEL, p, law, PROMPTS, KEYS, NEW_TOKENS))(PARAMS)
+    score = jax.jit(lambda tokens: MODEL.logits(PARAMS, {"tokens": tokens}))
+    for prompt, tokens_T, length in zip(PROMPTS, np.asarray(tokens_BT), np.asarray(length_B), strict=True):
+        prompt = prompt[prompt > 0]
+        whole = np.zeros((1, PROMPTS.shape[1] + NEW_TOKENS), np.int32)
+        whole[0, : len(prompt) + length] = [*prompt, *tokens_T[:length]]
+        logits_TV = np.asarray(score(whole))[0, len(prompt) - 1 :][:length]
+        assert tokens_T[:length].tolist() == (logits_TV[:, 1:].argmax(-1) + 1).tolist()
+        assert (tokens_T[length:] == 0).all()
+        assert length == NEW_TOKENS or tokens_T[length - 1] == 1
+
+
+def test_no_gradient_flows_through_sampled_tokens() -> None:
+    """Inside a train step: the gradient is that of a loss on the same tokens as constants."""
+    law = sampling_law(1.0)
+    width = PROMPTS.shape[1]
+
+    def loss(params: object, tokens_BT: jax.Array) -> jax.Array:
+        batch = {"tokens": jnp.concatenate([PROMPTS, tokens_BT], axis=1)}
+        return jax.nn.log_softmax(MODEL.logits(params, batch))[:, width:].mean()
+
+    def on_policy(params: object) -> tuple[jax.Array, jax.Array]:
+        tokens_BT, _ = sample(MODEL, params, law, PROMPTS, KEYS, NEW_TOKENS)
+        return loss(params, tokens_BT), tokens_BT
+
+    (_, tokens_BT), found = jax.jit(jax.value_and_grad(on_policy, has_aux=True))(PARAMS)
+    expected = jax.jit(jax.grad(loss))(PARAMS, tokens_BT)
+    assert len(np.unique(tokens_BT)) > 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(found))
+
+
+def test_decoding_stops_when_every_row_has_ended() -> None:
+    """A model whose every token is EOS: one round, although fifty were allowed."""
+    params = PairParams({**PARAMS, "out_DV": PARAMS["out_DV"] * 0})
+    law = sampling_law(1.0, excluded_ids=(0, *range(2, 8)))
+    loop = AutoregressiveLoop(MODEL)
+    limits, index = np.array([50, 50, 0, 1]), np.arange(ROWS)
+    state = run(loop, params, start(loop, params, PROMPTS, law, limits, index, 50))
+    assert texts(state) == [[1], [1], [], [1]]
+    assert state.rows.status_B.tolist() == [Status.ENDED, Status.ENDED, Status.LENGTH, Status.ENDED]
+    assert state.counts.rounds_B.tolist() == [1, 1, 0, 1]

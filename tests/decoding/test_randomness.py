@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.randomness import Purpose
+from tests.exactness.goodness import g_test
+
+draw = jax.jit(randomness.draw)
+
+
+@jax.jit
+def all_keys(committed: int, offset: int, purpose: int) -> jax.Array:
+    rows = randomness.row_keys(jax.random.key(0), jnp.arange(3))
+    keys = randomness.round_keys(rows, jnp.full(3, committed))
+    return jax.random.key_data(randomness.draw_keys(keys, offset, purpose))
+
+
+def test_no_two_draws_of_a_decoding_share_a_key() -> None:
+    seen: set[tuple[int, ...]] = set()
+    cases = list(itertools.product(range(4), range(4), Purpose))
+    for case in cases:
+        seen |= {tuple(data) for data in np.asarray(all_keys(*map(int, case))).tolist()}
+    assert len(seen) == 3 * len(cases)
+
+
+def test_a_row_key_depends_on_the_prompt_index_alone() -> None:
+    alone = randomness.row_keys(jax.random.key(0), jnp.array([5]))
+    among = randomness.row_keys(jax.random.key(0), jnp.array([2, 5, 5]))
+    assert (jax.random.key_data(among[1]) == jax.random.key_data(alone[0])).all()
+
+
+def test_draws_follow_the_law_across_blocks() -> None:
+    """A vocabulary of three blocks; false alarm 1e-4."""
+    p_V = np.zeros(300)
+    p_V[[1, 5, 127, 128, 140, 255, 256, 299]] = [0.1, 0.2, 0.05, 0.15, 0.2, 0.1, 0.05, 0.15]
+    rows = 40_000
+    with np.errstate(divide="ignore"):
+        log_p_BV = np.broadcast_to(np.log(p_V).astype(np.float32), (rows, 300))
+    tokens = draw(jax.random.split(jax.random.key(3), rows), log_p_BV)
+    counts = Counter((token,) for token in np.asarray(tokens).tolist())
+    assert g_test(counts, {(v,): p for v, p in enumerate(p_V)}) > 1e-4
+
+
+def test_a_point_past_the_end_means_the_last_token_that_can_be_drawn() -> None:
+    weights = np.array([[0.0, 0.5, 0.0, 0.5, 0.0]], np.float32)
+    first_past = jax.jit(randomness._first_past)
+    for point, expected in [(0.0, 1), (0.5, 3), (1.0, 3), (2.0, 3)]:
+        found = first_past(weights, np.cumsum(weights, -1), np.array([[point]]))
+        assert found.tolist() == [expected]
+
+
+def test_one_hot_laws_and_nan_stay_in_range() -> None:
+    one_hot = np.where(np.arange(200) == np.array([[0], [127], [199]]), 0.0, -np.inf).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
+    assert draw(keys, one_hot).tolist() == [0, 127, 199]
+    assert (np.asarray(draw(keys, np.full((3, 200), np.nan, np.float32))) < 200).all()

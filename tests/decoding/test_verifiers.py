@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax.decoding import TokenRule, Verdict
+from distillspec_jax.decoding.verifiers import acceptance, residual
+from distillspec_jax.errors import UsageError
+from tests.exactness.goodness import g_test
+
+# Every law on three tokens in quarters: one-hot laws, zeros on either side, p equal to q.
+LAWS = np.array([c for c in itertools.product(range(5), repeat=3) if sum(c) == 4]) / 4.0
+
+
+def log(p: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(p).astype(np.float32)
+
+
+def test_one_step_gives_exactly_the_target_law_for_every_pair_of_small_laws() -> None:
+    """sum_y q(y) [a(y) 1{x = y} + (1 - a(y)) r(x)] == p(x), by enumeration."""
+    p = np.repeat(LAWS, len(LAWS), axis=0)
+    q = np.tile(LAWS, (len(LAWS), 1))
+    accept = np.where(q > 0, np.asarray(jax.jit(acceptance)(log(p), log(q))), 0.0)
+    kept = q * accept
+    rejected = 1 - kept.sum(-1, keepdims=True)
+    output = kept + rejected * np.exp(np.asarray(jax.jit(residual)(log(p), log(q))))
+    np.testing.assert_allclose(output, p, atol=1e-6)
+    # And nothing is rejected without need: the accepted mass is the overlap (paper, corollary 3.6).
+    np.testing.assert_allclose(kept.sum(-1), np.minimum(p, q).sum(-1), atol=1e-6)
+
+
+def test_a_residual_that_underflows_is_the_target_law() -> None:
+    p = log(np.array([0.25, 0.0, 0.75]))
+    np.testing.assert_array_equal(jax.jit(residual)(p, p), p)
+
+
+ROWS = 40_000
+
+
+@jax.jit
+def _drafted_and_verified(
+    seed: int, log_p_KV: jax.Array, log_q_GV: jax.Array, length: int
+) -> tuple[jax.Array, Verdict]:
+    keys, draft_keys = jax.random.split(jax.random.key(seed), (2, ROWS))
+    tokens_BG = jax.vmap(lambda key: jax.random.categorical(key, log_q_GV, axis=-1))(draft_keys)
+
+    def spread(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x[None, None], (ROWS, 1, *x.shape))
+
+    length_BN = jnp.full((ROWS, 1), length)
+    return tokens_BG, TokenRule()(keys, tokens_BG[:, None], spread(log_q_GV), spread(log_p_KV), length_BN)
+
+
+def verified(seed: int, p_KV: np.ndarray, q_GV: np.ndarray, length: int) -> Counter[tuple[int, ...]]:
+    """Counts of (accepted drafts..., next token) when drafts are drawn from q."""
+    tokens_BG, verdict = jax.device_get(_drafted_and_verified(seed, log(p_KV), log(q_GV), length))
+    assert (verdict.branch_B == 0).all()
+    rows = zip(tokens_BG.tolist(), verdict.accepted_B.tolist(), verdict.next_token_B.tolist(), strict=True)
+    return Counter((*row[:accepted], next_token) for row, accepted, next_token in rows)
+
+
+P = np.array([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.0, 0.5, 0.25]])
+Q = np.array([[0.2, 0.3, 0.1, 0.4], [0.4, 0.3, 0.2, 0.1]])
+
+
+@functools.cache
+def exact_block_law(length: int) -> dict[tuple[int, ...], float]:
+    """The law of (accepted drafts..., next token) by enumeration of drafts."""
+    law: Counter[tuple[int, ...]] = Counter()
+    alive: dict[tuple[int, ...], float] = {(): 1.0}
+    for i in range(length):
+        ratio = np.minimum(1, P[i] / Q[i])
+        excess = np.maximum(0, P[i] - Q[i])
+        rejection = (Q[i] * (1 - ratio)).sum()
+        for prefix, mass in alive.items():
+            for v in range(4):
+                law[(*prefix, v)] += mass * rejection * excess[v] / excess.sum()
+        alive = {(*pre, v): m * Q[i, v] * ratio[v] for pre, m in alive.items() for v in range(4)}
+    for prefix, mass in alive.items():
+        for v in range(4):
+            law[(*prefix, v)] += mass * P[length, v]
+    return dict(law)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_blocks_shorter_than_gamma_end_with_the_bonus_law_at_their_own_length(length: int) -> None:
+    """Joint law of accepted drafts and next token; false alarm 1e-4 each, 40,000 rows."""
+    law = exact_block_law(length)
+    assert sum(law.values()) == pytest.approx(1)
+    counts = verified(length, P, Q, length)
+    assert g_test(counts, law) > 1e-4
+
+
+def test_one_hot_laws_accept_exactly_the_argmax() -> None:
+    one_hot = np.eye(4)
+    counts = verified(0, one_hot[[2, 1, 3]], one_hot[[2, 1]], 2)
+    assert counts == {(2, 1, 3): ROWS}
+    counts = verified(0, one_hot[[2, 0, 3]], one_hot[[2, 1]], 2)
+    assert counts == {(2, 0): ROWS}
+
+
+def test_the_token_rule_refuses_several_candidates() -> None:
+    zeros = jnp.zeros((1, 2, 2, 4))
+    with pytest.raises(UsageError, match="one candidate block a row, not 2"):
+        TokenRule()(
+            jax.random.split(jax.random.key(0), 1),
+            jnp.zeros((1, 2, 2), jnp.int32),
+            zeros,
+            jnp.zeros((1, 2, 3, 4)),
+            jnp.full((1, 2), 2),
+        )

@@ -1,0 +1,88 @@
+"""The demo end to end, on a zoo of tiny untrained models."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from distillspec_jax import checkpoint, demo
+from distillspec_jax.cli.main import main
+from distillspec_jax.data.tokenizer import embedded_tokenizer
+from distillspec_jax.models import registry, zoo
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+
+
+@pytest.fixture(scope="module")
+def tiny_zoo(tmp_path_factory):
+    """A zoo whose target and draft have one layer and 8 or 16 dimensions."""
+    root = tmp_path_factory.mktemp("zoo")
+    tokenizer = embedded_tokenizer()
+    for number, (name, width) in enumerate({"target": 16, "draft": 8}.items()):
+        config = T5Config(tokenizer.vocab_size, width, 2, 4, 1, 1, 16, logits_via_embedding=True)
+        model = EncoderDecoder(config)
+        family, described = registry.describe(model)
+        card = checkpoint.ModelCard(family, described, checkpoint.fingerprint(tokenizer.model_bytes))
+        checkpoint.write_card(root / name, card, tokenizer.model_bytes)
+        checkpoint.save_params(root / name, 1, init_params(model, jax.random.key(number)))
+    models = {name: {"description": name, "parameters": 1} for name in ("target", "draft")}
+    aliases = {f"wiki_leads/{name}": name for name in models}
+    (root / "zoo.json").write_text(json.dumps({"models": models, "aliases": aliases}))
+    return root
+
+
+@pytest.fixture
+def in_tiny_zoo(tiny_zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "ROOT", tiny_zoo)
+    zoo.manifest.cache_clear()
+    monkeypatch.setattr(demo, "BLOCK_SIZES", (1, 5))
+    monkeypatch.setattr(demo, "BATCH_SIZE", 2)
+    monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": demo.Recipe(steps=2)})
+    monkeypatch.setattr(demo, "FEATURE_LENGTHS", {"inputs": 32, "targets": 8})
+    yield
+    zoo.manifest.cache_clear()
+
+
+def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_tiny_zoo, tmp_path, capsys):
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=3"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert summary["task"] == "wiki_leads"
+    drafters = {row["drafter"] for row in summary["rows"]}
+    assert drafters == {"none", "supervised", "control", "distilled", demo.SAME_TIME}
+    for row in summary["rows"]:
+        if row["drafter"] == "none":
+            assert row["block_efficiency"] == 1.0
+            continue
+        (measured,) = [
+            r for r in rows if all(r[k] == row[k] for k in ("drafter", "temperature", "block_size"))
+        ]
+        assert math.isclose(row["block_efficiency"], measured["emitted_tokens"] / measured["target_calls"])
+        low, high = row["block_efficiency_ci95"]
+        assert low <= row["block_efficiency"] <= high
+    greedy = [row for row in rows if row["temperature"] == 0 and row["drafter"] != "none"]
+    assert greedy
+    assert all(row["matches_autoregressive"] == row["prompts"] for row in greedy)
+
+    # A second call finds everything done: nothing is trained or measured again.
+    before = (tmp_path / "results.jsonl").read_text()
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=3"]) == 0
+    assert (tmp_path / "results.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task=wiki_leeds"], "did you mean 'wiki_leads'"),
+        (["--minutes=0"], "--minutes=0.0: must be positive"),
+        (["--prompts=0"], "limit is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(in_tiny_zoo, tmp_path, capsys, flags, message):
+    output = tmp_path / "out"
+    assert main(["demo", f"--output_dir={output}", *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert not output.exists()
