@@ -8,9 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k law".
 ARGS ?=
-# The first interpreter that is new enough, 3.11 before others since the lock was made with it.
-PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# The interpreter to make .venv with; the first of the usual names that is new enough when empty.
+PYTHON ?=
 
 .PHONY: help setup setup-reference lint test demo zoo bench report wheel lock clean
 
@@ -22,18 +21,29 @@ help:  ## list the targets
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 LOCKED := requirements.lock pyproject.toml setup.py
 
-define CREATE_VENV
-if [ -z "$(PYTHON)" ]; then
+# Python 3.11 before others: the lock was made with it.
+define FIND_PYTHON
+python="$(PYTHON)"
+for name in python3.11 python3 python3.12 python3.13; do
+  if [ -z "$$python" ] && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python=$$name
+  fi
+done
+if [ -z "$$python" ]; then
   echo "make setup: needs Python 3.11 or newer, found $$(python3 -V 2>&1 || true);" \
     "install one, or name it: make setup PYTHON=/path/to/python3.11" >&2
   exit 2
 fi
-if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then
-  echo "make setup: $(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2
+endef
+
+define CREATE_VENV
+$(FIND_PYTHON)
+if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then
+  echo "make setup: $$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2
   exit 2
 fi
 echo "setup: $$(grep -c == requirements.lock) pinned packages into $(VENV), a few minutes the first time"
-$(PYTHON) -m venv $(VENV)
+$$python -m venv $(VENV)
 $(PIP) install --no-deps $$(grep -E '^(setuptools|wheel)==' requirements.lock)
 $(PIP) install --no-deps --no-build-isolation -r requirements.lock
 $(PIP) install --no-deps --no-build-isolation -e .
@@ -87,8 +97,9 @@ wheel: setup  ## build dist/distillspec_jax-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .
 
 lock:  ## resolve pyproject.toml anew and rewrite both lock files
+	$(FIND_PYTHON)
 	rm -rf .cache/lock
-	$(PYTHON) -m venv .cache/lock
+	$$python -m venv .cache/lock
 	pip=".cache/lock/bin/python -m pip -q"
 	freeze="$$pip freeze --all --exclude pip --exclude distillspec_jax"
 	$$pip install -U pip setuptools wheel

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
@@ -71,8 +70,9 @@ def provenance(**more: Any) -> dict[str, Any]:
     """
     # An installed package may lie inside somebody else's checkout, whose revision says nothing.
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    revision = _git("rev-parse", "--short", "HEAD") if tracked else None
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "git_revision": _git("rev-parse", "--short", "HEAD") if tracked else None, **more}
+    return {"command": command, "git_revision": revision, **more}
 
 
 def _git(*arguments: str) -> str | None:
@@ -97,6 +97,11 @@ def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) 
 
 
 def read_card(directory: str | Path) -> ModelCard:
+    """The card of a checkpoint directory.
+
+    Raises:
+      UsageError: there is none, or it is not one of ours.
+    """
     path = Path(directory) / MODEL_FILE
     if not path.is_file():
         there = "" if Path(directory).is_dir() else " (no such directory)"
@@ -152,7 +157,9 @@ def abstract(shapes: Params, shardings: Any = None) -> Params:
     return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
 
-def manager(directory: str | Path, keep: int | None = None, asynchronous: bool = False) -> ocp.CheckpointManager:
+def manager(
+    directory: str | Path, keep: int | None = None, asynchronous: bool = False
+) -> ocp.CheckpointManager:
     """Orbax's manager over the directory's steps."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=asynchronous, create=True, cleanup_tmp_directories=True
@@ -160,7 +167,9 @@ def manager(directory: str | Path, keep: int | None = None, asynchronous: bool =
     return ocp.CheckpointManager((Path(directory) / STEPS).absolute(), options=options)
 
 
-def load_params(directory: str | Path, shapes: Params, step: int | None = None, shardings: Any = None) -> Params:
+def load_params(
+    directory: str | Path, shapes: Params, step: int | None = None, shardings: Any = None
+) -> Params:
     """Parameters of a finished step, in the shapes and dtypes that the model expects (float32).
 
     Args:
@@ -188,7 +197,7 @@ def stored_shapes(path: Path) -> Any:
     """The tree that Orbax saved at `path`; its leaves have `shape` and `dtype`."""
     handler = ocp.StandardCheckpointHandler()
     with reading(path.parent), contextlib.closing(handler):
-        return handler.metadata(epath.Path(path)).tree
+        return handler.metadata(path).tree
 
 
 def save_params(directory: str | Path, step: int, params: Params, dtype: str | None = None) -> None:
@@ -210,9 +219,8 @@ def check_shapes(name: str, stored: Any, expected: Any) -> None:
         if key not in want:
             raise UsageError(f"{name}: parameter {key} is not part of the configured model")
         if tuple(have[key].shape) != tuple(want[key].shape):
-            raise UsageError(
-                f"{name}: parameter {key} has shape {tuple(have[key].shape)}, the model wants {tuple(want[key].shape)}"
-            )
+            shapes = f"{tuple(have[key].shape)}, the model wants {tuple(want[key].shape)}"
+            raise UsageError(f"{name}: parameter {key} has shape {shapes}")
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -228,30 +236,38 @@ def reading(step: Path) -> Iterator[None]:
         raise
     except Exception as error:  # TensorStore has no class of its own
         said = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
-        raise UsageError(f"{step} cannot be read, it is damaged or no checkpoint of ours: {said[:200]}") from error
+        raise UsageError(f"{step} is damaged or not a checkpoint of ours: {said[:200]}") from error
 
 
 @contextlib.contextmanager
-def saving(directory: str | Path) -> Iterator[None]:
-    """Turns a full disk, or one without permission, into one line that names the directory."""
+def saving(place: str | Path) -> Iterator[None]:
+    """Turns a full disk, or a place that cannot be written, into one line that names the place."""
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:
-        text = str(error)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
-        if full or isinstance(error, OSError) or "File too large" in text:
-            reason = "no space left on the device" if full else text.splitlines()[0]
-            raise UsageError(f"cannot save to {directory}: {reason}") from error
-        raise
+        reason = _why_not_written(error)
+        if reason is None:
+            raise
+        raise UsageError(f"cannot save to {place}: {reason}") from error
+
+
+def _why_not_written(error: Exception) -> str | None:
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    # TensorStore, below Orbax, raises a ValueError that quotes the system's words.
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
+    return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
 
 
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def count_parameters(params: Params) -> int:
+    """Numbers in a tree of parameters."""
     return int(sum(np.prod(x.shape) for x in jax.tree.leaves(params)))

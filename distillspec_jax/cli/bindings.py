@@ -55,7 +55,7 @@ def bind(
       UsageError: a missing file, an unknown function, parameter or macro, a value that is none, a macro or a
         parameter left without a value. The message names the flag or the line, and the nearest valid choice.
     """
-    pass
+    gin.clear_config()
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
         for path in flags.files:
             _parse_file(path)

@@ -49,7 +49,6 @@ class CommandParser(argparse.ArgumentParser):
             prog=f"distillspec {command}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # `--gin` must not mean `--gin_file`
         )
         self._gin = gin
         if gin:
@@ -78,7 +77,7 @@ class CommandParser(argparse.ArgumentParser):
           UsageError: an unknown flag (the message names the nearest one), a missing or a bad value.
         """
         bindings, rest = _split_bindings(argv) if self._gin else ((), list(argv))
-        # First of all, since argparse would call a flag that is required and misspelt missing.
+        # Before argparse, which calls a misspelt required flag missing, and takes --block for --block_size.
         flags = {option for action in self._actions for option in action.option_strings}
         for argument in rest:
             flag = argument.split("=", 1)[0]

@@ -1,8 +1,8 @@
 """Several short examples in one row, so that little of a batch is padding. No TensorFlow here.
 
-seqio's own packer fills one row at a time and closes it at the first example that does not fit: about two
-thirds of a row of 288 tokens on the embedded tasks. This one keeps many rows open and puts each example
-where it fits best: above nine tenths.
+seqio's own packer fills one row at a time and closes it at the first example that does not fit. This one
+keeps many rows open and puts each example where it fits best. On `embedded_mixture`, in rows of 384 input and
+288 target tokens, 88 % of the target positions then hold a token, against 73 %.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 Row = dict[str, np.ndarray]
 
 
-def pack(examples: Iterable[Mapping[str, np.ndarray]], lengths: Mapping[str, int], open_rows: int = 64) -> Iterator[Row]:
+def pack(
+    examples: Iterable[Mapping[str, np.ndarray]], lengths: Mapping[str, int], open_rows: int = 64
+) -> Iterator[Row]:
     """Best-fit packing; a pure function of the examples' order.
 
     Args:
@@ -23,8 +25,8 @@ def pack(examples: Iterable[Mapping[str, np.ndarray]], lengths: Mapping[str, int
       open_rows: rows that are filled at the same time; the fullest is given out when none has room.
 
     Yields:
-      T5X's packed features, one row each: `encoder_input_tokens` [inputs], `decoder_target_tokens` [targets], ...;
-      segments count from 1 and positions from 0, 0 pads. The rows still open at the end come last.
+      T5X's packed features, one row each: `encoder_input_tokens` [inputs], `decoder_target_tokens` [targets],
+      ...; segments count from 1 and positions from 0, 0 pads. The rows still open at the end come last.
     """
     room = np.array([lengths["inputs"], lengths["targets"]])
     members: list[list[Mapping[str, np.ndarray]]] = [[] for _ in range(open_rows)]

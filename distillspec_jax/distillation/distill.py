@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import expected_acceptance
@@ -36,7 +33,7 @@ def distill(
     partitioner: Partitioner | None = None,
     gin: str = "",
 ) -> Path:
-    """Trains `draft` towards `target`; resumes what `model_dir` holds. The target is never written.
+    """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
 
     Args:
       target: checkpoint directory or `zoo:NAME`.
@@ -55,8 +52,6 @@ def distill(
     Returns:
       The checkpoint directory.
     """
-    from distillspec_jax.data import features
-
     optimizers.check_schedule(loop.total_steps, learning_rate)
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
@@ -66,34 +61,23 @@ def distill(
     pretrained.check_pair(teacher, student, assume_same_vocabulary)
     if teacher.model.vocab_size != student.model.vocab_size:
         raise UsageError(
-            f"draft {draft} has {student.model.vocab_size} logits, target {target} {teacher.model.vocab_size}: "
-            "distillation compares whole laws; pad the smaller embedding"
+            f"draft {draft} has {student.model.vocab_size} logits and target {target} "
+            f"{teacher.model.vocab_size}: distillation compares whole laws; pad the smaller embedding"
         )
     card = job.describe_run(student.model, data, {"target": target, "draft": draft}, gin)
-    params, shardings = job.initial_params(student.model, partitioner, loop.seed, draft)
-    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
-    target_params = job.place(teacher.model, teacher.params, partitioner)
-
-    def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        return features.train_batches(
-            data.mixture_or_task_name,
-            lengths=data.lengths,
-            batch_size=loop.batch_size,
-            seed=loop.seed,
-            pack=False,
-            start_step=start_step,
-            split=data.split,
-            shard=partitioner.host_shard,
-        )
-
-    held_out = [
+    tokenizer = data.tokenizer()
+    real_ids = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    params, shardings = job.place(student.model, student.params, partitioner)
+    target_params, _ = job.place(teacher.model, teacher.params, partitioner)
+    prompts = [
         partitioner.put_batch(batch)
-        for task in data.tasks
-        for batch in features.eval_batches(
-            task, split="validation", lengths=data.lengths, batch_size=loop.batch_size, limit=data.eval_limit
-        )
+        for of_task in data.held_out_batches(loop.batch_size).values()
+        for batch in of_task
     ]
-    schedule = optimizers.warmup_cosine(learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction)
+    directory = job.open_directory(model_dir, card, tokenizer.model_bytes)
+    schedule = optimizers.warmup_cosine(
+        learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
+    )
     train(
         directory=directory,
         config=loop,
@@ -105,12 +89,19 @@ def distill(
             target_params,
             divergence or ForwardKL(),
             source or OnPolicy(),
-            dropout=student.model.config.dropout_rate > 0,
+            dropout=True,
+            **real_ids,
         ),
-        batches=batches,
+        batches=data.train_batches(loop, partitioner),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
-        evaluate=expected_acceptance(student.model, teacher.model, target_params, held_out, loop.seed),
+        evaluate=(
+            expected_acceptance(
+                student.model, teacher.model, target_params, prompts, loop.seed, **real_ids
+            )
+            if prompts
+            else None
+        ),
         description=f"distil {data.mixture_or_task_name}",
     )
     return directory

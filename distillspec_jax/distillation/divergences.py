@@ -24,18 +24,26 @@ class Divergence(Protocol):
     """A frozen value: `(target_logits, draft_logits, mask) -> per-token loss`."""
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        """`[B, T]`, nats (TVD: a probability); exactly 0, with zero gradient, where the mask is 0."""
+        """float32 `[B, T]`, nats (TVD: a probability); exactly 0, with zero gradient, where the mask is 0.
+
+        Infinite only where the formula is: a KL whose second law gives no mass (a logit of -inf) to what the
+        first one may say.
+        """
 
 
-def _log_laws(target_logits_BTV: Array, draft_logits_BTV: Array) -> tuple[Array, Array]:
-    target = jax.lax.stop_gradient(target_logits_BTV).astype(jnp.float32)
-    return jax.nn.log_softmax(target), jax.nn.log_softmax(draft_logits_BTV.astype(jnp.float32))
+def _log_laws(target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> tuple[Array, Array]:
+    """log P and log Q, float32; both uniform where the mask is 0, so that nothing there reaches a gradient."""
+    real_BT1 = mask_BT[..., None] > 0
+    target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
+    draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
+    return jax.nn.log_softmax(target.astype(jnp.float32)), jax.nn.log_softmax(draft.astype(jnp.float32))
 
 
 def _kl(log_a: Array, log_b: Array) -> Array:
     """KL(A || B) over the last axis; a term with A = 0 is 0, whatever B is there."""
     a = jnp.exp(log_a)
-    return jnp.sum(jnp.where(a > 0, a * (log_a - log_b), 0.0), axis=-1)
+    # The ratio and not the product is selected: -inf - -inf must meet no factor, not even a cotangent's 0.
+    return jnp.sum(a * jnp.where(a > 0, log_a - log_b, 0.0), axis=-1)
 
 
 def _masked(loss_BT: Array, mask_BT: Array) -> Array:
@@ -47,7 +55,7 @@ class ForwardKL:
     """KL(P || Q): the draft covers whatever the target may say."""
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV)
+        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
         return _masked(_kl(log_p, log_q), mask_BT)
 
 
@@ -56,7 +64,7 @@ class ReverseKL:
     """KL(Q || P): the draft keeps to what the target is sure of."""
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV)
+        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
         return _masked(_kl(log_q, log_p), mask_BT)
 
 
@@ -72,15 +80,15 @@ class JensenShannon:
 
     def __post_init__(self) -> None:
         if self.beta in (0, 1):
+            limit = "ForwardKL (FKL)" if self.beta == 0 else "ReverseKL (RKL)"
             raise UsageError(
-                f"JensenShannon.beta={self.beta}: the divergence is 0 there; "
-                f"use {'ForwardKL' if self.beta == 0 else 'ReverseKL'} (its limit after division)"
+                f"JensenShannon.beta={self.beta}: the divergence is 0 there; use {limit}, its limit after division"
             )
         if not 0 < self.beta < 1:
             raise UsageError(f"JensenShannon.beta={self.beta} must lie in (0, 1)")
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV)
+        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
         log_m = jnp.logaddexp(log_p + jnp.log(self.beta), log_q + jnp.log1p(-self.beta))
         return _masked(self.beta * _kl(log_p, log_m) + (1 - self.beta) * _kl(log_q, log_m), mask_BT)
 
@@ -91,7 +99,7 @@ class TotalVariation:
     arXiv 2211.17192)."""
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV)
+        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
         return _masked(0.5 * jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1), mask_BT)
 
 

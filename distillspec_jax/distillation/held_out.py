@@ -22,9 +22,11 @@ from distillspec_jax.shapes import Array, Params
 TEMPERATURES = (0.0, 1.0)
 
 
-def overlap(target_logits_BTV: Array, draft_logits_BTV: Array, temperature: float) -> Array:
+def overlap(
+    target_logits_BTV: Array, draft_logits_BTV: Array, temperature: float, vocab_size: int | None = None
+) -> Array:
     """sum_v min(p, q) under the sampling law of this temperature, `[B, T]`."""
-    law = sampling_law(temperature)
+    law = sampling_law(temperature, vocab_size=vocab_size)
     log_p, log_q = law.log_probs(target_logits_BTV), law.log_probs(draft_logits_BTV)
     return jnp.sum(jnp.exp(jnp.minimum(log_p, log_q)), axis=-1)
 
@@ -35,23 +37,31 @@ def expected_acceptance(
     target_params: Params,
     batches: Iterable[Batch],
     seed: int,
+    *,
+    vocab_size: int | None = None,
+    eos_id: int = 1,
 ) -> Callable[[Params], dict[str, float]]:
     """Parameters of the draft to `{acceptance_expected_T0, acceptance_expected_T1}`.
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.
       seed: of the target's samples.
+      vocab_size, eos_id: see `sources.Networks`.
     """
+
     @jax.jit
     def draw(target_params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
-        return tuple(sampled_batch(target, target_params, batch, key, t) for t in TEMPERATURES)
+        return tuple(
+            sampled_batch(target, target_params, batch, key, t, vocab_size=vocab_size, eos_id=eos_id)
+            for t in TEMPERATURES
+        )
 
     @jax.jit
     def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
         found = {}
         for temperature, batch in zip(TEMPERATURES, drawn, strict=True):
             both = target.logits(target_params, batch), draft.logits(params, batch)
-            value = Mean.of(overlap(*both, temperature), batch["decoder_loss_weights"])
+            value = Mean.of(overlap(*both, temperature, vocab_size), batch["decoder_loss_weights"])
             found[f"acceptance_expected_T{temperature:g}"] = value
         return found
 

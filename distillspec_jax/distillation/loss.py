@@ -10,7 +10,7 @@ from distillspec_jax.distillation.sources import DataSource, Networks
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.training.step import LossFn
+from distillspec_jax.training.step import LossFn, row_tokens
 
 _total_variation = TotalVariation()
 
@@ -34,8 +34,18 @@ def make_distillation_loss(
     source: DataSource,
     *,
     dropout: bool = False,
+    vocab_size: int | None = None,
+    eos_id: int = 1,
 ) -> LossFn:
     """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
+
+    Args:
+      draft, target: the pair; logits of one width.
+      target_params: frozen.
+      divergence: token by token.
+      source: of the sequences that it is taken on.
+      dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
+      vocab_size, eos_id: see `sources.Networks`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
     samples or on references, so not Eq. 3's alpha (see `held_out.py`) and not what a sampler measures.
@@ -45,7 +55,8 @@ def make_distillation_loss(
         target_params: Params, params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
         source_key, dropout_key = jax.random.split(key)
-        networks = Networks(draft, jax.lax.stop_gradient(params), target, target_params)
+        frozen = jax.lax.stop_gradient(params)
+        networks = Networks(draft, frozen, target, target_params, vocab_size, eos_id)
         batch = source(networks, batch, source_key)
         weights_BT = batch["decoder_loss_weights"]
         target_logits = jax.lax.stop_gradient(target.logits(target_params, batch))
@@ -55,7 +66,7 @@ def make_distillation_loss(
         tvd_BT = _total_variation(target_logits, jax.lax.stop_gradient(draft_logits), weights_BT)
         metrics = {
             "acceptance_on_batch": Mean.of(1.0 - tvd_BT, weights_BT),
-            "sequence_tokens": Mean(jnp.sum(weights_BT), weight_sum),
+            "row_tokens": row_tokens(weights_BT),
         }
         return loss_sum, weight_sum, metrics
 

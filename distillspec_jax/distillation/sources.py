@@ -7,6 +7,7 @@ the jitted step, from the draft's current parameters.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
 from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
@@ -22,12 +24,21 @@ from distillspec_jax.shapes import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The pair and its parameters as a source sees them, inside a step."""
+    """The pair and its parameters as a source sees them, inside a step.
+
+    Attributes:
+      draft, target: the networks.
+      draft_params, target_params: theirs, the draft's as they are in this step.
+      vocab_size: number of real ids; the padded rows of an embedding are never sampled. None: all are real.
+      eos_id: ends a sample.
+    """
 
     draft: LanguageModel
     draft_params: Params
     target: LanguageModel
     target_params: Params
+    vocab_size: int | None = None
+    eos_id: int = 1
 
 
 class DataSource(Protocol):
@@ -57,9 +68,19 @@ class OnPolicy:
     temperature: float = 1.0
     max_tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         return sampled_batch(
-            networks.draft, networks.draft_params, batch, key, self.temperature, self.max_tokens
+            networks.draft,
+            networks.draft_params,
+            batch,
+            key,
+            self.temperature,
+            self.max_tokens,
+            vocab_size=networks.vocab_size,
+            eos_id=networks.eos_id,
         )
 
 
@@ -73,10 +94,29 @@ class TargetGenerated:
     temperature: float = 1.0
     max_tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         return sampled_batch(
-            networks.target, networks.target_params, batch, key, self.temperature, self.max_tokens
+            networks.target,
+            networks.target_params,
+            batch,
+            key,
+            self.temperature,
+            self.max_tokens,
+            vocab_size=networks.vocab_size,
+            eos_id=networks.eos_id,
         )
+
+
+def _check_sampling(source: OnPolicy | TargetGenerated) -> None:
+    """Here and not inside the step: before anything is compiled."""
+    name = type(source).__name__
+    if not 0 <= source.temperature < math.inf:
+        raise UsageError(f"{name}.temperature={source.temperature}: must be 0 (greedy) or more")
+    if source.max_tokens is not None and source.max_tokens < 1:
+        raise UsageError(f"{name}.max_tokens={source.max_tokens}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,18 +160,31 @@ def sampled_batch(
     key: Array,
     temperature: float,
     max_tokens: int | None = None,
+    *,
+    vocab_size: int | None = None,
+    eos_id: int = 1,
 ) -> Batch:
     """The batch with its targets replaced by samples of `model` on the same prompts.
 
-    Rows without a prompt (the filling of a last batch) stay empty.
+    A sample ends with EOS, which counts, or is cut at the width of the targets. Rows without a prompt (the
+    filling of a last batch) stay empty.
+
+    Args:
+      model, params: the network to sample from.
+      batch: features as in `data.features`, not packed.
+      key: of all rows; each has its own stream.
+      temperature: of the law.
+      max_tokens: longest sample; None: the width of the targets.
+      vocab_size, eos_id: see `Networks`.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
+    law = sampling_law(temperature, vocab_size=vocab_size)
     keys_B = randomness.row_keys(key, jnp.arange(rows))
-    tokens_BT, length_B = sample(model, params, sampling_law(temperature), prompt_BT, keys_B, length)
+    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, StopOnEos((eos_id,)))
     tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))
-    real_BT = (jnp.arange(width) < length_B[:, None]) & (prompt_BT[:, :1] > 0)
+    real_BT = (jnp.arange(width)[None] < length_B[:, None]) & (prompt_BT[:, :1] > 0)
     tokens_BT = jax.lax.stop_gradient(jnp.where(real_BT, tokens_BT, 0))
     return {
         **batch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ _GROUP = ("task", "split", "target", "verifier", "top_k", "top_p", "batch_size",
 _IDENTITY = (*_GROUP, "drafter", "temperature", "block_size")
 
 
-def read(path: str | Path) -> list[Row]:
-    """Every row of a file, in its order.
+def read(paths: Sequence[str | Path]) -> list[Row]:
+    """Every row of some files, in their order.
 
     Raises:
       UsageError: an unreadable file, a malformed line or a line of another schema, by file and line.
     """
-    return _parse(Path(path), _lines(Path(path)))
+    return [row for path in paths for row in _parse(Path(path), _lines(Path(path)))]
 
 
 def reopen(path: Path) -> list[Row]:

@@ -21,6 +21,26 @@ BLOCK_SIZE = 5
 """The block size that verdicts are about; the nearest one measured stands in for it."""
 
 _REPORTED = ("acceptance_tested", "block_efficiency", "speedup")
+_IN_WORDS = {WIN: "a win", LOSS: "a loss", NO_DIFFERENCE: "no difference", UNKNOWN: "too few prompts to tell"}
+_OUTCOME = ("temperature", "block_size", "outcome")
+
+
+class Verdict(NamedTuple):
+    """What was found at one temperature, whatever it is.
+
+    Attributes:
+      block_size: the one that it is about; None if no drafter was measured.
+      outcome: `WIN`, `LOSS`, `NO_DIFFERENCE` or `UNKNOWN`, of block efficiency against the other drafter, or,
+        where there is no other, of speed against no draft.
+      ratio: the interval that decides it.
+      sentence: all of it in words.
+    """
+
+    temperature: float
+    block_size: int | None
+    outcome: str
+    ratio: Interval
+    sentence: str
 
 
 class Pair(NamedTuple):
@@ -38,9 +58,10 @@ def summarise(rows: Sequence[Row], block_size: int = BLOCK_SIZE) -> dict[str, An
       block_size: which one the verdicts are about.
 
     Returns:
-      `{"task", "rows", "ratios", "verdicts"}`: the three headline numbers of each row with their intervals;
-      for each pair `"distilled/supervised"` the ratios of block efficiency and of speed-up by temperature and
-      block size; and one `{"temperature", "block_size", "outcome", "sentence"}` a temperature.
+      `{"task", "rows", "ratios", "outcomes", "verdicts"}`: the three headline numbers of each row with their
+      intervals; for each pair `"distilled/supervised"` the ratios of block efficiency and of speed-up by
+      temperature and block size; for each temperature what came out, `{"temperature", "block_size",
+      "outcome"}`, and the sentence that says so.
 
     Raises:
       UsageError: no rows, or rows of several groups.
@@ -52,11 +73,13 @@ def summarise(rows: Sequence[Row], block_size: int = BLOCK_SIZE) -> dict[str, An
             "law or device): summarise one at a time"
         )
     rows = found[0]
+    verdicts = [verdict(rows, temperature, block_size) for temperature in temperatures(rows)]
     return {
         "task": rows[0]["task"],
         "rows": [_headline(row) for row in rows],
         "ratios": {f"{pair.drafter}/{pair.against}": ratios(rows, pair) for pair in pairs(rows)},
-        "verdicts": [verdict(rows, temperature, block_size) for temperature in temperatures(rows)],
+        "outcomes": [{field: v._asdict()[field] for field in _OUTCOME} for v in verdicts],
+        "verdicts": [v.sentence for v in verdicts],
     }
 
 
@@ -88,8 +111,8 @@ def find(rows: Sequence[Row], drafter: str, temperature: float, block_size: int)
 
 
 def pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Every drafter against every one before it in the results."""
-    labels = results.drafters(rows)
+    """Every drafter against every one before it in the results; the distilled one counts as the last."""
+    labels = sorted(results.drafters(rows), key=lambda label: label == DISTILLED)
     return [Pair(later, earlier) for i, later in enumerate(labels) for earlier in labels[:i]]
 
 
@@ -158,43 +181,33 @@ def nearest_block_size(rows: Sequence[Row], wanted: int) -> int | None:
     return min(block_sizes(rows), key=lambda size: (abs(size - wanted), size), default=None)
 
 
-def verdict(rows: Sequence[Row], temperature: float, block_size: int = BLOCK_SIZE) -> dict[str, Any]:
-    """`{"temperature", "block_size", "outcome", "sentence"}`: what was found, whatever it is."""
+def verdict(rows: Sequence[Row], temperature: float, block_size: int = BLOCK_SIZE) -> Verdict:
+    """What the rows say at one temperature: win, loss or no difference, decided by intervals."""
     size = nearest_block_size(rows, block_size)
     labels, pair = results.drafters(rows), main_pair(rows)
-    found: dict[str, Any] = {
-        "temperature": temperature,
-        "block_size": size,
-        "outcome": UNKNOWN,
-        "sentence": "",
-    }
     ours = find(rows, pair.drafter if pair else labels[-1], temperature, size) if labels and size else None
     if ours is None:
-        found["sentence"] = f"At T = {temperature:g} no drafter was measured."
-        return found
-    place = f"At T = {temperature:g} and γ = {size}"
-    sentences = []
+        nothing = Interval(math.nan, math.nan, math.nan)
+        return Verdict(
+            temperature, None, UNKNOWN, nothing, f"At T = {temperature:g} no drafter was measured."
+        )
+    ratio = stored(ours, "speedup")
+    said = f"At T = {temperature:g} and γ = {size}, {ours['drafter']} emits {ours['block_efficiency']:.2f}"
+    sentences = [f"{said} tokens a target call."]
     theirs = find(rows, pair.against, temperature, ours["block_size"]) if pair else None
     if pair and theirs is not None:
         ratio = block_efficiency_ratio(ours, theirs)
-        found["outcome"] = outcome(ratio)
-        sentences.append(
-            f"{place}, {pair.drafter} emits {ours['block_efficiency']:.2f} tokens a target call where "
-            f"{pair.against} emits {theirs['block_efficiency']:.2f}: {times(ratio)}, {_article(outcome(ratio))}."
-        )
+        sentences = [
+            f"{said} tokens a target call where {pair.against} emits {theirs['block_efficiency']:.2f}: "
+            f"{times(ratio)}, {_IN_WORDS[outcome(ratio)]}."
+        ]
         for other in labels:
             row = find(rows, other, temperature, ours["block_size"])
             if other not in pair and row is not None:
-                ratio = block_efficiency_ratio(ours, row)
-                sentences.append(f"Against {other}: {times(ratio)}, {_article(outcome(ratio))}.")
-    else:
-        sentences.append(
-            f"{place}, {ours['drafter']} emits {ours['block_efficiency']:.2f} tokens a target call."
-        )
-        found["outcome"] = outcome(_stored(ours, "speedup"))
+                against = block_efficiency_ratio(ours, row)
+                sentences.append(f"Against {other}: {times(against)}, {_IN_WORDS[outcome(against)]}.")
     sentences.append(_speed_sentence(ours))
-    found["sentence"] = " ".join(filter(None, sentences))
-    return found
+    return Verdict(temperature, size, outcome(ratio), ratio, " ".join(filter(None, sentences)))
 
 
 def times(interval: Interval) -> str:
@@ -205,28 +218,23 @@ def times(interval: Interval) -> str:
 
 
 def _speed_sentence(row: Row) -> str:
-    speed = _stored(row, "speedup")
+    speed = stored(row, "speedup")
     if not math.isfinite(speed.value):
         return ""
-    said = f"Measured against decoding without a draft it is {times(speed)} as fast"
+    said = f"Measured speed-up over no draft: {times(speed)}"
     return (
         said
         + {
             WIN: ".",
-            LOSS: ": speculation does not pay here.",
-            NO_DIFFERENCE: ": no measurable difference.",
-            UNKNOWN: ", from too few timed prompts to tell.",
+            LOSS: "; speculation does not pay here.",
+            NO_DIFFERENCE: "; no measurable difference.",
+            UNKNOWN: "; too few timed prompts to tell.",
         }[outcome(speed)]
     )
 
 
-def _article(outcome_: str) -> str:
-    return {WIN: "a win", LOSS: "a loss", NO_DIFFERENCE: "no difference", UNKNOWN: "too few prompts to tell"}[
-        outcome_
-    ]
-
-
-def _stored(row: Row, field: str) -> Interval:
+def stored(row: Row, field: str) -> Interval:
+    """A row's number and its interval; NaN where the row has none."""
     value, ends = row[field], row.get(f"{field}_ci95")
     low, high = ends or (math.nan, math.nan)
     return Interval(math.nan if value is None else value, low, high)

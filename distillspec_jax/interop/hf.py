@@ -23,11 +23,13 @@ StateDict = Mapping[str, np.ndarray]
 _ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Other names of `shared.weight`; a state dict may repeat the tensor under them."""
 
+_HEAD = "lm_head.weight"
+
 _NEVER_USED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 """In the files of the original T5 by mistake; transformers ignores it too."""
 
-# transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact one, which no T5 uses; "gated-gelu"
-# has always meant the tanh approximation there ("gelu_new"), and that is what T5 1.1 was trained with.
+# transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact one, which no T5 uses;
+# "gated-gelu" has always meant the tanh approximation ("gelu_new"), which T5 1.1 was trained with.
 _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu"}
 
 _DEFAULTS: dict[str, Any] = {
@@ -68,8 +70,11 @@ def from_hf(state_dict: StateDict, config: Mapping[str, Any]) -> tuple[T5Config,
     """
     ours = config_from_hf(config)
     sources = _sources(ours)
-    tied_head = ours.logits_via_embedding and "lm_head.weight" in state_dict
-    aliases = [name for name in _ALIASES if name in state_dict] + ["lm_head.weight"] * tied_head
+    if _HEAD not in state_dict and config.get("tie_word_embeddings") and not ours.logits_via_embedding:
+        # What transformers 5 saves of a T5 1.1 whose projection was never its own: one table, raw logits.
+        sources["decoder", "logits_dense", "kernel"] = _Source("shared.weight", True)
+    aliases = [*_ALIASES, _HEAD] if ours.logits_via_embedding else [*_ALIASES]
+    aliases = [name for name in aliases if name in state_dict]
     _check_names(set(state_dict) - set(aliases) - set(_NEVER_USED), {s.name for s in sources.values()})
 
     shapes = traverse_util.flatten_dict(registry.shapes(EncoderDecoder(ours)))
@@ -136,7 +141,7 @@ def config_from_hf(config: Mapping[str, Any]) -> T5Config:
         mlp_dim=value["d_ff"],
         mlp_activations=_activations(value),
         dropout_rate=value["dropout_rate"],
-        # transformers 5 keeps the second meaning of the old field in one of its own, and overwrites the old one.
+        # transformers 5 moved this meaning of `tie_word_embeddings` to a field of its own.
         logits_via_embedding=value.get("scale_decoder_outputs", value.get("tie_word_embeddings", True)),
         relpos_buckets=value["relative_attention_num_buckets"],
         relpos_max_distance=value["relative_attention_max_distance"],
@@ -197,7 +202,7 @@ def _sources(config: T5Config) -> dict[tuple[str, ...], _Source]:
         "decoder/decoder_norm/scale": _Source("decoder.final_layer_norm.weight", False),
     }
     if not config.logits_via_embedding:
-        table["decoder/logits_dense/kernel"] = _Source("lm_head.weight", True)
+        table["decoder/logits_dense/kernel"] = _Source(_HEAD, True)
     stacks = {
         "encoder": (config.num_encoder_layers, {"attention": "SelfAttention"}),
         "decoder": (
@@ -225,8 +230,8 @@ def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bo
     for k, (attention, module) in enumerate(attentions.items()):
         table[f"{ours}/{norms[attention]}/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
         for kernel in ("query", "key", "value", "out"):
-            letter = "o" if kernel == "out" else kernel[0]
-            table[f"{ours}/{attention}/{kernel}/kernel"] = _Source(f"{theirs}.{k}.{module}.{letter}.weight", True)
+            tensor = f"{theirs}.{k}.{module}.{kernel[0]}.weight"
+            table[f"{ours}/{attention}/{kernel}/kernel"] = _Source(tensor, True)
     k = len(attentions)
     table[f"{ours}/pre_mlp_layer_norm/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
     for kernel in ("wi_0", "wi_1", "wo") if gated else ("wi", "wo"):

@@ -97,10 +97,10 @@ def _read_index(root: Path) -> dict[str, Any]:
     """The `optimizer` part of the index: `target` (parameters) and `state`."""
     path = root / INDEX_FILE
     if not path.is_file():
-        steps = sorted(p.parent.name for p in root.glob(f"*/{INDEX_FILE}")) if root.is_dir() else []
-        hint = f": it holds {', '.join(steps)}; name one of them" if steps else f": it has no file {INDEX_FILE!r}"
-        there = hint if root.is_dir() else " (no such directory)"
-        raise UsageError(f"{root} is not a T5X checkpoint{there}")
+        steps = sorted(p.parent.name for p in root.glob(f"*/{INDEX_FILE}"))
+        why = f"it has no file {INDEX_FILE!r}" if root.is_dir() else "no such directory"
+        why = f"it holds several steps, name one of {', '.join(steps)}" if steps else why
+        raise UsageError(f"{root} is not a T5X checkpoint: {why}")
     try:
         index = serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # msgpack raises a dozen unrelated types on damaged input
@@ -123,8 +123,9 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
     if not _describes_array((), leaf):
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is neither an array nor a reference to one")
     if leaf["driver"] != "zarr":
-        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {leaf['driver']!r}, only 'zarr' is read")
-    # The recorded driver and folders are those of the machine that wrote it (often a bucket): the last part counts.
+        driver = leaf["driver"]
+        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver!r}, only 'zarr' is read")
+    # The recorded folders are those of the machine that wrote it (often a bucket): the last part counts.
     stored = root / leaf["kvstore"]["path"].rstrip("/").rsplit("/", 1)[-1]
     array = _read_zarr(stored, name)
     expected = tuple(leaf.get("metadata", {}).get("shape", array.shape))

@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", logical(nn.initializers.ones, "embed"), (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        return (normed * scale).astype(self.dtype)
+        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(self.dtype)
 
 
 class MlpBlock(nn.Module):
@@ -182,7 +182,7 @@ class Attention(nn.Module):
         """
         new = self.keys_values(x_BKM)
         rows = jnp.arange(x_BKM.shape[0])[:, None]
-        slots = length_B[:, None] + jnp.arange(x_BKM.shape[1])
+        slots = length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
         keys, values = (
             old.at[rows, :, slots].set(jnp.swapaxes(fresh, 1, 2).astype(old.dtype), mode="drop")
             for old, fresh in zip(cache, new, strict=True)

@@ -23,38 +23,8 @@ from distillspec_jax.models.attention import (
     logical,
 )
 from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class T5Config:
-    """Shapes of a T5, under T5X's field names.
-
-    Attributes:
-      vocab_size: rows of the embedding, padding rows included.
-      mlp_activations: `('relu',)` is T5 1.0, `('gelu', 'linear')` T5 1.1.
-      logits_via_embedding: tie the output projection to the embedding (T5 1.0, the zoo).
-      decoder_start_id: the token before the first target token.
-      dtype: of activations; parameters and logits are float32.
-    """
-
-    vocab_size: int
-    emb_dim: int = 512
-    num_heads: int = 6
-    head_dim: int = 64
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 8
-    mlp_dim: int = 1024
-    mlp_activations: tuple[str, ...] = ("gelu", "linear")
-    dropout_rate: float = 0.0
-    logits_via_embedding: bool = False
-    relpos_buckets: int = 32
-    relpos_max_distance: int = 128
-    decoder_start_id: int = 0
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
 
 
 def _residual_dropout(config: T5Config) -> nn.Dropout:
@@ -203,10 +173,10 @@ class Decoder(nn.Module):
         return [layer.cross(encoded_BSM) for layer in self.layers]
 
     def extend(self, x_BKM: Array, state: DecodeState, embedding_VM: Array) -> tuple[Array, Any]:
-        slot_S = jnp.arange(state.cache[0][0].shape[2])
-        query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])
-        visible_BKS = slot_S <= query_BK[:, :, None]
-        bias = self.relpos_bias(query_BK, slot_S[None]) + _bias(visible_BKS)
+        slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
+        query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
+        visible_BKS = slot_1S[:, None] <= query_BK[:, :, None]
+        bias = self.relpos_bias(query_BK, slot_1S) + _bias(visible_BKS)
         cross_bias = _bias(state.context["mask_BS"][:, None])
         x, cache = x_BKM, []
         for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, make_partitioner
@@ -47,38 +44,28 @@ def finetune(
     Returns:
       The checkpoint directory.
     """
-    from distillspec_jax.data import features
-
     optimizers.check_schedule(loop.total_steps, learning_rate)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()
     params, shardings = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
+    held_out = job.held_out_loss(
+        make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner
+    )
     directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
-
-    def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        return features.train_batches(
-            data.mixture_or_task_name,
-            lengths=data.lengths,
-            batch_size=loop.batch_size,
-            seed=loop.seed,
-            pack=data.pack,
-            start_step=start_step,
-            split=data.split,
-            shard=partitioner.host_shard,
-        )
-
-    schedule = optimizers.warmup_cosine(learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction)
+    schedule = optimizers.warmup_cosine(
+        learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
+    )
     train(
         directory=directory,
         config=loop,
         params=params,
         param_shardings=shardings,
         loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss),
-        batches=batches,
+        batches=data.train_batches(loop, partitioner),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
-        evaluate=job.held_out(make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner),
+        evaluate=held_out,
         description=f"finetune {data.mixture_or_task_name}",
     )
     return directory

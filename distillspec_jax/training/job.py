@@ -1,10 +1,10 @@
-"""What `finetune` and `distill` share: a checkpoint directory, its card, parameters, data, the loop."""
+"""What `finetune` and `distill` share: the text, the checkpoint directory and its card, parameters."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from distillspec_jax import checkpoint
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
-from distillspec_jax.errors import UsageError
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
+from distillspec_jax.training.loop import Batches, Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn, evaluate
+
+OptimizerFactory = Callable[[optax.Schedule], optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +48,31 @@ class DataConfig:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The mixture's tasks, or the task itself."""
-        if self.mixture_or_task_name == catalog.EMBEDDED_MIXTURE:
+        """The mixture's tasks, or the task itself.
+
+        Raises:
+          UsageError: no such task or mixture; names the nearest.
+        """
+        name = self.mixture_or_task_name
+        if name == catalog.EMBEDDED_MIXTURE:
             return tuple(catalog.EMBEDDED_MIXTURE_RATES)
-        return (catalog.find_task(self.mixture_or_task_name).name,)
+        try:
+            return (catalog.find_task(name).name,)
+        except UsageError:
+            known = [*catalog.task_names(), catalog.EMBEDDED_MIXTURE]
+            raise UsageError(f"MIXTURE_OR_TASK_NAME={name}: unknown: {nearest(name, known)}") from None
 
     @property
     def lengths(self) -> dict[str, int]:
+        """Tokens of a row of training data."""
         if self.feature_lengths is not None:
             catalog.check_lengths(self.feature_lengths)
             return dict(self.feature_lengths)
-        specs = [catalog.find_task(t) for t in self.tasks]
-        return {f: max(s.feature_lengths[f] for s in specs) for f in ("inputs", "targets")}
+        specs = [catalog.find_task(task) for task in self.tasks]
+        return {name: max(spec.feature_lengths[name] for spec in specs) for name in ("inputs", "targets")}
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary that the text is read with."""
         return catalog.tokenizer(catalog.find_task(self.tasks[0]))
 
     def fingerprint(self) -> str:
@@ -69,9 +84,61 @@ class DataConfig:
                 digest.update(Path(path).read_bytes())
         return digest.hexdigest()[:16]
 
+    def train_batches(self, loop: LoopConfig, partitioner: Partitioner) -> Batches:
+        """The training stream of a run, as `training.loop` wants it."""
+        from distillspec_jax.data import features
 
-def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
-    """The card of a run that is about to start."""
+        def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
+            return features.train_batches(
+                self.mixture_or_task_name,
+                lengths=self.lengths,
+                batch_size=loop.batch_size,
+                seed=loop.seed,
+                pack=self.pack,
+                start_step=start_step,
+                split=self.split,
+                shard=partitioner.host_shard,
+            )
+
+        return batches
+
+    def held_out_batches(self, batch_size: int) -> dict[str, list[dict[str, np.ndarray]]]:
+        """The first validation examples of each task that has some, read at once, unpacked.
+
+        A mixture's tasks keep their own lengths.
+        """
+        from distillspec_jax.data import features
+
+        specs = [catalog.find_task(task) for task in self.tasks]
+        return {
+            spec.name: list(
+                features.eval_batches(
+                    spec.name,
+                    split="validation",
+                    lengths=spec.feature_lengths if len(specs) > 1 else self.lengths,
+                    batch_size=batch_size,
+                    limit=self.eval_limit,
+                )
+            )
+            for spec in specs
+            if "validation" in spec.splits
+        }
+
+
+def describe_run(
+    model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str
+) -> ModelCard:
+    """The card of a run that is about to start.
+
+    Args:
+      model: the network to be trained.
+      data: its text.
+      parents: role to checkpoint directory or `zoo:NAME`, of what the run starts from.
+      gin: the bindings in force.
+
+    Raises:
+      UsageError: the model is too small for the text's vocabulary, or a parent has another one.
+    """
     family, config = registry.describe(model)
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
@@ -80,32 +147,61 @@ def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, 
             f"the model's vocab_size {model.vocab_size} is smaller than the vocabulary of {spec.name!r} "
             f"({tokenizer.vocab_size} pieces): set vocab_size to at least that"
         )
+    for role, parent in parents.items():
+        known = checkpoint.read_card(pretrained.resolve(parent)).tokenizer_fingerprint
+        if known not in (None, tokenizer.fingerprint):
+            raise UsageError(
+                f"{role} {parent} was trained with another vocabulary than {spec.name!r} is read with "
+                f"(tokenizer {known[:12]} against {tokenizer.fingerprint[:12]}): choose a task with its own"
+            )
     return ModelCard(
         family=family,
         config=config,
-        tokenizer_fingerprint=checkpoint.fingerprint(tokenizer.model_bytes),
+        tokenizer_fingerprint=tokenizer.fingerprint,
         task=data.mixture_or_task_name,
         prefix=spec.prefix if len(data.tasks) == 1 else "",
         feature_lengths=data.lengths,
         provenance=checkpoint.provenance(
-            gin=gin, parents=dict(parents), data={"name": data.mixture_or_task_name, "sha256": data.fingerprint()}
+            gin=gin,
+            parents=dict(parents),
+            data={"name": data.mixture_or_task_name, "sha256": data.fingerprint()},
         ),
     )
 
 
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:
-    """Creates the run's directory, or checks that the one there belongs to the same model."""
+    """Creates the run's directory, or checks that the one there belongs to the same run.
+
+    Raises:
+      UsageError: it holds another run (the first difference is named), or is one of the run's own parents.
+    """
     root = Path(directory)
-    if (root / checkpoint.MODEL_FILE).exists():
-        there = checkpoint.read_card(root)
-        for field in ("family", "config", "tokenizer_fingerprint"):
-            was = registry.normalise(there) if field == "config" else getattr(there, field)
-            now = registry.normalise(card) if field == "config" else getattr(card, field)
-            if was != now:
-                raise UsageError(f"MODEL_DIR={directory} holds another run: its {field} differs; choose an empty one")
+    for role, parent in card.provenance.get("parents", {}).items():
+        if pretrained.resolve(parent).resolve() == root.resolve():
+            raise UsageError(f"MODEL_DIR={directory} is the {role} that the run starts from: choose another")
+    if not (root / checkpoint.MODEL_FILE).exists():
+        checkpoint.write_card(root, card, tokenizer)
         return root
-    checkpoint.write_card(root, card, tokenizer)
+    there, here = _identity(checkpoint.read_card(root)), _identity(card)
+    for name in here.keys() | there.keys():
+        if there.get(name) != here.get(name):
+            raise UsageError(
+                f"MODEL_DIR={directory} holds another run, whose {name} is {there.get(name)!r} and not "
+                f"{here.get(name)!r}: choose an empty one"
+            )
     return root
+
+
+def _identity(card: ModelCard) -> dict[str, Any]:
+    """What may not change when a run goes on; steps, batch sizes and the like may."""
+    parents = card.provenance.get("parents", {})
+    return {
+        "model family": card.family,
+        **registry.normalise(card),
+        "tokenizer": card.tokenizer_fingerprint,
+        "task": card.task,
+        **{f"{role} model": name for role, name in parents.items()},
+    }
 
 
 def initial_params(
@@ -120,38 +216,26 @@ def initial_params(
     return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
 
 
-def place(model: EncoderDecoder, params: Params, partitioner: Partitioner) -> Params:
-    """Loaded parameters, moved to their shardings."""
-    return jax.device_put(params, partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0))))
+def place(model: EncoderDecoder, params: Params, partitioner: Partitioner) -> tuple[Params, Params]:
+    """Loaded parameters, moved to their shardings; and the shardings."""
+    shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    return jax.device_put(params, shardings), shardings
 
 
-def held_out(
-    loss_fn: LossFn, data: DataConfig, batch_size: int, partitioner: Partitioner, limit: int | None = None
-) -> Callable[[Params], dict[str, float]]:
-    """Parameters to `{task/metric: value}` on each task's validation split."""
-    from distillspec_jax.data import features
-
-    batches: dict[str, list[dict[str, np.ndarray]]] = {}
+def held_out_loss(
+    loss_fn: LossFn, data: DataConfig, batch_size: int, partitioner: Partitioner
+) -> Evaluate | None:
+    """Parameters to `{task/metric: value}` on each task's validation split; None where there is none."""
+    batches = data.held_out_batches(batch_size)
+    if not batches:
+        return None
 
     def run(params: Params) -> dict[str, float]:
         values: dict[str, float] = {}
-        for task in data.tasks:
-            if task not in batches:
-                batches[task] = list(
-                    features.eval_batches(
-                        task,
-                        split="validation",
-                        lengths=catalog.find_task(task).feature_lengths if len(data.tasks) > 1 else data.lengths,
-                        batch_size=batch_size,
-                        limit=limit or data.eval_limit,
-                    )
-                )
-            merged = evaluate(loss_fn, params, (partitioner.put_batch(b) for b in batches[task]))
+        for task, of_task in batches.items():
+            merged = evaluate(loss_fn, params, (partitioner.put_batch(batch) for batch in of_task))
             prefix = f"{task}/" if len(data.tasks) > 1 else ""
             values |= {prefix + name: value for name, value in metrics_lib.compute(merged).items()}
         return values
 
     return run
-
-
-OptimizerFactory = Callable[[optax.Schedule], optax.GradientTransformation]

@@ -9,34 +9,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 
-from distillspec_jax import checkpoint
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.errors import UsageError
-from distillspec_jax.metrics import Mean
+from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
-from distillspec_jax.training.step import LossFn, TrainState, check_microbatches, create_state, make_train_step
-from distillspec_jax.training.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
+from distillspec_jax.training.preemption import Preempted, stop_signals
+from distillspec_jax.training.snapshots import Snapshots
+from distillspec_jax.training.step import LossFn, check_microbatches, create_state, make_train_step
+from distillspec_jax.training.writers import Reports
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 """From a step to the endless batches that an uninterrupted run would see from there on."""
 
-
-class Preempted(Exception):
-    """The run was asked to stop, saved, and can be started again: exit status 75."""
-
-    exit_status = 75
+Evaluate = Callable[[Params], Mapping[str, float]]
+"""From parameters to named values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +59,13 @@ class LoopConfig:
     microbatches: int = 1
     max_seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
+        least = dict.fromkeys(at_least_one, 1) | dict.fromkeys(("seed", "eval_period", "max_seconds"), 0)
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
+
 
 def train(
     *,
@@ -76,7 +77,7 @@ def train(
     batches: Batches,
     optimizer: optax.GradientTransformation,
     partitioner: Partitioner,
-    evaluate: Callable[[Params], dict[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     description: str = "training",
 ) -> Params:
     """Trains to `total_steps`, resuming from the newest finished step in `directory`.
@@ -84,7 +85,9 @@ def train(
     Args:
       directory: the checkpoint directory; its metadata is already written.
       params: where step 0 starts; ignored when there is a step to resume from.
-      evaluate: parameters to named values, reported under `eval`.
+      param_shardings: a tree like `params`.
+      evaluate: reported under `eval`, every `eval_period` steps and at the end.
+      description: of the progress bar.
 
     Returns:
       The final parameters.
@@ -96,121 +99,101 @@ def train(
     partitioner.check_batch(config.batch_size)
     check_microbatches(config.batch_size, config.microbatches)
     state, shardings = create_state(params, param_shardings, optimizer, partitioner)
-    steps = checkpoint.manager(directory, keep=config.keep, asynchronous=True)
-    state, pending = _restore(steps, state, shardings)
-    start = int(state.step)
-    if start > config.total_steps:
-        raise UsageError(f"TRAIN_STEPS={config.total_steps}, but {directory} is already at step {start}")
     train_step = make_train_step(loss_fn, optimizer, partitioner, shardings, config.seed, config.microbatches)
-    console = ConsoleWriter(description, config.total_steps, start)
-    writers = [JsonlWriter(directory, start), TensorBoardWriter(directory, start), console]
+    total = config.total_steps
 
-    def report(step: int, values: dict[str, float], split: str) -> None:
-        for writer in writers:
-            writer.write(step, values, split)
+    def evaluates(step: int) -> bool:
+        period = config.eval_period
+        return evaluate is not None and (step == total or bool(period and step % period == 0))
 
-    def save(state: TrainState) -> None:
-        with checkpoint.saving(directory):
-            progress = {name: [m.total, m.count] for name, m in pending.items()}
-            steps.save(
-                int(state.step),
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    optimizer=ocp.args.StandardSave(state.optimizer),
-                    progress=ocp.args.JsonSave({"metrics": progress}),
-                ),
-            )
+    with contextlib.ExitStack() as stack:
+        snapshots = stack.enter_context(Snapshots(directory, config.keep))
+        state, start, pending = snapshots.restore(state, shardings)
+        if start > total:
+            raise UsageError(f"TRAIN_STEPS={total}, but {directory} is already at step {start}")
+        reports = stack.enter_context(Reports(directory, description, total, start))
+        for folder in snapshots.discarded:
+            reports.note(f"skipped and removed {folder}: it was not whole")
+        stop = stack.enter_context(stop_signals())
+        if evaluate is not None and start and evaluates(start) and not reports.holds(start, "eval"):
+            reports.write(start, evaluate(state.params), "eval")  # the run was stopped before it came to that
 
-    began = tick = time.monotonic()
-    tokens = 0.0
-    in_flight: Any = None
-    with _stop_signals() as stop, contextlib.ExitStack() as closing:
-        closing.callback(lambda: [writer.close() for writer in writers])
-        if start < config.total_steps:
-            source = batches(start)
-        step = start
-        while step < config.total_steps:
-            batch = partitioner.put_batch(next(source))
-            state, metrics = train_step(state, batch)
-            if in_flight is not None:  # fetched while the device works on the next step
-                pending = metrics_lib.merge(pending, metrics_lib.to_host(in_flight))
-            in_flight, step = metrics, step + 1
-            tokens += float(np.sum(batch["decoder_loss_weights"])) if "decoder_loss_weights" in batch else 0
-            console.advance(step)
+        throughput = _Throughput()
+        began = time.monotonic()
+        source = batches(start) if start < total else iter(())
+        in_flight: Metrics | None = None
+        for step in range(start + 1, total + 1):
+            state, metrics = train_step(state, partitioner.put_batch(next(source)))
+            if in_flight is not None:  # fetched while the device works on this step
+                pending = _gather(pending, in_flight, step - 1, snapshots, throughput)
+            in_flight = metrics
+            reports.advance(step)
+
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
-            last = step == config.total_steps or timed_out or stop.requested
-            log = step % config.log_period == 0 or step == config.total_steps or timed_out
-            evaluates = evaluate is not None and config.eval_period and step % config.eval_period == 0
-            saves = last or step % config.save_period == 0
-            if log or saves or evaluates:
-                pending = metrics_lib.merge(pending, metrics_lib.to_host(in_flight))
-                in_flight = None
-            if log:
-                values = metrics_lib.compute(pending)
-                elapsed = time.monotonic() - tick
-                report(step, values | {"target_tokens_per_s": tokens / elapsed}, "train")
-                pending, tokens, tick = {}, 0.0, time.monotonic()
-                if not math.isfinite(values["loss"]):
-                    raise UsageError(f"the loss became {values['loss']} by step {step}; the last good checkpoint stays")
+            first, last, stopping = step == start + 1, step == total or timed_out, stop.requested
+            logs = last or step % config.log_period == 0
+            saves = last or stopping or step % config.save_period == 0
+            if not (first or logs or saves or evaluates(step)):
+                continue
+            pending, in_flight = _gather(pending, in_flight, step, snapshots, throughput), None
+            if first:
+                throughput.restart()  # compiling is no training
+            if logs:
+                reports.write(step, metrics_lib.compute(pending) | throughput.measured(), "train")
+                throughput.restart()
+                pending = {}
             if saves:
-                save(state)
-            if evaluates and evaluate is not None:
-                report(step, evaluate(state.params), "eval")
-                tick = time.monotonic()
+                snapshots.save(step, state, pending)
+            evaluation_due = evaluate is not None and (last or evaluates(step))
+            if stopping and (evaluation_due or not last):
+                raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {total} is saved")
+            if evaluation_due and evaluate is not None:
+                with throughput.paused():
+                    reports.write(step, evaluate(state.params), "eval")
             if last:
                 break
-        if evaluate is not None and not stop.requested and not (config.eval_period and step % config.eval_period == 0):
-            report(step, evaluate(state.params), "eval")
-        with checkpoint.saving(directory):
-            steps.wait_until_finished()
-            steps.close()
-    if stop.requested and step < config.total_steps:
-        raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {config.total_steps} is saved")
     return state.params
 
 
-def _restore(
-    steps: ocp.CheckpointManager, state: TrainState, shardings: TrainState
-) -> tuple[TrainState, dict[str, Mean]]:
-    newest = steps.latest_step()
-    if newest is None:
-        return state, {}
-    stored = steps.restore(
-        newest,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(checkpoint.abstract(state.params, shardings.params)),
-            optimizer=ocp.args.StandardRestore(checkpoint.abstract(state.optimizer, shardings.optimizer)),
-            progress=ocp.args.JsonRestore(),
-        ),
-    )
-    step = jax.device_put(np.asarray(newest, np.int32), shardings.step)
-    pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
-    return TrainState(step=step, params=stored["params"], optimizer=stored["optimizer"]), pending
+class _Throughput:
+    """Tokens a second of training, compilation and evaluation left out."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._tokens, self._began = 0.0, time.monotonic()
+
+    def add(self, tokens: float) -> None:
+        self._tokens += tokens
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        stopped = time.monotonic()
+        yield
+        self._began += time.monotonic() - stopped
+
+    def measured(self) -> dict[str, float]:
+        """Nothing where no time was measured."""
+        elapsed = time.monotonic() - self._began
+        return {"tokens_per_s": self._tokens / elapsed} if self._tokens and elapsed > 0 else {}
 
 
-@dataclasses.dataclass
-class _Stop:
-    requested: bool = False
-    name: str = ""
+def _gather(
+    pending: Metrics, metrics: Metrics, step: int, snapshots: Snapshots, throughput: _Throughput
+) -> dict[str, Mean]:
+    """Merges a step's metrics into those of the interval.
 
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """SIGTERM (a scheduler) and SIGINT (a person) ask for a stop after the step in flight."""
-    stop = _Stop()
-
-    def request(number: int, frame: Any) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the save
-        stop.requested, stop.name = True, signal.Signals(number).name
-
-    try:
-        previous = {s: signal.signal(s, request) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread (a notebook's executor): no signals to handle
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    Raises:
+      UsageError: the step's loss or gradient is not finite. It is called before a step is saved, so that no
+        checkpoint holds what such a step leaves behind.
+    """
+    host = metrics_lib.to_host(metrics)
+    for name in ("loss", "gradient_norm"):
+        value = host[name].compute() if host[name].count else host[name].total
+        if not math.isfinite(value):
+            newest = snapshots.newest()
+            saved = "nothing was saved before it" if newest is None else f"step {newest} is saved"
+            raise UsageError(f"the {name} became {value} at step {step}; {saved}; lower LEARNING_RATE?")
+    throughput.add(host["row_tokens"].total)
+    return metrics_lib.merge(pending, host)

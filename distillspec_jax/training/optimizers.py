@@ -8,7 +8,11 @@ from distillspec_jax.errors import UsageError
 
 
 def warmup_cosine(
-    learning_rate: float, total_steps: int, warmup_steps: int = 100, hold_until: int = 0, final_fraction: float = 0.1
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 100,
+    hold_until: int = 0,
+    final_fraction: float = 0.1,
 ) -> optax.Schedule:
     """Linear warm-up, an optional plateau, then a cosine cool-down: the paper's schedule.
 

@@ -23,7 +23,10 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
 LossFn = Callable[[Params, dict[str, Array], Array], tuple[Array, Array, dict[str, Mean]]]
-"""Parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`)."""
+"""Parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`).
+
+Training needs one metric by name, `row_tokens`: see `row_tokens`.
+"""
 
 
 @flax.struct.dataclass
@@ -34,11 +37,19 @@ class TrainState:
       step: int32 scalar, optimizer steps taken. Keys and the data position follow from it.
       params: the model's parameters, float32, T5X's names.
       optimizer: optax's state.
+
+    The same class holds a state's shardings, leaf by leaf.
     """
 
-    step: Array
+    step: Any
     params: Params
     optimizer: Any
+
+
+def row_tokens(weights_BT: Array) -> Mean:
+    """The metric `row_tokens`: how many tokens of a row bear on the loss, over rows that have any."""
+    count_B = jnp.sum(weights_BT > 0, axis=1).astype(jnp.float32)
+    return Mean(jnp.sum(count_B), jnp.sum(count_B > 0).astype(jnp.float32))
 
 
 def create_state(
@@ -121,6 +132,7 @@ def make_train_step(
 
 
 def check_microbatches(batch_size: int, microbatches: int) -> None:
+    """Raises UsageError where a batch cannot be cut into so many equal parts."""
     if microbatches < 1 or batch_size % microbatches:
         raise UsageError(f"MICROBATCHES={microbatches} does not divide BATCH_SIZE={batch_size}")
 

@@ -11,7 +11,7 @@ import optax
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.training.step import LossFn
+from distillspec_jax.training.step import LossFn, row_tokens
 
 
 def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float = 0.0) -> LossFn:
@@ -35,6 +35,7 @@ def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float =
         metrics = {
             "nll": Mean.of(nll_BT, weights_BT),
             "token_accuracy": Mean.of(correct_BT.astype(jnp.float32), weights_BT),
+            "row_tokens": row_tokens(weights_BT),
         }
         return jnp.sum(loss_BT * weights_BT), jnp.sum(weights_BT), metrics
 

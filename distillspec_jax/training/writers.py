@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from distillspec_jax.checkpoint import saving
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Writer(Protocol):
+    """Somewhere to report to."""
+
+    def write(self, step: int, values: Mapping[str, float], split: str) -> None:
+        """Reports values of `train` or `eval` at a step."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
 
 
 class JsonlWriter:
     """`metrics.jsonl`: one line a report. Lines past the step that a run resumes from are dropped."""
 
     def __init__(self, directory: Path, resume_step: int) -> None:
-        self._path = directory / "metrics.jsonl"
-        kept = []
+        self._path = directory / METRICS_FILE
+        kept, self._reported = [], set()
         if self._path.exists():
             for line in self._path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
-                        kept.append(line)
-                except (json.JSONDecodeError, KeyError):
+                    record = json.loads(line)
+                    step, split = record["step"], record["split"]
+                except (json.JSONDecodeError, KeyError, TypeError):
                     break  # a line that a kill cut short, and whatever follows it
-        self._path.write_text("".join(line + "\n" for line in kept))
+                if step <= resume_step:
+                    kept.append(line)
+                    self._reported.add((step, split))
+        shortened = self._path.with_name(METRICS_FILE + ".tmp")
+        shortened.write_text("".join(line + "\n" for line in kept))
+        os.replace(shortened, self._path)
 
-    def write(self, step: int, values: Mapping[str, float], prefix: str) -> None:
-        record = {"step": step, "split": prefix, **{k: float(v) for k, v in values.items()}}
+    def holds(self, step: int, split: str) -> bool:
+        """Whether a line of this step and split was there when the run started."""
+        return (step, split) in self._reported
+
+    def write(self, step: int, values: Mapping[str, float], split: str) -> None:
+        """See `Writer.write`."""
+        record = {"step": step, "split": split, **{k: float(v) for k, v in values.items()}}
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -37,19 +71,36 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files through tensorboardX, which does not import TensorFlow; imported when first used."""
+    """Event files by tensorboardX, which does not import TensorFlow.
+
+    Not by its `SummaryWriter`: that one writes from a thread, which dies of a full disk and leaves the
+    training waiting for ever.
+    """
 
     def __init__(self, directory: Path, resume_step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1)
+        folder = directory / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Files are named by the second: without the suffix, a restart within it would erase the one before.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{resume_step}")
+        start = SessionLog(status=SessionLog.START)  # TensorBoard forgets what it has from this step on
+        self._writer.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+        self._writer.flush()
 
-    def write(self, step: int, values: Mapping[str, float], prefix: str) -> None:
+    def write(self, step: int, values: Mapping[str, float], split: str) -> None:
+        """See `Writer.write`."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for name, value in values.items():
-            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+            summary = scalar(f"{split}/{name}", float(value))
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
+        """See `Writer.close`."""
         self._writer.close()
 
 
@@ -61,26 +112,76 @@ class ConsoleWriter:
         self._total, self._start, self._began = total_steps, resume_step, time.monotonic()
         self._progress: Progress | None = None
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console)
+            done = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            left = (TextColumn("left"), TimeRemainingColumn())
+            self._progress = Progress(*done, *left, console=self._console)
             self._task = self._progress.add_task(description, total=total_steps, completed=resume_step)
             self._progress.start()
 
     def advance(self, step: int) -> None:
+        """Moves the bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
-    def write(self, step: int, values: Mapping[str, float], prefix: str) -> None:
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
+    def write(self, step: int, values: Mapping[str, float], split: str) -> None:
+        """See `Writer.write`."""
         done = max(step - self._start, 1)
         left = (time.monotonic() - self._began) / done * (self._total - step)
         shown = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
         tail = "" if self._progress is not None else f"  left {left / 60:.1f} min"
-        self._console.print(f"{prefix:<5} {step:>6}/{self._total}  {shown}{tail}", soft_wrap=True)
+        self.note(f"{split:<5} {step:>6}/{self._total}  {shown}{tail}")
 
     def close(self) -> None:
+        """See `Writer.close`."""
         if self._progress is not None:
             self._progress.stop()
         sys.stderr.flush()
+
+
+class Reports:
+    """All writers of a run. A context manager.
+
+    Args:
+      directory: the run's.
+      description: of the progress bar.
+      total_steps: where the run ends.
+      resume_step: where it starts; later reports of an earlier session are forgotten.
+
+    Raises:
+      UsageError: here and in `write`, the disk is full.
+    """
+
+    def __init__(self, directory: Path, description: str, total_steps: int, resume_step: int) -> None:
+        self._directory = directory
+        with saving(directory):
+            self._jsonl = JsonlWriter(directory, resume_step)
+            tensorboard = TensorBoardWriter(directory, resume_step)
+        self._console = ConsoleWriter(description, total_steps, resume_step)
+        self._writers: list[Writer] = [self._jsonl, tensorboard, self._console]
+        self.advance, self.note, self.holds = self._console.advance, self._console.note, self._jsonl.holds
+
+    def write(self, step: int, values: Mapping[str, float], split: str) -> None:
+        """Reports to every writer."""
+        with saving(self._directory):
+            for writer in self._writers:
+                writer.write(step, values, split)
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with saving(self._directory):
+            for writer in reversed(self._writers):  # the terminal first: it must get its cursor back
+                writer.close()
 
 
 def _short(value: float) -> str:

@@ -36,9 +36,13 @@ def start(
     return loop.init(params, prompt_BT, Requests(keys_B, limit_B, law), max_new_tokens)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def run(loop: Loop, params: PairParams, state: State, max_rounds: int = 1000) -> State:
     """Runs a state, without donating it."""
+    return _run(loop, params, state, max_rounds)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(loop: Loop, params: PairParams, state: State, max_rounds: int) -> State:
     return loop.run(params, state, max_rounds)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.shapes import Array, Params
@@ -24,10 +24,10 @@ class PrefixModel:
     width: int = 6
 
     def init_params(self, seed: int, scale: float = 1.5) -> Params:
-        embed, out = jax.random.split(jax.random.key(seed))
+        draws = np.random.default_rng(seed)
         return {
-            "embed_VD": jax.random.normal(embed, (self.vocab_size, self.width)),
-            "out_DV": scale * jax.random.normal(out, (self.width, self.vocab_size)),
+            "embed_VD": draws.normal(size=(self.vocab_size, self.width)).astype(np.float32),
+            "out_DV": scale * draws.normal(size=(self.width, self.vocab_size)).astype(np.float32),
         }
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
@@ -60,4 +60,4 @@ class PrefixModel:
     def _values(self, params: Params, tokens: Array, slot: Array) -> Array:
         pace = 0.5 * (1.0 + jnp.arange(self.width))
         turn = jnp.cos(slot[..., None] * pace[None, None])
-        return params["embed_VD"][tokens] * turn
+        return jnp.asarray(params["embed_VD"])[tokens] * turn

@@ -6,13 +6,17 @@ test of the output can see it; only acceptance drops.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Draft, PairParams, SpeculativeLoop, State, randomness, sampling_law
+from distillspec_jax.decoding import Draft, ModelDrafter, PairParams, SpeculativeLoop, State, sampling_law
+from distillspec_jax.shapes import Array, Params
 from tests.decoding.batches import merged, padded, start
 from tests.decoding.reference_law import reference_probs
 from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, family
@@ -21,21 +25,34 @@ BLOCK, NEW_TOKENS = 3, 9
 LAWS = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.8), (0.0, 0, 1.0)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """A drafter that keeps its last proposal in its memory."""
+
+    drafter: ModelDrafter
+
+    def init(self, params: Params, prompt_BT: Array, max_length: int) -> Any:
+        tokens_BNG = jnp.zeros((len(prompt_BT), 1, BLOCK), jnp.int32)
+        log_q_BNGV = jnp.zeros((len(prompt_BT), 1, BLOCK, VOCAB))
+        return self.drafter.init(params, prompt_BT, max_length), (tokens_BNG, log_q_BNGV)
+
+    def draft(self, params: Params, state: Any, *args: Any) -> Draft:
+        draft = self.drafter.draft(params, state[0], *args)
+        return draft._replace(state=(draft.state, (draft.tokens_BNG, draft.log_q_BNGV)))
+
+    def commit(self, state: Any, branch_B: Array, accepted_B: Array) -> Any:
+        return self.drafter.commit(state[0], branch_B, accepted_B), state[1]
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def drafted_round(loop: SpeculativeLoop, params: PairParams, state: State) -> tuple[Draft, State]:
-    """What the round drafts, and the state after it."""
-    rows = state.rows
-    keys_B = randomness.round_keys(rows.requests.keys_B, rows.emitted_B)
-    draft = loop.drafter.draft(
-        params.draft, state.draft, keys_B, rows.pending_B, rows.requests.law, loop.block_size
-    )
-    return draft._replace(state=None), loop.round(params, state)
+def one_round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
+    return loop.round(params, state)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
     pair = family(name)
-    loop = SpeculativeLoop(pair.target, pair.drafter, block_size=BLOCK)
+    loop = SpeculativeLoop(pair.target, Recorder(pair.drafter), block_size=BLOCK)
     cells = [(prompt, law) for prompt in PROMPTS for law in LAWS] * 2
     law = sampling_law(*zip(*[law for _, law in cells], strict=True), vocab_size=VOCAB)
     prompt_BT = padded([prompt for prompt, _ in cells])
@@ -44,12 +61,12 @@ def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
 
     # Every second row enters a round late, as a refilled slot would: rows that have committed
     # nothing share a batch with rows that have.
-    state = merged(state, drafted_round(loop, pair.params, state)[1], rows % 2 == 0)
+    state = merged(state, one_round(loop, pair.params, state), rows % 2 == 0)
     accepted_before = np.zeros(len(rows), int)
     seen: set[int] = set()
     while np.asarray(state.rows.running_B).any():
-        draft, after = drafted_round(loop, pair.params, state)
-        tokens_BG, log_q_BGV = np.asarray(draft.tokens_BNG)[:, 0], np.asarray(draft.log_q_BNGV)[:, 0]
+        after = one_round(loop, pair.params, state)
+        tokens_BG, log_q_BGV = (np.asarray(recorded)[:, 0] for recorded in after.draft[1])
         rows_before = jax.device_get((state.rows.output_BT, state.rows.emitted_B, state.rows.running_B))
         for b, (prompt, numbers) in enumerate(cells):
             output_T, emitted, running = (x[b] for x in rows_before)

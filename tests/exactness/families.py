@@ -85,13 +85,11 @@ def _encoder_decoder(model: LanguageModel, params: Params, prompt_S: Array, toke
 def prefix_family() -> Family:
     target, draft = PrefixModel(8), PrefixModel(7)
     # Near enough for drafts to be accepted, far enough for a wrong rule to show.
-    params = target.init_params(1)
-    blurred = draft.init_params(2)
-    near = jax.tree.map(
-        lambda a, b: 0.8 * a + 0.5 * b,
-        {"embed_VD": params["embed_VD"][:7], "out_DV": params["out_DV"][:, :7]},
-        blurred,
-    )
+    params, other = target.init_params(1), draft.init_params(2)
+    near = {
+        "embed_VD": 0.8 * params["embed_VD"][:7] + 0.5 * other["embed_VD"],
+        "out_DV": 0.8 * params["out_DV"][:, :7] + 0.5 * other["out_DV"],
+    }
     return Family("prefix", target, draft, PairParams(params, near), _decoder_only)
 
 

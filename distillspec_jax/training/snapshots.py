@@ -1,0 +1,116 @@
+"""A run on disk: all that a restart needs to continue bit for bit.
+
+The step alone gives the keys, the schedule and the data position; parameters, the optimizer's state and
+the metrics of the reporting interval under way are saved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError
+from distillspec_jax.metrics import Mean, Metrics
+from distillspec_jax.training.step import TrainState
+
+
+class Snapshots:
+    """Saves in the background, restores the newest whole step, keeps the last few. A context manager.
+
+    Args:
+      directory: a checkpoint directory.
+      keep: how many steps.
+
+    Attributes:
+      discarded: folders that were no whole step and are gone.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory = directory
+        self.discarded = checkpoint.discard_unfinished(directory)
+        with checkpoint.saving(directory):
+            self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True)
+
+    def restore(self, fresh: TrainState, shardings: TrainState) -> tuple[TrainState, int, dict[str, Mean]]:
+        """The newest step, or `fresh` where there is none.
+
+        Returns:
+          The state, its step, and the metrics gathered since the last report before it.
+
+        Raises:
+          UsageError: the step cannot be continued: it is damaged, it lacks what training needs, or another
+            optimizer wrote it.
+        """
+        newest = checkpoint.latest_step(self._directory)
+        if newest is None:
+            return fresh, 0, {}
+        folder = (self._directory / checkpoint.STEPS / str(newest)).absolute()
+        if not all((folder / item).is_dir() for item in ("optimizer", "progress")):
+            raise UsageError(
+                f"{folder} holds parameters alone and cannot be continued: start from it with "
+                "INITIAL_CHECKPOINT_PATH and another MODEL_DIR"
+            )
+        checkpoint.check_shapes(str(folder), checkpoint.stored_shapes(folder / "params"), fresh.params)
+        try:
+            stored_optimizer = checkpoint.stored_shapes(folder / "optimizer")
+            checkpoint.check_shapes(str(folder), stored_optimizer, fresh.optimizer)
+        except UsageError as error:
+            raise UsageError(
+                f"{self._directory} was trained with another OPTIMIZER; choose that one, or another MODEL_DIR"
+            ) from error
+        with checkpoint.reading(folder):
+            stored = self._manager.restore(
+                newest,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(checkpoint.abstract(fresh.params, shardings.params)),
+                    optimizer=ocp.args.StandardRestore(
+                        checkpoint.abstract(fresh.optimizer, shardings.optimizer)
+                    ),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
+        step = jax.device_put(np.asarray(newest, np.int32), shardings.step)
+        pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
+        return TrainState(step, stored["params"], stored["optimizer"]), newest, pending
+
+    def save(self, step: int, state: TrainState, pending: Metrics) -> None:
+        """Copies the state and returns; the writing goes on in the background.
+
+        Raises:
+          UsageError: the disk is full, now or when the save before this one was written.
+        """
+        sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
+        with checkpoint.saving(self._directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    optimizer=ocp.args.StandardSave(state.optimizer),
+                    progress=ocp.args.JsonSave({"metrics": sums}),
+                ),
+            )
+
+    def newest(self) -> int | None:
+        """The newest step, once whatever is being written is whole."""
+        self._manager.wait_until_finished()
+        return checkpoint.latest_step(self._directory)
+
+    def __enter__(self) -> Snapshots:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is KeyboardInterrupt:  # asked twice: somebody does not want to wait
+            return
+        with checkpoint.saving(self._directory):
+            self._manager.wait_until_finished()
+            self._manager.close()

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax.decoding import (
+    AutoregressiveLoop,
+    Draft,
+    SpeculativeLoop,
+    Status,
+    TokenRule,
+    Verdict,
+    randomness,
+    sampling_law,
+)
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.errors import UsageError
+from distillspec_jax.shapes import Array
+from tests.decoding.batches import merged, padded, run, start, texts
+from tests.exactness.families import PROMPTS, VOCAB, family
+from tests.exactness.goodness import g_test
+from tests.exactness.grid import FALSE_ALARM, exact
+from tests.exactness.joint import Law, counts_of_cell, decode
+
+PAIR = family("prefix")
+BLOCK, NEW_TOKENS = 4, 20
+LOOP = SpeculativeLoop(PAIR.target, PAIR.drafter, block_size=BLOCK, measure_overlap=True)
+PROMPT_BT = padded([PROMPTS[i % 3] for i in range(12)])
+LIMITS = np.array([20, 20, 7, 20, 1, 20, 20, 2, 20, 13, 20, 0])
+INDEX = np.arange(12)
+LAW = sampling_law(np.tile([1.0, 0.0, 0.6], 4), np.tile([0, 0, 4, 0], 3), vocab_size=VOCAB)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    return start(LOOP, PAIR.params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def done(fresh: Any) -> Any:
+    return run(LOOP, PAIR.params, fresh)
+
+
+def test_greedy_rows_emit_the_autoregressive_text(done: Any) -> None:
+    plain = AutoregressiveLoop(PAIR.target)
+    reference = run(plain, PAIR.params, start(plain, PAIR.params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
+    greedy = np.flatnonzero(np.asarray(LAW.temperature) == 0)
+    assert max(len(texts(reference)[b]) for b in greedy) > 2 * BLOCK
+    for b in greedy:
+        assert texts(done)[b] == texts(reference)[b]
+
+
+def test_a_text_does_not_depend_on_neighbours_or_place(done: Any) -> None:
+    turned = np.roll(INDEX, 5)
+    law = LAW.select(turned)
+    state = start(LOOP, PAIR.params, PROMPT_BT[turned], law, LIMITS[turned], turned, NEW_TOKENS)
+    assert texts(run(LOOP, PAIR.params, state)) == [texts(done)[i] for i in turned]
+
+
+def test_host_visits_change_nothing(fresh: Any, done: Any) -> None:
+    state = fresh
+    for _ in range(3):
+        state = run(LOOP, PAIR.params, state, 2)
+    assert texts(state) != texts(done)
+    state = run(LOOP, PAIR.params, state)
+    for a, b in zip(
+        jax.tree.leaves((state.rows, state.counts)), jax.tree.leaves((done.rows, done.counts)), strict=True
+    ):
+        assert (a == b).all()
+
+
+def test_rows_that_start_late_emit_the_same(fresh: Any, done: Any) -> None:
+    """A slot given to another prompt in the middle of a run: all leaves of its row replaced."""
+    later = merged(run(LOOP, PAIR.params, fresh, 3), fresh, INDEX % 2 == 0)
+    assert texts(run(LOOP, PAIR.params, later)) == texts(done)
+
+
+def test_finished_rows_idle(fresh: Any) -> None:
+    before = run(LOOP, PAIR.params, fresh, 4)
+    after = run(LOOP, PAIR.params, before, 2)
+    idle = np.flatnonzero(np.asarray(before.rows.status_B) != Status.RUNNING)
+    assert 0 < len(idle) < len(INDEX)
+    assert (np.asarray(after.rows.emitted_B)[~np.isin(INDEX, idle)] > 0).all()
+    for state_before, state_after in [
+        (before.rows, after.rows),
+        (before.counts, after.counts),
+        (before.target.length_B, after.target.length_B),
+        (before.draft.cache.length_B, after.draft.cache.length_B),
+    ]:
+        for a, b in zip(jax.tree.leaves(state_before), jax.tree.leaves(state_after), strict=True):
+            assert (a[idle] == b[idle]).all()
+    for b in idle:
+        kept = int(before.target.length_B[b])
+        np.testing.assert_array_equal(after.target.cache[b, :kept], before.target.cache[b, :kept])
+
+
+def test_caches_hold_every_committed_token_but_the_last(done: Any, fresh: Any) -> None:
+    state = run(LOOP, PAIR.params, fresh, 2)
+    running = np.asarray(state.rows.running_B)
+    emitted = np.asarray(state.rows.emitted_B)[running]
+    held = np.asarray(state.target.length_B - fresh.target.length_B)[running]
+    assert np.array_equal(held, emitted)
+    # The draft's lacks one more: both are fed to it at once.
+    held = np.asarray(state.draft.cache.length_B - fresh.draft.cache.length_B)[running]
+    assert np.array_equal(held, emitted - 1)
+
+
+def test_accounting(done: Any) -> None:
+    counts = jax.device_get(done.counts)
+    emitted = np.asarray(done.rows.emitted_B)
+    assert np.array_equal(emitted, counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B)
+    assert (emitted <= LIMITS).all()
+    assert counts.rounds_B[-1] == 0
+    # A limit of one token: one round, in which one draft is tested, whatever comes of it.
+    assert counts.tested_BG[4].tolist() == [1, 0, 0, 0]
+    # Expected acceptance lies near the observed one, and is 0 or 1 a position at temperature 0.
+    assert ((counts.overlap_B >= 0) & (counts.overlap_B <= counts.tested_BG.sum(1) + 1e-4)).all()
+    greedy = np.asarray(LAW.temperature) == 0
+    np.testing.assert_allclose(counts.overlap_B[greedy], counts.accepted_BG.sum(1)[greedy])
+    assert 0 < counts.overlap_B[~greedy].sum() < counts.tested_BG[~greedy].sum()
+
+
+def test_rows_whose_logits_are_nan_fail_alone(done: Any) -> None:
+    """Id 5 poisons the target: rows fail when they have read it, the others never notice."""
+    target = {**PAIR.params.target, "embed_VD": PAIR.params.target["embed_VD"].copy()}
+    target["embed_VD"][5] = np.nan
+    params = PAIR.params._replace(target=target)
+    poisoned = run(LOOP, params, start(LOOP, params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
+    status = np.asarray(poisoned.rows.status_B)
+    failed_midway = 0
+    for b, (text, sound_text) in enumerate(zip(texts(poisoned), texts(done), strict=True)):
+        read_in_prompt, read_in_text = 5 in PROMPT_BT[b], 5 in sound_text[:-1]
+        if LIMITS[b] and (read_in_prompt or read_in_text):
+            assert status[b] == Status.FAILED
+            assert text == sound_text[: len(text)]
+            failed_midway += len(text) > 0
+        else:
+            assert text == sound_text
+            assert status[b] != Status.FAILED
+    assert failed_midway > 0
+    assert (status == Status.FAILED).sum() < len(INDEX) - 1
+    counts = poisoned.counts
+    accounted = counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B
+    assert (poisoned.rows.emitted_B == accounted).all()
+
+
+def test_a_nan_in_the_draft_fails_its_row(done: Any) -> None:
+    draft = {**PAIR.params.draft, "embed_VD": PAIR.params.draft["embed_VD"].copy()}
+    draft["embed_VD"][5] = np.nan
+    params = PAIR.params._replace(draft=draft)
+    state = run(LOOP, params, start(LOOP, params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
+    failed = np.asarray(state.rows.status_B) == Status.FAILED
+    assert failed[[b for b in INDEX if 5 in PROMPT_BT[b] and LIMITS[b]]].all()
+    assert not failed[[b for b in INDEX if 5 not in [*PROMPT_BT[b], *texts(done)[b]]]].any()
+
+
+def test_block_size_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="block_size is 0"):
+        dataclasses.replace(LOOP, block_size=0)
+
+
+# Several candidate blocks, and drafters that offer less than a block: the seams, with the least that fills them.
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformDrafter:
+    """Two independent blocks of uniform words; the second offers one token less."""
+
+    def init(self, params: None, prompt_BT: Array, max_length: int) -> tuple[()]:
+        return ()
+
+    def draft(
+        self, params: None, state: tuple[()], keys_B: Array, pending_B: Array, law: Any, size: int
+    ) -> Draft:
+        rows = len(pending_B)
+        branch_offset = jnp.arange(2 * size)[None]
+        keys = randomness.draw_keys(keys_B[:, None], branch_offset, Purpose.DRAFT)
+        tokens_BNG = 1 + (randomness.uniform(keys) * (VOCAB - 1)).astype(jnp.int32).reshape(rows, 2, size)
+        log_q_V = jnp.where(jnp.arange(VOCAB) > 0, -jnp.log(VOCAB - 1.0), -jnp.inf)
+        log_q = jnp.broadcast_to(log_q_V, (rows, 2, size, VOCAB))
+        length_BN = jnp.broadcast_to(jnp.array([[size, size - 1]]), (rows, 2))
+        return Draft(tokens_BNG, log_q, length_BN, ())
+
+    def commit(self, state: tuple[()], branch_B: Array, accepted_B: Array) -> tuple[()]:
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class CoinThenTokenRule:
+    """Verifies the branch that a coin chooses without looking: lossless if the loop keeps that branch."""
+
+    def __call__(
+        self, keys_B: Array, tokens: Array, log_q: Array, log_p: Array, length: Array, *, logits_BNKV: Any
+    ) -> Verdict:
+        coin = randomness.draw_keys(keys_B, 99, Purpose.ACCEPT)
+        branch_B = (randomness.uniform(coin) < 0.5).astype(jnp.int32)
+        one = [x[jnp.arange(len(branch_B)), branch_B][:, None] for x in (tokens, log_q, log_p, length)]
+        return TokenRule()(keys_B, *one)._replace(branch_B=branch_B)
+
+
+def test_several_blocks_of_unequal_length_keep_the_exact_law() -> None:
+    loop = SpeculativeLoop(PAIR.target, UniformDrafter(), CoinThenTokenRule(), block_size=2)
+    cells = [(prompt, Law(1.0)) for prompt in range(len(PROMPTS))]
+    state = decode(loop, PAIR.params, cells, 4000, seed=5)
+    for i, (prompt, law) in enumerate(cells):
+        counts: Counter[tuple[int, ...]] = counts_of_cell(state, i, len(cells))
+        assert g_test(counts, exact("prefix", prompt, law)) > FALSE_ALARM / len(cells)
+    assert 0 < int(state.counts.accepted_BG[:, 1].sum()) < int(state.counts.accepted_BG[:, 0].sum())

@@ -1,0 +1,50 @@
+"""Relative-position buckets against a hand-made table, and the bias that is looked up by them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax.models.attention import relative_position_bucket
+
+# T5's usual sizes. A decoder's 32 buckets: distances 0-15 by themselves, then
+# 16 + floor(16 * log(distance / 16) / log(128 / 16)), at most 31. Worked out by hand.
+DECODER = {0: 0, 1: 1, 15: 15, 16: 16, 18: 16, 19: 17, 20: 17, 21: 18, 24: 19, 32: 21, 64: 26, 127: 31, 500: 31}
+
+# An encoder's: 16 for each direction, 8 of them exact, then 8 + floor(8 * log(distance / 8) / log(128 / 8));
+# keys after the query are 16 further on. 16, 32 and 64 lie on boundaries: 8 * log(2) / log(16) is exactly 2.
+ENCODER = {0: 0, 1: 1, 7: 7, 8: 8, 11: 8, 12: 9, 15: 9, 16: 10, 31: 11, 32: 12, 64: 14, 127: 15, 500: 15}
+
+
+def buckets(relative, **kwargs):
+    return np.asarray(relative_position_bucket(jnp.asarray(relative, jnp.int32), **kwargs))
+
+
+def test_buckets_of_a_decoder():
+    relative = [-distance for distance in DECODER]
+    found = buckets(relative, bidirectional=False, num_buckets=32, max_distance=128)
+    np.testing.assert_array_equal(found, list(DECODER.values()))
+
+
+def test_a_decoders_future_shares_the_first_bucket():
+    found = buckets([1, 2, 300], bidirectional=False, num_buckets=32, max_distance=128)
+    np.testing.assert_array_equal(found, [0, 0, 0])
+
+
+def test_buckets_of_an_encoder_on_both_sides():
+    sizes = dict(bidirectional=True, num_buckets=32, max_distance=128)
+    before = buckets([-distance for distance in ENCODER], **sizes)
+    after = buckets([distance for distance in ENCODER if distance], **sizes)
+    np.testing.assert_array_equal(before, list(ENCODER.values()))
+    np.testing.assert_array_equal(after, [16 + bucket for distance, bucket in ENCODER.items() if distance])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (8, 20), (12, 37)])
+def test_buckets_agree_with_transformers(bidirectional, num_buckets, max_distance):
+    import torch
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    relative = np.arange(-300, 301)
+    sizes = dict(bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
+    theirs = T5Attention._relative_position_bucket(torch.from_numpy(relative), **sizes)
+    np.testing.assert_array_equal(buckets(relative, **sizes), theirs.numpy())

@@ -1,0 +1,121 @@
+"""The network under teacher forcing: who may see whom, and that configurations are checked."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.registry import shapes
+from distillspec_jax.models.t5 import T5Config, init_params
+from tests import tiny
+
+# One packed row: two examples, (inputs, targets), and padding at the end. All ids differ, so that the gradient
+# of a row of the embedding table is the gradient of one position.
+EXAMPLES = [((2, 3, 4), (5, 6)), ((7, 8, 9, 10), (11, 12, 13))]
+PACKED = {
+    "encoder_input_tokens": np.array([[2, 3, 4, 7, 8, 9, 10, 0]], np.int32),
+    "encoder_segment_ids": np.array([[1, 1, 1, 2, 2, 2, 2, 0]], np.int32),
+    # The decoder reads the targets shifted by one within each example.
+    "decoder_input_tokens": np.array([[0, 5, 0, 11, 12, 0]], np.int32),
+    "decoder_segment_ids": np.array([[1, 1, 2, 2, 2, 0]], np.int32),
+}
+
+
+def influence(model, batch, positions):
+    """Which ids' embeddings the logits at the given target positions depend on."""
+
+    @jax.jit
+    def gradient(params):
+        def of(params):
+            logits_BTV = model.logits(params, batch)
+            # Random weights: a plain sum of logits could hide a dependence by symmetry.
+            weight = jax.random.normal(jax.random.key(0), logits_BTV.shape)
+            return (logits_BTV * weight)[:, positions].sum()
+
+        return jax.grad(of)(params)["token_embedder"]["embedding"]
+
+    return {int(i) for i in np.flatnonzero(np.any(np.asarray(gradient(tiny.params(model))) != 0, axis=1))}
+
+
+def test_no_gradient_reaches_a_logit_from_the_future():
+    batch = tiny.teacher_batch(np.array([[2, 3, 4]]), np.array([[5, 6, 7, 8, 9]]))
+    assert influence(tiny.T5_1_1, batch, [0, 1, 2]) == {2, 3, 4, 0, 5, 6}
+    assert influence(tiny.T5_1_1, batch, [4]) == {2, 3, 4, 0, 5, 6, 7, 8}
+
+
+def test_no_gradient_crosses_from_one_packed_example_to_another_or_from_padding():
+    # Id 0 starts every example of the decoder, so it is no evidence of anything.
+    assert influence(tiny.T5_1_1, PACKED, [0, 1]) - {0} == {2, 3, 4, 5}
+    assert influence(tiny.T5_1_1, PACKED, [2, 3, 4]) - {0} == {7, 8, 9, 10, 11, 12}
+
+
+@pytest.mark.parametrize("model", tiny.MODELS.values(), ids=tiny.MODELS)
+def test_packed_examples_have_the_logits_of_separate_ones(model):
+    packed = np.asarray(tiny.logits(model, tiny.params(model), PACKED))
+    inputs = np.array([[2, 3, 4, 0, 0, 0, 0, 0], [7, 8, 9, 10, 0, 0, 0, 0]], np.int32)
+    targets = np.array([[5, 6, 0, 0, 0, 0], [11, 12, 13, 0, 0, 0]], np.int32)
+    apart = np.asarray(tiny.logits(model, tiny.params(model), tiny.teacher_batch(inputs, targets)))
+    np.testing.assert_allclose(packed[0, :2], apart[0, :2], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(packed[0, 2:5], apart[1, :3], rtol=0, atol=2e-5)
+
+
+def test_dropout_needs_a_key_and_follows_it():
+    config = dataclasses.replace(tiny.T5_1_1.config, dropout_rate=0.3)
+    model, params = dataclasses.replace(tiny.T5_1_1, config=config), tiny.params(tiny.T5_1_1)
+    batch = tiny.teacher_batch(tiny.tokens(0, 2, 5), tiny.tokens(1, 2, 4))
+    dropped = jax.jit(lambda key: model.logits(params, batch, dropout_key=key))
+    first, again, other = (np.asarray(dropped(jax.random.key(seed))) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    np.testing.assert_array_equal(
+        tiny.logits(model, params, batch), tiny.logits(tiny.T5_1_1, params, batch)
+    )
+
+
+def test_fresh_parameters_have_t5s_scales():
+    """Query kernels carry the 1/sqrt(head_dim) that T5's attention leaves out; norms start at one."""
+    config = T5Config(
+        64, emb_dim=64, num_heads=4, head_dim=16, num_encoder_layers=1, num_decoder_layers=1, mlp_dim=64
+    )
+    model = dataclasses.replace(tiny.T5_1_1, config=config)
+    params = init_params(model, jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), params, shapes(model))
+    attention = params["decoder"]["layers_0"]["self_attention"]
+    assert np.std(attention["query"]["kernel"]) == pytest.approx(1 / 8 / 4, rel=0.1)
+    assert np.std(attention["key"]["kernel"]) == pytest.approx(1 / 8, rel=0.1)
+    assert np.std(params["token_embedder"]["embedding"]) == pytest.approx(1, rel=0.1)
+    np.testing.assert_array_equal(params["decoder"]["decoder_norm"]["scale"], jnp.ones(64))
+
+
+def test_logits_of_a_tied_model_are_scaled_and_of_an_untied_model_are_not():
+    """T5 1.0 divides by sqrt(width) before its shared table; T5 1.1 has a projection of its own and does not."""
+    tied, params = tiny.T5_1_0, tiny.params(tiny.T5_1_0)
+    untied = dataclasses.replace(tied, config=dataclasses.replace(tied.config, logits_via_embedding=False))
+    table = params["token_embedder"]["embedding"]
+    own = {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": table.T}}}
+    batch = tiny.teacher_batch(tiny.tokens(0, 2, 5), tiny.tokens(1, 2, 4))
+    scaled, raw = tiny.logits(tied, params, batch), tiny.logits(untied, own, batch)
+    np.testing.assert_allclose(scaled * 4, raw, rtol=1e-5, atol=1e-4)  # sqrt(16)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("mlp_activations", ("gelo", "linear"), "mlp_activations: unknown 'gelo': did you mean 'gelu'"),
+        ("mlp_activations", (), "mlp_activations is empty"),
+        ("num_heads", 0, "num_heads is 0, must be at least 1"),
+        ("vocab_size", -3, "vocab_size is -3, must be at least 1"),
+        ("relpos_buckets", 7, "relpos_buckets is 7, must be even and at least 4"),
+        ("relpos_max_distance", 4, "relpos_max_distance is 4, must be above relpos_buckets / 2 = 4"),
+        ("dropout_rate", 1.0, "dropout_rate is 1.0, must lie in [0, 1)"),
+        ("decoder_start_id", 99, "decoder_start_id is 99, must lie in the vocabulary of 29"),
+        ("dtype", "float61", "dtype: unknown 'float61'"),
+    ],
+)
+def test_an_impossible_configuration_is_named(field, value, said):
+    with pytest.raises(UsageError) as error:
+        dataclasses.replace(tiny.T5_1_1.config, **{field: value})
+    assert said in str(error.value)

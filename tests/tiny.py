@@ -1,0 +1,85 @@
+"""The smallest honest T5s, and jitted calls that tests share so that each shape compiles once.
+
+Two kinds (1.0 and 1.1), sizes that differ from one another wherever the network allows it, a relative
+distance short enough for every bucket to be met, and parameters in which nothing is left at one or zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.models import registry
+from distillspec_jax.models.interface import DecodeState
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.shapes import Array, Params
+
+VOCAB = 29
+
+_SIZES: dict[str, Any] = dict(
+    vocab_size=VOCAB,
+    emb_dim=16,
+    num_heads=3,
+    head_dim=4,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    mlp_dim=20,
+    relpos_buckets=8,
+    relpos_max_distance=10,
+)
+
+T5_1_1 = EncoderDecoder(T5Config(**_SIZES))
+T5_1_0 = EncoderDecoder(T5Config(**_SIZES, mlp_activations=("relu",), logits_via_embedding=True))
+MODELS = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
+
+
+@functools.cache
+def params(model: EncoderDecoder, seed: int = 0) -> Params:
+    """Random parameters; norm scales lie around one, everything else around zero."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> Array:
+        name = jax.tree_util.keystr(path)
+        spread = 1.0 if "embedding" in name else 0.3
+        values = rng.normal(1.0 if "scale" in name else 0.0, spread, shape.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, registry.shapes(model))
+
+
+def tokens(seed: int, *shape: int, vocab: int = VOCAB) -> np.ndarray:
+    """Random ids without padding."""
+    return np.random.default_rng(seed).integers(1, vocab, shape).astype(np.int32)
+
+
+def ragged(seed: int, lengths: tuple[int, ...], width: int, vocab: int = VOCAB) -> np.ndarray:
+    """Random ids, row b 0-padded from `lengths[b]` on."""
+    keep = np.arange(width)[None] < np.asarray(lengths)[:, None]
+    return np.where(keep, tokens(seed, len(lengths), width, vocab=vocab), 0).astype(np.int32)
+
+
+def teacher_batch(inputs: np.ndarray, targets: np.ndarray, start: int = 0) -> dict[str, np.ndarray]:
+    """What `logits` reads: entry t of the result is the law of `targets[:, t]`."""
+    shifted = np.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
+    return {"encoder_input_tokens": inputs, "decoder_input_tokens": shifted}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model: EncoderDecoder, params: Params, batch: dict[str, Any]) -> Array:
+    return model.logits(params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def prefill(model: EncoderDecoder, params: Params, prompt_BT: Any, room: int) -> tuple[DecodeState, Array]:
+    return model.prefill(params, prompt_BT, room)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extend(
+    model: EncoderDecoder, params: Params, state: DecodeState, tokens_BK: Any
+) -> tuple[Array, DecodeState]:
+    return model.extend(params, state, tokens_BK)
