@@ -55,4 +55,5 @@ def to_host(metrics: Metrics) -> dict[str, Mean]:
 
 
 def compute(metrics: Metrics) -> dict[str, float]:
+    """The ratios, for a report; NaN where nothing was counted."""
     return {name: mean.compute() for name, mean in metrics.items()}

@@ -7,7 +7,8 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
-HELP = """Distils a draft from a target: divergence × data source. A run that was stopped goes on: start it again.
+HELP = """Distils a draft from a target: divergence × data source.
+A run that was stopped goes on where it was: start it again.
 
   distillspec distill --gin_file=runs/distill.gin --gin.TARGET=zoo:wiki_leads/target \\
       --gin.DRAFT=zoo:wiki_leads/draft --gin.MIXTURE_OR_TASK_NAME=wiki_leads \\

@@ -7,7 +7,8 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
-HELP = """Supervised training of a target or a draft. A run that was stopped goes on where it was: start it again.
+HELP = """Supervised training of a target or a draft.
+A run that was stopped goes on where it was: start it again.
 
   distillspec finetune --gin_file=models/zoo_draft.gin --gin_file=runs/finetune.gin \\
       --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/my_draft --gin.TRAIN_STEPS=500

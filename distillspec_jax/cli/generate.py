@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+
+if TYPE_CHECKING:
+    from distillspec_jax.decoding.engine import Progress
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
@@ -13,8 +17,8 @@ HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one 
   distillspec generate --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled \\
       --input=prompts.jsonl --output=out.jsonl
 
-`inputs` is the raw field: zoo:TASK/... and --task=TASK put that task's prefix before it, a bare checkpoint the
-prefix stored in it, --prefix anything you like (--prefix='' nothing).
+`inputs` is the raw field: zoo:TASK/... and --task=TASK put that task's prefix before it, a bare checkpoint
+the prefix stored in it, --prefix anything you like (--prefix='' nothing).
 """
 
 
@@ -88,10 +92,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _show_progress(progress: object) -> None:
-    from distillspec_jax.decoding.engine import Progress
-
-    assert isinstance(progress, Progress)
+def _show_progress(progress: Progress) -> None:
     line = f"\r{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens"
     print(
         line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True

@@ -32,34 +32,43 @@ class Request:
 
 
 def read_requests(path: str, field: str = "inputs") -> list[Request]:
-    """Reads `{"inputs": ...}` lines from a file, or from standard input if `path` is `-`.
+    """Reads `{"inputs": ...}` lines from a file, or from standard input if `path` is `-`; UTF-8 always.
 
     Raises:
       UsageError: names the file and line of malformed JSON, a missing field, or a field that is no text.
+      OSError: the file cannot be opened.
     """
+    name = "standard input" if path == "-" else path
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     try:
-        content = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        lines = content.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a string
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    found = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        if field not in row:
-            raise UsageError(f"{where}: no field {field!r}: {nearest(field, map(str, row))}")
-        if not isinstance(row[field], str):
-            raise UsageError(f"{where}: field {field!r} must be text, got {type(row[field]).__name__}")
-        found.append(Request(row.pop(field), where, row))
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{number}: not UTF-8 text") from error
+    found = [
+        _parse(line, f"{name}:{number}", field) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
     if not found:
-        raise UsageError(f"{path}: holds no requests (one JSON object a line is expected)")
+        raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
     return found
+
+
+def _parse(line: str, where: str, field: str) -> Request:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    if field not in row:
+        raise UsageError(f"{where}: no field {field!r}: {nearest(field, row)}")
+    if not isinstance(row[field], str):
+        raise UsageError(f"{where}: field {field!r} must be text, got {type(row[field]).__name__}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: holds a lone surrogate, no valid Unicode") from error
+    return Request(row.pop(field), where, row)
 
 
 def write_line(request: Request, generation: Generation) -> str:
@@ -71,18 +80,27 @@ def write_line(request: Request, generation: Generation) -> str:
 def output_lines(path: str) -> Iterator[Callable[[str], None]]:
     """A writer of lines to a file or, for `-`, to standard output.
 
-    A file appears under its own name only when every line is written; until then it is `PATH.partial`.
+    A file appears under its own name only when the context ends well; until then, and after an error, its
+    lines are in `PATH.partial`.
+
+    Raises:
+      UsageError: the place cannot be written, here or later.
     """
     if path == "-":
         yield lambda line: print(line, flush=True)
         return
     partial = Path(path + ".partial")
+    if Path(path).is_dir():
+        raise UsageError(f"cannot save to {path}: it is a folder")
     with saving(path):
-        with partial.open("w", encoding="utf-8") as file:
+        file = partial.open("w", encoding="utf-8")
 
-            def write(line: str) -> None:
-                file.write(line + "\n")
-                file.flush()
+    def write(line: str) -> None:
+        with saving(path):
+            file.write(line + "\n")
+            file.flush()
 
-            yield write
+    with file:
+        yield write
+    with saving(path):
         os.replace(partial, path)

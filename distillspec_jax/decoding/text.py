@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from distillspec_jax.data import catalog
+from distillspec_jax.data.examples import prompt_ids
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.decoding.drafters import ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
@@ -58,8 +59,12 @@ class PromptFormat:
     truncate: bool = False
 
     def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
-        """Prefix, text, EOS. `where` names the input in an error."""
-        ids = [*tokenizer.encode(self.prefix + text), tokenizer.eos_id]
+        """Prefix, text, EOS. `where` names the input in an error.
+
+        Raises:
+          UsageError: the prompt is too long and may not be cut.
+        """
+        ids = prompt_ids(tokenizer, self.prefix, text)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
         if not self.truncate:
@@ -67,7 +72,7 @@ class PromptFormat:
                 f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
                 "shorten it or pass --truncate_inputs"
             )
-        return [*ids[: self.max_tokens - 1], tokenizer.eos_id]
+        return prompt_ids(tokenizer, self.prefix, text, self.max_tokens)
 
 
 def prompt_format(
@@ -94,7 +99,11 @@ def prompt_format(
 
 
 def tokenizer_of(model: Pretrained) -> Tokenizer:
-    """The tokenizer in a checkpoint."""
+    """The tokenizer in a checkpoint.
+
+    Raises:
+      UsageError: there is none.
+    """
     if model.tokenizer_bytes is None:
         raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
     return Tokenizer.from_bytes(model.tokenizer_bytes)
@@ -109,8 +118,11 @@ class TextGenerator:
       form: how inputs become prompts; the target's own by default.
       block_size: drafted tokens a round.
       batch_size: prompts decoded together.
-      assume_same_vocabulary: see `pretrained.check_pair`.
+      assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
       on_compile: told when a new shape is compiled.
+
+    Raises:
+      UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
     """
 
     def __init__(
@@ -128,7 +140,14 @@ class TextGenerator:
             pretrained.check_pair(target, draft, assume_same_vocabulary)
         if block_size < 1:
             raise UsageError(f"block_size is {block_size}, must be at least 1")
-        self.tokenizer = tokenizer_of(target)
+        pair = [target] if draft is None else [target, draft]
+        self.tokenizer = tokenizer_of(next((model for model in pair if model.tokenizer_bytes), target))
+        for model in pair:
+            if model.model.vocab_size < self.tokenizer.vocab_size:
+                raise UsageError(
+                    f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
+                    f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
+                )
         self.form = form or prompt_format(target)
         self._engine = Engine(
             target.model,
@@ -161,6 +180,9 @@ class TextGenerator:
           seed: of all draws.
           names: how an error calls each text (`file:line`); `input N` by default.
           progress: called on the host while decoding.
+
+        Raises:
+          UsageError: at once, not at the first text: an impossible law or length, or a prompt too long.
         """
         tokenizer = self.tokenizer
         names = names or [f"input {i}" for i in range(len(texts))]
@@ -169,8 +191,8 @@ class TextGenerator:
         )
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
-        for i, completion in self._engine.stream(prompts, law, limit, seed, progress):
-            yield self._text(texts[i], completion)
+        completions = self._engine.stream(prompts, law, limit, seed, progress)
+        return (self._text(texts[i], completion) for i, completion in completions)
 
     def _text(self, inputs: str, completion: Completion) -> Generation:
         return Generation(

@@ -96,9 +96,7 @@ def distill(
         optimizer=optimizer(schedule),
         partitioner=partitioner,
         evaluate=(
-            expected_acceptance(
-                student.model, teacher.model, target_params, prompts, loop.seed, **real_ids
-            )
+            expected_acceptance(student.model, teacher.model, target_params, prompts, loop.seed, **real_ids)
             if prompts
             else None
         ),

@@ -32,7 +32,7 @@ class Divergence(Protocol):
 
 
 def _log_laws(target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> tuple[Array, Array]:
-    """log P and log Q, float32; both uniform where the mask is 0, so that nothing there reaches a gradient."""
+    """log P and log Q, float32; both uniform where the mask is 0: nothing there reaches a gradient."""
     real_BT1 = mask_BT[..., None] > 0
     target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
     draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
@@ -82,7 +82,8 @@ class JensenShannon:
         if self.beta in (0, 1):
             limit = "ForwardKL (FKL)" if self.beta == 0 else "ReverseKL (RKL)"
             raise UsageError(
-                f"JensenShannon.beta={self.beta}: the divergence is 0 there; use {limit}, its limit after division"
+                f"JensenShannon.beta={self.beta}: the divergence is 0 there; "
+                f"use {limit}, its limit after division"
             )
         if not 0 < self.beta < 1:
             raise UsageError(f"JensenShannon.beta={self.beta} must lie in (0, 1)")

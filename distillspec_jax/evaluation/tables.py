@@ -30,8 +30,8 @@ def print_verdicts(rows: Sequence[Row], console: Console | None = None) -> None:
 
 def table(rows: Sequence[Row]) -> Table:
     """One group: a line a drafter, block size and temperature; intervals in brackets."""
-    first = rows[0]
-    metric = first.get("primary_metric")
+    first: Row = rows[0]
+    metric: str | None = first.get("primary_metric")
     title = f"{first['task']}: {first['prompts']} prompts, target {first['target']}"
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     for name in ("T", "γ"):

@@ -59,8 +59,11 @@ class DataConfig:
         try:
             return (catalog.find_task(name).name,)
         except UsageError:
-            known = [*catalog.task_names(), catalog.EMBEDDED_MIXTURE]
-            raise UsageError(f"MIXTURE_OR_TASK_NAME={name}: unknown: {nearest(name, known)}") from None
+            from distillspec_jax.data import features  # knows mixtures and every registered task
+
+            raise UsageError(
+                f"unknown task or mixture {name!r}: {nearest(name, features.task_names())}"
+            ) from None
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -125,9 +128,7 @@ class DataConfig:
         }
 
 
-def describe_run(
-    model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str
-) -> ModelCard:
+def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
     """The card of a run that is about to start.
 
     Args:

@@ -24,10 +24,12 @@ class PrefixModel:
     width: int = 6
 
     def init_params(self, seed: int, scale: float = 1.5) -> Params:
+        """Random weights. `fault_V` is added to every logit after its token: NaN there is a model that fails."""
         draws = np.random.default_rng(seed)
         return {
             "embed_VD": draws.normal(size=(self.vocab_size, self.width)).astype(np.float32),
             "out_DV": scale * draws.normal(size=(self.width, self.vocab_size)).astype(np.float32),
+            "fault_V": np.zeros(self.vocab_size, np.float32),
         }
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
@@ -37,7 +39,7 @@ class PrefixModel:
         age_TT = slot[:, None] - slot[None]
         weight_TT = jnp.where(age_TT >= 0, FADE ** jnp.maximum(age_TT, 0).astype(jnp.float32), 0.0)
         hidden = jnp.einsum("ts,bsd->btd", weight_TT, self._values(params, tokens_BT, slot[None]))
-        return jnp.tanh(hidden) @ params["out_DV"]
+        return self._read_out(params, hidden, tokens_BT)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         length_B = (prompt_BT > 0).sum(-1).astype(jnp.int32) - 1
@@ -54,8 +56,11 @@ class PrefixModel:
         cache = state.cache.at[rows, slot_BK].set(values, mode="drop")
         age_BKS = slot_BK[..., None] - jnp.arange(cache.shape[1])[None, None]
         weight = jnp.where(age_BKS >= 0, FADE ** jnp.maximum(age_BKS, 0).astype(jnp.float32), 0.0)
-        logits = jnp.tanh(jnp.einsum("bks,bsd->bkd", weight, cache)) @ params["out_DV"]
+        logits = self._read_out(params, jnp.einsum("bks,bsd->bkd", weight, cache), tokens_BK)
         return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)
+
+    def _read_out(self, params: Params, hidden: Array, tokens: Array) -> Array:
+        return jnp.tanh(hidden) @ params["out_DV"] + jnp.asarray(params["fault_V"])[tokens][..., None]
 
     def _values(self, params: Params, tokens: Array, slot: Array) -> Array:
         pace = 0.5 * (1.0 + jnp.arange(self.width))

@@ -87,6 +87,7 @@ def prefix_family() -> Family:
     # Near enough for drafts to be accepted, far enough for a wrong rule to show.
     params, other = target.init_params(1), draft.init_params(2)
     near = {
+        **other,
         "embed_VD": 0.8 * params["embed_VD"][:7] + 0.5 * other["embed_VD"],
         "out_DV": 0.8 * params["out_DV"][:, :7] + 0.5 * other["out_DV"],
     }
