@@ -111,7 +111,9 @@ def distill(
     return pretrained.load(str(directory))
 
 
-def sweep(target: Model, drafters: Mapping[str, Model], *, task: str, output: str, **options: Any) -> list[dict[str, Any]]:
+def sweep(
+    target: Model, drafters: Mapping[str, Model], *, task: str, output: str, **options: Any
+) -> list[dict[str, Any]]:
     """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
 
     Args:

@@ -29,6 +29,9 @@ from distillspec_jax.training.job import DataConfig
 from distillspec_jax.training.loop import LoopConfig
 
 
+_FORWARD_KL, _HALF_ON_POLICY = ForwardKL(), Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the demo distils on a task; chosen on validation prompts (docs/results/demo-recipes.md).
@@ -40,8 +43,8 @@ class Recipe:
       steps: of both.
     """
 
-    divergence: Divergence = ForwardKL()
-    source: DataSource = Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
+    divergence: Divergence = _FORWARD_KL
+    source: DataSource = _HALF_ON_POLICY
     learning_rate: float = 2e-3
     control_learning_rate: float = 1e-3
     steps: int = 150
@@ -136,7 +139,13 @@ def demo(
 
     drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
     say(f"\nmeasuring on {prompts} held-out prompts")
-    shared: dict[str, Any] = {"output_dir": root, "task": task, "limit": prompts, "seed": seed, "progress": progress}
+    shared: dict[str, Any] = {
+        "output_dir": root,
+        "task": task,
+        "limit": prompts,
+        "seed": seed,
+        "progress": progress,
+    }
     if FEATURE_LENGTHS is not None:
         shared["max_new_tokens"] = FEATURE_LENGTHS["targets"]
     rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
@@ -163,7 +172,13 @@ def demo(
 
 def _loop(steps: int, seed: int) -> LoopConfig:
     return LoopConfig(
-        total_steps=steps, batch_size=BATCH_SIZE, seed=seed, log_period=25, eval_period=50, save_period=50, keep=1
+        total_steps=steps,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        log_period=25,
+        eval_period=50,
+        save_period=50,
+        keep=1,
     )
 
 

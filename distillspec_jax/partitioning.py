@@ -59,7 +59,10 @@ class Partitioner:
     def _divisible(self, sharding: NamedSharding, shape: Any) -> NamedSharding:
         """Replicates an axis that the mesh does not divide (relative-position heads, odd vocabularies)."""
         spec = tuple(sharding.spec) + (None,) * (len(shape.shape) - len(sharding.spec))
-        kept = (a if a is None or n % self.mesh.shape[a] == 0 else None for a, n in zip(spec, shape.shape, strict=True))
+        kept = (
+            None if axis is None or size % self.mesh.shape[axis] else axis
+            for axis, size in zip(spec, shape.shape, strict=True)
+        )
         return NamedSharding(self.mesh, PartitionSpec(*kept))
 
     def like(self, parameters: Params, shardings: Params, tree: Any) -> Any:
@@ -105,7 +108,8 @@ class Partitioner:
         shards = self.mesh.shape["data"]
         if batch_size % shards:
             raise UsageError(
-                f"BATCH_SIZE={batch_size} cannot be split over {shards} data shards: use a multiple of {shards}"
+                f"BATCH_SIZE={batch_size} cannot be split over {shards} data shards: "
+                f"use a multiple of {shards}"
             )
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -20,17 +20,20 @@ from distillspec_jax.shapes import Array, Params
 
 VOCAB = 29
 
-_SIZES: dict[str, Any] = dict(
-    vocab_size=VOCAB,
-    emb_dim=16,
-    num_heads=3,
-    head_dim=4,
-    num_encoder_layers=1,
-    num_decoder_layers=2,
-    mlp_dim=20,
-    relpos_buckets=8,
-    relpos_max_distance=10,
-)
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""Compiler options: what these tests try is the program, not the compiler, and compiling is most of their time."""
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "emb_dim": 16,
+    "num_heads": 3,
+    "head_dim": 4,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 2,
+    "mlp_dim": 20,
+    "relpos_buckets": 8,
+    "relpos_max_distance": 10,
+}
 
 T5_1_1 = EncoderDecoder(T5Config(**_SIZES))
 T5_1_0 = EncoderDecoder(T5Config(**_SIZES, mlp_activations=("relu",), logits_via_embedding=True))
@@ -68,17 +71,17 @@ def teacher_batch(inputs: np.ndarray, targets: np.ndarray, start: int = 0) -> di
     return {"encoder_input_tokens": inputs, "decoder_input_tokens": shifted}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def logits(model: EncoderDecoder, params: Params, batch: dict[str, Any]) -> Array:
     return model.logits(params, batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
 def prefill(model: EncoderDecoder, params: Params, prompt_BT: Any, room: int) -> tuple[DecodeState, Array]:
     return model.prefill(params, prompt_BT, room)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def extend(
     model: EncoderDecoder, params: Params, state: DecodeState, tokens_BK: Any
 ) -> tuple[Array, DecodeState]:

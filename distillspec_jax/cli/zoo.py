@@ -7,7 +7,7 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
-HELP = """Lists the models that come with the package; `zoo:NAME` stands for one wherever a model is asked for.
+HELP = """Lists the models that come with the package; `zoo:NAME` stands for one wherever a model is wanted.
 
   distillspec zoo                      the list, with sizes and held-out quality
   distillspec zoo --build              train every model again (hours; resumes where it stopped)

@@ -84,8 +84,8 @@ class SamplingLaw:
         return jax.tree.map(lambda field: jnp.broadcast_to(field, (rows,)), self)
 
     def select(self, rows: Array | np.ndarray) -> SamplingLaw:
-        """Gathers the laws of some rows; the fields must be `[B]`."""
-        return jax.tree.map(lambda field: field[rows], self)
+        """Gathers the laws of some rows; what all rows share stays shared."""
+        return jax.tree.map(lambda field: field[rows] if field.ndim else field, self)
 
 
 def sampling_law(

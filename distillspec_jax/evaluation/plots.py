@@ -32,6 +32,7 @@ _VARIABLES = {
     **{color: f"var(--series-{i})" for i, color in enumerate(_SERIES)},
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_DASHED = (0, (4, 3))
 _SIZE = (4.6, 3.1)
 _STYLE = {
     "svg.fonttype": "none",
@@ -69,22 +70,15 @@ def block_efficiency(rows: Sequence[Row], temperature: float) -> str:
         sizes = summary.block_sizes(rows)
         for label, i in series_of(rows).items():
             found = [row for size in sizes if (row := summary.find(rows, label, temperature, size))]
-            if not found:
-                continue
             x = [row["block_size"] for row in found]
-            style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i]}
-            axes.plot(x, [row["block_efficiency"] for row in found], label=label, **style)
-            banded = [row for row in found if row.get("block_efficiency_ci95")]
-            low, high = (
-                zip(*[row["block_efficiency_ci95"] for row in banded], strict=True) if banded else ((), ())
-            )
-            axes.fill_between(
-                [row["block_size"] for row in banded], low, high, color=_SERIES[i], alpha=0.18, lw=0
-            )
-            theory = [_theory(row) for row in found]
-            axes.plot(x, theory, color=_SERIES[i], ls=(0, (4, 3)), lw=1.1)
-        axes.plot([], [], color=_MUTED, ls=(0, (4, 3)), lw=1.1, label="if independent")
+            style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
+            axes.plot(x, [row["block_efficiency"] for row in found], **style)
+            low, high = ([_ends(row, "block_efficiency")[end] for row in found] for end in (0, 1))
+            axes.fill_between(x, low, high, color=_SERIES[i], alpha=0.18, lw=0)
+            axes.plot(x, [_theory(row) for row in found], color=_SERIES[i], ls=_DASHED, lw=1.1)
+        axes.plot([], [], color=_MUTED, ls=_DASHED, lw=1.1, label="if independent")
         axes.set(xlabel="block size γ", ylabel="tokens per target call", xticks=sizes)
+        axes.set_ylim(_shared_limits(rows, "block_efficiency", lowest=1.0))
         axes.legend(loc="upper left")
 
     return _svg(draw, f"Block efficiency by block size at temperature {temperature:g}")
@@ -93,28 +87,25 @@ def block_efficiency(rows: Sequence[Row], temperature: float) -> str:
 def speedup(rows: Sequence[Row], temperature: float) -> str | None:
     """Measured speed-up over decoding without a draft, by block size; None if nothing was timed."""
     timed = [row for row in rows if row["temperature"] == temperature and row["speedup"] is not None]
-    labels = [label for label in series_of(rows) if any(row["drafter"] == label for row in timed)]
+    labels = results.drafters(timed)
     if not labels:
         return None
 
     def draw(axes: Axes) -> None:
         sizes, width = summary.block_sizes(timed), 0.8 / len(labels)
         for n, label in enumerate(labels):
-            i = series_of(rows)[label]
-            for place, size in enumerate(sizes):
-                row = summary.find(timed, label, temperature, size)
-                if row is None:
-                    continue
-                x = place + (n - (len(labels) - 1) / 2) * width
-                first = row is next(r for r in timed if r["drafter"] == label)
-                axes.bar(x, row["speedup"], 0.9 * width, color=_SERIES[i], label=label if first else None)
-                if ends := row.get("speedup_ci95"):
-                    axes.vlines(x, *ends, color=_FOREGROUND, lw=1.2)
+            own = [row for row in timed if row["drafter"] == label]
+            x = [sizes.index(row["block_size"]) + (n - (len(labels) - 1) / 2) * width for row in own]
+            color = _SERIES[series_of(rows)[label]]
+            axes.bar(x, [row["speedup"] for row in own], 0.9 * width, color=color, label=label)
+            low, high = ([_ends(row, "speedup")[end] for row in own] for end in (0, 1))
+            axes.vlines(x, low, high, color=_FOREGROUND, lw=1.2)
         axes.axhline(1.0, color=_FOREGROUND, lw=1.2)
         axes.set(xlabel="block size γ", ylabel="speed-up over no draft", xticks=range(len(sizes)))
         axes.set_xticklabels(map(str, sizes))
         axes.grid(visible=False, axis="x")
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend
+        top = _shared_limits(rows, "speedup", lowest=0.0)[1]
+        axes.set_ylim(0, top * 1.2)  # room for the legend
         axes.legend(loc="upper left", ncols=min(len(labels), 3), columnspacing=1.0, handlelength=1.0)
 
     return _svg(draw, f"Measured speed-up by block size at temperature {temperature:g}")
@@ -169,9 +160,20 @@ def by_position(rows: Sequence[Row], temperature: float) -> str | None:
 
 
 def training(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], split: str, field: str, what: str
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    split: str,
+    field: str,
+    what: str,
+    series: Mapping[str, int] | None = None,
 ) -> str | None:
-    """One metric of some training runs, from their `metrics.jsonl`; None where no run has it."""
+    """One metric of some training runs, from their `metrics.jsonl`; None where no run has it.
+
+    Args:
+      curves: label to the lines of the file.
+      split, field: which lines and which number of them.
+      what: the axis label.
+      series: colours of drafters (`series_of`); other labels get what is left.
+    """
     found = {
         label: [(line["step"], line[field]) for line in lines if line.get("split") == split and field in line]
         for label, lines in curves.items()
@@ -179,15 +181,30 @@ def training(
     found = {label: points for label, points in found.items() if points}
     if not found:
         return None
+    taken = dict(series or {})
+    free = [i for i in range(len(_SERIES)) if i not in taken.values()] or [0]
+    for n, label in enumerate(label for label in found if label not in taken):
+        taken[label] = free[n % len(free)]
 
     def draw(axes: Axes) -> None:
-        for i, (label, points) in enumerate(found.items()):
-            marker = _MARKERS[i % len(_MARKERS)] if len(points) < 20 else None
-            axes.plot(*zip(*points, strict=True), color=_SERIES[i % len(_SERIES)], marker=marker, label=label)
+        for label, points in found.items():
+            marker = _MARKERS[taken[label]] if len(points) < 20 else None
+            axes.plot(*zip(*points, strict=True), color=_SERIES[taken[label]], marker=marker, label=label)
         axes.set(xlabel="training step", ylabel=what)
         axes.legend(loc="best")
 
     return _svg(draw, f"{what} by training step")
+
+
+def _ends(row: Row, field: str) -> Sequence[float]:
+    """A number's interval, without width where it has none."""
+    return row.get(f"{field}_ci95") or (row[field], row[field])
+
+
+def _shared_limits(rows: Sequence[Row], field: str, lowest: float) -> tuple[float, float]:
+    """One scale for the plots of all temperatures, so that they can be compared by eye."""
+    highest = max(_ends(row, field)[1] for row in rows if row[field] is not None)
+    return lowest, lowest + 1.05 * (max(highest, 1.0) - lowest)
 
 
 def _theory(row: Row) -> float:

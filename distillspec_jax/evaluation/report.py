@@ -22,6 +22,7 @@ from distillspec_jax.evaluation.cells import NO_DRAFTER
 from distillspec_jax.evaluation.results import Row
 
 _TEMPLATE = "report.html.j2"
+_EXPECTED = "acceptance_expected_T"  # in metrics.jsonl, followed by the temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def report(
     text = page.render(
         title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0]["task"] for g in groups)),
         sections=[_section(group, block_size) for group in groups],
-        curves=_curves(curves),
+        curves=_curves(curves, plots.series_of(groups[0])),
         examples=examples,
     )
     output = Path(output)
@@ -165,8 +166,8 @@ def _matches(rows: Sequence[Row]) -> str | None:
         )
     worst = min(differing, key=lambda row: row["matches_autoregressive"])
     return (
-        f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(greedy)} cells, most in "
-        f"{worst['drafter']} at γ = {worst['block_size']}: {worst['matches_autoregressive']} of "
+        f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(greedy)} cells, "
+        f"most in {worst['drafter']} at γ = {worst['block_size']}: {worst['matches_autoregressive']} of "
         f"{worst['prompts']} prompts are equal."
     )
 
@@ -189,7 +190,7 @@ def _figures(rows: Sequence[Row], temperatures: Sequence[float], size: int | Non
         ),
         (
             f"Prompt by prompt, γ = {size}",
-            "Each dot is a prompt. Above the line the first-named draft got more tokens out of a target call.",
+            "Each dot is a prompt; above the line the draft on the upright axis got more out of a target call.",
             [plots.per_prompt(rows, t, size) for t in temperatures],
         ),
         (
@@ -206,13 +207,12 @@ def _figures(rows: Sequence[Row], temperatures: Sequence[float], size: int | Non
     ]
 
 
-def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[str, int]) -> list[str]:
     wanted = [("train", "loss", "training loss")]
     seen = {field for lines in curves.values() for line in lines for field in line}
-    for field in sorted(name for name in seen if name.startswith("acceptance_expected_T")):
-        temperature = field.removeprefix("acceptance_expected_T")
-        wanted.append(("eval", field, f"held-out acceptance, T = {temperature}"))
-    drawn = [plots.training(curves, *what) for what in wanted]
+    for field in sorted(name for name in seen if name.startswith(_EXPECTED)):
+        wanted.append(("eval", field, f"held-out acceptance, T = {field.removeprefix(_EXPECTED)}"))
+    drawn = [plots.training(curves, *what, series) for what in wanted]
     return [plot for plot in drawn if plot]
 
 
@@ -261,8 +261,8 @@ def _provenance(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ),
         (
             "Timing",
-            f"the first {min(first['timing_prompts'], first['prompts'])} prompts, best of {first['repeats']} runs in "
-            "turns with the baseline, compilation apart"
+            f"the first {min(first['timing_prompts'], first['prompts'])} prompts, best of "
+            f"{first['repeats']} runs in turns with the baseline, compilation apart"
             if timed
             else "none",
         ),

@@ -84,7 +84,7 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows by what they were measured on, so that those of one group may be compared; latest ones only."""
+    """The rows by what they were measured on, so that those of one group compare; latest ones only."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in latest(rows):
         found.setdefault(tuple(row.get(field) for field in _GROUP), []).append(row)

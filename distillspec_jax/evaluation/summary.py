@@ -117,7 +117,7 @@ def pairs(rows: Sequence[Row]) -> list[Pair]:
 
 
 def ratios(rows: Sequence[Row], pair: Pair) -> list[dict[str, Any]]:
-    """How many times the block efficiency and the speed-up of `pair.against` the drafter has, cell by cell."""
+    """Block efficiency and speed-up of the drafter over those of `pair.against`, cell by cell."""
     found = []
     for temperature in temperatures(rows):
         for block_size in block_sizes(rows):
@@ -214,7 +214,7 @@ def times(interval: Interval) -> str:
     """`×1.17 (95 % interval 1.13 to 1.21)`."""
     if interval.ends is None:
         return f"×{interval.value:.2f} (no interval)"
-    return f"×{interval.value:.2f} (95 % interval {interval.low:.2f} to {interval.high:.2f})"
+    return f"×{interval.value:.2f} (95\u00a0% interval {interval.low:.2f} to {interval.high:.2f})"
 
 
 def _speed_sentence(row: Row) -> str:

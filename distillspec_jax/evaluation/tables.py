@@ -31,7 +31,7 @@ def print_verdicts(rows: Sequence[Row], console: Console | None = None) -> None:
 def table(rows: Sequence[Row]) -> Table:
     """One group: a line a drafter, block size and temperature; intervals in brackets."""
     first: Row = rows[0]
-    metric: str | None = first.get("primary_metric")
+    metric: str = first.get("primary_metric") or ""
     title = f"{first['task']}: {first['prompts']} prompts, target {first['target']}"
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     for name in ("T", "γ"):
@@ -57,7 +57,7 @@ def with_interval(row: Row, field: str) -> str:
     return f"{value:.2f}" if exact else f"{value:.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
 
 
-def _line(row: Row, metric: str | None) -> list[str]:
+def _line(row: Row, metric: str) -> list[str]:
     draft = row["drafter"] != NO_DRAFTER
     line = [
         f"{row['temperature']:g}",
@@ -65,4 +65,5 @@ def _line(row: Row, metric: str | None) -> list[str]:
         row["drafter"] if draft else "no draft",
         *(with_interval(row, field) for field in ("acceptance_tested", "block_efficiency", "speedup")),
     ]
-    return [*line, f"{row['quality'][metric]:.1f}"] if metric else line
+    scores: dict[str, float] = row["quality"]
+    return [*line, f"{scores[metric]:.1f}"] if metric else line

@@ -100,12 +100,14 @@ def table(manifest: dict[str, Any]) -> str:
     """The manifest's quality as a Markdown table."""
     lines = ["| task | model | nll a token | metrics |", "|---|---|---|---|"]
     for task, baseline in manifest["baselines"].items():
-        for name, model in manifest["models"].items():
+        for label, model in manifest["models"].items():
             quality = model["quality"][task]
             shown = ", ".join(
-                f"{k} {v['value']:.2f}" for k, v in quality.items() if k not in ("nll_per_token", "score_per_example")
+                f"{name} {entry['value']:.2f}"
+                for name, entry in quality.items()
+                if name not in ("nll_per_token", "score_per_example")
             )
-            lines.append(f"| {task} | {name} | {quality['nll_per_token']['value']:.3f} | {shown} |")
+            lines.append(f"| {task} | {label} | {quality['nll_per_token']['value']:.3f} | {shown} |")
         copied = ", ".join(f"{k} {v:.2f}" for k, v in baseline["copy_the_input"].items())
         lines.append(f"| {task} | copy the input | – | {copied} |")
     return "\n".join(lines)

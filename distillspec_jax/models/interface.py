@@ -39,7 +39,7 @@ class DecodeState:
 
     def rewind(self, length_B: Array) -> DecodeState:
         """Forgets the tail of each row, in O(1): garbage past `length_B` is never attended to."""
-        return self.replace(length_B=length_B.astype(jnp.int32))  # type: ignore[attr-defined, no-any-return]
+        return self.replace(length_B=length_B.astype(jnp.int32))  # type: ignore[attr-defined]
 
     def select(self, rows: Array) -> DecodeState:
         """Gathers rows (several drafts a prompt, a refilled slot)."""

@@ -71,7 +71,8 @@ def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bo
         if ours != theirs:
             raise UsageError(
                 f"draft {draft.name} has another vocabulary than target {target.name} "
-                f"(tokenizer {theirs[:12]} against {ours[:12]}): use a draft trained with the target's tokenizer"
+                f"(tokenizer {theirs[:12]} against {ours[:12]}): "
+                "use a draft trained with the target's tokenizer"
             )
     elif not assume_same_vocabulary:
         unknown = draft.name if theirs is None else target.name

@@ -12,7 +12,7 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Params
 
-FAMILIES: dict[str, tuple[type, type]] = {"t5": (EncoderDecoder, T5Config)}
+FAMILIES: dict[str, tuple[Any, Any]] = {"t5": (EncoderDecoder, T5Config)}
 
 
 def build(family: str, config: dict[str, Any]) -> EncoderDecoder:
@@ -24,7 +24,8 @@ def build(family: str, config: dict[str, Any]) -> EncoderDecoder:
     for name in config:
         if name not in fields:
             raise UsageError(f"{family} model: unknown configuration field {name!r}: {nearest(name, fields)}")
-    return model(config_type(**config))
+    built: EncoderDecoder = model(config_type(**config))
+    return built
 
 
 def describe(model: Any) -> tuple[str, dict[str, Any]]:

@@ -52,6 +52,8 @@ def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
 
 
 class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each on a normed copy of the residual stream."""
+
     config: T5Config
 
     def setup(self) -> None:
@@ -70,6 +72,8 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder, feed-forward."""
+
     config: T5Config
 
     def setup(self) -> None:
@@ -117,6 +121,8 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
+    """The encoder stack, its relative positions counted both ways."""
+
     config: T5Config
 
     def setup(self) -> None:
@@ -135,6 +141,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """The decoder stack and the projection to logits."""
+
     config: T5Config
 
     def setup(self) -> None:
@@ -266,7 +274,8 @@ class EncoderDecoder:
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        return self.module.apply({"params": params}, batch, deterministic=not rngs, rngs=rngs)
+        logits: Any = self.module.apply({"params": params}, batch, deterministic=not rngs, rngs=rngs)
+        return logits
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]

@@ -11,7 +11,8 @@ ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 
 DTYPES = ("bfloat16", "float16", "float32")
 
-_COUNTS = ("vocab_size", "emb_dim", "num_heads", "head_dim", "num_encoder_layers", "num_decoder_layers", "mlp_dim")
+_STACKS = ("num_encoder_layers", "num_decoder_layers")
+_WIDTHS = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class T5Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for field in _COUNTS:
+        for field in (*_WIDTHS, *_STACKS):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "be at least 1")
         buckets = self.relpos_buckets
         _require("relpos_buckets", buckets, buckets >= 4 and buckets % 2 == 0, "be even and at least 4")

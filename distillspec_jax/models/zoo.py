@@ -24,6 +24,7 @@ def manifest() -> dict[str, Any]:
 
 
 def is_zoo_name(name: str) -> bool:
+    """Whether a model's name means one of the zoo rather than a directory."""
     return name.startswith(PREFIX)
 
 

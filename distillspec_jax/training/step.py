@@ -119,7 +119,7 @@ def make_train_step(
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         one = jnp.ones((), jnp.float32)
-        metrics["gradient_norm"] = Mean(optax.global_norm(grads), one)
+        metrics["gradient_norm"] = Mean(optax.tree.norm(grads), one)
         return TrainState(step=state.step + 1, params=params, optimizer=moments), metrics
 
     jitted = jax.jit(

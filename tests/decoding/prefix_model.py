@@ -24,7 +24,7 @@ class PrefixModel:
     width: int = 6
 
     def init_params(self, seed: int, scale: float = 1.5) -> Params:
-        """Random weights. `fault_V` is added to every logit after its token: NaN there is a model that fails."""
+        """Random weights. `fault_V` is added to every logit after its token: NaN is a model that fails."""
         draws = np.random.default_rng(seed)
         return {
             "embed_VD": draws.normal(size=(self.vocab_size, self.width)).astype(np.float32),

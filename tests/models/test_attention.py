@@ -8,7 +8,7 @@ from distillspec_jax.models.attention import relative_position_bucket
 
 # T5's usual sizes. A decoder's 32 buckets: distances 0-15 by themselves, then
 # 16 + floor(16 * log(distance / 16) / log(128 / 16)), at most 31. Worked out by hand.
-DECODER = {0: 0, 1: 1, 15: 15, 16: 16, 18: 16, 19: 17, 20: 17, 21: 18, 24: 19, 32: 21, 64: 26, 127: 31, 500: 31}
+DECODER = {0: 0, 1: 1, 15: 15, 16: 16, 18: 16, 19: 17, 21: 18, 24: 19, 32: 21, 64: 26, 127: 31, 999: 31}
 
 # An encoder's: 16 for each direction, 8 of them exact, then 8 + floor(8 * log(distance / 8) / log(128 / 8));
 # keys after the query are 16 further on. 16, 32 and 64 lie on boundaries: 8 * log(2) / log(16) is exactly 2.
@@ -31,7 +31,7 @@ def test_a_decoders_future_shares_the_first_bucket():
 
 
 def test_buckets_of_an_encoder_on_both_sides():
-    sizes = dict(bidirectional=True, num_buckets=32, max_distance=128)
+    sizes = {"bidirectional": True, "num_buckets": 32, "max_distance": 128}
     before = buckets([-distance for distance in ENCODER], **sizes)
     after = buckets([distance for distance in ENCODER if distance], **sizes)
     np.testing.assert_array_equal(before, list(ENCODER.values()))
@@ -45,6 +45,6 @@ def test_buckets_agree_with_transformers(bidirectional, num_buckets, max_distanc
     from transformers.models.t5.modeling_t5 import T5Attention
 
     relative = np.arange(-300, 301)
-    sizes = dict(bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
+    sizes = {"bidirectional": bidirectional, "num_buckets": num_buckets, "max_distance": max_distance}
     theirs = T5Attention._relative_position_bucket(torch.from_numpy(relative), **sizes)
     np.testing.assert_array_equal(buckets(relative, **sizes), theirs.numpy())

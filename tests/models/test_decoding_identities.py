@@ -16,7 +16,7 @@ from tests import tiny
 
 ROWS, ROOM, WIDTH = 3, 12, 7
 PROMPT_LENGTHS = (7, 2, 5)
-TOLERANCE = dict(rtol=0, atol=2e-5)
+TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 model_cases = pytest.mark.parametrize("model", tiny.MODELS.values(), ids=tiny.MODELS)
 

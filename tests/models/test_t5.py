@@ -1,6 +1,7 @@
 """The network under teacher forcing: who may see whom, and that configurations are checked."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,8 @@ from distillspec_jax.models.registry import shapes
 from distillspec_jax.models.t5 import T5Config, init_params
 from tests import tiny
 
-# One packed row: two examples, (inputs, targets), and padding at the end. All ids differ, so that the gradient
-# of a row of the embedding table is the gradient of one position.
-EXAMPLES = [((2, 3, 4), (5, 6)), ((7, 8, 9, 10), (11, 12, 13))]
+# Two examples, 2 3 4 -> 5 6 and 7 8 9 10 -> 11 12 13, packed in one row, and padding at its end. All ids
+# differ, so that the gradient of a row of the embedding table is the gradient of one position.
 PACKED = {
     "encoder_input_tokens": np.array([[2, 3, 4, 7, 8, 9, 10, 0]], np.int32),
     "encoder_segment_ids": np.array([[1, 1, 1, 2, 2, 2, 2, 0]], np.int32),
@@ -27,7 +27,7 @@ PACKED = {
 def influence(model, batch, positions):
     """Which ids' embeddings the logits at the given target positions depend on."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def gradient(params):
         def of(params):
             logits_BTV = model.logits(params, batch)
@@ -66,13 +66,15 @@ def test_dropout_needs_a_key_and_follows_it():
     config = dataclasses.replace(tiny.T5_1_1.config, dropout_rate=0.3)
     model, params = dataclasses.replace(tiny.T5_1_1, config=config), tiny.params(tiny.T5_1_1)
     batch = tiny.teacher_batch(tiny.tokens(0, 2, 5), tiny.tokens(1, 2, 4))
-    dropped = jax.jit(lambda key: model.logits(params, batch, dropout_key=key))
+
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    def dropped(key):
+        return model.logits(params, batch, dropout_key=key)
+
     first, again, other = (np.asarray(dropped(jax.random.key(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
-    np.testing.assert_array_equal(
-        tiny.logits(model, params, batch), tiny.logits(tiny.T5_1_1, params, batch)
-    )
+    np.testing.assert_array_equal(tiny.logits(model, params, batch), tiny.logits(tiny.T5_1_1, params, batch))
 
 
 def test_fresh_parameters_have_t5s_scales():
@@ -91,7 +93,7 @@ def test_fresh_parameters_have_t5s_scales():
 
 
 def test_logits_of_a_tied_model_are_scaled_and_of_an_untied_model_are_not():
-    """T5 1.0 divides by sqrt(width) before its shared table; T5 1.1 has a projection of its own and does not."""
+    """T5 1.0 divides by sqrt(width) before its shared table; T5 1.1 has its own projection and does not."""
     tied, params = tiny.T5_1_0, tiny.params(tiny.T5_1_0)
     untied = dataclasses.replace(tied, config=dataclasses.replace(tied.config, logits_via_embedding=False))
     table = params["token_embedder"]["embedding"]
@@ -105,7 +107,7 @@ def test_logits_of_a_tied_model_are_scaled_and_of_an_untied_model_are_not():
     ("field", "value", "said"),
     [
         ("mlp_activations", ("gelo", "linear"), "mlp_activations: unknown 'gelo': did you mean 'gelu'"),
-        ("mlp_activations", (), "mlp_activations is empty"),
+        ("mlp_activations", (), "mlp_activations is (), must name at least one"),
         ("num_heads", 0, "num_heads is 0, must be at least 1"),
         ("vocab_size", -3, "vocab_size is -3, must be at least 1"),
         ("relpos_buckets", 7, "relpos_buckets is 7, must be even and at least 4"),

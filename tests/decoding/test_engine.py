@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distillspec_jax.decoding import Completion, Engine, Progress, sampling_law
+from distillspec_jax.errors import UsageError
+from tests.decoding.prefix_model import PrefixModel
+from tests.exactness.families import VOCAB, family
+
+PAIR = family("prefix")
+PROMPTS = [[2 + (3 * i + j) % 4 for j in range(1 + (5 * i) % 7)] for i in range(10)]
+GREEDY = sampling_law(0.0, vocab_size=VOCAB)
+LIMITS = [9, 3, 9, 1, 9, 9, 9, 5, 9, 9]
+
+
+def engine(**options: Any) -> Engine:
+    """Speculative, four rows a batch: three batches, the last of them half empty."""
+    options = {"block_size": 2, "batch_size": 4, "prompt_bucket": 8, **options}
+    return Engine(
+        PAIR.target, PAIR.params.target, PAIR.drafter, PAIR.params.draft, measure_overlap=True, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def plain() -> Engine:
+    return Engine(PAIR.target, PAIR.params.target, batch_size=4, prompt_bucket=8)
+
+
+@pytest.fixture(scope="module")
+def law() -> Any:
+    """Another temperature for every prompt."""
+    return sampling_law(np.linspace(0, 1.5, len(PROMPTS)), vocab_size=VOCAB)
+
+
+@pytest.fixture(scope="module")
+def completions(law: Any) -> list[Completion]:
+    return engine().generate(PROMPTS, law, LIMITS, seed=0)
+
+
+def test_completions_come_in_order_with_their_own_limit_and_law(
+    completions: list[Completion], law: Any
+) -> None:
+    assert len(completions) == len(PROMPTS)
+    for completion, limit in zip(completions, LIMITS, strict=True):
+        tokens = completion.tokens
+        assert 1 <= len(tokens) <= limit
+        assert (completion.finish_reason == "eos") == (tokens[-1] == 1)
+        assert 1 not in tokens[:-1]
+        if completion.finish_reason == "length":
+            assert len(tokens) == limit
+        assert len(tokens) == completion.accepted + completion.target_calls - completion.cut_rounds
+        assert completion.accepted <= completion.tested
+        assert completion.overlap is not None
+        assert 0 <= completion.overlap <= completion.tested + 1e-4
+    # The same prompts the other way round: law and limit go with the prompt, the noise with the index.
+    turned = engine().generate(PROMPTS[::-1], law.select(np.arange(10)[::-1]), LIMITS[::-1], seed=0)[::-1]
+    assert turned[0].tokens == completions[0].tokens  # temperature 0
+    assert [t.tokens for t in turned] != [c.tokens for c in completions]
+
+
+def test_greedy_text_is_that_of_autoregressive_decoding(plain: Engine) -> None:
+    expected = plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    found = engine().generate(PROMPTS, GREEDY, LIMITS, seed=1)
+    assert [c.tokens for c in found] == [c.tokens for c in expected]
+    assert [c.finish_reason for c in found] == [c.finish_reason for c in expected]
+    for completion in expected:
+        assert completion.target_calls == len(completion.tokens)
+        assert (completion.tested, completion.accepted, completion.overlap) == (0, 0, None)
+    assert sum(c.target_calls for c in found) < sum(c.target_calls for c in expected)
+
+
+def test_batch_size_and_visits_do_not_change_a_text(completions: list[Completion], law: Any) -> None:
+    found = engine(batch_size=3, rounds_per_visit=1).generate(PROMPTS, law, LIMITS, seed=0)
+    assert [c.tokens for c in found] == [c.tokens for c in completions]
+    assert [c.accepted_at for c in found] == [c.accepted_at for c in completions]
+
+
+def test_the_seed_matters(completions: list[Completion], law: Any) -> None:
+    again = engine().generate(PROMPTS, law, LIMITS, seed=0)
+    other = engine().generate(PROMPTS, law, LIMITS, seed=1)
+    assert again == completions
+    assert other != completions
+
+
+def test_progress_and_compilations_are_reported(law: Any) -> None:
+    said: list[str] = []
+    seen: list[Progress] = []
+    reporting = engine(on_compile=said.append, rounds_per_visit=2)
+    found = reporting.generate(PROMPTS, law, LIMITS, seed=0, progress=seen.append)
+    assert said == ["compiling: 4 rows, prompts of up to 8, 9 new tokens"]
+    reporting.generate(PROMPTS[:2], law.select(np.arange(2)), 9, seed=0)
+    assert len(said) == 1
+    assert seen[-1] == Progress(10, 10, sum(len(c.tokens) for c in found))
+    assert [p.done_prompts for p in seen] == sorted(p.done_prompts for p in seen)
+    assert [p.emitted_tokens for p in seen] == sorted(p.emitted_tokens for p in seen)
+    assert len(seen) > 3
+
+
+def test_a_stream_yields_each_batch_when_it_is_done(completions: list[Completion], law: Any) -> None:
+    stream = engine().stream(PROMPTS, law, LIMITS, seed=0)
+    assert [next(stream) for _ in range(4)] == list(enumerate(completions[:4]))
+
+
+def test_no_prompts_give_no_completions(plain: Engine) -> None:
+    assert plain.generate([], GREEDY, 4, seed=0) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubling(PrefixModel):
+    """Prefers its output table halved."""
+
+    def prepare(self, params: Any) -> Any:
+        return {**params, "out_DV": params["out_DV"] * 2}
+
+
+def test_a_model_may_prepare_its_parameters(plain: Engine) -> None:
+    halved = {**PAIR.params.target, "out_DV": PAIR.params.target["out_DV"] / 2}
+    prepared = Engine(Doubling(8), halved, batch_size=4, prompt_bucket=8)
+    found = prepared.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    assert found == plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+
+
+@pytest.mark.parametrize(
+    "prompts, limit, culprit",
+    [
+        ([[2], []], 4, "prompt 1 is empty"),
+        ([[2, 0, 3]], 4, "prompt 0 holds the id 0"),
+        ([[2], [3]], [4, 0], "max_new_tokens is 0 for prompt 1"),
+        ([[2], [3]], [4], "max_new_tokens has 1 values for 2 prompts"),
+    ],
+)
+def test_impossible_requests_are_named(
+    plain: Engine, prompts: list[list[int]], limit: Any, culprit: str
+) -> None:
+    with pytest.raises(UsageError, match=culprit):
+        plain.stream(prompts, GREEDY, limit, seed=0)
+
+
+def test_a_law_for_another_number_of_prompts_is_refused(plain: Engine, law: Any) -> None:
+    with pytest.raises(UsageError, match="the law has 10 rows for 1 prompts"):
+        plain.stream([[2]], law, 4, seed=0)
+
+
+@pytest.mark.parametrize("size", ["batch_size", "prompt_bucket", "rounds_per_visit", "block_size"])
+def test_sizes_below_one_are_refused(size: str) -> None:
+    with pytest.raises(UsageError, match=f"{size} is 0"):
+        engine(**{size: 0})
+
+
+def test_a_failed_row_is_named_and_the_others_finish(plain: Engine) -> None:
+    faulty = {**PAIR.params.target, "fault_V": np.where(np.arange(8) == 5, np.nan, 0).astype(np.float32)}
+    found = Engine(PAIR.target, faulty, batch_size=4, prompt_bucket=8).generate(
+        PROMPTS, GREEDY, LIMITS, seed=0
+    )
+    sound = plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    for prompt, a, b in zip(PROMPTS, found, sound, strict=True):
+        fails = 5 in [prompt[-1], *b.tokens[:-1]]
+        assert (a.finish_reason == "failed") == fails
+        assert fails or a == b
+    assert {c.finish_reason for c in found} > {"failed"}

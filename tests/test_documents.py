@@ -1,0 +1,76 @@
+"""What the documents name exists: files, gin references, links, layers, make targets."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from distillspec_jax.cli.main import COMMANDS
+from tests.test_architecture import HEIGHT, ROWS
+
+ROOT = Path(__file__).parents[1]
+HOMES = [ROOT, ROOT / "distillspec_jax", ROOT / "gin_configs"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def each_document(function):
+    return pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)(function)
+
+
+def code(text: str) -> str:
+    """Everything in backticks and in indented or fenced blocks."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join(
+        [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^    (.+)$", text, re.MULTILINE), *fenced]
+    )
+
+
+@each_document
+def test_files_named_exist(path):
+    named = re.findall(
+        r"(?<![\w/.=:{])((?:[\w.-]+/)*[\w.-]+\.(?:py|gin|md|sh|sbatch|ipynb))\b", code(path.read_text())
+    )
+    missing = {
+        name
+        for name in named
+        if not re.search(r"NAME|MODEL\.gin|RUN\.gin|^my_|^runs/(?!finetune|distill)", name)
+        and not any((home / name).exists() for home in HOMES)
+        and not list(ROOT.glob(f"distillspec_jax/**/{name}"))
+    }
+    assert not missing
+
+
+@each_document
+def test_links_within_the_project_lead_somewhere(path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@each_document
+def test_gin_references_resolve(path):
+    for module, name in re.findall(r"@(\w+)\.(\w+)\(", code(path.read_text())):
+        (file,) = (ROOT / "distillspec_jax").glob(f"*/{module}.py")
+        dotted = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        assert hasattr(importlib.import_module(dotted), name)
+
+
+@each_document
+def test_commands_and_make_targets_exist(path):
+    text = code(path.read_text())
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bdistillspec ([a-z]+)\b", text)) <= COMMANDS.keys()
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
+
+
+def test_the_architecture_page_has_every_layer_in_order():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    lines = {
+        name: next(i for i, line in enumerate(table) if re.search(rf"`{name}\b", line)) for name in HEIGHT
+    }
+    assert sorted(lines, key=lambda name: (lines[name], -HEIGHT[name])) == sorted(
+        lines, key=lambda name: (-HEIGHT[name], lines[name])
+    )
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    assert all(name in picture for row in ROWS for name in row - {"demo"})
