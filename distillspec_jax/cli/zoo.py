@@ -55,7 +55,9 @@ def _build(directory: str, export: str | None, limit: int | None) -> int:
 
     for command, name in STAGES:
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
-        stage.main([f"--gin_file=experiments/zoo/{name}.gin", f"--gin.MODEL_DIR={directory}/{name}"])
+        pair = [f"--gin.TARGET={directory}/target", f"--gin.DRAFT={directory}/draft"]
+        own = [f"--gin_file=experiments/zoo/{name}.gin", f"--gin.MODEL_DIR={directory}/{name}"]
+        stage.main(own + (pair if command == "distill" else []))
     print(zoo_export.export([name for _, name in STAGES], directory, export, limit))
     return 0
 
