@@ -94,6 +94,7 @@ report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from 
 	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))
 
 wheel: setup  ## build dist/distillspec_jax-*.whl
+	rm -rf build  # or files deleted since the last build would still travel
 	$(PIP) wheel --no-deps --no-build-isolation -w dist .
 
 lock:  ## resolve pyproject.toml anew and rewrite both lock files

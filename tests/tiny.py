@@ -21,7 +21,7 @@ from distillspec_jax.shapes import Array, Params
 VOCAB = 29
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options: what these tests try is the program, not the compiler, and compiling is most of their time."""
+"""Compiler options: these tests try the program, not the compiler, and compiling is most of their time."""
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,

@@ -18,6 +18,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 RESAMPLES = 4_000
+FEWEST = 5
+"""Prompts below which no interval is given: resampling two or three shows much too little spread."""
 SEED = 20_231_012
 """Of the resampling: fixed, so that the same counts always give the same interval."""
 
@@ -27,7 +29,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval; NaN ends where the data cannot tell (below two prompts)."""
+    """A statistic and its confidence interval; NaN ends where the data cannot tell (below `FEWEST`)."""
 
     value: float
     low: float
@@ -92,7 +94,7 @@ def interval(
     prompts = len(data_NC)
     total_C = data_NC.sum(0)
     value = float(statistic(total_C))
-    if prompts < 2 or not np.isfinite(value):
+    if prompts < FEWEST or not np.isfinite(value):
         return Interval(value, np.nan, np.nan)
     drawn_R = np.sort(statistic(_weights(prompts, int(resamples), int(seed)) @ data_NC))
     drawn_R = drawn_R[np.isfinite(drawn_R)]

@@ -190,7 +190,7 @@ def _figures(rows: Sequence[Row], temperatures: Sequence[float], size: int | Non
         ),
         (
             f"Prompt by prompt, γ = {size}",
-            "Each dot is a prompt; above the line the draft on the upright axis got more out of a target call.",
+            "Each dot is a prompt; above the line the draft on the upright axis did better.",
             [plots.per_prompt(rows, t, size) for t in temperatures],
         ),
         (

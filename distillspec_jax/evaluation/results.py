@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -67,9 +68,8 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
             with path.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError:
-            if path.exists():
-                with path.open("r+b") as file:
-                    file.truncate(size)
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                file.truncate(size)
             raise
 
 
@@ -113,7 +113,7 @@ def _parse(path: Path, lines: list[str]) -> list[Row]:
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\n"))
         except json.JSONDecodeError as error:
             raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
         if not isinstance(row, dict):

@@ -53,8 +53,9 @@ def with_interval(row: Row, field: str) -> str:
     value, ends = row[field], row.get(f"{field}_ci95")
     if value is None:
         return "–"
-    exact = ends is None or ends[0] == ends[1]
-    return f"{value:.2f}" if exact else f"{value:.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
+    if ends is None or ends[0] == ends[1]:
+        return f"{value:.2f}"
+    return f"{value:.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
 
 
 def _line(row: Row, metric: str) -> list[str]:

@@ -99,7 +99,7 @@ def _read_index(root: Path) -> dict[str, Any]:
     if not path.is_file():
         steps = sorted(p.parent.name for p in root.glob(f"*/{INDEX_FILE}"))
         why = f"it has no file {INDEX_FILE!r}" if root.is_dir() else "no such directory"
-        why = f"it holds several steps, name one of {', '.join(steps)}" if steps else why
+        why = f"it holds steps, name one of {', '.join(steps)}" if steps else why
         raise UsageError(f"{root} is not a T5X checkpoint: {why}")
     try:
         index = serialization.msgpack_restore(path.read_bytes())

@@ -84,7 +84,8 @@ def train(
 
     Args:
       directory: the checkpoint directory; its metadata is already written.
-      params: where step 0 starts; ignored when there is a step to resume from.
+      params: where step 0 starts; ignored when there is a step to resume from. Given away: their buffers
+        are reused.
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
       description: of the progress bar.

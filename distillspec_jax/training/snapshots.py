@@ -6,6 +6,9 @@ the metrics of the reporting interval under way are saved.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -56,8 +59,8 @@ class Snapshots:
                 "INITIAL_CHECKPOINT_PATH and another MODEL_DIR"
             )
         checkpoint.check_shapes(str(folder), checkpoint.stored_shapes(folder / "params"), fresh.params)
+        stored_optimizer = checkpoint.stored_shapes(folder / "optimizer")
         try:
-            stored_optimizer = checkpoint.stored_shapes(folder / "optimizer")
             checkpoint.check_shapes(str(folder), stored_optimizer, fresh.optimizer)
         except UsageError as error:
             raise UsageError(
@@ -84,6 +87,7 @@ class Snapshots:
         Raises:
           UsageError: the disk is full, now or when the save before this one was written.
         """
+        self._check_room(step, state)
         sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
         with checkpoint.saving(self._directory):
             self._manager.save(
@@ -93,6 +97,16 @@ class Snapshots:
                     optimizer=ocp.args.StandardSave(state.optimizer),
                     progress=ocp.args.JsonSave({"metrics": sums}),
                 ),
+            )
+
+    def _check_room(self, step: int, state: TrainState) -> None:
+        """Finds a full disk before anything is half-written."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise UsageError(
+                f"cannot save to {self._directory}: {os.strerror(errno.ENOSPC)} (step {step} takes "
+                f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free)"
             )
 
     def newest(self) -> int | None:

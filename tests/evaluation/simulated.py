@@ -1,4 +1,4 @@
-"""Results as a sweep would write them, from a simulated decoder: no network, and every number known in law."""
+"""Results as a sweep would write them, from a simulated decoder whose every number is known in law."""
 
 from __future__ import annotations
 

@@ -37,13 +37,18 @@ def test_reports_come_at_their_periods_and_at_the_end(tmp_path):
     ]
 
 
+@jax.jit
+def loss_of_step(step, batch):
+    key = jax.random.fold_in(jax.random.key(0), step)
+    return toy.toy_loss(toy.fresh_params(), batch, key)[:2]
+
+
 def test_a_report_pools_the_tokens_of_its_steps(tmp_path):
     frozen = optax.sgd(lambda step: 0.0)  # parameters stay at zero: the expected loss needs no training
     toy.run(tmp_path, total_steps=3, log_period=3, optimizer=frozen, evaluate=None)
     total = count = 0.0
     for step in range(3):
-        key = jax.random.fold_in(jax.random.key(0), step)
-        loss_sum, weight_sum, _ = toy.toy_loss(toy.fresh_params(), toy.batch_at(step), key)
+        loss_sum, weight_sum = loss_of_step(step, toy.batch_at(step))
         total, count = total + float(loss_sum), count + float(weight_sum)
     (line,) = toy.lines(tmp_path)
     assert line["loss"] == pytest.approx(total / count, rel=1e-6)
@@ -83,7 +88,9 @@ def spoilt(batches_of, at_step, value):
     return stream
 
 
-@pytest.mark.parametrize(("at_step", "saved"), [(7, 6), (9, 6)])  # between all periods, and where a save is due
+@pytest.mark.parametrize(
+    ("at_step", "saved"), [(7, 6), (9, 6)]
+)  # between all periods, and where a save is due
 def test_a_loss_that_is_not_finite_stops_the_run_by_its_step(tmp_path, at_step, saved):
     with pytest.raises(UsageError, match=rf"the loss became nan at step {at_step}; step {saved} is saved"):
         toy.run(tmp_path, batches=spoilt(toy.batches, at_step, np.nan))
@@ -99,7 +106,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tmp_path
         loss_sum, weight_sum, metrics = toy.toy_loss(params, batch, key)
         return loss_sum + jax.numpy.sqrt(jax.numpy.abs(params["bias"]).sum()), weight_sum, metrics
 
-    with pytest.raises(UsageError, match="the gradient_norm became .* at step 1; nothing was saved before it"):
+    with pytest.raises(
+        UsageError, match="the gradient_norm became .* at step 1; nothing was saved before it"
+    ):
         toy.run(tmp_path, loss_fn=jax.tree_util.Partial(steep))
     assert steps_on_disk(tmp_path) == []
 

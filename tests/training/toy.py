@@ -98,7 +98,9 @@ def lines(directory: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in found]
 
 
-def interrupting(action: Callable[[], None], at_step: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def interrupting(
+    action: Callable[[], None], at_step: int
+) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
     """`batches`, doing something while the batch of a step (counted from 1) is asked for."""
 
     def stream(start_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,0 +1,1 @@
+"""Measured speed beside other implementations: `make bench`, or `python -m benchmarks`."""

@@ -1,0 +1,58 @@
+"""`distillspec report`: tables and one HTML page from any number of results files."""
+
+from __future__ import annotations
+
+import sys
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
+
+HELP = """Prints the tables of any number of results.jsonl files and writes one HTML page with tables and plots,
+which needs no other file and no network.
+
+  distillspec report runs/sweep/results.jsonl --output=report.html
+  distillspec report runs/*/results.jsonl --training=distilled=runs/my_draft/metrics.jsonl
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("report", HELP)
+    add = parser.add_argument
+    add("results", nargs="+", metavar="RESULTS", help="results.jsonl of a sweep or of the demo")
+    add("--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
+    add(
+        "--training",
+        action="append",
+        default=[],
+        metavar="LABEL=FILE",
+        help="metrics.jsonl of a training run, to be plotted; may be repeated",
+    )
+    add("--title", help="the page's heading")
+    add("--block_size", type=int, default=5, help="which one the headline is about (default: 5)")
+    flags = parser.parse(argv)
+    training = {}
+    for argument in flags.training:
+        label, _, path = argument.partition("=")
+        if not label or not path:
+            raise UsageError(f"--training={argument}: write LABEL=FILE")
+        training[label] = path
+    if flags.block_size < 1:
+        raise UsageError(f"--block_size={flags.block_size}: must be at least 1")
+
+    from distillspec_jax.evaluation import results, tables
+    from distillspec_jax.evaluation.report import report
+
+    rows = results.read(flags.results)
+    tables.print_table(rows)
+    tables.print_verdicts(rows)
+    page = report(
+        flags.results, flags.output, training=training, title=flags.title, block_size=flags.block_size
+    )
+    print(f"\nreport: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="report"))

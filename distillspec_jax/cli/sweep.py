@@ -1,0 +1,121 @@
+"""`distillspec sweep`: block size × temperature, paired with autoregressive decoding in the same run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
+
+HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes and
+temperatures, each beside decoding without a draft in the same run, and appends a line for every cell to
+OUTPUT_DIR/results.jsonl. A cell that is there already is not measured again: start a stopped sweep once more.
+
+  distillspec sweep --target=zoo:wiki_leads/target --drafter=supervised=zoo:wiki_leads/draft \\
+      --drafter=distilled=zoo:wiki_leads/distilled --output_dir=runs/sweep
+
+`distillspec report OUTPUT_DIR/results.jsonl` makes a page of it. Values may also come from gin files, where
+the function is `sweep.sweep`; flags override them.
+"""
+
+_LABEL = re.compile(r"[\w .,+-]+")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("sweep", HELP, gin=True)
+    add = parser.add_argument
+    add("--target", metavar="MODEL", help="a checkpoint directory or zoo:NAME")
+    add(
+        "--drafter",
+        action="append",
+        metavar="[LABEL=]MODEL",
+        help="a draft, and how tables call it; may be repeated",
+    )
+    add("--task", help="whose prompts (default: the target's, if it is zoo:TASK/...)")
+    add("--split", help="train, validation or test (default: test)")
+    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task')
+    add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
+    add("--limit", type=_number_or_all, metavar="N", help="prompts, or all (default: 64)")
+    add("--block_sizes", type=_list_of(int), metavar="N,N", help="drafts a round (default: 1,3,5,7)")
+    add("--temperatures", type=_list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
+    add("--top_k", type=int, help="0 is off (default)")
+    add("--top_p", type=float, help="1 is off (default)")
+    add("--batch_size", type=int, help="prompts decoded together (default: 1)")
+    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
+    add("--seed", type=int, help="of all draws (default: 0)")
+    add("--timing_prompts", type=int, help="prompts that are timed; 0: none (default: 16)")
+    add("--repeats", type=int, help="runs of each timed batch, the fastest counts (default: 2)")
+    add("--measure_overlap", action="store_true", default=None, help="also record sum of min(p, q)")
+    add(
+        "--assume_same_vocabulary",
+        action="store_true",
+        default=None,
+        help="vouch for a pair with an unknown tokenizer",
+    )
+    add("--output_dir", metavar="DIR", help="receives results.jsonl")
+    flags = parser.parse(argv)
+    given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    given = {name: value for name, value in given.items() if not name.startswith("gin_")}
+    if "drafter" in given:
+        given["drafters"] = _drafters(given.pop("drafter"))
+    if given.get("limit") == "all":
+        given["limit"] = None
+    if not flags.gin.files and not flags.gin.bindings:
+        for name, flag in (("target", "--target"), ("drafters", "--drafter"), ("output_dir", "--output_dir")):
+            if name not in given:
+                raise UsageError(f"{flag} is missing")
+
+    from distillspec_jax.cli import bindings
+    from distillspec_jax.evaluation import results, tables
+    from distillspec_jax.evaluation.sweep import sweep
+
+    job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
+    rows: list[results.Row] = job(**given, progress=_show)
+    tables.print_table(rows)
+    tables.print_verdicts(rows)
+    if "output_dir" in given:
+        print(f"\nresults: {Path(given['output_dir']) / 'results.jsonl'}")
+    return 0
+
+
+def _drafters(arguments: Sequence[str]) -> dict[str, str]:
+    """`LABEL=MODEL` or `MODEL`, whose label is its last part."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        label, equals, model = argument.partition("=")
+        if not equals or not _LABEL.fullmatch(label):  # a path may hold an equals sign itself
+            label, model = re.split(r"[/:]", argument.rstrip("/"))[-1], argument
+        if not label or not model:
+            raise UsageError(f"--drafter={argument}: write LABEL=MODEL or MODEL")
+        if label in found:
+            raise UsageError(f"--drafter={argument}: the label {label!r} is taken; write LABEL=MODEL")
+        found[label] = model
+    return found
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        return [kind(part) for part in text.split(",") if part.strip()]
+
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its message
+    return parse
+
+
+def _number_or_all(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
+def _show(progress: Any) -> None:
+    if progress.row is None:
+        print(f"[{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="sweep"))

@@ -1,0 +1,91 @@
+"""Intervals: literal values, an independent implementation, coverage, and that pairing pays."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distillspec_jax.evaluation import paired
+
+
+def counts(rng, prompts, efficiency=2.5):
+    """Emitted tokens and target calls of prompts that differ in length and in difficulty."""
+    calls = rng.integers(5, 40, prompts)
+    return calls + rng.binomial(calls, rng.beta(6, 4, prompts) * (efficiency - 1) / 0.6 / 2.5), calls
+
+
+def test_values_are_pooled_and_not_means_of_ratios():
+    assert paired.ratio([10, 1], [1, 10]).value == 1.0
+    assert paired.ratio_of_ratios([6, 6], [2, 4], [3, 3], [4, 2]).value == 2.0
+    assert paired.difference_of_means([1.0, 3.0], [0.0, 1.0]).value == 1.5
+
+
+def test_the_interval_agrees_with_another_implementation():
+    emitted, calls = counts(np.random.default_rng(3), 30)
+    ours = paired.ratio(emitted, calls, resamples=20_000)
+    theirs = stats.bootstrap(
+        (emitted, calls),
+        lambda top, bottom, axis=-1: top.sum(axis) / bottom.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="BCa",
+        n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert abs(ours.low - theirs.low) < 0.04 * width
+    assert abs(ours.high - theirs.high) < 0.04 * width
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng, trials, hits = np.random.default_rng(0), 600, 0
+    for _ in range(trials):
+        calls = rng.poisson(20, 40) + 1
+        emitted = rng.binomial(calls, rng.beta(3, 3, 40))  # expected ratio 1/2
+        found = paired.ratio(emitted, calls)
+        hits += found.low <= 0.5 <= found.high
+    # Binomial: 95 % of 600 has a standard deviation of 5.3; a bootstrap of 40 prompts may lose a point or two.
+    assert 0.92 <= hits / trials <= 0.98
+
+
+def test_a_skewed_statistic_has_a_skewed_interval():
+    values = np.random.default_rng(1).lognormal(0, 1.2, 40)
+    found = paired.ratio(values, np.ones(40))
+    assert found.high - found.value > 1.2 * (found.value - found.low)
+
+
+def test_no_spread_gives_an_interval_of_no_width():
+    assert paired.ratio([3, 6, 9, 12, 15], [1, 2, 3, 4, 5]) == (3.0, 3.0, 3.0)
+    emitted, calls = counts(np.random.default_rng(0), 20)
+    assert paired.ratio_of_ratios(emitted, calls, emitted, calls) == (1.0, 1.0, 1.0)
+
+
+def test_pairing_narrows_the_interval_of_correlated_prompts():
+    rng = np.random.default_rng(0)
+    emitted, calls = counts(rng, 60)
+    better = emitted + rng.binomial(calls, 0.1)
+    together = paired.ratio_of_ratios(better, calls, emitted, calls)
+    shuffled = rng.permutation(60)
+    apart = paired.ratio_of_ratios(better, calls, emitted[shuffled], calls[shuffled])
+    assert together.value == apart.value
+    assert together.high - together.low < 0.5 * (apart.high - apart.low)
+
+
+def test_the_same_counts_give_the_same_interval_and_more_confidence_a_wider_one():
+    emitted, calls = counts(np.random.default_rng(0), 25)
+    once = paired.ratio(emitted, calls)
+    assert once == paired.ratio(emitted, calls)
+    wider = paired.ratio(emitted, calls, level=0.99)
+    assert wider.low < once.low < once.high < wider.high
+
+
+def test_too_few_prompts_and_undefined_ratios_have_no_interval():
+    few = paired.ratio([3, 5, 4, 6], [1, 2, 2, 3])
+    assert (few.value, few.ends) == (18 / 8, None)
+    assert np.isnan(paired.ratio([0] * 9, [0] * 9).value)
+    assert paired.ratio([0] * 9, [0] * 9).ends is None
+
+
+@pytest.mark.parametrize("columns", [([], []), ([1, 2], [1])])
+def test_columns_that_cannot_be_paired_are_refused(columns):
+    with pytest.raises(ValueError, match="columns of one length"):
+        paired.ratio(*columns)

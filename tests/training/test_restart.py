@@ -1,0 +1,272 @@
+"""Stopped at any step, in any way, and started again: the same numbers, bit for bit."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError
+from distillspec_jax.partitioning import make_partitioner
+from distillspec_jax.training import optimizers
+from distillspec_jax.training.preemption import Preempted, stop_signals
+from distillspec_jax.training.snapshots import Snapshots
+from distillspec_jax.training.step import create_state
+from tests.training import toy
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    return toy.run(directory), toy.lines(directory)
+
+
+def assert_same_as(uninterrupted, params, directory):
+    toy.assert_equal(uninterrupted[0], params)
+    assert toy.lines(directory) == uninterrupted[1]
+
+
+# Reports come at 5, 10 and 12, evaluations at 4, 8 and 12, saves at 3, 6, 9 and 12.
+@pytest.mark.parametrize("stopped_at", [1, 2, 4, 5, 7, 8, 12])
+def test_a_stop_at_any_step_changes_nothing(tmp_path, uninterrupted, stopped_at):
+    stopping = toy.interrupting(terminate, stopped_at)
+    with pytest.raises(Preempted) as stop:
+        toy.run(tmp_path, batches=stopping)
+    assert str(stop.value) == f"stopped by SIGTERM: resumable, step {stopped_at} of 12 is saved"
+    assert stop.value.exit_status == 75
+    assert checkpoint.latest_step(tmp_path) == stopped_at
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+
+
+def test_a_run_that_is_stopped_again_and_again(tmp_path, uninterrupted):
+    for step in (2, 3, 9):
+        with pytest.raises(Preempted):
+            toy.run(tmp_path, batches=toy.interrupting(terminate, step))
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "killed_at", [2, 8, 11]
+)  # before the first save, and after lines that a restart repeats
+def test_a_kill_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, uninterrupted, killed_at):
+    with pytest.raises(Killed):
+        toy.run(tmp_path, batches=toy.interrupting(kill, killed_at))
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+
+
+def test_a_kill_during_an_evaluation_leaves_no_gap(tmp_path, uninterrupted):
+    def killed(params):
+        raise Killed
+
+    with pytest.raises(Killed):
+        toy.run(tmp_path, evaluate=killed, eval_period=0)  # the last step is saved, its evaluation is missing
+    assert checkpoint.latest_step(tmp_path) == 12
+    toy.assert_equal(uninterrupted[0], toy.run(tmp_path, eval_period=0))
+    assert toy.lines(tmp_path)[-1] == uninterrupted[1][-1]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
+    toy.run(tmp_path)
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+
+
+def test_a_finished_run_goes_on_to_a_later_step(tmp_path):
+    def constant(steps):
+        return {"optimizer": optax.adam(optax.constant_schedule(0.1)), "total_steps": steps}
+
+    toy.run(tmp_path / "two", **constant(6))
+    longer = toy.run(tmp_path / "two", **constant(9))
+    toy.assert_equal(toy.run(tmp_path / "one", **constant(9)), longer)
+
+
+def test_a_run_past_its_end_is_refused(tmp_path):
+    toy.run(tmp_path, total_steps=6)
+    with pytest.raises(UsageError, match=r"TRAIN_STEPS=5, but .* is already at step 6"):
+        toy.run(tmp_path, total_steps=5)
+
+
+def test_every_saved_step_is_the_state_of_its_step(tmp_path):
+    """The buffers that a save copies in the background are given away to the next step."""
+    toy.run(tmp_path / "long", save_period=1, keep=20)
+    short = toy.run(tmp_path / "short", total_steps=6)
+    stored = checkpoint.load_params(tmp_path / "long", jax.eval_shape(toy.fresh_params), step=6)
+    toy.assert_equal(short, stored)
+
+
+# --- what lies in the directory ---
+
+
+def newest_step(directory):
+    return directory / "checkpoints" / str(checkpoint.latest_step(directory))
+
+
+def unfinished_by_name(step):
+    step.rename(step.with_name(f"{step.name}.orbax-checkpoint-tmp-1"))
+
+
+def without_params(step):
+    shutil.rmtree(step / "params")
+
+
+def with_params_half_written(step):
+    (step / "params").rename(step / "params.orbax-checkpoint-tmp")
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+@pytest.mark.parametrize("broken", [unfinished_by_name, without_params, with_params_half_written, empty])
+def test_a_step_that_is_not_whole_is_skipped(tmp_path, uninterrupted, broken):
+    with pytest.raises(Preempted):
+        toy.run(tmp_path, batches=toy.interrupting(terminate, 8))
+    broken(newest_step(tmp_path))
+    assert checkpoint.latest_step(tmp_path) == 6
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "9"]
+
+
+def test_a_skipped_step_is_named(tmp_path, capsys):
+    toy.run(tmp_path, total_steps=6)
+    empty(newest_step(tmp_path))
+    toy.run(tmp_path, total_steps=6)
+    assert f"skipped and removed {tmp_path}/checkpoints/6: it was not whole" in capsys.readouterr().err
+
+
+def test_parameters_alone_cannot_be_continued(tmp_path):
+    checkpoint.save_params(tmp_path, 3, toy.fresh_params())
+    with pytest.raises(UsageError, match=r"checkpoints/3 holds parameters alone .*INITIAL_CHECKPOINT_PATH"):
+        toy.run(tmp_path)
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    toy.run(tmp_path, total_steps=3)
+    with pytest.raises(UsageError, match="was trained with another OPTIMIZER"):
+        toy.run(tmp_path, optimizer=optax.adafactor(0.1))
+
+
+def test_parameters_of_another_shape_are_named(tmp_path):
+    toy.run(tmp_path, total_steps=3)
+    with pytest.raises(UsageError, match=r"parameter bias has shape \(7,\), the model wants \(8,\)"):
+        toy.run(tmp_path, params=toy.fresh_params(width=8))
+
+
+def test_a_damaged_step_is_named(tmp_path):
+    toy.run(tmp_path, total_steps=3)
+    for path in (newest_step(tmp_path) / "optimizer").rglob("d/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UsageError, match=r"checkpoints/3 is damaged or not a checkpoint of ours") as caught:
+        toy.run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- a snapshot holds everything ---
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+def test_a_snapshot_brings_back_optimizer_step_and_pending_metrics(tmp_path, optimizer):
+    partitioner = make_partitioner()
+    params = toy.fresh_params()
+    transform = optimizer(optimizers.warmup_cosine(0.1, 10, 2))
+    state, shardings = create_state(params, toy.replicated(params, partitioner), transform, partitioner)
+    gradient = jax.tree.map(lambda p: jnp.arange(p.size, dtype=p.dtype).reshape(p.shape) + 1, params)
+    _, moments = transform.update(gradient, state.optimizer, params)
+    state = state.replace(optimizer=moments)
+    pending = {"loss": toy.Mean(0.1 + 0.2, 3.0)}
+    with Snapshots(tmp_path, keep=1) as snapshots:
+        snapshots.save(7, state, pending)
+    fresh, _ = create_state(params, toy.replicated(params, partitioner), transform, partitioner)
+    with Snapshots(tmp_path, keep=1) as snapshots:
+        restored, step, metrics = snapshots.restore(fresh, shardings)
+    assert step == int(restored.step) == 7
+    assert metrics == pending
+    toy.assert_equal(moments, restored.optimizer)
+    assert jax.tree.structure(moments) == jax.tree.structure(restored.optimizer)
+
+
+# --- signals ---
+
+
+def test_a_second_interrupt_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.requested, stop.name) == (True, "SIGINT")
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def small_disk():
+    """Limits how large a file may grow, as a full disk does; Python ignores the signal and sees EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_while_saving_keeps_the_step_before(tmp_path, small_disk):
+    noise = np.random.default_rng(0).normal(size=(toy.VOCAB, 4096)).astype(np.float32)  # does not compress
+
+    def run(name, **changes):
+        large = {"table": jnp.asarray(noise), "bias": jnp.zeros(4096)}
+        return toy.run(tmp_path / name, params=large, evaluate=None, **changes)
+
+    expected = run("whole")
+    run("run", total_steps=3)
+    small_disk(20_000)
+    with pytest.raises(UsageError) as caught:
+        run("run")
+    small_disk(resource.RLIM_INFINITY)
+    assert str(caught.value) == f"cannot save to {tmp_path / 'run'}: {os.strerror(errno.EFBIG)}"
+    assert checkpoint.latest_step(tmp_path / "run") == 3
+    toy.assert_equal(expected, run("run"))
+    assert toy.lines(tmp_path / "run") == toy.lines(tmp_path / "whole")
+
+
+def test_a_full_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    toy.run(tmp_path, total_steps=3)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(
+        UsageError, match=r"No space left on device \(step 6 takes 0\.0 MB, 0\.0 MB are free\)"
+    ):
+        toy.run(tmp_path)
+    assert os.listdir(tmp_path / "checkpoints") == ["3"]
+
+
+def test_a_full_disk_while_reporting_is_one_line_and_no_hang(tmp_path, small_disk):
+    fills = toy.interrupting(lambda: small_disk(1), 3)
+    with pytest.raises(UsageError, match=rf"cannot save to {tmp_path}: {os.strerror(errno.EFBIG)}"):
+        toy.run(tmp_path, batches=fills, log_period=1, save_period=12)
