@@ -170,8 +170,8 @@ def manager(
 
 
 def _said_once(record: logging.LogRecord) -> bool:
-    """Drops the traceback that Orbax logs of a failed background write: it raises the error, too."""
-    return "_SignalingThread.run() raised an exception" not in record.getMessage()
+    """Drops the tracebacks that Orbax logs of a failed background write: it raises the error, too."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def load_params(

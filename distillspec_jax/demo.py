@@ -28,7 +28,6 @@ from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.job import DataConfig
 from distillspec_jax.training.loop import LoopConfig
 
-
 _FORWARD_KL, _HALF_ON_POLICY = ForwardKL(), Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
 
 

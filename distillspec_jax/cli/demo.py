@@ -8,8 +8,8 @@ from pathlib import Path
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
-HELP = """Takes the zoo's target and its supervised draft, distils the draft on one task for a few minutes, and
-measures block efficiency and speed-up before and after, beside a control that trains without its target.
+HELP = """Takes the zoo's target and its supervised draft, distils the draft on one task for a few minutes,
+and measures block efficiency and speed-up before and after, beside a control that has no target.
 Writes report.html, results.jsonl and summary.json.
 
   distillspec demo

@@ -8,8 +8,8 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 
-HELP = """Prints the tables of any number of results.jsonl files and writes one HTML page with tables and plots,
-which needs no other file and no network.
+HELP = """Prints the tables of any number of results.jsonl files and writes one HTML page with tables and
+plots, which needs no other file and no network.
 
   distillspec report runs/sweep/results.jsonl --output=report.html
   distillspec report runs/*/results.jsonl --training=distilled=runs/my_draft/metrics.jsonl

@@ -129,6 +129,7 @@ def train(
                 pending = _gather(pending, in_flight, step - 1, snapshots, throughput)
             in_flight = metrics
             reports.advance(step)
+            snapshots.check()
 
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
             first, last, stopping = step == start + 1, step == total or timed_out, stop.requested

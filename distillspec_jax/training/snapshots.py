@@ -109,6 +109,11 @@ class Snapshots:
                 f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free)"
             )
 
+    def check(self) -> None:
+        """Raises what a save in the background has run into, without waiting for it."""
+        with checkpoint.saving(self._directory):
+            self._manager.check_for_errors()
+
     def newest(self) -> int | None:
         """The newest step, once whatever is being written is whole."""
         self._manager.wait_until_finished()

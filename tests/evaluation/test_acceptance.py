@@ -10,7 +10,7 @@ from distillspec_jax.evaluation import acceptance
 from distillspec_jax.evaluation.acceptance import AccountingError, Tally
 from tests.evaluation import simulated
 
-# γ = 2. The first prompt: a rejection at once, one draft accepted, both accepted and a bonus: 1 + 2 + 3 tokens.
+# γ = 2. The first prompt: a rejection at once, one draft accepted, both and a bonus: 1 + 2 + 3 tokens.
 FIRST = Completion(tuple(range(2, 8)), "length", 3, 0, (3, 2), (2, 1), 3.5)
 # The second: both accepted and the second is EOS, so the round adds nothing of its own.
 SECOND = Completion((5, 1), "eos", 1, 1, (1, 1), (1, 1), 1.5)

@@ -43,7 +43,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         emitted = rng.binomial(calls, rng.beta(3, 3, 40))  # expected ratio 1/2
         found = paired.ratio(emitted, calls)
         hits += found.low <= 0.5 <= found.high
-    # Binomial: 95 % of 600 has a standard deviation of 5.3; a bootstrap of 40 prompts may lose a point or two.
+    # 95 % of 600 has a standard deviation of 0.9 %; a bootstrap of 40 prompts may lose a point or two.
     assert 0.92 <= hits / trials <= 0.98
 
 

@@ -72,7 +72,7 @@ def test_what_json_cannot_say_leaves_the_file_alone(path):
 
 
 def test_a_full_disk_is_named():
-    with pytest.raises(UsageError, match="(?i)cannot save to /dev: no space left"):
+    with pytest.raises(UsageError, match=r"(?i)cannot save to /dev: no space left"):
         results.append(Path("/dev/full"), ROWS[0])
 
 

@@ -148,26 +148,21 @@ def test_a_draft_that_was_trained_again_is_measured_again(done, tmp_path):
     assert done[1]["other", 1.0] not in group, "the older measurement of the cell no longer counts"
 
 
-def test_overlap_is_recorded_without_touching_the_timing(tmp_path):
-    rows, _ = run(
-        tmp_path, {"other": DRAFT, "self": TARGET}, measure_overlap=True, temperatures=(1,), limit=3
-    )
-    assert rows["self", 1.0]["overlap"] == pytest.approx(1.0, abs=1e-5)
-    other = rows["other", 1.0]
-    assert 0 < other["overlap"] < 1
-    assert other["overlap"] == pytest.approx(sum(other["per_prompt"]["overlap"]) / other["tested"])
-    assert len(other["timing"]["seconds"]) == 3
-
-
-def test_a_users_own_prompts_untimed_in_batches(tmp_path):
+def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"inputs": f"number {i}", "targets": "x"}) + "\n" for i in range(4)))
-    changes = {"task": None, "inputs": path, "batch_size": 3, "timing_prompts": 0, "temperatures": (0,)}
-    rows, _ = run(tmp_path, {"other": DRAFT}, **changes)
-    row = rows["other", 0.0]
-    assert (row["task"], row["split"], row["prompts"], row["quality"]) == ("mine", None, 4, {})
-    assert row["speedup"] is row["timing"] is row["seconds"] is None
-    assert row["matches_autoregressive"] == 4
+    changes = {"task": None, "inputs": path, "batch_size": 3, "timing_prompts": 0, "measure_overlap": True}
+    rows, _ = run(tmp_path, **changes)
+    greedy, drawn = rows["other", 0.0], rows["other", 1.0]
+    assert (greedy["task"], greedy["split"], greedy["prompts"], greedy["quality"]) == ("mine", None, 4, {})
+    assert greedy["speedup"] is greedy["timing"] is greedy["seconds"] is None
+    assert greedy["matches_autoregressive"] == 4
+    assert rows["self", 1.0]["overlap"] == pytest.approx(1.0, abs=1e-5)
+    assert 0 < drawn["overlap"] < 1
+    assert drawn["overlap"] == pytest.approx(sum(drawn["per_prompt"]["overlap"]) / drawn["tested"])
+    assert greedy["overlap"] == pytest.approx(greedy["acceptance_tested"]), (
+        "at T = 0 both ask for equal argmaxes"
+    )
 
 
 FOREIGN = dataclasses.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 
@@ -10,7 +11,8 @@ from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.shapes import Array, Params
 
 
 def model(name: str, seed: int) -> Pretrained:
@@ -36,8 +38,13 @@ def model(name: str, seed: int) -> Pretrained:
         prefix="say: ",
         feature_lengths={"inputs": 40, "targets": 12},
     )
-    params = init_params(network, jax.random.key(seed))
+    params = _init(network, jax.random.key(seed))
     return Pretrained(name, network, params, card, tokenizer.model_bytes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(network: EncoderDecoder, key: Array) -> Params:
+    return registry.unboxed(network.init(key))
 
 
 def retrained(pretrained: Pretrained, seed: int) -> Pretrained:

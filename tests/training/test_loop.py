@@ -107,7 +107,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tmp_path
         return loss_sum + jax.numpy.sqrt(jax.numpy.abs(params["bias"]).sum()), weight_sum, metrics
 
     with pytest.raises(
-        UsageError, match="the gradient_norm became .* at step 1; nothing was saved before it"
+        UsageError, match=r"the gradient_norm became .* at step 1; nothing was saved before it"
     ):
         toy.run(tmp_path, loss_fn=jax.tree_util.Partial(steep))
     assert steps_on_disk(tmp_path) == []

@@ -73,17 +73,17 @@ def run(directory: Path, **changes: Any) -> Params:
     loop |= {name: changes.pop(name) for name in list(changes) if name in fields}
     partitioner = make_partitioner()
     params = changes.pop("params", None) or fresh_params()
-    arguments: dict[str, Any] = dict(
-        directory=directory,
-        config=LoopConfig(**loop),
-        params=params,
-        param_shardings=replicated(params, partitioner),
-        loss_fn=LOSS,
-        batches=batches,
-        optimizer=optax.adam(optax.linear_schedule(0.3, 0.1, 12)),
-        partitioner=partitioner,
-        evaluate=held_out,
-    )
+    arguments: dict[str, Any] = {
+        "directory": directory,
+        "config": LoopConfig(**loop),
+        "params": params,
+        "param_shardings": replicated(params, partitioner),
+        "loss_fn": LOSS,
+        "batches": batches,
+        "optimizer": optax.adam(optax.linear_schedule(0.3, 0.1, 12)),
+        "partitioner": partitioner,
+        "evaluate": held_out,
+    }
     directory.mkdir(parents=True, exist_ok=True)
     return train(**arguments | changes)
 

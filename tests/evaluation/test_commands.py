@@ -1,0 +1,86 @@
+"""`distillspec sweep` and `distillspec report` from their command lines."""
+
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.cli import main as console
+from distillspec_jax.evaluation import results
+from tests.evaluation import simulated, tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "target"
+    made = tiny.model("target", 0)
+    checkpoint.write_card(directory, made.card, made.tokenizer_bytes)
+    checkpoint.save_params(directory, 1, made.params)
+    return str(directory)
+
+
+def fails(capsys, *argv):
+    assert console.main(list(argv)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err.removeprefix(f"distillspec {argv[0]}: error: ").rstrip()
+
+
+def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, capsys):
+    flags = ["--limit=2", "--max_new_tokens=3", "--temperatures=0", "--timing_prompts=0"]
+    gin = ["--gin_file=experiments/sweep.gin", f"--gin.TARGET={model}", "--gin.DRAFTERS={}"]
+    gin += ["--gin.TASK=office_help_ende", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
+    assert console.main(["sweep", *gin, *flags]) == 0
+    captured = capsys.readouterr()
+    (row,) = results.read([tmp_path / "out" / "results.jsonl"])
+    assert (row["task"], row["prompts"], row["max_new_tokens"]) == ("office_help_ende", 2, 3)
+    assert "[0/1] no draft, T = 0" in captured.err
+    assert "office_help_ende: 2 prompts" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--block_sizes=0"], "block_size is 0, must be a whole number of at least 1"),
+        (["--block_sizes=x"], "argument --block_sizes: invalid list of int value: 'x'"),
+        (["--temperatures=-1"], "temperature is -1.0, must be 0 or more"),
+        (["--task=wiki"], "unknown task 'wiki'"),
+        (["--drafter=b/d"], "--drafter=b/d: the label 'd' is taken; write LABEL=MODEL"),
+        (["--drafter=x="], "--drafter=x=: write LABEL=MODEL or MODEL"),
+        (["--blocksizes=1"], "unknown flag --blocksizes: did you mean '--block_sizes'?"),
+        (["--target=zoo:no/target"], "the zoo has no model 'no/target'"),
+    ],
+)
+def test_bad_flags_of_a_sweep(model, tmp_path, capsys, flags, message):
+    base = [f"--target={model}", f"--drafter=d={model}", "--task=wiki_leads", f"--output_dir={tmp_path}"]
+    assert fails(capsys, "sweep", *base, *flags).startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_flag_is_named(model, capsys):
+    assert fails(capsys, "sweep", f"--drafter=d={model}") == "--target is missing"
+    assert fails(capsys, "sweep", f"--target={model}", f"--drafter=d={model}") == "--output_dir is missing"
+
+
+def test_report_prints_the_table_and_names_the_page(tmp_path, capsys):
+    for row in simulated.rows(prompts=10, block_sizes=(5,)):
+        results.append(tmp_path / "results.jsonl", row)
+    page = tmp_path / "page.html"
+    assert console.main(["report", str(tmp_path / "results.jsonl"), f"--output={page}", "--title=Mine"]) == 0
+    out = capsys.readouterr().out
+    assert "wiki_leads: 10 prompts" in out
+    assert "At T = 1 and γ = 5, distilled emits" in out
+    assert out.endswith(f"report: {page}\n")
+    assert "<h1>Mine</h1>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "the following arguments are required: RESULTS"),
+        (["absent.jsonl"], "cannot read 'absent.jsonl': No such file or directory"),
+        (["x.jsonl", "--training=y"], "--training=y: write LABEL=FILE"),
+        (["x.jsonl", "--block_size=0"], "--block_size=0: must be at least 1"),
+    ],
+)
+def test_bad_flags_of_a_report(capsys, flags, message):
+    assert fails(capsys, "report", *flags) == message
