@@ -65,8 +65,9 @@ def ar_vs_hf(workload: Workload = Workload()) -> Measurement:
     same = _equal_tokens(slow.results[0], fast.results[0])
     seconds = [np.median(t.seconds_RU) / tokens * 1e3 for t in (slow, fast)]
     what = (
-        f"autoregressive decoding, transformers' seconds over ours, {tokens} greedy tokens, batch {workload.rows}, "
-        f"T5 of width {workload.config.emb_dim} and vocabulary {workload.config.vocab_size}, float32 on {device} "
+        f"autoregressive decoding, transformers' seconds over ours, {tokens} greedy tokens, "
+        f"batch {workload.rows}, T5 of width {workload.config.emb_dim} and vocabulary "
+        f"{workload.config.vocab_size}, float32 on {device} "
         f"(torch: {THREADS} threads): {seconds[0]:.2f} ms a token against {seconds[1]:.2f} ms; "
         f"{same} of {tokens * workload.rows} tokens equal before the first float tie"
     )

@@ -44,7 +44,7 @@ def in_tiny_zoo(tiny_zoo, monkeypatch):
 
 
 def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_tiny_zoo, tmp_path, capsys):
-    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=3"]) == 0
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=12"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert "<html" in (tmp_path / "report.html").read_text()
@@ -67,7 +67,7 @@ def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_ti
 
     # A second call finds everything done: nothing is trained or measured again.
     before = (tmp_path / "results.jsonl").read_text()
-    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=3"]) == 0
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=12"]) == 0
     assert (tmp_path / "results.jsonl").read_text() == before
 
 

@@ -50,7 +50,7 @@ class Workload:
 
     def decode(self, engine: Engine, law: SamplingLaw, indices: range) -> list[Completion]:
         """Decodes some prompts; a seed of their own keeps their draws apart from all others'."""
-        seed = int(np.random.SeedSequence([self.seed, 0]).generate_state(1)[0] >> 1)
+        seed = int(np.random.SeedSequence([self.seed, indices.start]).generate_state(1)[0] >> 1)
         prompts = [self.prompts[i] for i in indices]
         return engine.generate(prompts, law, self.max_new_tokens, seed)
 

@@ -227,12 +227,9 @@ def _svg(draw: Callable[[Axes], None], title: str) -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    # Several drawings share one page: their ids must not meet, and most are of no use.
+    # Several drawings share one page: their ids must not meet.
     name = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
-    kept = {part for pair in used for part in pair if part}
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in kept else "", svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}", svg)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
     svg = re.sub(r"font(-family)?: ([^;\"]*?)'?(DejaVu Sans|sans-serif)[^;\"]*", _page_font, svg)

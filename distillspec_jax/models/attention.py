@@ -24,7 +24,7 @@ MASKED = -1e10
 fan_in_normal: Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
-def logical(init: Initializer, *axes: str) -> Initializer:
+def logical(init: Initializer, *axes: str | None) -> Initializer:
     """Names the axes of a parameter; `partitioning.py` maps the names to a mesh."""
     return nn.with_logical_partitioning(init, axes)
 
@@ -43,6 +43,27 @@ class Dense(nn.Module):
             "kernel", logical(self.kernel_init, *self.axes), (x.shape[-1], self.features), jnp.float32
         )
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class StackedDense(nn.Module):
+    """Several projections of one input as a single product, `[..., in] -> count * [..., features]`.
+
+    Only prepared parameters have its kernel, `[in, count, features]` (see `stacking.py`): decoding is
+    bound by reading weights, and one long read is faster than several short ones.
+    """
+
+    count: int
+    features: int
+    axes: tuple[str, str]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, ...]:
+        init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
+        shape = (x.shape[-1], self.count, self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        y = jnp.einsum("...m,mcf->...cf", x.astype(self.dtype), kernel)
+        return tuple(y[..., i, :] for i in range(self.count))
 
 
 class RMSNorm(nn.Module):
@@ -66,13 +87,18 @@ class MlpBlock(nn.Module):
     activations: Sequence[str]
     dropout_rate: float
     dtype: Any = jnp.float32
+    stacked: bool = False
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
+        axes, count = ("embed", "mlp"), len(self.activations)
+        if self.stacked and count > 1:
+            inner = StackedDense(count, self.hidden, axes, self.dtype, name="wi_stack")(x)
+        else:
+            names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
+            inner = tuple(Dense(self.hidden, axes, self.dtype, name=name)(x) for name in names)
         gate: Array | None = None
-        for i, name in enumerate(self.activations):
-            param = "wi" if len(self.activations) == 1 else f"wi_{i}"
-            h = Dense(self.hidden, ("embed", "mlp"), self.dtype, name=param)(x)
+        for name, h in zip(self.activations, inner, strict=True):
             h = h if name == "linear" else getattr(nn, name)(h)
             gate = h if gate is None else gate * h
         assert gate is not None
@@ -138,6 +164,7 @@ class Attention(nn.Module):
     features: int
     dropout_rate: float
     dtype: Any = jnp.float32
+    stacked: bool = False
 
     def setup(self) -> None:
         width = self.num_heads * self.head_dim
@@ -146,9 +173,12 @@ class Attention(nn.Module):
         def query_init(*args: Any) -> Array:
             return fan_in_normal(*args) / np.sqrt(self.head_dim)
 
-        self.query = Dense(width, axes, self.dtype, query_init)
-        self.key = Dense(width, axes, self.dtype)
-        self.value = Dense(width, axes, self.dtype)
+        if self.stacked:
+            self.qkv_stack = StackedDense(3, width, axes, self.dtype)
+        else:
+            self.query = Dense(width, axes, self.dtype, query_init)
+            self.key = Dense(width, axes, self.dtype)
+            self.value = Dense(width, axes, self.dtype)
         self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
 
@@ -157,15 +187,25 @@ class Attention(nn.Module):
         b, t, _ = x_BTE.shape
         return jnp.swapaxes(x_BTE.reshape(b, t, self.num_heads, self.head_dim), 1, 2)
 
+    def queries(self, x_BTM: Array) -> Array:
+        """Queries `[B, H, T, D]` of a sequence."""
+        return self._heads(self.query(x_BTM))
+
     def keys_values(self, x_BTM: Array) -> tuple[Array, Array]:
         """Keys and values `[B, H, T, D]` of a sequence."""
         return self._heads(self.key(x_BTM)), self._heads(self.value(x_BTM))
 
+    def queries_keys_values(self, x_BTM: Array) -> tuple[Array, tuple[Array, Array]]:
+        """What self-attention needs of its one input; alone in reading stacked parameters."""
+        if not self.stacked:
+            return self.queries(x_BTM), self.keys_values(x_BTM)
+        query, key, value = (self._heads(part) for part in self.qkv_stack(x_BTM))
+        return query, (key, value)
+
     def attend(
-        self, x_BQM: Array, kv: tuple[Array, Array], bias_BHQS: Array, deterministic: bool = True
+        self, q_BHQD: Array, kv: tuple[Array, Array], bias_BHQS: Array, deterministic: bool = True
     ) -> Array:
-        """`[B, Q, M]` queries over keys and values `[B, H, S, D]`; softmax in float32."""
-        q_BHQD = self._heads(self.query(x_BQM))
+        """Queries over keys and values `[B, H, S, D]` to `[B, Q, M]`; softmax in float32."""
         scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD, kv[0]).astype(jnp.float32) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
@@ -180,11 +220,13 @@ class Attention(nn.Module):
 
         Slots past the end are dropped, never clamped back onto earlier tokens.
         """
-        new = self.keys_values(x_BKM)
-        rows = jnp.arange(x_BKM.shape[0])[:, None]
-        slots = length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
+        q_BHKD, new = self.queries_keys_values(x_BKM)
+        # One index a head, too: of a single index XLA makes an update that copies the whole cache.
+        row = jnp.arange(x_BKM.shape[0])[:, None, None]
+        head = jnp.arange(self.num_heads)[None, :, None]
+        slot = length_B[:, None, None] + jnp.arange(x_BKM.shape[1])[None, None]
         keys, values = (
-            old.at[rows, :, slots].set(jnp.swapaxes(fresh, 1, 2).astype(old.dtype), mode="drop")
+            old.at[row, head, slot].set(fresh.astype(old.dtype), mode="drop")
             for old, fresh in zip(cache, new, strict=True)
         )
-        return self.attend(x_BKM, (keys, values), bias_BHKS), (keys, values)
+        return self.attend(q_BHKD, (keys, values), bias_BHKS), (keys, values)

@@ -23,6 +23,7 @@ from distillspec_jax.models.attention import (
     logical,
 )
 from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.stacking import is_stacked, stacked
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -31,14 +32,14 @@ def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
-def _attention(config: T5Config) -> Attention:
-    return Attention(
-        config.num_heads, config.head_dim, config.emb_dim, config.dropout_rate, jnp.dtype(config.dtype)
-    )
+def _attention(config: T5Config, stacked: bool = False) -> Attention:
+    sizes = (config.num_heads, config.head_dim, config.emb_dim)
+    return Attention(*sizes, config.dropout_rate, jnp.dtype(config.dtype), stacked)
 
 
-def _mlp(config: T5Config) -> MlpBlock:
-    return MlpBlock(config.mlp_dim, config.mlp_activations, config.dropout_rate, jnp.dtype(config.dtype))
+def _mlp(config: T5Config, stacked: bool = False) -> MlpBlock:
+    dtype = jnp.dtype(config.dtype)
+    return MlpBlock(config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, stacked)
 
 
 def _norm(config: T5Config) -> RMSNorm:
@@ -65,7 +66,7 @@ class EncoderLayer(nn.Module):
 
     def __call__(self, x_BTM: Array, bias: Array, deterministic: bool) -> Array:
         y = self.pre_attention_layer_norm(x_BTM)
-        y = self.attention.attend(y, self.attention.keys_values(y), bias, deterministic)
+        y = self.attention.attend(*self.attention.queries_keys_values(y), bias, deterministic)
         x_BTM = x_BTM + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x_BTM), deterministic)
         return x_BTM + self.dropout(y, deterministic=deterministic)
@@ -75,14 +76,15 @@ class DecoderLayer(nn.Module):
     """Self-attention, attention to the encoder, feed-forward."""
 
     config: T5Config
+    stacked: bool = False
 
     def setup(self) -> None:
         self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config)
+        self.self_attention = _attention(self.config, self.stacked)
         self.pre_cross_attention_layer_norm = _norm(self.config)
         self.encoder_decoder_attention = _attention(self.config)
         self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _mlp(self.config)
+        self.mlp = _mlp(self.config, self.stacked)
         self.dropout = _residual_dropout(self.config)
 
     def _after_self_attention(
@@ -90,7 +92,8 @@ class DecoderLayer(nn.Module):
     ) -> Array:
         x = x + self.dropout(attended, deterministic=deterministic)
         y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention.attend(y, cross, cross_bias, deterministic)
+        q_BHTD = self.encoder_decoder_attention.queries(y)
+        y = self.encoder_decoder_attention.attend(q_BHTD, cross, cross_bias, deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         return x + self.dropout(y, deterministic=deterministic)
@@ -99,7 +102,7 @@ class DecoderLayer(nn.Module):
         self, x_BTM: Array, encoded_BSM: Array, bias: Array, cross_bias: Array, deterministic: bool
     ) -> Array:
         y = self.pre_self_attention_layer_norm(x_BTM)
-        y = self.self_attention.attend(y, self.self_attention.keys_values(y), bias, deterministic)
+        y = self.self_attention.attend(*self.self_attention.queries_keys_values(y), bias, deterministic)
         return self._after_self_attention(x_BTM, y, self.cross(encoded_BSM), cross_bias, deterministic)
 
     def cross(self, encoded_BSM: Array) -> tuple[Array, Array]:
@@ -144,11 +147,12 @@ class Decoder(nn.Module):
     """The decoder stack and the projection to logits."""
 
     config: T5Config
+    stacked: bool = False
 
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = _relpos(config, bidirectional=False)
-        self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        self.layers = [DecoderLayer(config, self.stacked) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
         if not config.logits_via_embedding:
@@ -202,11 +206,12 @@ class Transformer(nn.Module):
     """The network; `EncoderDecoder` below is the face that decoding and training see."""
 
     config: T5Config
+    stacked: bool = False
 
     def setup(self) -> None:
         self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
         self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
+        self.decoder = Decoder(self.config, self.stacked)
 
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
@@ -258,9 +263,9 @@ class EncoderDecoder:
 
     config: T5Config
 
-    @property
-    def module(self) -> Transformer:
-        return Transformer(self.config)
+    def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """The network with parameters in their canonical or their prepared form."""
+        return Transformer(self.config, is_stacked(params)).apply({"params": params}, *args, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -270,16 +275,19 @@ class EncoderDecoder:
         """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
         one = jnp.ones((1, 1), jnp.int32)
         batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
-        return self.module.init(key, batch)["params"]
+        return Transformer(self.config).init(key, batch)["params"]
+
+    def prepare(self, params: Params) -> Params:
+        """The form that decodes fastest, for any method here in the place of `params`; same logits."""
+        return stacked(params)
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        logits: Any = self.module.apply({"params": params}, batch, deterministic=not rngs, rngs=rngs)
-        return logits
+        return self._apply(params, batch, deterministic=not rngs, rngs=rngs)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]
-        cross = self.module.apply({"params": params}, prompt_BT, method="cross")
+        cross = self._apply(params, prompt_BT, method="cross")
         shape = (b, config.num_heads, max_length, config.head_dim)
         empty = jnp.zeros(shape, jnp.dtype(config.dtype))
         state = DecodeState(
@@ -290,7 +298,7 @@ class EncoderDecoder:
         return state, jnp.full(b, config.decoder_start_id, jnp.int32)
 
     def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
-        logits, cache = self.module.apply({"params": params}, tokens_BK, state, method="extend")
+        logits, cache = self._apply(params, tokens_BK, state, method="extend")
         return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
 
 

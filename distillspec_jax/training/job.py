@@ -184,7 +184,7 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
         checkpoint.write_card(root, card, tokenizer)
         return root
     there, here = _identity(checkpoint.read_card(root)), _identity(card)
-    for name in here.keys() | there.keys():
+    for name in here | there:  # in order
         if there.get(name) != here.get(name):
             raise UsageError(
                 f"MODEL_DIR={directory} holds another run, whose {name} is {there.get(name)!r} and not "

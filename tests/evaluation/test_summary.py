@@ -83,6 +83,32 @@ def test_a_loss_is_called_a_loss_and_chance_is_called_chance():
     assert ", no difference." in even.sentence
 
 
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((1.01, 1.3), summary.WIN),
+        ((0.99, 1.3), summary.NO_DIFFERENCE),
+        ((1.0, 1.3), summary.NO_DIFFERENCE),
+        ((0.7, 1.01), summary.NO_DIFFERENCE),
+        ((0.7, 0.99), summary.LOSS),
+        ((float("nan"), float("nan")), summary.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("value", [0.995, 1.005])
+def test_the_interval_decides_and_not_the_value(ends, expected, value):
+    assert summary.outcome(paired.Interval(value, *ends)) == expected
+
+
+def test_the_distilled_draft_is_compared_with_all_others():
+    late = relabelled({"supervised": "supervised", "distilled": "distilled", "control": "same time"})
+    late.sort(key=lambda row: row["drafter"] == "same time")
+    assert [f"{p.drafter}/{p.against}" for p in summary.pairs(late)] == [
+        "same time/supervised",
+        "distilled/supervised",
+        "distilled/same time",
+    ]
+
+
 def test_a_draft_that_costs_more_than_it_saves_is_said_to():
     slow = []
     for row in relabelled({"supervised": "supervised"}):

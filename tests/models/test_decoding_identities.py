@@ -173,3 +173,21 @@ def test_bfloat16_decodes_to_nearly_the_float32_logits():
     assert found.dtype == jnp.float32
     expected = teacher_forced(exact, prompt, tokens)
     assert 0 < np.abs(np.asarray(found) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@model_cases
+def test_prepared_parameters_give_the_same_logits_everywhere(model):
+    """`prepare` stacks projections for speed; every method takes either form."""
+    raw = tiny.params(model)
+    prepared = model.prepare(raw)
+    assert jax.tree.structure(prepared) != jax.tree.structure(raw)
+    assert jax.tree.structure(model.prepare(prepared)) == jax.tree.structure(prepared)
+    assert sum(x.size for x in jax.tree.leaves(prepared)) == sum(x.size for x in jax.tree.leaves(raw))
+    prompt, tokens = tiny.ragged(1, PROMPT_LENGTHS, WIDTH), tiny.tokens(3, ROWS, ROOM)
+    tokens[:, 0] = 0
+    state, _ = tiny.prefill(model, prepared, prompt, ROOM)
+    expected = teacher_forced(model, prompt, tokens)
+    found, _ = tiny.extend(model, prepared, state, tokens[:, :4])
+    np.testing.assert_allclose(found, expected[:, :4], **TOLERANCE)
+    batch = {"encoder_input_tokens": prompt, "decoder_input_tokens": tokens}
+    np.testing.assert_allclose(tiny.logits(model, prepared, batch), expected, **TOLERANCE)

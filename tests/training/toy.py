@@ -31,10 +31,18 @@ def fresh_params(width: int = VOCAB) -> Params:
     return {"table": jnp.zeros((VOCAB, width)), "bias": jnp.zeros(width)}
 
 
-def toy_loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Array, dict[str, Mean]]:
+def large_params(width: int = 4096) -> Params:
+    """So many numbers that they compress to 100 kB."""
+    noise = np.random.default_rng(0).normal(size=(VOCAB, width)).astype(np.float32)
+    return {"table": jnp.asarray(noise), "bias": jnp.zeros(width)}
+
+
+def toy_loss(
+    params: Params, batch: dict[str, Array], key: Array, noise: float = NOISE
+) -> tuple[Array, Array, dict[str, Mean]]:
     weights_BT = batch["decoder_loss_weights"]
     logits_BTV = params["table"][batch["decoder_input_tokens"]] + params["bias"][None, None]
-    logits_BTV += NOISE * jax.random.normal(key, logits_BTV.shape)
+    logits_BTV += noise * jax.random.normal(key, logits_BTV.shape)
     nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["decoder_target_tokens"])
     metrics = {"row_tokens": row_tokens(weights_BT)}
     return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT), metrics
