@@ -1,9 +1,9 @@
 """The package in four verbs; `import distillspec_jax as ds` finds them on the top level.
 
-    target, draft = ds.load("zoo:wiki_leads/target"), ds.load("zoo:wiki_leads/draft")
-    print(ds.generate(target, ["Some text."], drafter=draft)[0].outputs)
-    better = ds.distill(target, draft, task="wiki_leads", output="runs/better", steps=200)
-    rows = ds.sweep(target, {"before": draft, "after": better}, task="wiki_leads", output="runs/sweep")
+target, draft = ds.load("zoo:wiki_leads/target"), ds.load("zoo:wiki_leads/draft")
+print(ds.generate(target, ["Some text."], drafter=draft)[0].outputs)
+better = ds.distill(target, draft, task="wiki_leads", output="runs/better", steps=200)
+rows = ds.sweep(target, {"before": draft, "after": better}, task="wiki_leads", output="runs/sweep")
 """
 
 from __future__ import annotations

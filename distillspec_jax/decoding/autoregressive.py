@@ -96,6 +96,7 @@ def sample(
     """
     loop = AutoregressiveLoop(model, stopping)
     limit_B = jnp.full(prompt_BT.shape[0], max_new_tokens, jnp.int32)
+    # Integers carry no gradient anyway; this keeps the tangents of the caller's params out of the loop.
     frozen = PairParams(jax.lax.stop_gradient(params))
     state = loop.init(frozen, prompt_BT, Requests(keys_B, limit_B, law), max_new_tokens)
     rows = loop.run(frozen, state, max_new_tokens).rows

@@ -90,7 +90,8 @@ class JensenShannon:
 
     def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
         log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
-        log_m = jnp.logaddexp(log_p + jnp.log(self.beta), log_q + jnp.log1p(-self.beta))
+        m = self.beta * jnp.exp(log_p) + (1 - self.beta) * jnp.exp(log_q)
+        log_m = jnp.log(jnp.where(m > 0, m, 1.0))  # where M = 0, so are P and Q
         return _masked(self.beta * _kl(log_p, log_m) + (1 - self.beta) * _kl(log_q, log_m), mask_BT)
 
 

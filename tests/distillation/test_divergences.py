@@ -1,10 +1,12 @@
-"""Divergences against closed forms in float64, and their gradients."""
+"""Each divergence against its closed form in float64, its gradient against numbers, its edges by hand."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from jax.test_util import check_grads
 
 from distillspec_jax.distillation.divergences import (
     NAMES,
@@ -15,93 +17,195 @@ from distillspec_jax.distillation.divergences import (
 )
 from distillspec_jax.errors import UsageError
 
-ALL = [ForwardKL(), ReverseKL(), JensenShannon(0.5), JensenShannon(0.1), TotalVariation()]
-ones = jnp.ones((2, 3))
+B, T, V = 2, 3, 11
+MASK = np.array([[1, 1, 0], [1, 0, 1]], np.float32)
 
 
-def logits(seed):
-    return np.random.default_rng(seed).normal(size=(2, 3, 5)).astype(np.float32) * 2
+def law(logits):
+    logits = np.asarray(logits, np.float64)
+    weight = np.exp(logits - logits.max(-1, keepdims=True))
+    return weight / weight.sum(-1, keepdims=True)
 
 
-def closed_form(divergence, target, draft):
-    p, q = (np.exp(log_softmax(x.astype(np.float64), axis=-1)) for x in (target, draft))
-
-    def kl(a, b):
-        return (a * np.log(a / b)).sum(-1)
-
-    if isinstance(divergence, ForwardKL):
-        return kl(p, q)
-    if isinstance(divergence, ReverseKL):
-        return kl(q, p)
-    if isinstance(divergence, TotalVariation):
-        return 1 - np.minimum(p, q).sum(-1)
-    beta = divergence.beta
-    m = beta * p + (1 - beta) * q
-    return beta * kl(p, m) + (1 - beta) * kl(q, m)
+def kl(a, b):
+    return np.sum(a * (np.log(a) - np.log(b)), -1)
 
 
-@pytest.mark.parametrize("divergence", ALL, ids=repr)
-def test_values(divergence):
-    found = divergence(jnp.asarray(logits(0)), jnp.asarray(logits(1)), ones)
-    np.testing.assert_allclose(found, closed_form(divergence, logits(0), logits(1)), rtol=2e-5, atol=1e-6)
+def jsd(beta, p, q):
+    middle = beta * p + (1 - beta) * q
+    return beta * kl(p, middle) + (1 - beta) * kl(q, middle)
 
 
-def test_the_direction_of_kl_by_hand():
-    # P = (1/2, 1/2), Q = (1/4, 3/4): KL(P||Q) = ln(2/sqrt 3), KL(Q||P) = 3/4 ln 3 - ln 2.
-    p, q = jnp.log(jnp.asarray([[[0.5, 0.5]]])), jnp.log(jnp.asarray([[[0.25, 0.75]]]))
-    mask = jnp.ones((1, 1))
-    np.testing.assert_allclose(ForwardKL()(p, q, mask), [[np.log(2 / np.sqrt(3))]], rtol=1e-5)
-    np.testing.assert_allclose(ReverseKL()(p, q, mask), [[0.75 * np.log(3) - np.log(2)]], rtol=1e-5)
+CASES = [
+    pytest.param(ForwardKL(), kl, id="fkl"),
+    pytest.param(ReverseKL(), lambda p, q: kl(q, p), id="rkl"),
+    pytest.param(JensenShannon(), functools.partial(jsd, 0.5), id="jsd"),
+    pytest.param(JensenShannon(0.1), functools.partial(jsd, 0.1), id="jsd-0.1"),
+    pytest.param(JensenShannon(0.9), functools.partial(jsd, 0.9), id="jsd-0.9"),
+    pytest.param(TotalVariation(), lambda p, q: 0.5 * np.abs(p - q).sum(-1), id="tvd"),
+]
+EVERY = [pytest.param(case.values[0], id=case.id) for case in CASES]
 
 
-@pytest.mark.parametrize("divergence", ALL, ids=repr)
-def test_gradient_is_the_numerical_one_and_never_reaches_the_target(divergence):
-    target, draft = jnp.asarray(logits(2)), logits(3)
-    ours = jax.grad(lambda q: divergence(target, q, ones).sum())(jnp.asarray(draft))
+@pytest.fixture(scope="module")
+def logits():
     rng = np.random.default_rng(0)
-    for _ in range(3):
-        direction = rng.normal(size=draft.shape)
-        step = 1e-5
-        ends = [
-            closed_form(divergence, np.asarray(target), draft + s * step * direction).sum() for s in (1, -1)
-        ]
-        np.testing.assert_allclose(
-            (np.asarray(ours) * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=5e-3
-        )
-    towards_target = jax.grad(lambda p: divergence(p, jnp.asarray(draft), ones).sum())(target)
-    np.testing.assert_array_equal(towards_target, 0)
+    return [(3.0 * rng.normal(size=(B, T, V))).astype(np.float32) for _ in range(2)]
 
 
-@pytest.mark.parametrize("divergence", ALL, ids=repr)
-def test_masked_tokens_count_for_nothing_even_where_they_are_not_finite(divergence):
-    target, draft = logits(4), logits(5)
-    draft[1, 2] = 1e30
-    mask = ones.at[1, 2].set(0)
-    loss = divergence(jnp.asarray(target), jnp.asarray(draft), mask)
-    assert float(loss[1, 2]) == 0
-    gradient = jax.grad(lambda q: divergence(jnp.asarray(target), q, mask).sum())(jnp.asarray(draft))
+@functools.partial(jax.jit, static_argnums=0)
+def value(divergence, target, draft, mask):
+    return divergence(target, draft, mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(divergence, target, draft, mask):
+    """With respect to the target's and the draft's logits."""
+    return jax.grad(lambda p, q: divergence(p, q, mask).sum(), argnums=(0, 1))(target, draft)
+
+
+@pytest.mark.parametrize(("divergence", "closed_form"), CASES)
+def test_closed_forms(divergence, closed_form, logits):
+    found = value(divergence, *logits, MASK)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, MASK * closed_form(*map(law, logits)), rtol=1e-5, atol=1e-7)
+
+
+def test_directions_by_hand():
+    """Target (1/2, 1/2), draft (9/10, 1/10)."""
+    one = np.ones((1, 1), np.float32)
+    pair = [np.log(np.array([[p]], np.float32)) for p in ([0.5, 0.5], [0.9, 0.1])]
+    by_hand = {
+        ForwardKL(): 0.5 * np.log(5 / 9) + 0.5 * np.log(5),  # 0.5108
+        ReverseKL(): 0.9 * np.log(9 / 5) + 0.1 * np.log(1 / 5),  # 0.3681
+        # beta on the target's side: the middle is 0.1 (1/2, 1/2) + 0.9 (9/10, 1/10) = (0.86, 0.14)
+        JensenShannon(0.1): 0.1 * (0.5 * np.log(0.5 / 0.86) + 0.5 * np.log(0.5 / 0.14))
+        + 0.9 * (0.9 * np.log(0.9 / 0.86) + 0.1 * np.log(0.1 / 0.14)),
+        TotalVariation(): 0.4,
+    }
+    for divergence, expected in by_hand.items():
+        assert float(value(divergence, *pair, one)[0, 0]) == pytest.approx(expected, rel=1e-5), divergence
+
+
+@pytest.mark.parametrize("divergence", EVERY)
+def test_gradients_are_those_of_the_value(divergence, logits):
+    target, draft = logits
+    check_grads(lambda q: divergence(target, q, MASK), (draft,), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+
+
+def test_the_gradient_of_forward_kl_is_the_difference_of_the_laws(logits):
+    target, draft = logits
+    _, gradient = gradients(ForwardKL(), target, draft, MASK)
+    np.testing.assert_allclose(gradient, MASK[..., None] * (law(draft) - law(target)), atol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", EVERY)
+def test_nothing_reaches_the_target(divergence, logits):
+    to_target, to_draft = gradients(divergence, *logits, MASK)
+    np.testing.assert_array_equal(to_target, np.zeros((B, T, V)))
+    assert (np.abs(to_draft).max(-1) > 1e-4).tolist() == (MASK > 0).tolist()
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("divergence", EVERY)
+def test_a_masked_token_is_nothing_whatever_its_logits(divergence, junk, logits):
+    spoilt = [np.where(MASK[..., None] > 0, x, np.float32(junk)) for x in logits]
+    np.testing.assert_array_equal(value(divergence, *spoilt, MASK), value(divergence, *logits, MASK))
+    gradient = gradients(divergence, *spoilt, MASK)[1]
+    np.testing.assert_array_equal(gradient, gradients(divergence, *logits, MASK)[1])
+    np.testing.assert_array_equal(gradient[MASK == 0], 0.0)
+
+
+@pytest.mark.parametrize("low", [-50.0, -200.0, -1e4, -1e9])  # 200: below float32's smallest probability
+@pytest.mark.parametrize("sides", ["target", "draft", "both"])
+@pytest.mark.parametrize("divergence", EVERY)
+def test_vanishing_probabilities_stay_finite(divergence, sides, low, logits):
+    target, draft = (x.copy() for x in logits)
+    for side, x in (("target", target), ("draft", draft)):
+        if sides in (side, "both"):
+            x[..., 2:5] = low
+    found = value(divergence, target, draft, MASK)
+    assert np.isfinite(found).all()
+    assert (np.asarray(found) >= -1e-6).all()
+    assert np.isfinite(gradients(divergence, target, draft, MASK)[1]).all()
+
+
+@pytest.mark.parametrize(("divergence", "closed_form"), CASES)
+def test_ids_that_both_exclude_do_not_count(divergence, closed_form, logits):
+    excluded = [np.where(np.arange(V) < 4, -np.inf, x).astype(np.float32) for x in logits]
+    expected = MASK * closed_form(*(law(x[..., 4:]) for x in logits))
+    np.testing.assert_allclose(value(divergence, *excluded, MASK), expected, rtol=1e-5, atol=1e-7)
+    gradient = gradients(divergence, *excluded, MASK)[1]
     assert np.isfinite(gradient).all()
-    np.testing.assert_array_equal(gradient[1, 2], 0)
+    np.testing.assert_array_equal(gradient[..., :4], 0.0)
 
 
-@pytest.mark.parametrize("divergence", ALL, ids=repr)
-def test_vanishing_probabilities_stay_finite(divergence):
-    target, draft = jnp.asarray([[[0.0, -200.0, 0.0]]]), jnp.asarray([[[0.0, 0.0, -200.0]]])
-    value, gradient = jax.value_and_grad(lambda q: divergence(target, q, jnp.ones((1, 1))).sum())(draft)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+def test_a_divergence_is_infinite_where_its_formula_is(logits):
+    target, draft = logits
+    closed = np.where(np.arange(V) < 4, -np.inf, target).astype(np.float32)
+    assert np.isposinf(value(ForwardKL(), target, closed, MASK)[0, 0])
+    assert np.isposinf(value(ReverseKL(), closed, draft, MASK)[0, 0])
+    for bounded in (JensenShannon(0.3), TotalVariation()):
+        assert np.isfinite(value(bounded, closed, draft, MASK)).all()
+        assert np.isfinite(gradients(bounded, closed, draft, MASK)[1]).all()
 
 
-@pytest.mark.parametrize(("beta", "named"), [(0, "ForwardKL"), (1, "ReverseKL"), (1.5, "in \\(0, 1\\)")])
-def test_impossible_beta_is_refused(beta, named):
-    with pytest.raises(UsageError, match=named):
+@pytest.mark.parametrize(("divergence", "closed_form"), CASES)
+def test_bfloat16_logits_are_reduced_in_float32(divergence, closed_form, logits):
+    rounded = [jnp.asarray(x, jnp.bfloat16) for x in logits]
+    found = value(divergence, *rounded, MASK)
+    assert found.dtype == jnp.float32
+    expected = MASK * closed_form(*(law(x.astype(jnp.float32)) for x in rounded))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert gradients(divergence, *rounded, MASK)[1].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("divergence", EVERY)
+def test_equal_laws_are_at_zero_and_at_rest(divergence, logits):
+    target, _ = logits
+    shifted = target + np.float32(2.0)  # the same law
+    np.testing.assert_allclose(value(divergence, target, shifted, MASK), 0.0, atol=1e-6)
+
+
+def test_beta_and_its_complement_exchange_the_sides(logits):
+    target, draft = logits
+    one_way = value(JensenShannon(0.2), target, draft, MASK)
+    np.testing.assert_allclose(one_way, value(JensenShannon(0.8), draft, target, MASK), rtol=1e-5)
+    assert np.abs(one_way - value(JensenShannon(0.8), target, draft, MASK)).max() > 1e-3
+
+
+def test_divided_by_beta_the_limits_are_the_kls(logits):
+    small = 1e-4
+    near_fkl = value(JensenShannon(small), *logits, MASK) / small
+    near_rkl = value(JensenShannon(1 - small), *logits, MASK) / small
+    np.testing.assert_allclose(near_fkl, value(ForwardKL(), *logits, MASK), rtol=0.05)
+    np.testing.assert_allclose(near_rkl, value(ReverseKL(), *logits, MASK), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("beta", "says"),
+    [
+        (0, r"beta=0: .* use ForwardKL \(FKL\)"),
+        (1.0, r"beta=1.0: .* use ReverseKL \(RKL\)"),
+        (-0.1, r"beta=-0.1 must lie in \(0, 1\)"),
+        (1.5, r"beta=1.5 must lie"),
+        (float("nan"), "beta=nan must lie"),
+    ],
+)
+def test_a_beta_without_a_divergence_is_refused(beta, says):
+    with pytest.raises(UsageError, match=says):
         JensenShannon(beta)
 
 
-def test_names():
-    assert {name: type(make()).__name__ for name, make in NAMES.items()} == {
-        "fkl": "ForwardKL",
-        "rkl": "ReverseKL",
-        "jsd": "JensenShannon",
-        "tvd": "TotalVariation",
+def test_one_minus_tvd_is_the_probability_of_acceptance(logits):
+    overlap = np.minimum(*map(law, logits)).sum(-1)
+    np.testing.assert_allclose(1 - value(TotalVariation(), *logits, np.ones((B, T))), overlap, rtol=1e-5)
+
+
+def test_short_names():
+    assert {name: type(kind()) for name, kind in NAMES.items()} == {
+        "fkl": ForwardKL,
+        "rkl": ReverseKL,
+        "jsd": JensenShannon,
+        "tvd": TotalVariation,
     }

@@ -1,72 +1,199 @@
-"""Where the sequences come from, and how a loss averages over them."""
+"""Where the training sequences come from: whose samples, drawn from which law, and what never flows back."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.distillation.loss import sequence_means
-from distillspec_jax.distillation.sources import Fixed, Mixture, Networks, OnPolicy
+from distillspec_jax.distillation.sources import (
+    Fixed,
+    Mixture,
+    Networks,
+    OnPolicy,
+    TargetGenerated,
+    sampled_batch,
+)
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from tests import tiny
+from tests.distillation.bigram import Bigram, chain, prompts, table
 
-MODEL = EncoderDecoder(T5Config(11, 8, 2, 4, 1, 1, 8))
-PARAMS = [init_params(MODEL, jax.random.key(seed)) for seed in (0, 1)]
-BATCH = {
-    "encoder_input_tokens": jnp.asarray([[3, 4, 1], [5, 1, 0], [0, 0, 0], [6, 7, 1]]),
-    "decoder_target_tokens": jnp.asarray([[3, 3, 1, 0], [4, 1, 0, 0], [0, 0, 0, 0], [5, 6, 7, 1]]),
-    "decoder_input_tokens": jnp.asarray([[0, 3, 3, 0], [0, 4, 0, 0], [0, 0, 0, 0], [0, 5, 6, 7]]),
-    "decoder_loss_weights": jnp.asarray([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]),
-}
+# Certain chains: 0 -> 3 -> 4 -> 1 (EOS) and 0 -> 5 -> 5 -> 5 ...
+SHORT, LONG = chain([3, 0, 0, 4, 1, 5], 6), chain([5, 0, 0, 4, 1, 5], 6)
+NETWORK = Bigram(6)
+BATCH = prompts(3, 5, empty=(2,))
 
 
-@pytest.fixture(scope="module")
-def draw():
+@functools.partial(jax.jit, static_argnums=0)
+def draw(source, draft_params, target_params, batch, seed):
+    return source(Networks(NETWORK, draft_params, NETWORK, target_params), batch, jax.random.key(seed))
+
+
+def test_fixed_data_stay_as_they_are():
+    found = draw(Fixed(), SHORT, LONG, BATCH, 0)
+    jax.tree.map(np.testing.assert_array_equal, found, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("source", "sampled", "other"), [(OnPolicy(), "draft", "target"), (TargetGenerated(), "target", "draft")]
+)
+def test_samples_are_those_of_the_network_that_the_source_names(source, sampled, other):
+    params = {sampled: SHORT, other: LONG}
+    found = draw(source, params["draft"], params["target"], BATCH, 0)
+    np.testing.assert_array_equal(found["decoder_target_tokens"], [[3, 4, 1, 0, 0]] * 2 + [[0] * 5])
+    np.testing.assert_array_equal(found["decoder_input_tokens"], [[0, 3, 4, 1, 0]] * 2 + [[0] * 5])
+    # EOS counts, what follows does not, and a row without a prompt has nothing.
+    np.testing.assert_array_equal(found["decoder_loss_weights"], [[1, 1, 1, 0, 0]] * 2 + [[0] * 5])
+    np.testing.assert_array_equal(found["encoder_input_tokens"], BATCH["encoder_input_tokens"])
+
+
+def test_a_sample_without_an_end_is_cut_at_the_width_of_the_targets():
+    found = draw(OnPolicy(), LONG, SHORT, BATCH, 0)
+    np.testing.assert_array_equal(found["decoder_target_tokens"][0], [5] * 5)
+    np.testing.assert_array_equal(found["decoder_loss_weights"][0], [1] * 5)
+
+
+def test_the_parameters_of_now_are_sampled_from():
+    """One compiled step, two sets of parameters: nothing of the first call may stay behind."""
+    first = draw(OnPolicy(), LONG, SHORT, BATCH, 0)["decoder_target_tokens"]
+    second = draw(OnPolicy(), SHORT, SHORT, BATCH, 0)["decoder_target_tokens"]
+    np.testing.assert_array_equal(first[0], [5, 5, 5, 5, 5])
+    np.testing.assert_array_equal(second[0], [3, 4, 1, 0, 0])
+
+
+def test_the_key_alone_decides_and_rows_are_independent():
+    batch, params = prompts(8, 12), table(0, 6)
+    tokens = [draw(OnPolicy(), params, params, batch, seed)["decoder_target_tokens"] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(tokens[0], tokens[1])
+    assert (tokens[0] != tokens[2]).any()
+    assert len({tuple(row) for row in np.asarray(tokens[0]).tolist()}) > 4  # equal prompts
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_first_tokens_follow_the_stated_law(temperature):
+    rows, params = 4000, table(3, 6)
+    batch, source = prompts(rows, 1), OnPolicy(temperature)
+    found = np.asarray(draw(source, params, params, batch, 0)["decoder_target_tokens"])[:, 0]
+    logits = np.asarray(params["table"][0], np.float64)[1:]  # padding is never drawn
+    if temperature == 0:
+        expected = np.eye(5)[logits.argmax()]
+    else:
+        expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    share = np.bincount(found, minlength=6)[1:] / rows
+    # Five standard deviations; at T = 0 none is allowed.
+    assert (np.abs(share - expected) <= 5 * np.sqrt(expected * (1 - expected) / rows)).all()
+
+
+def test_a_real_network_is_sampled_as_its_teacher_forced_logits_say():
+    """At temperature 0 every sampled token is the argmax of `logits` on the sampled prefix."""
+    params = tiny.params(tiny.T5_1_1)
+    batch = {
+        "encoder_input_tokens": tiny.ragged(1, (5, 3, 4), 5),
+        "decoder_target_tokens": np.zeros((3, 6), np.int32),
+    }
+
     @jax.jit
-    def run(params, key):
-        return OnPolicy()(Networks(MODEL, params, MODEL, PARAMS[0]), BATCH, key)
+    def sampled_and_scored(params):
+        found = sampled_batch(tiny.T5_1_1, params, batch, jax.random.key(0), 0.0)
+        return found, tiny.T5_1_1.logits(params, found)
 
-    return run
-
-
-def test_on_policy_samples_come_from_the_parameters_of_now(draw):
-    key = jax.random.key(0)
-    again, other = draw(PARAMS[0], key), draw(PARAMS[1], key)
-    np.testing.assert_array_equal(
-        again["decoder_target_tokens"], draw(PARAMS[0], key)["decoder_target_tokens"]
-    )
-    assert (again["decoder_target_tokens"] != other["decoder_target_tokens"]).any()
+    found, logits = jax.device_get(sampled_and_scored(params))
+    logits = np.where(np.arange(tiny.VOCAB) == 0, -np.inf, logits)  # padding is never drawn
+    real = found["decoder_loss_weights"] > 0
+    assert real.sum() > 3
+    np.testing.assert_array_equal(found["decoder_target_tokens"][real], logits.argmax(-1)[real])
 
 
-def test_on_policy_rows_are_whole_sequences(draw):
-    for seed in range(5):
-        batch = {k: np.asarray(v) for k, v in draw(PARAMS[0], jax.random.key(seed)).items()}
-        tokens, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        np.testing.assert_array_equal(batch["decoder_input_tokens"][:, 1:], tokens[:, :-1])
-        np.testing.assert_array_equal(batch["decoder_input_tokens"][:, 0], 0)
-        np.testing.assert_array_equal(weights > 0, tokens > 0)
-        np.testing.assert_array_equal(tokens[2], 0)  # no prompt, no sample
-        for row in tokens[[0, 1, 3]]:
-            ends = np.flatnonzero(row == 1)
-            assert (row[: ends[0] + 1] > 0).all() if len(ends) else (row > 0).all()
-            assert not len(ends) or (row[ends[0] + 1 :] == 0).all()
+def test_longest_samples_can_be_shorter_than_the_targets():
+    found = draw(OnPolicy(max_tokens=2), LONG, SHORT, BATCH, 0)
+    np.testing.assert_array_equal(found["decoder_target_tokens"][0], [5, 5, 0, 0, 0])
+    np.testing.assert_array_equal(found["decoder_loss_weights"][0], [1, 1, 0, 0, 0])
+    assert found["decoder_input_tokens"].shape == (3, 5)
+
+
+def test_padded_rows_of_the_embedding_are_never_sampled():
+    """Ids 4 and 5 are no pieces of the vocabulary, however likely they are."""
+
+    def sample(vocab_size):
+        networks = Networks(NETWORK, LONG, NETWORK, LONG, vocab_size=vocab_size)
+        batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 4), jax.random.key(0)))()
+        return np.asarray(batch["decoder_target_tokens"])
+
+    assert (sample(None) == 5).all()
+    assert sample(4).max() < 4
+
+
+def test_the_vocabularys_own_eos_ends_a_sample():
+    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, eos_id=4)
+    batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 5), jax.random.key(0)))()
+    np.testing.assert_array_equal(batch["decoder_target_tokens"], [[3, 4, 0, 0, 0]])
+
+
+def test_no_gradient_flows_through_the_tokens():
+    def surrogate(params):
+        networks = Networks(NETWORK, params, NETWORK, params)
+        batch = OnPolicy()(networks, prompts(2, 4), jax.random.key(0))
+        return jnp.sum(batch["decoder_loss_weights"] + batch["decoder_target_tokens"])
+
+    (gradient,) = jax.tree.leaves(jax.jit(jax.grad(surrogate))(table(0, 6)))
+    np.testing.assert_array_equal(gradient, np.zeros((6, 6)))
+
+
+# --- mixtures ---
 
 
 def test_a_mixture_deals_out_its_rows():
-    mixture = Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
-    mixed = mixture(Networks(MODEL, PARAMS[0], MODEL, PARAMS[0]), BATCH, jax.random.key(0))
-    np.testing.assert_array_equal(mixed["decoder_target_tokens"][:2], BATCH["decoder_target_tokens"][:2])
-    assert (mixed["decoder_target_tokens"][3] != BATCH["decoder_target_tokens"][3]).any()
+    mixture = Mixture((Fixed(), OnPolicy(), TargetGenerated()), (0.5, 0.25, 0.25))
+    found = draw(mixture, SHORT, LONG, prompts(8, 5), 0)
+    firsts = np.asarray(found["decoder_target_tokens"])[:, 0].tolist()
+    assert firsts == [9] * 4 + [3] * 2 + [5] * 2  # the data, the draft, the target
+    assert {name: x.shape for name, x in found.items()} == {n: x.shape for n, x in prompts(8, 5).items()}
 
 
-@pytest.mark.parametrize("weights", [(0.5, 0.4), (1.0, 0.0), (1.0,)])
-def test_impossible_shares_are_refused(weights):
-    with pytest.raises(UsageError, match="Mixture"):
-        Mixture((Fixed(), OnPolicy()), weights)
+def test_shares_are_rounded_and_the_last_source_takes_the_rest():
+    mixture = Mixture([Fixed(), OnPolicy()], [0.3, 0.7])
+    firsts = draw(mixture, SHORT, LONG, prompts(4, 5), 0)["decoder_target_tokens"][:, 0]
+    assert firsts.tolist() == [9, 3, 3, 3]
 
 
-def test_each_sequence_counts_by_its_own_length():
-    loss = jnp.asarray([[3.0, 3, 3, 9], [1, 9, 9, 9], [9, 9, 9, 9]])
-    weights = jnp.asarray([[1.0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-    total, count = sequence_means(loss, weights)
-    assert (float(total), float(count)) == (4.0, 2.0)  # 3 + 1; a pooled mean would be 10 / 4
+def test_two_shares_of_one_source_draw_differently():
+    mixture = Mixture((OnPolicy(), OnPolicy()), (0.5, 0.5))
+    params = table(0, 6)
+    tokens = np.asarray(draw(mixture, params, params, prompts(8, 12), 0)["decoder_target_tokens"])
+    assert (tokens[:4] != tokens[4:]).any()
+
+
+@pytest.mark.parametrize(
+    ("sources", "weights", "says"),
+    [
+        ((Fixed(), OnPolicy()), (0.5, 0.4), r"weights=\(0.5, 0.4\) must be positive and sum to 1"),
+        ((Fixed(), OnPolicy()), (1.5, -0.5), "must be positive and sum to 1"),
+        ((Fixed(), OnPolicy()), (1.0, 0.0), "must be positive"),
+        ((Fixed(), OnPolicy()), (1.0,), "2 sources but 1 weights"),
+        ((), (), "0 sources"),
+    ],
+)
+def test_impossible_shares_are_refused(sources, weights, says):
+    with pytest.raises(UsageError, match=says):
+        Mixture(sources, weights)
+
+
+def test_a_share_of_no_row_is_refused_by_its_size():
+    mixture = Mixture((Fixed(), OnPolicy()), (0.1, 0.9))
+    with pytest.raises(UsageError, match=r"share 0.1 of 4 rows is none; raise BATCH_SIZE or the share"):
+        draw(mixture, SHORT, LONG, prompts(4, 5), 0)
+
+
+@pytest.mark.parametrize("kind", [OnPolicy, TargetGenerated])
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0: must be 0"),
+        ({"temperature": float("nan")}, "temperature=nan: must be 0"),
+        ({"max_tokens": 0}, "max_tokens=0: must be at least 1"),
+    ],
+)
+def test_an_impossible_law_is_refused_when_it_is_made(kind, settings, says):
+    with pytest.raises(UsageError, match=rf"{kind.__name__}\.{says}"):
+        kind(**settings)

@@ -248,7 +248,8 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_step_before(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 2
     message = f"cannot save to {tmp_path / 'run'}: {os.strerror(errno.EFBIG)}"
-    assert done.stderr.splitlines()[-1] == f"distillspec finetune: error: {message}"
+    # Among the lines, not the last one: a TensorStore thread may have a word after ours.
+    assert f"distillspec finetune: error: {message}" in done.stderr.splitlines()
     assert checkpoint.latest_step(tmp_path / "run") == 3
 
     def finished(name):
