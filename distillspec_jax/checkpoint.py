@@ -16,7 +16,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -162,16 +161,10 @@ def manager(
     directory: str | Path, keep: int | None = None, asynchronous: bool = False
 ) -> ocp.CheckpointManager:
     """Orbax's manager over the directory's steps."""
-    logging.getLogger("absl").addFilter(_said_once)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=asynchronous, create=True, cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager((Path(directory) / STEPS).absolute(), options=options)
-
-
-def _said_once(record: logging.LogRecord) -> bool:
-    """Drops the tracebacks that Orbax logs of a failed background write: it raises the error, too."""
-    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def load_params(

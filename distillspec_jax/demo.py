@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax import checkpoint
-from distillspec_jax.data import catalog
+from distillspec_jax.data import catalog, examples
+from distillspec_jax.decoding.trace import trace
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation.report import report
+from distillspec_jax.evaluation.report import Example, report
 from distillspec_jax.evaluation.summary import summarise
 from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
 from distillspec_jax.models import pretrained
@@ -46,7 +47,7 @@ class Recipe:
     source: DataSource = _HALF_ON_POLICY
     learning_rate: float = 2e-3
     control_learning_rate: float = 1e-3
-    steps: int = 150
+    steps: int = 300
 
 
 RECIPES: Mapping[str, Recipe] = {task: Recipe() for task in catalog.EMBEDDED_TASKS}
@@ -54,6 +55,8 @@ BATCH_SIZE = 24
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 FEATURE_LENGTHS: Mapping[str, int] | None = None  # the task's own
 SAME_TIME = "control, same time"
+EXAMPLES = 2
+"""Prompts that the report shows token by token."""
 
 
 def demo(
@@ -164,9 +167,26 @@ def demo(
             [root / RESULTS],
             root / "report.html",
             training={"distilled": after / "metrics.jsonl"},
+            examples=_examples(task, target, {"supervised": draft, "distilled": str(after)}, seed),
             title=f"DistillSpec on {task}",
         )
     return summary
+
+
+def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> list[Example]:
+    """The test split's first prompts, decoded at T = 1 with each draft in turn."""
+    writer, readers = (
+        pretrained.load(target),
+        {label: pretrained.load(name) for label, name in drafts.items()},
+    )
+    rows = examples.examples(task, split="test", limit=EXAMPLES)
+    longest = FEATURE_LENGTHS["targets"] if FEATURE_LENGTHS else None
+    shared: dict[str, Any] = {"block_size": HEADLINE_BLOCK_SIZE, "max_new_tokens": longest, "seed": seed}
+    return [
+        Example(label, row.inputs_text, trace(writer, reader, row.inputs_text, temperature=1.0, **shared))
+        for row in rows
+        for label, reader in readers.items()
+    ]
 
 
 def _loop(steps: int, seed: int) -> LoopConfig:

@@ -5,9 +5,11 @@ import math
 
 import jax
 import pytest
+from markupsafe import escape
 
 from distillspec_jax import checkpoint, demo
 from distillspec_jax.cli.main import main
+from distillspec_jax.data.examples import examples
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import registry, zoo
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
@@ -47,7 +49,10 @@ def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_ti
     assert main(["demo", f"--output_dir={tmp_path}", "--prompts=12"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert "<html" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<html" in page
+    for shown in examples("wiki_leads", split="test", limit=demo.EXAMPLES):
+        assert page.count(str(escape(shown.inputs_text))) == 2  # decoded with the draft before and after
     assert summary["task"] == "wiki_leads"
     drafters = {row["drafter"] for row in summary["rows"]}
     assert drafters == {"none", "supervised", "control", "distilled", demo.SAME_TIME}

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from distillspec_jax.cli import noise
 from distillspec_jax.errors import UsageError, nearest
 
 USAGE, PREEMPTED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141
@@ -39,6 +40,7 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
       argv: the arguments after the command's name; `sys.argv[1:]` when None.
       command: the name to print, `finetune`.
     """
+    noise.silence()
     try:
         status = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # at exit, a reader that has left could not be told from a defect
@@ -74,7 +76,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_path(error: OSError) -> str:
-    """`no such file or directory: 'x' (did you mean 'y'?)` for a path that the user gave."""
+    """`no such file or directory: 'x'; in .: did you mean 'y'?` for a path that the user gave."""
     path = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else Path("?")
     what = (error.strerror or type(error).__name__).lower()
     hint = ""
@@ -82,9 +84,9 @@ def _explain_path(error: OSError) -> str:
         folder = path.parent
         if folder.is_dir():
             siblings = [name for name in os.listdir(folder) if not name.startswith(".")]
-            hint = f": {folder} holds {nearest(path.name, siblings)}" if siblings else f": {folder} is empty"
+            hint = f"; in {folder}: {nearest(path.name, siblings)}" if siblings else f"; {folder} is empty"
         else:
-            hint = f": there is no folder {str(folder)!r} either"
+            hint = f"; there is no folder {str(folder)!r} either"
     return f"{what}: {str(path)!r}{hint}"
 
 

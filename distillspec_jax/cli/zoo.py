@@ -14,11 +14,15 @@ HELP = """Lists the models that come with the package; `zoo:NAME` stands for one
 """
 
 STAGES = (
-    ("finetune", "target"),
-    ("finetune", "draft"),
-    ("distill", "distilled"),
+    ("finetune", "target_first", ()),
+    ("finetune", "target", ("INITIAL_CHECKPOINT_PATH={}/target_first",)),
+    ("finetune", "draft_first", ()),
+    ("finetune", "draft", ("INITIAL_CHECKPOINT_PATH={}/draft_first",)),
+    ("distill", "distilled", ("TARGET={}/target", "DRAFT={}/draft")),
 )
-"""(command, name) in the order of training; `experiments/zoo/NAME.gin` configures each."""
+"""(command, name, macros) in the order of training; `experiments/zoo/NAME.gin` configures each."""
+
+SHIPPED = ("target", "draft", "distilled")
 
 
 def main(argv: list[str]) -> int:
@@ -53,12 +57,11 @@ def _build(directory: str, export: str | None, limit: int | None) -> int:
 
     from distillspec_jax.evaluation import zoo_export
 
-    for command, name in STAGES:
+    for command, name, macros in STAGES:
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
-        pair = [f"--gin.TARGET={directory}/target", f"--gin.DRAFT={directory}/draft"]
-        own = [f"--gin_file=experiments/zoo/{name}.gin", f"--gin.MODEL_DIR={directory}/{name}"]
-        stage.main(own + (pair if command == "distill" else []))
-    print(zoo_export.export([name for _, name in STAGES], directory, export, limit))
+        bindings = [f"MODEL_DIR={directory}/{name}", *(macro.format(directory) for macro in macros)]
+        stage.main([f"--gin_file=experiments/zoo/{name}.gin", *(f"--gin.{b}" for b in bindings)])
+    print(zoo_export.export(list(SHIPPED), directory, export, limit))
     return 0
 
 

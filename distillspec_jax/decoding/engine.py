@@ -156,14 +156,14 @@ class Engine:
           progress: called on the host after every visit.
 
         Raises:
-          UsageError: a prompt, a limit or a law of the wrong form; named by its index.
+          UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed.
         """
         limits = _limits(max_new_tokens, len(prompts))
         _check_prompts(prompts)
         for field in (law.temperature, law.top_k, law.top_p):
             if field.ndim and field.shape != (len(prompts),):
                 raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
-        return self._batches(prompts, law, limits, jax.random.key(seed), progress or (lambda _: None))
+        return self._batches(prompts, law, limits, randomness.seed_key(seed), progress or (lambda _: None))
 
     def _batches(
         self,

@@ -99,11 +99,13 @@ def sampling_law(
     """Checks a user's values and makes the law of them; each is one number or one a row.
 
     Raises:
-      UsageError: temperature below 0, top_k below 0, top_p outside (0, 1], or any that is not a number.
+      UsageError: temperature below 0 or infinite, top_k below 0, top_p outside (0, 1], or any that is no
+        number.
     """
     temperature_B = np.asarray(temperature, np.float32)
     top_k_B, top_p_B = np.asarray(top_k), np.asarray(top_p, np.float32)
-    _require("temperature", temperature_B, (temperature_B >= 0) & np.isfinite(temperature_B), "0 or more")
+    finite_B = np.isfinite(temperature_B)
+    _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
     _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
     _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
     if vocab_size is not None and vocab_size < 1:

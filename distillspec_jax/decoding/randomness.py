@@ -18,6 +18,7 @@ import enum
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
 _BLOCK = 128
@@ -30,6 +31,17 @@ class Purpose(enum.IntEnum):
     ACCEPT = 1
     RESIDUAL = 2
     BONUS = 3
+
+
+def seed_key(seed: int) -> Array:
+    """The key that a user's seed stands for.
+
+    Raises:
+      UsageError: outside 0 .. 2**32 - 1, of which JAX would keep the lower half and tell nobody.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed is {seed}, must be a whole number from 0 to {2**32 - 1}")
+    return jax.random.key(seed)
 
 
 def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:

@@ -58,6 +58,8 @@ def _parse(line: str, where: str, field: str) -> Request:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise UsageError(f"{where}: JSON that cannot be read ({error})") from error
     if not isinstance(row, dict):
         raise UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
     if field not in row:
@@ -100,7 +102,11 @@ def output_lines(path: str) -> Iterator[Callable[[str], None]]:
             file.write(line + "\n")
             file.flush()
 
-    with file:
+    try:
         yield write
+    finally:
+        # Closing tries once more to write what a full disk refused; what failed is said already.
+        with contextlib.suppress(OSError):
+            file.close()
     with saving(path):
         os.replace(partial, path)

@@ -68,7 +68,7 @@ def trace(
     law = sampling_law(temperature, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
     limit = max_new_tokens or form.max_new_tokens
     requests = Requests(
-        randomness.row_keys(jax.random.key(seed), jnp.arange(1)), jnp.asarray([limit], jnp.int32), law
+        randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)), jnp.asarray([limit], jnp.int32), law
     )
     params = PairParams(target.params, draft.params)
     state = _start(loop, params, prompt_BT, requests, limit)

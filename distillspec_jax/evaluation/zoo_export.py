@@ -8,11 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
-from distillspec_jax.evaluation import held_out
+from distillspec_jax.evaluation import held_out, paired
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -21,7 +19,6 @@ DESCRIPTIONS = {
     "draft": "multitask draft, supervised only",
     "distilled": "the same draft distilled from the target",
 }
-RESAMPLES = 4000
 
 
 def export(names: list[str], directory: str, destination: str | None, limit: int | None) -> str:
@@ -40,7 +37,7 @@ def export(names: list[str], directory: str, destination: str | None, limit: int
     for name in names:
         source = Path(directory) / name
         trained = pretrained.load(str(source))
-        _write(trained, source, root / name, parents={"directory": name})
+        _write(trained, source, root / name)
         shipped = pretrained.load(str(root / name))
         measured[name] = {
             task: held_out.measure(shipped, task, split="validation", limit=limit)
@@ -64,7 +61,7 @@ def export(names: list[str], directory: str, destination: str | None, limit: int
     return table(manifest)
 
 
-def _write(trained: Pretrained, source: Path, target: Path, parents: dict[str, str]) -> None:
+def _write(trained: Pretrained, source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     step = checkpoint.latest_step(source)
     assert step is not None
@@ -75,25 +72,18 @@ def _write(trained: Pretrained, source: Path, target: Path, parents: dict[str, s
 
 
 def _quality(found: held_out.HeldOut, target: held_out.HeldOut) -> dict[str, Any]:
-    """Held-out values, each with the paired interval of target minus this model."""
-    quality = {
+    """Held-out values, each with the paired interval of target minus this model (none for the target)."""
+    other = found is not target
+    loss = paired.ratio(target.nll - found.nll, found.tokens).ends if other else None
+    score = paired.difference_of_means(target.scores, found.scores).ends if other else None
+    quality: dict[str, Any] = {
         "nll_per_token": {
             "value": float(found.nll.sum() / found.tokens.sum()),
-            "target_minus_this_ci95": _paired(target.nll, found.nll, found.tokens),
+            "target_minus_this_ci95": loss,
         },
-        "score_per_example": {
-            "value": float(found.scores.mean()),
-            "target_minus_this_ci95": _paired(target.scores, found.scores, np.ones_like(found.scores)),
-        },
+        "score_per_example": {"value": float(found.scores.mean()), "target_minus_this_ci95": score},
     }
     return quality | {name: {"value": float(value)} for name, value in found.corpus.items()}
-
-
-def _paired(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> list[float]:
-    """95 % bootstrap interval over examples of sum(ours - theirs) / sum(weights)."""
-    rows = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
-    ratios = (ours - theirs)[rows].sum(1) / weights[rows].sum(1)
-    return [float(x) for x in np.quantile(ratios, [0.025, 0.975])]
 
 
 def table(manifest: dict[str, Any]) -> str:
@@ -107,7 +97,11 @@ def table(manifest: dict[str, Any]) -> str:
                 for name, entry in quality.items()
                 if name not in ("nll_per_token", "score_per_example")
             )
-            lines.append(f"| {task} | {label} | {quality['nll_per_token']['value']:.3f} | {shown} |")
+            loss = quality["nll_per_token"]
+            behind = ""
+            if loss["target_minus_this_ci95"]:
+                behind = " (target − this: {:.3f} to {:.3f})".format(*loss["target_minus_this_ci95"])
+            lines.append(f"| {task} | {label} | {loss['value']:.3f}{behind} | {shown} |")
         copied = ", ".join(f"{k} {v:.2f}" for k, v in baseline["copy_the_input"].items())
         lines.append(f"| {task} | copy the input | – | {copied} |")
     return "\n".join(lines)

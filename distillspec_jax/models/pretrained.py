@@ -8,7 +8,7 @@ from typing import Any
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import registry, zoo
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
@@ -56,8 +56,18 @@ def load(name: str, step: int | None = None, shardings: Any = None) -> Pretraine
 
 
 def resolve(name: str) -> Path:
-    """The directory behind a name."""
-    return zoo.directory(name) if zoo.is_zoo_name(name) else Path(name)
+    """The directory behind a name.
+
+    Raises:
+      UsageError: neither a directory nor in the zoo; names the nearest model of either kind.
+    """
+    if zoo.is_zoo_name(name):
+        return zoo.directory(name)
+    directory = Path(name)
+    if not directory.is_dir():
+        beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
+        raise UsageError(f"no checkpoint directory {name!r}: {nearest(name, [*beside, *zoo.names()])}")
+    return directory
 
 
 def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bool = False) -> None:

@@ -33,6 +33,12 @@ def task_of(name: str) -> str | None:
     return name.removeprefix(PREFIX).rpartition("/")[0] or None if is_zoo_name(name) else None
 
 
+def names() -> list[str]:
+    """Every name that `directory` takes."""
+    known = manifest()
+    return [PREFIX + name for name in (*known["aliases"], *known["models"])]
+
+
 def directory(name: str) -> Path:
     """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/ROLE`.
 
@@ -43,6 +49,5 @@ def directory(name: str) -> Path:
     known = manifest()
     model = known["aliases"].get(key, key)
     if model not in known["models"]:
-        names = [*known["aliases"], *known["models"]]
-        raise UsageError(f"the zoo has no model {key!r}: {nearest(key, names)}")
+        raise UsageError(f"the zoo has no model {key!r}: {nearest(PREFIX + key, names())}")
     return ROOT / str(model)

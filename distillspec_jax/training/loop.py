@@ -65,6 +65,8 @@ class LoopConfig:
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
                 raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
+        if self.seed >= 2**32:
+            raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
 
 
 def train(

@@ -62,7 +62,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path, capsys):
     path = tmp_path / "promts.jsonl"
     status, stderr = ends(FileNotFoundError(errno.ENOENT, "No such file or directory", str(path)), capsys)
     assert status == 2
-    assert f"{str(path)!r}: {tmp_path} holds did you mean 'prompts.jsonl'?" in stderr
+    assert f"{str(path)!r}; in {tmp_path}: did you mean 'prompts.jsonl'?" in stderr
     assert stderr.count("\n") == 1
 
 

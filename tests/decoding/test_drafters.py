@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from typing import Any
 
 import jax
@@ -15,11 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Draft, ModelDrafter, PairParams, SpeculativeLoop, State, sampling_law
+from distillspec_jax.decoding import (
+    Draft,
+    ModelDrafter,
+    PairParams,
+    Requests,
+    SpeculativeLoop,
+    State,
+    randomness,
+    sampling_law,
+)
 from distillspec_jax.shapes import Array, Params
+from tests import tiny
 from tests.decoding.batches import merged, padded, start
 from tests.decoding.reference_law import reference_probs
 from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, family
+from tests.exactness.goodness import g_test
+from tests.exactness.grid import CELLS, FALSE_ALARM, REPEATS, SEED
+from tests.exactness.joint import EOS, batch, exact_joint
 
 BLOCK, NEW_TOKENS = 3, 9
 LAWS = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.8), (0.0, 0, 1.0)]
@@ -44,7 +58,7 @@ class Recorder:
         return self.drafter.commit(state[0], branch_B, accepted_B), state[1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny.QUICK)
 def one_round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
     return loop.round(params, state)
 
@@ -68,17 +82,42 @@ def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
         after = one_round(loop, pair.params, state)
         tokens_BG, log_q_BGV = (np.asarray(recorded)[:, 0] for recorded in after.draft[1])
         rows_before = jax.device_get((state.rows.output_BT, state.rows.emitted_B, state.rows.running_B))
-        for b, (prompt, numbers) in enumerate(cells):
-            output_T, emitted, running = (x[b] for x in rows_before)
-            if not running:
-                continue
-            true_prefix = np.zeros(NEW_TOKENS + BLOCK, np.int32)
-            true_prefix[: emitted + BLOCK] = [*output_T[:emitted], *tokens_BG[b]]
-            logits_TV = pair.draft_logits(prompt, true_prefix[None])[0]
-            expected = [reference_probs(logits_TV[emitted + i], *numbers, VOCAB) for i in range(BLOCK)]
+        output_BT, emitted_B, running_B = rows_before
+        true_prefix_BT = np.zeros((len(cells), NEW_TOKENS + BLOCK), np.int32)
+        for prefix_T, output_T, emitted, tokens_G in zip(
+            true_prefix_BT, output_BT, emitted_B, tokens_BG, strict=True
+        ):
+            prefix_T[: emitted + BLOCK] = [*output_T[:emitted], *tokens_G]
+        logits_BTV = np.empty((len(cells), NEW_TOKENS + BLOCK + 1, pair.draft.vocab_size))
+        for prompt in PROMPTS:  # of unequal length, so each is scored for itself
+            own = [prompt == other for other, _ in cells]
+            logits_BTV[own] = pair.draft_logits(prompt, true_prefix_BT[own])
+        for b in np.flatnonzero(running_B):
+            after_prefix = logits_BTV[b, emitted_B[b] :][:BLOCK]
+            expected = [reference_probs(logits_V, *cells[b][1], VOCAB) for logits_V in after_prefix]
             np.testing.assert_allclose(np.exp(log_q_BGV[b]), expected, atol=2e-5, err_msg=f"row {b}")
-            seen.add(int(accepted_before[b]) if emitted else -1)
+            seen.add(int(accepted_before[b]) if emitted_B[b] else -1)
         accepted_now = np.asarray(after.counts.accepted_BG - state.counts.accepted_BG).sum(1)
         accepted_before, state = accepted_now, after
     # First rounds, and rounds after every number of accepted drafts, have been looked at.
     assert seen == set(range(-1, BLOCK + 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def first_blocks(drafter: ModelDrafter, params: Params, prompt_BT: Array, requests: Requests) -> Draft:
+    keys_B = randomness.round_keys(requests.keys_B, jnp.zeros(len(prompt_BT), jnp.int32))
+    memory = drafter.init(params, prompt_BT, 1 + BLOCK)
+    pending_B = drafter.model.prefill(params, prompt_BT, 1)[1]
+    return drafter.draft(params, memory, keys_B, pending_B, requests.law, BLOCK)
+
+
+def test_drafted_blocks_are_drawn_from_the_drafts_law() -> None:
+    """The joint law of whole blocks (up to EOS), for temperatures, top-k and top-p, by enumeration."""
+    pair = family("prefix")
+    tokens_BNG = first_blocks(pair.drafter, pair.params.draft, *batch(CELLS, REPEATS, SEED)).tokens_BNG
+    blocks = [tuple(block[: (*block, EOS).index(EOS) + 1]) for block in np.asarray(tokens_BNG)[:, 0].tolist()]
+    drafting = dataclasses.replace(pair, target=pair.draft, params=PairParams(pair.params.draft))
+    for i, (prompt, law) in enumerate(CELLS):
+        expected = exact_joint(drafting, PROMPTS[prompt], BLOCK, law)
+        p_value = g_test(Counter(blocks[i :: len(CELLS)]), expected)
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"

@@ -16,8 +16,9 @@ import numpy as np
 
 from distillspec_jax.decoding import ModelDrafter, PairParams
 from distillspec_jax.models.interface import LanguageModel
-from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params
+from tests import tiny
 from tests.decoding.prefix_model import PrefixModel
 
 VOCAB = 6
@@ -63,7 +64,7 @@ def _scored(
     return np.asarray(_score_jit(score, model, params, prompt_S, jnp.asarray(continuations_NT, jnp.int32)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=tiny.QUICK)
 def _score_jit(score: Score, model: LanguageModel, params: Any, prompt_S: Array, tokens_NT: Array) -> Array:
     return score(model, params, prompt_S, tokens_NT)
 
@@ -98,12 +99,12 @@ def t5_family() -> Family:
     def config(vocab_size: int, layers: int) -> T5Config:
         return T5Config(
             vocab_size=vocab_size,
-            emb_dim=8,
+            emb_dim=6,
             num_heads=2,
-            head_dim=4,
+            head_dim=3,
             num_encoder_layers=1,
             num_decoder_layers=layers,
-            mlp_dim=8,
+            mlp_dim=6,
             relpos_buckets=4,
             relpos_max_distance=8,
         )
@@ -111,9 +112,10 @@ def t5_family() -> Family:
     target, draft = EncoderDecoder(config(8, 2)), EncoderDecoder(config(7, 1))
 
     def sharpened(model: EncoderDecoder, seed: int) -> Params:
-        params = init_params(model, jax.random.key(seed))
-        params["decoder"]["logits_dense"]["kernel"] *= 3.0
-        return params
+        """Sharp enough for the prefix to matter, flat enough for every cell to have many outputs."""
+        params = tiny.params(model, seed)
+        kernel = 1.5 * params["decoder"]["logits_dense"]["kernel"]
+        return {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": kernel}}}
 
     return Family(
         "t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _encoder_decoder

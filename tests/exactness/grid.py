@@ -9,13 +9,15 @@ import pytest
 from distillspec_jax.decoding import AutoregressiveLoop, Loop, SpeculativeLoop, State
 from tests.exactness.families import FAMILIES, PROMPTS, Family, family
 from tests.exactness.goodness import Cell
-from tests.exactness.joint import LIMITS, Law, decode, exact_joint
+from tests.exactness.joint import EVERY_ROUND, LIMITS, Law, batch, exact_joint, run
 
 FALSE_ALARM = 1e-4
 """Probability, over seeds, with which a sound sampler fails one test. The seeds are fixed: it never does."""
 
 REPEATS = 3000
 """Rows a cell; what that many can see is computed in `test_power.py`."""
+
+SEED = 1
 
 LAWS = (Law(1.0), Law(0.7), Law(1.5, top_k=3), Law(1.0, top_p=0.8), Law(0.7, top_k=4, top_p=0.9), Law(0.0))
 CELLS = [(prompt, law) for prompt in range(len(PROMPTS)) for law in LAWS]
@@ -42,9 +44,10 @@ def make_loop(pair: Family, block_size: int) -> Loop:
 
 
 @functools.cache
-def decoded(name: str, block_size: int) -> State:
-    """The final state of all cells, interleaved row by row."""
-    return decode(make_loop(family(name), block_size), family(name).params, CELLS, REPEATS, seed=1)
+def decoded(name: str, block_size: int, max_rounds: int = EVERY_ROUND) -> State:
+    """The state of all cells, interleaved row by row, at the end or after some rounds; compiled once."""
+    prompt_BT, requests = batch(CELLS, REPEATS, SEED)
+    return run(make_loop(family(name), block_size), family(name).params, prompt_BT, requests, max_rounds)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ WORDS = tuple(range(2, VOCAB))
 LIMITS = (4, 3, 4)
 """Most tokens of each prompt's row: one of them is cut earlier than its neighbours."""
 
+EVERY_ROUND = 1000
+"""More rounds than any text takes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Law:
@@ -33,18 +36,23 @@ class Law:
     top_p: float = 1.0
 
 
-def exact_joint(family: Family, prompt: tuple[int, ...], limit: int, law: Law) -> dict[Cell, float]:
-    """Every possible output and its probability: it ends with EOS or has `limit` tokens."""
+def next_laws(
+    logits: Callable[[tuple[int, ...], np.ndarray], np.ndarray], prompt: tuple[int, ...], limit: int, law: Law
+) -> dict[Cell, np.ndarray]:
+    """The law of the next token after every text of fewer than `limit` words."""
     width = max(LIMITS) - 1
     full = list(itertools.product(WORDS, repeat=width))
-    logits = family.target_logits(prompt, np.array(full))
-    next_law: dict[Cell, np.ndarray] = {}
-    for words, logits_TV in zip(full, logits, strict=True):
+    laws: dict[Cell, np.ndarray] = {}
+    for words, logits_TV in zip(full, logits(prompt, np.array(full)), strict=True):
         for t in range(limit):
-            if words[:t] not in next_law:
-                next_law[words[:t]] = reference_probs(
-                    logits_TV[t], **dataclasses.asdict(law), vocab_size=VOCAB
-                )
+            if words[:t] not in laws:
+                laws[words[:t]] = reference_probs(logits_TV[t], **dataclasses.asdict(law), vocab_size=VOCAB)
+    return laws
+
+
+def exact_joint(family: Family, prompt: tuple[int, ...], limit: int, law: Law) -> dict[Cell, float]:
+    """Every possible output and its probability: it ends with EOS or has `limit` tokens."""
+    next_law = next_laws(family.target_logits, prompt, limit, law)
     joint: dict[Cell, float] = {}
     alive: dict[Cell, float] = {(): 1.0}
     for _ in range(limit):
@@ -57,10 +65,39 @@ def exact_joint(family: Family, prompt: tuple[int, ...], limit: int, law: Law) -
     return joint | alive
 
 
-def decode(
-    loop: Loop, params: PairParams, cells: Sequence[tuple[int, Law]], repeats: int, seed: int
-) -> State:
-    """Decodes `repeats` rows for each (prompt number, law), interleaved, in one batch."""
+def exact_first_round(
+    family: Family, prompt: tuple[int, ...], limit: int, law: Law, block_size: int
+) -> dict[Cell, float]:
+    """Every outcome `(accepted drafts, *emitted tokens)` of one round from the prompt, and its probability.
+
+    A token y is drafted and accepted with probability min(p(y), q(y)), or is the correction of a rejected
+    draft with probability max(0, p(y) - q(y)); together p(y). An accepted EOS or a full row ends the round.
+    """
+    p_law = next_laws(family.target_logits, prompt, limit, law)
+    q_law = next_laws(family.draft_logits, prompt, limit, law)
+    outcomes: dict[Cell, float] = {}
+    alive: dict[Cell, float] = {(): 1.0}
+    for place in range(min(block_size, limit)):
+        grown: dict[Cell, float] = {}
+        for prefix, probability in alive.items():
+            p_V, q_V = p_law[prefix], q_law[prefix]
+            for token in (EOS, *WORDS):
+                excess = max(0.0, p_V[token] - q_V[token])
+                outcomes[(place, *prefix, token)] = probability * excess
+            outcomes[(place + 1, *prefix, EOS)] = probability * min(p_V[EOS], q_V[EOS])
+            grown |= {(*prefix, word): probability * min(p_V[word], q_V[word]) for word in WORDS}
+        alive = grown
+    for prefix, probability in alive.items():
+        if len(prefix) == limit:
+            outcomes[(limit, *prefix)] = probability
+        else:
+            for token in (EOS, *WORDS):
+                outcomes[(block_size, *prefix, token)] = probability * p_law[prefix][token]
+    return outcomes
+
+
+def batch(cells: Sequence[tuple[int, Law]], repeats: int, seed: int) -> tuple[np.ndarray, Requests]:
+    """Prompts and requests of `repeats` rows for each (prompt number, law), interleaved."""
     prompt_of_B = np.tile([prompt for prompt, _ in cells], repeats)
     laws = [law for _, law in cells] * repeats
     prompt_PT = np.zeros((len(PROMPTS), max(map(len, PROMPTS))), np.int32)
@@ -76,13 +113,21 @@ def decode(
             vocab_size=VOCAB,
         ),
     )
-    return _decode(loop, params, jnp.asarray(prompt_PT[prompt_of_B]), requests)
+    return prompt_PT[prompt_of_B], requests
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests) -> State:
+def run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, max_rounds: int) -> State:
+    """Decodes a batch from its prompts on."""
     state = loop.init(params, prompt_BT, requests, max(LIMITS))
-    return loop.run(params, state, 1000)
+    return loop.run(params, state, max_rounds)
+
+
+def decode(
+    loop: Loop, params: PairParams, cells: Sequence[tuple[int, Law]], repeats: int, seed: int
+) -> State:
+    """Decodes `batch(cells, repeats, seed)`."""
+    return run(loop, params, *batch(cells, repeats, seed), EVERY_ROUND)
 
 
 def outputs(state: State) -> list[Cell]:

@@ -6,15 +6,18 @@ the exact law of each cell.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from tests.exactness.families import VOCAB, family
+from distillspec_jax.decoding import Status
+from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import Cell, g_test
 from tests.exactness.grid import CELLS, FALSE_ALARM, GRID, REPEATS, SPECULATIVE_GRID, decoded, exact
-from tests.exactness.joint import EOS, counts_of_cell, outputs
+from tests.exactness.joint import EOS, LIMITS, counts_of_cell, exact_first_round, outputs
 
 
 @pytest.mark.parametrize("name, block_size", GRID)
@@ -27,17 +30,43 @@ def test_every_row_of_the_batch_follows_its_own_exact_law(name: str, block_size:
 
 
 @pytest.mark.parametrize("name, block_size", GRID)
-def test_rows_with_equal_prompts_are_independent(name: str, block_size: int) -> None:
-    """First two tokens of two rows of one cell: their joint law is the product of their laws."""
+def test_two_rows_are_independent(name: str, block_size: int) -> None:
+    """First two tokens of two rows: their joint law is the product of their laws.
+
+    Both for rows of one cell, far apart in the batch, and for neighbours, which are of different cells.
+    """
+    cells = len(CELLS)
     heads = [tuple(output[:2]) for output in outputs(decoded(name, block_size))]
+    laws = [_head_law(exact(name, prompt, law)) for prompt, law in CELLS]
+    for i, j in itertools.chain(*(((k, k), (k, (k + 1) % cells)) for k in range(cells))):
+        product = {(*a, 0, *b): p * q for a, p in laws[i].items() for b, q in laws[j].items()}
+        # Row 2r of cell i beside row 2r + 1 of the same cell, or beside the very next row.
+        step = 2 * cells
+        seconds = heads[i + cells :: step] if i == j else heads[i + 1 :: step]
+        pairs = Counter((*a, 0, *b) for a, b in zip(heads[i::step], seconds, strict=True))
+        assert g_test(pairs, product) > FALSE_ALARM / (2 * cells), f"{CELLS[i]} and {CELLS[j]}"
+
+
+def _head_law(law: Mapping[Cell, float]) -> Counter[Cell]:
+    heads: Counter[Cell] = Counter()
+    for output, probability in law.items():
+        heads[output[:2]] += probability
+    return heads
+
+
+@pytest.mark.parametrize("name, block_size", SPECULATIVE_GRID)
+def test_the_first_round_accepts_and_corrects_by_its_exact_law(name: str, block_size: int) -> None:
+    """The joint law of where the first rejection falls and what the round emits.
+
+    A draft under another law than the target's would leave the outputs exact and be seen here.
+    """
+    state = decoded(name, block_size, max_rounds=1)
+    accepted = np.asarray(state.counts.accepted_BG).sum(1).tolist()
+    outcomes = [(n, *output) for n, output in zip(accepted, outputs(state), strict=True)]
     for i, (prompt, law) in enumerate(CELLS):
-        head_law: Counter[Cell] = Counter()
-        for output, probability in exact(name, prompt, law).items():
-            head_law[output[:2]] += probability
-        product = {(*a, 0, *b): p * q for a, p in head_law.items() for b, q in head_law.items()}
-        rows = heads[i :: len(CELLS)]
-        pairs = Counter((*a, 0, *b) for a, b in zip(rows[::2], rows[1::2], strict=True))
-        assert g_test(pairs, product) > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}"
+        expected = exact_first_round(family(name), PROMPTS[prompt], LIMITS[prompt], law, block_size)
+        p_value = g_test(Counter(outcomes[i :: len(CELLS)]), expected)
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
 
 
 @pytest.mark.parametrize("name, block_size", GRID)
@@ -51,6 +80,8 @@ def test_emitted_tokens_are_accounted_for(name: str, block_size: int) -> None:
     assert np.array_equal(emitted, accepted.sum(1) + rounds - cut)
     assert (cut <= 1).all()
     assert ((emitted == limit) | ended_by_eos).all()
+    expected_status = np.where(ended_by_eos, Status.ENDED, Status.LENGTH)
+    assert np.array_equal(np.asarray(rows.status_B), expected_status)
     assert (emitted <= limit).all()
     assert (accepted <= tested).all()
     assert (np.diff(accepted, axis=1) <= 0).all()

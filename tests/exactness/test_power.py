@@ -9,7 +9,7 @@ import pytest
 
 from distillspec_jax.decoding import ModelDrafter, SpeculativeLoop, TokenRule, Verdict, randomness
 from distillspec_jax.decoding.randomness import Purpose
-from tests.exactness.families import PROMPTS, family
+from tests.exactness.families import FAMILIES, PROMPTS, family
 from tests.exactness.goodness import g_test, power
 from tests.exactness.grid import CELLS, FALSE_ALARM, REPEATS, exact
 from tests.exactness.joint import LIMITS, Law, counts_of_cell, decode, exact_joint
@@ -81,9 +81,10 @@ def test_a_wrong_sampler_is_seen(drafter_type: type[ModelDrafter], verifier: Tok
     assert min(p_values) < FALSE_ALARM / len(CELLS)
 
 
-def test_power_against_a_small_leak_of_the_draft_law() -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_power_against_a_small_leak_of_the_draft_law(name: str) -> None:
     """If 6 % of all outputs came straight from the draft, some cell would tell, with probability 0.99."""
-    pair = family("prefix")
+    pair = family(name)
     swapped = dataclasses.replace(
         pair, target=pair.draft, params=pair.params._replace(target=pair.params.draft)
     )
@@ -91,7 +92,7 @@ def test_power_against_a_small_leak_of_the_draft_law() -> None:
     for prompt, law in CELLS:
         if law.temperature == 0:
             continue
-        right, leak = exact("prefix", prompt, law), exact_joint(swapped, PROMPTS[prompt], LIMITS[prompt], law)
+        right, leak = exact(name, prompt, law), exact_joint(swapped, PROMPTS[prompt], LIMITS[prompt], law)
         mixed = {output: 0.94 * p + 0.06 * leak[output] for output, p in right.items()}
         missed *= 1 - power(right, mixed, REPEATS, FALSE_ALARM / len(CELLS))
     assert missed < 0.01

@@ -1,0 +1,63 @@
+"""`python -m benchmarks [ID ...]`: runs the measurements, prints a table, writes `runs/bench/bench.json`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+
+from benchmarks.autoregressive import ar_vs_hf
+from benchmarks.identity import greedy_identity
+from benchmarks.measurement import Measurement
+from distillspec_jax.cli import errors
+from distillspec_jax.errors import UsageError, nearest
+
+MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
+    "ar_vs_hf_bs1": ar_vs_hf,
+    "greedy_identity": greedy_identity,
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"of {', '.join(MEASUREMENTS)} (default: all)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/bench.json"))
+    flags = parser.parse_args(argv)
+    for name in flags.ids:
+        if name not in MEASUREMENTS:
+            raise UsageError(f"no measurement {name!r}: there is {nearest(name, list(MEASUREMENTS))}")
+    found = []
+    for name in flags.ids or MEASUREMENTS:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        found.append(MEASUREMENTS[name]())
+        write(flags.output, found)
+    print(table(found))
+    return 0
+
+
+def write(path: Path, measurements: list[Measurement]) -> None:
+    """All of them, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps([dataclasses.asdict(m) for m in measurements], indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def table(measurements: list[Measurement]) -> str:
+    """The measurements in Markdown, after a line about the machine."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}, JAX {jax.__version__}"
+    lines = [machine, "", "| id | value | 95 % interval | what |", "|---|---|---|---|"]
+    lines += [f"| {m.id} | {m.value:.2f} | {m.low:.2f} – {m.high:.2f} | {m.what} |" for m in measurements]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="bench"))

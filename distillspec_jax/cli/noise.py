@@ -1,0 +1,50 @@
+"""What the libraries below say on stderr that is no news to a user: kept off the terminal, here alone.
+
+Only what is no error, or repeats one that is raised as well. After a save that failed (a full disk), Orbax's
+tasks and TensorStore's threads complain of it once more each, at any time until the process ends; the
+command's own line says it once. `DISTILLSPEC_TRACEBACK=1` lets everything through.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+
+@functools.cache
+def silence() -> None:
+    """Installs the filters, once a process, before JAX or TensorFlow are imported."""
+    if os.environ.get("DISTILLSPEC_TRACEBACK"):
+        return
+    import absl.logging  # noqa: F401 (makes its logger, which alone knows who called it)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorFlow's and XLA's native logs: the errors
+    logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_retrieved)
+    # Tasks that still waited for their turn to write when another one failed.
+    warnings.filterwarnings("ignore", r"coroutine 'async_serialize.*' was never awaited", RuntimeWarning)
+    sys.unraisablehook = functools.partial(_tell_unless_closed, sys.unraisablehook)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drops Orbax's warnings (of files that it can do without), and its log of errors that it raises, too."""
+    return "orbax" not in record.pathname or (record.levelno >= logging.ERROR and not record.exc_info)
+
+
+def _is_retrieved(record: logging.LogRecord) -> bool:
+    """Drops the exceptions of the tasks beside the one whose exception Orbax raised."""
+    return "exception was never retrieved" not in record.getMessage()
+
+
+def _tell_unless_closed(tell: Callable[[UnraisableHookArgs], Any], met: UnraisableHookArgs) -> None:
+    """Drops what a TensorStore thread meets that reports to an event loop which its failed save has ended."""
+    if not (isinstance(met.exc_value, RuntimeError) and str(met.exc_value) == "Event loop is closed"):
+        tell(met)

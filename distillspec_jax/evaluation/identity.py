@@ -1,0 +1,105 @@
+"""Whether speculative decoding at temperature 0 gives the target's own greedy tokens, prompt by prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
+from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+
+TIE = 1e-4
+"""Two logits this close are one value to float32: the order of adding decides, and both texts are greedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Where two outputs of one prompt part; what follows is not compared.
+
+    Attributes:
+      prompt: index among the prompts.
+      position: of the first unequal token in the output.
+      gap: between the target's two largest logits there, teacher-forced on the common tokens.
+    """
+
+    prompt: int
+    position: int
+    gap: float
+
+    @property
+    def is_tie(self) -> bool:
+        """Rounding explains it."""
+        return self.gap <= TIE
+
+
+def greedy_differences(
+    target: Pretrained,
+    draft: Pretrained,
+    prompts: Sequence[Sequence[int]],
+    *,
+    block_size: int,
+    max_new_tokens: int,
+    batch_size: int = 8,
+) -> list[Difference]:
+    """Decodes every prompt with and without the draft at temperature 0.
+
+    Args:
+      target, draft: a pair of one vocabulary.
+      prompts: token ids.
+      block_size, max_new_tokens, batch_size: see `Engine`.
+
+    Returns:
+      One entry for each prompt whose two outputs differ; empty where all are equal.
+    """
+    pretrained.check_pair(target, draft)
+    tokenizer = tokenizer_of(target)
+    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
+    shared = {"batch_size": batch_size, "stopping": StopOnEos((tokenizer.eos_id,))}
+    alone = Engine(target.model, target.params, **shared)
+    pair = Engine(
+        target.model, target.params, ModelDrafter(draft.model), draft.params, block_size=block_size, **shared
+    )
+    outputs, others = (
+        [done.tokens for done in engine.generate(prompts, law, max_new_tokens, seed=0)]
+        for engine in (alone, pair)
+    )
+    return differences(target, prompts, outputs, others)
+
+
+def differences(
+    target: Pretrained,
+    prompts: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]],
+) -> list[Difference]:
+    """One entry for each prompt whose two outputs differ."""
+    found = []
+    for index, (reference, other) in enumerate(zip(outputs, others, strict=True)):
+        if tuple(reference) != tuple(other):
+            common = first_difference(reference, other)
+            found.append(Difference(index, common, _gap(target, prompts[index], reference[:common])))
+    return found
+
+
+def first_difference(reference: Sequence[int], other: Sequence[int]) -> int:
+    """The number of leading tokens that agree; the shorter length where one begins the other."""
+    length = min(len(reference), len(other))
+    unequal = np.flatnonzero(np.asarray(reference[:length]) != np.asarray(other[:length]))
+    return int(unequal[0]) if unequal.size else length
+
+
+def _gap(target: Pretrained, prompt: Sequence[int], common: Sequence[int]) -> float:
+    tokenizer = tokenizer_of(target)
+    state, pending_B = target.model.prefill(target.params, jnp.asarray([prompt], jnp.int32), len(common) + 1)
+    fed_BK = jnp.asarray([[int(pending_B[0]), *common]], jnp.int32)
+    logits_BKV, _ = target.model.extend(target.params, state, fed_BK)
+    logits_V = np.array(logits_BKV[0, -1, : tokenizer.vocab_size], np.float64)
+    logits_V[tokenizer.pad_id] = -np.inf
+    second, first = np.sort(logits_V)[-2:]
+    return float(first - second)

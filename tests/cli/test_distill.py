@@ -1,0 +1,130 @@
+"""`distillspec distill` from its command line, on a tiny pair."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from distillspec_jax.cli.main import main
+from distillspec_jax.models import pretrained
+from tests import pair
+
+
+@pytest.fixture(scope="session")
+def base(my_task, target_dir, draft_dir) -> list[str]:
+    return [
+        "distill",
+        "--gin_file=runs/distill.gin",
+        *my_task,
+        f"--gin.TARGET={target_dir}",
+        f"--gin.DRAFT={draft_dir}",
+        "--gin.TRAIN_STEPS=2",
+        "--gin.loop.LoopConfig.log_period=1",
+    ]
+
+
+def content(directory: str) -> dict[str, str]:
+    files = (path for path in Path(directory).rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def lines(directory: Path, split: str) -> list[dict]:
+    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+@pytest.fixture(scope="module")
+def distilled(base, target_dir, draft_dir, tmp_path_factory) -> Path:
+    """By the settings of `runs/distill.gin`: forward KL on the draft's own samples."""
+    directory = tmp_path_factory.mktemp("runs") / "distilled"
+    before = content(target_dir) | content(draft_dir)
+    assert main([*base, f"--gin.MODEL_DIR={directory}"]) == 0
+    assert content(target_dir) | content(draft_dir) == before, "a parent was written"
+    return directory
+
+
+def test_the_card_names_both_parents_and_the_text(distilled, target_dir, draft_dir):
+    card = pretrained.load(str(distilled)).card
+    assert card.provenance["parents"] == {"target": target_dir, "draft": draft_dir}
+    assert (card.task, card.prefix, card.feature_lengths) == ("mine", "my: ", {"inputs": 16, "targets": 8})
+    assert card.provenance["data"]["name"] == "mine"
+    assert "DIVERGENCE = @divergences.ForwardKL()" in card.provenance["gin"]
+
+
+def test_the_draft_has_learnt_and_kept_its_shape(distilled):
+    before, after = pair.draft(), pretrained.load(str(distilled))
+    assert after.model == before.model
+    assert after.card.tokenizer_fingerprint == before.card.tokenizer_fingerprint
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    (held_out,) = lines(distilled, "eval")
+    assert 0 < held_out["acceptance_expected_T0"] <= 1
+    assert 0 < held_out["acceptance_expected_T1"] < 1
+
+
+def test_divergence_and_source_are_one_flag_each(base, tmp_path):
+    flags = ["--gin.DIVERGENCE=@divergences.TotalVariation()", "--gin.SOURCE=@sources.Fixed()"]
+    assert main([*base, f"--gin.MODEL_DIR={tmp_path / 'run'}", *flags, "--gin.TRAIN_STEPS=1"]) == 0
+    (line,) = lines(tmp_path / "run", "train")
+    # Every reference is "N is said" and EOS: sequences of equal weight, so the loss is the pooled TVD.
+    assert math.isclose(line["loss"], 1 - line["acceptance_on_batch"], abs_tol=1e-6)
+    assert 0 < line["loss"] < 1
+
+
+def test_a_finished_run_is_left_as_it_is(base, distilled):
+    before = (distilled / "metrics.jsonl").read_text()
+    assert main([*base, f"--gin.MODEL_DIR={distilled}"]) == 0
+    assert (distilled / "metrics.jsonl").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def other_vocabulary(tmp_path_factory) -> str:
+    card = dataclasses.replace(pair.draft().card, tokenizer_fingerprint="0" * 64)
+    other = dataclasses.replace(pair.draft(), card=card, tokenizer_bytes=None)
+    return pair.write(tmp_path_factory.mktemp("models") / "other", other)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--gin.TARGET=zoo:wiki_leads/targets"],
+            "the zoo has no model 'wiki_leads/targets': did you mean 'zoo:wiki_leads/target'?",
+        ),
+        (["--gin.DRAFT=OTHER"], "draft OTHER has another vocabulary than target "),
+        (["--gin.DRAFT=OTHERS"], "no checkpoint directory 'OTHERS': did you mean 'OTHER'?"),
+        (["--gin.DIVERGENCE=@divergences.ForwardKLL()"], "--gin.DIVERGENCE=@divergences.ForwardKLL(): "),
+        (
+            ["--gin.SOURCE=@sources.OnPolicy()", "--gin.sources.OnPolicy.temperature=-1"],
+            "OnPolicy.temperature=-1",
+        ),
+        (["--gin.MIXTURE_OR_TASK_NAME=gsm"], "unknown task or mixture 'gsm': "),
+        (
+            ["--gin.job.DataConfig.pack=True"],
+            "DataConfig.pack=True: sequences are not packed in distillation",
+        ),
+        (["--gin.LEARNING_RATE=0"], ""),
+    ],
+)
+def test_bad_input_is_one_line_and_makes_no_directory(
+    base, pair_in_zoo, other_vocabulary, tmp_path, capsys, flags, message
+):
+    directory = tmp_path / "run"
+    flags = [flag.replace("OTHER", other_vocabulary) for flag in flags]
+    assert main([*base, f"--gin.MODEL_DIR={directory}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"distillspec distill: error: {message.replace('OTHER', other_vocabulary)}")
+    assert error.count("\n") == 1
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("parent", ["target", "draft"])
+def test_a_parent_is_never_written_over(base, target_dir, parent, capsys):
+    directory = Path(target_dir).parent / parent
+    assert main([*base, f"--gin.MODEL_DIR={directory}"]) == 2
+    assert f"MODEL_DIR={directory} is the {parent} that the run starts from" in capsys.readouterr().err

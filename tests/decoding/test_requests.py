@@ -1,0 +1,172 @@
+"""Request files: what is read, what is refused by file and line, and files that are whole or not there."""
+
+import errno
+import io
+import json
+import os
+
+import pytest
+
+from distillspec_jax.decoding.requests import Request, output_lines, read_requests, write_line
+from distillspec_jax.decoding.text import Generation
+from distillspec_jax.errors import UsageError
+
+GENERATION = Generation("Grüße", "ja", 3, 2, 1, 2, "eos")
+
+
+def write(tmp_path, content: bytes) -> str:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(content)
+    return str(path)
+
+
+# --- reading ---
+
+
+def test_lines_come_in_order_with_their_place_and_their_other_fields(tmp_path):
+    path = write(tmp_path, b'{"inputs": "a", "id": 7}\n\n  \n{"id": null, "inputs": ""}')
+    assert read_requests(path) == [
+        Request("a", f"{path}:1", {"id": 7}),
+        Request("", f"{path}:4", {"id": None}),
+    ]
+
+
+def test_another_field_holds_the_text(tmp_path):
+    path = write(tmp_path, b'{"question": "a", "inputs": "b"}\n')
+    assert read_requests(path, "question") == [Request("a", f"{path}:1", {"inputs": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("\ufeff" + '{"inputs": "a"}\n', "a"),  # a byte order mark
+        ('{"inputs": "a"}\r\n', "a"),
+        ('{"inputs": "a\u2028b"}\n', "a\u2028b"),  # a line for Unicode, not for JSON lines
+        ('{"inputs": "½ Grüße \\n"}', "½ Grüße \n"),
+    ],
+)
+def test_a_text_arrives_as_it_was(tmp_path, content, text):
+    (found,) = read_requests(write(tmp_path, content.encode()))
+    assert found.inputs == text
+
+
+def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO('{"inputs": "ü"}\n{"inputs": 1}'.encode()), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(UsageError, match="standard input:2: field 'inputs' must be text, got int"):
+        read_requests("-")
+    stdin.seek(0)
+    stdin.buffer.truncate(17)
+    assert read_requests("-") == [Request("ü", "standard input:1", {})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"inputs": "a"}\n{"inputs": \n', "{}:2: malformed JSON (Expecting value, column 12)"),
+        (b'{"inputs": "a"} {"inputs": "b"}', "{}:1: malformed JSON (Extra data, column 17)"),
+        (b'\n["a"]', "{}:2: expected a JSON object, got list"),
+        (b"null", "{}:1: expected a JSON object, got NoneType"),
+        (
+            b'{"input": "a", "id": 1}',
+            "{}:1: no field 'inputs': did you mean 'input'? (valid: id, input)",
+        ),
+        (b'{"inputs": ["a"]}', "{}:1: field 'inputs' must be text, got list"),
+        (b'{"inputs": null}', "{}:1: field 'inputs' must be text, got NoneType"),
+        (b'{"inputs": "a"}\n{"inputs": "\xff"}', "{}:2: not UTF-8 text"),
+        (b'{"inputs": "\\ud800"}', "{}:1: holds a lone surrogate, no valid Unicode"),
+        (b'{"inputs": "a", "id": "\\ud800"}', "{}:1: holds a lone surrogate, no valid Unicode"),
+        (b"", "{} holds no requests (one JSON object a line is expected)"),
+        (b" \n\n", "{} holds no requests (one JSON object a line is expected)"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, content, message):
+    path = write(tmp_path, content)
+    with pytest.raises(UsageError) as caught:
+        read_requests(path)
+    assert str(caught.value) == message.format(path)
+
+
+@pytest.mark.parametrize("value", [b"[" * 100_000, b"1" * 5_000])
+def test_json_beyond_pythons_own_limits_is_named_too(tmp_path, value):
+    path = write(tmp_path, b'{"inputs": "a", "n": ' + value + b"}")
+    with pytest.raises(UsageError, match=r"in\.jsonl:1: JSON that cannot be read"):
+        read_requests(path)
+
+
+# --- writing ---
+
+
+def test_a_line_holds_the_requests_own_fields_and_then_the_generation():
+    line = write_line(Request("Grüße", "f:1", {"id": 7, "outputs": "old"}), GENERATION)
+    assert "Grüße" in line  # readable, not escaped
+    assert json.loads(line) == {
+        "id": 7,
+        "inputs": "Grüße",
+        "outputs": "ja",
+        "emitted_tokens": 3,
+        "target_calls": 2,
+        "accepted": 1,
+        "tested": 2,
+        "finish_reason": "eos",
+    }
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    path.write_text("before\n")
+    with output_lines(str(path)) as put:
+        put("ü")
+        assert partial.read_text(encoding="utf-8") == "ü\n"  # flushed: a long job can be watched
+        put("two")
+        assert path.read_text() == "before\n"
+    assert path.read_text(encoding="utf-8") == "ü\ntwo\n"
+    assert not partial.exists()
+
+
+def put_one_and_fail(path: str) -> None:
+    with output_lines(path) as put:
+        put("one")
+        raise ZeroDivisionError
+
+
+def test_after_an_error_the_lines_are_apart_and_the_file_is_as_it_was(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("before\n")
+    with pytest.raises(ZeroDivisionError):
+        put_one_and_fail(str(path))
+    assert path.read_text() == "before\n"
+    assert (tmp_path / "out.jsonl.partial").read_text() == "one\n"
+
+
+def test_standard_output(capsys):
+    with output_lines("-") as put:
+        put("one")
+        assert capsys.readouterr().out == "one\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("no/such/folder/out", "No such file or directory"),
+        ("file/out", "Not a directory"),
+        ("", "it is a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_the_first_line(tmp_path, path, reason):
+    (tmp_path / "file").touch()
+    place = str(tmp_path / path)
+    with pytest.raises(UsageError) as caught, output_lines(place):
+        pytest.fail("nothing should be generated")
+    assert str(caught.value) == f"cannot save to {place}: {reason}"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full, on Linux alone")
+def test_a_full_disk_is_one_line(tmp_path):
+    """Closing the file tries to write once more, and fails again."""
+    path = str(tmp_path / "out.jsonl")
+    os.symlink("/dev/full", path + ".partial")
+    with pytest.raises(UsageError) as caught, output_lines(path) as put:
+        put("one")
+    assert str(caught.value) == f"cannot save to {path}: {os.strerror(errno.ENOSPC)}"
+    assert not os.path.exists(path)

@@ -1,0 +1,55 @@
+"""A row and its company: alone, elsewhere, or beside rows that fail, it emits the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from distillspec_jax.decoding import PairParams, Status
+from distillspec_jax.shapes import Array
+from tests.exactness.families import VOCAB, family
+from tests.exactness.grid import CELLS, GRID, REPEATS, SEED, decoded, make_loop
+from tests.exactness.joint import EVERY_ROUND, batch, outputs, run
+
+ROWS = 36
+"""Both tests run batches of so many rows, so that each point of the grid compiles once."""
+
+FAULT = VOCAB
+"""An id of both tables that no law draws: it is met where a prompt holds it, and nowhere else."""
+
+
+@pytest.mark.parametrize("name, block_size", GRID)
+def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int) -> None:
+    """36 rows out of thousands, in disorder, so that company, place and batch size all differ."""
+    chosen = np.random.default_rng(0).choice(REPEATS * len(CELLS), ROWS, replace=False)
+    prompt_BT, requests = batch(CELLS, REPEATS, SEED)
+    fewer = jax.tree.map(lambda field: field[chosen], requests)
+    state = run(
+        make_loop(family(name), block_size), family(name).params, prompt_BT[chosen], fewer, EVERY_ROUND
+    )
+    expected = decoded(name, block_size)
+    assert outputs(state) == [outputs(expected)[row] for row in chosen]
+    for field in dataclasses.fields(state.counts):
+        counted, before = (getattr(counts, field.name) for counts in (state.counts, expected.counts))
+        np.testing.assert_array_equal(counted, before[chosen])
+
+
+@pytest.mark.parametrize("name, block_size", GRID)
+def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int) -> None:
+    """Every fourth prompt begins with an id whose embedding is NaN, in the target and the draft."""
+    prompt_BT, requests = batch(CELLS, ROWS // len(CELLS), SEED)
+    faulty = np.arange(ROWS) % 4 == 1
+    prompt_BT[faulty, 0] = FAULT
+    params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, family(name).params))
+    state = run(make_loop(family(name), block_size), params, prompt_BT, requests, EVERY_ROUND)
+    assert ((np.asarray(state.rows.status_B) == Status.FAILED) == faulty).all()
+    sound = outputs(decoded(name, block_size))
+    assert outputs(state) == [() if faulty[row] else sound[row] for row in range(ROWS)]
+    assert not np.asarray(state.counts.rounds_B)[faulty].any()
+
+
+def _with_fault(path: jax.tree_util.KeyPath, leaf: Array) -> Array:
+    return jax.numpy.asarray(leaf).at[FAULT].set(np.nan) if "'embed" in jax.tree_util.keystr(path) else leaf

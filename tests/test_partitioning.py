@@ -1,0 +1,264 @@
+"""Meshes of 8 virtual devices against one device: the same shards as written down, the same numbers.
+
+The number of devices is fixed when JAX starts, so this file also runs as a script, once, in a process with 8:
+`measured` holds what it printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from distillspec_jax.decoding import (
+    ModelDrafter,
+    PairParams,
+    Requests,
+    SpeculativeLoop,
+    State,
+    randomness,
+    sampling_law,
+)
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.partitioning import (
+    Partitioner,
+    make_partitioner,
+    sharded_init,
+)
+from distillspec_jax.shapes import Params
+from distillspec_jax.training.step import create_state, make_train_step
+from distillspec_jax.training.supervised import make_supervised_loss
+from tests import tiny
+
+FULLY_SHARDED = "4x2 fully sharded"
+MESHES = {"8x1": (1, False), "2x4": (4, False), FULLY_SHARDED: (2, True)}
+"""Data x model, and the arguments of `make_partitioner` that ask for it."""
+
+ROWS, STEPS, NEW_TOKENS = 8, 3, 6
+
+
+# Four model shards divide the vocabulary, the joined heads and the feed-forward, but not the two heads.
+MODEL = EncoderDecoder(
+    T5Config(
+        vocab_size=32,
+        emb_dim=16,
+        num_heads=2,
+        head_dim=4,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        mlp_dim=20,
+        relpos_buckets=4,
+        relpos_max_distance=8,
+        dropout_rate=0.1,
+    )
+)
+TARGET_SEED, DRAFT_SEED = 1, 2
+PROMPT_BT = tiny.ragged(1, (5, 2, 4, 1, 3, 5, 2, 4), 5, vocab=32)
+OPTIMIZER = optax.adamw(0.01)
+
+
+def main() -> None:
+    """Prints what one device and every mesh make of the same work, as JSON."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    # One program at a time: a device of a second one would hold the thread that the first one waits for.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    one = Partitioner(Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "model")), ())
+    meshes = {name: make_partitioner(*arguments) for name, arguments in MESHES.items()}
+    report: dict[str, Any] = {
+        name: {"training": _train(partitioner), "decoding": _decode(partitioner)}
+        for name, partitioner in {"one": one, **meshes}.items()
+    }
+    for name, partitioner in (("one", one), (FULLY_SHARDED, meshes[FULLY_SHARDED])):
+        fresh = sharded_init(partitioner, MODEL.init, jax.random.key(0))
+        report[name]["fresh"] = {"params": _values(fresh), "shards": _shards(fresh)}
+    report["refused"] = {
+        "NUM_PARTITIONS": _refusal(lambda: make_partitioner(3)),
+        "BATCH_SIZE": _refusal(lambda: meshes["8x1"].check_batch(12)),
+    }
+    print(json.dumps(report))
+
+
+def _refusal(call: Any) -> str:
+    with pytest.raises(UsageError) as error:
+        call()
+    return str(error.value)
+
+
+def _by_path(tree: Any) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _values(tree: Any) -> dict[str, list[Any]]:
+    return {path: leaf.tolist() for path, leaf in _by_path(tree).items()}
+
+
+def _shards(tree: Any) -> dict[str, list[int]]:
+    """The shape of one device's part of every leaf."""
+    return {path: list(leaf.addressable_shards[0].data.shape) for path, leaf in _by_path(tree).items()}
+
+
+def _placed(partitioner: Partitioner, seed: int) -> tuple[Params, Params]:
+    """Random parameters on the mesh, and their shardings."""
+    shardings = partitioner.parameters(jax.eval_shape(MODEL.init, jax.random.key(0)))
+    # From host copies: the train step gives the buffers away.
+    return jax.device_put(jax.tree.map(np.array, tiny.params(MODEL, seed)), shardings), shardings
+
+
+def _train(partitioner: Partitioner) -> dict[str, Any]:
+    """Steps with dropout on ragged rows, in two micro-batches."""
+    params, shardings = _placed(partitioner, TARGET_SEED)
+    state, state_shardings = create_state(params, shardings, OPTIMIZER, partitioner)
+    loss = make_supervised_loss(MODEL, dropout=True)
+    step = make_train_step(loss, OPTIMIZER, partitioner, state_shardings, seed=0, microbatches=2)
+    batch = partitioner.put_batch(_batch())
+    losses = []
+    for _ in range(STEPS):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"].total / metrics["loss"].count))
+    return {
+        "losses": losses,
+        "params": _values(state.params),
+        "shards": _shards({"params": state.params, "optimizer": state.optimizer, "batch": batch}),
+    }
+
+
+def _batch() -> dict[str, np.ndarray]:
+    targets_BT = tiny.ragged(2, (4, 1, 3, 4, 2, 4, 3, 1), 4, vocab=32)
+    return {
+        **tiny.teacher_batch(PROMPT_BT, targets_BT),
+        "decoder_target_tokens": targets_BT,
+        "decoder_loss_weights": (targets_BT > 0).astype(np.int32),
+    }
+
+
+def _decode(partitioner: Partitioner) -> dict[str, Any]:
+    """Rows at temperature 0 and 1 by turns."""
+    params = PairParams(_placed(partitioner, TARGET_SEED)[0], _placed(partitioner, DRAFT_SEED)[0])
+    requests = Requests(
+        keys_B=randomness.row_keys(jax.random.key(0), jnp.arange(ROWS)),
+        limit_B=jnp.full(ROWS, NEW_TOKENS, jnp.int32),
+        law=sampling_law([0.0, 1.0] * (ROWS // 2)).for_rows(ROWS),
+    )
+    prompt_BT, requests = jax.device_put((PROMPT_BT, requests), partitioner.batch)
+    loop = SpeculativeLoop(MODEL, ModelDrafter(MODEL), block_size=2)
+
+    def run(params: PairParams, prompt_BT: jax.Array, requests: Requests) -> State:
+        return loop.run(params, loop.init(params, prompt_BT, requests, NEW_TOKENS), 100)
+
+    state = jax.jit(run)(params, prompt_BT, requests)
+    return {
+        "tokens": state.rows.output_BT.tolist(),
+        "accepted": state.counts.accepted_BG.tolist(),
+        "rounds": state.counts.rounds_B.tolist(),
+        "shards": _shards(state.target.cache),
+    }
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_partitioning"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"},  # threads, see `main`
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+mesh_cases = pytest.mark.parametrize("mesh", MESHES)
+
+EMBEDDING, QUERY = "token_embedder/embedding", "decoder/layers_0/self_attention/query/kernel"
+OUT, WI = "decoder/layers_0/self_attention/out/kernel", "decoder/layers_0/mlp/wi_0/kernel"
+WO, LOGITS = "decoder/layers_0/mlp/wo/kernel", "decoder/logits_dense/kernel"
+RELPOS = "decoder/relpos_bias/rel_embedding"
+
+# One device's part, by the rules: vocab, joined_kv, mlp and heads over `model`; embed over `data` if fully
+# sharded. The two heads of the relative positions are not divided by 4, so each device has both.
+PARTS = {
+    "one": {EMBEDDING: [32, 16], QUERY: [16, 8], OUT: [8, 16], WI: [16, 20], WO: [20, 16]}
+    | {LOGITS: [16, 32], RELPOS: [2, 4]},
+    "2x4": {EMBEDDING: [8, 16], QUERY: [16, 2], OUT: [2, 16], WI: [16, 5], WO: [5, 16]}
+    | {LOGITS: [16, 8], RELPOS: [2, 4]},
+    FULLY_SHARDED: {EMBEDDING: [16, 4], QUERY: [4, 4], OUT: [4, 4], WI: [4, 10], WO: [10, 4]}
+    | {LOGITS: [4, 16], RELPOS: [1, 4]},
+}
+PARTS["8x1"] = PARTS["one"]
+ROWS_A_DEVICE = {"8x1": 1, "2x4": 4, FULLY_SHARDED: 2}
+
+
+@mesh_cases
+def test_every_device_holds_its_part_of_parameters_and_moments(measured: dict[str, Any], mesh: str) -> None:
+    shards = measured[mesh]["training"]["shards"]
+    for path, part in PARTS[mesh].items():
+        assert shards[f"params/{path}"] == part
+        assert shards[f"optimizer/0/mu/{path}"] == part
+        assert shards[f"optimizer/0/nu/{path}"] == part
+    assert shards["optimizer/0/count"] == []
+
+
+@mesh_cases
+def test_every_device_holds_its_rows(measured: dict[str, Any], mesh: str) -> None:
+    rows = ROWS_A_DEVICE[mesh]
+    assert measured[mesh]["training"]["shards"]["batch/encoder_input_tokens"] == [rows, 5]
+    assert {part[0] for part in measured[mesh]["decoding"]["shards"].values()} == {rows}
+
+
+@mesh_cases
+def test_training_gives_the_losses_and_parameters_of_one_device(measured: dict[str, Any], mesh: str) -> None:
+    found, expected = measured[mesh]["training"], measured["one"]["training"]
+    assert len(expected["losses"]) == STEPS
+    assert expected["losses"][-1] < expected["losses"][0] - 0.1
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    assert found["params"].keys() == expected["params"].keys()
+    for path, values in expected["params"].items():
+        np.testing.assert_allclose(found["params"][path], values, rtol=0, atol=2e-5, err_msg=path)
+
+
+@mesh_cases
+def test_decoding_gives_the_tokens_of_one_device(measured: dict[str, Any], mesh: str) -> None:
+    found, expected = measured[mesh]["decoding"], measured["one"]["decoding"]
+    assert np.sum(expected["accepted"]) > 0
+    for name in ("tokens", "accepted", "rounds"):
+        assert found[name] == expected[name]
+
+
+def test_fresh_parameters_are_those_of_one_device(measured: dict[str, Any]) -> None:
+    """`sharded_init` draws the same numbers, wherever they come to lie."""
+    found, expected = measured[FULLY_SHARDED]["fresh"], measured["one"]["fresh"]
+    for path, part in PARTS[FULLY_SHARDED].items():
+        assert found["shards"][path] == part
+    for path, values in expected["params"].items():
+        np.testing.assert_allclose(found["params"][path], values, rtol=0, atol=1e-6, err_msg=path)
+
+
+def test_what_does_not_divide_is_refused_in_one_line(measured: dict[str, Any]) -> None:
+    assert measured["refused"] == {
+        "NUM_PARTITIONS": "NUM_PARTITIONS=3 does not divide the 8 devices: use one of [1, 2, 4, 8]",
+        "BATCH_SIZE": "BATCH_SIZE=12 cannot be split over 8 data shards: use a multiple of 8",
+    }
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_partitions_are_refused(count: int) -> None:
+    with pytest.raises(UsageError, match=f"^NUM_PARTITIONS={count} does not divide the "):
+        make_partitioner(count)
+
+
+if __name__ == "__main__":
+    main()
