@@ -117,11 +117,11 @@ def _placed(partitioner: Partitioner, seed: int) -> tuple[Params, Params]:
 
 
 def _train(partitioner: Partitioner) -> dict[str, Any]:
-    """Steps with dropout on ragged rows, in two micro-batches."""
+    """Steps with dropout on ragged rows."""
     params, shardings = _placed(partitioner, TARGET_SEED)
     state, state_shardings = create_state(params, shardings, OPTIMIZER, partitioner)
     loss = make_supervised_loss(MODEL, dropout=True)
-    step = make_train_step(loss, OPTIMIZER, partitioner, state_shardings, seed=0, microbatches=2)
+    step = make_train_step(loss, OPTIMIZER, partitioner, state_shardings, seed=0)
     batch = partitioner.put_batch(_batch())
     losses = []
     for _ in range(STEPS):

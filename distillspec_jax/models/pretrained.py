@@ -49,25 +49,29 @@ def load(name: str, step: int | None = None, shardings: Any = None) -> Pretraine
       UsageError: no such model, no finished checkpoint, parameters that contradict the configuration.
     """
     directory = resolve(name)
-    card = checkpoint.read_card(directory)
+    card = read_card(name)
     model = registry.build(card.family, card.config)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
     return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
 
 
 def resolve(name: str) -> Path:
-    """The directory behind a name.
+    """The directory behind a name."""
+    return zoo.directory(name) if zoo.is_zoo_name(name) else Path(name)
+
+
+def read_card(name: str) -> ModelCard:
+    """What a directory or a model of the zoo says of itself.
 
     Raises:
-      UsageError: neither a directory nor in the zoo; names the nearest model of either kind.
+      UsageError: no such model (names the nearest of either kind), or no card of ours.
     """
-    if zoo.is_zoo_name(name):
-        return zoo.directory(name)
-    directory = Path(name)
+    directory = resolve(name)
     if not directory.is_dir():
         beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
-        raise UsageError(f"no checkpoint directory {name!r}: {nearest(name, [*beside, *zoo.names()])}")
-    return directory
+        near = nearest(name, [*beside, *zoo.names()])
+        raise UsageError(f"{name} is not a checkpoint directory (no such folder): {near}")
+    return checkpoint.read_card(directory)
 
 
 def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bool = False) -> None:

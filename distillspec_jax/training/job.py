@@ -149,7 +149,7 @@ def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, 
             f"({tokenizer.vocab_size} pieces): set vocab_size to at least that"
         )
     for role, parent in parents.items():
-        known = checkpoint.read_card(pretrained.resolve(parent)).tokenizer_fingerprint
+        known = pretrained.read_card(parent).tokenizer_fingerprint
         if known not in (None, tokenizer.fingerprint):
             raise UsageError(
                 f"{role} {parent} was trained with another vocabulary than {spec.name!r} is read with "

@@ -40,7 +40,7 @@ def my_task(tmp_path_factory) -> list[str]:
     """Flags of a task of a user's own: 12 rows to learn from, 4 held out."""
     folder = tmp_path_factory.mktemp("task")
     for name, rows in (("train", 12), ("validation", 4)):
-        lines = ({"inputs": f"say {i}", "targets": f"{i} is said"} for i in range(rows))
+        lines = ({"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(rows))
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = [f"--gin.{n.upper()}_FILE={folder / n}.jsonl" for n in ("train", "validation")]
     lengths = ["--gin.INPUTS_LENGTH=16", "--gin.TARGETS_LENGTH=8", "--gin.BATCH_SIZE=4"]

@@ -71,7 +71,7 @@ def test_divergence_and_source_are_one_flag_each(base, tmp_path):
     flags = ["--gin.DIVERGENCE=@divergences.TotalVariation()", "--gin.SOURCE=@sources.Fixed()"]
     assert main([*base, f"--gin.MODEL_DIR={tmp_path / 'run'}", *flags, "--gin.TRAIN_STEPS=1"]) == 0
     (line,) = lines(tmp_path / "run", "train")
-    # Every reference is "N is said" and EOS: sequences of equal weight, so the loss is the pooled TVD.
+    # Every reference is "NN is said" and EOS: of equal lengths, so that the loss is the pooled distance.
     assert math.isclose(line["loss"], 1 - line["acceptance_on_batch"], abs_tol=1e-6)
     assert 0 < line["loss"] < 1
 
@@ -97,7 +97,10 @@ def other_vocabulary(tmp_path_factory) -> str:
             "the zoo has no model 'wiki_leads/targets': did you mean 'zoo:wiki_leads/target'?",
         ),
         (["--gin.DRAFT=OTHER"], "draft OTHER has another vocabulary than target "),
-        (["--gin.DRAFT=OTHERS"], "no checkpoint directory 'OTHERS': did you mean 'OTHER'?"),
+        (
+            ["--gin.DRAFT=OTHERS"],
+            "OTHERS is not a checkpoint directory (no such folder): did you mean 'OTHER'?",
+        ),
         (["--gin.DIVERGENCE=@divergences.ForwardKLL()"], "--gin.DIVERGENCE=@divergences.ForwardKLL(): "),
         (
             ["--gin.SOURCE=@sources.OnPolicy()", "--gin.sources.OnPolicy.temperature=-1"],
@@ -108,7 +111,7 @@ def other_vocabulary(tmp_path_factory) -> str:
             ["--gin.job.DataConfig.pack=True"],
             "DataConfig.pack=True: sequences are not packed in distillation",
         ),
-        (["--gin.LEARNING_RATE=0"], ""),
+        (["--gin.LEARNING_RATE=0"], "LEARNING_RATE=0: must be positive"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_directory(

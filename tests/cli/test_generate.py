@@ -239,9 +239,12 @@ def bad(tmp_path_factory, target_dir) -> Path:
         ),
         (
             ["--model=wiki_leads/target"],
-            "no checkpoint directory 'wiki_leads/target': did you mean 'zoo:wiki_leads/target'?",
+            "wiki_leads/target is not a checkpoint directory (no such folder): did you mean 'zoo:wiki_leads/target'",
         ),
-        (["--model=BAD/unfinish"], "no checkpoint directory 'BAD/unfinish': did you mean 'BAD/unfinished'?"),
+        (
+            ["--model=BAD/unfinish"],
+            "BAD/unfinish is not a checkpoint directory (no such folder): did you mean 'BAD/unfinished'?",
+        ),
         (["--model=BAD"], "BAD is not a checkpoint directory: it has no model.json"),
         (["--model=BAD/unfinished"], "BAD/unfinished holds no finished checkpoint"),
         (
