@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +61,7 @@ def greedy_differences(
     pretrained.check_pair(target, draft)
     tokenizer = tokenizer_of(target)
     law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
-    shared = {"batch_size": batch_size, "stopping": StopOnEos((tokenizer.eos_id,))}
+    shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos((tokenizer.eos_id,))}
     alone = Engine(target.model, target.params, **shared)
     pair = Engine(
         target.model, target.params, ModelDrafter(draft.model), draft.params, block_size=block_size, **shared

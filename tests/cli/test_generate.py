@@ -239,7 +239,8 @@ def bad(tmp_path_factory, target_dir) -> Path:
         ),
         (
             ["--model=wiki_leads/target"],
-            "wiki_leads/target is not a checkpoint directory (no such folder): did you mean 'zoo:wiki_leads/target'",
+            "wiki_leads/target is not a checkpoint directory (no such folder): "
+            "did you mean 'zoo:wiki_leads/target'",
         ),
         (
             ["--model=BAD/unfinish"],
