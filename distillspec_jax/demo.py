@@ -16,44 +16,16 @@ from typing import Any
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.decoding.trace import trace
-from distillspec_jax.distillation.distill import distill
-from distillspec_jax.distillation.divergences import Divergence, ForwardKL
-from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy
+from distillspec_jax.distillation import recipes
+from distillspec_jax.distillation.recipes import RECIPES, Recipe
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.report import Example, report
 from distillspec_jax.evaluation.summary import summarise
 from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
 from distillspec_jax.models import pretrained
-from distillspec_jax.training import optimizers
-from distillspec_jax.training.finetune import finetune
-from distillspec_jax.training.job import DataConfig
-from distillspec_jax.training.loop import LoopConfig
 
-_FORWARD_KL, _HALF_ON_POLICY = ForwardKL(), Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How the demo distils on a task; chosen on validation prompts (docs/results/demo-recipes.md).
-
-    Attributes:
-      divergence, source: of the distillation.
-      learning_rate: of the distillation; tuned as the control's was.
-      control_learning_rate: of the control.
-      steps: of both.
-    """
-
-    divergence: Divergence = _FORWARD_KL
-    source: DataSource = _HALF_ON_POLICY
-    learning_rate: float = 2e-3
-    control_learning_rate: float = 1e-3
-    steps: int = 300
-
-
-RECIPES: Mapping[str, Recipe] = {task: Recipe() for task in catalog.EMBEDDED_TASKS}
-BATCH_SIZE = 24
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
-FEATURE_LENGTHS: Mapping[str, int] | None = None  # the task's own
+MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
 SAME_TIME = "control, same time"
 EXAMPLES = 2
 """Prompts that the report shows token by token."""
@@ -95,49 +67,21 @@ def demo(
     if prompts < 1:
         raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
     root, recipe = Path(output_dir), RECIPES[task]
-    target, draft = f"zoo:{task}/target", f"zoo:{task}/draft"
+    target, draft = recipe.target, recipe.draft
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
     say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")
 
-    data = DataConfig(task, FEATURE_LENGTHS, eval_limit=48)
-    steps = recipe.steps
+    models, steps = root / "models", recipe.steps
     if minutes is not None:
         say("timing a few steps on this machine")
-        steps = _steps_in(minutes * 60, task, recipe, data, root / "models" / f"{task}-timing", seed)
-    models = root / "models"
-
-    def distilled(steps: int, directory: Path) -> Path:
-        return distill(
-            target,
-            draft,
-            str(directory),
-            data,
-            _loop(steps, seed),
-            divergence=recipe.divergence,
-            source=recipe.source,
-            learning_rate=recipe.learning_rate,
-            optimizer=optimizers.adamw,
-        )
-
-    def control(steps: int, directory: Path) -> Path:
-        return finetune(
-            pretrained.load(draft).model,
-            str(directory),
-            data,
-            _loop(steps, seed),
-            learning_rate=recipe.control_learning_rate,
-            warmup_steps=20,
-            optimizer=optimizers.adamw,
-            initial_checkpoint_path=draft,
-        )
-
-    say(f"\ndistilling the draft: {steps} steps of {BATCH_SIZE} prompts")
-    after, seconds = _timed(distilled, steps, models / f"{task}-distilled-{steps}")
+        steps = _steps_in(minutes * 60, recipe, models / f"{task}-timing", seed)
+    say(f"\ndistilling the draft: {steps} steps of {recipes.BATCH_SIZE} prompts")
+    after, seconds = _timed(recipe.distilled, steps, models / f"{task}-distilled-{steps}", seed)
     say(f"\nthe control: {steps} more supervised steps on the same prompts")
-    same_steps, control_seconds = _timed(control, steps, models / f"{task}-control-{steps}")
+    same_steps, control_seconds = _timed(recipe.control, steps, models / f"{task}-control-{steps}", seed)
     longer = max(steps, round(steps * seconds / control_seconds / 10) * 10)
     say(f"\na control of the same duration: {longer} supervised steps")
-    same_time, _ = _timed(control, longer, models / f"{task}-control-{longer}")
+    same_time, _ = _timed(recipe.control, longer, models / f"{task}-control-{longer}", seed)
 
     drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
     say(f"\nmeasuring on {prompts} held-out prompts")
@@ -145,11 +89,10 @@ def demo(
         "output_dir": root,
         "task": task,
         "limit": prompts,
+        "max_new_tokens": MAX_NEW_TOKENS,
         "seed": seed,
         "progress": progress,
     }
-    if FEATURE_LENGTHS is not None:
-        shared["max_new_tokens"] = FEATURE_LENGTHS["targets"]
     rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
     extra = {SAME_TIME: str(same_time)}
     rows += [
@@ -180,8 +123,11 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
         {label: pretrained.load(name) for label, name in drafts.items()},
     )
     rows = examples.examples(task, split="test", limit=EXAMPLES)
-    longest = FEATURE_LENGTHS["targets"] if FEATURE_LENGTHS else None
-    shared: dict[str, Any] = {"block_size": HEADLINE_BLOCK_SIZE, "max_new_tokens": longest, "seed": seed}
+    shared: dict[str, Any] = {
+        "block_size": HEADLINE_BLOCK_SIZE,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "seed": seed,
+    }
     return [
         Example(label, row.inputs_text, trace(writer, reader, row.inputs_text, temperature=1.0, **shared))
         for row in rows
@@ -189,19 +135,9 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
     ]
 
 
-def _loop(steps: int, seed: int) -> LoopConfig:
-    return LoopConfig(
-        total_steps=steps,
-        batch_size=BATCH_SIZE,
-        seed=seed,
-        log_period=25,
-        eval_period=50,
-        save_period=50,
-        keep=1,
-    )
-
-
-def _timed(train: Callable[[int, Path], Path], steps: int, directory: Path) -> tuple[Path, float]:
+def _timed(
+    train: Callable[[int, Path, int], Path], steps: int, directory: Path, seed: int
+) -> tuple[Path, float]:
     """The trained directory and the seconds it took, all sessions of an interrupted run included."""
     clock = directory / "seconds.json"
     before = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -209,7 +145,7 @@ def _timed(train: Callable[[int, Path], Path], steps: int, directory: Path) -> t
         return directory, before
     began = time.perf_counter()
     try:
-        train(steps, directory)
+        train(steps, directory, seed)
     finally:
         spent = before + time.perf_counter() - began
         if directory.is_dir():
@@ -217,24 +153,14 @@ def _timed(train: Callable[[int, Path], Path], steps: int, directory: Path) -> t
     return directory, spent
 
 
-def _steps_in(
-    seconds: float, task: str, recipe: Recipe, data: DataConfig, directory: Path, seed: int, trial: int = 6
-) -> int:
+def _steps_in(seconds: float, recipe: Recipe, directory: Path, seed: int, trial: int = 6) -> int:
     """How many distillation steps fit, from the later steps of a short trial (the first ones compile)."""
+    quick = dataclasses.replace(recipe, eval_limit=1)
     times: list[float] = []
     shutil.rmtree(directory, ignore_errors=True)
     for steps in (1, trial):
         began = time.perf_counter()
-        distill(
-            f"zoo:{task}/target",
-            f"zoo:{task}/draft",
-            str(directory / str(steps)),
-            dataclasses.replace(data, eval_limit=1),
-            dataclasses.replace(_loop(steps, seed), eval_period=0),
-            divergence=recipe.divergence,
-            source=recipe.source,
-            optimizer=optimizers.adamw,
-        )
+        quick.distilled(steps, directory / str(steps), seed)
         times.append(time.perf_counter() - began)
     shutil.rmtree(directory, ignore_errors=True)
     per_step = max(times[1] - times[0], 1e-3) / (trial - 1)

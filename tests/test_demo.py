@@ -11,6 +11,7 @@ from distillspec_jax import checkpoint, demo
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.examples import examples
 from distillspec_jax.data.tokenizer import embedded_tokenizer
+from distillspec_jax.distillation import recipes
 from distillspec_jax.models import registry, zoo
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
 
@@ -38,9 +39,10 @@ def in_tiny_zoo(tiny_zoo, monkeypatch):
     monkeypatch.setattr(zoo, "ROOT", tiny_zoo)
     zoo.manifest.cache_clear()
     monkeypatch.setattr(demo, "BLOCK_SIZES", (1, 5))
-    monkeypatch.setattr(demo, "BATCH_SIZE", 2)
-    monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": demo.Recipe(steps=2)})
-    monkeypatch.setattr(demo, "FEATURE_LENGTHS", {"inputs": 32, "targets": 8})
+    monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(recipes, "BATCH_SIZE", 2)
+    recipe = recipes.Recipe("wiki_leads", {"inputs": 32, "targets": 8}, steps=2)
+    monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": recipe})
     yield
     zoo.manifest.cache_clear()
 

@@ -71,28 +71,41 @@ class TokenRule:
         logits_BNKV: Array | None = None,
     ) -> Verdict:
         """See `Verifier`."""
-        if tokens_BNG.shape[1] != 1:
-            raise UsageError(f"TokenRule verifies one candidate block a row, not {tokens_BNG.shape[1]}")
-        tokens_BG, length_B = tokens_BNG[:, 0], length_BN[:, 0]
-        log_q_BGV, log_p_BKV = log_q_BNGV[:, 0], log_p_BNKV[:, 0]
-        offset_1G = jnp.arange(tokens_BG.shape[1])[None]
-
-        ratio_BG = acceptance(_at(log_p_BKV[:, :-1], tokens_BG), _at(log_q_BGV, tokens_BG))
-        keys_BG = randomness.draw_keys(keys_B[:, None], offset_1G, Purpose.ACCEPT)
-        kept_BG = (randomness.uniform(keys_BG) < ratio_BG) & (offset_1G < length_B[:, None])
-        accepted_B = jnp.cumprod(kept_BG.astype(jnp.int32), axis=1).sum(axis=1)
-
-        rejected_B = accepted_B < length_B
-        log_p_BV = _row(log_p_BKV, accepted_B)
-        log_q_BV = _row(log_q_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))
-        log_next_BV = jnp.where(rejected_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
-        purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
-        next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
-        return Verdict(jnp.zeros_like(accepted_B), accepted_B, next_token_B)
+        tokens_BG, log_q_BGV, log_p_BKV, length_B = one_candidate(
+            self, tokens_BNG, log_q_BNGV, log_p_BNKV, length_BN
+        )
+        ratio_BG = acceptance(log_at(log_p_BKV[:, :-1], tokens_BG), log_at(log_q_BGV, tokens_BG))
+        return verify_by_ratio(keys_B, ratio_BG, log_q_BGV, log_p_BKV, length_B)
 
 
 TOKEN_RULE = TokenRule()
 """The default rule."""
+
+
+def verify_by_ratio(
+    keys_B: Array, ratio_BG: Array, log_q_BGV: Array, log_p_BKV: Array, length_B: Array
+) -> Verdict:
+    """Accepts left to right, each draft with the probability `ratio_BG`, and draws the token after.
+
+    That token's law is norm(max(0, p - q)) after a rejection, p after a wholly accepted block.
+    """
+    offset_1G = jnp.arange(ratio_BG.shape[1])[None]
+    keys_BG = randomness.draw_keys(keys_B[:, None], offset_1G, Purpose.ACCEPT)
+    accepted_B = accept_left_to_right(randomness.uniform(keys_BG) < ratio_BG, length_B)
+
+    rejected_B = accepted_B < length_B
+    log_p_BV = row_of(log_p_BKV, accepted_B)
+    log_q_BV = row_of(log_q_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))
+    log_next_BV = jnp.where(rejected_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
+    purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
+    next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
+    return Verdict(jnp.zeros_like(accepted_B), accepted_B, next_token_B)
+
+
+def accept_left_to_right(passes_BG: Array, length_B: Array) -> Array:
+    """How many drafts pass before the first that does not, or that is past the block's length."""
+    kept_BG = passes_BG & (jnp.arange(passes_BG.shape[1])[None] < length_B[:, None])
+    return jnp.cumprod(kept_BG.astype(jnp.int32), axis=1).sum(axis=1)
 
 
 def acceptance(log_p: Array, log_q: Array) -> Array:
@@ -113,9 +126,26 @@ def residual(log_p: Array, log_q: Array) -> Array:
     return jnp.where(mass > 0, jnp.log(excess) - jnp.log(jnp.where(mass > 0, mass, 1.0)), log_p)
 
 
-def _at(log_BGV: Array, tokens_BG: Array) -> Array:
+def one_candidate(
+    rule: object, tokens_BNG: Array, log_q_BNGV: Array, log_p_BNKV: Array, length_BN: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The only candidate of every row, for rules that know no other.
+
+    Raises:
+      UsageError: there are several.
+    """
+    if tokens_BNG.shape[1] != 1:
+        name = type(rule).__name__
+        raise UsageError(f"{name} verifies one candidate block a row, not {tokens_BNG.shape[1]}")
+    return tokens_BNG[:, 0], log_q_BNGV[:, 0], log_p_BNKV[:, 0], length_BN[:, 0]
+
+
+def log_at(log_BGV: Array, tokens_BG: Array) -> Array:
+    """The entries of drawn tokens, `[..., G]`."""
     return jnp.take_along_axis(log_BGV, tokens_BG[..., None], axis=-1)[..., 0]
 
 
-def _row(log_BGV: Array, index_B: Array) -> Array:
-    return jnp.take_along_axis(log_BGV, index_B[:, None, None], axis=1)[:, 0]
+def row_of(values_BG: Array, index_B: Array) -> Array:
+    """`values[b, index[b]]`, whatever axes follow."""
+    index = index_B.reshape(-1, *[1] * (values_BG.ndim - 1))
+    return jnp.take_along_axis(values_BG, index, axis=1)[:, 0]

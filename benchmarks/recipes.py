@@ -1,0 +1,117 @@
+"""`python -m benchmarks.recipes [TASK ...]`: candidates for the demo's recipes, on validation prompts.
+
+Every candidate starts from the zoo's supervised draft and trains for as many steps. What counts is expected
+acceptance (1 - TVD on text of the target's own), so nothing here depends on the machine's speed but the
+minutes beside it. Interrupted, it goes on. An hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillspec_jax.cli import errors
+from distillspec_jax.data import catalog
+from distillspec_jax.distillation import recipes
+from distillspec_jax.distillation.divergences import TotalVariation
+from distillspec_jax.distillation.held_out import expected_acceptance
+from distillspec_jax.distillation.recipes import RECIPES, Recipe
+from distillspec_jax.distillation.sources import Fixed, Mixture, OnPolicy, TargetGenerated
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.models import pretrained
+from distillspec_jax.training.job import DataConfig
+
+PROMPTS = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A row of the table."""
+
+    name: str
+    recipe: Recipe
+    is_control: bool = False
+
+
+def candidates(task: str) -> Iterator[Candidate]:
+    """What is tried on a task: sources first; learning rates and a divergence on the demo's default task."""
+    base = dataclasses.replace(RECIPES[task], eval_limit=8, learning_rate=2e-3, control_learning_rate=1e-3)
+    fixed, own, greedy = Fixed(), OnPolicy(), TargetGenerated(temperature=0.0)
+    half = Mixture((fixed, own), (0.5, 0.5))
+    sources = {
+        "half fixed, half on-policy": half,
+        "thirds of fixed, on-policy, greedy target": Mixture((fixed, own, greedy), (1 / 3, 1 / 3, 1 / 3)),
+        "fixed": fixed,
+    }
+    for name, source in sources.items():
+        yield Candidate(f"FKL, {name}", dataclasses.replace(base, source=source))
+    yield Candidate("control", base, True)
+    if task != "wiki_leads":
+        return
+    yield Candidate("FKL, on-policy", dataclasses.replace(base, source=own))
+    base = dataclasses.replace(base, source=half)
+    yield Candidate(
+        "FKL, half fixed, half on-policy, rate 0.004", dataclasses.replace(base, learning_rate=4e-3)
+    )
+    yield Candidate("TVD, half fixed, half on-policy", dataclasses.replace(base, divergence=TotalVariation()))
+    for rate in (5e-4, 2e-3):
+        yield Candidate(
+            f"control, rate {rate:g}", dataclasses.replace(base, control_learning_rate=rate), True
+        )
+
+
+def compare(task: str, steps: int, root: Path, seed: int) -> Iterator[str]:
+    """Trains and measures all candidates of a task; yields Markdown lines as they are done."""
+    recipe, spec = RECIPES[task], catalog.find_task(task)
+    target, draft = pretrained.load(recipe.target), pretrained.load(recipe.draft)
+    data = DataConfig(task, spec.feature_lengths, eval_limit=PROMPTS)
+    tokenizer = data.tokenizer()
+    evaluate = expected_acceptance(
+        draft.model,
+        target.model,
+        target.params,
+        data.held_out_batches(recipes.BATCH_SIZE)[task],
+        seed,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+    )
+
+    def line(name: str, params: object, minutes: float | None) -> str:
+        found = evaluate(params)
+        numbers = " | ".join(f"{found[f'acceptance_expected_T{t}']:.3f}" for t in (0, 1))
+        return f"| {name} | {numbers} | {'–' if minutes is None else f'{minutes:.1f}'} |"
+
+    yield f"\n## {task}, {steps} steps of {recipes.BATCH_SIZE}\n"
+    yield "| draft | T = 0 | T = 1 | minutes |\n|---|---|---|---|"
+    yield line("supervised", draft.params, None)
+    for candidate in candidates(task):
+        directory = root / task / candidate.name.replace(" ", "_").replace(",", "")
+        train = candidate.recipe.control if candidate.is_control else candidate.recipe.distilled
+        began = time.perf_counter()
+        trained = pretrained.load(str(train(steps, directory, seed)))
+        yield line(candidate.name, trained.params, (time.perf_counter() - began) / 60)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(RECIPES)} (default: all)")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/recipes"), help="folder for the drafts")
+    flags = parser.parse_args(argv)
+    for task in flags.tasks:
+        if task not in RECIPES:
+            raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")
+    for task in flags.tasks or RECIPES:
+        for line in compare(task, flags.steps, flags.output, flags.seed):
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="recipes"))

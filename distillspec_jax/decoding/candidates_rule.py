@@ -1,0 +1,85 @@
+"""Several candidate blocks a row, verified in one target call without leaving the target's law."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.decoding.verifiers import Verdict, acceptance, residual
+from distillspec_jax.shapes import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidatesRule:
+    """Recursive rejection sampling over N blocks (SpecInfer, arXiv 2305.09781; SpecTr, arXiv 2310.15141).
+
+    At every position the blocks that agree with what is accepted so far offer their next tokens in turn: y of
+    law q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0, p - q)). The
+    first kept token is accepted, and the blocks that hold it go on; if none is kept, what is left of p
+    draws the last token, and if no block offers any, p itself does. With one block this is the token rule.
+    """
+
+    def __call__(
+        self,
+        keys_B: Array,
+        tokens_BNG: Array,
+        log_q_BNGV: Array,
+        log_p_BNKV: Array,
+        length_BN: Array,
+        *,
+        logits_BNKV: Array | None = None,
+    ) -> Verdict:
+        """See `Verifier`."""
+        rows, blocks, size = tokens_BNG.shape
+        branch_B = jnp.zeros(rows, jnp.int32)
+        agrees_BN = jnp.ones((rows, blocks), bool)
+        going_B = jnp.ones(rows, bool)
+        accepted_B = jnp.zeros(rows, jnp.int32)
+        log_next_BV = log_p_BNKV[:, 0, 0]
+        was_rejected_B = jnp.zeros(rows, bool)
+        for place in range(size):
+            offers_BN = agrees_BN & (length_BN > place) & going_B[:, None]
+            log_p_BV = jnp.take_along_axis(log_p_BNKV[:, :, place], branch_B[:, None, None], axis=1)[:, 0]
+            kept_B = jnp.zeros(rows, bool)
+            token_B = jnp.zeros(rows, jnp.int32)
+            for block in range(blocks):
+                y_B, log_q_BV = tokens_BNG[:, block, place], log_q_BNGV[:, block, place]
+                ratio_B = acceptance(_at(log_p_BV, y_B), _at(log_q_BV, y_B))
+                # With one block, the token rule's own numbers.
+                keys = randomness.draw_keys(keys_B, place + size * block, Purpose.ACCEPT)
+                tested_B = offers_BN[:, block] & ~kept_B
+                passes_B = tested_B & (randomness.uniform(keys) < ratio_B)
+                token_B = jnp.where(passes_B, y_B, token_B)
+                branch_B = jnp.where(passes_B, block, branch_B)
+                kept_B |= passes_B
+                fails_B = tested_B & ~passes_B
+                log_p_BV = jnp.where(fails_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
+            # Where this place ended the row's block, what is left of p here draws its last token.
+            ends_B = going_B & ~kept_B
+            log_next_BV = jnp.where(ends_B[:, None], log_p_BV, log_next_BV)
+            was_rejected_B |= ends_B & offers_BN.any(axis=1)
+            accepted_B += kept_B
+            agrees_BN &= jnp.where(kept_B[:, None], tokens_BNG[:, :, place] == token_B[:, None], True)
+            agrees_BN &= jnp.where(kept_B[:, None], length_BN > place, True)
+            going_B &= kept_B
+        whole_BV = jnp.take_along_axis(log_p_BNKV[:, :, size], branch_B[:, None, None], axis=1)[:, 0]
+        log_next_BV = jnp.where(going_B[:, None], whole_BV, log_next_BV)
+        purpose_B = jnp.where(was_rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
+        next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
+        return Verdict(branch_B, accepted_B, next_token_B)
+
+
+def _at(log_BV: Array, token_B: Array) -> Array:
+    return jnp.take_along_axis(log_BV, token_B[:, None], axis=1)[:, 0]
+
+
+def offered(verdict: Verdict, length_BN: Array) -> Array:
+    """Most drafts that the chosen block could have had accepted, `[B]`."""
+    return jnp.take_along_axis(length_BN, verdict.branch_B[:, None], axis=1)[:, 0]
+
+
+__all__ = ["CandidatesRule", "jax"]
