@@ -1,9 +1,12 @@
 """Decoding: sampling laws, drafters, verifiers, and the two loops that use them."""
 
 from distillspec_jax.decoding.autoregressive import AutoregressiveLoop, sample
+from distillspec_jax.decoding.block_rule import BlockRule
+from distillspec_jax.decoding.candidates_rule import CandidatesRule
 from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.law import SamplingLaw, sampling_law
+from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
 from distillspec_jax.decoding.stopping import StopOnEos, Stopping
@@ -11,10 +14,14 @@ from distillspec_jax.decoding.verifiers import TokenRule, Verdict, Verifier
 
 __all__ = [
     "AutoregressiveLoop",
+    "BlockRule",
+    "CandidatesRule",
     "Completion",
     "Draft",
     "Drafter",
     "Engine",
+    "GreedyMatch",
+    "LenientRule",
     "Loop",
     "ModelDrafter",
     "PairParams",

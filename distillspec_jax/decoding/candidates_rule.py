@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
@@ -17,9 +16,9 @@ from distillspec_jax.shapes import Array
 class CandidatesRule:
     """Recursive rejection sampling over N blocks (SpecInfer, arXiv 2305.09781; SpecTr, arXiv 2310.15141).
 
-    At every position the blocks that agree with what is accepted so far offer their next tokens in turn: y of
-    law q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0, p - q)). The
-    first kept token is accepted, and the blocks that hold it go on; if none is kept, what is left of p
+    At every position the blocks that agree with what is accepted so far offer their next tokens in turn: y
+    of law q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0, p - q)).
+    The first kept token is accepted, and the blocks that hold it go on; if none is kept, what is left of p
     draws the last token, and if no block offers any, p itself does. With one block this is the token rule.
     """
 
@@ -63,9 +62,11 @@ class CandidatesRule:
             log_next_BV = jnp.where(ends_B[:, None], log_p_BV, log_next_BV)
             was_rejected_B |= ends_B & offers_BN.any(axis=1)
             accepted_B += kept_B
-            agrees_BN &= jnp.where(kept_B[:, None], tokens_BNG[:, :, place] == token_B[:, None], True)
-            agrees_BN &= jnp.where(kept_B[:, None], length_BN > place, True)
+            holds_BN = (tokens_BNG[:, :, place] == token_B[:, None]) & (length_BN > place)
+            agrees_BN &= holds_BN | ~kept_B[:, None]
             going_B &= kept_B
+        # Blocks that agree hold the same text; the longest of them tells how far the test went.
+        branch_B = jnp.argmax(jnp.where(agrees_BN, length_BN, -1), axis=1).astype(jnp.int32)
         whole_BV = jnp.take_along_axis(log_p_BNKV[:, :, size], branch_B[:, None, None], axis=1)[:, 0]
         log_next_BV = jnp.where(going_B[:, None], whole_BV, log_next_BV)
         purpose_B = jnp.where(was_rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
@@ -75,11 +76,3 @@ class CandidatesRule:
 
 def _at(log_BV: Array, token_B: Array) -> Array:
     return jnp.take_along_axis(log_BV, token_B[:, None], axis=1)[:, 0]
-
-
-def offered(verdict: Verdict, length_BN: Array) -> Array:
-    """Most drafts that the chosen block could have had accepted, `[B]`."""
-    return jnp.take_along_axis(length_BN, verdict.branch_B[:, None], axis=1)[:, 0]
-
-
-__all__ = ["CandidatesRule", "jax"]

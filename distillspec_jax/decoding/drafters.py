@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState, LanguageModel
 from distillspec_jax.shapes import Array, Params
 
@@ -79,24 +80,36 @@ class ModelMemory:
 
 
 class _Drafted(NamedTuple):
-    """Between `draft` and `commit`: the memory before the round and the fed or proposed tokens."""
+    """Between `draft` and `commit`: the memory before the round, the blocks, and a cache of B * N rows."""
 
     memory: ModelMemory
     cache: DecodeState
     pending_B: Array
-    tokens_BG: Array
+    tokens_BNG: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelDrafter:
-    """Drafts one block with a small network.
+    """Drafts with a small network: one block a row, or several that are independent given the prefix.
 
     No call is spent on caching the last draft after a wholly accepted block: every round starts by feeding
     the last two committed tokens in one call. A row that has committed none yet feeds its pending token
     and a dummy, reads the logits at the former and forgets the latter; both sorts share a batch.
+
+    Attributes:
+      model: the network.
+      candidates: N, blocks a row; more than one need a rule that verifies several.
+
+    Raises:
+      UsageError: `candidates` below 1.
     """
 
     model: LanguageModel
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise UsageError(f"candidates is {self.candidates}, must be at least 1")
 
     def prepare(self, params: Params) -> Params:
         """The network's own `prepare`, if it offers one."""
@@ -129,9 +142,18 @@ class ModelDrafter:
         logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
         cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
 
+        # From here on a row is a block. Block n's draws are those of offsets n * G and on.
+        rows, blocks = len(pending_B), self.candidates
+        first_offset = jnp.tile(jnp.arange(blocks) * block_size, rows)
+        if blocks > 1:
+            row_of_block = jnp.repeat(jnp.arange(rows), blocks)
+            cache, law = cache.select(row_of_block), law.select(row_of_block)
+            logits_BV, keys_B = logits_BV[row_of_block], keys_B[row_of_block]
+
         def propose(logits_BV: Array, offset: Array | int) -> tuple[Array, Array]:
             log_q_BV = law.log_probs(logits_BV)
-            return randomness.draw(randomness.draw_keys(keys_B, offset, Purpose.DRAFT), log_q_BV), log_q_BV
+            keys = randomness.draw_keys(keys_B, first_offset + offset, Purpose.DRAFT)
+            return randomness.draw(keys, log_q_BV), log_q_BV
 
         def step(
             carry: tuple[DecodeState, Array], offset: Array
@@ -148,26 +170,31 @@ class ModelDrafter:
         token_B, log_q_BV = propose(logits_BV, block_size - 1)
         tokens_BG = jnp.concatenate([tokens_GB.T, token_B[:, None]], axis=1)
         log_q_BGV = jnp.concatenate([jnp.moveaxis(log_q_GBV, 0, 1), log_q_BV[:, None]], axis=1)
+        tokens_BNG = tokens_BG.reshape(rows, blocks, block_size)
         return Draft(
-            tokens_BNG=tokens_BG[:, None],
-            log_q_BNGV=log_q_BGV[:, None],
-            length_BN=jnp.full((len(pending_B), 1), block_size, jnp.int32),
-            state=_Drafted(state, cache, pending_B, tokens_BG),
+            tokens_BNG=tokens_BNG,
+            log_q_BNGV=log_q_BGV.reshape(rows, blocks, block_size, -1),
+            length_BN=jnp.full((rows, blocks), block_size, jnp.int32),
+            state=_Drafted(state, cache, pending_B, tokens_BNG),
         )
 
     def commit(self, state: _Drafted, branch_B: Array, accepted_B: Array) -> ModelMemory:
         """See `Drafter.commit`."""
-        del branch_B  # There is one block.
+        rows, blocks, _ = state.tokens_BNG.shape
+        tokens_BG, cache = state.tokens_BNG[:, 0], state.cache
+        if blocks > 1:
+            tokens_BG = state.tokens_BNG[jnp.arange(rows), branch_B]
+            cache = cache.select(jnp.arange(rows) * blocks + branch_B)
         memory = state.memory
         # accepted + 1 tokens were committed: the last of them is pending now, the one before it is
         # found by counting from the token before the old pending one (which idle rows, -1, keep).
-        line = [memory.previous_B[:, None], state.pending_B[:, None], state.tokens_BG]
+        line = [memory.previous_B[:, None], state.pending_B[:, None], tokens_BG]
         line_BK = jnp.concatenate(line, axis=1)
         previous_B = jnp.take_along_axis(line_BK, (accepted_B + 1)[:, None], axis=1)[:, 0]
         idle_B = accepted_B < 0
         gained_B = jnp.where(idle_B, 0, accepted_B + memory.has_previous_B)
         return ModelMemory(
-            cache=state.cache.rewind(memory.cache.length_B + gained_B),
+            cache=cache.rewind(memory.cache.length_B + gained_B),
             previous_B=previous_B,
             has_previous_B=memory.has_previous_B | ~idle_B,
         )

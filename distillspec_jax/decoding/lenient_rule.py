@@ -29,8 +29,8 @@ class LenientRule:
 
     The residual stays norm(max(0, p - q)), so the output no longer follows the target's law; at epsilon 1
     it is the token rule, bit for bit. Where the law is one-hot (temperature 0, top-k 1) leniency on it would
-    do nothing: there y is kept if it is the argmax, or if f(p1(y), epsilon) >= max p1, where p1 is the softmax
-    of the target's raw logits, and a rejection emits the argmax. No draw decides it.
+    do nothing: there y is kept if it is the argmax, or if f(p1(y), epsilon) >= max p1, where p1 is the
+    softmax of the target's raw logits, and a rejection emits the argmax. No draw decides it.
 
     Attributes:
       function: `linear` p / epsilon, `square` p / epsilon^2, `exponential` p^epsilon.
@@ -106,10 +106,7 @@ class GreedyMatch:
         logits_BNKV: Array | None = None,
     ) -> Verdict:
         """See `Verifier`."""
-        tokens_BG, _, log_p_BKV, length_B = one_candidate(
-            self, tokens_BNG, log_q_BNGV, log_p_BNKV, length_BN
-        )
+        tokens_BG, _, log_p_BKV, length_B = one_candidate(self, tokens_BNG, log_q_BNGV, log_p_BNKV, length_BN)
         best_BK = jnp.argmax(log_p_BKV, axis=-1).astype(jnp.int32)
         accepted_B = accept_left_to_right(tokens_BG == best_BK[:, :-1], length_B)
         return Verdict(jnp.zeros_like(accepted_B), accepted_B, row_of(best_BK, accepted_B))
-

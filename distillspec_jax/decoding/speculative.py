@@ -86,7 +86,7 @@ class SpeculativeLoop:
 
         log_p_BKV, log_q_BGV = _chosen(log_p_BNKV, branch_B), _chosen(draft.log_q_BNGV, branch_B)
         tested_B = jnp.minimum(accepted_B + 1, _chosen(length_BN, branch_B))
-        failed_B = rows.running_B & _not_finite(log_p_BKV, log_q_BGV, accepted_B, tested_B)
+        failed_B = rows.running_B & self._not_finite(draft, log_p_BKV, accepted_B, tested_B, length_BN)
         active_B = rows.running_B & ~failed_B
 
         # The committed block: the accepted drafts, then the verifier's token in every later place.
@@ -128,6 +128,18 @@ class SpeculativeLoop:
         remaining_BN = jnp.maximum(rows.remaining_B, 0)[:, None]
         return jnp.minimum(jnp.minimum(draft.length_BN, first_end_BN), remaining_BN).astype(jnp.int32)
 
+    def _not_finite(
+        self, draft: Draft, log_p_BKV: Array, accepted_B: Array, tested_B: Array, length_BN: Array
+    ) -> Array:
+        """Rows where a law that the outcome depends on was made of NaN (then its every entry is NaN)."""
+        last_p_B, end_q_B = accepted_B, tested_B
+        if getattr(self.verifier, "depends_on_whole_block", False):
+            last_p_B = end_q_B = length_BN[:, 0]
+        place_1K = jnp.arange(log_p_BKV.shape[1])[None]
+        bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= last_p_B[:, None])
+        bad_q_BG = jnp.isnan(draft.log_q_BNGV[..., 0]).any(1) & (place_1K[:, :-1] < end_q_B[:, None])
+        return bad_p_BK.any(-1) | bad_q_BG.any(-1)
+
     def _count(
         self,
         counts: Counts,
@@ -165,11 +177,3 @@ def _take_branch(scored: DecodeState, branch_B: Array, blocks: int) -> DecodeSta
     if blocks == 1:
         return scored
     return scored.select(jnp.arange(branch_B.shape[0]) * blocks + branch_B)
-
-
-def _not_finite(log_p_BKV: Array, log_q_BGV: Array, accepted_B: Array, tested_B: Array) -> Array:
-    """Rows where a law that the outcome depends on was made of NaN (then its every entry is NaN)."""
-    place_1K = jnp.arange(log_p_BKV.shape[1])[None]
-    bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= accepted_B[:, None])
-    bad_q_BG = jnp.isnan(log_q_BGV[:, :, 0]) & (place_1K[:, :-1] < tested_B[:, None])
-    return bad_p_BK.any(-1) | bad_q_BG.any(-1)

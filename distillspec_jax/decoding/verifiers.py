@@ -25,7 +25,11 @@ class Verdict(NamedTuple):
 
 
 class Verifier(Protocol):
-    """A frozen, hashable rule: a static part of the speculative loop."""
+    """A frozen, hashable rule: a static part of the speculative loop.
+
+    A rule in which a later draft decides whether an earlier one is kept sets `depends_on_whole_block = True`;
+    one that decodes greedily whatever the law sets `greedy_only = True`.
+    """
 
     def __call__(
         self,

@@ -9,18 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import TokenRule, Verdict
+from distillspec_jax.decoding import TokenRule
 from distillspec_jax.decoding.verifiers import acceptance, residual
 from distillspec_jax.errors import UsageError
+from tests.decoding.drafted_blocks import ROWS, P, Q, log, verified
 from tests.exactness.goodness import g_test
 
 # Every law on three tokens in quarters: one-hot laws, zeros on either side, p equal to q.
 LAWS = np.array([c for c in itertools.product(range(5), repeat=3) if sum(c) == 4]) / 4.0
-
-
-def log(p: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.log(p).astype(np.float32)
 
 
 def test_one_step_gives_exactly_the_target_law_for_every_pair_of_small_laws() -> None:
@@ -39,35 +35,6 @@ def test_one_step_gives_exactly_the_target_law_for_every_pair_of_small_laws() ->
 def test_a_residual_that_underflows_is_the_target_law() -> None:
     p = log(np.array([0.25, 0.0, 0.75]))
     np.testing.assert_array_equal(jax.jit(residual)(p, p), p)
-
-
-ROWS = 40_000
-
-
-@jax.jit
-def _drafted_and_verified(
-    seed: int, log_p_KV: jax.Array, log_q_GV: jax.Array, length: int
-) -> tuple[jax.Array, Verdict]:
-    keys, draft_keys = jax.random.split(jax.random.key(seed), (2, ROWS))
-    tokens_BG = jax.vmap(lambda key: jax.random.categorical(key, log_q_GV, axis=-1))(draft_keys)
-
-    def spread(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x[None, None], (ROWS, 1, *x.shape))
-
-    length_BN = jnp.full((ROWS, 1), length)
-    return tokens_BG, TokenRule()(keys, tokens_BG[:, None], spread(log_q_GV), spread(log_p_KV), length_BN)
-
-
-def verified(seed: int, p_KV: np.ndarray, q_GV: np.ndarray, length: int) -> Counter[tuple[int, ...]]:
-    """Counts of (accepted drafts..., next token) when drafts are drawn from q."""
-    tokens_BG, verdict = jax.device_get(_drafted_and_verified(seed, log(p_KV), log(q_GV), length))
-    assert (verdict.branch_B == 0).all()
-    rows = zip(tokens_BG.tolist(), verdict.accepted_B.tolist(), verdict.next_token_B.tolist(), strict=True)
-    return Counter((*row[:accepted], next_token) for row, accepted, next_token in rows)
-
-
-P = np.array([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.0, 0.5, 0.25]])
-Q = np.array([[0.2, 0.3, 0.1, 0.4], [0.4, 0.3, 0.2, 0.1]])
 
 
 @functools.cache
@@ -94,15 +61,15 @@ def test_blocks_shorter_than_gamma_end_with_the_bonus_law_at_their_own_length(le
     """Joint law of accepted drafts and next token; false alarm 1e-4 each, 40,000 rows."""
     law = exact_block_law(length)
     assert sum(law.values()) == pytest.approx(1)
-    counts = verified(length, P, Q, length)
+    counts = verified(TokenRule(), P, Q, length, seed=length)
     assert g_test(counts, law) > 1e-4
 
 
 def test_one_hot_laws_accept_exactly_the_argmax() -> None:
     one_hot = np.eye(4)
-    counts = verified(0, one_hot[[2, 1, 3]], one_hot[[2, 1]], 2)
+    counts = verified(TokenRule(), one_hot[[2, 1, 3]], one_hot[[2, 1]], 2)
     assert counts == {(2, 1, 3): ROWS}
-    counts = verified(0, one_hot[[2, 0, 3]], one_hot[[2, 1]], 2)
+    counts = verified(TokenRule(), one_hot[[2, 0, 3]], one_hot[[2, 1]], 2)
     assert counts == {(2, 0): ROWS}
 
 

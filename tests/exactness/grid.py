@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
 
-from distillspec_jax.decoding import AutoregressiveLoop, Loop, SpeculativeLoop, State
+from distillspec_jax.decoding import (
+    AutoregressiveLoop,
+    BlockRule,
+    CandidatesRule,
+    Loop,
+    SpeculativeLoop,
+    State,
+    TokenRule,
+    Verifier,
+)
 from tests.exactness.families import FAMILIES, PROMPTS, Family, family
 from tests.exactness.goodness import Cell
 from tests.exactness.joint import EVERY_ROUND, LIMITS, Law, batch, exact_joint, run
@@ -25,29 +35,50 @@ CELLS = [(prompt, law) for prompt in range(len(PROMPTS)) for law in LAWS]
 BLOCK_SIZES = (0, 1, 2, 3, 5)
 """0 is autoregressive decoding. Limits are 3 and 4, so 5 is always cut inside the block."""
 
-EVERY_DAY = {"prefix": (0, 2, 5)}
-"""What runs by default; of any other family, block size 2."""
+RULES: dict[str, tuple[int, Verifier]] = {
+    "token": (1, TokenRule()),
+    "block": (1, BlockRule()),
+    "candidates": (3, CandidatesRule()),
+    "one candidate": (1, CandidatesRule()),
+}
+"""Lossless rules, each with the number of candidate blocks that it is given."""
+
+EVERY_DAY = {
+    *(("prefix", size, "token") for size in (0, 2, 5)),
+    *(("prefix", 3, rule) for rule in ("block", "candidates")),
+    ("prefix", 2, "one candidate"),
+    *((name, 2, "token") for name in FAMILIES),
+    *((name, 3, "block") for name in FAMILIES),
+}
+"""What runs by default; the rest by `make test-exact`."""
 
 GRID = [
-    pytest.param(name, size, marks=() if size in EVERY_DAY.get(name, (2,)) else pytest.mark.slow)
+    pytest.param(name, size, rule, marks=() if (name, size, rule) in EVERY_DAY else pytest.mark.slow)
     for name in FAMILIES
     for size in BLOCK_SIZES
+    for rule in RULES
+    if size or rule == "token"
 ]
 SPECULATIVE_GRID = [point for point in GRID if point.values[1]]
+TOKEN_BY_TOKEN = [point for point in SPECULATIVE_GRID if point.values[2] in ("token", "one candidate")]
+"""Rules that accept each draft with probability sum_v min(p, q), whatever comes after it."""
 
 
-def make_loop(pair: Family, block_size: int) -> Loop:
-    """The loop of a block size."""
+def make_loop(pair: Family, block_size: int, rule: str = "token") -> Loop:
+    """The loop of a block size and a rule."""
     if block_size == 0:
         return AutoregressiveLoop(pair.target)
-    return SpeculativeLoop(pair.target, pair.drafter, block_size=block_size)
+    candidates, verifier = RULES[rule]
+    drafter = dataclasses.replace(pair.drafter, candidates=candidates)
+    return SpeculativeLoop(pair.target, drafter, verifier, block_size=block_size)
 
 
 @functools.cache
-def decoded(name: str, block_size: int, max_rounds: int = EVERY_ROUND) -> State:
+def decoded(name: str, block_size: int, rule: str = "token", max_rounds: int = EVERY_ROUND) -> State:
     """The state of all cells, interleaved row by row, at the end or after some rounds; compiled once."""
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
-    return run(make_loop(family(name), block_size), family(name).params, prompt_BT, requests, max_rounds)
+    loop = make_loop(family(name), block_size, rule)
+    return run(loop, family(name).params, prompt_BT, requests, max_rounds)
 
 
 @functools.cache

@@ -16,27 +16,36 @@ import pytest
 from distillspec_jax.decoding import Status
 from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import Cell, g_test
-from tests.exactness.grid import CELLS, FALSE_ALARM, GRID, REPEATS, SPECULATIVE_GRID, decoded, exact
+from tests.exactness.grid import (
+    CELLS,
+    FALSE_ALARM,
+    GRID,
+    REPEATS,
+    SPECULATIVE_GRID,
+    TOKEN_BY_TOKEN,
+    decoded,
+    exact,
+)
 from tests.exactness.joint import EOS, LIMITS, counts_of_cell, exact_first_round, outputs
 
 
-@pytest.mark.parametrize("name, block_size", GRID)
-def test_every_row_of_the_batch_follows_its_own_exact_law(name: str, block_size: int) -> None:
-    state = decoded(name, block_size)
+@pytest.mark.parametrize("name, block_size, rule", GRID)
+def test_every_row_of_the_batch_follows_its_own_exact_law(name: str, block_size: int, rule: str) -> None:
+    state = decoded(name, block_size, rule)
     for i, (prompt, law) in enumerate(CELLS):
         counts = counts_of_cell(state, i, len(CELLS))
         p_value = g_test(counts, exact(name, prompt, law))
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
 
 
-@pytest.mark.parametrize("name, block_size", GRID)
-def test_two_rows_are_independent(name: str, block_size: int) -> None:
+@pytest.mark.parametrize("name, block_size, rule", GRID)
+def test_two_rows_are_independent(name: str, block_size: int, rule: str) -> None:
     """First two tokens of two rows: their joint law is the product of their laws.
 
     Both for rows of one cell, far apart in the batch, and for neighbours, which are of different cells.
     """
     cells = len(CELLS)
-    heads = [tuple(output[:2]) for output in outputs(decoded(name, block_size))]
+    heads = [tuple(output[:2]) for output in outputs(decoded(name, block_size, rule))]
     laws = [_head_law(exact(name, prompt, law)) for prompt, law in CELLS]
     for i, j in itertools.chain(*(((k, k), (k, (k + 1) % cells)) for k in range(cells))):
         product = {(*a, 0, *b): p * q for a, p in laws[i].items() for b, q in laws[j].items()}
@@ -54,13 +63,13 @@ def _head_law(law: Mapping[Cell, float]) -> Counter[Cell]:
     return heads
 
 
-@pytest.mark.parametrize("name, block_size", SPECULATIVE_GRID)
-def test_the_first_round_accepts_and_corrects_by_its_exact_law(name: str, block_size: int) -> None:
+@pytest.mark.parametrize("name, block_size, rule", TOKEN_BY_TOKEN)
+def test_the_first_round_accepts_and_corrects_by_its_exact_law(name: str, block_size: int, rule: str) -> None:
     """The joint law of where the first rejection falls and what the round emits.
 
     A draft under another law than the target's would leave the outputs exact and be seen here.
     """
-    state = decoded(name, block_size, max_rounds=1)
+    state = decoded(name, block_size, rule, max_rounds=1)
     accepted = np.asarray(state.counts.accepted_BG).sum(1).tolist()
     outcomes = [(n, *output) for n, output in zip(accepted, outputs(state), strict=True)]
     for i, (prompt, law) in enumerate(CELLS):
@@ -69,9 +78,9 @@ def test_the_first_round_accepts_and_corrects_by_its_exact_law(name: str, block_
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
 
 
-@pytest.mark.parametrize("name, block_size", GRID)
-def test_emitted_tokens_are_accounted_for(name: str, block_size: int) -> None:
-    state = decoded(name, block_size)
+@pytest.mark.parametrize("name, block_size, rule", GRID)
+def test_emitted_tokens_are_accounted_for(name: str, block_size: int, rule: str) -> None:
+    state = decoded(name, block_size, rule)
     counts, rows = state.counts, state.rows
     tested, accepted = np.asarray(counts.tested_BG), np.asarray(counts.accepted_BG)
     rounds, cut = np.asarray(counts.rounds_B), np.asarray(counts.cut_B)
@@ -92,12 +101,12 @@ def test_emitted_tokens_are_accounted_for(name: str, block_size: int) -> None:
         assert np.array_equal(rounds, emitted)
 
 
-@pytest.mark.parametrize("name, block_size", SPECULATIVE_GRID)
-def test_at_temperature_0_the_output_is_the_autoregressive_one(name: str, block_size: int) -> None:
+@pytest.mark.parametrize("name, block_size, rule", SPECULATIVE_GRID)
+def test_at_temperature_0_the_output_is_the_autoregressive_one(name: str, block_size: int, rule: str) -> None:
     for i, (prompt, law) in enumerate(CELLS):
         if law.temperature == 0:
             (expected,) = (output for output, p in exact(name, prompt, law).items() if p == 1)
-            assert counts_of_cell(decoded(name, block_size), i, len(CELLS)) == {expected: REPEATS}
+            assert counts_of_cell(decoded(name, block_size, rule), i, len(CELLS)) == {expected: REPEATS}
 
 
 def test_vocabulary_of_the_suite() -> None:

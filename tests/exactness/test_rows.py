@@ -21,32 +21,32 @@ FAULT = VOCAB
 """An id of both tables that no law draws: it is met where a prompt holds it, and nowhere else."""
 
 
-@pytest.mark.parametrize("name, block_size", GRID)
-def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int) -> None:
+@pytest.mark.parametrize("name, block_size, rule", GRID)
+def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """36 rows out of thousands, in disorder, so that company, place and batch size all differ."""
     chosen = np.random.default_rng(0).choice(REPEATS * len(CELLS), ROWS, replace=False)
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
     fewer = jax.tree.map(lambda field: field[chosen], requests)
     state = run(
-        make_loop(family(name), block_size), family(name).params, prompt_BT[chosen], fewer, EVERY_ROUND
+        make_loop(family(name), block_size, rule), family(name).params, prompt_BT[chosen], fewer, EVERY_ROUND
     )
-    expected = decoded(name, block_size)
+    expected = decoded(name, block_size, rule)
     assert outputs(state) == [outputs(expected)[row] for row in chosen]
     for field in dataclasses.fields(state.counts):
         counted, before = (getattr(counts, field.name) for counts in (state.counts, expected.counts))
         np.testing.assert_array_equal(counted, before[chosen])
 
 
-@pytest.mark.parametrize("name, block_size", GRID)
-def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int) -> None:
+@pytest.mark.parametrize("name, block_size, rule", GRID)
+def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """Every fourth prompt begins with an id whose embedding is NaN, in the target and the draft."""
     prompt_BT, requests = batch(CELLS, ROWS // len(CELLS), SEED)
     faulty = np.arange(ROWS) % 4 == 1
     prompt_BT[faulty, 0] = FAULT
     params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, family(name).params))
-    state = run(make_loop(family(name), block_size), params, prompt_BT, requests, EVERY_ROUND)
+    state = run(make_loop(family(name), block_size, rule), params, prompt_BT, requests, EVERY_ROUND)
     assert ((np.asarray(state.rows.status_B) == Status.FAILED) == faulty).all()
-    sound = outputs(decoded(name, block_size))
+    sound = outputs(decoded(name, block_size, rule))
     assert outputs(state) == [() if faulty[row] else sound[row] for row in range(ROWS)]
     assert not np.asarray(state.counts.rounds_B)[faulty].any()
 
