@@ -7,6 +7,7 @@ from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.law import SamplingLaw, sampling_law
 from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
+from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
 from distillspec_jax.decoding.stopping import StopOnEos, Stopping
@@ -26,6 +27,7 @@ __all__ = [
     "ModelDrafter",
     "PairParams",
     "Progress",
+    "PromptLookup",
     "Requests",
     "SamplingLaw",
     "SpeculativeLoop",

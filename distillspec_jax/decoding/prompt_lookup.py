@@ -1,0 +1,120 @@
+"""Drafting without a model: what followed the last tokens when they last occurred."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax.numpy as jnp
+
+from distillspec_jax.decoding.drafters import Draft
+from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.errors import UsageError
+from distillspec_jax.shapes import Array
+
+
+@flax.struct.dataclass
+class History:
+    """All text of a row that can be looked up.
+
+    Attributes:
+      tokens_BS: int32, prompt and committed output without the pending token; garbage from `length_B` on.
+      length_B: int32.
+    """
+
+    tokens_BS: Array
+    length_B: Array
+
+
+class _LookedUp(NamedTuple):
+    history: History
+    tokens_BG: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptLookup:
+    """Offers the continuation of the latest earlier occurrence of the text's last n tokens.
+
+    The longest n that occurs is taken; without one nothing is offered, and the round is a plain decoding
+    step. The law that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's law. Needs no
+    parameters and next to no time: the baseline that a draft model has to beat.
+
+    Attributes:
+      vocab_size: V of the laws (the sampling law's, where that cuts off padded rows).
+      longest, shortest: lengths n of the text looked up.
+
+    Raises:
+      UsageError: a length below 1, or none between the two.
+    """
+
+    vocab_size: int
+    longest: int = 3
+    shortest: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise UsageError(
+                f"PromptLookup.shortest is {self.shortest} and longest {self.longest}: "
+                "need 1 <= shortest <= longest"
+            )
+
+    def init(self, params: Any, prompt_BT: Array, max_length: int) -> History:
+        """See `Drafter.init`. The prompts are 0-padded on the right."""
+        tokens_BS = jnp.pad(prompt_BT.astype(jnp.int32), ((0, 0), (0, max_length + 1)))
+        return History(tokens_BS, (prompt_BT > 0).sum(-1).astype(jnp.int32))
+
+    def draft(
+        self,
+        params: Any,
+        state: History,
+        keys_B: Array,
+        pending_B: Array,
+        law: SamplingLaw,
+        block_size: int,
+    ) -> Draft:
+        """See `Drafter.draft`. Draws nothing."""
+        rows, slots = state.tokens_BS.shape
+        tokens_BS = state.tokens_BS.at[jnp.arange(rows), state.length_B].set(pending_B, mode="drop")
+        start_B, found_B = self._continuation(tokens_BS, state.length_B)
+        place_BG = start_B[:, None] + jnp.arange(block_size)[None]
+        tokens_BG = jnp.take_along_axis(tokens_BS, jnp.minimum(place_BG, slots - 1), axis=1)
+        # What was found reaches up to the pending token, which is the last that is known.
+        length_B = jnp.where(found_B, jnp.minimum(state.length_B + 1 - start_B, block_size), 0)
+        ids_11V = jnp.arange(self.vocab_size)[None, None]
+        log_q_BGV = jnp.where(ids_11V == tokens_BG[..., None], 0.0, -jnp.inf)
+        return Draft(
+            tokens_BNG=tokens_BG[:, None],
+            log_q_BNGV=log_q_BGV[:, None],
+            length_BN=length_B[:, None].astype(jnp.int32),
+            state=_LookedUp(History(tokens_BS, state.length_B), tokens_BG),
+        )
+
+    def _continuation(self, tokens_BS: Array, last_B: Array) -> tuple[Array, Array]:
+        """Where the text goes on after the latest, longest match of its end, and whether there is one."""
+        slot_1S = jnp.arange(tokens_BS.shape[1])[None]
+        earlier_BS = slot_1S < last_B[:, None]
+        matches_BS = earlier_BS  # at each slot: the n tokens up to it are the last n
+        start_B, found_B = jnp.zeros_like(last_B), jnp.zeros(last_B.shape, bool)
+        for n in range(self.longest):
+            back_B = last_B - n
+            token_B = jnp.take_along_axis(tokens_BS, jnp.maximum(back_B, 0)[:, None], axis=1)
+            shifted_BS = jnp.pad(tokens_BS, ((0, 0), (n, 0)))[:, : tokens_BS.shape[1]]
+            matches_BS &= (shifted_BS == token_B) & (slot_1S >= n) & (back_B >= 0)[:, None]
+            if n + 1 >= self.shortest:
+                any_B = matches_BS.any(-1)
+                latest_B = jnp.max(jnp.where(matches_BS, slot_1S, -1), axis=-1)
+                start_B = jnp.where(any_B, latest_B + 1, start_B)
+                found_B |= any_B
+        return start_B, found_B
+
+    def commit(self, state: _LookedUp, branch_B: Array, accepted_B: Array) -> History:
+        """See `Drafter.commit`."""
+        del branch_B  # There is one block.
+        tokens_BS, length_B = state.history.tokens_BS, state.history.length_B
+        rows, slots = tokens_BS.shape
+        offset_1G = jnp.arange(state.tokens_BG.shape[1])[None]
+        kept_BG = offset_1G < accepted_B[:, None]
+        place_BG = jnp.where(kept_BG, length_B[:, None] + 1 + offset_1G, slots)  # out of range: dropped
+        tokens_BS = tokens_BS.at[jnp.arange(rows)[:, None], place_BG].set(state.tokens_BG, mode="drop")
+        return History(tokens_BS, length_B + 1 + accepted_B)
