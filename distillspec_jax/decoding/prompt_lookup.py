@@ -37,8 +37,8 @@ class PromptLookup:
     """Offers the continuation of the latest earlier occurrence of the text's last n tokens.
 
     The longest n that occurs is taken; without one nothing is offered, and the round is a plain decoding
-    step. The law that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's law. Needs no
-    parameters and next to no time: the baseline that a draft model has to beat.
+    step. The law that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's law. Needs
+    no parameters and next to no time: the baseline that a draft model has to beat.
 
     Attributes:
       vocab_size: V of the laws (the sampling law's, where that cuts off padded rows).

@@ -83,7 +83,7 @@ def output_lines(path: str) -> Iterator[Callable[[str], None]]:
     """A writer of lines to a file or, for `-`, to standard output.
 
     A file appears under its own name only when the context ends well; until then, and after an error, its
-    lines are in `PATH.partial`.
+    lines are in `PATH.partial`. Pipes and devices get their lines at once.
 
     Raises:
       UsageError: the place cannot be written, here or later.
@@ -91,9 +91,11 @@ def output_lines(path: str) -> Iterator[Callable[[str], None]]:
     if path == "-":
         yield lambda line: print(line, flush=True)
         return
-    partial = Path(path + ".partial")
     if Path(path).is_dir():
         raise UsageError(f"cannot save to {path}: it is a folder")
+    # A pipe or a device is written to as it is, and never replaced.
+    whole = not Path(path).exists() or Path(path).is_file()
+    partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
         file = partial.open("w", encoding="utf-8")
 
@@ -108,5 +110,6 @@ def output_lines(path: str) -> Iterator[Callable[[str], None]]:
         # Closing tries once more to write what a full disk refused; what failed is said already.
         with contextlib.suppress(OSError):
             file.close()
-    with saving(path):
-        os.replace(partial, path)
+    if whole:
+        with saving(path):
+            os.replace(partial, path)

@@ -170,3 +170,15 @@ def test_a_full_disk_is_one_line(tmp_path):
         put("one")
     assert str(caught.value) == f"cannot save to {path}: {os.strerror(errno.ENOSPC)}"
     assert not os.path.exists(path)
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with output_lines(str(path)) as put:
+        put("one")
+        assert os.read(reader, 100) == b"one\n"
+    os.close(reader)
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
