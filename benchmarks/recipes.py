@@ -14,12 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from distillspec_jax.cli import errors
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation import recipes
 from distillspec_jax.distillation.held_out import expected_acceptance
 from distillspec_jax.distillation.recipes import RECIPES, Recipe
-from distillspec_jax.distillation.sources import Fixed, Mixture, OnPolicy, TargetGenerated
+from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy, TargetGenerated
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
 from distillspec_jax.training.job import DataConfig
@@ -40,7 +43,7 @@ def candidates(task: str) -> Iterator[Candidate]:
     """What is tried on a task: sources of the sequences, then learning rates of the control."""
     base = dataclasses.replace(RECIPES[task], eval_limit=8, learning_rate=2e-3, control_learning_rate=1e-3)
     fixed, own, greedy = Fixed(), OnPolicy(), TargetGenerated(temperature=0.0)
-    sources = {
+    sources: dict[str, DataSource] = {
         "thirds of fixed, on-policy, greedy target": Mixture((fixed, own, greedy), (1 / 3, 1 / 3, 1 / 3)),
     }
     if task == "wiki_leads":
@@ -64,7 +67,7 @@ def compare(task: str, steps: int, root: Path, seed: int) -> Iterator[str]:
         draft.model,
         target.model,
         target.params,
-        data.held_out_batches(recipes.BATCH_SIZE)[task],
+        [jax.tree.map(jnp.asarray, batch) for batch in data.held_out_batches(recipes.BATCH_SIZE)[task]],
         seed,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillspec_jax.decoding.text import Generation, TextGenerator, prompt_format
+from distillspec_jax.decoding.text import LOOKUP, Generation, TextGenerator, prompt_format
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
@@ -31,6 +31,9 @@ def generate(
     *,
     drafter: Model | None = None,
     block_size: int = 5,
+    rule: str = "token",
+    epsilon: float | None = None,
+    candidates: int = 1,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -44,7 +47,8 @@ def generate(
     """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
 
     Args:
-      target, drafter: loaded models, directories or `zoo:NAME`.
+      target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model.
+      block_size, rule, epsilon, candidates: drafts a round and how they are verified; see `decoding.rules`.
       texts: raw inputs; `task` or `prefix` override the prefix that the target brings.
 
     Returns:
@@ -53,9 +57,12 @@ def generate(
     model = _loaded(target)
     generator = TextGenerator(
         model,
-        None if drafter is None else _loaded(drafter),
+        drafter if drafter in (None, LOOKUP) else _loaded(drafter),
         form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs),
         block_size=block_size,
+        rule=rule,
+        epsilon=epsilon,
+        candidates=candidates,
         batch_size=batch_size,
     )
     return list(

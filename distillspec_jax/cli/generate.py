@@ -10,6 +10,7 @@ from distillspec_jax.cli.flags import CommandParser
 
 if TYPE_CHECKING:
     from distillspec_jax.decoding.engine import Progress
+    from distillspec_jax.models.pretrained import Pretrained
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         default="none",
         metavar="MODEL",
-        help="a checkpoint directory, zoo:NAME, or none (default)",
+        help="a checkpoint directory, zoo:NAME, lookup (no model: matches in the text), or none (default)",
     )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> int:
         help="cut prompts that are too long instead of refusing them",
     )
     add("--block_size", type=int, default=5, help="drafted tokens a round (default: 5)")
+    add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
+    add("--epsilon", type=float, help="of a lenient rule, in (0, 1]; 1 (default) is lossless")
+    add("--candidates", type=int, default=1, help="blocks drafted side by side for every prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
@@ -62,9 +66,12 @@ def main(argv: list[str]) -> int:
     target = pretrained.load(flags.model)
     generator = text.TextGenerator(
         target,
-        None if flags.drafter == "none" else pretrained.load(flags.drafter),
+        _drafter(flags.drafter),
         form=text.prompt_format(target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs),
         block_size=flags.block_size,
+        rule=flags.rule,
+        epsilon=flags.epsilon,
+        candidates=flags.candidates,
         batch_size=flags.batch_size,
         assume_same_vocabulary=flags.assume_same_vocabulary,
         on_compile=lambda line: print(line, file=sys.stderr),
@@ -90,6 +97,15 @@ def main(argv: list[str]) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _drafter(name: str) -> Pretrained | str | None:
+    from distillspec_jax.decoding import text
+    from distillspec_jax.models import pretrained
+
+    if name == "none":
+        return None
+    return name if name == text.LOOKUP else pretrained.load(name)
 
 
 def _show_progress(progress: Progress) -> None:

@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import prompt_ids
 from distillspec_jax.data.tokenizer import Tokenizer
-from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.prompt_lookup import PromptLookup
+from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
+
+LOOKUP = "lookup"
+"""In the place of a draft model: `PromptLookup`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +119,10 @@ class TextGenerator:
 
     Args:
       target: the model whose law the output follows.
-      draft: proposes blocks; None decodes one token at a time.
+      draft: proposes blocks; `LOOKUP` finds them in the text itself; None decodes one token at a time.
       form: how inputs become prompts; the target's own by default.
       block_size: drafted tokens a round.
+      rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
       assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
       on_compile: told when a new shape is compiled.
@@ -128,19 +134,27 @@ class TextGenerator:
     def __init__(
         self,
         target: Pretrained,
-        draft: Pretrained | None = None,
+        draft: Pretrained | str | None = None,
         *,
         form: PromptFormat | None = None,
         block_size: int = 5,
+        rule: str = "token",
+        epsilon: float | None = None,
+        candidates: int = 1,
         batch_size: int = 8,
         assume_same_vocabulary: bool = False,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
-        if draft is not None:
+        pair = [target]
+        if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
+            pair.append(draft)
+        elif draft not in (None, LOOKUP):
+            raise UsageError(f"draft is {draft!r}, must be a loaded model, {LOOKUP!r} or None")
         if block_size < 1:
             raise UsageError(f"block_size is {block_size}, must be at least 1")
-        pair = [target] if draft is None else [target, draft]
+        verifier = find_rule(rule, epsilon=epsilon, candidates=candidates)
+        self._greedy_only = getattr(verifier, "greedy_only", False)
         self.tokenizer = tokenizer_of(next((model for model in pair if model.tokenizer_bytes), target))
         for model in pair:
             if model.model.vocab_size < self.tokenizer.vocab_size:
@@ -149,11 +163,19 @@ class TextGenerator:
                     f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
                 )
         self.form = form or prompt_format(target)
+        drafter: Drafter | None = None
+        if isinstance(draft, Pretrained):
+            drafter = ModelDrafter(draft.model, candidates)
+        elif draft == LOOKUP:
+            if candidates > 1:
+                raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
+            drafter = PromptLookup(self.tokenizer.vocab_size)
         self._engine = Engine(
             target.model,
             target.params,
-            None if draft is None else ModelDrafter(draft.model),
-            None if draft is None else draft.params,
+            drafter,
+            draft.params if isinstance(draft, Pretrained) else None,
+            verifier=verifier,
             block_size=block_size,
             batch_size=batch_size,
             stopping=StopOnEos((self.tokenizer.eos_id,)),
@@ -185,6 +207,8 @@ class TextGenerator:
           UsageError: at once, not at the first text: an impossible law or length, or a prompt too long.
         """
         tokenizer = self.tokenizer
+        if self._greedy_only and temperature > 0:
+            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {temperature:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         law = sampling_law(
             temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,)

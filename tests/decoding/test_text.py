@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.data.tokenizer import embedded_tokenizer
-from distillspec_jax.decoding.text import PromptFormat, TextGenerator, prompt_format, tokenizer_of
+from distillspec_jax.decoding.text import LOOKUP, PromptFormat, TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.pretrained import Pretrained
 from tests import pair, tiny
@@ -60,6 +60,53 @@ def test_outputs_exclude_eos_and_emitted_tokens_include_it(expected, drafted):
         assert sum(g.accepted for g in found) > 0
     else:
         assert [(g.target_calls, g.tested) for g in found] == [(len(ids), 0) for ids in expected]
+
+
+@pytest.mark.parametrize(
+    ("draft", "settings"),
+    [
+        ("model", {"rule": "block"}),
+        ("model", {"rule": "greedy"}),
+        ("model", {"candidates": 2}),
+        ("model", {"rule": "exponential", "epsilon": 1.0}),
+        (LOOKUP, {}),
+    ],
+)
+def test_every_lossless_rule_and_drafter_gives_the_greedy_text(expected, draft, settings):
+    settings = {"batch_size": 4, "block_size": 3} | settings
+    found = list(
+        TextGenerator(pair.target(), pair.draft() if draft == "model" else draft, **settings).stream(TEXTS)
+    )
+    texts = [[token for token in ids if token != TOKENIZER.eos_id] for ids in expected]
+    assert [g.outputs for g in found] == [TOKENIZER.decode(ids) for ids in texts]
+    assert sum(g.accepted for g in found) > 0
+
+
+def test_a_lenient_rule_accepts_more():
+    strict, lenient = (
+        list(generator(True, rule="linear", epsilon=epsilon).stream(TEXTS)) for epsilon in (1.0, 1e-6)
+    )
+    share = [sum(g.accepted for g in found) / sum(g.tested for g in found) for found in (strict, lenient)]
+    assert share[1] > share[0]
+
+
+@pytest.mark.parametrize(
+    ("draft", "settings", "message"),
+    [
+        ("lookupp", {}, "draft is 'lookupp', must be a loaded model, 'lookup' or None"),
+        (LOOKUP, {"candidates": 2}, "the drafter 'lookup' offers one candidate block, not 2"),
+        (None, {"rule": "blok"}, "unknown rule 'blok'"),
+        (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
+    ],
+)
+def test_an_impossible_way_to_draft_is_refused(draft, settings, message):
+    with pytest.raises(UsageError, match=message):
+        TextGenerator(pair.target(), draft, **settings)
+
+
+def test_greedy_matching_is_refused_at_other_temperatures():
+    with pytest.raises(UsageError, match=r"rule 'greedy' .* temperature is 0\.7, must be 0"):
+        generator(True, rule="greedy").stream(TEXTS, temperature=0.7)
 
 
 def test_compilations_are_announced():
