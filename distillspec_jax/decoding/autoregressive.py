@@ -6,6 +6,7 @@ It shares the law and the bookkeeping with the speculative loop, and nothing of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.randomness import Purpose
-from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State
+from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, run_rounds
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.shapes import Array, Params
@@ -37,18 +38,11 @@ class AutoregressiveLoop:
         rows = Rows.start(requests, pending_B, max_new_tokens)
         return State(rows=rows, target=target, draft=None, counts=Counts.zeros(len(pending_B), 0))
 
-    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
+    def run(
+        self, params: PairParams, state: State, max_rounds: Array | int, enough: Array | int = 1
+    ) -> State:
         """See `Loop.run`."""
-
-        def go_on(carry: tuple[State, Array]) -> Array:
-            state, rounds = carry
-            return (rounds < max_rounds) & state.rows.running_B.any()
-
-        def step(carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, rounds = carry
-            return self.round(params, state), rounds + 1
-
-        return jax.lax.while_loop(go_on, step, (state, jnp.int32(0)))[0]
+        return run_rounds(functools.partial(self.round, params), state, max_rounds, enough)
 
     def round(self, params: PairParams, state: State) -> State:
         """One token for every running row."""

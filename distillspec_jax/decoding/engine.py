@@ -1,11 +1,13 @@
 """The host's side of decoding: lists of prompts in, completions out.
 
-Batches have one size and few lengths, so that little is compiled. A batch is decoded in visits of some
-rounds; between visits the host reports progress. Nothing above this module sees batches.
+The device decodes a fixed number of slots. When a row is done and prompts wait, the loop returns, and the
+next prompts take the free slots: one long row does not hold idle ones. Shapes are few (one prompt width a
+call, powers of two of prompts that are read together), so that little is compiled.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +83,7 @@ class Engine:
       drafter: None decodes autoregressively, by one-token calls. Its params pass through its `prepare`.
       verifier, block_size, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
       stopping: when a row ends by its content.
-      batch_size: rows of a batch; the last batch is filled up with rows that never run.
+      batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: prompt lengths are rounded up to a multiple of it.
       rounds_per_visit: rounds between two visits of the host.
       on_compile: told, in one line, when a new shape is about to be compiled.
@@ -148,6 +150,8 @@ class Engine:
     ) -> Iterator[tuple[int, Completion]]:
         """Decodes every prompt and yields (index, completion) as they finish.
 
+        Those that are done earlier come earlier, whatever their index.
+
         Args:
           prompts: token ids; none empty, none containing the padding id 0.
           law: fields `[]`, or one value a prompt.
@@ -163,51 +167,61 @@ class Engine:
         for field in (law.temperature, law.top_k, law.top_p):
             if field.ndim and field.shape != (len(prompts),):
                 raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
-        return self._batches(prompts, law, limits, randomness.seed_key(seed), progress or (lambda _: None))
+        requests = Requests(
+            keys_B=randomness.row_keys(randomness.seed_key(seed), jnp.arange(len(prompts))),
+            limit_B=jnp.asarray(limits),
+            law=law.for_rows(len(prompts)),
+        )
+        return self._served(prompts, requests, int(limits.max(initial=0)), progress or (lambda _: None))
 
-    def _batches(
+    def _served(
         self,
         prompts: Sequence[Sequence[int]],
-        law: SamplingLaw,
-        limits: np.ndarray,
-        seed_key: Array,
+        requests: Requests,
+        width: int,
         progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, Completion]]:
-        total, emitted_before = len(prompts), 0
+        total, slots = len(prompts), self._batch_size
         if not total:
             return
-        # One width for the whole call, so that its batches share their compiled form.
-        width = int(limits.max())
-        laws = law.for_rows(total)
-        for first in range(0, total, self._batch_size):
-            live = min(self._batch_size, total - first)
-            # Rows that fill up the batch repeat its last prompt and are idle from the start.
-            index_B = np.minimum(np.arange(first, first + self._batch_size), total - 1)
-            requests = Requests(
-                keys_B=randomness.row_keys(seed_key, jnp.asarray(index_B)),
-                limit_B=jnp.where(jnp.arange(self._batch_size) < live, jnp.asarray(limits[index_B]), 0),
-                law=laws.select(index_B),
-            )
-            prompt_BT = self._padded([prompts[i] for i in index_B])
-            self._announce(prompt_BT.shape, width, law.truncates)
-            state = _init(self._loop, self._params, prompt_BT, requests, width)
-            running = True
-            while running:
-                state = _run(self._loop, self._params, state, self._rounds_per_visit)
-                status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
-                idle_B = status_B[:live] != Status.RUNNING
-                running = not idle_B.all()
-                progress(Progress(first + int(idle_B.sum()), total, emitted_before + int(emitted_B.sum())))
-            emitted_before += int(emitted_B.sum())
-            yield from enumerate(self._completions(state, live), start=first)
+        longest = max(map(len, prompts))
+        prompt_width = -(-longest // self._prompt_bucket) * self._prompt_bucket
+        self._announce((slots, prompt_width), width, requests.law.truncates)
 
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        longest = max(len(prompt) for prompt in prompts)
-        width = -(-longest // self._prompt_bucket) * self._prompt_bucket
-        padded_BT = np.zeros((len(prompts), width), np.int32)
-        for row_T, prompt in zip(padded_BT, prompts, strict=True):
-            row_T[: len(prompt)] = prompt
-        return padded_BT
+        def read(indices: Sequence[int], rows: int) -> State:
+            """A fresh state for some prompts; rows that fill it up repeat the last one and never run."""
+            index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
+            chosen = jax.tree.map(lambda field: field[index_B], requests)
+            limit_B = jnp.where(jnp.arange(rows) < len(indices), chosen.limit_B, 0)
+            prompt_BT = _padded([prompts[i] for i in index_B], prompt_width)
+            chosen = dataclasses.replace(chosen, limit_B=limit_B)
+            return _init(self._loop, self._params, prompt_BT, chosen, width)
+
+        waiting = collections.deque(range(min(slots, total), total))
+        served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
+        state = read(list(served.values()), slots)
+        emitted_before = 0
+        while served:
+            # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
+            enough = len(served) if waiting else 1
+            state = _run(self._loop, self._params, state, self._rounds_per_visit, enough)
+            status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
+            done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
+            finished = [(served[slot], slot) for slot in done]
+            completions = self._completions(state, done) if done else []
+            emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
+            emitted_before += sum(int(emitted_B[slot]) for slot in done)
+            for slot in done:
+                del served[slot]
+            progress(Progress(total - len(waiting) - len(served), total, emitted))
+            free = done[: len(waiting)]
+            if free:
+                served |= {slot: waiting.popleft() for slot in free}
+                rows = min(_power_of_two(len(free)), slots)
+                fresh = read([served[slot] for slot in free], rows)
+                into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
+                state = fresh if rows == slots == len(free) else _refill(state, fresh, jnp.asarray(into_B))
+            yield from ((index, completions[place]) for place, (index, _) in enumerate(finished))
 
     def _announce(self, prompt_shape: tuple[int, ...], width: int, truncates: bool) -> None:
         shape = (prompt_shape, width, truncates)
@@ -216,13 +230,13 @@ class Engine:
             self._on_compile(f"compiling: {rows} rows, prompts of up to {length}, {width} new tokens")
         self._compiled.add(shape)
 
-    def _completions(self, state: State, live: int) -> Iterator[Completion]:
+    def _completions(self, state: State, slots: Sequence[int]) -> list[Completion]:
         rows, counts = jax.device_get(
             ((state.rows.output_BT, state.rows.emitted_B, state.rows.status_B), state.counts)
         )
         output_BT, emitted_B, status_B = rows
-        for b in range(live):
-            yield Completion(
+        return [
+            Completion(
                 tokens=tuple(output_BT[b, : emitted_B[b]].tolist()),
                 finish_reason=_FINISH_REASONS[Status(int(status_B[b]))],
                 target_calls=int(counts.rounds_B[b]),
@@ -231,6 +245,8 @@ class Engine:
                 accepted_at=tuple(counts.accepted_BG[b].tolist()),
                 overlap=float(counts.overlap_B[b]) if self._measured else None,
             )
+            for b in slots
+        ]
 
 
 # Shared by all engines: two engines with equal loops and shapes compile once.
@@ -240,8 +256,25 @@ def _init(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, 
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _run(loop: Loop, params: PairParams, state: State, max_rounds: int) -> State:
-    return loop.run(params, state, max_rounds)
+def _run(loop: Loop, params: PairParams, state: State, max_rounds: int, enough: int) -> State:
+    return loop.run(params, state, max_rounds, enough)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _refill(state: State, fresh: State, slot_B: Array) -> State:
+    """Gives slots to the rows of a fresh state; a slot past the end takes none."""
+    return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    padded_BT = np.zeros((len(prompts), width), np.int32)
+    for row_T, prompt in zip(padded_BT, prompts, strict=True):
+        row_T[: len(prompt)] = prompt
+    return padded_BT
 
 
 def _prepared(owner: Any, params: Any) -> Any:

@@ -7,13 +7,14 @@ length in both caches.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafters import Draft, Drafter
-from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, take_last
+from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, run_rounds, take_last
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
@@ -59,18 +60,11 @@ class SpeculativeLoop:
             counts=Counts.zeros(len(pending_B), self.block_size),
         )
 
-    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
+    def run(
+        self, params: PairParams, state: State, max_rounds: Array | int, enough: Array | int = 1
+    ) -> State:
         """See `Loop.run`."""
-
-        def go_on(carry: tuple[State, Array]) -> Array:
-            state, rounds = carry
-            return (rounds < max_rounds) & state.rows.running_B.any()
-
-        def step(carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, rounds = carry
-            return self.round(params, state), rounds + 1
-
-        return jax.lax.while_loop(go_on, step, (state, jnp.int32(0)))[0]
+        return run_rounds(functools.partial(self.round, params), state, max_rounds, enough)
 
     def round(self, params: PairParams, state: State) -> State:
         """One verify pass for every running row; idle rows keep everything they have."""

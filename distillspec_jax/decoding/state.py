@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding.law import SamplingLaw
@@ -174,8 +176,29 @@ class Loop(Protocol):
     def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
         """Reads the prompts (int32, 0-padded on the right) and makes room for `max_new_tokens`."""
 
-    def run(self, params: PairParams, state: State, max_rounds: Array | int) -> State:
-        """Decodes until every row is done, or for `max_rounds` rounds (traced). Wholly on the device."""
+    def run(
+        self, params: PairParams, state: State, max_rounds: Array | int, enough: Array | int = 1
+    ) -> State:
+        """Decodes while at least `enough` rows run, at most `max_rounds` rounds; wholly on the device.
+
+        Both numbers are traced.
+        """
+
+
+def run_rounds(
+    round_: Callable[[State], State], state: State, max_rounds: Array | int, enough: Array | int
+) -> State:
+    """`Loop.run` of a loop whose round is given."""
+
+    def go_on(carry: tuple[State, Array]) -> Array:
+        state, rounds = carry
+        return (rounds < max_rounds) & (jnp.sum(state.rows.running_B) >= enough)
+
+    def step(carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, rounds = carry
+        return round_(state), rounds + 1
+
+    return jax.lax.while_loop(go_on, step, (state, jnp.int32(0)))[0]
 
 
 def take_last(values_BK: Array, count_B: Array) -> Array:

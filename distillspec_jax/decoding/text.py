@@ -194,7 +194,7 @@ class TextGenerator:
         names: Sequence[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Generation]:
-        """Completes texts, in order; each is yielded when its batch is done.
+        """Completes texts, in order; each is yielded when it and those before it are done.
 
         Args:
           temperature, top_k, top_p: the sampling law; temperature 0 is greedy.
@@ -216,7 +216,19 @@ class TextGenerator:
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
         completions = self._engine.stream(prompts, law, limit, seed, progress)
-        return (self._text(texts[i], completion) for i, completion in completions)
+        return self._in_order(texts, completions)
+
+    def _in_order(
+        self, texts: Sequence[str], completions: Iterator[tuple[int, Completion]]
+    ) -> Iterator[Generation]:
+        """Prompts end in any order; a text waits for those before it."""
+        early: dict[int, Completion] = {}
+        due = 0
+        for index, completion in completions:
+            early[index] = completion
+            while due in early:
+                yield self._text(texts[due], early.pop(due))
+                due += 1
 
     def _text(self, inputs: str, completion: Completion) -> Generation:
         return Generation(

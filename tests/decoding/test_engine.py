@@ -100,9 +100,26 @@ def test_progress_and_compilations_are_reported(law: Any) -> None:
     assert len(seen) > 3
 
 
-def test_a_stream_yields_each_batch_when_it_is_done(completions: list[Completion], law: Any) -> None:
-    stream = engine().stream(PROMPTS, law, LIMITS, seed=0)
-    assert [next(stream) for _ in range(4)] == list(enumerate(completions[:4]))
+def test_prompts_take_the_slots_of_those_that_are_done(completions: list[Completion], law: Any) -> None:
+    """One slot is held by a long text; the other serves all short ones meanwhile, and each once."""
+    limits = [9, *[1] * 9]
+    found = list(engine(batch_size=2, rounds_per_visit=50).stream(PROMPTS, law, limits, seed=0))
+    order = [index for index, _ in found]
+    assert sorted(order) == list(range(10))
+    assert order != sorted(order)
+    assert order.index(0) > 1
+    assert dict(found)[0] == completions[0]  # the same row, whatever went on beside it
+    assert all(len(completion.tokens) == 1 for index, completion in found if index)
+
+
+def test_a_completion_is_yielded_before_the_next_prompts_are_done(
+    completions: list[Completion], law: Any
+) -> None:
+    seen: list[Progress] = []
+    stream = engine().stream(PROMPTS, law, LIMITS, seed=0, progress=seen.append)
+    index, completion = next(stream)
+    assert completion == completions[index]
+    assert seen[-1].done_prompts < len(PROMPTS)
 
 
 def test_no_prompts_give_no_completions(plain: Engine) -> None:
