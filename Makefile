@@ -11,7 +11,7 @@ ARGS ?=
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test demo zoo bench report wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact mutants demo zoo bench report wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -80,6 +80,12 @@ lint: setup  ## ruff and mypy
 
 test: setup-reference lint  ## lint, type-check and run the tests (ARGS goes to pytest)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(ARGS)
+
+test-exact: setup  ## every cell of the exactness grid (half an hour)
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)
+
+mutants: setup  ## known bugs put into a copy, and the tests that go red (ARGS: numbers)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 demo: setup  ## the whole story on embedded data, in minutes; prints where its report lies
 	$(BIN)/distillspec demo $(ARGS)

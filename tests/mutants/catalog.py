@@ -1,0 +1,291 @@
+"""The mutants: what is changed, and the tests that ought to notice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+LAW = ("tests/exactness/test_joint_law.py", "tests/exactness/test_rows.py")
+DRAFTS = ("tests/decoding/test_drafters.py",)
+RULES = (
+    "tests/decoding/test_verifiers.py",
+    "tests/decoding/test_block_rule.py",
+    "tests/decoding/test_candidates_rule.py",
+)
+IDENTITIES = ("tests/models/test_decoding_identities.py",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """A text of a file of the package, which must occur there once, and what takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A bug.
+
+    Attributes:
+      number: as the literature of this project counts them; letters tell variants apart.
+      bug: in words.
+      edits: made together.
+      tests: files of the ordinary suite that are run against it.
+    """
+
+    number: str
+    bug: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+_DRAFTERS, _VERIFIERS = "decoding/drafters.py", "decoding/verifiers.py"
+_SPECULATIVE, _RANDOMNESS = "decoding/speculative.py", "decoding/randomness.py"
+
+MUTANTS = (
+    Mutant(
+        "1",
+        "the draft takes its likeliest token, and its soft law enters the ratio",
+        (
+            Edit(
+                _DRAFTERS,
+                "return randomness.draw(keys, log_q_BV), log_q_BV",
+                "return jnp.argmax(log_q_BV, axis=-1).astype(jnp.int32), log_q_BV",
+            ),
+        ),
+        (*LAW, *DRAFTS),
+    ),
+    Mutant(
+        "2",
+        "drafts are drawn through top-k and top-p, and recorded without",
+        (
+            Edit(
+                _DRAFTERS,
+                "return randomness.draw(keys, log_q_BV), log_q_BV",
+                "return randomness.draw(keys, log_q_BV), law.replace(truncates=False).log_probs(logits_BV)",
+            ),
+        ),
+        (*LAW, *DRAFTS),
+    ),
+    Mutant(
+        "3a",
+        "the residual is q - p",
+        (
+            Edit(
+                _VERIFIERS,
+                "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
+                "jnp.maximum(jnp.exp(log_q) - jnp.exp(log_p), 0.0)",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "3b",
+        "a rejected draft is replaced by a draw from p",
+        (
+            Edit(
+                _VERIFIERS,
+                "rejected_B[:, None], residual(log_p_BV, log_q_BV)",
+                "rejected_B[:, None], log_p_BV",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "3c",
+        "the residual of several candidates is not renormalised before the next is tested",
+        (
+            Edit(
+                _VERIFIERS,
+                "jnp.log(excess) - jnp.log(jnp.where(mass > 0, mass, 1.0))",
+                "jnp.log(excess)",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "4a",
+        "the bonus token is drawn from the law before the last draft",
+        (
+            Edit(
+                _VERIFIERS,
+                "log_p_BV = row_of(log_p_BKV, accepted_B)",
+                "log_p_BV = row_of(log_p_BKV, jnp.minimum(accepted_B, offset_1G.size - 1))",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "4b",
+        "the bonus token is drawn from the residual",
+        (
+            Edit(
+                _VERIFIERS,
+                "jnp.where(rejected_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)",
+                "residual(log_p_BV, log_q_BV)",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "5",
+        "the draft's cache is trimmed by one token too many",
+        (
+            Edit(
+                _DRAFTERS,
+                "cache=cache.rewind(memory.cache.length_B + gained_B)",
+                "cache=cache.rewind(memory.cache.length_B + jnp.maximum(gained_B - 1, 0))",
+            ),
+        ),
+        DRAFTS,
+    ),
+    Mutant(
+        "6",
+        "the last accepted draft is missing from the draft's cache",
+        (
+            Edit(
+                _DRAFTERS,
+                "jnp.take_along_axis(line_BK, (accepted_B + 1)[:, None], axis=1)",
+                "jnp.take_along_axis(line_BK, jnp.maximum(accepted_B, 0)[:, None], axis=1)",
+            ),
+        ),
+        DRAFTS,
+    ),
+    Mutant(
+        "7a",
+        "one key for acceptance and for the residual's draw",
+        (
+            Edit(
+                _VERIFIERS,
+                "jnp.where(rejected_B, int(Purpose.RESIDUAL)",
+                "jnp.where(rejected_B, int(Purpose.ACCEPT)",
+            ),
+        ),
+        LAW,
+    ),
+    Mutant(
+        "7b",
+        "one key for all rows of a batch",
+        (Edit(_RANDOMNESS, "_fold_in(seed_key, prompt_index_B)", "_fold_in(seed_key, prompt_index_B * 0)"),),
+        (*LAW, "tests/decoding/test_randomness.py"),
+    ),
+    Mutant(
+        "8a",
+        "rows write into the cache of the row after them",
+        (
+            Edit(
+                "models/attention.py",
+                "row = jnp.arange(x_BKM.shape[0])[:, None, None]",
+                "row = jnp.roll(jnp.arange(x_BKM.shape[0]), 1)[:, None, None]",
+            ),
+        ),
+        (*LAW, *IDENTITIES),
+    ),
+    Mutant(
+        "8b",
+        "all rows carry the first row's temperature",
+        (
+            Edit(
+                "decoding/law.py",
+                "temperature = _per_row(self.temperature, logits.ndim)",
+                "first = self.temperature.reshape(-1)[:1].reshape((1,) * self.temperature.ndim)\n"
+                "        temperature = _per_row(first, logits.ndim)",
+            ),
+        ),
+        (*LAW, "tests/decoding/test_law.py"),
+    ),
+    Mutant(
+        "9",
+        "tokens after an EOS inside the block are tested and kept",
+        (
+            Edit(
+                _SPECULATIVE,
+                "jnp.where(ends_BNG.any(-1), jnp.argmax(ends_BNG, axis=-1) + 1, self.block_size)",
+                "jnp.full(draft.length_BN.shape, self.block_size)",
+            ),
+        ),
+        (*LAW, "tests/decoding/test_speculative.py"),
+    ),
+    Mutant(
+        "10",
+        "above a batch size decoding is silently greedy",
+        (
+            Edit(
+                "decoding/law.py",
+                "greedy = temperature == 0.0",
+                "greedy = (temperature == 0.0) | (logits.shape[0] > 256)",
+            ),
+        ),
+        LAW,
+    ),
+    Mutant(
+        "11",
+        "a length limit inside a block lets one token too many pass",
+        (
+            Edit(
+                _SPECULATIVE,
+                "done_B = take_last(ends_BK, accepted_B) | (accepted_B >= rows.remaining_B)",
+                "done_B = take_last(ends_BK, accepted_B) | (accepted_B > rows.remaining_B)",
+            ),
+        ),
+        (*LAW, "tests/decoding/test_speculative.py"),
+    ),
+    Mutant(
+        "12",
+        "positions are counted from the longest row of the batch",
+        (
+            Edit(
+                "models/t5.py",
+                "query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]",
+                "query_BK = (state.length_B * 0 + state.length_B.max())[:, None] "
+                "+ jnp.arange(x_BKM.shape[1])[None]",
+            ),
+        ),
+        (*LAW, *IDENTITIES),
+    ),
+    Mutant(
+        "13",
+        "the temperature reaches the target and not the draft",
+        (
+            Edit(
+                _DRAFTERS,
+                "log_q_BV = law.log_probs(logits_BV)",
+                "log_q_BV = law.replace(temperature=jnp.ones_like(law.temperature)).log_probs(logits_BV)",
+            ),
+        ),
+        DRAFTS,
+    ),
+    Mutant(
+        "14",
+        "the block rule draws from the token rule's residual",
+        (
+            Edit(
+                "decoding/block_rule.py",
+                "excess_BV = row_of(excess_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))",
+                "excess_BV = row_of(jnp.maximum(jnp.exp(log_p_BKV[:, :-1]) - jnp.exp(log_q_BGV), 0.0), "
+                "jnp.minimum(accepted_B, offset_1G.size - 1))",
+            ),
+        ),
+        (*LAW, *RULES),
+    ),
+    Mutant(
+        "14b",
+        "draft keys follow from the position alone, so that a position drafted again meets its old noise",
+        (
+            Edit(
+                _SPECULATIVE,
+                "self.drafter.draft(params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size)",
+                "self.drafter.draft(params.draft, state.draft, rows.requests.keys_B, rows.pending_B, law, "
+                "self.block_size)",
+            ),
+            Edit(
+                _DRAFTERS,
+                "first_offset = jnp.tile(jnp.arange(blocks) * block_size, rows)",
+                "first_offset = jnp.repeat(state.cache.length_B + state.has_previous_B, blocks) "
+                "+ jnp.tile(jnp.arange(blocks) * 64, rows)",
+            ),
+        ),
+        LAW,
+    ),
+)
