@@ -22,6 +22,8 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
 _BLOCK = 128
+_IMPLEMENTATION = "threefry2x32"
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 class Purpose(enum.IntEnum):
@@ -41,7 +43,7 @@ def seed_key(seed: int) -> Array:
     """
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed is {seed}, must be a whole number from 0 to {2**32 - 1}")
-    return jax.random.key(seed)
+    return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
 def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:
@@ -60,8 +62,11 @@ def draw_keys(keys: Array, offset: Array | int, purpose: Array | Purpose) -> Arr
 
 
 def uniform(keys: Array) -> Array:
-    """One float32 in [0, 1) a key, of the keys' shape."""
-    return jax.vmap(jax.random.uniform)(keys.reshape(-1)).reshape(keys.shape)
+    """One float32 in [0, 1) a key, of the keys' shape: `jax.random.uniform` of each."""
+    zero = jnp.zeros(keys.shape, jnp.uint32)
+    high, low = threefry(*_halves(keys), zero, zero)
+    mantissa = ((high ^ low) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(mantissa, jnp.float32) - 1.0
 
 
 def draw(keys_B: Array, log_p_BV: Array) -> Array:
@@ -99,9 +104,33 @@ def _first_past(weights: Array, cumulative: Array, point: Array) -> Array:
 
 
 def _fold_in(keys: Array, data: Array | int) -> Array:
-    data = jnp.asarray(data, jnp.uint32)
-    shape = jnp.broadcast_shapes(keys.shape, data.shape)
-    folded = jax.vmap(jax.random.fold_in)(
-        jnp.broadcast_to(keys, shape).reshape(-1), jnp.broadcast_to(data, shape).reshape(-1)
-    )
-    return folded.reshape(shape)
+    """`jax.random.fold_in`, broadcast."""
+    first, second = _halves(keys)
+    shape = jnp.broadcast_shapes(keys.shape, jnp.shape(data))
+    first, second = jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
+    data = jnp.broadcast_to(jnp.asarray(data).astype(jnp.uint32), shape)
+    folded = threefry(first, second, jnp.zeros(shape, jnp.uint32), data)
+    return jax.random.wrap_key_data(jnp.stack(folded, axis=-1), impl=_IMPLEMENTATION)
+
+
+def _halves(keys: Array) -> tuple[Array, Array]:
+    data = jax.random.key_data(keys)
+    return data[..., 0], data[..., 1]
+
+
+def threefry(key_0: Array, key_1: Array, x_0: Array, x_1: Array) -> tuple[Array, Array]:
+    """Threefry-2x32 with 20 rounds (Salmon et al., 2011), on uint32 arrays of one shape.
+
+    The same bits as JAX's own. That one is a loop on a CPU, for the sake of compile time: a hundred small
+    kernels for one key, while a decoding step needs a dozen keys. Written out it is one kernel.
+    """
+    keys = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(0x1BD11BDA))
+    x_0, x_1 = x_0 + key_0, x_1 + key_1
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x_0 = x_0 + x_1
+            x_1 = (x_1 << jnp.uint32(rotation)) | (x_1 >> jnp.uint32(32 - rotation))
+            x_1 = x_0 ^ x_1
+        x_0 = x_0 + keys[(group + 1) % 3]
+        x_1 = x_1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x_0, x_1

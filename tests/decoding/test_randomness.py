@@ -60,3 +60,17 @@ def test_one_hot_laws_and_nan_stay_in_range() -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     assert draw(keys, one_hot).tolist() == [0, 127, 199]
     assert (np.asarray(draw(keys, np.full((3, 200), np.nan, np.float32))) < 200).all()
+
+
+def test_keys_and_numbers_are_those_of_jax() -> None:
+    """Written out here for speed, in JAX's library for everyone: the same bits."""
+    keys = jax.random.split(jax.random.key(7), (2, 5))
+    data = jnp.asarray([0, 1, 17, -3, 2**31 - 1])
+    folded = jax.jit(randomness._fold_in)(keys, data[None])
+    for row in range(2):
+        for column in range(5):
+            expected = jax.random.fold_in(keys[row, column], data[column])
+            assert (jax.random.key_data(folded[row, column]) == jax.random.key_data(expected)).all()
+    uniform = jax.jit(randomness.uniform)(keys)
+    np.testing.assert_array_equal(uniform, jax.vmap(jax.vmap(jax.random.uniform))(keys))
+    assert ((uniform >= 0) & (uniform < 1)).all()
