@@ -155,12 +155,12 @@ class Decoder(nn.Module):
         self.layers = [DecoderLayer(config, self.stacked) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
-        if not config.logits_via_embedding:
+        if self.stacked or not config.logits_via_embedding:
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.float32)
 
     def _logits(self, x: Array, embedding_VM: Array, deterministic: bool) -> Array:
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
-        if not self.config.logits_via_embedding:
+        if self.stacked or not self.config.logits_via_embedding:
             return self.logits_dense(x)
         return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(x.shape[-1])
 
