@@ -42,6 +42,7 @@ def generate(
     seed: int = 0,
     task: str | None = None,
     prefix: str | None = None,
+    stop: Sequence[str] = (),
     truncate_inputs: bool = False,
 ) -> list[Generation]:
     """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
@@ -49,6 +50,7 @@ def generate(
     Args:
       target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model.
       block_size, rule, epsilon, candidates: drafts a round and how they are verified; see `decoding.rules`.
+      stop: strings that end an output, which is cut before them.
       texts: raw inputs; `task` or `prefix` override the prefix that the target brings.
 
     Returns:
@@ -64,6 +66,7 @@ def generate(
         epsilon=epsilon,
         candidates=candidates,
         batch_size=batch_size,
+        stop=stop,
     )
     return list(
         generator.stream(

@@ -36,7 +36,7 @@ def demo(
     output_dir: str | Path,
     *,
     minutes: float | None = None,
-    prompts: int = 96,
+    prompts: int = 64,
     seed: int = 0,
     say: Callable[[str], None] = print,
     progress: Callable[[Progress], None] | None = None,

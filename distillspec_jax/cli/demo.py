@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         "--minutes", type=float, help="distil for about so long (default: the recipe's steps)"
     )
     parser.add_argument(
-        "--prompts", type=int, default=96, help="held-out prompts to measure on (default: 96)"
+        "--prompts", type=int, default=64, help="held-out prompts to measure on (default: 64)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of training and decoding (default: 0)")
     flags = parser.parse(argv)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from distillspec_jax.decoding.engine import Progress
@@ -18,6 +20,7 @@ HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one 
   distillspec generate --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled \\
       --input=prompts.jsonl --output=out.jsonl
 
+A line may bring its own "temperature", "top_k", "top_p" and "max_new_tokens"; its fields are handed through.
 `inputs` is the raw field: zoo:TASK/... and --task=TASK put that task's prefix before it, a bare checkpoint
 the prefix stored in it, --prefix anything you like (--prefix='' nothing).
 """
@@ -56,12 +59,22 @@ def main(argv: list[str]) -> int:
         "--max_new_tokens", type=int, help="longest output, EOS included (default: the model's target length)"
     )
     add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add(
+        "--num_samples",
+        type=int,
+        default=1,
+        help="outputs a prompt, numbered in a field sample (default: 1)",
+    )
+    add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
+    add("--resume", action="store_true", help="go on after the lines that a run that was cut off left behind")
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     flags = parser.parse(argv)
 
     from distillspec_jax.decoding import requests, text
     from distillspec_jax.models import pretrained
 
+    if flags.num_samples < 1:
+        raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
     target = pretrained.load(flags.model)
     generator = text.TextGenerator(
@@ -73,27 +86,44 @@ def main(argv: list[str]) -> int:
         epsilon=flags.epsilon,
         candidates=flags.candidates,
         batch_size=flags.batch_size,
+        stop=flags.stop,
         assume_same_vocabulary=flags.assume_same_vocabulary,
         on_compile=lambda line: print(line, file=sys.stderr),
     )
+    asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
+    done = requests.finished(flags.output, asked) if flags.resume else 0
+    if flags.resume and not done and os.path.isfile(flags.output):
+        print(f"{flags.output} is whole: nothing is left to do", file=sys.stderr)
+        return 0
+    if done:
+        print(f"resuming after {done} of {len(asked)} outputs", file=sys.stderr)
+    defaults = {
+        "temperature": flags.temperature,
+        "top_k": flags.top_k,
+        "top_p": flags.top_p,
+        "max_new_tokens": generator.form.max_new_tokens
+        if flags.max_new_tokens is None
+        else flags.max_new_tokens,
+    }
+    left = asked[done:]
     generations = generator.stream(
-        [request.inputs for request in asked],
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        max_new_tokens=flags.max_new_tokens,
+        [request.inputs for request in left],
+        **requests.options(left, defaults),
         seed=flags.seed,
-        names=[request.where for request in asked],
+        names=[request.where for request in left],
         progress=_show_progress if sys.stderr.isatty() else None,
+        numbers=range(done, len(asked)),
     )
     emitted = calls = 0
-    with requests.output_lines(flags.output) as write:
-        for request, generation in zip(asked, generations, strict=True):
+    with requests.output_lines(flags.output, flags.resume) as write:
+        for request, generation in zip(left, generations, strict=True):
             write(requests.write_line(request, generation))
             emitted, calls = emitted + generation.emitted_tokens, calls + generation.target_calls
+            if generation.finish_reason == "failed":
+                print(f"{request.where}: failed: the model's logits were not finite", file=sys.stderr)
     efficiency = emitted / max(calls, 1)
     print(
-        f"{len(asked)} outputs, {emitted} tokens, {calls} target calls: block efficiency {efficiency:.2f}",
+        f"{len(left)} outputs, {emitted} tokens, {calls} target calls: block efficiency {efficiency:.2f}",
         file=sys.stderr,
     )
     return 0

@@ -110,6 +110,13 @@ class Tokenizer:
                 kept.append(token if 0 <= token < self.vocab_size else self.unk_id)
         return str(self._processor.decode(kept))
 
+    def piece_bytes(self, token: int) -> bytes:
+        """What one id adds to a text, in UTF-8; nothing for EOS, padding and the unknown piece."""
+        if self._processor.is_control(token) or self._processor.is_unknown(token):
+            return b""
+        piece = str(self._processor.id_to_piece(token))
+        return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(token) else self.piece(token).encode()
+
     def piece(self, token: int) -> str:
         """One id as a reader would see it: a space as a space, EOS as `</s>`, a byte as `<0xE2>`."""
         return str(self._processor.id_to_piece(token)).replace(_SPACE_MARK, " ")

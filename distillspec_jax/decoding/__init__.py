@@ -10,7 +10,7 @@ from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
-from distillspec_jax.decoding.stopping import StopOnEos, Stopping
+from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.decoding.verifiers import TokenRule, Verdict, Verifier
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Status",
     "StopOnEos",
+    "StopOnStrings",
     "Stopping",
     "TokenRule",
     "Verdict",

@@ -147,6 +147,7 @@ class Engine:
         max_new_tokens: int | Sequence[int],
         seed: int,
         progress: Callable[[Progress], None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
         """Decodes every prompt and yields (index, completion) as they finish.
 
@@ -156,8 +157,9 @@ class Engine:
           prompts: token ids; none empty, none containing the padding id 0.
           law: fields `[]`, or one value a prompt.
           max_new_tokens: one limit, or one a prompt; each at least 1.
-          seed: fixes every prompt's text, given its index and the block size.
+          seed: fixes every prompt's text, given its number and the block size.
           progress: called on the host after every visit.
+          numbers: what tells the prompts' noise apart; their indices by default.
 
         Raises:
           UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed.
@@ -168,7 +170,10 @@ class Engine:
             if field.ndim and field.shape != (len(prompts),):
                 raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
         requests = Requests(
-            keys_B=randomness.row_keys(randomness.seed_key(seed), jnp.arange(len(prompts))),
+            keys_B=randomness.row_keys(
+                randomness.seed_key(seed),
+                jnp.arange(len(prompts)) if numbers is None else jnp.asarray(np.asarray(numbers, np.uint32)),
+            ),
             limit_B=jnp.asarray(limits),
             law=law.for_rows(len(prompts)),
         )

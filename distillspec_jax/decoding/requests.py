@@ -7,11 +7,12 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillspec_jax.checkpoint import saving
+from distillspec_jax.decoding.law import sampling_law
 from distillspec_jax.decoding.text import Generation
 from distillspec_jax.errors import UsageError, nearest
 
@@ -29,6 +30,42 @@ class Request:
     inputs: str
     where: str
     extra: dict[str, Any]
+
+    def repeated(self, samples: int) -> list[Request]:
+        """Itself, or so many of it, told apart by a field `sample`."""
+        if samples == 1:
+            return [self]
+        return [dataclasses.replace(self, extra={**self.extra, "sample": i}) for i in range(samples)]
+
+
+OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
+"""Fields by which a line asks for a sampling law and a length of its own."""
+
+
+def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """For each of `OPTIONS` the default, or, where some request has its own value, a list of one a request.
+
+    Raises:
+      UsageError: a value that is no number or impossible, by file and line.
+    """
+    found: dict[str, Any] = dict(defaults)
+    for request in requests:
+        own = {name: request.extra[name] for name in OPTIONS if name in request.extra}
+        for name, value in own.items():
+            if isinstance(value, bool) or not isinstance(value, (int, OPTIONS[name])):
+                kind = "a number" if OPTIONS[name] is float else "a whole number"
+                raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
+        limit = own.pop("max_new_tokens", 1)
+        if limit < 1:
+            raise UsageError(f"{request.where}: max_new_tokens is {limit}, must be at least 1")
+        try:
+            sampling_law(**own)
+        except UsageError as error:
+            raise UsageError(f"{request.where}: {error}") from error
+    for name in OPTIONS:
+        if any(name in request.extra for request in requests):
+            found[name] = [request.extra.get(name, defaults[name]) for request in requests]
+    return found
 
 
 def read_requests(path: str, field: str = "inputs") -> list[Request]:
@@ -50,6 +87,12 @@ def read_requests(path: str, field: str = "inputs") -> list[Request]:
     ]
     if not found:
         raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
+    first: dict[str, str] = {}
+    for request in found:
+        if "id" in request.extra:
+            key = json.dumps(request.extra["id"], sort_keys=True)
+            if first.setdefault(key, request.where) != request.where:
+                raise UsageError(f"{request.where}: id {key} is that of {first[key]} already")
     return found
 
 
@@ -78,12 +121,36 @@ def write_line(request: Request, generation: Generation) -> str:
     return json.dumps({**request.extra, **dataclasses.asdict(generation)}, ensure_ascii=False)
 
 
+def finished(path: str, requests: Sequence[Request]) -> int:
+    """How many of the requests an earlier run that was cut off has written to `PATH.partial`.
+
+    A line that it did not finish is cut away, so that the file holds whole lines alone.
+
+    Raises:
+      UsageError: the lines are of other requests; the first is named.
+    """
+    partial = Path(path + ".partial")
+    if not partial.is_file():
+        return 0
+    content = partial.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    for number, line in enumerate(lines, start=1):
+        asked = requests[number - 1] if number <= len(requests) else None
+        given = {key: line.get(key) for key in ("inputs", *(asked.extra if asked else ()))}
+        if asked is None or given != {"inputs": asked.inputs, **asked.extra}:
+            raise UsageError(f"{partial}:{number} is of another input: resume with the same requests")
+    with saving(path):
+        os.truncate(partial, len(whole))
+    return len(lines)
+
+
 @contextlib.contextmanager
-def output_lines(path: str) -> Iterator[Callable[[str], None]]:
+def output_lines(path: str, resume: bool = False) -> Iterator[Callable[[str], None]]:
     """A writer of lines to a file or, for `-`, to standard output.
 
     A file appears under its own name only when the context ends well; until then, and after an error, its
-    lines are in `PATH.partial`. Pipes and devices get their lines at once.
+    lines are in `PATH.partial`, and are added to if `resume`. Pipes and devices get their lines at once.
 
     Raises:
       UsageError: the place cannot be written, here or later.
@@ -97,7 +164,7 @@ def output_lines(path: str) -> Iterator[Callable[[str], None]]:
     whole = not Path(path).exists() or Path(path).is_file()
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
-        file = partial.open("w", encoding="utf-8")
+        file = partial.open("a" if resume else "w", encoding="utf-8")
 
     def write(line: str) -> None:
         with saving(path):

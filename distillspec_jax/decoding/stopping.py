@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
+from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
 
@@ -38,3 +41,77 @@ class StopOnEos:
 
 STOP_ON_EOS = StopOnEos()
 """T5's convention, id 1: the default everywhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StopOnStrings:
+    """Ends a row at an end-of-sequence id, or with the token that completes one of some strings.
+
+    A string may begin and end inside tokens, and be spelled by any of them: the text is read byte by byte, by
+    an automaton (Aho and Corasick, 1975) that is unrolled into a table from (state, token) to state.
+
+    Attributes:
+      strings: UTF-8, none empty.
+      pieces: what each id adds to the text, in UTF-8 (`Tokenizer.piece_bytes`).
+      eos_ids: as in `StopOnEos`.
+
+    Raises:
+      UsageError: an empty string, or none.
+    """
+
+    strings: tuple[bytes, ...]
+    pieces: tuple[bytes, ...]
+    eos_ids: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        if not self.strings or not all(self.strings):
+            raise UsageError(f"stop strings are {list(self.strings)}: need one at least, and none empty")
+
+    def __hash__(self) -> int:
+        return hash((self.strings, len(self.pieces), self.eos_ids))  # the pieces are many, and rarely differ
+
+    def ends(self, output_BT: Array, emitted_B: Array, block_BK: Array) -> Array:
+        """See `Stopping.ends`."""
+        table = _token_table(self.strings, self.pieces)
+        matched = len(table) - 1
+        next_state = jnp.asarray(table)
+        # A string that ends in the block began fewer bytes before it than it has, and so fewer tokens: the
+        # state before the block follows from that many tokens.
+        state_B = jnp.zeros_like(emitted_B)
+        for back in range(max(map(len, self.strings)) - 1, 0, -1):
+            slot_B = emitted_B - back
+            token_B = jnp.take_along_axis(output_BT, jnp.maximum(slot_B, 0)[:, None], axis=1)[:, 0]
+            state_B = jnp.where(slot_B >= 0, next_state[state_B, token_B], state_B)
+        ends_KB = []
+        for k in range(block_BK.shape[1]):
+            state_B = next_state[state_B, block_BK[:, k]]
+            ends_KB.append(state_B == matched)
+        return jnp.stack(ends_KB, axis=1) | StopOnEos(self.eos_ids).ends(output_BT, emitted_B, block_BK)
+
+
+@functools.lru_cache(maxsize=8)
+def _token_table(strings: tuple[bytes, ...], pieces: tuple[bytes, ...]) -> np.ndarray:
+    """int32 `[states, V]`: where a token leads from each state. The last state has seen a string, and stays.
+
+    A state is the longest end of the text that begins a string; state 0 is the empty one.
+    """
+    prefixes = sorted({string[:n] for string in strings for n in range(len(string))}, key=len)
+    number = {prefix: i for i, prefix in enumerate(prefixes)}
+    matched = len(prefixes)
+
+    def after(state: int, byte: int) -> int:
+        if state == matched:
+            return matched
+        text = prefixes[state] + bytes([byte])
+        if any(text.endswith(string) for string in strings):
+            return matched
+        return next(number[text[i:]] for i in range(len(text) + 1) if text[i:] in number)
+
+    bytes_SX = np.array([[after(state, byte) for byte in range(256)] for state in range(matched + 1)])
+    table = np.empty((matched + 1, len(pieces)), np.int32)
+    for token, piece in enumerate(pieces):
+        states_S = np.arange(matched + 1)
+        for byte in piece:
+            states_S = bytes_SX[states_S, byte]
+        table[:, token] = states_S
+    return table

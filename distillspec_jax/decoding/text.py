@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import prompt_ids
 from distillspec_jax.data.tokenizer import Tokenizer
@@ -16,7 +18,7 @@ from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.law import sampling_law
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
-from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
@@ -31,11 +33,11 @@ class Generation:
 
     Attributes:
       inputs: the raw input, as given.
-      outputs: the generated text, without EOS.
+      outputs: the generated text, without EOS, and without the string that stopped it.
       emitted_tokens: generated tokens, EOS included.
       target_calls: passes of the target after prefill; without a draft, one a token.
       accepted, tested: drafted tokens that were accepted, and that were put to the test.
-      finish_reason: `eos`, `length` or `failed`.
+      finish_reason: `eos`, `stop` (a stop string), `length` or `failed`.
     """
 
     inputs: str
@@ -124,6 +126,7 @@ class TextGenerator:
       block_size: drafted tokens a round.
       rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
+      stop: strings that end an output; it is cut before the first of them.
       assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
       on_compile: told when a new shape is compiled.
 
@@ -142,6 +145,7 @@ class TextGenerator:
         epsilon: float | None = None,
         candidates: int = 1,
         batch_size: int = 8,
+        stop: Sequence[str] = (),
         assume_same_vocabulary: bool = False,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
@@ -170,6 +174,7 @@ class TextGenerator:
             if candidates > 1:
                 raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
             drafter = PromptLookup(self.tokenizer.vocab_size)
+        self._stop = tuple(stop)
         self._engine = Engine(
             target.model,
             target.params,
@@ -178,44 +183,54 @@ class TextGenerator:
             verifier=verifier,
             block_size=block_size,
             batch_size=batch_size,
-            stopping=StopOnEos((self.tokenizer.eos_id,)),
+            stopping=self._stopping(),
             on_compile=on_compile,
         )
+
+    def _stopping(self) -> Stopping:
+        eos_ids = (self.tokenizer.eos_id,)
+        if not self._stop:
+            return StopOnEos(eos_ids)
+        pieces = tuple(map(self.tokenizer.piece_bytes, range(self.tokenizer.vocab_size)))
+        return StopOnStrings(tuple(string.encode() for string in self._stop), pieces, eos_ids)
 
     def stream(
         self,
         texts: Sequence[str],
         *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        max_new_tokens: int | None = None,
+        temperature: float | Sequence[float] = 0.0,
+        top_k: int | Sequence[int] = 0,
+        top_p: float | Sequence[float] = 1.0,
+        max_new_tokens: int | Sequence[int] | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[Generation]:
         """Completes texts, in order; each is yielded when it and those before it are done.
 
         Args:
-          temperature, top_k, top_p: the sampling law; temperature 0 is greedy.
-          max_new_tokens: longest output, EOS included.
+          temperature, top_k, top_p: the sampling law, one for all or one a text; temperature 0 is greedy.
+          max_new_tokens: longest output, EOS included; one for all or one a text.
           seed: of all draws.
           names: how an error calls each text (`file:line`); `input N` by default.
           progress: called on the host while decoding.
+          numbers: what tells the texts' noise apart; their indices by default.
 
         Raises:
           UsageError: at once, not at the first text: an impossible law or length, or a prompt too long.
         """
         tokenizer = self.tokenizer
-        if self._greedy_only and temperature > 0:
-            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {temperature:g}, must be 0")
+        hottest = np.max(temperature, initial=0.0)
+        if self._greedy_only and hottest > 0:
+            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         law = sampling_law(
             temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,)
         )
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
-        completions = self._engine.stream(prompts, law, limit, seed, progress)
+        completions = self._engine.stream(prompts, law, limit, seed, progress, numbers)
         return self._in_order(texts, completions)
 
     def _in_order(
@@ -231,12 +246,16 @@ class TextGenerator:
                 due += 1
 
     def _text(self, inputs: str, completion: Completion) -> Generation:
+        text, reason = self.tokenizer.decode(completion.tokens), completion.finish_reason
+        if reason == "eos" and completion.tokens[-1] != self.tokenizer.eos_id:
+            reason = "stop"
+            text = text[: min((i for i in map(text.find, self._stop) if i >= 0), default=None)]
         return Generation(
             inputs=inputs,
-            outputs=self.tokenizer.decode(completion.tokens),
+            outputs=text,
             emitted_tokens=len(completion.tokens),
             target_calls=completion.target_calls,
             accepted=completion.accepted,
             tested=completion.tested,
-            finish_reason=completion.finish_reason,
+            finish_reason=reason,
         )

@@ -46,7 +46,7 @@ class Recipe:
     source: DataSource = _THIRDS
     learning_rate: float = 2e-3
     control_learning_rate: float = 1e-3
-    steps: int = 160
+    steps: int = 120
     eval_limit: int = 48
 
     @property

@@ -3,8 +3,8 @@
 At batch 1 a token costs one reading of the decoder's weights. Queries, keys and values of self-attention,
 and both inputs of a gated feed-forward, become one array each, read in one go, and an embedding that is also
 the projection to logits is transposed: for a few rows at once XLA's CPU kernels are ten times slower on its
-transpose. The canonical tree stays what is stored, trained and shown; this form lives inside decoding and gives
-the same logits.
+transpose. The canonical tree stays what is stored, trained and shown; this form lives inside decoding and
+gives the same logits.
 """
 
 from __future__ import annotations

@@ -85,6 +85,29 @@ def test_the_seed_fixes_the_texts_and_the_batch_size_does_not_touch_them(generat
     assert texts(generate(*sampled, "--seed=4")) != texts(rows)
 
 
+def test_lines_with_laws_of_their_own_and_several_samples(generate, draft_dir, tmp_path):
+    path = tmp_path / "own.jsonl"
+    lines = [{"inputs": TEXTS[0], "temperature": 1.0}, {"inputs": TEXTS[1], "max_new_tokens": 2}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = generate(f"--drafter={draft_dir}", f"--input={path}", "--num_samples=3", "--seed=4")
+    assert [(row["inputs"], row["sample"]) for row in rows] == [(t, i) for t in TEXTS[:2] for i in range(3)]
+    assert len({row["outputs"] for row in rows[:3]}) > 1  # drawn independently
+    assert len({row["outputs"] for row in rows[3:]}) == 1  # greedy, as by default
+    assert all(row["emitted_tokens"] <= 2 for row in rows[3:])
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(generate, tmp_path, capsys):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    generate(f"--output={whole}", "--temperature=1")
+    lines = whole.read_text().splitlines(keepends=True)
+    (tmp_path / "out.jsonl.partial").write_text("".join(lines[:2]) + lines[2][:20])
+    generate(f"--output={path}", "--temperature=1", "--resume")
+    assert path.read_text() == whole.read_text()
+    capsys.readouterr()
+    generate(f"--output={path}", "--temperature=1", "--resume")
+    assert "is whole: nothing is left to do" in capsys.readouterr().err or path.read_text()
+
+
 def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_dir, monkeypatch):
     class Made(Exception):
         pass
@@ -136,7 +159,7 @@ def asked(monkeypatch) -> list[tuple[str, int]]:
     """(prompt as text, limit) of every request; nothing is decoded, every answer is EOS."""
     heard = []
 
-    def stream(self, prompts, law, limit, seed, progress):
+    def stream(self, prompts, law, limit, seed, progress, numbers=None):
         for i, ids in enumerate(prompts):
             assert ids[-1] == embedded_tokenizer().eos_id
             heard.append((embedded_tokenizer().decode(ids), limit))

@@ -7,7 +7,14 @@ import os
 
 import pytest
 
-from distillspec_jax.decoding.requests import Request, output_lines, read_requests, write_line
+from distillspec_jax.decoding.requests import (
+    Request,
+    finished,
+    options,
+    output_lines,
+    read_requests,
+    write_line,
+)
 from distillspec_jax.decoding.text import Generation
 from distillspec_jax.errors import UsageError
 
@@ -182,3 +189,57 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     os.close(reader)
     assert path.is_fifo()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_ids_are_refused_by_both_lines(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id": 1, "inputs": "a"}\n{"id": "1", "inputs": "b"}\n{"id": 1, "inputs": "c"}\n')
+    with pytest.raises(UsageError, match=rf"{path}:3: id 1 is that of {path}:1 already"):
+        read_requests(str(path))
+
+
+DEFAULTS = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 9}
+
+
+def test_a_line_may_bring_a_law_and_a_length_of_its_own():
+    asked = [Request("a", "f:1", {"temperature": 1}), Request("b", "f:2", {"max_new_tokens": 3})]
+    own = {"temperature": [1, 0.0], "max_new_tokens": [9, 3]}
+    assert options(asked, DEFAULTS) == DEFAULTS | own
+    assert options([Request("a", "f:1", {"note": "x"})], DEFAULTS) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"temperature": "hot"}, "f:7: field 'temperature' is 'hot', must be a number"),
+        ({"temperature": -1}, "f:7: temperature is -1.0, must be 0 or more"),
+        ({"top_k": 1.5}, "f:7: field 'top_k' is 1.5, must be a whole number"),
+        ({"top_p": True}, "f:7: field 'top_p' is True, must be a number"),
+        ({"top_p": 0}, r"f:7: top_p is 0.0, must be in \(0, 1\]"),
+        ({"max_new_tokens": 0}, "f:7: max_new_tokens is 0, must be at least 1"),
+    ],
+)
+def test_an_impossible_option_is_named_by_its_line(extra, message):
+    with pytest.raises(UsageError, match=message):
+        options([Request("a", "f:1", {}), Request("b", "f:7", extra)], DEFAULTS)
+
+
+def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(tmp_path):
+    path = str(tmp_path / "out.jsonl")
+    asked = [Request("ä", "f:1", {"id": 1}), Request("b", "f:2", {"id": 2}), Request("c", "f:3", {})]
+    assert finished(path, asked) == 0
+    lines = ['{"id": 1, "inputs": "ä", "outputs": "x"}\n', '{"id": 2, "inputs": "b", "outputs": "y"}\n']
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_text("".join(lines) + '{"inputs": "c", "outp', encoding="utf-8")
+    assert finished(path, asked) == 2
+    assert partial.read_text(encoding="utf-8") == "".join(lines)
+    with output_lines(path, resume=True) as put:
+        put("{}")
+    assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "".join(lines) + "{}\n"
+
+
+@pytest.mark.parametrize("asked", [[Request("b", "f:1", {})], [Request("a", "f:1", {"id": 2})], []])
+def test_lines_of_other_requests_are_not_resumed(tmp_path, asked):
+    (tmp_path / "out.partial").write_text('{"id": 1, "inputs": "a"}\n')
+    with pytest.raises(UsageError, match=r"out.partial:1 is of another input"):
+        finished(str(tmp_path / "out"), asked)

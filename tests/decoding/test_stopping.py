@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillspec_jax.data.tokenizer import embedded_tokenizer
+from distillspec_jax.decoding import StopOnEos, StopOnStrings
+from distillspec_jax.decoding.text import TextGenerator
+from distillspec_jax.errors import UsageError
+from tests import pair
+
+PIECES = (b"", b"", b"a", b"b", b"ab", b"ba", b"\n", b"a\n", b"\xc3", b"\xa4")
+"""Padding, EOS and eight pieces, some of which spell the same text."""
+
+STOPS = [(b"ab",), (b"a\n", b"bb"), (b"aba", b"ba\n\n"), ("ä".encode(),)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _ends(rule, output_BT, emitted_B, block_BK):
+    return rule.ends(output_BT, emitted_B, block_BK)
+
+
+def ended_at(stops: tuple[bytes, ...], tokens: list[int], upto: int) -> bool:
+    """Whether the text of the first tokens holds a stop string that the last of them completes."""
+    before, now = (b"".join(PIECES[t] for t in tokens[:n]) for n in (upto - 1, upto))
+    return tokens[upto - 1] == 1 or any(s in now and s not in before for s in stops)
+
+
+@pytest.mark.parametrize("stops", STOPS)
+@given(tokens=st.lists(st.integers(2, len(PIECES) - 1), min_size=9, max_size=9), done=st.integers(0, 6))
+def test_a_string_ends_the_text_wherever_its_bytes_fall(stops, tokens, done):
+    """Against a search in the bytes; only the first end in a block means anything."""
+    rule = StopOnStrings(stops, PIECES)
+    if any(ended_at(stops, tokens, n) for n in range(1, done + 1)):
+        return  # the row would not run any more
+    output_BT = np.array([[*tokens[:done], *[5] * (9 - done)]], np.int32)
+    block = tokens[done : done + 3]
+    found = np.asarray(_ends(rule, output_BT, np.array([done]), np.array([block])))[0].tolist()
+    expected = [ended_at(stops, tokens, done + k + 1) for k in range(3)]
+    first = expected.index(True) if True in expected else 3
+    assert found[: first + 1] == expected[: first + 1]
+
+
+def test_an_end_of_sequence_ends_as_ever():
+    block = np.array([[2, 1, 3]])
+    output, emitted = np.zeros((1, 4), np.int32), np.array([0])
+    expected = _ends(StopOnEos(), output, emitted, block)
+    assert _ends(StopOnStrings((b"zz",), PIECES), output, emitted, block).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("strings", [(), (b"a", b"")])
+def test_empty_strings_are_refused(strings):
+    with pytest.raises(UsageError, match=r"stop strings are .*: need one at least, and none empty"):
+        StopOnStrings(strings, PIECES)
+
+
+def test_pieces_spell_the_text_they_are_cut_from():
+    tokenizer = embedded_tokenizer()
+    text = "Tom has 3 apples.\n#### 3 ½ ▁ä"
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.piece_bytes, ids)) == text.encode()
+    assert [tokenizer.piece_bytes(i) for i in (tokenizer.pad_id, tokenizer.eos_id)] == [b"", b""]
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_outputs_are_cut_before_the_string(drafted):
+    texts = ["Hello.", "It is a genus of flowering plants.", "He was born in Berlin."]
+    shared = {"batch_size": 4, "block_size": 3}
+    draft = pair.draft() if drafted else None
+    whole = list(TextGenerator(pair.target(), draft, **shared).stream(texts))
+    stop = whole[1].outputs[3:5]
+    found = list(TextGenerator(pair.target(), draft, stop=[stop, "never"], **shared).stream(texts))
+    for before, after in zip(whole, found, strict=True):
+        if stop in before.outputs:
+            assert after.outputs == before.outputs[: before.outputs.index(stop)]
+            assert after.finish_reason == "stop"
+            assert after.emitted_tokens <= before.emitted_tokens
+        else:
+            assert after.outputs == before.outputs
+    assert found[1].finish_reason == "stop"
