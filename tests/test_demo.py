@@ -40,7 +40,7 @@ def in_tiny_zoo(tiny_zoo, monkeypatch):
     zoo.manifest.cache_clear()
     monkeypatch.setattr(demo, "BLOCK_SIZES", (1, 5))
     monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 8)
-    monkeypatch.setattr(recipes, "BATCH_SIZE", 2)
+    monkeypatch.setattr(recipes, "BATCH_SIZE", 3)
     recipe = recipes.Recipe("wiki_leads", {"inputs": 32, "targets": 8}, steps=2)
     monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": recipe})
     yield
