@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k law".
 ARGS ?=
+# A file's tests share compiled functions, so files and not tests are dealt out; compiling keeps one core busy.
+WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
@@ -79,7 +81,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup-reference lint  ## lint, type-check and run the tests (ARGS goes to pytest)
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(ARGS)
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-exact: setup  ## every cell of the exactness grid (half an hour)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)

@@ -1,0 +1,154 @@
+"""`python -m benchmarks.decode_profile`: where a decoding round's time goes, on this machine.
+
+Three tables: the dense products of the zoo target's decoder for few rows at a time, in the forms that they
+can be written in; its `extend` and the draft's for T tokens a row; and whole rounds. Every number is the best
+of several runs of one compiled loop, so that dispatch from Python is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.cli import errors
+from distillspec_jax.decoding import (
+    AutoregressiveLoop,
+    ModelDrafter,
+    PairParams,
+    Requests,
+    SpeculativeLoop,
+    State,
+    randomness,
+    sampling_law,
+)
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.shapes import Array
+
+ITERATIONS, REPEATS = 100, 7
+REASSOCIATED = {
+    "xla_cpu_enable_fast_math": True,
+    **{f"xla_cpu_fast_math_honor_{what}": True for what in ("nans", "infs", "division", "functions")},
+}
+"""Sums in any order, so that one over the last axis can be vectorised; NaN and infinities stay."""
+
+
+def milliseconds(step: Callable[[Any], Any], start: Any, options: dict[str, Any] | None = None) -> float:
+    """Of one application of `step`, inside a compiled loop of many."""
+    loop = jax.jit(
+        lambda carry: jax.lax.fori_loop(0, ITERATIONS, lambda _, c: step(c), carry), compiler_options=options
+    )
+    jax.block_until_ready(loop(start))
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(loop(start))
+        times.append(time.perf_counter() - began)
+    return min(times) / ITERATIONS * 1e3
+
+
+def few_rows(x_KM: Array, kernel_NM: Array) -> Array:
+    """x @ kernel.T with every weight read once, in order, for all rows: one sum of K numbers at a time."""
+    terms = tuple(x_M[None] * kernel_NM for x_M in x_KM)
+    zeros = tuple(np.float32(0) for _ in terms)
+    sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+    return jnp.stack(sums)
+
+
+def products(target: Pretrained, rows: int, form: str) -> float:
+    """All dense products of one call of the target's decoder on so many rows."""
+    config = target.model.config
+    m, inner, heads = config.emb_dim, config.mlp_dim, config.num_heads * config.head_dim
+    layer = [(m, 3 * heads), (heads, m), (m, heads), (heads, m), (m, 2 * inner), (inner, m)]
+    shapes = [*layer * config.num_decoder_layers, (m, config.vocab_size)]
+    kernels = [np.full(shape, 0.01, np.float32) for shape in shapes]
+    if form != "plain":
+        kernels = [kernel.T.copy() for kernel in kernels]
+    dot = {"plain": jnp.dot, "transposed": lambda x, k: jnp.einsum("km,nm->kn", x, k)}.get(form, few_rows)
+    start = {width: np.ones((rows, width), np.float32) for width in {m, heads, inner}}
+
+    def step(carry: tuple[dict[int, Array], list[Array]]) -> tuple[dict[int, Array], list[Array]]:
+        inputs, kernels = carry
+        for kernel, (width, _) in zip(kernels, shapes, strict=True):
+            y = dot(inputs[width], kernel)
+            tiny = 1e-9 * (y[:, :1] + y[:, -1:])  # all of it is needed, and the next product waits for it
+            inputs = {width: x + tiny for width, x in inputs.items()}
+        return inputs, kernels
+
+    options = REASSOCIATED if form == "few_rows" else None
+    return milliseconds(step, (start, list(map(jnp.asarray, kernels))), options)
+
+
+def extend(model: Any, params: Any, prompt_BT: Array, tokens: int) -> float:
+    """One call of `extend` with so many tokens a row, 30 tokens into the text."""
+    state, _ = jax.jit(model.prefill, static_argnums=2)(params, prompt_BT, 70)
+    block_BK = jnp.ones((len(prompt_BT), tokens), jnp.int32)
+
+    def step(carry: Any) -> Any:
+        params, state, block_BK = carry
+        logits, state = model.extend(params, state.rewind(jnp.full(len(block_BK), 30)), block_BK)
+        return params, state, jnp.clip(logits[..., 0].astype(jnp.int32), 1, 1)
+
+    return milliseconds(step, (params, state, block_BK))
+
+
+def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:
+    """One round of a decoding loop, always at the same place of the text."""
+    rows = len(prompt_BT)
+    law = sampling_law(temperature, vocab_size=loop.target.vocab_size).for_rows(rows)
+    keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
+    requests = Requests(keys_B, jnp.full(rows, 10_000), law)
+    start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, requests)
+
+    def step(carry: tuple[PairParams, State]) -> tuple[PairParams, State]:
+        params, state = carry
+        after = loop.round(params, state)
+        rows = state.rows.replace(pending_B=after.rows.pending_B)  # type: ignore[attr-defined]
+        target = after.target.rewind(state.target.length_B)
+        return params, after.replace(rows=rows, target=target, counts=state.counts)
+
+    return milliseconds(step, (params, start))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_profile", description=__doc__)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    flags = parser.parse_args(argv)
+    target, draft = (pretrained.load(f"zoo:wiki_leads/{role}") for role in ("target", "draft"))
+    params = PairParams(*(jax.jit(m.model.prepare)(m.params) for m in (target, draft)))
+    shape = (flags.batch_size, 96)
+    prompt_BT = jnp.asarray(np.random.default_rng(0).integers(2, 4096, shape), jnp.int32)
+
+    print("| dense products of the target's decoder | ms |\n|---|---|")
+    for rows in (1, 2, 4, 6, 8):
+        for form in ("plain", "transposed", "few_rows"):
+            print(f"| {rows} rows, {form} | {products(target, rows, form):.3f} |", flush=True)
+    print(f"\n| extend, batch {flags.batch_size} | ms |\n|---|---|")
+    for name, model, weights, sizes in (
+        ("target", target.model, params.target, (1, 2, 4, 6, 8)),
+        ("draft", draft.model, params.draft, (1, 2)),
+    ):
+        for tokens in sizes:
+            print(f"| {name}, T = {tokens} | {extend(model, weights, prompt_BT, tokens):.3f} |", flush=True)
+    print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
+    alone = rounds(AutoregressiveLoop(target.model), PairParams(params.target), prompt_BT, flags.temperature)
+    print(f"| autoregressive | {alone:.3f} |", flush=True)
+    for size in (1, 3, 5, 7):
+        loop = SpeculativeLoop(target.model, ModelDrafter(draft.model), block_size=size)
+        took = rounds(loop, params, prompt_BT, flags.temperature)
+        print(f"| speculative, γ = {size} | {took:.3f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="decode_profile"))
