@@ -46,9 +46,7 @@ RULES: dict[str, tuple[int, Verifier]] = {
 EVERY_DAY = {
     *(("prefix", size, "token") for size in (0, 2, 5)),
     *(("prefix", 3, rule) for rule in ("block", "candidates")),
-    ("prefix", 2, "one candidate"),
     *((name, 2, "token") for name in FAMILIES),
-    *((name, 3, "block") for name in FAMILIES),
 }
 """What runs by default; the rest by `make test-exact`."""
 
