@@ -14,9 +14,10 @@ from distillspec_jax.shapes import Array
 
 ROWS = 40_000
 
-P = np.array([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.0, 0.5, 0.25]])
+P = np.array([[0.4, 0.15, 0.45, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.0, 0.5, 0.25]])
 Q = np.array([[0.2, 0.3, 0.1, 0.4], [0.4, 0.3, 0.2, 0.1]])
-"""A target's three laws, each whatever came before it, and a draft's two."""
+"""A target's three laws, each whatever came before it, and a draft's two. A first draft has p / q above 1,
+below it, or 0: only between 0 and 1 does the block rule's residual differ from the token rule's."""
 
 
 def log(p: np.ndarray) -> np.ndarray:
