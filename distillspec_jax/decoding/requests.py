@@ -134,7 +134,7 @@ def finished(path: str, requests: Sequence[Request]) -> int:
         return 0
     content = partial.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
     for number, line in enumerate(lines, start=1):
         asked = requests[number - 1] if number <= len(requests) else None
         given = {key: line.get(key) for key in ("inputs", *(asked.extra if asked else ()))}

@@ -228,7 +228,10 @@ def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(
     path = str(tmp_path / "out.jsonl")
     asked = [Request("ä", "f:1", {"id": 1}), Request("b", "f:2", {"id": 2}), Request("c", "f:3", {})]
     assert finished(path, asked) == 0
-    lines = ['{"id": 1, "inputs": "ä", "outputs": "x"}\n', '{"id": 2, "inputs": "b", "outputs": "y"}\n']
+    lines = [
+        '{"id": 1, "inputs": "ä", "outputs": "x\u2028y"}\n',
+        '{"id": 2, "inputs": "b", "outputs": "y"}\n',
+    ]
     partial = tmp_path / "out.jsonl.partial"
     partial.write_text("".join(lines) + '{"inputs": "c", "outp', encoding="utf-8")
     assert finished(path, asked) == 2
