@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.randomness import Purpose
-from distillspec_jax.decoding.verifiers import Verdict, log_at, one_candidate, row_of
+from distillspec_jax.decoding.verifiers import Verdict, draw_last, log_at, one_candidate, row_of
 from distillspec_jax.shapes import Array
 
 
@@ -68,8 +68,7 @@ class BlockRule:
         # An excess that underflows to nothing means that r p and q agree to rounding: draw from p.
         usable_B = rejected_B & (excess_BV.sum(-1) > 0)
         log_next_BV = jnp.where(usable_B[:, None], jnp.log(excess_BV), log_p_BV)
-        purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
-        next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
+        next_token_B = draw_last(keys_B, accepted_B, rejected_B, log_next_BV)
         return Verdict(jnp.zeros_like(accepted_B), accepted_B, next_token_B)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.randomness import Purpose
-from distillspec_jax.decoding.verifiers import Verdict, acceptance, residual
+from distillspec_jax.decoding.verifiers import Verdict, acceptance, draw_last, residual, row_of
 from distillspec_jax.shapes import Array
 
 
@@ -42,12 +42,12 @@ class CandidatesRule:
         was_rejected_B = jnp.zeros(rows, bool)
         for place in range(size):
             offers_BN = agrees_BN & (length_BN > place) & going_B[:, None]
-            log_p_BV = jnp.take_along_axis(log_p_BNKV[:, :, place], branch_B[:, None, None], axis=1)[:, 0]
+            log_p_BV = row_of(log_p_BNKV[:, :, place], branch_B)
             kept_B = jnp.zeros(rows, bool)
             token_B = jnp.zeros(rows, jnp.int32)
             for block in range(blocks):
                 y_B, log_q_BV = tokens_BNG[:, block, place], log_q_BNGV[:, block, place]
-                ratio_B = acceptance(_at(log_p_BV, y_B), _at(log_q_BV, y_B))
+                ratio_B = acceptance(row_of(log_p_BV, y_B), row_of(log_q_BV, y_B))
                 # With one block, the token rule's own numbers.
                 keys = randomness.draw_keys(keys_B, place + size * block, Purpose.ACCEPT)
                 tested_B = offers_BN[:, block] & ~kept_B
@@ -67,12 +67,7 @@ class CandidatesRule:
             going_B &= kept_B
         # Blocks that agree hold the same text; the longest of them tells how far the test went.
         branch_B = jnp.argmax(jnp.where(agrees_BN, length_BN, -1), axis=1).astype(jnp.int32)
-        whole_BV = jnp.take_along_axis(log_p_BNKV[:, :, size], branch_B[:, None, None], axis=1)[:, 0]
+        whole_BV = row_of(log_p_BNKV[:, :, size], branch_B)
         log_next_BV = jnp.where(going_B[:, None], whole_BV, log_next_BV)
-        purpose_B = jnp.where(was_rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
-        next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
+        next_token_B = draw_last(keys_B, accepted_B, was_rejected_B, log_next_BV)
         return Verdict(branch_B, accepted_B, next_token_B)
-
-
-def _at(log_BV: Array, token_B: Array) -> Array:
-    return jnp.take_along_axis(log_BV, token_B[:, None], axis=1)[:, 0]

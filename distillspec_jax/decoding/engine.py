@@ -212,12 +212,10 @@ class Engine:
             state = _run(self._loop, self._params, state, self._rounds_per_visit, enough)
             status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
-            finished = [(served[slot], slot) for slot in done]
             completions = self._completions(state, done) if done else []
             emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
             emitted_before += sum(int(emitted_B[slot]) for slot in done)
-            for slot in done:
-                del served[slot]
+            finished = [served.pop(slot) for slot in done]
             progress(Progress(total - len(waiting) - len(served), total, emitted))
             free = done[: len(waiting)]
             if free:
@@ -226,7 +224,7 @@ class Engine:
                 fresh = read([served[slot] for slot in free], rows)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if rows == slots == len(free) else _refill(state, fresh, jnp.asarray(into_B))
-            yield from ((index, completions[place]) for place, (index, _) in enumerate(finished))
+            yield from zip(finished, completions, strict=True)
 
     def _announce(self, prompt_shape: tuple[int, ...], width: int, truncates: bool) -> None:
         shape = (prompt_shape, width, truncates)

@@ -90,7 +90,7 @@ class GreedyMatch:
     """Keeps drafts while they are the target's likeliest token, and adds the likeliest token; draws nothing.
 
     At temperature 0 this is the token rule without its arithmetic. At any other it decodes greedily, whatever
-    was asked for; `Engine` refuses that.
+    was asked for; `TextGenerator` refuses that.
     """
 
     greedy_only = True

@@ -93,8 +93,7 @@ class PromptLookup:
     def _continuation(self, tokens_BS: Array, last_B: Array) -> tuple[Array, Array]:
         """Where the text goes on after the latest, longest match of its end, and whether there is one."""
         slot_1S = jnp.arange(tokens_BS.shape[1])[None]
-        earlier_BS = slot_1S < last_B[:, None]
-        matches_BS = earlier_BS  # at each slot: the n tokens up to it are the last n
+        matches_BS = slot_1S < last_B[:, None]  # at each slot: the n tokens up to it are the last n
         start_B, found_B = jnp.zeros_like(last_B), jnp.zeros(last_B.shape, bool)
         for n in range(self.longest):
             back_B = last_B - n

@@ -101,9 +101,14 @@ def verify_by_ratio(
     log_p_BV = row_of(log_p_BKV, accepted_B)
     log_q_BV = row_of(log_q_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))
     log_next_BV = jnp.where(rejected_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
-    purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
-    next_token_B = randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
+    next_token_B = draw_last(keys_B, accepted_B, rejected_B, log_next_BV)
     return Verdict(jnp.zeros_like(accepted_B), accepted_B, next_token_B)
+
+
+def draw_last(keys_B: Array, accepted_B: Array, rejected_B: Array, log_next_BV: Array) -> Array:
+    """The token after the accepted drafts: a replacement where one was rejected, else the bonus token."""
+    purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
+    return randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
 
 
 def accept_left_to_right(passes_BG: Array, length_B: Array) -> Array:
