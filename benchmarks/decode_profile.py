@@ -30,21 +30,18 @@ from distillspec_jax.decoding import (
     sampling_law,
 )
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.dense import compiler_options, few_rows
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array
 
 ITERATIONS, REPEATS = 100, 7
-REASSOCIATED = {
-    "xla_cpu_enable_fast_math": True,
-    **{f"xla_cpu_fast_math_honor_{what}": True for what in ("nans", "infs", "division", "functions")},
-}
-"""Sums in any order, so that one over the last axis can be vectorised; NaN and infinities stay."""
 
 
-def milliseconds(step: Callable[[Any], Any], start: Any, options: dict[str, Any] | None = None) -> float:
+def milliseconds(step: Callable[[Any], Any], start: Any) -> float:
     """Of one application of `step`, inside a compiled loop of many."""
     loop = jax.jit(
-        lambda carry: jax.lax.fori_loop(0, ITERATIONS, lambda _, c: step(c), carry), compiler_options=options
+        lambda carry: jax.lax.fori_loop(0, ITERATIONS, lambda _, c: step(c), carry),
+        compiler_options=compiler_options(),
     )
     jax.block_until_ready(loop(start))
     times = []
@@ -53,14 +50,6 @@ def milliseconds(step: Callable[[Any], Any], start: Any, options: dict[str, Any]
         jax.block_until_ready(loop(start))
         times.append(time.perf_counter() - began)
     return min(times) / ITERATIONS * 1e3
-
-
-def few_rows(x_KM: Array, kernel_NM: Array) -> Array:
-    """x @ kernel.T with every weight read once, in order, for all rows: one sum of K numbers at a time."""
-    terms = tuple(x_M[None] * kernel_NM for x_M in x_KM)
-    zeros = tuple(np.float32(0) for _ in terms)
-    sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
-    return jnp.stack(sums)
 
 
 def products(target: Pretrained, rows: int, form: str) -> float:
@@ -83,12 +72,12 @@ def products(target: Pretrained, rows: int, form: str) -> float:
             inputs = {width: x + tiny for width, x in inputs.items()}
         return inputs, kernels
 
-    options = REASSOCIATED if form == "few_rows" else None
-    return milliseconds(step, (start, list(map(jnp.asarray, kernels))), options)
+    return milliseconds(step, (start, list(map(jnp.asarray, kernels))))
 
 
-def extend(model: Any, params: Any, prompt_BT: Array, tokens: int) -> float:
+def extend(network: Pretrained, prompt_BT: Array, tokens: int) -> float:
     """One call of `extend` with so many tokens a row, 30 tokens into the text."""
+    model, params = network.model, prepared(network, len(prompt_BT) * tokens)
     state, _ = jax.jit(model.prefill, static_argnums=2)(params, prompt_BT, 70)
     block_BK = jnp.ones((len(prompt_BT), tokens), jnp.int32)
 
@@ -98,6 +87,11 @@ def extend(model: Any, params: Any, prompt_BT: Array, tokens: int) -> float:
         return params, state, jnp.clip(logits[..., 0].astype(jnp.int32), 1, 1)
 
     return milliseconds(step, (params, state, block_BK))
+
+
+def prepared(network: Pretrained, rows: int) -> Any:
+    """Parameters in the form for calls of so many rows."""
+    return jax.jit(network.model.prepare, static_argnums=1)(network.params, rows)
 
 
 def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:
@@ -111,7 +105,7 @@ def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) 
     def step(carry: tuple[PairParams, State]) -> tuple[PairParams, State]:
         params, state = carry
         after = loop.round(params, state)
-        rows = state.rows.replace(pending_B=after.rows.pending_B)  # type: ignore[attr-defined]
+        rows = state.rows.replace(pending_B=after.rows.pending_B)
         target = after.target.rewind(state.target.length_B)
         return params, after.replace(rows=rows, target=target, counts=state.counts)
 
@@ -125,7 +119,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=0.0)
     flags = parser.parse_args(argv)
     target, draft = (pretrained.load(f"zoo:wiki_leads/{role}") for role in ("target", "draft"))
-    params = PairParams(*(jax.jit(m.model.prepare)(m.params) for m in (target, draft)))
     shape = (flags.batch_size, 96)
     prompt_BT = jnp.asarray(np.random.default_rng(0).integers(2, 4096, shape), jnp.int32)
 
@@ -134,17 +127,17 @@ def main(argv: list[str]) -> int:
         for form in ("plain", "transposed", "few_rows"):
             print(f"| {rows} rows, {form} | {products(target, rows, form):.3f} |", flush=True)
     print(f"\n| extend, batch {flags.batch_size} | ms |\n|---|---|")
-    for name, model, weights, sizes in (
-        ("target", target.model, params.target, (1, 2, 4, 6, 8)),
-        ("draft", draft.model, params.draft, (1, 2)),
-    ):
+    for name, network, sizes in (("target", target, (1, 2, 4, 6, 8)), ("draft", draft, (1, 2))):
         for tokens in sizes:
-            print(f"| {name}, T = {tokens} | {extend(model, weights, prompt_BT, tokens):.3f} |", flush=True)
+            print(f"| {name}, T = {tokens} | {extend(network, prompt_BT, tokens):.3f} |", flush=True)
     print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
-    alone = rounds(AutoregressiveLoop(target.model), PairParams(params.target), prompt_BT, flags.temperature)
+    rows = flags.batch_size
+    params = PairParams(prepared(target, rows))
+    alone = rounds(AutoregressiveLoop(target.model), params, prompt_BT, flags.temperature)
     print(f"| autoregressive | {alone:.3f} |", flush=True)
     for size in (1, 3, 5, 7):
         loop = SpeculativeLoop(target.model, ModelDrafter(draft.model), block_size=size)
+        params = PairParams(prepared(target, rows * (size + 1)), prepared(draft, rows))
         took = rounds(loop, params, prompt_BT, flags.temperature)
         print(f"| speculative, γ = {size} | {took:.3f} |", flush=True)
     return 0

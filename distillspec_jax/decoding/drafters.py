@@ -111,10 +111,10 @@ class ModelDrafter:
         if self.candidates < 1:
             raise UsageError(f"candidates is {self.candidates}, must be at least 1")
 
-    def prepare(self, params: Params) -> Params:
-        """The network's own `prepare`, if it offers one."""
+    def prepare(self, params: Params, rows: int) -> Params:
+        """The network's own `prepare`, if it offers one, for a batch of so many rows."""
         prepare = getattr(self.model, "prepare", None)
-        return params if prepare is None else prepare(params)
+        return params if prepare is None else prepare(params, rows * self.candidates)
 
     def init(self, params: Params, prompt_BT: Array, max_length: int) -> ModelMemory:
         """See `Drafter.init`."""

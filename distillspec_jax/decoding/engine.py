@@ -26,6 +26,7 @@ from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, St
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.shapes import Array, Params
 
@@ -114,10 +115,14 @@ class Engine:
                 raise UsageError(f"{name} is {size}, must be at least 1")
         self._loop: Loop
         if drafter is None:
-            self._loop = AutoregressiveLoop(target, stopping)
+            self._loop, tokens = AutoregressiveLoop(target, stopping), 1
         else:
             self._loop = SpeculativeLoop(target, drafter, verifier, stopping, block_size, measure_overlap)
-        self._params = PairParams(_prepared(target, target_params), _prepared(drafter, drafter_params))
+            tokens = (block_size + 1) * getattr(drafter, "candidates", 1)
+        self._params = PairParams(
+            _prepared(target, target_params, batch_size * tokens),
+            _prepared(drafter, drafter_params, batch_size),
+        )
         self._batch_size = batch_size
         self._prompt_bucket = prompt_bucket
         self._rounds_per_visit = rounds_per_visit
@@ -209,7 +214,7 @@ class Engine:
         while served:
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
             enough = len(served) if waiting else 1
-            state = _run(self._loop, self._params, state, self._rounds_per_visit, enough)
+            state = _compiled_run()(self._loop, self._params, state, self._rounds_per_visit, enough)
             status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
             completions = self._completions(state, done) if done else []
@@ -258,9 +263,15 @@ def _init(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, 
     return loop.init(params, prompt_BT, requests, width)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _run(loop: Loop, params: PairParams, state: State, max_rounds: int, enough: int) -> State:
-    return loop.run(params, state, max_rounds, enough)
+@functools.cache
+def _compiled_run() -> Callable[[Loop, PairParams, State, int, int], State]:
+    """`Loop.run`; made late, because asking for the backend starts it."""
+    return jax.jit(
+        lambda loop, *args: loop.run(*args),
+        static_argnums=0,
+        donate_argnums=2,
+        compiler_options=compiler_options(),
+    )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -280,10 +291,10 @@ def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return padded_BT
 
 
-def _prepared(owner: Any, params: Any) -> Any:
-    """The fast form of parameters, where their owner knows one."""
+def _prepared(owner: Any, params: Any, rows: int) -> Any:
+    """The fast form of parameters for calls of so many rows, where their owner knows one."""
     prepare = getattr(owner, "prepare", None)
-    return params if prepare is None else jax.jit(prepare)(params)
+    return params if prepare is None else jax.jit(prepare, static_argnums=1)(params, rows)
 
 
 def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:

@@ -7,7 +7,7 @@ Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,55 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax.models.dense import Dense, Form, StackedDense, fan_in_normal, logical
 from distillspec_jax.shapes import Array
 
-Initializer = Callable[..., Any]
 MASKED = -1e10
 """Added to masked attention logits; finite, so that a row without any key stays finite too."""
-
-fan_in_normal: Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def logical(init: Initializer, *axes: str | None) -> Initializer:
-    """Names the axes of a parameter; `partitioning.py` maps the names to a mesh."""
-    return nn.with_logical_partitioning(init, axes)
-
-
-class Dense(nn.Module):
-    """A bias-free projection of the last axis, `[..., in] -> [..., features]`."""
-
-    features: int
-    axes: tuple[str, str]
-    dtype: Any = jnp.float32
-    kernel_init: Initializer = fan_in_normal
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param(
-            "kernel", logical(self.kernel_init, *self.axes), (x.shape[-1], self.features), jnp.float32
-        )
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
-
-
-class StackedDense(nn.Module):
-    """Several projections of one input as a single product, `[..., in] -> count * [..., features]`.
-
-    Only prepared parameters have its kernel, `[in, count, features]` (see `stacking.py`): decoding is
-    bound by reading weights, and one long read is faster than several short ones.
-    """
-
-    count: int
-    features: int
-    axes: tuple[str, str]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, ...]:
-        init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
-        shape = (x.shape[-1], self.count, self.features)
-        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        y = jnp.einsum("...m,mcf->...cf", x.astype(self.dtype), kernel)
-        return tuple(y[..., i, :] for i in range(self.count))
 
 
 class RMSNorm(nn.Module):
@@ -87,23 +43,25 @@ class MlpBlock(nn.Module):
     activations: Sequence[str]
     dropout_rate: float
     dtype: Any = jnp.float32
-    stacked: bool = False
+    form: Form = "canonical"
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
         axes, count = ("embed", "mlp"), len(self.activations)
-        if self.stacked and count > 1:
-            inner = StackedDense(count, self.hidden, axes, self.dtype, name="wi_stack")(x)
+        if self.form != "canonical" and count > 1:
+            inner = StackedDense(count, self.hidden, axes, self.dtype, self.form, name="wi_stack")(x)
         else:
             names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
-            inner = tuple(Dense(self.hidden, axes, self.dtype, name=name)(x) for name in names)
+            inner = tuple(
+                Dense(self.hidden, axes, self.dtype, form=self.form, name=name)(x) for name in names
+            )
         gate: Array | None = None
         for name, h in zip(self.activations, inner, strict=True):
             h = h if name == "linear" else getattr(nn, name)(h)
             gate = h if gate is None else gate * h
         assert gate is not None
         gate = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(gate, deterministic=deterministic)
-        return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="wo")(gate)
+        return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, form=self.form, name="wo")(gate)
 
 
 def relative_position_bucket(
@@ -157,14 +115,18 @@ class RelativePositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections and softmax; masks and position biases come in as one additive bias."""
+    """Projections and softmax; masks and position biases come in as one additive bias.
+
+    `fused`: queries, keys and values come of one product, as self-attention's do in prepared parameters.
+    """
 
     num_heads: int
     head_dim: int
     features: int
     dropout_rate: float
     dtype: Any = jnp.float32
-    stacked: bool = False
+    form: Form = "canonical"
+    fused: bool = False
 
     def setup(self) -> None:
         width = self.num_heads * self.head_dim
@@ -173,13 +135,14 @@ class Attention(nn.Module):
         def query_init(*args: Any) -> Array:
             return fan_in_normal(*args) / np.sqrt(self.head_dim)
 
-        if self.stacked:
-            self.qkv_stack = StackedDense(3, width, axes, self.dtype)
+        if self.fused:
+            self.qkv_stack = StackedDense(3, width, axes, self.dtype, self.form)
         else:
-            self.query = Dense(width, axes, self.dtype, query_init)
+            self.query = Dense(width, axes, self.dtype, query_init, self.form)
+            # Over a whole prompt, once: many rows.
             self.key = Dense(width, axes, self.dtype)
             self.value = Dense(width, axes, self.dtype)
-        self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype)
+        self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype, form=self.form)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def _heads(self, x_BTE: Array) -> Array:
@@ -197,7 +160,7 @@ class Attention(nn.Module):
 
     def queries_keys_values(self, x_BTM: Array) -> tuple[Array, tuple[Array, Array]]:
         """What self-attention needs of its one input; alone in reading stacked parameters."""
-        if not self.stacked:
+        if not self.fused:
             return self.queries(x_BTM), self.keys_values(x_BTM)
         query, key, value = (self._heads(part) for part in self.qkv_stack(x_BTM))
         return query, (key, value)

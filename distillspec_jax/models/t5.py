@@ -16,14 +16,13 @@ import jax.numpy as jnp
 from distillspec_jax.models.attention import (
     MASKED,
     Attention,
-    Dense,
     MlpBlock,
     RelativePositionBias,
     RMSNorm,
-    logical,
 )
+from distillspec_jax.models.dense import Dense, Form, logical
 from distillspec_jax.models.interface import Batch, DecodeState
-from distillspec_jax.models.stacking import is_stacked, stacked
+from distillspec_jax.models.prepared import form_of, prepared
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -32,14 +31,14 @@ def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
-def _attention(config: T5Config, stacked: bool = False) -> Attention:
+def _attention(config: T5Config, form: Form = "canonical", fused: bool = False) -> Attention:
     sizes = (config.num_heads, config.head_dim, config.emb_dim)
-    return Attention(*sizes, config.dropout_rate, jnp.dtype(config.dtype), stacked)
+    return Attention(*sizes, config.dropout_rate, jnp.dtype(config.dtype), form, fused)
 
 
-def _mlp(config: T5Config, stacked: bool = False) -> MlpBlock:
+def _mlp(config: T5Config, form: Form = "canonical") -> MlpBlock:
     dtype = jnp.dtype(config.dtype)
-    return MlpBlock(config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, stacked)
+    return MlpBlock(config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, form)
 
 
 def _norm(config: T5Config) -> RMSNorm:
@@ -76,15 +75,15 @@ class DecoderLayer(nn.Module):
     """Self-attention, attention to the encoder, feed-forward."""
 
     config: T5Config
-    stacked: bool = False
+    form: Form = "canonical"
 
     def setup(self) -> None:
         self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config, self.stacked)
+        self.self_attention = _attention(self.config, self.form, self.form != "canonical")
         self.pre_cross_attention_layer_norm = _norm(self.config)
-        self.encoder_decoder_attention = _attention(self.config)
+        self.encoder_decoder_attention = _attention(self.config, self.form)
         self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _mlp(self.config, self.stacked)
+        self.mlp = _mlp(self.config, self.form)
         self.dropout = _residual_dropout(self.config)
 
     def _after_self_attention(
@@ -147,20 +146,20 @@ class Decoder(nn.Module):
     """The decoder stack and the projection to logits."""
 
     config: T5Config
-    stacked: bool = False
+    form: Form = "canonical"
 
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = _relpos(config, bidirectional=False)
-        self.layers = [DecoderLayer(config, self.stacked) for _ in range(config.num_decoder_layers)]
+        self.layers = [DecoderLayer(config, self.form) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
-        if self.stacked or not config.logits_via_embedding:
-            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.float32)
+        if self.form != "canonical" or not config.logits_via_embedding:
+            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), form=self.form)
 
     def _logits(self, x: Array, embedding_VM: Array, deterministic: bool) -> Array:
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
-        if self.stacked or not self.config.logits_via_embedding:
+        if self.form != "canonical" or not self.config.logits_via_embedding:
             return self.logits_dense(x)
         return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(x.shape[-1])
 
@@ -206,12 +205,12 @@ class Transformer(nn.Module):
     """The network; `EncoderDecoder` below is the face that decoding and training see."""
 
     config: T5Config
-    stacked: bool = False
+    form: Form = "canonical"
 
     def setup(self) -> None:
         self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
         self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config, self.stacked)
+        self.decoder = Decoder(self.config, self.form)
 
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
@@ -265,7 +264,7 @@ class EncoderDecoder:
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
-        return Transformer(self.config, is_stacked(params)).apply({"params": params}, *args, **kwargs)
+        return Transformer(self.config, form_of(params)).apply({"params": params}, *args, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -277,9 +276,14 @@ class EncoderDecoder:
         batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
         return Transformer(self.config).init(key, batch)["params"]
 
-    def prepare(self, params: Params) -> Params:
-        """The form that decodes fastest, for any method here in the place of `params`; same logits."""
-        return stacked(params)
+    def prepare(self, params: Params, rows: int | None = None) -> Params:
+        """The form that decodes fastest, for any method here in the place of `params`; same logits.
+
+        Args:
+          rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
+            it must be compiled with `dense.compiler_options`.
+        """
+        return prepared(params, rows)
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}

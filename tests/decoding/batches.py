@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingLaw, State, randomness
+from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
 
 
@@ -41,7 +42,7 @@ def run(loop: Loop, params: PairParams, state: State, max_rounds: int = 1000) ->
     return _run(loop, params, state, max_rounds)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiler_options())
 def _run(loop: Loop, params: PairParams, state: State, max_rounds: int) -> State:
     return loop.run(params, state, max_rounds)
 

@@ -130,7 +130,8 @@ def test_no_prompts_give_no_completions(plain: Engine) -> None:
 class Doubling(PrefixModel):
     """Prefers its output table halved."""
 
-    def prepare(self, params: Any) -> Any:
+    def prepare(self, params: Any, rows: int) -> Any:
+        assert rows == 4  # one token for each of the slots
         return {**params, "out_DV": params["out_DV"] * 2}
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Loop, PairParams, Requests, State, randomness, sampling_law
+from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
 from tests.decoding.reference_law import reference_probs
 from tests.exactness.families import PROMPTS, VOCAB, Family
@@ -116,7 +117,7 @@ def batch(cells: Sequence[tuple[int, Law]], repeats: int, seed: int) -> tuple[np
     return prompt_PT[prompt_of_B], requests
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiler_options())
 def run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, max_rounds: int) -> State:
     """Decodes a batch from its prompts on."""
     state = loop.init(params, prompt_BT, requests, max(LIMITS))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillspec_jax.models import dense, prepared
 from tests import tiny
 
 ROWS, ROOM, WIDTH = 3, 12, 7
@@ -175,21 +176,28 @@ def test_bfloat16_decodes_to_nearly_the_float32_logits():
     assert 0 < np.abs(np.asarray(found) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("rows", [None, 12])
 @model_cases
-def test_prepared_parameters_give_the_same_logits_everywhere(model):
-    """`prepare` stacks projections and transposes a tied embedding; every method takes either form."""
+def test_prepared_parameters_give_the_same_logits_everywhere(model, rows):
+    """`prepare` stacks projections and transposes a tied embedding; every method takes any form."""
     raw = tiny.params(model)
-    prepared = model.prepare(raw)
-    assert jax.tree.structure(prepared) != jax.tree.structure(raw)
-    assert jax.tree.structure(model.prepare(prepared)) == jax.tree.structure(prepared)
-    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (prepared, raw)]
+    params = model.prepare(raw, rows)
+    assert jax.tree.structure(params) != jax.tree.structure(raw)
+    assert jax.tree.structure(model.prepare(params)) == jax.tree.structure(params)
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, raw)]
     transposed = raw["token_embedder"]["embedding"].size if model.config.logits_via_embedding else 0
     assert sizes[0] == sizes[1] + transposed
     prompt, tokens = tiny.ragged(1, PROMPT_LENGTHS, WIDTH), tiny.tokens(3, ROWS, ROOM)
     tokens[:, 0] = 0
-    state, _ = tiny.prefill(model, prepared, prompt, ROOM)
+    state, _ = tiny.prefill(model, params, prompt, ROOM)
     expected = teacher_forced(model, prompt, tokens)
-    found, _ = tiny.extend(model, prepared, state, tokens[:, :4])
+    found, _ = tiny.extend(model, params, state, tokens[:, :4])
     np.testing.assert_allclose(found, expected[:, :4], **TOLERANCE)
     batch = {"encoder_input_tokens": prompt, "decoder_input_tokens": tokens}
-    np.testing.assert_allclose(tiny.logits(model, prepared, batch), expected, **TOLERANCE)
+    np.testing.assert_allclose(tiny.logits(model, params, batch), expected, **TOLERANCE)
+
+
+def test_the_form_of_parameters_is_chosen_by_the_rows_of_a_call():
+    raw = tiny.params(tiny.T5_1_1)
+    forms = [prepared.form_of(tiny.T5_1_1.prepare(raw, rows)) for rows in (1, dense.FEW_ROWS, 13, None)]
+    assert forms == ["few_rows", "few_rows", "stacked", "stacked"]

@@ -1,0 +1,110 @@
+"""Bias-free projections, with their kernels in the form that is stored or in one that decodes faster.
+
+Kernels are T5X's (`kernel`, `[in, out]`). Two more forms exist only inside decoding (see `prepared.py`):
+`stacked`, several kernels of one input side by side, and `few_rows`, which also turns them round
+(`kernel_transposed`, `[out, in]`) for products with few rows on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.shapes import Array
+
+Initializer = Callable[..., Any]
+Form = Literal["canonical", "stacked", "few_rows"]
+
+FEW_ROWS = 12
+"""Up to so many rows a call `few_rows` beats the compiler's matrix product (`benchmarks.decode_profile`)."""
+
+fan_in_normal: Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def logical(init: Initializer, *axes: str | None) -> Initializer:
+    """Names the axes of a parameter; `partitioning.py` maps the names to a mesh."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Dense(nn.Module):
+    """A projection of the last axis, `[..., in] -> [..., features]`."""
+
+    features: int
+    axes: tuple[str, str]
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = fan_in_normal
+    form: Form = "canonical"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape, x = (x.shape[-1], self.features), x.astype(self.dtype)
+        if self.form == "few_rows":
+            init = logical(self.kernel_init, *self.axes[::-1])
+            return few_rows(x, self.param("kernel_transposed", init, shape[::-1], jnp.float32))
+        kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
+        return jnp.dot(x, kernel.astype(self.dtype))
+
+
+class StackedDense(nn.Module):
+    """Several projections of one input as a single product, `[..., in] -> count * [..., features]`.
+
+    Only prepared parameters have its kernel, `[in, count, features]`: decoding is bound by reading weights,
+    and one long read is faster than several short ones. The members have an axis of their own, so that the
+    sharded axis of each stays one, too.
+    """
+
+    count: int
+    features: int
+    axes: tuple[str, str]
+    dtype: Any = jnp.float32
+    form: Form = "stacked"
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, ...]:
+        width, x = x.shape[-1], x.astype(self.dtype)
+        if self.form == "few_rows":
+            init = logical(fan_in_normal, None, *self.axes[::-1])
+            shape = (self.count, self.features, width)
+            kernel = self.param("kernel_transposed", init, shape, jnp.float32)
+            y = few_rows(x, kernel.reshape(-1, width)).reshape(*x.shape[:-1], self.count, self.features)
+        else:
+            init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
+            kernel = self.param("kernel", init, (width, self.count, self.features), jnp.float32)
+            y = jnp.einsum("...m,mcf->...cf", x, kernel.astype(self.dtype))
+        return tuple(y[..., i, :] for i in range(self.count))
+
+
+def few_rows(x: Array, kernel_NM: Array) -> Array:
+    """`x @ kernel.T`, `[..., M]` to `[..., N]`, with every weight read once, in order, for all rows.
+
+    XLA's CPU matrix products read weights at half the memory's speed when there are two to a dozen rows. As
+    one sum of as many numbers as there are rows the product runs at full speed, if it is compiled with
+    `compiler_options`; otherwise it is right, but fifty times slower.
+    """
+    rows = math.prod(x.shape[:-1])
+    if not 1 < rows <= FEW_ROWS or x.dtype != jnp.float32:
+        return jnp.einsum("...m,nm->...n", x, kernel_NM.astype(x.dtype))
+    # What makes x stays outside: the compiler would repeat it for every output.
+    x_RM = jax.lax.optimization_barrier(x.reshape(rows, -1))
+    terms = tuple(x_M[None] * kernel_NM for x_M in x_RM)
+    zeros = tuple(np.float32(0) for _ in terms)
+    sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+    return jnp.stack(sums).reshape(*x.shape[:-1], -1)
+
+
+def compiler_options() -> dict[str, str | bool] | None:
+    """What `jax.jit` needs to know where prepared parameters are used.
+
+    On a CPU: sums may be taken in any order, so that those of `few_rows` are vectorised, while NaN,
+    infinities, divisions and functions stay what they are; and barriers hold until everything is fused.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    kept = {f"xla_cpu_fast_math_honor_{what}": True for what in ("nans", "infs", "division", "functions")}
+    return {"xla_cpu_enable_fast_math": True, "xla_disable_hlo_passes": "cse_barrier_expander", **kept}

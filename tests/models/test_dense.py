@@ -1,0 +1,39 @@
+"""Products with few rows: the numbers, and that their program is the one whose speed was measured."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax.models.dense import FEW_ROWS, compiler_options, few_rows
+
+compiled = jax.jit(few_rows, compiler_options=compiler_options())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (FEW_ROWS,), (FEW_ROWS + 1,)])
+def test_few_rows_multiply_by_the_transposed_kernel(shape):
+    rng = np.random.default_rng(0)
+    x, kernel_NM = rng.normal(size=(*shape, 40)).astype(np.float32), rng.normal(size=(17, 40))
+    found = compiled(x, kernel_NM.astype(np.float32))
+    assert found.shape == (*shape, 17)
+    np.testing.assert_allclose(found, x.astype(np.float64) @ kernel_NM.T, atol=2e-5)
+
+
+def test_not_a_number_stays_in_its_row():
+    """Sums may be taken in any order, but not as if NaN and infinities did not exist."""
+    x_RM = np.ones((3, 8), np.float32)
+    x_RM[1, 2], x_RM[2, 0] = np.nan, np.inf
+    found = np.asarray(compiled(x_RM, np.ones((4, 8), np.float32)))
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
+    assert np.isposinf(found[2]).all()
+
+
+def test_what_makes_the_rows_is_computed_once():
+    """Fused into the product it would be repeated for every output: the step took twice as long."""
+    kernel_NM = jnp.ones((17, 40))
+    program = jax.jit(lambda x: few_rows(jnp.exp2(x) * x, kernel_NM), compiler_options=compiler_options())
+    text = program.lower(jnp.ones((3, 40))).compile().as_text()
+    assert "opt-barrier" in text
