@@ -8,6 +8,7 @@ of several runs of one compiled loop, so that dispatch from Python is not in it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import sys
 import time
@@ -105,7 +106,7 @@ def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) 
     def step(carry: tuple[PairParams, State]) -> tuple[PairParams, State]:
         params, state = carry
         after = loop.round(params, state)
-        rows = state.rows.replace(pending_B=after.rows.pending_B)
+        rows = dataclasses.replace(state.rows, pending_B=after.rows.pending_B)
         target = after.target.rewind(state.target.length_B)
         return params, after.replace(rows=rows, target=target, counts=state.counts)
 

@@ -29,8 +29,8 @@ def generate(
     target: Model,
     texts: Sequence[str],
     *,
-    drafter: Model | None = None,
-    block_size: int = 5,
+    drafter: Model | Sequence[Model] | None = None,
+    block_size: int | str = 5,
     rule: str = "token",
     epsilon: float | None = None,
     candidates: int = 1,
@@ -48,8 +48,10 @@ def generate(
     """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
 
     Args:
-      target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model.
-      block_size, rule, epsilon, candidates: drafts a round and how they are verified; see `decoding.rules`.
+      target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model; several
+        drafters lay their blocks side by side.
+      block_size: drafts a round, or `auto`; rule, epsilon, candidates: how they are verified; see
+        `decoding.rules`.
       stop: strings that end an output, which is cut before them.
       texts: raw inputs; `task` or `prefix` override the prefix that the target brings.
 
@@ -57,9 +59,10 @@ def generate(
       One `Generation` a text, in order.
     """
     model = _loaded(target)
+    drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
     generator = TextGenerator(
         model,
-        drafter if drafter in (None, LOOKUP) else _loaded(drafter),
+        [one if one == LOOKUP else _loaded(one) for one in drafters],
         form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs),
         block_size=block_size,
         rule=rule,

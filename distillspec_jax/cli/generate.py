@@ -33,9 +33,10 @@ def main(argv: list[str]) -> int:
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add(
         "--drafter",
-        default="none",
+        action="append",
         metavar="MODEL",
-        help="a checkpoint directory, zoo:NAME, lookup (no model: matches in the text), or none (default)",
+        help="a checkpoint directory, zoo:NAME, lookup (no model: matches in the text), or none (default); "
+        "repeatable: several drafters for one target",
     )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
@@ -47,7 +48,13 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="cut prompts that are too long instead of refusing them",
     )
-    add("--block_size", type=int, default=5, help="drafted tokens a round (default: 5)")
+    add(
+        "--block_size",
+        type=block_size,
+        default=5,
+        metavar="N",
+        help="drafted tokens a round (default: 5), or auto: by measured costs and acceptance, 0 included",
+    )
     add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
     add("--epsilon", type=float, help="of a lenient rule, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted side by side for every prompt (default: 1)")
@@ -79,7 +86,7 @@ def main(argv: list[str]) -> int:
     target = pretrained.load(flags.model)
     generator = text.TextGenerator(
         target,
-        _drafter(flags.drafter),
+        _drafters(flags.drafter or []),
         form=text.prompt_format(target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs),
         block_size=flags.block_size,
         rule=flags.rule,
@@ -129,13 +136,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _drafter(name: str) -> Pretrained | str | None:
+def block_size(value: str) -> int | str:
+    """`auto` or a number; out of range is left to those who know the range."""
+    return value if value == "auto" else int(value)
+
+
+def _drafters(names: list[str]) -> list[Pretrained | str]:
     from distillspec_jax.decoding import text
     from distillspec_jax.models import pretrained
 
-    if name == "none":
-        return None
-    return name if name == text.LOOKUP else pretrained.load(name)
+    if "none" in names and len(names) > 1:
+        raise UsageError(
+            f"--drafter=none beside --drafter={next(n for n in names if n != 'none')}: choose one"
+        )
+    return [name if name == text.LOOKUP else pretrained.load(name) for name in names if name != "none"]
 
 
 def _show_progress(progress: Progress) -> None:

@@ -5,6 +5,7 @@ from distillspec_jax.decoding.block_rule import BlockRule
 from distillspec_jax.decoding.candidates_rule import CandidatesRule
 from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.law import SamplingLaw, sampling_law
 from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
@@ -22,6 +23,7 @@ __all__ = [
     "Drafter",
     "Engine",
     "GreedyMatch",
+    "HybridDrafter",
     "LenientRule",
     "Loop",
     "ModelDrafter",

@@ -24,6 +24,8 @@ from distillspec_jax.shapes import Array, Params
 class AutoregressiveLoop:
     """Each round is one `extend` of the pending token and one draw.
 
+    It also runs a state of a speculative loop, whose drafter then falls behind.
+
     Attributes:
       target: the network.
       stopping: when a row ends by its content.
@@ -57,7 +59,7 @@ class AutoregressiveLoop:
         return State(
             rows=rows.append(token_B1, count_B, ends_B1).fail(failed_B),
             target=target.rewind(state.target.length_B + count_B),
-            draft=None,
+            draft=state.draft,
             counts=dataclasses.replace(state.counts, rounds_B=state.counts.rounds_B + count_B),
         )
 

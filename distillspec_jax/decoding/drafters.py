@@ -62,6 +62,14 @@ class Drafter(Protocol):
           accepted_B: int32 in -1..G; -1 means that the row idles and nothing was committed.
         """
 
+    def follow(self, params: Any, state: Any, pending_B: Array, tokens_BT: Array, count_B: Array) -> Any:
+        """The memory after `count_B` tokens were committed without this drafter (nothing where it is 0).
+
+        Args:
+          pending_B: the last committed token before them.
+          tokens_BT: int32, garbage from `count_B` on; the last of them is the new pending token.
+        """
+
 
 @flax.struct.dataclass
 class ModelMemory:
@@ -197,4 +205,20 @@ class ModelDrafter:
             cache=cache.rewind(memory.cache.length_B + gained_B),
             previous_B=previous_B,
             has_previous_B=memory.has_previous_B | ~idle_B,
+        )
+
+    def follow(
+        self, params: Params, state: ModelMemory, pending_B: Array, tokens_BT: Array, count_B: Array
+    ) -> ModelMemory:
+        """See `Drafter.follow`; one call of the network."""
+        line_BK = jnp.concatenate([state.previous_B[:, None], pending_B[:, None], tokens_BT], axis=1)
+        width = tokens_BT.shape[1]
+        fed_BT = jnp.where(state.has_previous_B[:, None], line_BK[:, :width], line_BK[:, 1 : width + 1])
+        _, cache = self.model.extend(params, state.cache, fed_BT)
+        some_B = count_B > 0
+        gained_B = jnp.where(some_B, count_B - 1 + state.has_previous_B, 0)
+        return ModelMemory(
+            cache=cache.rewind(state.cache.length_B + gained_B),
+            previous_B=jnp.take_along_axis(line_BK, count_B[:, None], axis=1)[:, 0],
+            has_previous_B=state.has_previous_B | some_B,
         )

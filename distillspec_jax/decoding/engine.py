@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,17 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import randomness
-from distillspec_jax.decoding.autoregressive import AutoregressiveLoop
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCosts
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.law import SamplingLaw
-from distillspec_jax.decoding.speculative import SpeculativeLoop
-from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
+from distillspec_jax.decoding.runner import Runner
+from distillspec_jax.decoding.state import Requests, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.models.interface import LanguageModel
-from distillspec_jax.shapes import Array, Params
+from distillspec_jax.shapes import Params
 
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
@@ -82,7 +80,10 @@ class Engine:
     Args:
       target: the network; `target_params` pass through its `prepare` once, if it offers one.
       drafter: None decodes autoregressively, by one-token calls. Its params pass through its `prepare`.
-      verifier, block_size, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
+      verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
+      block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
+        the one that promises most, by costs measured once for every shape and by the acceptance so far; 0
+        among them is plain decoding.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: prompt lengths are rounded up to a multiple of it.
@@ -102,7 +103,7 @@ class Engine:
         *,
         verifier: Verifier = TOKEN_RULE,
         stopping: Stopping = STOP_ON_EOS,
-        block_size: int = 5,
+        block_size: int | Sequence[int] = 5,
         batch_size: int = 8,
         prompt_bucket: int = 32,
         rounds_per_visit: int = 32,
@@ -113,16 +114,20 @@ class Engine:
         for name, size in zip(("batch_size", "prompt_bucket", "rounds_per_visit"), sizes, strict=True):
             if size < 1:
                 raise UsageError(f"{name} is {size}, must be at least 1")
-        self._loop: Loop
-        if drafter is None:
-            self._loop, tokens = AutoregressiveLoop(target, stopping), 1
-        else:
-            self._loop = SpeculativeLoop(target, drafter, verifier, stopping, block_size, measure_overlap)
-            tokens = (block_size + 1) * getattr(drafter, "candidates", 1)
-        self._params = PairParams(
-            _prepared(target, target_params, batch_size * tokens),
-            _prepared(drafter, drafter_params, batch_size),
+        block_sizes = (block_size,) if isinstance(block_size, int) else tuple(block_size)
+        self._block_sizes = (0,) if drafter is None else block_sizes
+        self._runner = Runner(
+            target,
+            target_params,
+            drafter,
+            drafter_params,
+            block_sizes=self._block_sizes,
+            rows=batch_size,
+            verifier=verifier,
+            stopping=stopping,
+            measure_overlap=measure_overlap,
         )
+        self._costs: dict[Any, RoundCosts] = {}
         self._batch_size = batch_size
         self._prompt_bucket = prompt_bucket
         self._rounds_per_visit = rounds_per_visit
@@ -196,7 +201,8 @@ class Engine:
             return
         longest = max(map(len, prompts))
         prompt_width = -(-longest // self._prompt_bucket) * self._prompt_bucket
-        self._announce((slots, prompt_width), width, requests.law.truncates)
+        shape = (slots, prompt_width, width, requests.law.truncates)
+        self._announce(shape)
 
         def read(indices: Sequence[int], rows: int) -> State:
             """A fresh state for some prompts; rows that fill it up repeat the last one and never run."""
@@ -205,17 +211,20 @@ class Engine:
             limit_B = jnp.where(jnp.arange(rows) < len(indices), chosen.limit_B, 0)
             prompt_BT = _padded([prompts[i] for i in index_B], prompt_width)
             chosen = dataclasses.replace(chosen, limit_B=limit_B)
-            return _init(self._loop, self._params, prompt_BT, chosen, width)
+            return self._runner.read(prompt_BT, chosen, width)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
         state = read(list(served.values()), slots)
+        sizes, draft_counts = self._sizes(shape, state), _DraftCounts(state)
         emitted_before = 0
         while served:
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
             enough = len(served) if waiting else 1
-            state = _compiled_run()(self._loop, self._params, state, self._rounds_per_visit, enough)
+            block_size, rounds = sizes.next()
+            state = self._runner.run(state, block_size, rounds, enough)
             status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
+            sizes.observe(*draft_counts.since(state))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
             completions = self._completions(state, done) if done else []
             emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
@@ -228,15 +237,23 @@ class Engine:
                 rows = min(_power_of_two(len(free)), slots)
                 fresh = read([served[slot] for slot in free], rows)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
-                state = fresh if rows == slots == len(free) else _refill(state, fresh, jnp.asarray(into_B))
+                whole = rows == slots == len(free)
+                state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
+                draft_counts.refilled(free)
             yield from zip(finished, completions, strict=True)
 
-    def _announce(self, prompt_shape: tuple[int, ...], width: int, truncates: bool) -> None:
-        shape = (prompt_shape, width, truncates)
+    def _announce(self, shape: tuple[int, int, int, bool]) -> None:
         if shape not in self._compiled and self._on_compile is not None:
-            rows, length = prompt_shape
+            rows, length, width, _ = shape
             self._on_compile(f"compiling: {rows} rows, prompts of up to {length}, {width} new tokens")
         self._compiled.add(shape)
+
+    def _sizes(self, shape: tuple[int, int, int, bool], state: State) -> BlockSizeChoice | FixedBlockSize:
+        if len(self._block_sizes) == 1:
+            return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
+        if shape not in self._costs:
+            self._costs[shape] = self._runner.costs(state, self._rounds_per_visit)
+        return BlockSizeChoice(self._costs[shape], self._rounds_per_visit)
 
     def _completions(self, state: State, slots: Sequence[int]) -> list[Completion]:
         rows, counts = jax.device_get(
@@ -257,27 +274,23 @@ class Engine:
         ]
 
 
-# Shared by all engines: two engines with equal loops and shapes compile once.
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _init(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, width: int) -> State:
-    return loop.init(params, prompt_BT, requests, width)
+class _DraftCounts:
+    """Drafts tested and accepted since one last looked, over the rows in the slots."""
 
+    def __init__(self, state: State) -> None:
+        self._seen = [np.zeros(state.counts.tested_BG.shape, int) for _ in range(2)]
 
-@functools.cache
-def _compiled_run() -> Callable[[Loop, PairParams, State, int, int], State]:
-    """`Loop.run`; made late, because asking for the backend starts it."""
-    return jax.jit(
-        lambda loop, *args: loop.run(*args),
-        static_argnums=0,
-        donate_argnums=2,
-        compiler_options=compiler_options(),
-    )
+    def since(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over rows, by draft position."""
+        now = jax.device_get((state.counts.tested_BG, state.counts.accepted_BG))
+        tested_G, accepted_G = ((new - old).sum(0) for new, old in zip(now, self._seen, strict=True))
+        self._seen = [counts.copy() for counts in now]
+        return tested_G, accepted_G
 
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _refill(state: State, fresh: State, slot_B: Array) -> State:
-    """Gives slots to the rows of a fresh state; a slot past the end takes none."""
-    return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
+    def refilled(self, slots: Sequence[int]) -> None:
+        """Their rows count from zero again."""
+        for seen in self._seen:
+            seen[slots] = 0
 
 
 def _power_of_two(count: int) -> int:
@@ -289,12 +302,6 @@ def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
     for row_T, prompt in zip(padded_BT, prompts, strict=True):
         row_T[: len(prompt)] = prompt
     return padded_BT
-
-
-def _prepared(owner: Any, params: Any, rows: int) -> Any:
-    """The fast form of parameters for calls of so many rows, where their owner knows one."""
-    prepare = getattr(owner, "prepare", None)
-    return params if prepare is None else jax.jit(prepare, static_argnums=1)(params, rows)
 
 
 def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:

@@ -117,3 +117,14 @@ class PromptLookup:
         place_BG = jnp.where(kept_BG, length_B[:, None] + 1 + offset_1G, slots)  # out of range: dropped
         tokens_BS = tokens_BS.at[jnp.arange(rows)[:, None], place_BG].set(state.tokens_BG, mode="drop")
         return History(tokens_BS, length_B + 1 + accepted_B)
+
+    def follow(
+        self, params: Any, state: History, pending_B: Array, tokens_BT: Array, count_B: Array
+    ) -> History:
+        """See `Drafter.follow`."""
+        rows, slots = state.tokens_BS.shape
+        line_BK = jnp.concatenate([pending_B[:, None], tokens_BT], axis=1)
+        offset_1K = jnp.arange(line_BK.shape[1])[None]
+        place_BK = jnp.where(offset_1K < count_B[:, None], state.length_B[:, None] + offset_1K, slots)
+        tokens_BS = state.tokens_BS.at[jnp.arange(rows)[:, None], place_BK].set(line_BK, mode="drop")
+        return History(tokens_BS, state.length_B + count_B)

@@ -7,6 +7,8 @@ derived, never split and carried:
     round   = fold_in(row, committed length at the round's start)
     draw    = fold_in(fold_in(round, offset in the block), purpose)
 
+and a second, third … drafter of a round draws from fold_in(round, 2**31 + its number) in the round's place.
+
 The committed length, not the absolute position: a position drafted again after a rejection must not meet
 the noise that has already decided the last block.
 """
@@ -17,6 +19,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
@@ -54,6 +57,11 @@ def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:
 def round_keys(row_keys_B: Array, committed_B: Array) -> Array:
     """The keys of one round, `[B]`, from the number of tokens emitted before it."""
     return _fold_in(row_keys_B, committed_B)
+
+
+def member_keys(round_keys_B: Array, member: int) -> Array:
+    """The keys of one of several drafters in a round, `[B]`; the first has the round's own."""
+    return round_keys_B if member == 0 else _fold_in(round_keys_B, np.uint32(2**31 + member))
 
 
 def draw_keys(keys: Array, offset: Array | int, purpose: Array | Purpose) -> Array:
@@ -103,7 +111,7 @@ def _first_past(weights: Array, cumulative: Array, point: Array) -> Array:
     return jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), last)
 
 
-def _fold_in(keys: Array, data: Array | int) -> Array:
+def _fold_in(keys: Array, data: Array | int | np.uint32) -> Array:
     """`jax.random.fold_in`, broadcast."""
     first, second = _halves(keys)
     shape = jnp.broadcast_shapes(keys.shape, jnp.shape(data))

@@ -13,8 +13,10 @@ import numpy as np
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import prompt_ids
 from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.law import sampling_law
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
@@ -25,6 +27,9 @@ from distillspec_jax.models.pretrained import Pretrained
 
 LOOKUP = "lookup"
 """In the place of a draft model: `PromptLookup`."""
+
+Drafts = Pretrained | str | None | Sequence[Pretrained | str]
+"""A draft model, `LOOKUP`, several of these for one target, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +126,11 @@ class TextGenerator:
 
     Args:
       target: the model whose law the output follows.
-      draft: proposes blocks; `LOOKUP` finds them in the text itself; None decodes one token at a time.
+      draft: proposes blocks; `LOOKUP` finds them in the text itself; several lay theirs side by side; None
+        decodes one token at a time.
       form: how inputs become prompts; the target's own by default.
-      block_size: drafted tokens a round.
+      block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
+        acceptance, so that the same seed need not give the same text at a temperature above 0.
       rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
       stop: strings that end an output; it is cut before the first of them.
@@ -137,10 +144,10 @@ class TextGenerator:
     def __init__(
         self,
         target: Pretrained,
-        draft: Pretrained | str | None = None,
+        draft: Drafts = None,
         *,
         form: PromptFormat | None = None,
-        block_size: int = 5,
+        block_size: int | str = 5,
         rule: str = "token",
         epsilon: float | None = None,
         candidates: int = 1,
@@ -149,39 +156,49 @@ class TextGenerator:
         assume_same_vocabulary: bool = False,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
-        pair = [target]
-        if isinstance(draft, Pretrained):
-            pretrained.check_pair(target, draft, assume_same_vocabulary)
-            pair.append(draft)
-        elif draft not in (None, LOOKUP):
-            raise UsageError(f"draft is {draft!r}, must be a loaded model, {LOOKUP!r} or None")
-        if block_size < 1:
+        drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
+        models = [target]
+        for one in drafts:
+            if isinstance(one, Pretrained):
+                pretrained.check_pair(target, one, assume_same_vocabulary)
+                models.append(one)
+            elif one != LOOKUP:
+                raise UsageError(f"draft is {one!r}, must be a loaded model, {LOOKUP!r} or None")
+        if isinstance(block_size, str) and block_size != "auto":
+            raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
+        if isinstance(block_size, int) and block_size < 1:
             raise UsageError(f"block_size is {block_size}, must be at least 1")
-        verifier = find_rule(rule, epsilon=epsilon, candidates=candidates)
+        sizes = AUTO if isinstance(block_size, str) else (block_size,)
+        lookups = sum(one == LOOKUP for one in drafts)
+        if candidates > 1 and lookups:
+            raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
+        blocks = candidates * max(len(drafts), 1)
+        verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
         self._greedy_only = getattr(verifier, "greedy_only", False)
-        self.tokenizer = tokenizer_of(next((model for model in pair if model.tokenizer_bytes), target))
-        for model in pair:
+        self.tokenizer = tokenizer_of(next((model for model in models if model.tokenizer_bytes), target))
+        for model in models:
             if model.model.vocab_size < self.tokenizer.vocab_size:
                 raise UsageError(
                     f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
                     f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
                 )
         self.form = form or prompt_format(target)
-        drafter: Drafter | None = None
-        if isinstance(draft, Pretrained):
-            drafter = ModelDrafter(draft.model, candidates)
-        elif draft == LOOKUP:
-            if candidates > 1:
-                raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
-            drafter = PromptLookup(self.tokenizer.vocab_size)
+        drafters: list[Drafter] = [
+            ModelDrafter(one.model, candidates)
+            if isinstance(one, Pretrained)
+            else PromptLookup(self.tokenizer.vocab_size)
+            for one in drafts
+        ]
+        params = [one.params if isinstance(one, Pretrained) else None for one in drafts]
+        hybrid = len(drafters) > 1
         self._stop = tuple(stop)
         self._engine = Engine(
             target.model,
             target.params,
-            drafter,
-            draft.params if isinstance(draft, Pretrained) else None,
+            HybridDrafter(tuple(drafters), max(sizes)) if hybrid else next(iter(drafters), None),
+            tuple(params) if hybrid else next(iter(params), None),
             verifier=verifier,
-            block_size=block_size,
+            block_size=sizes,
             batch_size=batch_size,
             stopping=self._stopping(),
             on_compile=on_compile,

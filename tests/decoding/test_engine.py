@@ -180,3 +180,21 @@ def test_a_failed_row_is_named_and_the_others_finish(plain: Engine) -> None:
         assert (a.finish_reason == "failed") == fails
         assert fails or a == b
     assert {c.finish_reason for c in found} > {"failed"}
+
+
+def test_an_adaptive_engine_gives_the_same_greedy_texts_and_true_counts(plain: Engine) -> None:
+    """Slots are refilled while block sizes change; drafts are good, so some must be accepted."""
+    pair = PAIR.params
+    sizes = (0, 1, 3)
+    engine = Engine(
+        PAIR.target, pair.target, PAIR.drafter, pair.draft, block_size=sizes, batch_size=2, prompt_bucket=8
+    )
+    found = engine.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    expected = plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    assert [done.tokens for done in found] == [done.tokens for done in expected]
+    assert all(len(done.tokens) == done.accepted + done.target_calls - done.cut_rounds for done in found)
+
+
+def test_several_block_sizes_need_plain_decoding_among_them() -> None:
+    with pytest.raises(UsageError, match="lack 0"):
+        Engine(PAIR.target, PAIR.params.target, PAIR.drafter, PAIR.params.draft, block_size=(1, 3))

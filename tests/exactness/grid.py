@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import pytest
 
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
     BlockRule,
     CandidatesRule,
+    Drafter,
+    HybridDrafter,
     Loop,
+    ModelDrafter,
+    PairParams,
+    PromptLookup,
     SpeculativeLoop,
     State,
     TokenRule,
     Verifier,
 )
-from tests.exactness.families import FAMILIES, PROMPTS, Family, family
+from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, Family, family
 from tests.exactness.goodness import Cell
 from tests.exactness.joint import EVERY_ROUND, LIMITS, Law, batch, exact_joint, run
 
@@ -35,17 +41,21 @@ CELLS = [(prompt, law) for prompt in range(len(PROMPTS)) for law in LAWS]
 BLOCK_SIZES = (0, 1, 2, 3, 5)
 """0 is autoregressive decoding. Limits are 3 and 4, so 5 is always cut inside the block."""
 
+HYBRID = "hybrid"
+"""Blocks of several drafters: two of a model's, one of another's, one that was looked up."""
+
 RULES: dict[str, tuple[int, Verifier]] = {
     "token": (1, TokenRule()),
     "block": (1, BlockRule()),
     "candidates": (3, CandidatesRule()),
     "one candidate": (1, CandidatesRule()),
+    HYBRID: (2, CandidatesRule()),
 }
-"""Lossless rules, each with the number of candidate blocks that it is given."""
+"""Lossless rules, each with the number of candidate blocks that a draft model gives it."""
 
 EVERY_DAY = {
     *(("prefix", size, "token") for size in (0, 2, 5)),
-    *(("prefix", 3, rule) for rule in ("block", "candidates")),
+    *(("prefix", 3, rule) for rule in ("block", "candidates", HYBRID)),
     *((name, 2, "token") for name in FAMILIES),
 }
 """What runs by default; the rest by `make test-exact`."""
@@ -67,8 +77,19 @@ def make_loop(pair: Family, block_size: int, rule: str = "token") -> Loop:
     if block_size == 0:
         return AutoregressiveLoop(pair.target)
     candidates, verifier = RULES[rule]
-    drafter = dataclasses.replace(pair.drafter, candidates=candidates)
+    drafter: Drafter = dataclasses.replace(pair.drafter, candidates=candidates)
+    if rule == HYBRID:
+        others = ModelDrafter(pair.draft), PromptLookup(VOCAB)
+        drafter = HybridDrafter((drafter, *others), block_size)
     return SpeculativeLoop(pair.target, drafter, verifier, block_size=block_size)
+
+
+def loop_params(pair: Family, rule: str = "token") -> PairParams:
+    """The parameters of its loop; a hybrid's second draft model differs from the first."""
+    if rule != HYBRID:
+        return pair.params
+    other = jax.tree.map(lambda leaf: 0.7 * leaf, pair.params.draft)
+    return PairParams(pair.params.target, (pair.params.draft, other, None))
 
 
 @functools.cache
@@ -76,7 +97,7 @@ def decoded(name: str, block_size: int, rule: str = "token", max_rounds: int = E
     """The state of all cells, interleaved row by row, at the end or after some rounds; compiled once."""
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
     loop = make_loop(family(name), block_size, rule)
-    return run(loop, family(name).params, prompt_BT, requests, max_rounds)
+    return run(loop, loop_params(family(name), rule), prompt_BT, requests, max_rounds)
 
 
 @functools.cache

@@ -1,0 +1,139 @@
+"""Choosing the block size while decoding: what a round costs, what it yields, and when not to speculate.
+
+The choice is made on the host between runs of a loop, from rounds that are over: a round's size depends on
+nothing that is drafted in it, so no choice changes the output's law.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+AUTO = (0, 1, 3, 5, 7)
+"""Block sizes to choose from; 0 is one token at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundCosts:
+    """Measured seconds of one round of a batch, by block size; 0 is an autoregressive round.
+
+    Attributes:
+      seconds: must hold 0.
+    """
+
+    seconds: Mapping[int, float]
+
+    def speedup(self, block_size: int, tokens: float) -> float:
+        """Over autoregressive decoding, where a row's round yields so many tokens on average."""
+        return tokens * self.seconds[0] / self.seconds[block_size]
+
+    def break_even(self, block_size: int) -> float | None:
+        """The acceptance rate from which on this block size is no slower than autoregressive decoding.
+
+        Acceptance is taken to be equal and independent from draft to draft (arXiv 2211.17192, theorem 3.8:
+        tokens a round = (1 - a**(G + 1)) / (1 - a)). None: not even if every draft is accepted.
+        """
+        wanted = self.seconds[block_size] / self.seconds[0]
+        if wanted > block_size + 1:
+            return None
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            if sum(middle**i for i in range(block_size + 1)) < wanted:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+def tokens_per_round(reach_G: Sequence[float] | np.ndarray, block_size: int) -> float:
+    """Expected tokens of a row's round: 1, and each draft position's probability of being accepted.
+
+    Args:
+      reach_G: probability that at least i + 1 drafts are accepted; positions past its end go on at the rate
+        of its last step.
+    """
+    reach = [1.0, *map(float, reach_G)]
+    while len(reach) <= block_size:
+        reach.append(reach[-1] * (reach[-1] / reach[-2] if len(reach) > 1 and reach[-2] > 0 else 0.0))
+    return sum(reach[: block_size + 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedBlockSize:
+    """No choice."""
+
+    block_size: int
+    rounds: int
+
+    def next(self) -> tuple[int, int]:
+        """See `BlockSizeChoice.next`."""
+        return self.block_size, self.rounds
+
+    def observe(self, tested_G: np.ndarray, accepted_G: np.ndarray) -> None:
+        """Nothing is to be learnt."""
+
+
+@dataclasses.dataclass
+class BlockSizeChoice:
+    """Picks the size that promises most tokens a second, and keeps testing what it promises.
+
+    Acceptance is the running rate of each draft position, older runs fading; where a position was hardly
+    tested it leans on the rate of all, and that on a prior. When nothing beats one token at a time, no drafts
+    are seen; then a short run with the smallest block is put in, ever more rarely, so that a wrong guess
+    does not last and looking costs little.
+
+    Attributes:
+      costs: of every size.
+      rounds: of one run between two choices.
+      fade: weight that a draft keeps from one run to the next.
+      prior_rate, prior_tests: acceptance rate before anything is known, and how many drafts it weighs.
+      probe_rounds: of the first run, and of a test while speculation does not pay.
+    """
+
+    costs: RoundCosts
+    rounds: int
+    fade: float = 0.9
+    prior_rate: float = 0.7
+    prior_tests: float = 8.0
+    probe_rounds: int = 8
+
+    def __post_init__(self) -> None:
+        self._sizes = sorted(size for size in self.costs.seconds if size)
+        self._tested_G = np.zeros(self._sizes[-1])
+        self._accepted_G = np.zeros(self._sizes[-1])
+        self._plain_runs, self._patience = 0, 4
+
+    def next(self) -> tuple[int, int]:
+        """Block size and number of rounds of the next run."""
+        best = max((0, *self._sizes), key=self.promise)
+        if best:
+            self._plain_runs, self._patience = 0, 4
+            # Until something is known, a short look.
+            return best, self.rounds if self._tested_G[0] >= self.probe_rounds else self.probe_rounds
+        self._plain_runs += 1
+        if self._plain_runs > self._patience:
+            self._plain_runs, self._patience = 0, min(2 * self._patience, 256)
+            return self._sizes[0], self.probe_rounds
+        return 0, self.rounds
+
+    def promise(self, block_size: int) -> float:
+        """Predicted speed-up over autoregressive decoding."""
+        return self.costs.speedup(block_size, tokens_per_round(self.reach_G(), block_size))
+
+    def reach_G(self) -> np.ndarray:
+        """Estimated probability that at least i + 1 drafts of a round are accepted."""
+        prior = self.prior_tests
+        pooled = (self._accepted_G.sum() + prior * self.prior_rate) / (self._tested_G.sum() + prior)
+        return np.cumprod((self._accepted_G + prior * pooled) / (self._tested_G + prior))
+
+    def observe(self, tested_G: Sequence[int] | np.ndarray, accepted_G: Sequence[int] | np.ndarray) -> None:
+        """Takes in the drafts of one run, summed over its rows and rounds; shorter blocks fill the front."""
+        tested_G, accepted_G = np.asarray(tested_G), np.asarray(accepted_G)
+        if not tested_G.any():
+            return
+        for kept, new in ((self._tested_G, tested_G), (self._accepted_G, accepted_G)):
+            kept *= self.fade
+            kept[: len(new)] += new

@@ -1,0 +1,192 @@
+"""The device's side of serving: compiled loops of several block sizes that pass one state on.
+
+Every size has a loop and parameters in the form that suits its calls. Plain decoding leaves the drafter
+behind; what it missed it reads in one call when speculation resumes.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding.adaptive import RoundCosts
+from distillspec_jax.decoding.autoregressive import AutoregressiveLoop
+from distillspec_jax.decoding.drafters import Drafter
+from distillspec_jax.decoding.speculative import SpeculativeLoop
+from distillspec_jax.decoding.state import Loop, PairParams, Requests, Rows, State
+from distillspec_jax.decoding.stopping import Stopping
+from distillspec_jax.decoding.verifiers import Verifier
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.dense import compiler_options
+from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.shapes import Array, Params
+
+
+@flax.struct.dataclass
+class Behind:
+    """A drafter's memory while the target decodes without it.
+
+    Attributes:
+      memory: as it was when it was left.
+      pending_B, emitted_B: int32, the rows' pending tokens and output lengths at that time.
+    """
+
+    memory: Any
+    pending_B: Array
+    emitted_B: Array
+
+
+class Runner:
+    """Runs a batch at any of some block sizes.
+
+    Args:
+      block_sizes: 0 is one token at a time; without a drafter it is the only one.
+      rows: of the batch.
+      verifier, stopping, measure_overlap: see `SpeculativeLoop`.
+
+    Raises:
+      UsageError: a block size below 1 where there is nothing to choose from, or several without 0.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        target_params: Params,
+        drafter: Drafter | None,
+        drafter_params: Any,
+        *,
+        block_sizes: Sequence[int],
+        rows: int,
+        verifier: Verifier,
+        stopping: Stopping,
+        measure_overlap: bool,
+    ) -> None:
+        if len(block_sizes) > 1 and 0 not in block_sizes:
+            raise UsageError(f"block sizes to choose from, {list(block_sizes)}, lack 0, plain decoding")
+        self._loops: dict[int, Loop] = {}
+        self._params: dict[int, PairParams] = {}
+        of_target, of_drafter = _Prepared(target, target_params), _Prepared(drafter, drafter_params)
+        for size in sorted(set(block_sizes)):
+            if drafter is None or (size == 0 and len(block_sizes) > 1):
+                self._loops[size], tokens = AutoregressiveLoop(target, stopping), 1
+            else:
+                self._loops[size] = SpeculativeLoop(
+                    target, drafter, verifier, stopping, size, measure_overlap
+                )
+                tokens = (size + 1) * getattr(drafter, "candidates", 1)
+            self._params[size] = PairParams(of_target.for_rows(rows * tokens), of_drafter.for_rows(rows))
+        self._largest = max(self._loops)
+        self._drafter = drafter
+
+    def read(self, prompt_BT: Array | np.ndarray, requests: Requests, width: int) -> State:
+        """A fresh state, with room for blocks of every size."""
+        return _init(self._loops[self._largest], self._params[self._largest], prompt_BT, requests, width)
+
+    def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
+        """See `Loop.run`; the state is donated."""
+        if self._drafter is not None:
+            is_behind = isinstance(state.draft, Behind)
+            if block_size and is_behind:
+                memory, behind = state.draft.memory, state.draft.replace(memory=None)
+                params = self._params[block_size].draft
+                memory = _caught_up(self._drafter, params, memory, behind, state.rows)
+                state = state.replace(draft=memory)  # type: ignore[attr-defined]
+            elif not block_size and not is_behind:
+                state = _left_behind(state)
+        return _compiled_run()(self._loops[block_size], self._params[block_size], state, max_rounds, enough)
+
+    def refill(self, state: State, fresh: State, slot_B: Array) -> State:
+        """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
+        return _refill(state, _left_behind(fresh) if isinstance(state.draft, Behind) else fresh, slot_B)
+
+    def costs(self, state: State, rounds: int, repeats: int = 3) -> RoundCosts:
+        """Measures a round of every size from a state on, which stays what it is.
+
+        Every loop runs once to compile and then takes its turns; noise only ever adds time, so the smallest
+        counts. A run's fixed cost is in it, as it is in serving.
+        """
+        best: dict[int, float] = {}
+        for repeat in range(repeats + 1):
+            for size in self._loops:
+                copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+                if not size and self._drafter is not None:
+                    copy = jax.block_until_ready(_left_behind(copy))
+                began = time.perf_counter()
+                after = jax.block_until_ready(self.run(copy, size, rounds, 1))
+                seconds = time.perf_counter() - began
+                done = int(jnp.max(after.counts.rounds_B - state.counts.rounds_B))
+                if repeat and done:
+                    best[size] = min(best.get(size, float("inf")), seconds / done)
+        return RoundCosts(best)
+
+
+class _Prepared:
+    """Parameters in the forms that their owner knows, each made once."""
+
+    def __init__(self, owner: Any, params: Any) -> None:
+        self._prepare: Callable[[Any, int], Any] | None = getattr(owner, "prepare", None)
+        self._params = params
+        self._forms: dict[Any, Any] = {}
+
+    def for_rows(self, rows: int) -> Any:
+        """The form for calls of so many rows."""
+        if self._prepare is None:
+            return self._params
+        own = self._prepare
+
+        def prepare(params: Any) -> Any:
+            return own(params, rows)
+
+        form = jax.tree.structure(jax.eval_shape(prepare, self._params))
+        if form not in self._forms:
+            self._forms[form] = jax.jit(prepare)(self._params)
+        return self._forms[form]
+
+
+# Shared by all runners: two with equal loops and shapes compile once.
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _init(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, width: int) -> State:
+    return loop.init(params, prompt_BT, requests, width)
+
+
+@functools.cache
+def _compiled_run() -> Callable[[Loop, PairParams, State, int, int], State]:
+    """`Loop.run`; made late, because asking for the backend starts it."""
+    return jax.jit(
+        lambda loop, *args: loop.run(*args),
+        static_argnums=0,
+        donate_argnums=2,
+        compiler_options=compiler_options(),
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _refill(state: State, fresh: State, slot_B: Array) -> State:
+    return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
+
+
+def _left_behind(state: State) -> State:
+    rows = state.rows
+    # Copies: the originals go on living in the state, which is donated as a whole.
+    behind = Behind(state.draft, jnp.copy(rows.pending_B), jnp.copy(rows.emitted_B))
+    return state.replace(draft=behind)  # type: ignore[attr-defined]
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _caught_up(drafter: Drafter, params: Any, memory: Any, behind: Behind, rows: Rows) -> Any:
+    missed_BT, count_B = _missed(rows, behind.emitted_B)
+    return drafter.follow(params, memory, behind.pending_B, missed_BT, count_B)
+
+
+def _missed(rows: Rows, since_B: Array) -> tuple[Array, Array]:
+    """The output after its first `since_B` tokens, moved to the front, and how many there are."""
+    width = rows.output_BT.shape[1]
+    place_BT = jnp.minimum(since_B[:, None] + jnp.arange(width)[None], width - 1)
+    return jnp.take_along_axis(rows.output_BT, place_BT, axis=1), rows.emitted_B - since_B

@@ -1,0 +1,76 @@
+"""The choice of a block size: its arithmetic, and what it does on made-up machines and drafts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts, tokens_per_round
+
+COSTS = RoundCosts({0: 1.0, 1: 1.25, 3: 1.6, 5: 2.0, 7: 2.5})
+
+
+def test_tokens_of_a_round_are_the_closed_form_for_independent_drafts() -> None:
+    """(1 - a**(G + 1)) / (1 - a), arXiv 2211.17192; positions that nobody measured go on at the last rate."""
+    for rate in (0.0, 0.3, 0.9):
+        for size in (1, 4, 7):
+            expected = (1 - rate ** (size + 1)) / (1 - rate)
+            assert tokens_per_round([rate, rate**2], size) == pytest.approx(expected)
+            assert tokens_per_round(rate ** np.arange(1, 8), size) == pytest.approx(expected)
+
+
+def test_break_even_is_where_the_speedup_is_one() -> None:
+    for size in (1, 3, 5, 7):
+        rate = COSTS.break_even(size)
+        assert rate is not None
+        assert 0 < rate < 1
+        assert COSTS.speedup(size, tokens_per_round([rate], size)) == pytest.approx(1)
+    assert RoundCosts({0: 1.0, 1: 2.5}).break_even(1) is None
+
+
+def served(choice: BlockSizeChoice, rate: float, runs: int, seed: int = 0) -> list[tuple[int, int]]:
+    """What is chosen run by run where every draft is accepted with one probability."""
+    rng, chosen = np.random.default_rng(seed), []
+    for _ in range(runs):
+        size, rounds = choice.next()
+        chosen.append((size, rounds))
+        accepted = np.cumprod(rng.random((rounds, size)) < rate, axis=1)
+        tested = np.concatenate([np.ones((rounds, 1), int), accepted[:, :-1]], axis=1)[:, :size]
+        choice.observe(tested.sum(0), accepted.sum(0))
+    return chosen
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.5, 0.7, 0.95])
+def test_it_settles_on_the_best_size(rate: float) -> None:
+    promised = {size: COSTS.speedup(size, tokens_per_round([rate], size)) for size in COSTS.seconds}
+    chosen = [size for size, _ in served(BlockSizeChoice(COSTS, rounds=32), rate, 60)][10:]
+    assert np.mean([promised[size] for size in chosen]) > 0.97 * max(promised.values())
+
+
+def test_a_useless_draft_costs_next_to_nothing() -> None:
+    chosen = served(BlockSizeChoice(COSTS, rounds=32), 0.02, 200)
+    seconds = sum(COSTS.seconds[size] * rounds for size, rounds in chosen)
+    plain = sum(rounds for _, rounds in chosen)  # a round yields one token either way
+    assert seconds < 1.01 * plain
+    assert sum(size > 0 for size, _ in chosen) > 3  # but it goes on looking
+
+
+def test_it_notices_that_the_text_has_changed() -> None:
+    """From a text that cannot be drafted to one that can, and back."""
+    choice = BlockSizeChoice(COSTS, rounds=32)
+    served(choice, 0.0, 40)
+    assert served(choice, 0.95, 120)[-1][0] >= 5
+    assert served(choice, 0.0, 40)[-1][0] == 0
+
+
+def test_where_verification_costs_a_round_for_every_token_it_never_speculates_for_long() -> None:
+    costs = RoundCosts({0: 1.0, 1: 2.1, 3: 4.1})
+    chosen = served(BlockSizeChoice(costs, rounds=32), 1.0, 100)
+    assert sum(rounds for size, rounds in chosen if size) < 0.05 * sum(rounds for _, rounds in chosen)
+
+
+def test_counts_of_shorter_blocks_fill_the_front() -> None:
+    choice = BlockSizeChoice(COSTS, rounds=32)
+    choice.observe(np.array([1000]), np.array([200]))
+    assert choice.reach_G()[0] == pytest.approx(0.2, abs=0.01)
+    assert choice.reach_G()[6] < 1e-3
