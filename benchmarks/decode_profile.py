@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,27 +28,12 @@ from distillspec_jax.decoding import (
     randomness,
     sampling_law,
 )
+from distillspec_jax.evaluation.advice import extend_seconds
+from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.dense import compiler_options, few_rows
+from distillspec_jax.models.dense import few_rows
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array
-
-ITERATIONS, REPEATS = 100, 7
-
-
-def milliseconds(step: Callable[[Any], Any], start: Any) -> float:
-    """Of one application of `step`, inside a compiled loop of many."""
-    loop = jax.jit(
-        lambda carry: jax.lax.fori_loop(0, ITERATIONS, lambda _, c: step(c), carry),
-        compiler_options=compiler_options(),
-    )
-    jax.block_until_ready(loop(start))
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(loop(start))
-        times.append(time.perf_counter() - began)
-    return min(times) / ITERATIONS * 1e3
 
 
 def products(target: Pretrained, rows: int, form: str) -> float:
@@ -63,7 +46,7 @@ def products(target: Pretrained, rows: int, form: str) -> float:
     if form != "plain":
         kernels = [kernel.T.copy() for kernel in kernels]
     dot = {"plain": jnp.dot, "transposed": lambda x, k: jnp.einsum("km,nm->kn", x, k)}.get(form, few_rows)
-    start = {width: np.ones((rows, width), np.float32) for width in {m, heads, inner}}
+    start = {width: jnp.ones((rows, width)) for width in {m, heads, inner}}
 
     def step(carry: tuple[dict[int, Array], list[Array]]) -> tuple[dict[int, Array], list[Array]]:
         inputs, kernels = carry
@@ -73,21 +56,7 @@ def products(target: Pretrained, rows: int, form: str) -> float:
             inputs = {width: x + tiny for width, x in inputs.items()}
         return inputs, kernels
 
-    return milliseconds(step, (start, list(map(jnp.asarray, kernels))))
-
-
-def extend(network: Pretrained, prompt_BT: Array, tokens: int) -> float:
-    """One call of `extend` with so many tokens a row, 30 tokens into the text."""
-    model, params = network.model, prepared(network, len(prompt_BT) * tokens)
-    state, _ = jax.jit(model.prefill, static_argnums=2)(params, prompt_BT, 70)
-    block_BK = jnp.ones((len(prompt_BT), tokens), jnp.int32)
-
-    def step(carry: Any) -> Any:
-        params, state, block_BK = carry
-        logits, state = model.extend(params, state.rewind(jnp.full(len(block_BK), 30)), block_BK)
-        return params, state, jnp.clip(logits[..., 0].astype(jnp.int32), 1, 1)
-
-    return milliseconds(step, (params, state, block_BK))
+    return 1e3 * step_seconds(step, (start, list(map(jnp.asarray, kernels))))
 
 
 def prepared(network: Pretrained, rows: int) -> Any:
@@ -110,7 +79,7 @@ def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) 
         target = after.target.rewind(state.target.length_B)
         return params, after.replace(rows=rows, target=target, counts=state.counts)
 
-    return milliseconds(step, (params, start))
+    return 1e3 * step_seconds(step, (params, start))
 
 
 def main(argv: list[str]) -> int:
@@ -130,7 +99,9 @@ def main(argv: list[str]) -> int:
     print(f"\n| extend, batch {flags.batch_size} | ms |\n|---|---|")
     for name, network, sizes in (("target", target, (1, 2, 4, 6, 8)), ("draft", draft, (1, 2))):
         for tokens in sizes:
-            print(f"| {name}, T = {tokens} | {extend(network, prompt_BT, tokens):.3f} |", flush=True)
+            print(
+                f"| {name}, T = {tokens} | {1e3 * extend_seconds(network, *shape, tokens):.3f} |", flush=True
+            )
     print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
     rows = flags.batch_size
     params = PairParams(prepared(target, rows))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distillspec_jax.errors import UsageError, nearest
 
@@ -121,3 +121,13 @@ def _split_bindings(argv: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], l
             raise UsageError(f"{argument}: write --gin.NAME=VALUE, with the equals sign and no spaces")
         bindings.append((name, value))
     return tuple(bindings), rest
+
+
+def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """The type of a flag that takes values between commas."""
+
+    def parse(text: str) -> list[Any]:
+        return [kind(part) for part in text.split(",") if part.strip()]
+
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its message
+    return parse

@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
+    "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",
     "zoo": "list the shipped models",
 }
 

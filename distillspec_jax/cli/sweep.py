@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes and
@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     add("--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task')
     add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
     add("--limit", type=_number_or_all, metavar="N", help="prompts, or all (default: 64)")
-    add("--block_sizes", type=_list_of(int), metavar="N,N", help="drafts a round (default: 1,3,5,7)")
-    add("--temperatures", type=_list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
+    add("--block_sizes", type=list_of(int), metavar="N,N", help="drafts a round (default: 1,3,5,7)")
+    add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
     add("--batch_size", type=int, help="prompts decoded together (default: 1)")
@@ -98,14 +98,6 @@ def _drafters(arguments: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--drafter={argument}: the label {label!r} is taken; write LABEL=MODEL")
         found[label] = model
     return found
-
-
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",") if part.strip()]
-
-    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its message
-    return parse
 
 
 def _number_or_all(text: str) -> int | str:

@@ -7,6 +7,7 @@ nothing that is drafted in it, so no choice changes the output's law.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,13 +22,22 @@ class RoundCosts:
 
     Attributes:
       seconds: must hold 0.
+      start: seconds of reading a batch of prompts, likewise; what is not measured counts as nothing.
     """
 
     seconds: Mapping[int, float]
+    start: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
-    def speedup(self, block_size: int, tokens: float) -> float:
-        """Over autoregressive decoding, where a row's round yields so many tokens on average."""
-        return tokens * self.seconds[0] / self.seconds[block_size]
+    def speedup(self, block_size: int, tokens: float, length: float = math.inf) -> float:
+        """Predicted, over autoregressive decoding.
+
+        Args:
+          tokens: what a row's round yields on average.
+          length: tokens of a whole text, to spread the reading of its prompt over; infinite: not counted.
+        """
+        plain = self.start.get(0, 0.0) / length + self.seconds[0]
+        drafted = self.start.get(block_size, 0.0) / length + self.seconds[block_size] / tokens
+        return plain / drafted
 
     def break_even(self, block_size: int) -> float | None:
         """The acceptance rate from which on this block size is no slower than autoregressive decoding.

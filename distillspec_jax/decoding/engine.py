@@ -174,20 +174,22 @@ class Engine:
         Raises:
           UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed.
         """
-        limits = _limits(max_new_tokens, len(prompts))
-        _check_prompts(prompts)
-        for field in (law.temperature, law.top_k, law.top_p):
-            if field.ndim and field.shape != (len(prompts),):
-                raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
-        requests = Requests(
-            keys_B=randomness.row_keys(
-                randomness.seed_key(seed),
-                jnp.arange(len(prompts)) if numbers is None else jnp.asarray(np.asarray(numbers, np.uint32)),
-            ),
-            limit_B=jnp.asarray(limits),
-            law=law.for_rows(len(prompts)),
-        )
-        return self._served(prompts, requests, int(limits.max(initial=0)), progress or (lambda _: None))
+        requests, width = _requests(prompts, law, max_new_tokens, seed, numbers)
+        return self._served(prompts, requests, width, progress or (lambda _: None))
+
+    def round_costs(
+        self, prompts: Sequence[Sequence[int]], law: SamplingLaw, max_new_tokens: int | Sequence[int]
+    ) -> RoundCosts:
+        """Measures what reading a batch and a round of every block size cost here, on the first prompts.
+
+        Raises:
+          UsageError: as `stream`.
+        """
+        requests, width = _requests(prompts, law, max_new_tokens, 0, None)
+        first = range(min(self._batch_size, len(prompts)))
+        batch = _batch(prompts, requests, first, self._batch_size, self._prompt_width(prompts))
+        costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
+        return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width))
 
     def _served(
         self,
@@ -199,19 +201,12 @@ class Engine:
         total, slots = len(prompts), self._batch_size
         if not total:
             return
-        longest = max(map(len, prompts))
-        prompt_width = -(-longest // self._prompt_bucket) * self._prompt_bucket
+        prompt_width = self._prompt_width(prompts)
         shape = (slots, prompt_width, width, requests.law.truncates)
         self._announce(shape)
 
         def read(indices: Sequence[int], rows: int) -> State:
-            """A fresh state for some prompts; rows that fill it up repeat the last one and never run."""
-            index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
-            chosen = jax.tree.map(lambda field: field[index_B], requests)
-            limit_B = jnp.where(jnp.arange(rows) < len(indices), chosen.limit_B, 0)
-            prompt_BT = _padded([prompts[i] for i in index_B], prompt_width)
-            chosen = dataclasses.replace(chosen, limit_B=limit_B)
-            return self._runner.read(prompt_BT, chosen, width)
+            return self._runner.read(*_batch(prompts, requests, indices, rows, prompt_width), width)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
@@ -241,6 +236,9 @@ class Engine:
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
                 draft_counts.refilled(free)
             yield from zip(finished, completions, strict=True)
+
+    def _prompt_width(self, prompts: Sequence[Sequence[int]]) -> int:
+        return -(-max(map(len, prompts)) // self._prompt_bucket) * self._prompt_bucket
 
     def _announce(self, shape: tuple[int, int, int, bool]) -> None:
         if shape not in self._compiled and self._on_compile is not None:
@@ -302,6 +300,34 @@ def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
     for row_T, prompt in zip(padded_BT, prompts, strict=True):
         row_T[: len(prompt)] = prompt
     return padded_BT
+
+
+def _batch(
+    prompts: Sequence[Sequence[int]], requests: Requests, indices: Sequence[int], rows: int, width: int
+) -> tuple[np.ndarray, Requests]:
+    """Some prompts and their requests; rows that fill the batch up repeat the last one and never run."""
+    index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
+    chosen = jax.tree.map(lambda field: field[index_B], requests)
+    limit_B = jnp.where(jnp.arange(rows) < len(indices), chosen.limit_B, 0)
+    return _padded([prompts[i] for i in index_B], width), dataclasses.replace(chosen, limit_B=limit_B)
+
+
+def _requests(
+    prompts: Sequence[Sequence[int]],
+    law: SamplingLaw,
+    max_new_tokens: int | Sequence[int],
+    seed: int,
+    numbers: Sequence[int] | None,
+) -> tuple[Requests, int]:
+    """What is asked of all prompts, and the longest output."""
+    limits = _limits(max_new_tokens, len(prompts))
+    _check_prompts(prompts)
+    for field in (law.temperature, law.top_k, law.top_p):
+        if field.ndim and field.shape != (len(prompts),):
+            raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
+    number_B = jnp.arange(len(prompts)) if numbers is None else jnp.asarray(np.asarray(numbers, np.uint32))
+    keys_B = randomness.row_keys(randomness.seed_key(seed), number_B)
+    return Requests(keys_B, jnp.asarray(limits), law.for_rows(len(prompts))), int(limits.max(initial=0))
 
 
 def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:

@@ -7,6 +7,7 @@ behind; what it missed it reads in one call when speculation resumes.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -106,6 +107,20 @@ class Runner:
         """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
         return _refill(state, _left_behind(fresh) if isinstance(state.draft, Behind) else fresh, slot_B)
 
+    def start_seconds(
+        self, prompt_BT: np.ndarray, requests: Requests, width: int, repeats: int = 5
+    ) -> dict[int, float]:
+        """Of reading the prompts with the models that each size needs."""
+        best: dict[int, float] = {}
+        for repeat in range(repeats + 1):
+            for size in sorted({min(self._loops), self._largest}):
+                began = time.perf_counter()
+                loop, params = self._loops[size], self._params[size]
+                jax.block_until_ready(_init(loop, params, prompt_BT, requests, width))
+                if repeat:
+                    best[size] = min(best.get(size, math.inf), time.perf_counter() - began)
+        return {size: best[size if size in best else self._largest] for size in self._loops}
+
     def costs(self, state: State, rounds: int, repeats: int = 3) -> RoundCosts:
         """Measures a round of every size from a state on, which stays what it is.
 
@@ -123,7 +138,7 @@ class Runner:
                 seconds = time.perf_counter() - began
                 done = int(jnp.max(after.counts.rounds_B - state.counts.rounds_B))
                 if repeat and done:
-                    best[size] = min(best.get(size, float("inf")), seconds / done)
+                    best[size] = min(best.get(size, math.inf), seconds / done)
         return RoundCosts(best)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillspec_jax.evaluation import results, summary
+from distillspec_jax.evaluation.advice import Advice
 from distillspec_jax.evaluation.cells import NO_DRAFTER
 from distillspec_jax.evaluation.results import Row
 
@@ -46,6 +47,30 @@ def table(rows: Sequence[Row]) -> Table:
             last = i + 1 == len(lines) or lines[i + 1]["block_size"] != row["block_size"]
             made.add_row(*_line(row, metric), end_section=last)
     return made
+
+
+def print_advice(advice: Advice, console: Console | None = None) -> None:
+    """Prints a cost table and what follows from it."""
+    console = console or Console(highlight=False)
+    title = (
+        f"{advice.target} drafted by {advice.draft}: batch {advice.batch_size}, T = {advice.temperature:g}"
+    )
+    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    for name in ("γ", "round ms", "draft ms", "verify ms", "tokens a round", "speed-up", "break-even α"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_row("no draft", f"{advice.plain_ms:.2f}", "–", f"{advice.plain_ms:.2f}", "1.00", "1.00", "–")
+    for size in advice.sizes:
+        break_even = "never" if size.break_even is None else f"{size.break_even:.2f}"
+        times = [f"{ms:.2f}" for ms in (size.round_ms, size.draft_ms, size.verify_ms)]
+        numbers = [f"{size.tokens:.2f}", f"{size.speedup:.2f}", break_even]
+        made.add_row(str(size.block_size), *times, *numbers)
+    console.print(made)
+    alone, both = advice.start_ms
+    console.print(
+        f"reading the prompts of a batch: {alone:.1f} ms, with the draft's {both:.1f} ms; acceptance from "
+        f"{advice.prompts} prompts, {advice.tokens} tokens; {advice.device}"
+    )
+    console.print(advice.sentence)
 
 
 def with_interval(row: Row, field: str) -> str:

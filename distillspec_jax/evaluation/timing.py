@@ -8,17 +8,21 @@ of its repeats, for every system alike.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+import jax
 import numpy as np
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.models.dense import compiler_options
 
 Result = TypeVar("Result")
+Carry = TypeVar("Carry")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +96,23 @@ def speedup(
     two draws of one law; per token, a longer draw does not pass for a slower system.
     """
     return paired.ratio_of_ratios(baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U)
+
+
+def step_seconds(
+    step: Callable[[Carry], Carry], start: Carry, iterations: int = 50, repeats: int = 7
+) -> float:
+    """Of one application of `step`, inside a compiled loop of many: dispatch from Python is not in it.
+
+    `step` must need its carry, or the compiler takes it out of the loop.
+    """
+    loop = jax.jit(
+        lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry),
+        compiler_options=compiler_options(),
+    )
+    jax.block_until_ready(loop(start))
+    best = math.inf
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(loop(start))
+        best = min(best, time.perf_counter() - began)
+    return best / iterations

@@ -1,0 +1,80 @@
+"""`distillspec advise`: does speculation pay here, and with which block size?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser, list_of
+from distillspec_jax.errors import UsageError
+
+HELP = """Measures on this machine what a round of every block size costs and how often the draft is accepted.
+Prints the cost table, the predicted speed-up over decoding without a draft, the best block size and the
+acceptance rate from which on it pays.
+
+  distillspec advise --target=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --batch_size=8
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("advise", HELP)
+    add = parser.add_argument
+    add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
+    add("--drafter", required=True, metavar="MODEL", help="a draft model for it")
+    add("--task", help="whose prompts (default: the target's, if it is zoo:TASK/...)")
+    add("--split", default="validation", help="train, validation (default) or test")
+    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} in place of a task')
+    add("--limit", type=int, default=32, help="prompts to measure acceptance on (default: 32)")
+    add("--block_sizes", type=list_of(int), default=[1, 3, 5, 7], metavar="N,N", help="default: 1,3,5,7")
+    add("--batch_size", type=int, default=1, help="prompts decoded together (default: 1)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    add("--top_k", type=int, default=0, help="0 is off (default)")
+    add("--top_p", type=float, default=1.0, help="1 is off (default)")
+    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
+    add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
+    add("--output", metavar="FILE", help="also write the numbers as JSON")
+    flags = parser.parse(argv)
+
+    from distillspec_jax.decoding import StopOnEos, sampling_law
+    from distillspec_jax.decoding.text import tokenizer_of
+    from distillspec_jax.evaluation import advice, prompts, tables
+    from distillspec_jax.models import pretrained, zoo
+
+    target, draft = pretrained.load(flags.target), pretrained.load(flags.drafter)
+    pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
+    task = flags.task or zoo.task_of(target.name)
+    if flags.inputs:
+        asked = prompts.from_file(target, flags.inputs, flags.limit)
+    elif task:
+        asked = prompts.from_task(target, task, flags.split, flags.limit)
+    else:
+        raise UsageError(f"whose prompts? {flags.target} names no task: pass --task or --inputs")
+    tokenizer = tokenizer_of(target)
+    found = advice.advise(
+        target,
+        draft,
+        asked.prompts,
+        sampling_law(
+            flags.temperature,
+            flags.top_k,
+            flags.top_p,
+            vocab_size=tokenizer.vocab_size,
+            excluded_ids=(tokenizer.pad_id,),
+        ),
+        max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
+        block_sizes=flags.block_sizes,
+        batch_size=flags.batch_size,
+        engine_options={"stopping": StopOnEos((tokenizer.eos_id,))},
+    )
+    tables.print_advice(found)
+    if flags.output:
+        Path(flags.output).write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="advise"))

@@ -1,0 +1,213 @@
+"""Does speculation pay here? Measured costs, measured acceptance, and what follows from the two."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw
+from distillspec_jax.decoding.adaptive import tokens_per_round
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.timing import step_seconds
+from distillspec_jax.models.pretrained import Pretrained
+
+PAYS_FROM = 1.03
+"""Predicted speed-ups below this are within what the measurement can tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeAdvice:
+    """One block size.
+
+    Attributes:
+      block_size: drafts a round.
+      round_ms: a whole round of the batch, as served.
+      verify_ms: the target's pass over the block, by itself.
+      draft_ms: drafting the block, by itself.
+      tokens: expected tokens a row's round, from the measured acceptance.
+      speedup: predicted, over autoregressive decoding, the reading of prompts included.
+      break_even: acceptance rate from which on the size pays; None: not even if all drafts are accepted.
+    """
+
+    block_size: int
+    round_ms: float
+    verify_ms: float
+    draft_ms: float
+    tokens: float
+    speedup: float
+    break_even: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What was measured for a pair, a batch size and a law, and the conclusion.
+
+    Attributes:
+      plain_ms: an autoregressive round of the batch.
+      start_ms: reading a batch of prompts, with the target alone and with both.
+      acceptance: accepted / tested drafts at the largest block size.
+      prompts, tokens: how much text the acceptance is from.
+      sizes: ascending.
+    """
+
+    target: str
+    draft: str
+    batch_size: int
+    temperature: float
+    device: str
+    plain_ms: float
+    start_ms: tuple[float, float]
+    acceptance: float
+    prompts: int
+    tokens: int
+    sizes: tuple[SizeAdvice, ...]
+
+    @property
+    def best(self) -> SizeAdvice:
+        """The size of the largest predicted speed-up."""
+        return max(self.sizes, key=lambda size: size.speedup)
+
+    @property
+    def pays(self) -> bool:
+        """Whether to speculate at all."""
+        return self.best.speedup >= PAYS_FROM
+
+    @property
+    def sentence(self) -> str:
+        """The conclusion."""
+        best = self.best
+        rates = {size.block_size: size.break_even for size in self.sizes if size.break_even is not None}
+        if not rates:
+            need = "No acceptance rate makes it pay: a round costs more than the tokens that it can yield."
+        else:
+            size = min(rates, key=lambda size: rates[size])
+            need = f"Break-even acceptance: {rates[size]:.2f} (block size {size})"
+            need += f"; measured: {self.acceptance:.2f}."
+        if not self.pays:
+            at_best = f"at best ×{best.speedup:.2f} (block size {best.block_size})"
+            return f"speculation does not pay here: {at_best}. {need}"
+        return f"best block size: {best.block_size}, predicted speed-up ×{best.speedup:.2f}. {need}"
+
+
+def advise(
+    target: Pretrained,
+    draft: Pretrained,
+    prompts: Sequence[Sequence[int]],
+    law: SamplingLaw,
+    *,
+    max_new_tokens: int,
+    block_sizes: Sequence[int] = (1, 3, 5, 7),
+    batch_size: int = 1,
+    engine_options: dict[str, Any] | None = None,
+) -> Advice:
+    """Measures a pair on this machine and predicts the speed-up of every block size.
+
+    Acceptance comes from decoding the prompts once at the largest block size; costs from timed rounds that
+    have nothing to do with it.
+
+    Raises:
+      UsageError: no prompts, a block size below 1.
+    """
+    if not prompts:
+        raise UsageError("there are no prompts to measure acceptance on")
+    sizes = sorted(set(block_sizes))
+    if not sizes or sizes[0] < 1:
+        raise UsageError(f"block_sizes is {list(block_sizes)}: each must be at least 1")
+
+    def engine(block_size: int | tuple[int, ...]) -> Engine:
+        return Engine(
+            target.model,
+            target.params,
+            ModelDrafter(draft.model),
+            draft.params,
+            block_size=block_size,
+            batch_size=batch_size,
+            **(engine_options or {}),
+        )
+
+    completions = engine(sizes[-1]).generate(prompts, law, max_new_tokens, seed=0)
+    reach_G = reach(completions)
+    emitted = sum(len(done.tokens) for done in completions)
+    costs = engine((0, *sizes)).round_costs(prompts, law, max_new_tokens)
+    width = max(map(len, prompts))
+    rows: list[SizeAdvice] = []
+    for size in sizes:
+        tokens = tokens_per_round(reach_G, size)
+        rows.append(
+            SizeAdvice(
+                block_size=size,
+                round_ms=costs.seconds[size] * 1e3,
+                verify_ms=extend_seconds(target, batch_size, width, size + 1) * 1e3,
+                draft_ms=draft_seconds(draft, law, batch_size, width, size) * 1e3,
+                tokens=tokens,
+                speedup=costs.speedup(size, tokens, emitted / len(completions)),
+                break_even=costs.break_even(size),
+            )
+        )
+    return Advice(
+        target=target.name,
+        draft=draft.name,
+        batch_size=batch_size,
+        temperature=float(law.temperature),
+        device=f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
+        plain_ms=costs.seconds[0] * 1e3,
+        start_ms=(costs.start[0] * 1e3, costs.start[sizes[-1]] * 1e3),
+        acceptance=sum(done.accepted for done in completions) / max(sum(d.tested for d in completions), 1),
+        prompts=len(prompts),
+        tokens=emitted,
+        sizes=tuple(rows),
+    )
+
+
+def reach(completions: Sequence[Any]) -> np.ndarray:
+    """Probability that a round accepts at least i + 1 drafts, from the rate of every position."""
+    tested_G = np.sum([done.tested_at for done in completions], axis=0)
+    accepted_G = np.sum([done.accepted_at for done in completions], axis=0)
+    return np.cumprod(accepted_G / np.maximum(tested_G, 1))
+
+
+def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int) -> float:
+    """One call of `extend` with so many tokens a row, 30 tokens into the text."""
+    network, params = model.model, _prepared(model, rows * tokens)
+    prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
+    state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, 70)
+    block_BK = jnp.ones((rows, tokens), jnp.int32)
+
+    def step(carry: Any) -> Any:
+        params, state, block_BK = carry
+        logits, state = network.extend(params, state.rewind(jnp.full(rows, 30)), block_BK)
+        return params, state, jnp.clip(logits[..., 0].astype(jnp.int32), 1, 1)
+
+    return step_seconds(step, (params, state, block_BK))
+
+
+def draft_seconds(
+    draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int
+) -> float:
+    """Drafting one block for every row."""
+    drafter, params = ModelDrafter(draft.model), _prepared(draft, rows)
+    prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
+    memory = jax.jit(functools.partial(drafter.init, max_length=70))(params, prompt_BT)
+    keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
+    law = law.for_rows(rows)
+    zero_B = jnp.zeros(rows, jnp.int32)
+
+    def step(carry: Any) -> Any:
+        params, memory, pending_B = carry
+        block = drafter.draft(params, memory, keys_B, pending_B, law, block_size)
+        after = drafter.commit(block.state, zero_B, zero_B)
+        after = dataclasses.replace(after, cache=after.cache.rewind(zero_B + 30))
+        return params, after, block.tokens_BNG[:, 0, -1]
+
+    return step_seconds(step, (params, memory, zero_B + 2))
+
+
+def _prepared(model: Pretrained, rows: int) -> Any:
+    prepare = getattr(model.model, "prepare", None)
+    return model.params if prepare is None else jax.jit(prepare, static_argnums=1)(model.params, rows)
