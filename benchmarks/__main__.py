@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import jax
 
+from benchmarks import speculative, steps
+from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.autoregressive import ar_vs_hf
 from benchmarks.identity import greedy_identity
 from benchmarks.measurement import Measurement
@@ -22,6 +25,17 @@ from distillspec_jax.errors import UsageError, nearest
 MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "ar_vs_hf_bs1": ar_vs_hf,
     "greedy_identity": greedy_identity,
+    "verify_cost_6_bs1": functools.partial(steps.verify_cost, 1),
+    "verify_cost_6_bs8": functools.partial(steps.verify_cost, 8),
+    "batch8_step_vs_batch1_of_8": steps.batch8_step,
+    "roofline_share_ar": steps.roofline_share,
+    "spec_vs_ar_bs1": functools.partial(speculative.spec_vs_ar, 1),
+    "spec_vs_ar_bs8": functools.partial(speculative.spec_vs_ar, 8),
+    "prediction_ratio_min": speculative.prediction_ratio,
+    "adaptive_vs_best_fixed": speculative.adaptive_vs_best_fixed,
+    "adaptive_useless_draft_vs_ar": speculative.adaptive_useless_draft,
+    "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
+    "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
 }
 
 

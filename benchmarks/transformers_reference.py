@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 
@@ -31,12 +33,37 @@ class TransformersT5:
         )
         assert not unexpected, unexpected  # tied names are missing by design
         network.generation_config.eos_token_id = None
+        # Its assisted generation sizes the decoder's cache by the encoder's layers.
+        network.config.num_layers = network.config.num_decoder_layers
         self._network = network.eval().to(device)
         self._device = device
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of prompts of equal length, on the host."""
+    def generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        *,
+        assistant: TransformersT5 | None = None,
+        size: int | None = None,
+        schedule: str = "constant",
+        prompt_lookup: int | None = None,
+    ) -> list[list[int]]:
+        """Greedy continuations of prompts of equal length, on the host.
+
+        Args:
+          assistant: drafts `size` tokens (None: transformers' default) on a `schedule` of its own names.
+          prompt_lookup: tokens to look up instead.
+        """
         ids = torch.tensor(prompts, device=self._device)
+        options: dict[str, Any] = {}
+        if assistant is not None:
+            config = assistant._network.generation_config
+            config.num_assistant_tokens_schedule = schedule
+            config.num_assistant_tokens = size or transformers.GenerationConfig().num_assistant_tokens or 20
+            config.assistant_confidence_threshold = 0.0 if size else 0.4
+            options["assistant_model"] = assistant._network
+        if prompt_lookup is not None:
+            options["prompt_lookup_num_tokens"] = prompt_lookup
         with torch.inference_mode():
             out = self._network.generate(
                 input_ids=ids,
@@ -45,5 +72,6 @@ class TransformersT5:
                 num_beams=1,
                 use_cache=True,
                 max_new_tokens=max_new_tokens,
+                **options,
             )
         return out[:, 1:].tolist()  # without the decoder's start token

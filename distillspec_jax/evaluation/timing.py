@@ -85,9 +85,9 @@ def interleaved(
 
 
 def speedup(
-    baseline_seconds_U: Sequence[float],
+    baseline_seconds_U: Sequence[float] | np.ndarray,
     baseline_tokens_U: Sequence[int],
-    seconds_U: Sequence[float],
+    seconds_U: Sequence[float] | np.ndarray,
     tokens_U: Sequence[int],
 ) -> Interval:
     """Tokens a second over the baseline's tokens a second, pooled over units, with its paired interval.

@@ -1,0 +1,184 @@
+"""The zoo's distilled pair against decoding without a draft, at every block size and with a chosen one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from benchmarks.measurement import Measurement
+from distillspec_jax.data import catalog
+from distillspec_jax.data.examples import examples
+from distillspec_jax.decoding import Completion, Engine, ModelDrafter, StopOnEos, sampling_law
+from distillspec_jax.decoding.adaptive import AUTO, RoundCosts, tokens_per_round
+from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.evaluation import timing
+from distillspec_jax.evaluation.advice import reach
+from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.pretrained import Pretrained
+
+TASKS = ("wiki_leads", "gsm_symbolic", "office_help_ende")
+FIXED = tuple(size for size in AUTO if size)
+PROMPTS = {1: 24, 8: 96}
+"""Timed prompts a task, by batch size; units of 2 and of 32 prompts."""
+UNIT = {1: 2, 8: 32}
+REPEATS = 3
+OTHER_PROMPTS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Raced:
+    """One task at one batch size.
+
+    Attributes:
+      speedup: over decoding without a draft, by system: a block size, `auto`, or `useless` (auto with a
+        random draft).
+      seconds_U: of every system and of `plain`, unit by unit.
+      predicted: speed-up of every block size by the cost model, from other prompts.
+      costs: what the prediction knew of the machine.
+    """
+
+    speedup: dict[str, Interval]
+    seconds_U: dict[str, np.ndarray]
+    tokens_U: dict[str, list[int]]
+    predicted: dict[str, float]
+    costs: RoundCosts
+
+
+@functools.cache
+def raced(task: str, batch_size: int) -> Raced:
+    """All systems in turns on the same prompts, greedily."""
+    target, draft = (pretrained.load(f"zoo:{task}/{role}") for role in ("target", "distilled"))
+    tokenizer = tokenizer_of(target)
+    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
+    longest = catalog.find_task(task).feature_lengths["targets"]
+    prompts = [row.prompt for row in examples(task, split="test")][: PROMPTS[batch_size]]
+    others = [row.prompt for row in examples(task, split="validation")][:OTHER_PROMPTS]
+    useless = dataclasses.replace(draft, params=_random(draft))
+
+    def engine(block_size: int | tuple[int, ...] | None, draft: Pretrained = draft) -> Engine:
+        return Engine(
+            target.model,
+            target.params,
+            None if block_size is None else ModelDrafter(draft.model),
+            None if block_size is None else draft.params,
+            block_size=block_size or 5,
+            batch_size=batch_size,
+            stopping=StopOnEos((tokenizer.eos_id,)),
+        )
+
+    engines = {"plain": engine(None), **{str(size): engine(size) for size in FIXED}}
+    engines |= {"auto": engine(AUTO), "useless": engine(AUTO, useless)}
+    costs = engines["auto"].round_costs(others, law, longest)
+    seen = engines[str(FIXED[-1])].generate(others, law, longest, seed=0)
+    reach_G, length = reach(seen), sum(len(done.tokens) for done in seen) / len(seen)
+    predicted = {str(size): costs.speedup(size, tokens_per_round(reach_G, size), length) for size in FIXED}
+
+    unit = UNIT[batch_size]
+    chunks = [prompts[i : i + unit] for i in range(0, len(prompts), unit)]
+
+    def system(name: str, index: int) -> Sequence[Completion]:
+        return engines[name].generate(chunks[index], law, longest, seed=0)
+
+    timings = timing.interleaved([functools.partial(system, name) for name in engines], len(chunks), REPEATS)
+    seconds_U = {name: timed.seconds_U for name, timed in zip(engines, timings, strict=True)}
+    tokens_U = {
+        name: [sum(len(done.tokens) for done in unit) for unit in timed.results]
+        for name, timed in zip(engines, timings, strict=True)
+    }
+    speedup = {
+        name: timing.speedup(seconds_U["plain"], tokens_U["plain"], seconds_U[name], tokens_U[name])
+        for name in engines
+        if name != "plain"
+    }
+    return Raced(speedup, seconds_U, tokens_U, predicted, costs)
+
+
+def _random(draft: Pretrained) -> object:
+    """Parameters that nobody trained."""
+    return jax.jit(lambda key: registry.unboxed(draft.model.init(key)))(jax.random.key(0))
+
+
+def spec_vs_ar(batch_size: int) -> Measurement:
+    """The best task's best block size; the text holds all."""
+    best = {
+        task: max(FIXED, key=lambda size: raced(task, batch_size).speedup[str(size)].value) for task in TASKS
+    }
+    found = {task: raced(task, batch_size).speedup[str(best[task])] for task in TASKS}
+    task = max(TASKS, key=lambda task: found[task].value)
+    worst = min(raced(task, batch_size).speedup["auto"].value for task in TASKS)
+    what = (
+        f"speculative over autoregressive decoding, tokens a second, zoo target and distilled draft, T = 0, "
+        f"batch {batch_size}, best block size of the best task; "
+        + "; ".join(f"{task}: {_all_sizes(task, batch_size)}" for task in TASKS)
+        + f"; lowest with a chosen size: {worst:.2f}"
+    )
+    return Measurement(f"spec_vs_ar_bs{batch_size}", *found[task], what)
+
+
+def _all_sizes(task: str, batch_size: int) -> str:
+    found = raced(task, batch_size).speedup
+    names = (*map(str, FIXED), "auto")
+    return ", ".join(f"{name} {found[name].value:.2f}" for name in names)
+
+
+def prediction_ratio() -> Measurement:
+    """Measured over predicted speed-up, block size by block size, task by task, batch 1 and 8."""
+    ratios = {
+        f"{task} bs {batch_size} γ {size}": raced(task, batch_size).speedup[str(size)].value
+        / raced(task, batch_size).predicted[str(size)]
+        for task in TASKS
+        for batch_size in PROMPTS
+        for size in FIXED
+    }
+    low, high = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    inside = sum(0.9 <= ratio <= 1.1 for ratio in ratios.values())
+    what = (
+        f"smallest of measured over predicted speed-up ({low}); largest: {ratios[high]:.2f} ({high}); "
+        f"{inside} of {len(ratios)} in 0.9–1.1; prediction from separately timed rounds and prompt reading and the "
+        f"acceptance of {OTHER_PROMPTS} validation prompts"
+    )
+    values = sorted(ratios.values())
+    return Measurement("prediction_ratio_min", values[0], values[0], values[-1], what)
+
+
+def adaptive_vs_best_fixed() -> Measurement:
+    """The lowest over tasks and batch sizes, plain decoding among the fixed choices."""
+    found = {}
+    for task in TASKS:
+        for batch_size in PROMPTS:
+            race = raced(task, batch_size)
+            fixed = ("plain", *map(str, FIXED))
+            best = min(fixed, key=lambda name: race.seconds_U[name].sum())
+            found[f"{task} bs {batch_size} (best {best})"] = _between(race, best, "auto")
+    lowest = min(found, key=lambda name: found[name].value)
+    what = (
+        f"tokens a second with the chosen block size over the best fixed one, lowest: {lowest}; all: "
+        + ", ".join(f"{name} {ratio.value:.2f}" for name, ratio in found.items())
+    )
+    return Measurement("adaptive_vs_best_fixed", *found[lowest], what)
+
+
+def adaptive_useless_draft() -> Measurement:
+    """A draft of random parameters: what looking costs."""
+    found = {
+        f"{task} bs {batch_size}": raced(task, batch_size).speedup["useless"]
+        for task in TASKS
+        for batch_size in PROMPTS
+    }
+    lowest = min(found, key=lambda name: found[name].value)
+    what = (
+        f"tokens a second with a chosen block size and a random draft over decoding without a draft, lowest: "
+        f"{lowest}; all: " + ", ".join(f"{name} {ratio.value:.2f}" for name, ratio in found.items())
+    )
+    return Measurement("adaptive_useless_draft_vs_ar", *found[lowest], what)
+
+
+def _between(race: Raced, baseline: str, name: str) -> Interval:
+    return timing.speedup(
+        race.seconds_U[baseline], race.tokens_U[baseline], race.seconds_U[name], race.tokens_U[name]
+    )
