@@ -84,8 +84,8 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     what = (
         f"assisted generation, transformers' seconds over ours, {NEW_TOKENS} greedy tokens of {batch_size} "
         f"prompts of {width} tokens, zoo pair, {device} (torch: {THREADS} threads), ours {best_ours[5:]} in "
-        f"one batch against its {best_theirs}, prompt by prompt; {equal} of {batch_size} texts equal; its prompt "
-        f"lookup took {median['lookup'] / median[best_ours]:.1f} times, its plain batched generate "
+        f"one batch against its {best_theirs}, prompt by prompt; {equal} of {batch_size} texts equal; its "
+        f"prompt lookup took {median['lookup'] / median[best_ours]:.1f} times, its plain batched generate "
         f"{median['plain'] / median[best_ours]:.1f} times as long as ours; settings: "
         + ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in median.items())
     )

@@ -139,8 +139,8 @@ def prediction_ratio() -> Measurement:
     inside = sum(0.9 <= ratio <= 1.1 for ratio in ratios.values())
     what = (
         f"smallest of measured over predicted speed-up ({low}); largest: {ratios[high]:.2f} ({high}); "
-        f"{inside} of {len(ratios)} in 0.9–1.1; prediction from separately timed rounds and prompt reading and the "
-        f"acceptance of {OTHER_PROMPTS} validation prompts"
+        f"{inside} of {len(ratios)} in 0.9–1.1; prediction from separately timed rounds and prompt reading "
+        f"and the acceptance of {OTHER_PROMPTS} validation prompts"
     )
     values = sorted(ratios.values())
     return Measurement("prediction_ratio_min", values[0], values[0], values[-1], what)

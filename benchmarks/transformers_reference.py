@@ -34,7 +34,8 @@ class TransformersT5:
         assert not unexpected, unexpected  # tied names are missing by design
         network.generation_config.eos_token_id = None
         # Its assisted generation sizes the decoder's cache by the encoder's layers.
-        network.config.num_layers = network.config.num_decoder_layers
+        sizes: Any = network.config
+        sizes.num_layers = sizes.num_decoder_layers
         self._network = network.eval().to(device)
         self._device = device
 
@@ -57,7 +58,7 @@ class TransformersT5:
         ids = torch.tensor(prompts, device=self._device)
         options: dict[str, Any] = {}
         if assistant is not None:
-            config = assistant._network.generation_config
+            config: Any = assistant._network.generation_config
             config.num_assistant_tokens_schedule = schedule
             config.num_assistant_tokens = size or transformers.GenerationConfig().num_assistant_tokens or 20
             config.assistant_confidence_threshold = 0.0 if size else 0.4

@@ -112,6 +112,15 @@ class Partitioner:
                 f"use a multiple of {shards}"
             )
 
+    def put_rows(self, tree: Any) -> Any:
+        """Arrays with a leading batch axis, split over the data axis; whole where it does not divide them."""
+
+        def place(leaf: Any) -> jax.Array:
+            divides = leaf.shape[0] % self.mesh.shape["data"] == 0
+            return jax.device_put(leaf, self.batch if divides else self.replicated)
+
+        return jax.tree.map(place, tree)
+
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Host arrays (this process's rows) to one global array a feature."""
         return {k: jax.make_array_from_process_local_data(self.batch, v) for k, v in batch.items()}

@@ -21,6 +21,7 @@ import pytest
 from jax.sharding import Mesh
 
 from distillspec_jax.decoding import (
+    Engine,
     ModelDrafter,
     PairParams,
     Requests,
@@ -71,8 +72,12 @@ def main() -> None:
     one = Partitioner(Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "model")), ())
     meshes = {name: make_partitioner(*arguments) for name, arguments in MESHES.items()}
     report: dict[str, Any] = {
-        name: {"training": _train(partitioner), "decoding": _decode(partitioner)}
-        for name, partitioner in {"one": one, **meshes}.items()
+        name: {
+            "training": _train(mesh),
+            "decoding": _decode(mesh),
+            "served": _serve(mesh),
+        }
+        for name, mesh in {"one": one, **meshes}.items()
     }
     for name, partitioner in (("one", one), (FULLY_SHARDED, meshes[FULLY_SHARDED])):
         fresh = sharded_init(partitioner, MODEL.init, jax.random.key(0))
@@ -161,6 +166,25 @@ def _decode(partitioner: Partitioner) -> dict[str, Any]:
     }
 
 
+def _serve(partitioner: Partitioner) -> list[list[int]]:
+    """More prompts than slots, through the engine; fewer rows refill than the data axis has shards."""
+    engine = Engine(
+        MODEL,
+        _placed(partitioner, TARGET_SEED)[0],
+        ModelDrafter(MODEL),
+        jax.device_put(tiny.params(MODEL, DRAFT_SEED), partitioner.replicated),
+        block_size=2,
+        batch_size=ROWS,
+        prompt_bucket=8,
+        partitioner=partitioner,
+    )
+    prompts = [row[row > 0].tolist() for row in PROMPT_BT]
+    prompts += prompts[:2]
+    law = sampling_law([0.0, 1.0] * (len(prompts) // 2))
+    limits = [NEW_TOKENS - i % 3 for i in range(len(prompts))]
+    return [list(done.tokens) for done in engine.generate(prompts, law, limits, seed=0)]
+
+
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -233,6 +257,11 @@ def test_decoding_gives_the_tokens_of_one_device(measured: dict[str, Any], mesh:
     assert np.sum(expected["accepted"]) > 0
     for name in ("tokens", "accepted", "rounds"):
         assert found[name] == expected[name]
+
+
+@mesh_cases
+def test_the_engine_gives_the_texts_of_one_device(measured: dict[str, Any], mesh: str) -> None:
+    assert measured[mesh]["served"] == measured["one"]["served"]
 
 
 def test_fresh_parameters_are_those_of_one_device(measured: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     )
     add(
         "--block_size",
-        type=block_size,
+        type=_number_or_auto,
         default=5,
         metavar="N",
         help="drafted tokens a round (default: 5), or auto: by measured costs and acceptance, 0 included",
@@ -74,12 +74,27 @@ def main(argv: list[str]) -> int:
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
     add("--resume", action="store_true", help="go on after the lines that a run that was cut off left behind")
+    add(
+        "--num_partitions",
+        type=int,
+        metavar="N",
+        help="decode on all devices, the target split over N of them (default: on one device)",
+    )
+    add(
+        "--compilation_cache",
+        metavar="DIR",
+        help="keep compiled programs there, so that the next run with the same shapes need not compile",
+    )
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     flags = parser.parse(argv)
 
+    from distillspec_jax.cli import compilation
     from distillspec_jax.decoding import requests, text
     from distillspec_jax.models import pretrained
+    from distillspec_jax.partitioning import make_partitioner
 
+    if flags.compilation_cache:
+        compilation.keep(flags.compilation_cache)
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
@@ -95,6 +110,7 @@ def main(argv: list[str]) -> int:
         batch_size=flags.batch_size,
         stop=flags.stop,
         assume_same_vocabulary=flags.assume_same_vocabulary,
+        partitioner=None if flags.num_partitions is None else make_partitioner(flags.num_partitions),
         on_compile=lambda line: print(line, file=sys.stderr),
     )
     asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
@@ -136,9 +152,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def block_size(value: str) -> int | str:
-    """`auto` or a number; out of range is left to those who know the range."""
+def _number_or_auto(value: str) -> int | str:
     return value if value == "auto" else int(value)
+
+
+_number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message
 
 
 def _drafters(names: list[str]) -> list[Pretrained | str]:

@@ -119,10 +119,11 @@ class ModelDrafter:
         if self.candidates < 1:
             raise UsageError(f"candidates is {self.candidates}, must be at least 1")
 
-    def prepare(self, params: Params, rows: int) -> Params:
+    def prepare(self, params: Params, rows: int | None) -> Params:
         """The network's own `prepare`, if it offers one, for a batch of so many rows."""
         prepare = getattr(self.model, "prepare", None)
-        return params if prepare is None else prepare(params, rows * self.candidates)
+        calls = None if rows is None else rows * self.candidates
+        return params if prepare is None else prepare(params, calls)
 
     def init(self, params: Params, prompt_BT: Array, max_length: int) -> ModelMemory:
         """See `Drafter.init`."""

@@ -26,6 +26,7 @@ from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
@@ -88,6 +89,7 @@ class Engine:
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: prompt lengths are rounded up to a multiple of it.
       rounds_per_visit: rounds between two visits of the host.
+      partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
       on_compile: told, in one line, when a new shape is about to be compiled.
 
     Raises:
@@ -108,6 +110,7 @@ class Engine:
         prompt_bucket: int = 32,
         rounds_per_visit: int = 32,
         measure_overlap: bool = False,
+        partitioner: Partitioner | None = None,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
         sizes = (batch_size, prompt_bucket, rounds_per_visit)
@@ -126,6 +129,7 @@ class Engine:
             verifier=verifier,
             stopping=stopping,
             measure_overlap=measure_overlap,
+            partitioner=partitioner,
         )
         self._costs: dict[Any, RoundCosts] = {}
         self._batch_size = batch_size

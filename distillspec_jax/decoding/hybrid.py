@@ -70,7 +70,7 @@ class HybridDrafter:
     def _blocks(self) -> list[int]:
         return [getattr(member, "candidates", 1) for member in self.members]
 
-    def prepare(self, params: tuple[Any, ...], rows: int) -> tuple[Any, ...]:
+    def prepare(self, params: tuple[Any, ...], rows: int | None) -> tuple[Any, ...]:
         """Each member's own `prepare`, if it offers one."""
         prepares = [getattr(member, "prepare", lambda params, rows: params) for member in self.members]
         return tuple(prepare(own, rows) for prepare, own in zip(prepares, params, strict=True))

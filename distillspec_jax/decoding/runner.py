@@ -27,6 +27,7 @@ from distillspec_jax.decoding.verifiers import Verifier
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
 
@@ -51,6 +52,7 @@ class Runner:
       block_sizes: 0 is one token at a time; without a drafter it is the only one.
       rows: of the batch.
       verifier, stopping, measure_overlap: see `SpeculativeLoop`.
+      partitioner: splits the rows over its mesh's data axis; parameters lie where the caller put them.
 
     Raises:
       UsageError: a block size below 1 where there is nothing to choose from, or several without 0.
@@ -68,6 +70,7 @@ class Runner:
         verifier: Verifier,
         stopping: Stopping,
         measure_overlap: bool,
+        partitioner: Partitioner | None = None,
     ) -> None:
         if len(block_sizes) > 1 and 0 not in block_sizes:
             raise UsageError(f"block sizes to choose from, {list(block_sizes)}, lack 0, plain decoding")
@@ -82,12 +85,17 @@ class Runner:
                     target, drafter, verifier, stopping, size, measure_overlap
                 )
                 tokens = (size + 1) * getattr(drafter, "candidates", 1)
-            self._params[size] = PairParams(of_target.for_rows(rows * tokens), of_drafter.for_rows(rows))
+            # Products of few rows are one device's.
+            wide, narrow = (None, None) if partitioner else (rows * tokens, rows)
+            self._params[size] = PairParams(of_target.for_rows(wide), of_drafter.for_rows(narrow))
         self._largest = max(self._loops)
         self._drafter = drafter
+        self._partitioner = partitioner
 
     def read(self, prompt_BT: Array | np.ndarray, requests: Requests, width: int) -> State:
         """A fresh state, with room for blocks of every size."""
+        if self._partitioner is not None:
+            prompt_BT, requests = self._partitioner.put_rows((prompt_BT, requests))
         return _init(self._loops[self._largest], self._params[self._largest], prompt_BT, requests, width)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
@@ -146,12 +154,12 @@ class _Prepared:
     """Parameters in the forms that their owner knows, each made once."""
 
     def __init__(self, owner: Any, params: Any) -> None:
-        self._prepare: Callable[[Any, int], Any] | None = getattr(owner, "prepare", None)
+        self._prepare: Callable[[Any, int | None], Any] | None = getattr(owner, "prepare", None)
         self._params = params
         self._forms: dict[Any, Any] = {}
 
-    def for_rows(self, rows: int) -> Any:
-        """The form for calls of so many rows."""
+    def for_rows(self, rows: int | None) -> Any:
+        """The form for calls of so many rows; None where they may be many."""
         if self._prepare is None:
             return self._params
         own = self._prepare

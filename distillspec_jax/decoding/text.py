@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from distillspec_jax.data import catalog
@@ -24,6 +25,7 @@ from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import Partitioner
 
 LOOKUP = "lookup"
 """In the place of a draft model: `PromptLookup`."""
@@ -135,6 +137,7 @@ class TextGenerator:
       batch_size: prompts decoded together.
       stop: strings that end an output; it is cut before the first of them.
       assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
+      partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
       on_compile: told when a new shape is compiled.
 
     Raises:
@@ -154,6 +157,7 @@ class TextGenerator:
         batch_size: int = 8,
         stop: Sequence[str] = (),
         assume_same_vocabulary: bool = False,
+        partitioner: Partitioner | None = None,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
         drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
@@ -191,16 +195,22 @@ class TextGenerator:
         ]
         params = [one.params if isinstance(one, Pretrained) else None for one in drafts]
         hybrid = len(drafters) > 1
+        target_params = target.params
+        if partitioner is not None:
+            boxed = jax.eval_shape(target.model.init, jax.random.key(0))
+            target_params = jax.device_put(target_params, partitioner.parameters(boxed))
+            params = jax.device_put(params, partitioner.replicated)
         self._stop = tuple(stop)
         self._engine = Engine(
             target.model,
-            target.params,
+            target_params,
             HybridDrafter(tuple(drafters), max(sizes)) if hybrid else next(iter(drafters), None),
             tuple(params) if hybrid else next(iter(params), None),
             verifier=verifier,
             block_size=sizes,
             batch_size=batch_size,
             stopping=self._stopping(),
+            partitioner=partitioner,
             on_compile=on_compile,
         )
 

@@ -75,6 +75,21 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
 
 
 @pytest.mark.parametrize("drafted", [False, True])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--block_size=auto"],
+        ["--drafter=lookup"],
+        ["--drafter=lookup", "--block_size=auto", "--candidates=1"],
+        ["--num_partitions=1"],
+    ],
+    ids=["chosen size", "two drafters", "both", "on a mesh"],
+)
+def test_at_temperature_0_no_way_of_drafting_changes_the_text(generate, draft_dir, flags):
+    alone, together = generate(), generate(f"--drafter={draft_dir}", *flags)
+    assert [line["outputs"] for line in together] == [line["outputs"] for line in alone]
+
+
 def test_the_seed_fixes_the_texts_and_the_batch_size_does_not_touch_them(generate, draft_dir, drafted):
     sampled = ["--temperature=1", "--seed=3"]
     if drafted:
@@ -119,6 +134,19 @@ def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_di
     assert len(generate("--drafter=none")) == len(TEXTS)
     with pytest.raises(Made):
         generate(f"--drafter={draft_dir}")
+
+
+def test_compiled_programs_are_kept_for_the_next_run(target_dir, prompts, tmp_path):
+    """In processes of their own: the cache is chosen once a process."""
+    kept = tmp_path / "compiled"
+    command = [sys.executable, "-m", "distillspec_jax.cli.generate", f"--model={target_dir}"]
+    command += [f"--input={prompts}", f"--output={tmp_path / 'out.jsonl'}", f"--compilation_cache={kept}"]
+    seen = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        seen.append({path.name for path in kept.iterdir() if not path.name.endswith("-atime")})
+    assert seen[0]
+    assert seen[1] == seen[0]
 
 
 def test_standard_input_and_output_and_a_line_of_pooled_counts(target_dir, capsys, monkeypatch):
@@ -290,7 +318,16 @@ def bad(tmp_path_factory, target_dir) -> Path:
         (["--drafter=BAD/no_vocabulary"], "the vocabulary of BAD/no_vocabulary is unknown"),
         (["--task=wiki_leeds"], "unknown task 'wiki_leeds': did you mean 'wiki_leads'?"),
         (["--block_size=0"], "block_size is 0, must be at least 1"),
-        (["--block_size=two"], "argument --block_size: invalid int value: 'two'"),
+        (["--block_size=two"], "argument --block_size: invalid whole number or auto value: 'two'"),
+        (
+            ["--drafter=none", "--drafter=lookup"],
+            "--drafter=none stands beside another drafter: choose one",
+        ),
+        (
+            ["--drafter=lookup", "--drafter=lookup", "--rule=block"],
+            "rule 'block' verifies one candidate block, not 2: use rule 'token'",
+        ),
+        (["--num_partitions=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--batch_size=0"], "batch_size is 0, must be at least 1"),
         (["--temperature=-0.5"], "temperature is -0.5, must be 0 or more and finite"),
         (["--temperature=nan"], "temperature is nan, must be 0 or more and finite"),

@@ -1,5 +1,7 @@
 """`distillspec sweep` and `distillspec report` from their command lines."""
 
+import json
+
 import pytest
 
 from distillspec_jax import checkpoint
@@ -84,3 +86,37 @@ def test_report_prints_the_table_and_names_the_page(tmp_path, capsys):
 )
 def test_bad_flags_of_a_report(capsys, flags, message):
     assert fails(capsys, "report", *flags) == message
+
+
+def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tmp_path, capsys):
+    flags = ["--task=office_help_ende", "--limit=2", "--max_new_tokens=6", "--block_sizes=2"]
+    written = tmp_path / "advice.json"
+    assert (
+        console.main(["advise", f"--target={model}", f"--drafter={model}", *flags, f"--output={written}"])
+        == 0
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no draft" in printed
+    assert "best block size: 2" in printed or "speculation does not pay here" in printed
+    numbers = json.loads(written.read_text())
+    (size,) = numbers["sizes"]
+    # The draft is the target itself: all drafts are accepted.
+    assert numbers["acceptance"] == 1
+    assert size["tokens"] == 3
+    assert (numbers["prompts"], size["block_size"]) == (2, 2)
+    assert min(numbers["plain_ms"], size["round_ms"], size["draft_ms"], size["verify_ms"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--block_sizes=3,0"], "block_sizes is [3, 0]: each must be at least 1"),
+        (["--task=wiki"], "unknown task 'wiki'"),
+        (["--limit=0"], "limit is 0, must be at least 1 prompt"),
+        ([], "whose prompts?"),
+    ],
+)
+def test_bad_flags_of_advise(model, capsys, flags, message):
+    task = ["--task=wiki_leads"] if flags and not flags[0].startswith("--task") else []
+    error = fails(capsys, "advise", f"--target={model}", f"--drafter={model}", *task, *flags)
+    assert error.startswith(message)
