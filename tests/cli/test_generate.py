@@ -15,7 +15,7 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.tokenizer import embedded_tokenizer
-from distillspec_jax.decoding import engine
+from distillspec_jax.decoding import engine, runner
 from tests import pair
 
 TEXTS = [
@@ -74,7 +74,6 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
     assert sum(row["target_calls"] for row in drafted) < sum(row["emitted_tokens"] for row in drafted)
 
 
-@pytest.mark.parametrize("drafted", [False, True])
 @pytest.mark.parametrize(
     "flags",
     [
@@ -90,6 +89,7 @@ def test_at_temperature_0_no_way_of_drafting_changes_the_text(generate, draft_di
     assert [line["outputs"] for line in together] == [line["outputs"] for line in alone]
 
 
+@pytest.mark.parametrize("drafted", [False, True])
 def test_the_seed_fixes_the_texts_and_the_batch_size_does_not_touch_them(generate, draft_dir, drafted):
     sampled = ["--temperature=1", "--seed=3"]
     if drafted:
@@ -130,7 +130,7 @@ def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_di
     def refuse(*args, **settings):
         raise Made
 
-    monkeypatch.setattr(engine, "SpeculativeLoop", refuse)
+    monkeypatch.setattr(runner, "SpeculativeLoop", refuse)
     assert len(generate("--drafter=none")) == len(TEXTS)
     with pytest.raises(Made):
         generate(f"--drafter={draft_dir}")

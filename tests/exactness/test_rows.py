@@ -11,7 +11,7 @@ import pytest
 from distillspec_jax.decoding import PairParams, Status
 from distillspec_jax.shapes import Array
 from tests.exactness.families import VOCAB, family
-from tests.exactness.grid import CELLS, GRID, REPEATS, SEED, decoded, make_loop
+from tests.exactness.grid import CELLS, GRID, REPEATS, SEED, decoded, loop_params, make_loop
 from tests.exactness.joint import EVERY_ROUND, batch, outputs, run
 
 ROWS = 36
@@ -27,9 +27,9 @@ def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule:
     chosen = np.random.default_rng(0).choice(REPEATS * len(CELLS), ROWS, replace=False)
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
     fewer = jax.tree.map(lambda field: field[chosen], requests)
-    state = run(
-        make_loop(family(name), block_size, rule), family(name).params, prompt_BT[chosen], fewer, EVERY_ROUND
-    )
+    pair = family(name)
+    loop, params = make_loop(pair, block_size, rule), loop_params(pair, rule)
+    state = run(loop, params, prompt_BT[chosen], fewer, EVERY_ROUND)
     expected = decoded(name, block_size, rule)
     assert outputs(state) == [outputs(expected)[row] for row in chosen]
     for field in dataclasses.fields(state.counts):
@@ -43,7 +43,7 @@ def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int, ru
     prompt_BT, requests = batch(CELLS, ROWS // len(CELLS), SEED)
     faulty = np.arange(ROWS) % 4 == 1
     prompt_BT[faulty, 0] = FAULT
-    params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, family(name).params))
+    params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, loop_params(family(name), rule)))
     state = run(make_loop(family(name), block_size, rule), params, prompt_BT, requests, EVERY_ROUND)
     assert ((np.asarray(state.rows.status_B) == Status.FAILED) == faulty).all()
     sound = outputs(decoded(name, block_size, rule))
