@@ -83,8 +83,8 @@ class Engine:
       drafter: None decodes autoregressively, by one-token calls. Its params pass through its `prepare`.
       verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
       block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
-        the one that promises most, by costs measured once for every shape and by the acceptance so far; 0
-        among them is plain decoding.
+        the one that promises most, by costs measured once for every shape and by the acceptance so far,
+        earlier calls included; 0 among them is plain decoding.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: prompt lengths are rounded up to a multiple of it.
@@ -131,7 +131,7 @@ class Engine:
             measure_overlap=measure_overlap,
             partitioner=partitioner,
         )
-        self._costs: dict[Any, RoundCosts] = {}
+        self._choices: dict[tuple[int, int, int, bool], BlockSizeChoice] = {}
         self._batch_size = batch_size
         self._prompt_bucket = prompt_bucket
         self._rounds_per_visit = rounds_per_visit
@@ -251,11 +251,13 @@ class Engine:
         self._compiled.add(shape)
 
     def _sizes(self, shape: tuple[int, int, int, bool], state: State) -> BlockSizeChoice | FixedBlockSize:
+        """What chooses block sizes; what it has learnt of a shape lasts as long as the engine."""
         if len(self._block_sizes) == 1:
             return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
-        if shape not in self._costs:
-            self._costs[shape] = self._runner.costs(state, self._rounds_per_visit)
-        return BlockSizeChoice(self._costs[shape], self._rounds_per_visit)
+        if shape not in self._choices:
+            costs = self._runner.costs(state, self._rounds_per_visit)
+            self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
+        return self._choices[shape]
 
     def _completions(self, state: State, slots: Sequence[int]) -> list[Completion]:
         rows, counts = jax.device_get(

@@ -129,7 +129,7 @@ class Runner:
                     best[size] = min(best.get(size, math.inf), time.perf_counter() - began)
         return {size: best[size if size in best else self._largest] for size in self._loops}
 
-    def costs(self, state: State, rounds: int, repeats: int = 3) -> RoundCosts:
+    def costs(self, state: State, rounds: int, repeats: int = 5) -> RoundCosts:
         """Measures a round of every size from a state on, which stays what it is.
 
         Every loop runs once to compile and then takes its turns; noise only ever adds time, so the smallest

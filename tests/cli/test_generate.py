@@ -321,7 +321,7 @@ def bad(tmp_path_factory, target_dir) -> Path:
         (["--block_size=two"], "argument --block_size: invalid whole number or auto value: 'two'"),
         (
             ["--drafter=none", "--drafter=lookup"],
-            "--drafter=none stands beside another drafter: choose one",
+            "--drafter=none beside --drafter=lookup: choose one",
         ),
         (
             ["--drafter=lookup", "--drafter=lookup", "--rule=block"],
