@@ -7,7 +7,6 @@ behind; what it missed it reads in one call when speculation resumes.
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -119,24 +118,26 @@ class Runner:
         self, prompt_BT: np.ndarray, requests: Requests, width: int, repeats: int = 5
     ) -> dict[int, float]:
         """Of reading the prompts with the models that each size needs."""
-        best: dict[int, float] = {}
-        for repeat in range(repeats + 1):
-            for size in sorted({min(self._loops), self._largest}):
+        seconds: dict[int, list[float]] = {min(self._loops): [], self._largest: []}
+        for _ in range(repeats + 1):
+            for size, taken in seconds.items():
                 began = time.perf_counter()
                 loop, params = self._loops[size], self._params[size]
                 jax.block_until_ready(_init(loop, params, prompt_BT, requests, width))
-                if repeat:
-                    best[size] = min(best.get(size, math.inf), time.perf_counter() - began)
-        return {size: best[size if size in best else self._largest] for size in self._loops}
+                taken.append(time.perf_counter() - began)
+        median = {size: float(np.median(taken[1:])) for size, taken in seconds.items()}  # the first compiled
+        return {size: median[size if size in median else self._largest] for size in self._loops}
 
-    def costs(self, state: State, rounds: int, repeats: int = 5) -> RoundCosts:
-        """Measures a round of every size from a state on, which stays what it is.
+    def costs(self, state: State, rounds: int, repeats: int = 7) -> RoundCosts:
+        """Measures a round of every size, 0 among them, from a state on, which stays what it is.
 
-        Every loop runs once to compile and then takes its turns; noise only ever adds time, so the smallest
-        counts. A run's fixed cost is in it, as it is in serving.
+        Every loop runs once to compile and then takes its turns. A shared machine is now faster, now slower:
+        each size is compared with plain decoding in the same turn, and the median counts. A run's fixed cost
+        is in it, as it is in serving.
         """
-        best: dict[int, float] = {}
-        for repeat in range(repeats + 1):
+        turns: list[dict[int, float]] = []
+        for _ in range(repeats + 1):
+            turns.append({})
             for size in self._loops:
                 copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
                 if not size and self._drafter is not None:
@@ -144,10 +145,12 @@ class Runner:
                 began = time.perf_counter()
                 after = jax.block_until_ready(self.run(copy, size, rounds, 1))
                 seconds = time.perf_counter() - began
-                done = int(jnp.max(after.counts.rounds_B - state.counts.rounds_B))
-                if repeat and done:
-                    best[size] = min(best.get(size, math.inf), seconds / done)
-        return RoundCosts(best)
+                done = jnp.max(after.counts.rounds_B - state.counts.rounds_B)
+                turns[-1][size] = seconds / max(int(done), 1)
+        del turns[0]  # it compiled
+        plain = float(np.median([turn[0] for turn in turns]))
+        ratio = {size: float(np.median([turn[size] / turn[0] for turn in turns])) for size in self._loops}
+        return RoundCosts({size: plain * ratio[size] for size in self._loops})
 
 
 class _Prepared:
