@@ -107,20 +107,20 @@ class BlockSizeChoice:
     rounds: int
     fade: float = 0.9
     prior_rate: float = 0.7
-    prior_tests: float = 8.0
+    prior_tests: float = 4.0
     probe_rounds: int = 8
 
     def __post_init__(self) -> None:
         self._sizes = sorted(size for size in self.costs.seconds if size)
         self._tested_G = np.zeros(self._sizes[-1])
         self._accepted_G = np.zeros(self._sizes[-1])
-        self._plain_runs, self._patience = 0, 4
+        self._plain_runs, self._patience = 0, 8
 
     def next(self) -> tuple[int, int]:
         """Block size and number of rounds of the next run."""
         best = max((0, *self._sizes), key=self.promise)
         if best:
-            self._plain_runs, self._patience = 0, 4
+            self._plain_runs, self._patience = 0, 8
             # Until something is known, a short look.
             return best, self.rounds if self._tested_G[0] >= self.probe_rounds else self.probe_rounds
         self._plain_runs += 1
