@@ -28,7 +28,7 @@ from distillspec_jax.decoding import (
     randomness,
     sampling_law,
 )
-from distillspec_jax.evaluation.advice import extend_seconds
+from distillspec_jax.evaluation.advice import extend_seconds, prepared
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.dense import few_rows
@@ -57,11 +57,6 @@ def products(target: Pretrained, rows: int, form: str) -> float:
         return inputs, kernels
 
     return 1e3 * step_seconds(step, (start, list(map(jnp.asarray, kernels))))
-
-
-def prepared(network: Pretrained, rows: int) -> Any:
-    """Parameters in the form for calls of so many rows."""
-    return jax.jit(network.model.prepare, static_argnums=1)(network.params, rows)
 
 
 def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:

@@ -174,7 +174,7 @@ def reach(completions: Sequence[Any]) -> np.ndarray:
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int) -> float:
     """One call of `extend` with so many tokens a row, 30 tokens into the text."""
-    network, params = model.model, _prepared(model, rows * tokens)
+    network, params = model.model, prepared(model, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, 70)
     block_BK = jnp.ones((rows, tokens), jnp.int32)
@@ -191,7 +191,7 @@ def draft_seconds(
     draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int
 ) -> float:
     """Drafting one block for every row."""
-    drafter, params = ModelDrafter(draft.model), _prepared(draft, rows)
+    drafter, params = ModelDrafter(draft.model), prepared(draft, rows)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     memory = jax.jit(functools.partial(drafter.init, max_length=70))(params, prompt_BT)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
@@ -208,6 +208,7 @@ def draft_seconds(
     return step_seconds(step, (params, memory, zero_B + 2))
 
 
-def _prepared(model: Pretrained, rows: int) -> Any:
+def prepared(model: Pretrained, rows: int) -> Any:
+    """Parameters in the form for calls of so many rows."""
     prepare = getattr(model.model, "prepare", None)
     return model.params if prepare is None else jax.jit(prepare, static_argnums=1)(model.params, rows)
