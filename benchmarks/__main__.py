@@ -17,6 +17,7 @@ import jax
 from benchmarks import speculative, steps
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.autoregressive import ar_vs_hf
+from benchmarks.block_rule import block_vs_token
 from benchmarks.identity import greedy_identity
 from benchmarks.measurement import Measurement
 from distillspec_jax.cli import errors
@@ -34,6 +35,7 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "prediction_ratio_min": speculative.prediction_ratio,
     "adaptive_vs_best_fixed": speculative.adaptive_vs_best_fixed,
     "adaptive_useless_draft_vs_ar": speculative.adaptive_useless_draft,
+    "block_vs_token": block_vs_token,
     "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
     "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
 }

@@ -23,7 +23,7 @@ from distillspec_jax.models.pretrained import Pretrained
 
 TASKS = ("wiki_leads", "gsm_symbolic", "office_help_ende")
 FIXED = tuple(size for size in AUTO if size)
-PROMPTS = {1: 16, 8: 64}
+PROMPTS = {1: 24, 8: 128}
 """Timed prompts a task, by batch size; units of 2 and of 32 prompts."""
 UNIT = {1: 2, 8: 32}
 REPEATS = 3

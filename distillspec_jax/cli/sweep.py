@@ -1,4 +1,4 @@
-"""`distillspec sweep`: block size × temperature, paired with autoregressive decoding in the same run."""
+"""`distillspec sweep`: a grid of cells, each paired with autoregressive decoding in the same run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.errors import UsageError
 
-HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes and
-temperatures, each beside decoding without a draft in the same run, and appends a line for every cell to
-OUTPUT_DIR/results.jsonl. A cell that is there already is not measured again: start a stopped sweep once more.
+HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
+temperatures, verification rules and batch sizes, each beside decoding without a draft in the same run, and
+appends a line for every cell to OUTPUT_DIR/results.jsonl. A cell that is there already is not measured again:
+start a stopped sweep once more.
 
   distillspec sweep --target=zoo:wiki_leads/target --drafter=supervised=zoo:wiki_leads/draft \\
       --drafter=distilled=zoo:wiki_leads/distilled --output_dir=runs/sweep
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="[LABEL=]MODEL",
-        help="a draft, and how tables call it; may be repeated",
+        help="a draft, or lookup, and how tables call it; may be repeated",
     )
     add("--task", help="whose prompts (default: the target's, if it is zoo:TASK/...)")
     add("--split", help="train, validation or test (default: test)")
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> int:
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
-    add("--batch_size", type=int, help="prompts decoded together (default: 1)")
+    add("--rules", type=list_of(str), metavar="RULE,RULE", help="NAME or NAME:EPSILON (default: token)")
+    add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts decoded together (default: 1)")
     add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
     add("--seed", type=int, help="of all draws (default: 0)")
     add("--timing_prompts", type=int, help="prompts that are timed; 0: none (default: 16)")

@@ -222,8 +222,11 @@ class Engine:
             enough = len(served) if waiting else 1
             block_size, rounds = sizes.next()
             state = self._runner.run(state, block_size, rounds, enough)
-            status_B, emitted_B = jax.device_get((state.rows.status_B, state.rows.emitted_B))
-            sizes.observe(*draft_counts.since(state))
+            rows, counts = state.rows, state.counts
+            status_B, emitted_B, *counted = jax.device_get(
+                (rows.status_B, rows.emitted_B, counts.tested_BG, counts.accepted_BG)
+            )
+            sizes.observe(*draft_counts.since(*counted))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
             completions = self._completions(state, done) if done else []
             emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
@@ -284,9 +287,8 @@ class _DraftCounts:
     def __init__(self, state: State) -> None:
         self._seen = [np.zeros(state.counts.tested_BG.shape, int) for _ in range(2)]
 
-    def since(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Sums over rows, by draft position."""
-        now = jax.device_get((state.counts.tested_BG, state.counts.accepted_BG))
+    def since(self, *now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over rows, by draft position, from the rows' `tested_BG` and `accepted_BG`."""
         tested_G, accepted_G = ((new - old).sum(0) for new, old in zip(now, self._seen, strict=True))
         self._seen = [counts.copy() for counts in now]
         return tested_G, accepted_G

@@ -257,7 +257,8 @@ def _provenance(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ("Prompts", f"{first['task']}, {first.get('split') or 'file'}: the first {first['prompts']}"),
         (
             "Decoding",
-            f"up to {first['max_new_tokens']} tokens, batch size {first['batch_size']}, seed {first['seed']}",
+            f"{first.get('verifier', 'token')} rule, up to {first['max_new_tokens']} tokens, "
+            f"batch size {first['batch_size']}, seed {first['seed']}",
         ),
         (
             "Timing",

@@ -1,4 +1,4 @@
-"""Block size × temperature for any number of drafters, paired with autoregressive decoding in one run."""
+"""A grid of cells for any number of drafters, paired with autoregressive decoding in the same run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -15,15 +14,17 @@ import distillspec_jax
 from distillspec_jax import checkpoint
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw, StopOnEos, sampling_law
-from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.decoding.drafters import Drafter
+from distillspec_jax.decoding.prompt_lookup import PromptLookup
+from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import cells, fingerprints, prompts, quality, results
+from distillspec_jax.evaluation import cells, fingerprints, grid, prompts, quality, results
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
+from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.results import Row
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.shapes import Params
 
 RESULTS = "results.jsonl"
 _PROMPT_BUCKET = 32
@@ -45,15 +46,6 @@ class Progress:
     row: Row | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A point of the grid; `NO_DRAFTER` with block size 0 is the baseline."""
-
-    drafter: str
-    block_size: int
-    temperature: float
-
-
 def sweep(
     target: str | Pretrained,
     drafters: Mapping[str, str | Pretrained],
@@ -66,9 +58,10 @@ def sweep(
     limit: int | None = 64,
     block_sizes: Sequence[int] = (1, 3, 5, 7),
     temperatures: Sequence[float] = (0.0, 1.0),
+    rules: Sequence[str] = ("token",),
+    batch_sizes: Sequence[int] = (1,),
     top_k: int = 0,
     top_p: float = 1.0,
-    batch_size: int = 1,
     max_new_tokens: int | None = None,
     seed: int = 0,
     timing_prompts: int = 16,
@@ -84,14 +77,16 @@ def sweep(
 
     Args:
       target: the model whose law the outputs follow.
-      drafters: label to draft model; the labels appear in every table.
+      drafters: label to draft model, or to `lookup`, which finds drafts in the text itself; the labels
+        appear in every table.
       output_dir: made if it does not exist.
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
       inputs: a JSONL file of prompts in place of a task; `metric` then says how to score its `targets`.
       limit: the first so many prompts; None takes all.
       block_sizes: drafts a round.
       temperatures, top_k, top_p: the sampling laws; 0 is greedy.
-      batch_size: prompts decoded together, timed and untimed alike.
+      rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
+      batch_sizes: prompts decoded together, timed and untimed alike.
       max_new_tokens: longest output, EOS included; the task's target length by default.
       seed: of all draws, the same for every cell.
       timing_prompts: the first so many prompts are timed in turns with the baseline; 0 times nothing.
@@ -108,39 +103,38 @@ def sweep(
       UsageError: an impossible value, unknown task or model, drafts of another vocabulary, a bad line in
         the prompts or in the results file, a full disk.
     """
-    temperatures = [float(temperature) for temperature in temperatures]
-    _check_grid(drafters, block_sizes, temperatures)
-    for temperature in temperatures:
-        sampling_law(temperature, top_k, top_p)  # refuses what is impossible before anything is loaded
+    points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
+    for cell in points:
+        sampling_law(cell.temperature, top_k, top_p)  # refuses what is impossible before anything is loaded
     for name, value, least in (
-        ("batch_size", batch_size, 1),
         ("repeats", repeats, 1),
         ("timing_prompts", timing_prompts, 0),
         ("seed", seed, 0),
         ("max_new_tokens", 1 if max_new_tokens is None else max_new_tokens, 1),
         ("limit", 1 if limit is None else limit, 1),
     ):
-        _at_least(name, value, least)
+        grid.at_least(name, value, least)
 
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)
     target = _loaded(target)
-    drafts = {label: _loaded(model) for label, model in drafters.items()}
+    drafts = {label: LOOKUP if model == LOOKUP else _loaded(model) for label, model in drafters.items()}
     for draft in drafts.values():
-        pretrained.check_pair(target, draft, assume_same_vocabulary)
+        if isinstance(draft, Pretrained):
+            pretrained.check_pair(target, draft, assume_same_vocabulary)
     prompt_set = _prompt_set(target, task, split, inputs, metric, limit)
     workload = Workload(
         prompts=prompt_set.prompts,
         max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
-        batch_size=batch_size,
+        batch_size=1,
         timed_prompts=timing_prompts,
         repeats=repeats,
         seed=seed,
     )
-    grid = _Grid(
+    job = _Sweep(
         target=target,
         drafts=drafts,
-        cells=_grid_cells(drafts, block_sizes, temperatures),
+        cells=points,
         top_k=top_k,
         top_p=top_p,
         prompt_set=prompt_set,
@@ -149,15 +143,15 @@ def sweep(
         path=path,
         tell=progress or (lambda _: None),
     )
-    return grid.run(before)
+    return job.run(before)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Grid:
-    """A sweep whose arguments are known to be good."""
+class _Sweep:
+    """A sweep whose arguments are known to be good; the workload's batch size is each cell's."""
 
     target: Pretrained
-    drafts: Mapping[str, Pretrained]
+    drafts: Mapping[str, Pretrained | str]
     cells: Sequence[Cell]
     top_k: int
     top_p: float
@@ -167,51 +161,51 @@ class _Grid:
     path: Path
     tell: Callable[[Progress], None]
     rows: dict[Cell, Row] = dataclasses.field(default_factory=dict)
+    baselines: dict[int, Engine] = dataclasses.field(default_factory=dict)
 
     def run(self, before: Sequence[Row]) -> list[Row]:
         found = {row.get("fingerprint"): row for row in before}
         self.rows.update({c: found[f] for c, f in self._fingerprints.items() if f in found})
-        temperatures = list(dict.fromkeys(cell.temperature for cell in self.cells))
-        for temperature in temperatures:
-            self._run_baseline(Cell(NO_DRAFTER, 0, temperature))
-        # By block size first: that is what compiles.
-        for block_size in sorted({cell.block_size for cell in self.cells} - {0}):
-            for temperature in temperatures:
-                self._run_group(block_size, temperature)
+        for group in grid.groups(self.cells):
+            missing = [cell for cell in group if cell not in self.rows]
+            if missing and missing[0].is_baseline:
+                self._run_baseline(*missing)
+            elif missing:
+                self._run_group(missing)
         return [self.rows[cell] for cell in self.cells]
 
     def _run_baseline(self, cell: Cell) -> None:
-        if cell in self.rows:
-            return
-        self._announce(f"no draft, T = {cell.temperature:g}")
-        law = self._law(cell.temperature)
-        once = dataclasses.replace(self.workload, repeats=1)  # every group below times it again
-        timed = cells.in_turns([self._baseline], law, once)[0]
-        measured = cells.completed(timed, self._baseline, law, self.workload)
+        self._announce(f"no draft, {cell.conditions}")
+        law, workload = self._law(cell.temperature), self._workload(cell)
+        engine = self._baseline(cell.batch_size)
+        once = dataclasses.replace(workload, repeats=1)  # every group below times it again
+        timed = cells.in_turns([engine], law, once)[0]
+        measured = cells.completed(timed, engine, law, workload)
         self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
 
-    def _run_group(self, block_size: int, temperature: float) -> None:
-        """All drafters at one block size and temperature, timed in turns with the baseline."""
-        group = [c for c in self.cells if (c.block_size, c.temperature) == (block_size, temperature)]
-        missing = [cell for cell in group if cell not in self.rows]
-        if not missing:
-            return
+    def _run_group(self, missing: Sequence[Cell]) -> None:
+        """Several drafters under the same conditions, timed in turns with the baseline."""
+        first = missing[0]
         labels = ", ".join(cell.drafter for cell in missing)
-        self._announce(f"block size {block_size}, T = {temperature:g}: {labels}")
-        law = self._law(temperature)
-        engines = [self._engine(self.drafts[cell.drafter], block_size) for cell in missing]
-        baseline, *timed = cells.in_turns([self._baseline, *engines], law, self.workload)
+        self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
+        law, workload = self._law(first.temperature), self._workload(first)
+        engines = [self._engine(cell) for cell in missing]
+        baseline, *timed = cells.in_turns([self._baseline(first.batch_size), *engines], law, workload)
         for cell, engine, part in zip(missing, engines, timed, strict=True):
             if self.measure_overlap:
-                recorder = self._engine(self.drafts[cell.drafter], block_size, measure_overlap=True)
-                measured = cells.again(part, recorder, law, self.workload)
+                recorder = self._engine(cell, measure_overlap=True)
+                measured = cells.again(part, recorder, law, workload)
             else:
-                measured = cells.completed(part, engine, law, self.workload)
-            ratio = _bytes(self.drafts[cell.drafter].params) / _bytes(self.target.params)
+                measured = cells.completed(part, engine, law, workload)
+            draft = self.drafts[cell.drafter]
+            ratio = _bytes(draft) / _bytes(self.target)
             row = cells.drafted_row(
-                cell.drafter, block_size, ratio, measured, baseline, self._quality(measured)
+                cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
             )
             self._write(cell, row)
+
+    def _workload(self, cell: Cell) -> Workload:
+        return dataclasses.replace(self.workload, batch_size=cell.batch_size)
 
     def _law(self, temperature: float) -> SamplingLaw:
         vocabulary = self._tokenizer
@@ -227,20 +221,28 @@ class _Grid:
     def _tokenizer(self) -> Tokenizer:
         return tokenizer_of(self.target)
 
-    @functools.cached_property
-    def _baseline(self) -> Engine:
-        return self._engine(None, 1)
+    def _baseline(self, batch_size: int) -> Engine:
+        if batch_size not in self.baselines:
+            self.baselines[batch_size] = self._engine(Cell(NO_DRAFTER, 0, 0.0, "token", batch_size))
+        return self.baselines[batch_size]
 
-    def _engine(self, draft: Pretrained | None, block_size: int, measure_overlap: bool = False) -> Engine:
+    def _engine(self, cell: Cell, measure_overlap: bool = False) -> Engine:
+        draft = self.drafts.get(cell.drafter)
+        drafter: Drafter | None = None
+        if isinstance(draft, Pretrained):
+            drafter = ModelDrafter(draft.model)
+        elif draft is not None:
+            drafter = PromptLookup(self._tokenizer.vocab_size)
         longest = max(map(len, self.workload.prompts))
         return Engine(
             self.target.model,
             self.target.params,
-            None if draft is None else ModelDrafter(draft.model),
-            None if draft is None else draft.params,
+            drafter,
+            draft.params if isinstance(draft, Pretrained) else None,
+            verifier=grid.verifier(cell.rule),
             stopping=StopOnEos((self._tokenizer.eos_id,)),
-            block_size=block_size,
-            batch_size=self.workload.batch_size,
+            block_size=max(cell.block_size, 1),
+            batch_size=cell.batch_size,
             # One width for all prompts: each loop compiles once.
             prompt_bucket=-(-longest // _PROMPT_BUCKET) * _PROMPT_BUCKET,
             measure_overlap=measure_overlap,
@@ -257,10 +259,8 @@ class _Grid:
             "task": self.prompt_set.task,
             "split": self.prompt_set.split,
             "target": self.target.name,
-            "verifier": "token",
             "top_k": self.top_k,
             "top_p": self.top_p,
-            "batch_size": self.workload.batch_size,
             "seed": self.workload.seed,
             "prompts": len(self.workload.prompts),
             "prompts_digest": self.prompt_set.fingerprint,
@@ -275,7 +275,10 @@ class _Grid:
     def _fingerprints(self) -> dict[Cell, str]:
         """A name for all that a cell's numbers depend on."""
         target = fingerprints.of_params(self.target.params)
-        drafts = {label: fingerprints.of_params(draft.params) for label, draft in self.drafts.items()}
+        drafts = {
+            label: fingerprints.of_params(draft.params) if isinstance(draft, Pretrained) else draft
+            for label, draft in self.drafts.items()
+        }
         fixed = [self._settings, target, self.measure_overlap]
         return {
             cell: fingerprints.of_json([fixed, drafts.get(cell.drafter), dataclasses.astuple(cell)])
@@ -290,8 +293,10 @@ class _Grid:
         draft = self.drafts.get(cell.drafter)
         row = {
             **self._settings,
+            "verifier": cell.rule,
+            "batch_size": cell.batch_size,
             "temperature": cell.temperature,
-            "drafter_path": None if draft is None else draft.name,
+            "drafter_path": draft.name if isinstance(draft, Pretrained) else draft,
             **measured,
             "matches_autoregressive": self._matches(cell, measured),
             **self._provenance,
@@ -305,7 +310,7 @@ class _Grid:
         """At temperature 0, how many prompts have the baseline's very tokens."""
         if cell.temperature != 0:
             return None
-        baseline = self.rows.get(Cell(NO_DRAFTER, 0, 0.0), measured)
+        baseline = self.rows.get(cell.baseline, measured)
         pairs = zip(
             measured["per_prompt"]["output_digest"], baseline["per_prompt"]["output_digest"], strict=True
         )
@@ -320,35 +325,6 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"
-
-
-def _grid_cells(
-    drafters: Mapping[str, Any], block_sizes: Sequence[int], temperatures: Sequence[float]
-) -> list[Cell]:
-    grid = []
-    for temperature in temperatures:
-        grid.append(Cell(NO_DRAFTER, 0, temperature))
-        grid += [Cell(label, size, temperature) for label in drafters for size in block_sizes]
-    return grid
-
-
-def _check_grid(
-    drafters: Mapping[str, Any], block_sizes: Sequence[int], temperatures: Sequence[float]
-) -> None:
-    if NO_DRAFTER in drafters:
-        raise UsageError(f"drafter label {NO_DRAFTER!r} means decoding without a draft: choose another label")
-    for name, values in (("block_sizes", block_sizes), ("temperatures", temperatures)):
-        if not values and (drafters or name == "temperatures"):
-            raise UsageError(f"{name} is empty, need at least one")
-        if len(set(values)) != len(values):
-            raise UsageError(f"{name} is {list(values)}: a value occurs twice")
-    for block_size in block_sizes:
-        _at_least("block_size", block_size, 1)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} is {value!r}, must be a whole number of at least {least}")
 
 
 def _prompt_set(
@@ -373,5 +349,5 @@ def _loaded(model: str | Pretrained) -> Pretrained:
     return pretrained.load(model) if isinstance(model, str) else model
 
 
-def _bytes(params: Params) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+def _bytes(model: Pretrained | str) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)) if isinstance(model, Pretrained) else 0

@@ -33,7 +33,10 @@ def table(rows: Sequence[Row]) -> Table:
     """One group: a line a drafter, block size and temperature; intervals in brackets."""
     first: Row = rows[0]
     metric: str = first.get("primary_metric") or ""
-    title = f"{first['task']}: {first['prompts']} prompts, target {first['target']}"
+    title = (
+        f"{first['task']}: {first['prompts']} prompts, target {first['target']}, "
+        f"{first.get('verifier', 'token')} rule, batch {first['batch_size']}"
+    )
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     for name in ("T", "γ"):
         made.add_column(name, justify="right", no_wrap=True)

@@ -151,8 +151,8 @@ def test_a_draft_that_was_trained_again_is_measured_again(done, tmp_path):
 def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"inputs": f"number {i}", "targets": "x"}) + "\n" for i in range(4)))
-    changes = {"task": None, "inputs": path, "batch_size": 3, "timing_prompts": 0, "measure_overlap": True}
-    rows, _ = run(tmp_path, **changes)
+    changes = {"task": None, "inputs": path, "batch_sizes": (3,), "measure_overlap": True}
+    rows, _ = run(tmp_path, timing_prompts=0, **changes)
     greedy, drawn = rows["other", 0.0], rows["other", 1.0]
     assert (greedy["task"], greedy["split"], greedy["prompts"], greedy["quality"]) == ("mine", None, 4, {})
     assert greedy["speedup"] is greedy["timing"] is greedy["seconds"] is None
@@ -163,6 +163,23 @@ def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     assert greedy["overlap"] == pytest.approx(greedy["acceptance_tested"]), (
         "at T = 0 both ask for equal argmaxes"
     )
+
+
+def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path):
+    axes = {"rules": ("token", "exponential:0.01"), "batch_sizes": (1, 4), "temperatures": (1.0,)}
+    measured, _ = run(tmp_path, {"other": DRAFT, "text": "lookup"}, timing_prompts=0, limit=4, **axes)
+    rows = results.read([tmp_path / RESULTS])
+    assert len(rows) == 2 * 2 * 3
+    groups = results.groups(rows)
+    assert [len(group) for group in groups] == [3] * 4
+    assert {(group[0]["verifier"], group[0]["batch_size"]) for group in groups} == {
+        (rule, size) for rule in axes["rules"] for size in axes["batch_sizes"]
+    }
+    by_rule = {row["verifier"]: row for row in rows if (row["drafter"], row["batch_size"]) == ("other", 1)}
+    assert by_rule["exponential:0.01"]["acceptance_tested"] > by_rule["token"]["acceptance_tested"] + 0.1
+    text = measured["text", 1.0]
+    assert (text["cost_ratio"], text["drafter_path"]) == (0.0, "lookup")
+    assert text["mbsu"] == text["block_efficiency"]
 
 
 FOREIGN = dataclasses.replace(
@@ -178,7 +195,11 @@ FOREIGN = dataclasses.replace(
         ({"block_sizes": ()}, "block_sizes is empty"),
         ({"temperatures": (-0.5,)}, "temperature is -0.5, must be 0 or more"),
         ({"top_p": 0.0}, "top_p is 0.0, must be in"),
-        ({"batch_size": 0}, "batch_size is 0, must be a whole number of at least 1"),
+        ({"batch_sizes": (0,)}, "batch_size is 0, must be a whole number of at least 1"),
+        ({"rules": ("blok",)}, "unknown rule 'blok': did you mean 'block'"),
+        ({"rules": ("linear:x",)}, "rule 'linear:x': 'x' is no number; write NAME or NAME:EPSILON"),
+        ({"rules": ("linear:2",)}, "epsilon is 2.0, must"),
+        ({"rules": ("greedy",)}, r"rule 'greedy' decodes greedily: temperatures is \[0.0, 1.0\], must be 0"),
         ({"limit": 0}, "limit is 0"),
         ({"timing_prompts": -1}, "timing_prompts is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),

@@ -1,0 +1,121 @@
+"""The points of a sweep, and what makes a grid of them impossible."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from distillspec_jax.decoding import rules
+from distillspec_jax.decoding.verifiers import Verifier
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.cells import NO_DRAFTER
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A point of the grid; `NO_DRAFTER` with block size 0 is the baseline of its conditions.
+
+    Attributes:
+      rule: as `verifier` reads it; rows of another rule are another table, with a baseline of its own.
+    """
+
+    drafter: str
+    block_size: int
+    temperature: float
+    rule: str
+    batch_size: int
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.block_size == 0
+
+    @property
+    def baseline(self) -> Cell:
+        """Decoding without a draft under the same conditions."""
+        return dataclasses.replace(self, drafter=NO_DRAFTER, block_size=0)
+
+    @property
+    def conditions(self) -> str:
+        """All but the drafter and the block size, in words."""
+        return f"T = {self.temperature:g}, {self.rule} rule, batch {self.batch_size}"
+
+
+def verifier(rule: str) -> Verifier:
+    """`NAME` or `NAME:EPSILON`.
+
+    Raises:
+      UsageError: as `rules.rule`; an epsilon that is no number.
+    """
+    name, colon, number = rule.partition(":")
+    if not colon:
+        return rules.rule(name)
+    try:
+        epsilon = float(number)
+    except ValueError:
+        raise UsageError(f"rule {rule!r}: {number!r} is no number; write NAME or NAME:EPSILON") from None
+    return rules.rule(name, epsilon=epsilon)
+
+
+def cells(
+    drafters: Iterable[str],
+    block_sizes: Sequence[int],
+    temperatures: Sequence[float],
+    rule_names: Sequence[str],
+    batch_sizes: Sequence[int],
+) -> list[Cell]:
+    """Every point, table by table, the baseline first for every temperature.
+
+    Raises:
+      UsageError: a label that means something else, an axis that is empty or holds a value twice, a size
+        below 1, an unknown rule or one that cannot decode at a temperature.
+    """
+    drafters = list(drafters)
+    if NO_DRAFTER in drafters:
+        raise UsageError(f"drafter label {NO_DRAFTER!r} means decoding without a draft: choose another label")
+    axes: dict[str, Sequence[Any]] = {"temperatures": temperatures, "rules": rule_names}
+    axes |= {"batch_sizes": batch_sizes} | ({"block_sizes": block_sizes} if drafters else {})
+    for name, values in axes.items():
+        if not values:
+            raise UsageError(f"{name} is empty, need at least one")
+        if len(set(values)) != len(values):
+            raise UsageError(f"{name} is {list(values)}: a value occurs twice")
+    for name, sizes in (("block_size", block_sizes), ("batch_size", batch_sizes)):
+        for size in sizes:
+            at_least(name, size, 1)
+    for rule in rule_names:
+        if getattr(verifier(rule), "greedy_only", False) and max(temperatures) > 0:
+            raise UsageError(
+                f"rule {rule!r} decodes greedily: temperatures is {list(temperatures)}, must be 0"
+            )
+    found = []
+    for rule, batch_size, temperature in itertools.product(rule_names, batch_sizes, temperatures):
+        found.append(Cell(NO_DRAFTER, 0, temperature, rule, batch_size))
+        found += [
+            Cell(label, size, temperature, rule, batch_size) for label in drafters for size in block_sizes
+        ]
+    return found
+
+
+def groups(points: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells to be measured together, in an order that compiles once: baselines, then by block size."""
+
+    def order(cell: Cell) -> tuple[int, str, int]:
+        return cell.batch_size, cell.rule, cell.block_size
+
+    def conditions(cell: Cell) -> tuple[Any, ...]:
+        return *order(cell), cell.temperature
+
+    in_order = sorted(points, key=order)  # stable: temperatures and drafters stay in theirs
+    in_order.sort(key=lambda cell: not cell.is_baseline)
+    found: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in in_order:
+        found.setdefault(conditions(cell), []).append(cell)
+    return list(found.values())
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raises UsageError for anything but a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name} is {value!r}, must be a whole number of at least {least}")
