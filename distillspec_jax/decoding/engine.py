@@ -27,7 +27,7 @@ from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.partitioning import Partitioner
-from distillspec_jax.shapes import Params
+from distillspec_jax.shapes import Array, Params
 
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
@@ -178,8 +178,8 @@ class Engine:
         Raises:
           UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed.
         """
-        requests, width = _requests(prompts, law, max_new_tokens, seed, numbers)
-        return self._served(prompts, requests, width, progress or (lambda _: None))
+        asked = _asked(prompts, law, max_new_tokens, seed, numbers)
+        return self._served(prompts, asked, progress or (lambda _: None))
 
     def round_costs(
         self, prompts: Sequence[Sequence[int]], law: SamplingLaw, max_new_tokens: int | Sequence[int]
@@ -189,28 +189,27 @@ class Engine:
         Raises:
           UsageError: as `stream`.
         """
-        requests, width = _requests(prompts, law, max_new_tokens, 0, None)
-        first = range(min(self._batch_size, len(prompts)))
-        batch = _batch(prompts, requests, first, self._batch_size, self._prompt_width(prompts))
+        asked = _asked(prompts, law, max_new_tokens, 0, None)
+        width, first = asked.width, range(min(self._batch_size, len(prompts)))
+        batch = _batch(prompts, asked, first, self._batch_size, self._prompt_width(prompts))
         costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
         return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width))
 
     def _served(
         self,
         prompts: Sequence[Sequence[int]],
-        requests: Requests,
-        width: int,
+        asked: _Asked,
         progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, Completion]]:
         total, slots = len(prompts), self._batch_size
         if not total:
             return
-        prompt_width = self._prompt_width(prompts)
-        shape = (slots, prompt_width, width, requests.law.truncates)
+        prompt_width, width = self._prompt_width(prompts), asked.width
+        shape = (slots, prompt_width, width, asked.law.truncates)
         self._announce(shape)
 
         def read(indices: Sequence[int], rows: int) -> State:
-            return self._runner.read(*_batch(prompts, requests, indices, rows, prompt_width), width)
+            return self._runner.read(*_batch(prompts, asked, indices, rows, prompt_width), width)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
@@ -281,6 +280,28 @@ class Engine:
         ]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What is asked of all N prompts, on the host; see `Requests`.
+
+    Attributes:
+      key: of the seed.
+      number_N: what tells the prompts' noise apart.
+      limit_N: most tokens.
+      law: its fields `[N]`, numpy's.
+    """
+
+    key: Array
+    number_N: np.ndarray
+    limit_N: np.ndarray
+    law: SamplingLaw
+
+    @property
+    def width(self) -> int:
+        """The longest output."""
+        return int(self.limit_N.max(initial=0))
+
+
 class _DraftCounts:
     """Drafts tested and accepted since one last looked, over the rows in the slots."""
 
@@ -311,31 +332,39 @@ def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 
 def _batch(
-    prompts: Sequence[Sequence[int]], requests: Requests, indices: Sequence[int], rows: int, width: int
+    prompts: Sequence[Sequence[int]], asked: _Asked, indices: Sequence[int], rows: int, width: int
 ) -> tuple[np.ndarray, Requests]:
     """Some prompts and their requests; rows that fill the batch up repeat the last one and never run."""
     index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
-    chosen = jax.tree.map(lambda field: field[index_B], requests)
-    limit_B = jnp.where(jnp.arange(rows) < len(indices), chosen.limit_B, 0)
-    return _padded([prompts[i] for i in index_B], width), dataclasses.replace(chosen, limit_B=limit_B)
+    limit_B = np.where(np.arange(rows) < len(indices), asked.limit_N[index_B], 0)
+    law = asked.law.select(index_B)
+    return _padded([prompts[i] for i in index_B], width), _requests(
+        asked.key, asked.number_N[index_B], limit_B, law
+    )
 
 
-def _requests(
+@jax.jit
+def _requests(key: Array, number_B: Array, limit_B: Array, law: SamplingLaw) -> Requests:
+    """In one call of the device: one by one these small steps took milliseconds a batch."""
+    return Requests(randomness.row_keys(key, number_B), limit_B, law)
+
+
+def _asked(
     prompts: Sequence[Sequence[int]],
     law: SamplingLaw,
     max_new_tokens: int | Sequence[int],
     seed: int,
     numbers: Sequence[int] | None,
-) -> tuple[Requests, int]:
-    """What is asked of all prompts, and the longest output."""
+) -> _Asked:
+    """Checks what is asked of all prompts."""
     limits = _limits(max_new_tokens, len(prompts))
     _check_prompts(prompts)
     for field in (law.temperature, law.top_k, law.top_p):
         if field.ndim and field.shape != (len(prompts),):
             raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
-    number_B = jnp.arange(len(prompts)) if numbers is None else jnp.asarray(np.asarray(numbers, np.uint32))
-    keys_B = randomness.row_keys(randomness.seed_key(seed), number_B)
-    return Requests(keys_B, jnp.asarray(limits), law.for_rows(len(prompts))), int(limits.max(initial=0))
+    number_N = np.arange(len(prompts), dtype=np.uint32) if numbers is None else np.asarray(numbers, np.uint32)
+    rows = jax.tree.map(lambda field: np.broadcast_to(field, len(prompts)), jax.device_get(law))
+    return _Asked(randomness.seed_key(seed), number_N, limits, rows)
 
 
 def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:
