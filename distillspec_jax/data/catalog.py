@@ -1,18 +1,19 @@
-"""What a task is, as plain data: files, fields, prefix, lengths and metric. No TensorFlow here.
+"""The tasks that are known by name, and their rows as text. No TensorFlow here.
 
 `tasks` turns each `TaskSpec` into a seqio task; generation and evaluation read the specs directly.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
+import dataclasses
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from distillspec_jax.data import metrics
+from distillspec_jax.data import paper_tasks
+from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
+from distillspec_jax.data.text_sources import Files, Row
 from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
 from distillspec_jax.errors import UsageError, nearest
 
@@ -20,41 +21,8 @@ CORPORA = Path(__file__).parent / "corpora"
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """One text-to-text task over JSON-lines files.
-
-    Attributes:
-      name: the seqio task name.
-      description: one line for a listing.
-      prefix: put before every input, as in T5; it is part of the prompt that the model sees.
-      inputs_field, targets_field: the JSON fields of the prompt and of the reference.
-      splits: {"train" | "validation" | "test": path of a .jsonl or .jsonl.gz file}.
-      metric: a name in `metrics.METRICS`: "rouge", "bleu", "number" or "none".
-      feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
-      licence: of the text.
-      vocabulary_path: a SentencePiece model; None is the embedded vocabulary.
-    """
-
-    name: str
-    description: str
-    prefix: str
-    inputs_field: str
-    targets_field: str
-    splits: Mapping[str, Path]
-    metric: str
-    feature_lengths: Mapping[str, int]
-    licence: str
-    vocabulary_path: Path | None = None
-
-    @property
-    def primary_metric(self) -> str | None:
-        """The one score that comparisons quote ("rougeL", "bleu", "exact_match"), None without a metric."""
-        return metrics.METRICS[self.metric].primary
-
-
-def _embedded_splits(stem: str) -> dict[str, Path]:
-    return {split: CORPORA / f"{stem}.{split}.jsonl.gz" for split in SPLITS}
+def _embedded(stem: str) -> Files:
+    return Files.one_each({split: CORPORA / f"{stem}.{split}.jsonl.gz" for split in SPLITS})
 
 
 # Lengths are multiples of 32 that hold at least 99 % of the inputs and of the targets of each split. The one
@@ -65,7 +33,7 @@ WIKI_LEADS = TaskSpec(
     prefix="summarize: ",
     inputs_field="rest",
     targets_field="first_sentence",
-    splits=_embedded_splits("wiki_leads"),
+    source=_embedded("wiki_leads"),
     metric="rouge",
     feature_lengths={"inputs": 192, "targets": 128},
     licence="CC-BY-SA-4.0",
@@ -76,7 +44,7 @@ OFFICE_HELP_ENDE = TaskSpec(
     prefix="translate English to German: ",
     inputs_field="en",
     targets_field="de",
-    splits=_embedded_splits("office_help_ende"),
+    source=_embedded("office_help_ende"),
     metric="bleu",
     feature_lengths={"inputs": 128, "targets": 128},
     licence="MPL-2.0",
@@ -87,7 +55,7 @@ GSM_SYMBOLIC = TaskSpec(
     prefix="solve: ",
     inputs_field="question",
     targets_field="answer",
-    splits=_embedded_splits("gsm_symbolic"),
+    source=_embedded("gsm_symbolic"),
     metric="number",
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
@@ -108,7 +76,7 @@ EMBEDDED_MIXTURE_LENGTHS: Mapping[str, int] = {"inputs": 192, "targets": 288}
 """The longest default of the three tasks."""
 
 
-_tasks: dict[str, TaskSpec] = dict(EMBEDDED_TASKS)
+_tasks: dict[str, TaskSpec] = {**EMBEDDED_TASKS, **paper_tasks.TASKS}
 
 
 def add_task(spec: TaskSpec) -> None:
@@ -121,8 +89,23 @@ def add_task(spec: TaskSpec) -> None:
         raise UsageError(f"task name {spec.name!r} is taken by a different task; choose another name")
 
 
+def known_tasks() -> tuple[TaskSpec, ...]:
+    """Every task that `find_task` finds."""
+    return tuple(_tasks.values())
+
+
+def replace_task(name: str, **changes: Any) -> TaskSpec:
+    """Changes a known task from now on, in this process: another vocabulary, another place of its data.
+
+    Raises:
+      UsageError: no such task; names the nearest.
+    """
+    _tasks[name] = dataclasses.replace(find_task(name), **changes)
+    return _tasks[name]
+
+
 def find_task(name: str) -> TaskSpec:
-    """The embedded or added task called `name`.
+    """The embedded, published or added task called `name`.
 
     Raises:
       UsageError: there is none; names the nearest.
@@ -133,49 +116,60 @@ def find_task(name: str) -> TaskSpec:
 
 
 def read_rows(spec: TaskSpec, split: str) -> Iterator[dict[str, str]]:
-    """Yields {"inputs", "targets"}, the raw fields without prefix, in file order; blank lines are skipped.
+    """Yields {"inputs", "targets"}, the raw fields without prefix, in the source's order.
+
+    A reference field that is a list of texts, several samples of one prompt, gives so many examples.
 
     Raises:
-      UsageError: an unknown split, an unreadable file, or (naming file and line) malformed JSON, a missing
-        field or a field that is not text.
+      UsageError: an unknown split, missing data, or (naming file and line) malformed JSON, a missing field, a
+        field that is not text, or an empty prompt where one is needed.
     """
     if split not in spec.splits:
         raise UsageError(f"task {spec.name!r} has no split {split!r}: {nearest(split, spec.splits)}")
-    path = spec.splits[split]
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parse(line, f"{path}:{number}", spec)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}:{number + 1}: not UTF-8 text") from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"task {spec.name!r}: cannot read its {split} file {str(path)!r}: {reason}"
-        ) from error
+        for place, row in spec.source.rows(split):
+            yield from _examples(row, place, spec)
+    except UsageError as error:
+        raise UsageError(f"task {spec.name!r}: {error}") from error
 
 
-def _parse(line: str, place: str, spec: TaskSpec) -> dict[str, str]:
+def _examples(row: Row, place: str, spec: TaskSpec) -> Iterator[dict[str, str]]:
+    prompt = _text(_field(row, spec.inputs_field, place), spec.inputs_field, place)
+    if spec.needs_prompt and not prompt.strip():
+        raise UsageError(f"{place}: the prompt in field {spec.inputs_field!r} is empty")
+    found = _field(row, spec.targets_field, place)
+    for text in found if isinstance(found, list) and found else [found]:
+        example = {"inputs": prompt, "targets": _text(text, spec.targets_field, place)}
+        if spec.prompt_words:
+            for feature, group in PROMPT_GROUPS.items():
+                example[feature] = re.sub(spec.prompt_pattern, group, example[feature])
+        yield example
+
+
+def _field(row: Row, field: str, place: str) -> Any:
+    """A field by name, or by the names and numbers that lead to it: `choices.0.text`."""
+    if field in row:
+        return row[field]
+    found: Any = row
+    for name in field.split("."):
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, dict) and name in found:
+            found = found[name]
+        else:
+            there = found if isinstance(found, dict) else row
+            raise UsageError(f"{place}: no field {field!r}: {nearest(name, map(str, there))}")
+    return found
+
+
+def _text(value: Any, field: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{place}: field {field!r} must be text, got {type(value).__name__}")
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise UsageError(f"{place}: expected a JSON object, got {type(row).__name__}")
-    fields = {"inputs": spec.inputs_field, "targets": spec.targets_field}
-    for field in fields.values():
-        if field not in row:
-            raise UsageError(f"{place}: no field {field!r}: {nearest(field, map(str, row))}")
-        if not isinstance(row[field], str):
-            raise UsageError(f"{place}: field {field!r} must be text, got {type(row[field]).__name__}")
-        try:
-            row[field].encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"{place}: field {field!r} holds a lone surrogate, no valid Unicode") from error
-    return {feature: row[field] for feature, field in fields.items()}
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{place}: field {field!r} holds a lone surrogate, no valid Unicode") from error
+    return value
 
 
 def tokenizer(spec: TaskSpec) -> Tokenizer:

@@ -39,7 +39,7 @@ def examples(
     """The first `limit` rows of a split, in file order (all by default).
 
     Args:
-      task: an embedded task or one made by `tasks.jsonl_task`.
+      task: a task of the catalog or one made by `tasks.jsonl_task`.
       split: "train", "validation" or "test".
       lengths: {"inputs", "targets"}; the task's own by default. Only "inputs" matters here.
       limit: how many rows at most, at least 1.

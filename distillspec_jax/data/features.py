@@ -129,7 +129,7 @@ def eval_batches(
 
 
 def _provider(name: str) -> seqio.Task | seqio.Mixture:
-    tasks.register_embedded()
+    tasks.register_known()
     if name not in task_names():
         raise UsageError(f"unknown task {name!r}: {nearest(name, task_names())}")
     return seqio.get_mixture_or_task(name)

@@ -1,4 +1,4 @@
-"""Task quality: ROUGE, BLEU and exact match of the final number. No TensorFlow here.
+"""Task quality: ROUGE, BLEU and exact match of the final number or answer. No TensorFlow here.
 
 Each metric has two forms. The corpus form `(targets, predictions) -> {name: score}` is a seqio metric
 function and is what reports quote. The per-example form is what paired statistics over prompts need; its
@@ -20,6 +20,7 @@ from rouge_score import rouge_scorer
 from distillspec_jax.errors import UsageError, nearest
 
 _ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+_ANSWER = re.compile(r"(?:####|\banswer is)[ :]*([^\n]+)", re.IGNORECASE)
 _NUMBER_AFTER_HASHES = re.compile(r"####\s*([-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+)")
 
 
@@ -64,6 +65,26 @@ def _number_matches(target: str, prediction: str) -> float:
     return 100.0 * (expected is not None and expected == number_after_hashes(prediction))
 
 
+def final_answer(text: str) -> str:
+    """What stands after the last `####` or "answer is", else the whole text; folded to compare.
+
+    Case, outer spaces and a full stop at the end do not count.
+    """
+    found = _ANSWER.findall(text)
+    return (found[-1] if found else text).strip().removesuffix(".").strip().casefold()
+
+
+def answer_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of predictions whose final answer is the target's, word for word (BIG-Bench-Hard's measure)."""
+    _check_pairs(targets, predictions)
+    matches = [_answer_matches(t, p) for t, p in zip(targets, predictions, strict=True)]
+    return {"exact_match": sum(matches) / len(matches)}
+
+
+def _answer_matches(target: str, prediction: str) -> float:
+    return 100.0 * (final_answer(target) == final_answer(prediction))
+
+
 def _sentence_bleu(target: str, prediction: str) -> float:
     return float(sacrebleu.sentence_bleu(prediction, [target], use_effective_order=True).score)
 
@@ -92,8 +113,10 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "rouge": Metric(rouge, lambda target, prediction: _rouge_scores(target, prediction)["rougeL"], "rougeL"),
+    "rouge2": Metric(rouge, lambda target, prediction: _rouge_scores(target, prediction)["rouge2"], "rouge2"),
     "bleu": Metric(bleu, _sentence_bleu, "bleu"),
     "number": Metric(exact_match, _number_matches, "exact_match"),
+    "answer": Metric(answer_match, _answer_matches, "exact_match"),
     "none": Metric(None, None, None),
 }
 
@@ -110,7 +133,7 @@ def find_metric(name: str) -> Metric:
 
 
 def per_example(metric_name: str, target: str, prediction: str) -> float:
-    """The score of one prediction: ROUGE-L, sentence BLEU (effective order), or 0 / 100 for exact match.
+    """The score of one prediction: ROUGE-L or 2, sentence BLEU (effective order), 0 / 100 for exact match.
 
     Raises:
       UsageError: an unknown metric, or "none", which scores nothing.

@@ -1,8 +1,9 @@
-"""The one place that registers seqio tasks: the embedded ones, their mixture, and a user's own JSON lines.
+"""The one place that registers seqio tasks: those of the catalog, a mixture, and a user's own JSON lines.
 
     text -> prefix -> token ids -> cut to length - 1 -> EOS         (inputs and targets alike, as in T5)
 
-Importing this module registers the embedded tasks. `jsonl_task` is all that a gin file needs to add another.
+Importing this module registers the catalog, reading no data. `jsonl_task` is all that a gin file needs to add
+another task, `known_task` to read one with another vocabulary.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from distillspec_jax.data import catalog, metrics
-from distillspec_jax.data.catalog import TaskSpec
+from distillspec_jax.data import catalog, metrics, tfds_provider
+from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.tensorflow_setup import seqio, tf
+from distillspec_jax.data.text_sources import Files, Tfds
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
 
@@ -68,7 +71,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return hash(self.tokenizer)
 
 
-def _source(spec: TaskSpec) -> seqio.FunctionDataSource:
+def _source(spec: TaskSpec) -> seqio.DataSource:
+    if isinstance(spec.source, Tfds):
+        return tfds_provider.provider(spec.source)
+
     def rows(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # Always in file order; `features` shuffles.
         # Read at once: a bad line raises its own one-line error here, outside TensorFlow, and the number of
@@ -80,6 +86,21 @@ def _source(spec: TaskSpec) -> seqio.FunctionDataSource:
         )
 
     return seqio.FunctionDataSource(rows, splits=tuple(spec.splits))
+
+
+def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """The two fields of a TFDS row, as `catalog.read_rows` makes them of a row in Python."""
+
+    def pair(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        texts = {"inputs": row[spec.inputs_field], "targets": row[spec.targets_field]}
+        if not spec.prompt_words:
+            return texts
+        return {
+            feature: tf.strings.regex_replace(text, spec.prompt_pattern, PROMPT_GROUPS[feature])
+            for feature, text in texts.items()
+        }
+
+    return lambda dataset: dataset.map(pair)
 
 
 def _with_prefix(prefix: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
@@ -114,6 +135,7 @@ def register(spec: TaskSpec) -> str:
             spec.name,
             source=_source(spec),
             preprocessors=[
+                *([_as_pairs(spec)] if isinstance(spec.source, Tfds) else []),
                 _with_prefix(spec.prefix),
                 seqio.preprocessors.tokenize,
                 seqio.preprocessors.append_eos_after_trim,
@@ -127,9 +149,9 @@ def register(spec: TaskSpec) -> str:
     return spec.name
 
 
-def register_embedded() -> None:
-    """Registers the embedded tasks and `embedded_mixture`; calling it again changes nothing."""
-    for spec in catalog.EMBEDDED_TASKS.values():
+def register_known() -> None:
+    """Registers the catalog's tasks and `embedded_mixture`, reading none; again, it changes nothing."""
+    for spec in catalog.known_tasks():
         register(spec)
     if catalog.EMBEDDED_MIXTURE not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(catalog.EMBEDDED_MIXTURE, list(catalog.EMBEDDED_MIXTURE_RATES.items()))
@@ -147,17 +169,20 @@ def jsonl_task(
     targets_length: int = 128,
     metric: str = "none",
     vocabulary_path: str | None = None,
+    needs_prompt: bool = False,
 ) -> str:
     """Registers a task over a user's own JSON lines (.jsonl or .jsonl.gz) and returns its name.
 
     Args:
       name: the task's name, for MIXTURE_OR_TASK_NAME.
       train_path, validation_path, test_path: one file a split; those left out do not exist.
-      inputs_field, targets_field: the JSON fields of the prompt and of the reference.
+      inputs_field, targets_field: the JSON fields of the prompt and of the reference, or of a list of
+        references; dots lead into objects and lists.
       prefix: put before every input.
       inputs_length, targets_length: default lengths in tokens, EOS counted.
-      metric: "rouge", "bleu", "number" or "none".
+      metric: "rouge", "rouge2", "bleu", "number", "answer" or "none".
       vocabulary_path: a SentencePiece model with pad 0 and eos; left out, the embedded vocabulary.
+      needs_prompt: refuse rows whose prompt is empty.
 
     Raises:
       UsageError: a missing file, an unknown metric, a length below 2, or a name that is taken or has spaces.
@@ -179,13 +204,41 @@ def jsonl_task(
             prefix=prefix,
             inputs_field=inputs_field,
             targets_field=targets_field,
-            splits=splits,
+            source=Files.one_each(splits),
             metric=metric,
             feature_lengths=lengths,
             licence="the user's",
             vocabulary_path=Path(vocabulary_path) if vocabulary_path else None,
+            needs_prompt=needs_prompt,
         )
     )
 
 
-register_embedded()
+def known_task(name: str, vocabulary_path: str | None = None, data_dir: str | None = None) -> str:
+    """A task of the catalog, read with another vocabulary or from another place; returns its name.
+
+    Args:
+      name: of the task.
+      vocabulary_path: a SentencePiece model with pad 0 and eos, such as T5's, or the `tokenizer.model` of a
+        checkpoint; left out, the task's own.
+      data_dir: where TFDS keeps its data sets; left out, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UsageError: no such task (names the nearest) or vocabulary file.
+    """
+    spec = catalog.find_task(name)
+    changes: dict[str, Any] = {}
+    if vocabulary_path is not None:
+        Tokenizer.from_file(vocabulary_path)
+        changes["vocabulary_path"] = Path(vocabulary_path)
+    if data_dir is not None:
+        changes["source"] = spec.source.at(Path(data_dir))
+    if changes:
+        if name in _registered:
+            seqio.TaskRegistry.remove(name)
+            _registered.remove(name)
+        register(catalog.replace_task(name, **changes))
+    return name
+
+
+register_known()

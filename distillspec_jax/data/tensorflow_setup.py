@@ -37,10 +37,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with _without_native_stderr():
     import seqio
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
     # JAX owns the accelerators; TensorFlow would otherwise reserve all of a GPU's memory. RuntimeError: the
     # caller started TensorFlow first and has chosen its devices.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 
-__all__ = ["seqio", "tf"]
+__all__ = ["seqio", "tf", "tfds"]

@@ -117,8 +117,10 @@ def _parse(line: str, where: str, field: str) -> Request:
 
 
 def write_line(request: Request, generation: Generation) -> str:
-    """One line of output: the request's own fields, then the generation's."""
-    return json.dumps({**request.extra, **dataclasses.asdict(generation)}, ensure_ascii=False)
+    """One line of output: the request's own fields, then the generation's, less its token ids."""
+    fields = dataclasses.asdict(generation)
+    del fields["tokens"]
+    return json.dumps({**request.extra, **fields}, ensure_ascii=False)
 
 
 def finished(path: str, requests: Sequence[Request]) -> int:

@@ -45,6 +45,7 @@ class Generation:
       target_calls: passes of the target after prefill; without a draft, one a token.
       accepted, tested: drafted tokens that were accepted, and that were put to the test.
       finish_reason: `eos`, `stop` (a stop string), `length` or `failed`.
+      tokens: the ids of `outputs` as they were emitted, EOS included.
     """
 
     inputs: str
@@ -54,6 +55,7 @@ class Generation:
     accepted: int
     tested: int
     finish_reason: str
+    tokens: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,4 +287,5 @@ class TextGenerator:
             accepted=completion.accepted,
             tested=completion.tested,
             finish_reason=reason,
+            tokens=tuple(int(token) for token in completion.tokens),
         )

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.shapes import Array, Params
+from distillspec_jax.models.fingerprints import of_json, of_params
 
-
-def of_params(params: Params) -> str:
-    """Hex digest of every parameter's path, shape and bits.
-
-    The bits are summed on the device that holds them, in integers, where the order of adding does not
-    matter: the same parameters give the same digest on any machine, on one device or spread over many.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    sums = jax.device_get([_mixed_sum(leaf) for _, leaf in leaves])
-    described = [
-        (jax.tree_util.keystr(path), list(np.shape(leaf)), int(total))
-        for (path, leaf), total in zip(leaves, sums, strict=True)
-    ]
-    return of_json(described)
-
-
-def of_json(value: Any) -> str:
-    """Hex digest of JSON values; the order of an object's keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+__all__ = ["of_json", "of_params", "of_tokens"]
 
 
 def of_tokens(tokens: Sequence[int]) -> str:
     """Hex digest of one output: equal digests, equal outputs."""
     return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()[:12]
-
-
-@functools.partial(jax.jit)
-def _mixed_sum(leaf: Array) -> Array:
-    bits = jax.lax.bitcast_convert_type(jnp.asarray(leaf, jnp.float32), jnp.uint32).reshape(-1)
-    place = jnp.arange(bits.size, dtype=jnp.uint32)
-    return jnp.sum((bits ^ (bits >> 15)) * (2 * place + 1), dtype=jnp.uint32)

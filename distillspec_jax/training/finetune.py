@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, optimizers
@@ -12,7 +14,7 @@ from distillspec_jax.training.supervised import make_supervised_loss
 
 
 def finetune(
-    model: EncoderDecoder,
+    model: EncoderDecoder | None,
     model_dir: str,
     data: job.DataConfig,
     loop: LoopConfig,
@@ -30,7 +32,7 @@ def finetune(
     """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
 
     Args:
-      model: the network; its configuration goes into the checkpoint's card.
+      model: the network; its configuration goes into the checkpoint's card. None: the initial checkpoint's.
       model_dir: the checkpoint directory to make, or to go on with.
       data: the text.
       loop: steps, batch size, periods.
@@ -45,6 +47,11 @@ def finetune(
       The checkpoint directory.
     """
     optimizers.check_schedule(loop.total_steps, learning_rate)
+    if model is None:
+        if initial_checkpoint_path is None:
+            raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")
+        initial = pretrained.read_card(initial_checkpoint_path)
+        model = registry.build(initial.family, initial.config)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()

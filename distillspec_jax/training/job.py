@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,10 @@ from distillspec_jax import checkpoint
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
+from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import fingerprints, pretrained, registry
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
@@ -38,6 +40,10 @@ class DataConfig:
       split: of the training data.
       pack: several short examples in a row (supervised training only).
       eval_limit: held-out examples a task; the first ones of `validation`.
+      target_set: a folder written by `distillspec collect`: train on the target's texts in it, instead of the
+        references. Their prompts must be the task's.
+      held_out_set: likewise for what is held out, in the place of `validation`.
+      with_laws: batches carry the laws in these sets.
     """
 
     mixture_or_task_name: str
@@ -45,6 +51,9 @@ class DataConfig:
     split: str = "train"
     pack: bool = False
     eval_limit: int = 96
+    target_set: str | None = None
+    held_out_set: str | None = None
+    with_laws: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,20 +87,59 @@ class DataConfig:
         """The vocabulary that the text is read with."""
         return catalog.tokenizer(catalog.find_task(self.tasks[0]))
 
+    @functools.cached_property
+    def texts(self) -> TargetSet | None:
+        """The target-generated set, checked against task, vocabulary and lengths; None without one.
+
+        Raises:
+          UsageError: no whole set, one that does not fit, or settings that it has no part in.
+        """
+        if self.target_set is None:
+            return None
+        if self.pack:
+            raise UsageError(
+                "DataConfig.pack=True: texts of a target-generated set are not packed; set it to False"
+            )
+        return self._open(self.target_set)
+
+    def _open(self, directory: str) -> TargetSet:
+        texts = TargetSet(directory, with_laws=self.with_laws)
+        if self.with_laws and not texts.has_laws:
+            raise UsageError(
+                f"{directory} holds texts but no laws: collect with --law_ids=32, or give TARGET"
+            )
+        texts.check(self.mixture_or_task_name, self.tokenizer(), self.lengths)
+        return texts
+
     def fingerprint(self) -> str:
-        """sha256 over the raw bytes of every training file: what `provenance` remembers of the data."""
+        """sha256 over what every task's source says of its rows: what `provenance` remembers of the data."""
         digest = hashlib.sha256()
+        if self.texts is not None:
+            header, lines = (
+                dataclasses.asdict(self.texts.header),
+                [text["tokens"] for text in self.texts.texts],
+            )
+            return fingerprints.of_json([header, lines])
         for task in self.tasks:
-            path = catalog.find_task(task).splits.get(self.split)
-            if path is not None and Path(path).is_file():
-                digest.update(Path(path).read_bytes())
+            source = catalog.find_task(task).source
+            if self.split in source.splits:
+                digest.update(source.fingerprint(self.split))
         return digest.hexdigest()[:16]
 
     def train_batches(self, loop: LoopConfig, partitioner: Partitioner) -> Batches:
         """The training stream of a run, as `training.loop` wants it."""
-        from distillspec_jax.data import features
 
         def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
+            if self.texts is not None:
+                return self.texts.batches(
+                    lengths=self.lengths,
+                    batch_size=loop.batch_size,
+                    seed=loop.seed,
+                    start_step=start_step,
+                    shard=partitioner.host_shard,
+                )
+            from distillspec_jax.data import features  # TensorFlow, which a stored set does without
+
             return features.train_batches(
                 self.mixture_or_task_name,
                 lengths=self.lengths,
@@ -110,6 +158,10 @@ class DataConfig:
 
         A mixture's tasks keep their own lengths.
         """
+        if self.held_out_set is not None:
+            texts = self._open(self.held_out_set)
+            batches = texts.once(lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit)
+            return {self.mixture_or_task_name: list(batches)}
         from distillspec_jax.data import features
 
         specs = [catalog.find_task(task) for task in self.tasks]

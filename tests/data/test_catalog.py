@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from distillspec_jax.data import catalog
+from distillspec_jax.data.text_sources import Files
 from distillspec_jax.errors import UsageError
 
 ROWS = {
@@ -23,7 +24,7 @@ def spec_over(path, **changes):
         "prefix": "say: ",
         "inputs_field": "question",
         "targets_field": "answer",
-        "splits": {"train": path},
+        "source": Files.one_each({"train": path}),
         "metric": "none",
         "feature_lengths": {"inputs": 8, "targets": 8},
         "licence": "none",
@@ -112,9 +113,7 @@ def test_a_bad_line_is_named(tmp_path, line, complaint):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"'letters': cannot read its train file .*absent\.jsonl.*No such file"
-    ):
+    with pytest.raises(UsageError, match=r"'letters': cannot read .*absent\.jsonl.*No such file"):
         list(catalog.read_rows(spec_over(tmp_path / "absent.jsonl"), "train"))
     (tmp_path / "latin.jsonl").write_bytes('{"question": "é"}'.encode("latin-1"))
     with pytest.raises(UsageError, match=r"latin\.jsonl:1: not UTF-8"):
@@ -147,7 +146,7 @@ def test_impossible_lengths(lengths):
 
 
 def test_the_text_modules_leave_tensorflow_out():
-    modules = ("tokenizer", "catalog", "metrics", "examples", "train_vocabulary")
+    modules = ("tokenizer", "catalog", "text_sources", "metrics", "examples", "train_vocabulary")
     code = "import sys\n" + "\n".join(f"import distillspec_jax.data.{module}" for module in modules)
     code += "\nprint(sorted({'tensorflow', 'seqio', 'jax', 'gin'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -41,6 +41,7 @@ class Mutant:
 
 
 _DRAFTERS, _VERIFIERS = "decoding/drafters.py", "decoding/verifiers.py"
+_STORED_LAWS = "distillation/stored_laws.py"
 _SPECULATIVE, _RANDOMNESS = "decoding/speculative.py", "decoding/randomness.py"
 
 MUTANTS = (
@@ -287,5 +288,17 @@ MUTANTS = (
             ),
         ),
         LAW,
+    ),
+    Mutant(
+        "17",
+        "the loss on stored laws sees the target's likeliest ids alone, not the mass of the rest",
+        (
+            Edit(
+                _STORED_LAWS,
+                "return jnp.concatenate([chosen_BTK, tail_BT1], axis=-1)",
+                "return jax.nn.log_softmax(jnp.concatenate([chosen_BTK, tail_BT1 * 0 - 1e30], axis=-1))",
+            ),
+        ),
+        ("tests/distillation/test_stored_laws.py",),
     ),
 )

@@ -1,0 +1,87 @@
+"""`distillspec collect`: a target's texts on a task's prompts, for distillation later and elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+
+HELP = """Writes a target's texts on the prompts of a task, once, into a folder that training reads:
+
+  distillspec collect --model=zoo:wiki_leads/target --task=wiki_leads --output=runs/wiki_texts --law_ids=32
+  distillspec distill --gin_file=runs/distill_stored.gin --gin.TARGET_SET=runs/wiki_texts \\
+      --gin.DRAFT=zoo:wiki_leads/draft --gin.MIXTURE_OR_TASK_NAME=wiki_leads \\
+      --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
+
+With --law_ids the target's law at every token is there too, so that the target is not needed any more.
+A run that was stopped goes on where it was: start it again.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("collect", HELP)
+    add = parser.add_argument
+    add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
+    add("--task", required=True, help="whose prompts")
+    add("--output", required=True, metavar="DIR", help="folder to write, or to complete")
+    add("--split", default="train", help="of the task (default: train)")
+    add("--limit", type=int, help="only the first so many prompts (default: all)")
+    add("--num_samples", type=int, default=1, help="texts a prompt (default: 1)")
+    add("--temperature", type=float, default=1.0, help="1 (default) is the target's own law, 0 is greedy")
+    add("--top_k", type=int, default=0, help="0 is off (default)")
+    add("--top_p", type=float, default=1.0, help="1 is off (default)")
+    add("--max_new_tokens", type=int, help="longest text, EOS included (default: the task's target length)")
+    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add(
+        "--law_ids",
+        type=int,
+        default=0,
+        metavar="K",
+        help="store the target's law at every token: its K likeliest ids and the mass of the rest, "
+        "4 K + 4 bytes a token (6 K + 4 above 65,536 logits); 0 is off (default)",
+    )
+    add(
+        "--drafter",
+        metavar="MODEL",
+        help="speeds up decoding; the texts follow the target's law all the same",
+    )
+    add("--block_size", type=int, default=5, metavar="N", help="drafted tokens a round (default: 5)")
+    add("--batch_size", type=int, default=16, help="prompts decoded together (default: 16)")
+    flags = parser.parse(argv)
+
+    from distillspec_jax.decoding.text import LOOKUP
+    from distillspec_jax.distillation.collect import collect
+    from distillspec_jax.models import pretrained
+
+    drafter = flags.drafter
+    texts = collect(
+        pretrained.load(flags.model),
+        flags.output,
+        flags.task,
+        split=flags.split,
+        limit=flags.limit,
+        num_samples=flags.num_samples,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        max_new_tokens=flags.max_new_tokens,
+        seed=flags.seed,
+        law_ids=flags.law_ids,
+        draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),
+        block_size=flags.block_size,
+        batch_size=flags.batch_size,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    tokens = sum(len(text["tokens"]) for text in texts.texts)
+    print(
+        f"{len(texts.texts)} texts, {tokens} tokens of {texts.header.task}:{texts.header.split}",
+        file=sys.stderr,
+    )
+    print(flags.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="collect"))

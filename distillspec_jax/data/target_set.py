@@ -1,0 +1,297 @@
+"""A target's own texts on the prompts of a task, written once and learnt from many times. No TensorFlow here.
+
+    DIR/set.json          whose texts, of what task, under which law (`Header`)
+    DIR/tokenizer.model   the vocabulary of the ids
+    DIR/texts.jsonl       {"inputs", "outputs", "tokens", "row", "sample", "finish_reason"} a text; `tokens`
+                          are the ids as the target emitted them
+    DIR/laws/NUMBER.npz   optional, `ROWS_A_SHARD` texts each: the target's law at every token, as its k
+                          likeliest ids and the mass of all others (`Laws`, `Header.law_bytes`)
+
+`distillation/collect.py` writes it; `texts.jsonl` is read by `tasks/jsonl.gin`, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillspec_jax.data.examples import prompt_ids
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.errors import UsageError
+
+HEADER_FILE, TOKENIZER_FILE, TEXTS_FILE, LAWS = "set.json", "tokenizer.model", "texts.jsonl", "laws"
+ROWS_A_SHARD = 256
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a set says of itself; a set is only ever added to under an equal one.
+
+    Attributes:
+      task, split: the prompts.
+      prefix: put before every input.
+      feature_lengths: {"inputs", "targets"} in tokens: longer prompts were cut, longer texts ended there.
+      rows: prompts.
+      samples: texts a prompt.
+      temperature, top_k, top_p, seed: of the law that the texts were drawn from.
+      target: the name under which the target was loaded.
+      target_fingerprint: of its parameters.
+      tokenizer_fingerprint: of the vocabulary.
+      logits: width of the target's logits, padded ids included.
+      law_ids: ids of the law stored for every token, k; 0: no laws.
+    """
+
+    task: str
+    split: str
+    prefix: str
+    feature_lengths: dict[str, int]
+    rows: int
+    samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    target: str
+    target_fingerprint: str
+    tokenizer_fingerprint: str
+    logits: int
+    law_ids: int
+
+    @property
+    def id_type(self) -> type[np.unsignedinteger]:
+        """The smallest type of a stored id."""
+        return np.uint16 if self.logits <= 1 << 16 else np.uint32
+
+    @property
+    def law_bytes(self) -> int:
+        """Bytes of one token's law: k ids, k half-precision logarithms, a single-precision one."""
+        return self.law_ids * (np.dtype(self.id_type).itemsize + 2) + 4 if self.law_ids else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Laws:
+    """The target's law (at temperature 1) at each of N tokens, as k + 1 logarithms of probabilities.
+
+    Attributes:
+      ids_NK: the k likeliest ids, likeliest first.
+      log_p_NK: float16, of these.
+      log_tail_N: float32, of all other ids together.
+    """
+
+    ids_NK: np.ndarray
+    log_p_NK: np.ndarray
+    log_tail_N: np.ndarray
+
+
+class TargetSet:
+    """A set on disk, whole and checked.
+
+    Args:
+      directory: of the set.
+      with_laws: its laws, where it has any, must be there and are part of the batches.
+
+    Raises:
+      UsageError: no set, an unfinished one, or a damaged line (by file and line).
+    """
+
+    def __init__(self, directory: str | Path, *, with_laws: bool = True):
+        self.directory = Path(directory)
+        self.header = read_header(directory)
+        self.tokenizer = Tokenizer.from_file(self.directory / TOKENIZER_FILE)
+        if self.tokenizer.fingerprint != self.header.tokenizer_fingerprint:
+            raise UsageError(
+                f"{self.directory / TOKENIZER_FILE}: not the vocabulary that {HEADER_FILE} names"
+            )
+        path = self.directory / TEXTS_FILE
+        if not path.is_file():
+            raise UsageError(f"{directory} is not finished (no {TEXTS_FILE}): run the same `collect` again")
+        self.texts = read_texts(path)
+        self.has_laws = with_laws and self.header.law_ids > 0
+        missing = [shard for shard in self.shards() if not law_file(directory, shard).is_file()]
+        if self.has_laws and missing:
+            raise UsageError(
+                f"{law_file(directory, missing[0])} is missing: run the same `collect` again to complete it"
+            )
+
+    def shards(self) -> range:
+        """Numbers of the files of laws."""
+        return range(-(-len(self.texts) // ROWS_A_SHARD) if self.header.law_ids else 0)
+
+    def check(self, task: str, tokenizer: Tokenizer, lengths: Mapping[str, int]) -> None:
+        """Refuses a run that would read these texts as something else.
+
+        Raises:
+          UsageError: another task or vocabulary, or rows too short for a prompt or a text.
+        """
+        header = self.header
+        if header.task != task:
+            raise UsageError(f"{self.directory} holds texts of task {header.task!r}, not of {task!r}")
+        if tokenizer.fingerprint != header.tokenizer_fingerprint:
+            raise UsageError(
+                f"{self.directory} was written with another vocabulary than {task!r} is read with "
+                f"(tokenizer {header.tokenizer_fingerprint[:12]} against {tokenizer.fingerprint[:12]})"
+            )
+        longest = {
+            "inputs": max(len(self._prompt(text)) for text in self.texts),
+            "targets": max(len(text["tokens"]) for text in self.texts),
+        }
+        for feature, length in longest.items():
+            if length > lengths[feature]:
+                raise UsageError(
+                    f"{self.directory} has {feature} of {length} tokens, "
+                    f"TASK_FEATURE_LENGTHS[{feature!r}] is {lengths[feature]}: raise it to {length}"
+                )
+
+    def batches(
+        self,
+        *,
+        lengths: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Iterator[Batch]:
+        """Endless shuffled batches, each epoch a new permutation; a function of (seed, step) alone.
+
+        The features are those of `data.features`; with laws, also `law_ids` [B, T, K] int32, `law_log_p`
+        [B, T, K] and `law_log_tail` [B, T] float32, padded with a law that is sure of the tail.
+
+        Args:
+          lengths: {"inputs", "targets"} in tokens.
+          batch_size: rows of a batch over all shards.
+          seed: of the permutations.
+          start_step: batches to skip.
+          shard: (index, count): this host yields every count-th row of each batch, from the index-th.
+        """
+        index, count = shard
+        if batch_size < 1 or batch_size % count:
+            raise UsageError(f"batch size {batch_size} on {count} hosts; take a positive multiple of {count}")
+        position = start_step * batch_size
+        while True:
+            rows = [self._row_at(position + i, seed) for i in range(index, batch_size, count)]
+            yield self.batch(rows, lengths)
+            position += batch_size
+
+    def once(
+        self, *, lengths: Mapping[str, int], batch_size: int, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """The first `limit` texts once, in order; the last batch is filled up with all-zero rows."""
+        rows = list(range(len(self.texts)))[:limit]
+        for first in range(0, len(rows), batch_size):
+            part = rows[first : first + batch_size]
+            missing = batch_size - len(part)
+            yield {
+                name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+                for name, array in self.batch(part, lengths).items()
+            }
+
+    def batch(self, rows: list[int], lengths: Mapping[str, int]) -> Batch:
+        """The features of some texts; see `batches`."""
+        prompt_BT = np.zeros((len(rows), lengths["inputs"]), np.int32)
+        target_BT = np.zeros((len(rows), lengths["targets"]), np.int32)
+        for i, row in enumerate(rows):
+            prompt, tokens = self._prompt(self.texts[row]), self.texts[row]["tokens"]
+            prompt_BT[i, : len(prompt)], target_BT[i, : len(tokens)] = prompt, tokens
+        found = {
+            "encoder_input_tokens": prompt_BT,
+            "decoder_input_tokens": np.pad(target_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_target_tokens": target_BT,
+            "decoder_loss_weights": (target_BT > 0).astype(np.float32),
+        }
+        return found | self._laws(rows, lengths["targets"]) if self.has_laws else found
+
+    def _laws(self, rows: list[int], width: int) -> Batch:
+        shape = (len(rows), width, self.header.law_ids)
+        ids_BTK = np.broadcast_to(
+            np.arange(shape[2], dtype=np.int32), shape
+        ).copy()  # distinct, as real ones are
+        log_p_BTK = np.full(shape, -np.inf, np.float32)
+        log_tail_BT = np.zeros(shape[:2], np.float32)
+        for i, row in enumerate(rows):
+            laws, bounds = self._shard(row // ROWS_A_SHARD)
+            start, stop = bounds[row % ROWS_A_SHARD : row % ROWS_A_SHARD + 2]
+            count = stop - start
+            ids_BTK[i, :count] = laws.ids_NK[start:stop]
+            log_p_BTK[i, :count] = laws.log_p_NK[start:stop]
+            log_tail_BT[i, :count] = laws.log_tail_N[start:stop]
+        return {"law_ids": ids_BTK, "law_log_p": log_p_BTK, "law_log_tail": log_tail_BT}
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (a set lives as long as the run that reads it)
+    def _shard(self, shard: int) -> tuple[Laws, np.ndarray]:
+        path = law_file(self.directory, shard)
+        first = shard * ROWS_A_SHARD
+        lengths = [len(text["tokens"]) for text in self.texts[first : first + ROWS_A_SHARD]]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                laws = Laws(arrays["ids"], arrays["log_p"], arrays["log_tail"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"{path} is damaged ({error}): remove it and run the same `collect` again"
+            ) from error
+        if laws.ids_NK.shape != (sum(lengths), self.header.law_ids):
+            raise UsageError(
+                f"{path} is not of the texts beside it: remove it and run the same `collect` again"
+            )
+        return laws, np.concatenate([[0], np.cumsum(lengths)])
+
+    def _row_at(self, position: int, seed: int) -> int:
+        epoch, index = divmod(position, len(self.texts))
+        return int(self._order(seed, epoch)[index])
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(self.texts))
+
+    def _prompt(self, text: Mapping[str, Any]) -> list[int]:
+        header = self.header
+        return prompt_ids(self.tokenizer, header.prefix, text["inputs"], header.feature_lengths["inputs"])
+
+
+def read_header(directory: str | Path) -> Header:
+    """The header of a set.
+
+    Raises:
+      UsageError: there is none, or it is not one of ours.
+    """
+    path = Path(directory) / HEADER_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{directory} holds no target-generated set (no {HEADER_FILE}): write one with `collect`"
+        )
+    try:
+        return Header(**json.loads(path.read_text(encoding="utf-8"))["header"])
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: not the header of a target-generated set ({error})") from error
+
+
+def read_texts(path: Path) -> list[dict[str, Any]]:
+    """The lines of `texts.jsonl`.
+
+    Raises:
+      UsageError: names the file and line of one that is not as it was written.
+    """
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            text = json.loads(line)
+            if not text["tokens"] or not isinstance(text["inputs"], str):
+                raise ValueError("no tokens")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}:{number}: not a line of a target-generated set ({error})") from error
+        texts.append(text)
+    if not texts:
+        raise UsageError(f"{path} is empty")
+    return texts
+
+
+def law_file(directory: str | Path, shard: int) -> Path:
+    """Where the laws of the texts `shard * ROWS_A_SHARD` and following are."""
+    return Path(directory) / LAWS / f"{shard:05}.npz"

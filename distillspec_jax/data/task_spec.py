@@ -1,0 +1,63 @@
+"""What a task is, as plain data: source, fields, prefix, lengths and metric. No TensorFlow here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillspec_jax.data import metrics
+from distillspec_jax.data.text_sources import TextSource
+
+PROMPT_GROUPS = {"inputs": r"\1", "targets": r"\2"}
+"""What each feature is of `TaskSpec.prompt_pattern`."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One text-to-text task.
+
+    Attributes:
+      name: the seqio task name.
+      description: one line for a listing.
+      prefix: put before every input, as in T5; it is part of the prompt that the model sees.
+      inputs_field, targets_field: the fields of the prompt and of the reference in a row; in JSON, dots lead
+        into objects and lists (`choices.0.text`).
+      source: where the rows are, by split ("train", "validation", "test"): files or a TFDS data set.
+      metric: a name in `metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
+      feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
+      licence: of the text.
+      vocabulary_path: a SentencePiece model; None is the embedded vocabulary.
+      prompt_words: for language modelling, where both fields are the same text: so many of its first words
+        are the prompt and the rest is the target. 0: the fields are what they are.
+      needs_prompt: refuse rows whose prompt is empty.
+    """
+
+    name: str
+    description: str
+    prefix: str
+    inputs_field: str
+    targets_field: str
+    source: TextSource
+    metric: str
+    feature_lengths: Mapping[str, int]
+    licence: str
+    vocabulary_path: Path | None = None
+    prompt_words: int = 0
+    needs_prompt: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of its splits."""
+        return self.source.splits
+
+    @property
+    def prompt_pattern(self) -> str:
+        """Splits a text into prompt (group 1) and target (group 2), which is never empty where the text is
+        not. Python's `re` and TensorFlow's RE2 read it alike."""
+        return rf"(?s)^( *(?:[^ ]+ +){{0,{self.prompt_words}}})(.*)$"
+
+    @property
+    def primary_metric(self) -> str | None:
+        """The one score that comparisons quote ("rougeL", "bleu", "exact_match"), None without a metric."""
+        return metrics.METRICS[self.metric].primary

@@ -1,0 +1,50 @@
+"""Prepared TFDS data sets for seqio, which by itself would begin to download what it does not find."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from distillspec_jax.data.tensorflow_setup import seqio, tfds
+from distillspec_jax.data.text_sources import Tfds
+from distillspec_jax.errors import UsageError
+
+
+class PreparedTfds(seqio.TfdsDataSource):
+    """seqio's source, which asks whether the data set is there before it touches it."""
+
+    @property
+    def tfds_dataset(self) -> Any:
+        """seqio's loader: everything that reads goes through it.
+
+        Raises:
+          UsageError: TFDS does not know the data set, or it is not prepared; the message has the command.
+        """
+        loader = super().tfds_dataset
+        try:
+            builder = loader.builder
+        except tfds.core.DatasetNotFoundError as error:
+            raise UsageError(f"TFDS {tfds.__version__} has no data set {loader.name!r}") from error
+        if not builder.is_prepared():
+            raise UsageError(_how_to_prepare(loader.name, loader.data_dir, builder))
+        return loader
+
+
+def _how_to_prepare(name: str, data_dir: str, builder: Any) -> str:
+    # Not `tfds build`, which needs Apache Beam even for a data set that does not.
+    call = f"tfds.builder('{name}', data_dir='{data_dir}').download_and_prepare()"
+    command = f'python -c "import tensorflow_datasets as tfds; {call}"'
+    if importlib.util.find_spec("importlib_resources") is None:  # TFDS builds with it but does not ask for it
+        command = f"pip install importlib_resources && {command}"
+    first = ""
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        lines = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        first = f"; what TFDS cannot download belongs into {data_dir}/downloads/manual before: {lines}"
+    return f"data set {name!r} is not prepared in {data_dir}: run `{command}`{first}"
+
+
+def provider(source: Tfds) -> PreparedTfds:
+    """The seqio source of `source`; nothing is read yet."""
+    return PreparedTfds(
+        source.name, tfds_data_dir=str(source.data_dir), splits=dict(source.slices), read_only=True
+    )

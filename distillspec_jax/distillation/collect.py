@@ -1,0 +1,242 @@
+"""Writing a target's texts on a task's prompts once, with its laws if wanted: `distillspec collect`.
+
+The texts come from the batched decoder, drafted for if there is a draft: the law is the target's anyhow.
+A run that was cut off goes on where it was, text by text and then file of laws by file of laws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distillspec_jax import checkpoint
+from distillspec_jax.data import catalog
+from distillspec_jax.data.target_set import (
+    HEADER_FILE,
+    LAWS,
+    ROWS_A_SHARD,
+    TEXTS_FILE,
+    TOKENIZER_FILE,
+    Header,
+    Laws,
+    TargetSet,
+    law_file,
+    read_header,
+)
+from distillspec_jax.decoding import requests
+from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.text import Drafts, Generation, TextGenerator, prompt_format
+from distillspec_jax.distillation.stored_laws import likeliest
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import fingerprints
+from distillspec_jax.models.pretrained import Pretrained
+
+
+def collect(
+    target: Pretrained,
+    directory: str | Path,
+    task: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    law_ids: int = 0,
+    draft: Drafts = None,
+    block_size: int | str = 5,
+    batch_size: int = 8,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = print,
+) -> TargetSet:
+    """Writes a set, or completes the one that is there.
+
+    Args:
+      target: whose texts.
+      directory: of the set; see `data.target_set`.
+      task, split, limit: the prompts: the first `limit` rows (all by default), cut as in training.
+      num_samples: texts a prompt.
+      temperature, top_k, top_p: of the law that is drawn from.
+      max_new_tokens: longest text; the task's target length by default.
+      seed: of all draws.
+      law_ids: store the target's law (at temperature 1) at every token: so many ids and the mass of the rest.
+      draft, block_size, batch_size: see `TextGenerator`.
+      progress: called while texts are decoded.
+      say: told what takes long.
+
+    Raises:
+      UsageError: an unknown task or split, an impossible number, or a set of other texts in `directory`.
+    """
+    for name, value, least in (("limit", limit, 1), ("num_samples", num_samples, 1), ("law_ids", law_ids, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} is {value}, must be at least {least}")
+    if num_samples > 1 and temperature == 0:
+        raise UsageError(
+            f"num_samples is {num_samples} at temperature 0, where all of them are equal: ask for 1"
+        )
+    if law_ids >= target.model.vocab_size:
+        raise UsageError(
+            f"law_ids is {law_ids}, must be below the {target.model.vocab_size} logits of the target"
+        )
+    sampling_law(temperature, top_k, top_p)
+    rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
+    if not rows:
+        raise UsageError(f"task {task!r}: split {split!r} is empty")
+    form = prompt_format(target, task=task, truncate=True)
+    assert form.max_tokens is not None  # a task's
+    generator = TextGenerator(target, draft, form=form, block_size=block_size, batch_size=batch_size)
+    longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
+    header = Header(
+        task=task,
+        split=split,
+        prefix=form.prefix,
+        feature_lengths={"inputs": form.max_tokens, "targets": longest},
+        rows=len(rows),
+        samples=num_samples,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        target=target.name,
+        target_fingerprint=fingerprints.of_params(target.params),
+        tokenizer_fingerprint=generator.tokenizer.fingerprint,
+        logits=target.model.vocab_size,
+        law_ids=law_ids,
+    )
+    root = Path(directory)
+    _open(root, header, generator.tokenizer.model_bytes)
+    asked = [
+        requests.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
+        for number, row in enumerate(rows)
+        for sample in range(num_samples)
+    ]
+    _write_texts(
+        root / TEXTS_FILE,
+        asked,
+        lambda left, numbers: generator.stream(
+            [request.inputs for request in left],
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            max_new_tokens=longest,
+            seed=seed,
+            names=[request.where for request in left],
+            progress=progress,
+            numbers=numbers,
+        ),
+        say,
+    )
+    if law_ids:
+        _write_laws(root, target, header, batch_size, say)
+    return TargetSet(root)
+
+
+def _open(root: Path, header: Header, tokenizer: bytes) -> None:
+    """Writes the header, or checks that the set there is of the same texts."""
+    if (root / HEADER_FILE).exists():
+        there, here = (dataclasses.asdict(one) for one in (read_header(root), header))
+        del there["target"], here["target"]  # the same model may go by another name
+        for name in here:
+            if there[name] != here[name]:
+                raise UsageError(
+                    f"{root} holds a set whose {name} is {there[name]!r} and not {here[name]!r}: "
+                    "choose another folder"
+                )
+        return
+    with checkpoint.saving(root):
+        root.mkdir(parents=True, exist_ok=True)
+        (root / TOKENIZER_FILE).write_bytes(tokenizer)
+        content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
+        _whole(
+            root / HEADER_FILE,
+            lambda path: path.write_text(json.dumps(content, indent=1, ensure_ascii=False)),
+        )
+
+
+def _write_texts(
+    path: Path,
+    asked: list[requests.Request],
+    generate: Callable[[list[requests.Request], range], Iterator[Generation]],
+    say: Callable[[str], None],
+) -> None:
+    if path.is_file():
+        return
+    done = requests.finished(str(path), asked)
+    if done:
+        say(f"resuming after {done} of {len(asked)} texts")
+    left = asked[done:]
+    with requests.output_lines(str(path), resume=True) as write:
+        for request, text in zip(left, generate(left, range(done, len(asked))), strict=True):
+            if text.finish_reason == "failed":
+                raise UsageError(f"{request.where}: the target's logits were not finite")
+            line = {**request.extra, "inputs": text.inputs, "outputs": text.outputs, "tokens": text.tokens}
+            write(json.dumps({**line, "finish_reason": text.finish_reason}, ensure_ascii=False))
+
+
+def _write_laws(
+    root: Path, target: Pretrained, header: Header, batch_size: int, say: Callable[[str], None]
+) -> None:
+    """Every missing file of laws; a forward pass of the target over every text."""
+    with checkpoint.saving(root):
+        (root / LAWS).mkdir(exist_ok=True)
+    texts = TargetSet(root, with_laws=False)
+    for shard in texts.shards():
+        path = law_file(root, shard)
+        if path.is_file():
+            continue
+        first = shard * ROWS_A_SHARD
+        numbers = list(range(first, min(first + ROWS_A_SHARD, len(texts.texts))))
+        parts = [
+            _laws(target, texts, numbers[i : i + batch_size], batch_size)
+            for i in range(0, len(numbers), batch_size)
+        ]
+        laws = Laws(
+            np.concatenate([part.ids_NK for part in parts]),
+            np.concatenate([part.log_p_NK for part in parts]),
+            np.concatenate([part.log_tail_N for part in parts]),
+        )
+        with checkpoint.saving(path):
+            _whole(path, functools.partial(_save_laws, laws))
+    say(f"laws of {header.law_ids} ids and the rest: {header.law_bytes} bytes a token")
+
+
+def _laws(target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int) -> Laws:
+    """The laws at the N tokens of some texts, as they are stored."""
+    filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
+    batch = texts.batch(filled, texts.header.feature_lengths)
+    found = likeliest(target.model, target.params, batch, texts.header.law_ids)
+    ids_BTK, log_p_BTK = (np.asarray(x) for x in jax.device_get(found))
+    real_BT = batch["decoder_loss_weights"][: len(numbers)] > 0
+    ids_NK, log_p_NK = ids_BTK[: len(numbers)][real_BT], log_p_BTK[: len(numbers)][real_BT]
+    return Laws(
+        ids_NK.astype(texts.header.id_type),
+        log_p_NK[:, :-1].astype(np.float16),
+        log_p_NK[:, -1].astype(np.float32),
+    )
+
+
+def _save_laws(laws: Laws, path: Path) -> None:
+    np.savez(path, ids=laws.ids_NK, log_p=laws.log_p_NK, log_tail=laws.log_tail_N)
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file that appears whole or not at all."""
+    temporary = path.with_name(f"partial-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

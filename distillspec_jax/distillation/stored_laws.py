@@ -1,0 +1,115 @@
+"""Distilling without the target: its law at every token is stored as k likeliest ids and the rest's mass.
+
+Such a law is a categorical over k + 1 outcomes. The draft's law is gathered to the same outcomes, and any
+`Divergence` applies to the two as it is. The rest is an outcome like the others: a loss over the k ids alone
+is made small by moving mass out of them. What a divergence does not see is how the rest is spread: over
+merged outcomes FKL, RKL, JSD and TVD are at most what they are over the whole vocabulary, and equal where the
+draft spreads the rest as the target does.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.distillation.divergences import Divergence, TotalVariation
+from distillspec_jax.distillation.loss import sequence_means
+from distillspec_jax.distillation.sources import DataSource, Fixed
+from distillspec_jax.errors import UsageError
+from distillspec_jax.metrics import Mean
+from distillspec_jax.models import fingerprints
+from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training.step import LossFn, row_tokens
+
+_total_variation = TotalVariation()
+
+
+def check_laws(texts: TargetSet, draft: LanguageModel, source: DataSource | None) -> None:
+    """Refuses a run that needs more of the target than a set of its laws.
+
+    Raises:
+      UsageError: a source that makes new sequences, whose laws nobody stored, or a draft of another width.
+    """
+    if source is not None and not isinstance(source, Fixed):
+        raise UsageError(
+            f"SOURCE={type(source).__name__} without TARGET: laws are stored for the set's own texts alone; "
+            "use @sources.Fixed(), or give TARGET"
+        )
+    if texts.header.logits != draft.vocab_size:
+        raise UsageError(
+            f"the draft has {draft.vocab_size} logits and the laws in {texts.directory} are of "
+            f"{texts.header.logits}: distillation compares whole laws; pad the smaller embedding"
+        )
+
+
+def check_target(texts: TargetSet, target: Pretrained) -> None:
+    """Refuses texts that are another target's.
+
+    Raises:
+      UsageError: the fingerprints differ.
+    """
+    known, given = texts.header.target_fingerprint, fingerprints.of_params(target.params)
+    if known != given:
+        raise UsageError(
+            f"{texts.directory} was written by another target, {texts.header.target} ({known}), "
+            f"than {target.name} ({given}): collect again, or distil from that one"
+        )
+
+
+def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
+    """Log-probabilities of the given ids and, last, of all others together: `[B, T, K + 1]`, float32.
+
+    Args:
+      logits_BTV: raw, over the whole vocabulary.
+      ids_BTK: distinct at each position, fewer than V.
+    """
+    log_q_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    chosen_BTK = jnp.take_along_axis(log_q_BTV, ids_BTK, axis=-1)
+    # Summed over the others themselves: 1 - sum of the chosen would cancel where they hold nearly everything.
+    others_BTV = jnp.put_along_axis(log_q_BTV, ids_BTK, -jnp.inf, axis=-1, inplace=False)
+    tail_BT1 = jax.nn.logsumexp(others_BTV, axis=-1, keepdims=True)
+    return jnp.concatenate([chosen_BTK, tail_BT1], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def likeliest(model: LanguageModel, params: Params, batch: Batch, count: int) -> tuple[Array, Array]:
+    """The law of a model at every target token: its likeliest ids and their `merged` log-probabilities.
+
+    Returns:
+      `[B, T, K]` int32, likeliest first, and `[B, T, K + 1]` float32.
+    """
+    logits_BTV = model.logits(params, batch)
+    ids_BTK = jax.lax.top_k(logits_BTV, count)[1]
+    return ids_BTK, merged(logits_BTV, ids_BTK)
+
+
+def make_stored_law_loss(draft: LanguageModel, divergence: Divergence, *, dropout: bool = False) -> LossFn:
+    """A loss for `training.step` on batches of `data.target_set` that have laws; no target is needed.
+
+    Args:
+      draft: the network; logits as wide as the target's were.
+      divergence: token by token, over k + 1 outcomes.
+      dropout: draw the draft's dropout masks from the step's key.
+
+    The metric `acceptance_at_most` is the pooled 1 - TVD of the merged laws, not below the whole ones'.
+    """
+
+    def loss_fn(params: Params, batch: Batch, key: Array) -> tuple[Array, Array, dict[str, Mean]]:
+        weights_BT = batch["decoder_loss_weights"]
+        log_p_BTK = jnp.concatenate([batch["law_log_p"], batch["law_log_tail"][..., None]], axis=-1)
+        logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
+        log_q_BTK = merged(logits_BTV, batch["law_ids"])
+        loss_sum, weight_sum = sequence_means(divergence(log_p_BTK, log_q_BTK, weights_BT), weights_BT)
+        tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT)
+        metrics = {
+            "acceptance_at_most": Mean.of(1.0 - tvd_BT, weights_BT),
+            "row_tokens": row_tokens(weights_BT),
+        }
+        return loss_sum, weight_sum, metrics
+
+    return jax.tree_util.Partial(loss_fn)

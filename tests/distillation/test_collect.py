@@ -1,0 +1,231 @@
+"""Target-generated sets: written, cut off, completed, refused, and learnt from without the target."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.data import catalog
+from distillspec_jax.data.target_set import TargetSet, law_file
+from distillspec_jax.data.task_spec import TaskSpec
+from distillspec_jax.data.text_sources import Files
+from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.data.train_vocabulary import train as train_vocabulary
+from distillspec_jax.decoding.text import TextGenerator, prompt_format
+from distillspec_jax.distillation.collect import collect
+from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.divergences import ReverseKL
+from distillspec_jax.distillation.sources import OnPolicy
+from distillspec_jax.errors import UsageError
+from distillspec_jax.training.finetune import finetune
+from distillspec_jax.training.job import DataConfig
+from distillspec_jax.training.loop import LoopConfig
+from tests import pair, tiny
+
+TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
+SETTINGS = {"num_samples": 2, "temperature": 1.0, "seed": 3, "law_ids": 3, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    path.write_text("".join(json.dumps({"q": f"row {i}", "a": "x"}) + "\n" for i in range(ROWS)))
+    source = Files.one_each({"train": path})
+    catalog.add_task(TaskSpec(TASK, "", "say: ", "q", "a", source, "none", LENGTHS, "none"))
+    return TASK
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("data.target_set", "distillation.collect"):
+            patch.setattr(f"distillspec_jax.{module}.ROWS_A_SHARD", 4)
+        yield
+
+
+def quiet(line):
+    del line
+
+
+@pytest.fixture(scope="module")
+def folder(task, small_shards, tmp_path_factory):
+    """A whole set, its laws in files of 4 texts."""
+    folder = tmp_path_factory.mktemp("set") / "texts"
+    collect(pair.target(), folder, task, **SETTINGS, say=quiet)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_texts_are_the_decoders_in_order(folder):
+    target = pair.target()
+    generator = TextGenerator(target, form=prompt_format(target, task=TASK), batch_size=4)
+    prompts = [f"row {i}" for i in range(ROWS) for _ in range(2)]
+    expected = list(generator.stream(prompts, temperature=1.0, seed=3))
+    texts = TargetSet(folder).texts
+    assert [(text["inputs"], text["outputs"]) for text in texts] == [(g.inputs, g.outputs) for g in expected]
+    assert [tuple(text["tokens"]) for text in texts] == [g.tokens for g in expected]
+    assert [(text["row"], text["sample"]) for text in texts] == [
+        (i, j) for i in range(ROWS) for j in range(2)
+    ]
+    assert len({tuple(text["tokens"]) for text in texts}) > ROWS  # samples of one prompt differ
+
+
+def test_laws_are_the_targets_at_every_token(folder):
+    texts, target = TargetSet(folder), pair.target()
+    batch = texts.batch(list(range(2 * ROWS)), LENGTHS)
+    logits = np.asarray(tiny.logits(target.model, target.params, batch), np.float64)
+    law_BTV = np.exp(logits - logits.max(-1, keepdims=True))
+    law_BTV /= law_BTV.sum(-1, keepdims=True)
+    real = batch["decoder_loss_weights"] > 0
+    assert real.sum() == sum(len(text["tokens"]) for text in texts.texts)
+    chosen = np.take_along_axis(law_BTV, batch["law_ids"], axis=-1)
+    # Half precision keeps 11 bits of a logarithm.
+    np.testing.assert_allclose(batch["law_log_p"][real], np.log(chosen[real]), rtol=2**-11, atol=2e-5)
+    np.testing.assert_allclose(np.exp(batch["law_log_tail"])[real], 1 - chosen.sum(-1)[real], atol=1e-5)
+    np.testing.assert_array_equal(np.sort(chosen[real], axis=-1)[:, ::-1], chosen[real])
+    np.testing.assert_allclose(chosen[..., 0][real], law_BTV.max(-1)[real])
+    assert texts.header.law_bytes == 3 * (2 + 2) + 4
+
+
+def test_a_run_that_was_cut_off_goes_on(folder, copy):
+    lines = (copy / "texts.jsonl").read_text().splitlines(keepends=True)
+    (copy / "texts.jsonl").unlink()
+    (copy / "texts.jsonl.partial").write_text("".join(lines[:3]) + lines[3][:7])
+    law_file(copy, 1).unlink()
+    with pytest.raises(UsageError, match=r"not finished \(no texts\.jsonl\): run the same `collect` again"):
+        TargetSet(copy)
+    said = []
+    collect(pair.target(), copy, TASK, **SETTINGS, say=said.append)
+    assert said == ["resuming after 3 of 10 texts", "laws of 3 ids and the rest: 16 bytes a token"]
+    assert (copy / "texts.jsonl").read_bytes() == (folder / "texts.jsonl").read_bytes()
+    for shard in range(3):
+        with np.load(law_file(copy, shard)) as ours, np.load(law_file(folder, shard)) as theirs:
+            assert all(np.array_equal(ours[name], theirs[name]) for name in ("ids", "log_p", "log_tail"))
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.5}, {"seed": 4}, {"law_ids": 2}, {"num_samples": 1}])
+def test_a_set_of_other_texts_is_not_added_to(folder, change):
+    (name,) = change
+    with pytest.raises(UsageError, match=f"holds a set whose {name.removeprefix('num_')} is"):
+        collect(pair.target(), folder, TASK, **SETTINGS | change, say=quiet)
+
+
+def test_nor_one_of_another_target(folder):
+    with pytest.raises(UsageError, match="holds a set whose target_fingerprint is"):
+        collect(pair.draft(), folder, TASK, **SETTINGS, say=quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"law_ids": 1 << 20}, "law_ids is 1048576, must be below the 4096 logits"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": 0.0}, "num_samples is 2 at temperature 0"),
+        ({"split": "test"}, "no split 'test'"),
+    ],
+)
+def test_impossible_sets(task, tmp_path, change, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        collect(pair.target(), tmp_path / "new", task, **SETTINGS | change, say=quiet)
+    assert not (tmp_path / "new").exists()
+
+
+def test_batches_are_a_function_of_seed_and_step(folder):
+    texts = TargetSet(folder, with_laws=False)
+
+    def rows(steps, size, **settings):
+        stream = texts.batches(lengths=LENGTHS, batch_size=size, seed=1, **settings)
+        return [next(stream)["decoder_target_tokens"].tolist() for _ in range(steps)]
+
+    every = [row for batch in rows(4, 5) for row in batch]
+    known = sorted(text["tokens"] + [0] * (8 - len(text["tokens"])) for text in texts.texts)
+    assert sorted(every[:10]) == sorted(every[10:]) == known
+    assert every[:10] != every[10:]
+    assert rows(2, 5, start_step=2) == [every[10:15], every[15:]]
+    parts = [rows(1, 4, shard=(index, 2))[0] for index in range(2)]
+    assert [row for both in zip(*parts, strict=True) for row in both] == every[:4]
+
+
+def test_an_evaluation_batch_is_filled_up(folder):
+    last = list(TargetSet(folder).once(lengths=LENGTHS, batch_size=4))[-1]
+    assert last["decoder_loss_weights"].sum(1).astype(bool).tolist() == [True, True, False, False]
+
+
+def config(folder, **changes):
+    return DataConfig(TASK, **{"feature_lengths": LENGTHS, "target_set": str(folder), **changes})
+
+
+def test_a_set_that_does_not_fit_is_refused(folder, copy, tmp_path):
+    longest = max(len(text["tokens"]) for text in TargetSet(folder).texts)
+    short = {"inputs": 16, "targets": longest - 1}
+    with pytest.raises(UsageError, match=rf"targets of {longest} tokens, .*\['targets'\] is {longest - 1}"):
+        _ = config(folder, feature_lengths=short).texts
+    with pytest.raises(UsageError, match=r"inputs of .* tokens"):
+        _ = config(folder, feature_lengths={"inputs": 3, "targets": 8}).texts
+    with pytest.raises(UsageError, match="holds texts of task 'test_collect', not of 'wiki_leads'"):
+        _ = DataConfig("wiki_leads", target_set=str(folder)).texts
+    with pytest.raises(UsageError, match="holds no target-generated set"):
+        _ = config(tmp_path).texts
+    with pytest.raises(UsageError, match="are not packed"):
+        _ = config(folder, pack=True).texts
+    other = Tokenizer.from_bytes(train_vocabulary(["red tea", "blue hat"] * 9, vocabulary_size=270))
+    with pytest.raises(UsageError, match="another vocabulary than 'test_collect' is read with"):
+        TargetSet(folder).check(TASK, other, LENGTHS)
+    law_file(copy, 2).write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"00002\.npz is damaged"):
+        TargetSet(copy).batch([9], LENGTHS)
+    law_file(copy, 2).unlink()
+    with pytest.raises(UsageError, match=r"00002\.npz is missing"):
+        TargetSet(copy)
+    lines = (copy / "texts.jsonl").read_text().splitlines(keepends=True)
+    (copy / "texts.jsonl").write_text(lines[0] + lines[1].replace("tokens", "token") + lines[2])
+    with pytest.raises(UsageError, match=r"texts\.jsonl:2: not a line of a target-generated set"):
+        TargetSet(copy)
+
+
+def test_what_cannot_be_distilled_from_a_set(folder, tmp_path):
+    draft = pair.write(tmp_path / "draft", pair.draft())
+    loop = LoopConfig(total_steps=1, batch_size=4)
+    with pytest.raises(UsageError, match="SOURCE=OnPolicy without TARGET"):
+        distill(None, draft, str(tmp_path / "out"), config(folder), loop, source=OnPolicy())
+    with pytest.raises(UsageError, match="TARGET=None: without a target, give TARGET_SET"):
+        distill(None, draft, str(tmp_path / "out"), config(folder, target_set=None), loop)
+    with pytest.raises(UsageError, match=r"written by another target, target \(.*than .*draft"):
+        distill(draft, draft, str(tmp_path / "out"), config(folder), loop)
+    header = json.loads((folder / "set.json").read_text())
+    header["header"]["law_ids"] = 0
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "set.json").write_text(json.dumps(header))
+    with pytest.raises(UsageError, match="holds texts but no laws: collect with --law_ids"):
+        distill(None, draft, str(tmp_path / "out"), config(bare), loop)
+    assert not (tmp_path / "out").exists()
+
+
+def metrics_of(directory, name):
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+def test_a_draft_learns_from_stored_laws_and_from_texts_alone(folder, tmp_path):
+    draft = pair.write(tmp_path / "draft", pair.draft())
+    loop = LoopConfig(total_steps=40, batch_size=4, log_period=10, eval_period=20, save_period=40)
+    data = config(folder, held_out_set=str(folder))
+    settings = {"learning_rate": 0.02, "warmup_steps": 1}
+    out = distill(None, draft, str(tmp_path / "laws"), data, loop, divergence=ReverseKL(), **settings)
+    losses = metrics_of(out, "loss")
+    assert losses[-1] < 0.7 * losses[0]
+    card = checkpoint.read_card(out)
+    assert card.provenance["parents"] == {"draft": draft}
+    out = finetune(
+        None, str(tmp_path / "texts"), config(folder), loop, initial_checkpoint_path=draft, **settings
+    )
+    nll = metrics_of(out, "nll")
+    assert nll[-1] < nll[0]
