@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from distillspec_jax.decoding.law import SamplingLaw, sampling_law
+from distillspec_jax.decoding.law import SamplingLaw, checked, sampling_law
 from distillspec_jax.errors import UsageError
 
 
@@ -24,7 +24,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         try:
-            sampling_law(self.temperature, self.top_k, self.top_p)
+            checked(self.temperature, self.top_k, self.top_p)
         except UsageError as error:
             raise UsageError(f"Deployment: {error}") from error
 

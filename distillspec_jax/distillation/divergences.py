@@ -17,7 +17,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.law import checked, sampling_law
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
@@ -74,7 +74,7 @@ class _OfLaws:
                 f"{name}.temperature={self.temperature}: must be positive and finite (0 has no gradient)"
             )
         try:
-            sampling_law(self.temperature, self.top_k, self.top_p)
+            checked(self.temperature, self.top_k, self.top_p)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
         if self._truncates and not self._truncated_sides:
