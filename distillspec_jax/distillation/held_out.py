@@ -7,6 +7,7 @@ draft's argmax agrees with.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -79,19 +80,16 @@ def expected_acceptance(
 
     @jax.jit
     def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
+        def overlap_under(law: Deployment, hidden: tuple[Array, Array]) -> Array:
+            logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
+            return overlap(*logits, law, vocab_size)
+
         found = {}
         for law, batch in zip(laws, drawn, strict=True):
             mask_BT = batch["decoder_loss_weights"]
-            overlap_BT = chunks.of_tokens(
-                lambda hidden, law=law: overlap(
-                    target.readout(target_params, hidden[0]),
-                    draft.readout(params, hidden[1]),
-                    law,
-                    vocab_size,
-                ),
-                (target.hidden(target_params, batch), draft.hidden(params, batch)),
-                chunks.parts(*mask_BT.shape, draft.vocab_size),
-            )
+            hidden = target.hidden(target_params, batch), draft.hidden(params, batch)
+            count = chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size)
+            overlap_BT = chunks.of_tokens(functools.partial(overlap_under, law), hidden, count)
             found[metric(law)] = Mean.of(overlap_BT, mask_BT)
         return found
 

@@ -113,7 +113,7 @@ def make_distillation_loss(
             draft.hidden(params, batch, dropout_key=dropout_key if dropout else None),
             given,
             target_params,
-            chunks.parts(*mask_BT.shape, draft.vocab_size),
+            chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size),
         )
         metrics = {
             "acceptance_on_batch": Mean.of(1.0 - tvd_BT, mask_BT),

@@ -128,7 +128,8 @@ def check(
     target = pretrained.load(provenance["parents"]["target"])
     law = Deployment(**provenance.get("deployment") or {})
     data = DataConfig(str(draft.card.task), draft.card.feature_lengths, eval_limit=prompts)
-    batches = [batch for of_task in data.held_out_batches(min(prompts, 16)).values() for batch in of_task]
+    of_tasks = data.held_out_batches(min(prompts, 16)).values()
+    batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
     if not batches:
         return None
     found = agreement(target, draft, law, batches, block_size=block_size, seed=seed)

@@ -344,6 +344,10 @@ def test_truncated_laws_without_a_common_token_are_finite_and_at_rest():
         (lambda: WeightedSum([ForwardKL(), ReverseKL()], [1.0, 0.0]), r"0.0 must be positive .* leave out"),
         (lambda: WeightedSum([ForwardKL()], [float("inf")]), "inf must be positive and finite"),
     ],
+    ids=[
+        *("rkl-top_k", "jsd-top_p", "fkl-temperature", "tvd-temperature", "tvd-top_p", "tvd-top_k"),
+        *("sum-lengths", "sum-empty", "sum-zero", "sum-infinite"),
+    ],
 )
 def test_impossible_divergences_are_refused_when_they_are_made(make, says):
     with pytest.raises(UsageError, match=says):
