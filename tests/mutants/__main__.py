@@ -54,7 +54,7 @@ def killers(mutant: Mutant) -> list[str]:
         )
         if done.returncode not in (0, 1):
             raise RuntimeError(f"mutant {mutant.number}: pytest ended with {done.returncode}\n{done.stdout}")
-        return re.findall(r"^FAILED (\S+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+        return re.findall(r"^FAILED (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
 def main(argv: list[str]) -> int:
