@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import speculative, steps
+from benchmarks import loss, speculative, steps
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.autoregressive import ar_vs_hf
 from benchmarks.block_rule import block_vs_token
@@ -36,6 +36,8 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "adaptive_vs_best_fixed": speculative.adaptive_vs_best_fixed,
     "adaptive_useless_draft_vs_ar": speculative.adaptive_useless_draft,
     "block_vs_token": block_vs_token,
+    "loss_memory": loss.loss_memory,
+    "loss_time": loss.loss_time,
     "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
     "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
 }

@@ -97,7 +97,7 @@ def distill(
       target, draft: as in `generate`; loaded ones are read again from where they came.
       task: an embedded or registered task, or a mixture.
       output: checkpoint directory to write; an unfinished run there is resumed.
-      divergence: `fkl`, `rkl`, `jsd`, `tvd`, or a value of `distillation.divergences`.
+      divergence: `fkl`, `rkl`, `jsd`, `tvd`, `nla`, `nll`, or a value of `distillation.divergences`.
       source: a value of `distillation.sources`; the draft's own samples by default.
     """
     from distillspec_jax.distillation import distill as job_module

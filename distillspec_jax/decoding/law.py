@@ -102,12 +102,7 @@ def sampling_law(
       UsageError: temperature below 0 or infinite, top_k below 0, top_p outside (0, 1], or any that is no
         number.
     """
-    temperature_B = np.asarray(temperature, np.float32)
-    top_k_B, top_p_B = np.asarray(top_k), np.asarray(top_p, np.float32)
-    finite_B = np.isfinite(temperature_B)
-    _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
-    _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
-    _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    temperature_B, top_k_B, top_p_B = checked(temperature, top_k, top_p)
     if vocab_size is not None and vocab_size < 1:
         raise UsageError(f"vocab_size is {vocab_size}, must be at least 1")
     return SamplingLaw(
@@ -118,6 +113,25 @@ def sampling_law(
         excluded_ids=tuple(excluded_ids),
         truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
     )
+
+
+def checked(
+    temperature: float | Sequence[float] | Array,
+    top_k: int | Sequence[int] | Array,
+    top_p: float | Sequence[float] | Array,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values of a law as arrays of the host, so that they can be checked before there is a device.
+
+    Raises:
+      UsageError: see `sampling_law`.
+    """
+    temperature_B = np.asarray(temperature, np.float32)
+    top_k_B, top_p_B = np.asarray(top_k), np.asarray(top_p, np.float32)
+    finite_B = np.isfinite(temperature_B)
+    _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
+    _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
+    _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    return temperature_B, top_k_B, top_p_B
 
 
 def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
-from distillspec_jax.distillation.held_out import expected_acceptance
+from distillspec_jax.distillation.held_out import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
+from distillspec_jax.distillation.step_profile import step_profile
 from distillspec_jax.distillation.stored_laws import check_laws, check_target, make_stored_law_loss
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, make_partitioner
-from distillspec_jax.training import job, optimizers
-from distillspec_jax.training.loop import Evaluate, LoopConfig, train
+from distillspec_jax.training import job, optimizers, selection
+from distillspec_jax.training.loop import Evaluate, LoopConfig, Profile, train
+from distillspec_jax.training.step import LossFn
 
 
 def distill(
@@ -27,6 +33,8 @@ def distill(
     *,
     divergence: Divergence | None = None,
     source: DataSource | None = None,
+    normalization: str = "sequence",
+    deployment: Deployment | None = None,
     learning_rate: float = 3e-4,
     warmup_steps: int = 20,
     hold_until: int = 0,
@@ -34,6 +42,8 @@ def distill(
     optimizer: job.OptimizerFactory = optimizers.adafactor,
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
+    remat: str = "none",
+    profile: bool = False,
     gin: str = "",
 ) -> Path:
     """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
@@ -46,74 +56,157 @@ def distill(
       loop: steps, batch size, periods.
       divergence: forward KL by default.
       source: the draft's own samples by default, or the texts of `data.target_set` where there is one.
+      normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
+      deployment: keep the evaluation with the highest held-out acceptance under this law in `model_dir/best`.
       learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
       optimizer: schedule to transformation.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
+      remat: of the draft, see `models.rematerialisation`.
+      profile: report where a step's time goes, see `step_profile`; three more programs to compile.
       gin: the bindings in force, for the card.
 
     Returns:
-      The checkpoint directory.
+      The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
     optimizers.check_schedule(loop.total_steps, learning_rate)
-    if data.pack:
-        raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
+    _check_settings(target, data, loop, normalization, deployment, profile)
     partitioner = partitioner or make_partitioner()
-    teacher = None if target is None else pretrained.load(target)
-    student = pretrained.load(draft)
-    if teacher is None:
+    partitioner.check_batch(loop.batch_size)
+    student, shardings = job.load(draft, partitioner)
+    if target is None:
         data = dataclasses.replace(data, with_laws=True)
-        if data.texts is None:
-            raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its laws")
+        assert data.texts is not None  # `_check_settings`
         check_laws(data.texts, student.model, source)
+        losses = _of_stored_laws(divergence or ForwardKL(), data, loop, partitioner)
     else:
+        teacher, _ = job.load(target, partitioner)
         _check_pair(teacher, student, assume_same_vocabulary)
         if data.texts is not None:
             check_target(data.texts, teacher)
+        source = source or (OnPolicy() if data.texts is None else Fixed())
+        losses = _of_target(
+            teacher, divergence or ForwardKL(), source, data, loop, partitioner, normalization, deployment
+        )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     card = job.describe_run(student.model, data, parents, gin)
-    tokenizer = data.tokenizer()
-    params, shardings = job.place(student.model, student.params, partitioner)
-    divergence = divergence or ForwardKL()
-    evaluate: Evaluate | None = None
-    if teacher is None:
-        loss_fn = make_stored_law_loss(student.model, divergence, dropout=True)
-        if data.held_out_set is not None:
-            measured = make_stored_law_loss(student.model, divergence)
-            evaluate = job.held_out_loss(measured, data, loop.batch_size, partitioner)
-    else:
-        real_ids = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
-        target_params, _ = job.place(teacher.model, teacher.params, partitioner)
-        source = source or (OnPolicy() if data.texts is None else Fixed())
-        loss_fn = make_distillation_loss(
-            student.model, teacher.model, target_params, divergence, source, dropout=True, **real_ids
-        )
-        prompts = [
-            partitioner.put_batch(batch)
-            for of_task in data.held_out_batches(loop.batch_size).values()
-            for batch in of_task
-        ]
-        if prompts:
-            evaluate = expected_acceptance(
-                student.model, teacher.model, target_params, prompts, loop.seed, **real_ids
-            )
-    directory = job.open_directory(model_dir, card, tokenizer.model_bytes)
+    if deployment is not None:
+        card.provenance["deployment"] = dataclasses.asdict(deployment)
+    trained = dataclasses.replace(student.model, remat=remat)
+    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
     schedule = optimizers.warmup_cosine(
         learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
     )
     train(
         directory=directory,
         config=loop,
-        params=params,
+        params=student.params,
         param_shardings=shardings,
-        loss_fn=loss_fn,
-        batches=data.train_batches(loop, partitioner),
+        loss_fn=losses.loss(trained),
+        counted_loss_fn=losses.loss(student.model) if remat != "none" else None,
+        batches=data.train_batches(loop),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
-        evaluate=evaluate,
+        evaluate=losses.evaluate(student.model),
+        profile=losses.profile(trained) if profile and losses.profile else None,
+        select=None if deployment is None else metric(deployment),
         description=f"distil {data.mixture_or_task_name}",
     )
-    return directory
+    best = directory / selection.BEST
+    return best if deployment is not None and best.is_dir() else directory
+
+
+def _check_settings(
+    target: str | None,
+    data: job.DataConfig,
+    loop: LoopConfig,
+    normalization: str,
+    deployment: Deployment | None,
+    profile: bool,
+) -> None:
+    """Refuses what cannot go together, before anything is loaded."""
+    if data.pack:
+        raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
+    if loop.patience and (deployment is None or not loop.eval_period):
+        raise UsageError(
+            f"PATIENCE={loop.patience} needs DEPLOYMENT, the law by which the best is chosen, and EVAL_PERIOD"
+        )
+    if target is not None:
+        return
+    if data.target_set is None:
+        raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its laws")
+    for name, needs_target in (
+        ("DEPLOYMENT", deployment is not None),
+        ("PROFILE", profile),
+        (f"NORMALIZATION={normalization!r}", normalization != "sequence"),
+    ):
+        if needs_target:
+            raise UsageError(f"TARGET=None: {name} needs the target; give TARGET, or leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """What is learnt from, as functions of the draft's network (rematerialised or not).
+
+    Attributes:
+      loss: the training loss.
+      evaluate: held-out values; None where nothing is held out.
+      profile: where a step's time goes.
+    """
+
+    loss: Callable[[EncoderDecoder], LossFn]
+    evaluate: Callable[[EncoderDecoder], Evaluate | None]
+    profile: Callable[[EncoderDecoder], Profile] | None = None
+
+
+def _of_stored_laws(
+    divergence: Divergence, data: job.DataConfig, loop: LoopConfig, partitioner: Partitioner
+) -> _Objective:
+    def evaluate(model: EncoderDecoder) -> Evaluate | None:
+        if data.held_out_set is None:
+            return None
+        measured = make_stored_law_loss(model, divergence)
+        return job.held_out_loss(measured, data, loop.batch_size, partitioner)
+
+    return _Objective(lambda model: make_stored_law_loss(model, divergence, dropout=True), evaluate)
+
+
+def _of_target(
+    teacher: Pretrained,
+    divergence: Divergence,
+    source: DataSource,
+    data: job.DataConfig,
+    loop: LoopConfig,
+    partitioner: Partitioner,
+    normalization: str,
+    deployment: Deployment | None,
+) -> _Objective:
+    tokenizer = data.tokenizer()
+    real_ids: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    parts = teacher.model, teacher.params, divergence, source
+    prompts = [
+        partitioner.put_batch(batch)
+        for of_task in data.held_out_batches(loop.batch_size).values()
+        for batch in of_task
+    ]
+    if deployment is not None and not prompts:
+        raise UsageError(
+            f"DEPLOYMENT chooses the best by held-out prompts, but {data.mixture_or_task_name!r} has no "
+            "validation split"
+        )
+    laws = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
+
+    def loss(model: EncoderDecoder) -> LossFn:
+        return make_distillation_loss(model, *parts, dropout=True, normalization=normalization, **real_ids)
+
+    def evaluate(model: EncoderDecoder) -> Evaluate | None:
+        if not prompts:
+            return None
+        return expected_acceptance(
+            model, teacher.model, teacher.params, prompts, loop.seed, laws, **real_ids
+        )
+
+    return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, **real_ids))
 
 
 def _check_pair(teacher: Pretrained, student: Pretrained, assume_same_vocabulary: bool) -> None:

@@ -1,7 +1,7 @@
 """Divergences between the target's law P and the draft's law Q, token by token.
 
-Each is a pure function of raw logits over the whole vocabulary at temperature 1; the gradient reaches
-the draft alone. Reductions are the caller's (`loss.py`).
+Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless told otherwise; the
+gradient reaches the draft alone. Reductions are the caller's (`loss.py`).
 
 References:
   DistillSpec, arXiv 2310.08461, section 3 and appendix A.1.
@@ -11,32 +11,112 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.decoding.law import checked, sampling_law
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
+NOTHING_SHARED = 24 * math.log(2)
+"""-log alpha, in nats, of two truncated laws without a common token: float32's resolution stands for 0."""
+
 
 class Divergence(Protocol):
-    """A frozen value: `(target_logits, draft_logits, mask) -> per-token loss`."""
+    """A frozen value: `(target_logits, draft_logits, mask, tokens) -> per-token loss`."""
 
-    def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
+    def __call__(
+        self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
+    ) -> Array:
         """float32 `[B, T]`, nats (TVD: a probability); exactly 0, with zero gradient, where the mask is 0.
 
         Infinite only where the formula is: a KL whose second law gives no mass (a logit of -inf) to what the
         first one may say.
+
+        Args:
+          tokens_BT: int32, the sequence itself; only hard labels look at it.
         """
 
 
-def _log_laws(target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> tuple[Array, Array]:
-    """log P and log Q, float32; both uniform where the mask is 0: nothing there reaches a gradient."""
-    real_BT1 = mask_BT[..., None] > 0
-    target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
-    draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
-    return jax.nn.log_softmax(target.astype(jnp.float32)), jax.nn.log_softmax(draft.astype(jnp.float32))
+def log_overlap(log_p: Array, log_q: Array) -> Array:
+    """log alpha = log sum_v min(P, Q), over the last axis: exact however small, -inf where nothing is shared.
+
+    alpha is the probability that a token drafted from Q is accepted (Corollary 3.6 of arXiv 2211.17192).
+    """
+    least = jnp.minimum(log_p, log_q)
+    shared = jnp.any(least > -jnp.inf, axis=-1)
+    # Selected before the sum, so that no gradient is made of -inf - -inf.
+    some = jax.nn.logsumexp(jnp.where(shared[..., None], least, 0.0), axis=-1)
+    return jnp.where(shared, some, -jnp.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfLaws:
+    """What divergences between two laws share: how logits become laws, and masks.
+
+    Attributes:
+      temperature: of both laws; the gradient is not scaled back by its square.
+      top_k, top_p: as the sampler truncates (`decoding.law`; 0 and 1 are off). Truncated laws leave padding
+        out, as the sampler does, and no gradient flows through the choice of what is kept.
+    """
+
+    temperature: float = dataclasses.field(default=1.0, kw_only=True)
+    top_k: int = dataclasses.field(default=0, kw_only=True)
+    top_p: float = dataclasses.field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not 0 < self.temperature < math.inf:
+            raise UsageError(
+                f"{name}.temperature={self.temperature}: must be positive and finite (0 has no gradient)"
+            )
+        try:
+            checked(self.temperature, self.top_k, self.top_p)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+        if self._truncates and not self._truncated_sides:
+            setting = f"top_k={self.top_k}" if self.top_k else f"top_p={self.top_p}"
+            raise UsageError(
+                f"{name}.{setting}: takes only laws over the whole vocabulary; TotalVariation and "
+                "NegativeLogAcceptance truncate both, ForwardKL the target's"
+            )
+
+    @property
+    def _truncates(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1
+
+    @property
+    def _truncated_sides(self) -> tuple[str, ...]:
+        """Which of the two laws a truncation may reach."""
+        return ()
+
+    def __call__(
+        self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
+    ) -> Array:
+        # Both laws uniform where the mask is 0: nothing there reaches a gradient.
+        real_BT1 = mask_BT[..., None] > 0
+        target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
+        draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
+        loss_BT = self._between(self._log_law(target, "target"), self._log_law(draft, "draft"))
+        return jnp.where(mask_BT > 0, loss_BT, 0.0)
+
+    def _log_law(self, logits: Array, side: str) -> Array:
+        logits = logits.astype(jnp.float32)
+        if self.temperature != 1:
+            peak = jnp.max(jax.lax.stop_gradient(logits), axis=-1, keepdims=True)
+            logits = (logits - peak) / self.temperature  # no temperature overflows
+        if self._truncates and side in self._truncated_sides:
+            law = sampling_law(1.0, self.top_k, self.top_p)
+            kept = law.log_probs(jax.lax.stop_gradient(logits)) > -jnp.inf
+            logits = jnp.where(kept, logits, -jnp.inf)
+        return jax.nn.log_softmax(logits)
+
+    def _between(self, log_p: Array, log_q: Array) -> Array:
+        """The divergence of two log-laws, over the last axis."""
+        raise NotImplementedError
 
 
 def _kl(log_a: Array, log_b: Array) -> Array:
@@ -46,30 +126,28 @@ def _kl(log_a: Array, log_b: Array) -> Array:
     return jnp.sum(a * jnp.where(a > 0, log_a - log_b, 0.0), axis=-1)
 
 
-def _masked(loss_BT: Array, mask_BT: Array) -> Array:
-    return jnp.where(mask_BT > 0, loss_BT, 0.0)
+@dataclasses.dataclass(frozen=True)
+class ForwardKL(_OfLaws):
+    """KL(P || Q): the draft covers whatever the target may say. A truncation is the target's alone."""
+
+    @property
+    def _truncated_sides(self) -> tuple[str, ...]:
+        return ("target",)
+
+    def _between(self, log_p: Array, log_q: Array) -> Array:
+        return _kl(log_p, log_q)
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL:
-    """KL(P || Q): the draft covers whatever the target may say."""
-
-    def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
-        return _masked(_kl(log_p, log_q), mask_BT)
-
-
-@dataclasses.dataclass(frozen=True)
-class ReverseKL:
+class ReverseKL(_OfLaws):
     """KL(Q || P): the draft keeps to what the target is sure of."""
 
-    def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
-        return _masked(_kl(log_q, log_p), mask_BT)
+    def _between(self, log_p: Array, log_q: Array) -> Array:
+        return _kl(log_q, log_p)
 
 
 @dataclasses.dataclass(frozen=True)
-class JensenShannon:
+class JensenShannon(_OfLaws):
     """beta KL(P || M) + (1 - beta) KL(Q || M) with M = beta P + (1 - beta) Q; raw, not divided by beta.
 
     Attributes:
@@ -79,6 +157,7 @@ class JensenShannon:
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta in (0, 1):
             limit = "ForwardKL (FKL)" if self.beta == 0 else "ReverseKL (RKL)"
             raise UsageError(
@@ -88,21 +167,84 @@ class JensenShannon:
         if not 0 < self.beta < 1:
             raise UsageError(f"JensenShannon.beta={self.beta} must lie in (0, 1)")
 
-    def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
+    def _between(self, log_p: Array, log_q: Array) -> Array:
         m = self.beta * jnp.exp(log_p) + (1 - self.beta) * jnp.exp(log_q)
         log_m = jnp.log(jnp.where(m > 0, m, 1.0))  # where M = 0, so are P and Q
-        return _masked(self.beta * _kl(log_p, log_m) + (1 - self.beta) * _kl(log_q, log_m), mask_BT)
+        return self.beta * _kl(log_p, log_m) + (1 - self.beta) * _kl(log_q, log_m)
 
 
 @dataclasses.dataclass(frozen=True)
-class TotalVariation:
-    """1/2 sum |P - Q|: one minus the probability that a drafted token is accepted (Corollary 3.6 of
-    arXiv 2211.17192)."""
+class TotalVariation(_OfLaws):
+    """1/2 sum |P - Q| = 1 - alpha: the probability that a drafted token is rejected."""
 
-    def __call__(self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array) -> Array:
-        log_p, log_q = _log_laws(target_logits_BTV, draft_logits_BTV, mask_BT)
-        return _masked(0.5 * jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1), mask_BT)
+    @property
+    def _truncated_sides(self) -> tuple[str, ...]:
+        return ("target", "draft")
+
+    def _between(self, log_p: Array, log_q: Array) -> Array:
+        return 0.5 * jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NegativeLogAcceptance(_OfLaws):
+    """-log alpha = -log sum min(P, Q). TVD's gradient over alpha: it does not fade where little is accepted.
+
+    Truncated laws that share no token count as `NOTHING_SHARED`, without a gradient.
+    """
+
+    @property
+    def _truncated_sides(self) -> tuple[str, ...]:
+        return ("target", "draft")
+
+    def _between(self, log_p: Array, log_q: Array) -> Array:
+        log_alpha = log_overlap(log_p, log_q)
+        return jnp.where(log_alpha > -jnp.inf, -log_alpha, NOTHING_SHARED)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardLabels:
+    """-log Q of the sequence's own token: SeqKD on the target's texts, cross-entropy on any others."""
+
+    def __call__(
+        self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
+    ) -> Array:
+        draft = jnp.where(mask_BT[..., None] > 0, draft_logits_BTV, 0.0).astype(jnp.float32)
+        log_q_BT = jnp.take_along_axis(jax.nn.log_softmax(draft), tokens_BT[..., None], axis=-1)[..., 0]
+        return jnp.where(mask_BT > 0, -log_q_BT, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """Several divergences at once.
+
+    Attributes:
+      divergences: one or more.
+      weights: positive and finite, one a divergence; they need not sum to 1.
+    """
+
+    divergences: tuple[Divergence, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "divergences", tuple(self.divergences))
+        object.__setattr__(self, "weights", tuple(self.weights))
+        if len(self.divergences) != len(self.weights) or not self.divergences:
+            raise UsageError(
+                f"WeightedSum: {len(self.divergences)} divergences but {len(self.weights)} weights"
+            )
+        for weight in self.weights:
+            if not 0 < weight < math.inf:
+                raise UsageError(
+                    f"WeightedSum.weights={self.weights}: {weight} must be positive and finite; "
+                    "leave out a divergence that is not to count"
+                )
+
+    def __call__(
+        self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
+    ) -> Array:
+        given = target_logits_BTV, draft_logits_BTV, mask_BT, tokens_BT
+        losses = [w * d(*given) for d, w in zip(self.divergences, self.weights, strict=True)]
+        return jnp.sum(jnp.stack(losses), axis=0)
 
 
 NAMES: dict[str, type] = {
@@ -110,5 +252,7 @@ NAMES: dict[str, type] = {
     "rkl": ReverseKL,
     "jsd": JensenShannon,
     "tvd": TotalVariation,
+    "nla": NegativeLogAcceptance,
+    "nll": HardLabels,
 }
 """Short names, for the Python interface; gin files name the classes."""

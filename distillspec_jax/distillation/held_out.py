@@ -1,34 +1,44 @@
 """Expected acceptance on held-out prompts: Eq. 3's alpha, as the draft trains.
 
-Prefixes are drawn from the target once, at the start: alpha = 1 - TVD pooled over their tokens.
-At temperature 0 both laws are one-hot, so it is the share of greedy target tokens that the draft's
-argmax agrees with.
+Prefixes are drawn from the target once, at the start, under the law in question: alpha = 1 - TVD pooled over
+their tokens. At temperature 0 both laws are one-hot, so it is the share of greedy target tokens that the
+draft's argmax agrees with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.distillation import chunks
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.distillation.divergences import log_overlap
 from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
 
-TEMPERATURES = (0.0, 1.0)
+GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
+
+
+def metric(deployment: Deployment) -> str:
+    """What Eq. 3's alpha under a law is reported as."""
+    return f"acceptance_expected_{deployment.name}"
 
 
 def overlap(
-    target_logits_BTV: Array, draft_logits_BTV: Array, temperature: float, vocab_size: int | None = None
+    target_logits_BTV: Array,
+    draft_logits_BTV: Array,
+    deployment: Deployment = SAMPLED,
+    vocab_size: int | None = None,
 ) -> Array:
-    """sum_v min(p, q) under the sampling law of this temperature, `[B, T]`."""
-    law = sampling_law(temperature, vocab_size=vocab_size)
-    log_p, log_q = law.log_probs(target_logits_BTV), law.log_probs(draft_logits_BTV)
-    return jnp.sum(jnp.exp(jnp.minimum(log_p, log_q)), axis=-1)
+    """sum_v min(p, q) under the law that both are sampled by, `[B, T]`."""
+    law = deployment.law(vocab_size)
+    return jnp.exp(log_overlap(law.log_probs(target_logits_BTV), law.log_probs(draft_logits_BTV)))
 
 
 def expected_acceptance(
@@ -37,32 +47,50 @@ def expected_acceptance(
     target_params: Params,
     batches: Iterable[Batch],
     seed: int,
+    laws: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
     vocab_size: int | None = None,
     eos_id: int = 1,
 ) -> Callable[[Params], dict[str, float]]:
-    """Parameters of the draft to `{acceptance_expected_T0, acceptance_expected_T1}`.
+    """Parameters of the draft to alpha under each law, by its `metric` (`acceptance_expected_T0`).
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.
       seed: of the target's samples.
+      laws: of target and draft.
       vocab_size, eos_id: see `sources.Networks`.
     """
 
     @jax.jit
     def draw(target_params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
         return tuple(
-            sampled_batch(target, target_params, batch, key, t, vocab_size=vocab_size, eos_id=eos_id)
-            for t in TEMPERATURES
+            sampled_batch(
+                target,
+                target_params,
+                batch,
+                key,
+                law.temperature,
+                top_k=law.top_k,
+                top_p=law.top_p,
+                vocab_size=vocab_size,
+                eos_id=eos_id,
+            )
+            for law in laws
         )
 
     @jax.jit
     def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
+        def overlap_under(law: Deployment, hidden: tuple[Array, Array]) -> Array:
+            logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
+            return overlap(*logits, law, vocab_size)
+
         found = {}
-        for temperature, batch in zip(TEMPERATURES, drawn, strict=True):
-            both = target.logits(target_params, batch), draft.logits(params, batch)
-            value = Mean.of(overlap(*both, temperature, vocab_size), batch["decoder_loss_weights"])
-            found[f"acceptance_expected_T{temperature:g}"] = value
+        for law, batch in zip(laws, drawn, strict=True):
+            mask_BT = batch["decoder_loss_weights"]
+            hidden = target.hidden(target_params, batch), draft.hidden(params, batch)
+            count = chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size)
+            overlap_BT = chunks.of_tokens(functools.partial(overlap_under, law), hidden, count)
+            found[metric(law)] = Mean.of(overlap_BT, mask_BT)
         return found
 
     key = jax.random.key(seed)
@@ -70,8 +98,8 @@ def expected_acceptance(
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}
-        for batches_T in drawn:
-            found = measure(params, target_params, batches_T)
+        for of_laws in drawn:
+            found = measure(params, target_params, of_laws)
             total = metrics_lib.merge(total, metrics_lib.to_host(found))
         return metrics_lib.compute(total)
 

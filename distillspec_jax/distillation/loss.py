@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.divergences import Divergence, TotalVariation
 from distillspec_jax.distillation.sources import DataSource, Networks
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
@@ -15,15 +19,32 @@ from distillspec_jax.training.step import LossFn, row_tokens
 _total_variation = TotalVariation()
 
 
-def sequence_means(loss_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
-    """Sum over sequences of each one's mean loss, and the number of sequences that have any token.
+def by_sequence(mask_BT: Array) -> tuple[Array, Array]:
+    """Every sequence counts alike (Eq. 2): each token by one over its sequence's length.
 
-    EOS counts, padding does not. A pooled token mean would be another loss: long sequences would
-    weigh more.
+    EOS counts, padding does not.
+
+    Returns:
+      What each token weighs, `[B, T]`, and the number of sequences that have any token.
     """
-    length_B = jnp.sum(weights_BT, axis=1)
-    mean_B = jnp.sum(loss_BT * weights_BT, axis=1) / jnp.maximum(length_B, 1.0)
-    return jnp.sum(mean_B), jnp.sum((length_B > 0).astype(jnp.float32))
+    length_B = jnp.sum(mask_BT, axis=1)
+    weight_BT = mask_BT / jnp.maximum(length_B, 1.0)[:, None]
+    return weight_BT, jnp.sum((length_B > 0).astype(jnp.float32))
+
+
+def by_token(mask_BT: Array) -> tuple[Array, Array]:
+    """Every token counts alike, so that long sequences weigh more: the pooled mean, another loss than Eq. 2.
+
+    Returns:
+      What each token weighs, `[B, T]`, and the number of tokens.
+    """
+    return mask_BT, jnp.sum(mask_BT)
+
+
+NORMALIZATIONS: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
+    "sequence": by_sequence,
+    "token": by_token,
+}
 
 
 def make_distillation_loss(
@@ -36,8 +57,11 @@ def make_distillation_loss(
     dropout: bool = False,
     vocab_size: int | None = None,
     eos_id: int = 1,
+    normalization: str = "sequence",
 ) -> LossFn:
     """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
+
+    The logits of large batches are never all there at once (`chunks`).
 
     Args:
       draft, target: the pair; logits of one width.
@@ -45,11 +69,28 @@ def make_distillation_loss(
       divergence: token by token.
       source: of the sequences that it is taken on.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
-      vocab_size, eos_id: see `sources.Networks`.
+      vocab_size, eos_id: see `sources.Networks`; the padded rows of an embedding are in no law.
+      normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
     samples or on references, so not Eq. 3's alpha (see `held_out.py`) and not what a sampler measures.
+
+    Raises:
+      UsageError: an unknown normalization.
     """
+    if normalization not in NORMALIZATIONS:
+        raise UsageError(f"unknown normalization {normalization!r}: {nearest(normalization, NORMALIZATIONS)}")
+    normalize = NORMALIZATIONS[normalization]
+
+    def loss_of_part(
+        draft_logits: Array, part: dict[str, Array], target_params: Params
+    ) -> tuple[Array, Array]:
+        mask, tokens = part["mask"], part["tokens"]
+        draft_logits = draft_logits[..., :vocab_size]
+        target_logits = target.readout(target_params, part["target_hidden"])[..., :vocab_size]
+        loss = divergence(target_logits, draft_logits, mask, tokens)
+        tvd = _total_variation(target_logits, jax.lax.stop_gradient(draft_logits), mask, tokens)
+        return jnp.sum(loss * part["weight"]), tvd
 
     def loss_fn(
         target_params: Params, params: Params, batch: Batch, key: Array
@@ -58,15 +99,25 @@ def make_distillation_loss(
         frozen = jax.lax.stop_gradient(params)
         networks = Networks(draft, frozen, target, target_params, vocab_size, eos_id)
         batch = source(networks, batch, source_key)
-        weights_BT = batch["decoder_loss_weights"]
-        target_logits = jax.lax.stop_gradient(target.logits(target_params, batch))
-        draft_logits = draft.logits(params, batch, dropout_key=dropout_key if dropout else None)
-        loss_BT = divergence(target_logits, draft_logits, weights_BT)
-        loss_sum, weight_sum = sequence_means(loss_BT, weights_BT)
-        tvd_BT = _total_variation(target_logits, jax.lax.stop_gradient(draft_logits), weights_BT)
+        mask_BT = batch["decoder_loss_weights"]
+        weight_BT, weight_sum = normalize(mask_BT)
+        given = {
+            "target_hidden": target.hidden(target_params, batch),
+            "tokens": batch["decoder_target_tokens"],
+            "mask": mask_BT,
+            "weight": weight_BT,
+        }
+        loss_sum, tvd_BT = chunks.loss_of_hidden(
+            lambda hidden: draft.readout(params, hidden),
+            loss_of_part,
+            draft.hidden(params, batch, dropout_key=dropout_key if dropout else None),
+            given,
+            target_params,
+            chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size),
+        )
         metrics = {
-            "acceptance_on_batch": Mean.of(1.0 - tvd_BT, weights_BT),
-            "row_tokens": row_tokens(weights_BT),
+            "acceptance_on_batch": Mean.of(1.0 - tvd_BT, mask_BT),
+            "row_tokens": row_tokens(mask_BT),
         }
         return loss_sum, weight_sum, metrics
 

@@ -161,6 +161,8 @@ def sampled_batch(
     temperature: float,
     max_tokens: int | None = None,
     *,
+    top_k: int = 0,
+    top_p: float = 1.0,
     vocab_size: int | None = None,
     eos_id: int = 1,
 ) -> Batch:
@@ -173,14 +175,14 @@ def sampled_batch(
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
       key: of all rows; each has its own stream.
-      temperature: of the law.
+      temperature, top_k, top_p: the law.
       max_tokens: longest sample; None: the width of the targets.
       vocab_size, eos_id: see `Networks`.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    law = sampling_law(temperature, vocab_size=vocab_size)
+    law = sampling_law(temperature, top_k, top_p, vocab_size=vocab_size)
     keys_B = randomness.row_keys(key, jnp.arange(rows))
     tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, StopOnEos((eos_id,)))
     tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))

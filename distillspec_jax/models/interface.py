@@ -61,6 +61,12 @@ class LanguageModel(Protocol):
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         """Teacher forcing: `[B, T, V]` float32; position t is the law of target token t."""
 
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        """`logits` up to the last projection: `[B, T, M]`."""
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        """The last projection, token by token: `logits` is `readout` of `hidden`, for any part of T."""
+
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         """Reads prompts, 0-padded on the right, and makes room for `max_length` generated tokens.
 

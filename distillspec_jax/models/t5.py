@@ -157,8 +157,10 @@ class Decoder(nn.Module):
         if self.form != "canonical" or not config.logits_via_embedding:
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), form=self.form)
 
-    def _logits(self, x: Array, embedding_VM: Array, deterministic: bool) -> Array:
-        x = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+    def _features(self, x: Array, deterministic: bool) -> Array:
+        return self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+
+    def logits(self, x: Array, embedding_VM: Array) -> Array:
         if self.form != "canonical" or not self.config.logits_via_embedding:
             return self.logits_dense(x)
         return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(x.shape[-1])
@@ -169,7 +171,6 @@ class Decoder(nn.Module):
         encoded_BSM: Array,
         mask_BTT: Array,
         cross_mask_BTS: Array,
-        embedding_VM: Array,
         deterministic: bool,
     ) -> Array:
         position = jnp.arange(x_BTM.shape[1])
@@ -178,7 +179,7 @@ class Decoder(nn.Module):
         x = self.dropout(x_BTM, deterministic=deterministic)
         for layer in self.layers:
             x = layer(x, encoded_BSM, bias, cross_bias, deterministic)
-        return self._logits(x, embedding_VM, deterministic)
+        return self._features(x, deterministic)
 
     def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
         return [layer.cross(encoded_BSM) for layer in self.layers]
@@ -193,7 +194,7 @@ class Decoder(nn.Module):
         for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):
             x, kv = layer.extend(x, kv, state.length_B, bias, cross, cross_bias)
             cache.append(kv)
-        return self._logits(x, embedding_VM, True), cache
+        return self.logits(self._features(x, True), embedding_VM), cache
 
 
 def _bias(mask_BQS: Array) -> Array:
@@ -223,6 +224,12 @@ class Transformer(nn.Module):
         return self.encoder(self._embed(tokens_BT), mask, deterministic)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> Array:
+        return self.readout(self.hidden(batch, deterministic))
+
+    def readout(self, hidden_BTM: Array) -> Array:
+        return self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+
+    def hidden(self, batch: Batch, deterministic: bool) -> Array:
         inputs_BS = batch["encoder_input_tokens"]
         outputs_BT = batch["decoder_input_tokens"]
         segments = batch.get("encoder_segment_ids")
@@ -234,8 +241,7 @@ class Transformer(nn.Module):
             own = batch["decoder_segment_ids"]
             mask = mask & (own[:, :, None] == own[:, None, :])
             cross_mask = cross_mask & (own[:, :, None] == segments[:, None, :])
-        embedding = self.token_embedder.embedding
-        return self.decoder(self._embed(outputs_BT), encoded, mask, cross_mask, embedding, deterministic)
+        return self.decoder(self._embed(outputs_BT), encoded, mask, cross_mask, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
         """Cross-attention keys and values of every decoder layer."""
@@ -288,6 +294,13 @@ class EncoderDecoder:
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         return self._apply(params, batch, deterministic=not rngs, rngs=rngs)
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        return self._apply(params, hidden_BTM, method="readout")
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]

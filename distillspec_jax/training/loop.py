@@ -22,6 +22,7 @@ from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training.preemption import Preempted, stop_signals
+from distillspec_jax.training.selection import Selection
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import LossFn, check_microbatches, create_state, make_train_step
 from distillspec_jax.training.writers import Reports
@@ -46,6 +47,7 @@ class LoopConfig:
       save_period: steps between checkpoints; the last step is always saved.
       keep: checkpoints kept.
       microbatches: gradient accumulation.
+      patience: evaluations without a better one after which the run ends; 0: never. Needs a selection.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
     """
 
@@ -57,11 +59,14 @@ class LoopConfig:
     save_period: int = 500
     keep: int = 2
     microbatches: int = 1
+    patience: int = 0
     max_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
-        least = dict.fromkeys(at_least_one, 1) | dict.fromkeys(("seed", "eval_period", "max_seconds"), 0)
+        least = dict.fromkeys(at_least_one, 1) | dict.fromkeys(
+            ("seed", "eval_period", "patience", "max_seconds"), 0
+        )
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
                 raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
@@ -80,6 +85,7 @@ def train(
     optimizer: optax.GradientTransformation,
     partitioner: Partitioner,
     evaluate: Evaluate | None = None,
+    select: str | None = None,
     description: str = "training",
 ) -> Params:
     """Trains to `total_steps`, resuming from the newest finished step in `directory`.
@@ -90,6 +96,7 @@ def train(
         are reused.
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
+      select: name of an evaluation's value; the step with the highest one is kept apart (`Selection`).
       description: of the progress bar.
 
     Returns:
@@ -118,8 +125,24 @@ def train(
         for folder in snapshots.discarded:
             reports.note(f"skipped and removed {folder}: it was not whole")
         stop = stack.enter_context(stop_signals())
-        if evaluate is not None and start and evaluates(start) and not reports.holds(start, "eval"):
-            reports.write(start, evaluate(state.params), "eval")  # the run was stopped before it came to that
+        patience = config.patience * config.eval_period
+        selection = None if select is None else Selection(directory, select, patience)
+
+        def report_evaluation(step: int) -> None:
+            if evaluate is None:
+                return
+            values = evaluate(state.params)
+            if selection is not None and select is not None:
+                selection.offer(step, values[select], state.params)
+            reports.write(step, values, "eval")
+
+        def gave_up(step: int) -> bool:
+            return selection is not None and selection.exhausted(step)
+
+        if start and evaluates(start) and not reports.holds(start, "eval"):
+            report_evaluation(start)  # the run was stopped before it came to that
+        if gave_up(start):
+            return state.params
 
         throughput = _Throughput()
         began = time.monotonic()
@@ -151,10 +174,14 @@ def train(
             evaluation_due = evaluate is not None and (last or evaluates(step))
             if stopping and (evaluation_due or not last):
                 raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {total} is saved")
-            if evaluation_due and evaluate is not None:
+            if evaluation_due:
                 with throughput.paused():
-                    reports.write(step, evaluate(state.params), "eval")
-            if last:
+                    report_evaluation(step)
+            if gave_up(step) and not last:
+                reports.note(f"stopped at step {step}: {config.patience} evaluations without a better one")
+                if not saves:
+                    snapshots.save(step, state, pending)
+            if last or gave_up(step):
                 break
     return state.params
 

@@ -25,6 +25,7 @@ def base(my_task, target_dir, draft_dir) -> list[str]:
         f"--gin.DRAFT={draft_dir}",
         "--gin.TRAIN_STEPS=2",
         "--gin.loop.LoopConfig.log_period=1",
+        "--check_prompts=0",  # test_algorithms.py has it
     ]
 
 
@@ -112,6 +113,12 @@ def other_vocabulary(tmp_path_factory) -> str:
             "DataConfig.pack=True: sequences are not packed in distillation",
         ),
         (["--gin.LEARNING_RATE=0"], "LEARNING_RATE=0: must be positive"),
+        (
+            ["--gin.DIVERGENCE=@divergences.ReverseKL()", "--gin.divergences.ReverseKL.top_k=5"],
+            "ReverseKL.top_k=5: takes only laws over the whole vocabulary",
+        ),
+        (["--gin.PATIENCE=2"], "PATIENCE=2 needs DEPLOYMENT, the law by which the best is chosen, and"),
+        (["--gin.NORMALIZATION=tokens"], "unknown normalization 'tokens': did you mean 'token'?"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_directory(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +21,13 @@ class Bigram:
     vocab_size: int
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        return params["table"][batch["decoder_input_tokens"]]
+        return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        return jax.nn.one_hot(batch["decoder_input_tokens"], len(params["table"]))
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        return hidden_BTM @ params["table"]
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         length_B = jnp.zeros(len(prompt_BT), jnp.int32)

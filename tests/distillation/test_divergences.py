@@ -10,15 +10,20 @@ from jax.test_util import check_grads
 
 from distillspec_jax.distillation.divergences import (
     NAMES,
+    NOTHING_SHARED,
     ForwardKL,
+    HardLabels,
     JensenShannon,
+    NegativeLogAcceptance,
     ReverseKL,
     TotalVariation,
+    WeightedSum,
 )
 from distillspec_jax.errors import UsageError
 
 B, T, V = 2, 3, 11
 MASK = np.array([[1, 1, 0], [1, 0, 1]], np.float32)
+TOKENS = np.array([[5, 10, 0], [7, 0, 4]], np.int32)
 
 
 def law(logits):
@@ -43,6 +48,12 @@ CASES = [
     pytest.param(JensenShannon(0.1), functools.partial(jsd, 0.1), id="jsd-0.1"),
     pytest.param(JensenShannon(0.9), functools.partial(jsd, 0.9), id="jsd-0.9"),
     pytest.param(TotalVariation(), lambda p, q: 0.5 * np.abs(p - q).sum(-1), id="tvd"),
+    pytest.param(NegativeLogAcceptance(), lambda p, q: -np.log(np.minimum(p, q).sum(-1)), id="nla"),
+    pytest.param(
+        WeightedSum((ForwardKL(), TotalVariation()), (0.25, 2.0)),
+        lambda p, q: 0.25 * kl(p, q) + np.abs(p - q).sum(-1),
+        id="sum",
+    ),
 ]
 EVERY = [pytest.param(case.values[0], id=case.id) for case in CASES]
 
@@ -55,13 +66,13 @@ def logits():
 
 @functools.partial(jax.jit, static_argnums=0)
 def value(divergence, target, draft, mask):
-    return divergence(target, draft, mask)
+    return divergence(target, draft, mask, np.broadcast_to(TOKENS[:1, :1], mask.shape))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradients(divergence, target, draft, mask):
     """With respect to the target's and the draft's logits."""
-    return jax.grad(lambda p, q: divergence(p, q, mask).sum(), argnums=(0, 1))(target, draft)
+    return jax.grad(lambda p, q: divergence(p, q, mask, TOKENS).sum(), argnums=(0, 1))(target, draft)
 
 
 @pytest.mark.parametrize(("divergence", "closed_form"), CASES)
@@ -82,6 +93,7 @@ def test_directions_by_hand():
         JensenShannon(0.1): 0.1 * (0.5 * np.log(0.5 / 0.86) + 0.5 * np.log(0.5 / 0.14))
         + 0.9 * (0.9 * np.log(0.9 / 0.86) + 0.1 * np.log(0.1 / 0.14)),
         TotalVariation(): 0.4,
+        NegativeLogAcceptance(): -np.log(0.6),  # 1/2 and 1/10 are shared
     }
     for divergence, expected in by_hand.items():
         assert float(value(divergence, *pair, one)[0, 0]) == pytest.approx(expected, rel=1e-5), divergence
@@ -90,7 +102,9 @@ def test_directions_by_hand():
 @pytest.mark.parametrize("divergence", EVERY)
 def test_gradients_are_those_of_the_value(divergence, logits):
     target, draft = logits
-    check_grads(lambda q: divergence(target, q, MASK), (draft,), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+    check_grads(
+        lambda q: divergence(target, q, MASK, TOKENS), (draft,), order=1, modes=["rev"], eps=1e-2, rtol=2e-2
+    )
 
 
 def test_the_gradient_of_forward_kl_is_the_difference_of_the_laws(logits):
@@ -208,4 +222,133 @@ def test_short_names():
         "rkl": ReverseKL,
         "jsd": JensenShannon,
         "tvd": TotalVariation,
+        "nla": NegativeLogAcceptance,
+        "nll": HardLabels,
     }
+
+
+# --- hard labels ---
+
+
+def test_hard_labels_are_cross_entropy_whatever_the_target_says(logits):
+    target, draft = logits
+    hard = jax.jit(HardLabels())
+    found = hard(np.full_like(target, np.nan), draft, MASK, TOKENS)
+    expected = -np.log(np.take_along_axis(law(draft), TOKENS[..., None], -1)[..., 0])
+    np.testing.assert_allclose(found, MASK * expected, rtol=1e-5)
+    gradient = gradients(HardLabels(), target, draft, MASK)[1]
+    np.testing.assert_allclose(gradient, MASK[..., None] * (law(draft) - np.eye(V)[TOKENS]), atol=1e-6)
+    spoilt = np.where(MASK[..., None] > 0, draft, np.nan)
+    np.testing.assert_array_equal(hard(target, spoilt, MASK, TOKENS), found)
+
+
+# --- where little is shared ---
+
+
+def test_acceptance_is_exact_where_float32_would_find_none():
+    """They share e^-150 of either token: alpha is 2 e^-150, which float32 rounds to 0."""
+    one = np.ones((1, 1), np.float32)
+    pair = np.array([[[0.0, -150.0]]], np.float32), np.array([[[-150.0, 0.0]]], np.float32)
+    found = value(NegativeLogAcceptance(), *pair, one)[0, 0]
+    assert float(found) == pytest.approx(150 - np.log(2), rel=1e-6)
+    gradient = gradients(NegativeLogAcceptance(), *pair, one)[1]
+    np.testing.assert_allclose(gradient[0, 0], [-0.5, 0.5], atol=1e-6)  # TVD's is 0 in float32
+
+
+# --- temperature and truncation ---
+
+TEMPERED = [pytest.param(type(c.values[0]), c.values[1], id=c.id) for c in CASES[:3] + CASES[5:7]]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize(("kind", "closed_form"), TEMPERED)
+def test_a_temperature_divides_the_logits_of_both(kind, closed_form, temperature, logits):
+    expected = MASK * closed_form(*(law(x / temperature) for x in logits))
+    found = value(kind(temperature=temperature), *logits, MASK)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [ForwardKL, TotalVariation, NegativeLogAcceptance])
+def test_a_small_temperature_overflows_nothing(kind, logits):
+    large = [1e4 * x for x in logits]
+    gradient = gradients(kind(temperature=1e-6), *large, MASK)[1]
+    assert np.isfinite(gradient).all()
+
+
+def truncated(logits, top_k, top_p):
+    """The sampler's law, by sorting: no padding, top-k, then the smallest set of mass top_p."""
+    p = law(np.where(np.arange(V) == 0, -np.inf, logits))
+    order = np.argsort(-p, axis=-1, kind="stable")
+    rank = np.argsort(order, axis=-1)
+    p = np.where(rank < (top_k or V), p, 0.0)
+    p /= p.sum(-1, keepdims=True)
+    before = np.cumsum(np.take_along_axis(p, order, -1), -1) - np.take_along_axis(p, order, -1)
+    p = np.where(np.take_along_axis(before, rank, -1) < top_p, p, 0.0)
+    return p / p.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (0, 0.8), (6, 0.7)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_truncated_laws_are_the_samplers(top_k, top_p, temperature, logits):
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    p, q = (truncated(x / temperature, top_k, top_p) for x in logits)
+    overlap = np.minimum(p, q).sum(-1)
+    found = value(TotalVariation(**settings), *logits, MASK)
+    np.testing.assert_allclose(found, MASK * (1 - overlap), rtol=1e-5, atol=1e-6)
+    found = value(NegativeLogAcceptance(**settings), *logits, MASK)
+    expected = np.where(overlap > 0, -np.log(np.maximum(overlap, 1e-30)), NOTHING_SHARED)
+    np.testing.assert_allclose(found, MASK * expected, rtol=1e-5, atol=1e-6)
+    # Forward KL truncates the target alone.
+    full = law(logits[1] / temperature)
+    terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(full)), 0.0)
+    found = value(ForwardKL(**settings), *logits, MASK)
+    np.testing.assert_allclose(found, MASK * terms.sum(-1), rtol=1e-5, atol=1e-6)
+
+
+TRUNCATED = [ForwardKL(top_k=3), TotalVariation(top_k=3), NegativeLogAcceptance(top_p=0.9, temperature=0.8)]
+
+
+@pytest.mark.parametrize("divergence", TRUNCATED)
+def test_gradients_of_truncated_laws_are_those_of_the_value(divergence, logits):
+    target, draft = logits
+    check_grads(
+        lambda q: divergence(target, q, MASK, TOKENS), (draft,), order=1, modes=["rev"], eps=1e-3, rtol=3e-2
+    )
+    assert np.isfinite(gradients(divergence, *logits, MASK)[1]).all()
+    rounded = [jnp.asarray(x, jnp.bfloat16) for x in logits]
+    assert np.isfinite(gradients(divergence, *rounded, MASK)[1].astype(jnp.float32)).all()
+
+
+def test_truncated_laws_without_a_common_token_are_finite_and_at_rest():
+    one = np.ones((1, 1), np.float32)
+    pair = np.array([[[0, 9, 0, 0]]], np.float32), np.array([[[0, 0, 0, 9]]], np.float32)
+    for divergence, expected in ((TotalVariation(top_k=1), 1.0), (NegativeLogAcceptance(top_k=1), 16.6355)):
+        assert float(value(divergence, *pair, one)[0, 0]) == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_array_equal(gradients(divergence, *pair, one)[1], np.zeros_like(pair[1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: ReverseKL(top_k=5),
+            r"ReverseKL.top_k=5: takes only laws over the whole vocabulary; TotalVar",
+        ),
+        (lambda: JensenShannon(0.3, top_p=0.9), r"JensenShannon.top_p=0.9: takes only laws over the whole"),
+        (lambda: ForwardKL(temperature=0), "ForwardKL.temperature=0: must be positive"),
+        (lambda: TotalVariation(temperature=float("nan")), "TotalVariation.temperature=nan: must be"),
+        (lambda: TotalVariation(top_p=0.0), r"TotalVariation: top_p is 0.0, must be in \(0, 1\]"),
+        (lambda: TotalVariation(top_k=-1), "TotalVariation: top_k is -1, must be 0"),
+        (lambda: WeightedSum((ForwardKL(),), (1.0, 2.0)), "WeightedSum: 1 divergences but 2 weights"),
+        (lambda: WeightedSum((), ()), "WeightedSum: 0 divergences"),
+        (lambda: WeightedSum([ForwardKL(), ReverseKL()], [1.0, 0.0]), r"0.0 must be positive .* leave out"),
+        (lambda: WeightedSum([ForwardKL()], [float("inf")]), "inf must be positive and finite"),
+    ],
+    ids=[
+        *("rkl-top_k", "jsd-top_p", "fkl-temperature", "tvd-temperature", "tvd-top_p", "tvd-top_k"),
+        *("sum-lengths", "sum-empty", "sum-zero", "sum-infinite"),
+    ],
+)
+def test_impossible_divergences_are_refused_when_they_are_made(make, says):
+    with pytest.raises(UsageError, match=says):
+        make()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.distillation import held_out
+from distillspec_jax.errors import UsageError
 from tests.distillation.bigram import Bigram, chain, prompts, table
 
 V, WIDTH = 6, 5
@@ -89,3 +90,44 @@ def test_padded_rows_of_the_embedding_belong_to_no_law():
         Bigram(V + 2), NETWORK, target, [prompts(8, WIDTH)], seed=0, vocab_size=V
     )
     assert real(wide)["acceptance_expected_T1"] == pytest.approx(1.0)
+
+
+def test_alpha_under_the_law_of_deployment():
+    """Top-2 of both laws and a temperature; the prefixes, too, are drawn from the truncated target."""
+    deployment = held_out.Deployment(temperature=0.5, top_k=2)
+    target, draft = table(0, V), table(1, V)
+    found = evaluator(target, rows=2000, laws=(deployment,))(draft)
+    assert set(found) == {"acceptance_expected_T0.5_k2"}
+
+    def truncated(params):
+        p = law({"table": np.asarray(params["table"], np.float64) / 0.5})
+        p = np.where(p >= np.sort(p, axis=-1)[:, -2:-1], p, 0.0)
+        return {"table": np.log(np.pad(p, ((0, 0), (1, 0))) + 1e-300)}
+
+    expected = exact_alpha(truncated(target), truncated(draft), WIDTH)
+    assert found["acceptance_expected_T0.5_k2"] == pytest.approx(expected, abs=0.01)
+    assert abs(expected - exact_alpha(target, draft, WIDTH)) > 0.05
+
+
+def test_parts_of_the_tokens_give_the_same(monkeypatch):
+    target, draft = table(0, V), table(1, V)
+    whole = evaluator(target)(draft)
+    monkeypatch.setattr(held_out.chunks, "LOGITS", 8 * V)  # one token a row
+    assert evaluator(target)(draft) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "T1"),
+        ({"temperature": 0}, "T0"),
+        ({"temperature": 0.8, "top_k": 20, "top_p": 0.95}, "T0.8_k20_p0.95"),
+    ],
+)
+def test_a_law_has_a_name(settings, name):
+    assert held_out.Deployment(**settings).name == name
+
+
+def test_an_impossible_law_is_refused():
+    with pytest.raises(UsageError, match=r"Deployment: top_p is 0.0, must be in \(0, 1\]"):
+        held_out.Deployment(top_p=0.0)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.distillation.divergences import ForwardKL, ReverseKL, TotalVariation
-from distillspec_jax.distillation.loss import make_distillation_loss, sequence_means
+from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, ReverseKL, TotalVariation
+from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed, OnPolicy
+from distillspec_jax.errors import UsageError
 from tests.distillation.bigram import Bigram, prompts, table
 
 V = 6
@@ -37,6 +38,11 @@ def token_losses(batch):
     return (np.exp(log_p) * (log_p - log_q)).sum(-1), np.exp(np.minimum(log_p, log_q)).sum(-1)
 
 
+def law(params):
+    weight = np.exp(np.asarray(params["table"], np.float64))
+    return weight / weight.sum(-1, keepdims=True)
+
+
 def evaluated(batch, source=Fixed(), divergence=ForwardKL(), key=0, **settings):  # noqa: B008 (frozen values)
     loss = make_distillation_loss(NETWORK, NETWORK, TARGET, divergence, source, **settings)
     loss_sum, weight_sum, metrics = jax.jit(lambda f, p, b: f(p, b, jax.random.key(key)))(loss, DRAFT, batch)
@@ -44,10 +50,13 @@ def evaluated(batch, source=Fixed(), divergence=ForwardKL(), key=0, **settings):
 
 
 def test_sequences_count_alike_whatever_their_length():
-    loss = jnp.asarray([[3.0, 3, 3, 9], [1, 9, 9, 9], [9, 9, 9, 9]])
-    weights = jnp.asarray([[1.0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-    total, count = sequence_means(loss, weights)
-    assert (float(total), float(count)) == (4.0, 2.0)  # 3 + 1; a pooled mean would be 10 / 4
+    mask = jnp.asarray([[1.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    weight, count = by_sequence(mask)
+    np.testing.assert_array_equal(weight, [[0.5, 0.5, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    assert float(count) == 2.0
+    weight, count = by_token(mask)
+    np.testing.assert_array_equal(weight, mask)
+    assert float(count) == 3.0
 
 
 def test_the_loss_is_the_mean_over_sequences_of_their_means():
@@ -58,8 +67,9 @@ def test_the_loss_is_the_mean_over_sequences_of_their_means():
     means = [row[:length].mean() for row, length in zip(per_token, lengths, strict=True) if length]
     assert weight_sum == 3.0
     assert loss_sum == pytest.approx(sum(means), rel=1e-5)
-    pooled = sum(row[:length].sum() for row, length in zip(per_token, lengths, strict=True)) / sum(lengths)
-    assert abs(loss_sum / weight_sum - pooled) > 0.01  # another loss
+    pooled = sum(row[:length].sum() for row, length in zip(per_token, lengths, strict=True))
+    assert abs(loss_sum / weight_sum - pooled / sum(lengths)) > 0.01  # another loss, which can be asked for
+    assert evaluated(batch, normalization="token")[:2] == (pytest.approx(pooled, rel=1e-5), sum(lengths))
     real = batch["decoder_loss_weights"] > 0
     assert metrics["acceptance_on_batch"].total == pytest.approx(overlap[real].sum(), rel=1e-5)
     assert metrics["acceptance_on_batch"].count == metrics["row_tokens"].total == sum(lengths)
@@ -84,6 +94,38 @@ def test_the_divergence_is_the_one_that_was_asked_for():
     _, _, metrics = evaluated(ragged([1, 1]), divergence=TotalVariation())
     loss_sum, weight_sum, _ = evaluated(ragged([1, 1]), divergence=TotalVariation())
     assert loss_sum / weight_sum == pytest.approx(1 - metrics["acceptance_on_batch"].compute(), rel=1e-5)
+
+
+def test_an_unknown_normalization_is_refused():
+    with pytest.raises(UsageError, match="unknown normalization 'tokens': did you mean 'token'"):
+        evaluated(ragged([1]), normalization="tokens")
+
+
+def test_hard_labels_are_the_sequences_own_tokens():
+    """Of samples: the source's tokens and not the batch's (9, which no table has)."""
+    batch = ragged([4, 1, 2, 0])
+    log_q = np.log(law(DRAFT))[batch["decoder_input_tokens"], batch["decoder_target_tokens"]]
+    real = batch["decoder_loss_weights"] > 0
+    expected = sum(-row[keep].mean() for row, keep in zip(log_q, real, strict=True) if keep.any())
+    assert evaluated(batch, divergence=HardLabels())[0] == pytest.approx(expected, rel=1e-5)
+    sampled = evaluated(prompts(200, 4), OnPolicy(), HardLabels())
+    entropy = -(law(DRAFT)[0, 1:] * np.log(law(DRAFT)[0, 1:])).sum()
+    assert 0.3 * entropy < sampled[0] / sampled[1] < 3 * entropy
+
+
+def test_padded_rows_of_the_embedding_are_in_no_law():
+    batch = ragged([4, 3])
+    wide = {"table": np.pad(np.asarray(DRAFT["table"]), ((0, 0), (0, 2)), constant_values=3.0)}
+    loss = make_distillation_loss(
+        Bigram(V + 2),
+        Bigram(V + 2),
+        {"table": np.pad(np.asarray(TARGET["table"]), ((0, 0), (0, 2)), constant_values=1.0)},
+        ForwardKL(),
+        Fixed(),
+        vocab_size=V,
+    )
+    found = jax.jit(lambda f, p, b: f(p, b, jax.random.key(0))[0])(loss, wide, batch)
+    assert float(found) == pytest.approx(evaluated(batch)[0], rel=1e-5)
 
 
 def gradient(loss, params, batch, key=0):
@@ -136,9 +178,9 @@ def test_the_target_is_an_argument_and_no_constant():
 class Probe(Bigram):
     """Adds what it draws with the key that it is given."""
 
-    def logits(self, params, batch, *, dropout_key=None):
+    def hidden(self, params, batch, *, dropout_key=None):
         drawn = 0.0 if dropout_key is None else jax.random.uniform(dropout_key)
-        return super().logits(params, batch).at[..., 0].add(drawn)
+        return super().hidden(params, batch).at[..., 0].add(drawn)
 
 
 def test_the_draft_alone_drops_out_and_only_when_told():

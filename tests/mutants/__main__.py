@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 
 from tests.mutants.catalog import MUTANTS, Mutant
+from tests.mutants.distillation import DISTILLATION
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("distillspec_jax", "gin_configs", "tests", "pyproject.toml")
 SHOWN = 3
+ALL = (*MUTANTS, *DISTILLATION)
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:
@@ -52,7 +54,7 @@ def killers(mutant: Mutant) -> list[str]:
         )
         if done.returncode not in (0, 1):
             raise RuntimeError(f"mutant {mutant.number}: pytest ended with {done.returncode}\n{done.stdout}")
-        return re.findall(r"^FAILED (\S+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+        return re.findall(r"^FAILED (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
 def main(argv: list[str]) -> int:
@@ -60,12 +62,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("numbers", nargs="*", help="of mutants (default: all)")
     numbers = parser.parse_args(argv).numbers
-    if unknown := set(numbers) - {mutant.number for mutant in MUTANTS}:
+    if unknown := set(numbers) - {mutant.number for mutant in ALL}:
         print(f"no mutant {sorted(unknown)[0]!r}", file=sys.stderr)
         return 2
     print("| mutant | bug | killed by |\n|---|---|---|", flush=True)
     alive = 0
-    for mutant in MUTANTS:
+    for mutant in ALL:
         if numbers and mutant.number not in numbers:
             continue
         found = killers(mutant)

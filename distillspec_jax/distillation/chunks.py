@@ -1,0 +1,123 @@
+"""Losses and measures over the vocabulary without the logits of all tokens: a part of the sequence at a time.
+
+`[B, T, V]` logits are the largest arrays of a training step by far. Since a loss is a sum over tokens, each
+part's gradient is taken as soon as its logits are there, and both are forgotten: what stays is the gradient
+of the hidden states and of the projection. Nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.shapes import Array
+
+LOGITS = 2**25
+"""Logits of a part, of one network: 128 MiB in float32; 1,044 tokens of T5's vocabulary."""
+
+Loss = Callable[[Array, Any, Any], tuple[Array, Any]]
+"""Logits `[B, K, V]`, arrays of the same tokens and whatever else, to a sum and to `[B, K, ...]` arrays."""
+
+
+def parts(rows: int, tokens: int, vocab_size: int) -> int:
+    """How many parts a batch of sequences is cut into; 1 where all its logits are few."""
+    return min(-(-rows * tokens * vocab_size // LOGITS), tokens)
+
+
+def of_tokens(values: Callable[[Any], Any], given: Any, count: int) -> Any:
+    """What a function says of each token, `[B, T, ...]`, one part of the tokens at a time; for no gradient.
+
+    Args:
+      values: of a tree of `[B, K, ...]` arrays.
+      given: tree of `[B, T, ...]` arrays.
+      count: parts along T.
+    """
+    width = jax.tree.leaves(given)[0].shape[1]
+    _, found = _scan(lambda _, part: (None, values(part)), None, _parts(given, -(-width // count)))
+    return _joined(found, width)
+
+
+def loss_of_hidden(
+    readout: Callable[[Array], Array], loss: Loss, hidden_BTM: Array, given: Any, frozen: Any, count: int
+) -> tuple[Array, Any]:
+    """The sum of a loss over all tokens, and what it says of each token.
+
+    Args:
+      readout: hidden states `[B, K, M]` to logits `[B, K, V]`, token by token; the parameters that it closes
+        over get their gradients.
+      loss: of a part of the tokens; closes over no traced value. Weights of 0 must make a token nothing.
+      hidden_BTM: of the network that learns.
+      given: tree of `[B, T, ...]` arrays, cut as the hidden states are and filled up with zeros; constants
+        to the gradient.
+      frozen: whatever else the loss reads; a constant, too.
+      count: parts along T.
+
+    Returns:
+      The sum, and the loss's second value, `[B, T, ...]`, through which no gradient flows.
+    """
+    width = hidden_BTM.shape[1]
+    size = -(-width // count)
+    pure_readout, learned = jax.closure_convert(readout, _cut(hidden_BTM, size)[0])
+
+    def of_part(hidden_BKM: Array, learned: list[Array], given: Any, frozen: Any) -> tuple[Array, Any]:
+        return loss(pure_readout(hidden_BKM, *learned), given, frozen)
+
+    @jax.custom_vjp
+    def total(hidden_BTM: Array, learned: list[Array], given: Any, frozen: Any) -> tuple[Array, Any]:
+        def step(so_far: Array, part: tuple[Array, Any]) -> tuple[Array, Any]:
+            value, seen = of_part(part[0], learned, part[1], frozen)
+            return so_far + value, seen
+
+        zero = jnp.zeros((), jnp.float32)
+        value, seen = _scan(step, zero, _parts((hidden_BTM, given), size))
+        return value, _joined(seen, width)
+
+    def forward(hidden_BTM: Array, learned: list[Array], given: Any, frozen: Any) -> Any:
+        gradient = jax.value_and_grad(of_part, argnums=(0, 1), has_aux=True)
+
+        def step(so_far: Any, part: tuple[Array, Any]) -> tuple[Any, Any]:
+            (value, seen), (to_hidden, to_learned) = gradient(part[0], learned, part[1], frozen)
+            return jax.tree.map(jnp.add, so_far, (value, to_learned)), (seen, to_hidden)
+
+        zero = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, learned)
+        (value, to_learned), ys = _scan(step, zero, _parts((hidden_BTM, given), size))
+        seen, to_hidden = _joined(ys, width)
+        return (value, seen), (to_hidden, to_learned)
+
+    def backward(gradients: Any, cotangent: tuple[Array, Any]) -> Any:
+        return *jax.tree.map(lambda g: (cotangent[0] * g).astype(g.dtype), gradients), None, None
+
+    total.defvjp(forward, backward)
+    return total(hidden_BTM, learned, given, frozen)
+
+
+def _scan(step: Callable[[Any, Any], tuple[Any, Any]], start: Any, parts: Any) -> tuple[Any, Any]:
+    """`lax.scan`; a single part needs no loop, which would stand in the compiler's way."""
+    if len(jax.tree.leaves(parts)[0]) > 1:
+        return jax.lax.scan(step, start, parts)
+    carry, y = step(start, jax.tree.map(lambda x: x[0], parts))
+    return carry, jax.tree.map(lambda x: x[None], y)
+
+
+def _parts(tree: Any, size: int) -> Any:
+    return jax.tree.map(lambda x: _cut(x, size), tree)
+
+
+def _cut(x: Array, size: int) -> Array:
+    """`[B, T, ...]` to `[parts, B, size, ...]`, filled up with zeros."""
+    fill = -x.shape[1] % size
+    x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+
+
+def _joined(tree: Any, width: int) -> Any:
+    """`_cut`'s inverse: `[parts, B, size, ...]` to `[B, T, ...]`."""
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :width]
+
+    return jax.tree.map(join, tree)

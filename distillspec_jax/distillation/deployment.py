@@ -1,0 +1,40 @@
+"""The law that a draft will be decoded under, in plain numbers, so that it can be configured and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from distillspec_jax.decoding.law import SamplingLaw, checked, sampling_law
+from distillspec_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """Temperature, then top-k, then top-p: `decoding.law.SamplingLaw` as a hashable value.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: 0 is off.
+      top_p: 1 is off.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        try:
+            checked(self.temperature, self.top_k, self.top_p)
+        except UsageError as error:
+            raise UsageError(f"Deployment: {error}") from error
+
+    @property
+    def name(self) -> str:
+        """As metrics call it: `T1`, or `T0.8_k20_p0.95`."""
+        top_k = f"_k{self.top_k}" if self.top_k else ""
+        top_p = f"_p{self.top_p:g}" if self.top_p < 1 else ""
+        return f"T{self.temperature:g}{top_k}{top_p}"
+
+    def law(self, vocab_size: int | None = None) -> SamplingLaw:
+        """The law over the first `vocab_size` ids (None: all), padding left out."""
+        return sampling_law(self.temperature, self.top_k, self.top_p, vocab_size=vocab_size)

@@ -1,0 +1,363 @@
+"""Three numbers that must agree after a distillation: what was trained for is what the sampler does.
+
+On one set of prompts, at exactly the positions that the sampler tested: the share of drafts accepted; the
+mean of sum_v min(p, q) that the sampler recorded; the same recomputed by the training code, by teacher
+forcing. The last two are one quantity computed twice; the first is an estimate of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from distillspec_jax import checkpoint
+from distillspec_jax.decoding import (
+    ModelDrafter,
+    PairParams,
+    Requests,
+    SpeculativeLoop,
+    State,
+    Status,
+    StopOnEos,
+    randomness,
+)
+from distillspec_jax.decoding.state import Counts
+from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.distillation import held_out
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training.job import DataConfig
+
+TOLERANCE = 1e-4
+"""Between the two overlaps, a tested position."""
+LEVEL = 0.9999
+"""Of the interval that must hold the difference of accept rate and overlap."""
+TIED = 1e-4
+"""Logits nearer than this may change places between two ways to compute them."""
+FILE = "agreement.json"
+
+
+class AgreementError(RuntimeError):
+    """Two of the numbers contradict each other: a defect of the sampler or of the training code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """The three numbers, pooled over tested positions, and what stands beside them.
+
+    Attributes:
+      law: `Deployment.name`.
+      prompts, positions: how many, tested positions.
+      accepted: share of tested drafts that were accepted.
+      recorded: mean of sum_v min(p, q), by the sampler.
+      recomputed: the same, by teacher forcing.
+      low, high: `LEVEL` interval of `accepted - recorded`, clustered by prompt.
+      ties: rounds whose overlaps differ only because logits tie (see `TIED`).
+      expected: Eq. 3's alpha, on prefixes that the target draws: another quantity.
+    """
+
+    law: str
+    prompts: int
+    positions: int
+    accepted: float
+    recorded: float
+    recomputed: float
+    low: float
+    high: float
+    ties: int
+    expected: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.positions:,} positions of {self.prompts} prompts tested under {self.law}: "
+            f"accepted {self.accepted:.4f}; sum of min(p, q) {self.recorded:.4f} recorded by the sampler, "
+            f"{self.recomputed:.4f} by teacher forcing; on the target's own prefixes {self.expected:.4f}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """What a sampler did, round by round, for a batch of prompts.
+
+    Attributes:
+      tokens_BT: the texts; 0 after their ends.
+      start_RB: tokens emitted before the round: the first tested position.
+      tested_RB, accepted_RB: drafts.
+      overlap_RB: sum of sum_v min(p, q) over the tested positions, as recorded.
+    """
+
+    tokens_BT: np.ndarray
+    start_RB: np.ndarray
+    tested_RB: np.ndarray
+    accepted_RB: np.ndarray
+    overlap_RB: np.ndarray
+
+
+def check(
+    directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
+) -> Agreement | None:
+    """The three numbers of a distilled draft under the law that its card names, on held-out prompts.
+
+    Written to `agreement.json` in the directory.
+
+    Args:
+      directory: of a distillation; its card names target, task and law.
+      prompts: at most so many of each task.
+      block_size: of the sampler.
+      seed: of all draws.
+
+    Returns:
+      The numbers; None where the task has no held-out prompts.
+
+    Raises:
+      AgreementError: two of them contradict each other.
+    """
+    draft = pretrained.load(str(directory))
+    provenance = draft.card.provenance
+    target = pretrained.load(provenance["parents"]["target"])
+    law = Deployment(**provenance.get("deployment") or {})
+    data = DataConfig(str(draft.card.task), draft.card.feature_lengths, eval_limit=prompts)
+    of_tasks = data.held_out_batches(min(prompts, 16)).values()
+    batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
+    if not batches:
+        return None
+    found = agreement(target, draft, law, batches, block_size=block_size, seed=seed)
+    with checkpoint.saving(directory):
+        values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
+        (Path(directory) / FILE).write_text(json.dumps({"law": found.law, **values}, indent=1) + "\n")
+    return found
+
+
+def _numbers(found: Agreement) -> dict[str, float]:
+    return {name: value for name, value in dataclasses.asdict(found).items() if name != "law"}
+
+
+def agreement(
+    target: Pretrained,
+    draft: Pretrained,
+    law: Deployment,
+    batches: Iterable[Batch],
+    *,
+    block_size: int = 5,
+    seed: int = 0,
+) -> Agreement:
+    """Samples, recomputes and compares.
+
+    Args:
+      target, draft: a pair of one vocabulary.
+      law: of both.
+      batches: unpacked evaluation batches; their targets only give the length.
+      block_size, seed: see `check`.
+
+    Raises:
+      AgreementError: two of the numbers contradict each other; names both.
+    """
+    tokenizer = tokenizer_of(target)
+    real = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    batches = list(batches)
+    sampled, recomputed, firm = [], [], []
+    for i, batch in enumerate(batches):
+        rounds = sample_rounds(target, draft, law, batch, block_size, (seed, i))
+        overlap_BT, firm_BT = teacher_forced(
+            (target.model, draft.model), (target.params, draft.params), law, real["vocab_size"], batch, rounds
+        )
+        sampled.append(rounds)
+        recomputed.append(over_rounds(overlap_BT, rounds))
+        firm.append(over_rounds(~firm_BT, rounds) == 0)
+    evaluate = held_out.expected_acceptance(
+        draft.model, target.model, target.params, batches, seed, (law,), **real
+    )
+    expected = evaluate(draft.params)[held_out.metric(law)]
+    return compare(law, sampled, recomputed, firm, expected)
+
+
+def sample_rounds(
+    target: Pretrained,
+    draft: Pretrained,
+    law: Deployment,
+    batch: Batch,
+    block_size: int,
+    seed: tuple[int, int],
+) -> Rounds:
+    """Speculative sampling of a batch, with what each round tested, accepted and recorded.
+
+    Rows without a prompt emit nothing.
+    """
+    tokenizer = tokenizer_of(target)
+    loop = SpeculativeLoop(
+        target.model,
+        ModelDrafter(draft.model),
+        stopping=StopOnEos((tokenizer.eos_id,)),
+        block_size=block_size,
+        measure_overlap=True,
+    )
+    prompt_BT = jnp.asarray(batch["encoder_input_tokens"])
+    rows, longest = len(prompt_BT), batch["decoder_target_tokens"].shape[1]
+    keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
+    limit_B = jnp.where(prompt_BT[:, 0] > 0, longest, 0).astype(jnp.int32)
+    requests = Requests(keys_B, limit_B, law.law(tokenizer.vocab_size).for_rows(rows))
+    params = PairParams(target.params, draft.params)
+    state = _start(loop, params, prompt_BT, requests, longest)
+    found: list[tuple[np.ndarray, ...]] = []
+    while bool(state.rows.running_B.any()):
+        start_B = np.asarray(state.rows.emitted_B)
+        state = _round(loop, params, state)
+        counts = jax.device_get(state.counts)
+        if (failed_B := np.asarray(state.rows.status_B) == Status.FAILED).any():
+            raise AgreementError(f"prompt {failed_B.argmax()} of batch {seed[1]}: logits are not finite")
+        found.append((start_B, counts.tested_BG.sum(1), counts.accepted_BG.sum(1), counts.overlap_B))
+    columns = (np.stack(column) for column in zip(*found, strict=True))
+    return Rounds(np.asarray(state.rows.output_BT), *columns)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _start(
+    loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, requests: Requests, limit: int
+) -> State:
+    return loop.init(params, prompt_BT, requests, limit)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
+    """One round, its counts alone."""
+    rows, block_size = state.counts.tested_BG.shape
+    return loop.run(params, state.replace(counts=Counts.zeros(rows, block_size)), 1)  # type: ignore[attr-defined]
+
+
+def teacher_forced(
+    models: tuple[LanguageModel, LanguageModel],
+    params: tuple[Params, Params],
+    law: Deployment,
+    vocab_size: int,
+    batch: Batch,
+    rounds: Rounds,
+) -> tuple[np.ndarray, np.ndarray]:
+    """sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
+
+    Returns:
+      `[B, T]`; and whether both laws there keep their tokens when logits move by `TIED`.
+    """
+    tokens_BT = jnp.asarray(rounds.tokens_BT)
+    forced = {
+        "encoder_input_tokens": jnp.asarray(batch["encoder_input_tokens"]),
+        "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": tokens_BT,
+    }
+    overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, law, vocab_size, params, forced))
+    return overlap_BT, firm_BT
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _teacher_forced(
+    models: tuple[LanguageModel, LanguageModel],
+    law: Deployment,
+    vocab_size: int,
+    params: tuple[Params, Params],
+    batch: Batch,
+) -> tuple[Array, Array]:
+    both = [model.logits(p, batch) for model, p in zip(models, params, strict=True)]
+    overlap_BT = held_out.overlap(both[0], both[1], law, vocab_size)
+    return overlap_BT, _firm(both[0], law, vocab_size) & _firm(both[1], law, vocab_size)
+
+
+def _firm(logits_BTV: Array, law: Deployment, vocab_size: int) -> Array:
+    """Whether the law keeps the same tokens when those that it keeps rise or fall a little."""
+    sampling = law.law(vocab_size)
+
+    def kept(logits: Array) -> Array:
+        return sampling.log_probs(logits) > -jnp.inf
+
+    logits_BTV = logits_BTV[..., :vocab_size]
+    now = kept(logits_BTV)
+    moved = [kept(logits_BTV + jnp.where(now, by, 0.0)) for by in (-TIED, TIED)]
+    return jnp.all((moved[0] == now) & (moved[1] == now), axis=-1)
+
+
+def over_rounds(values_BT: np.ndarray, rounds: Rounds) -> np.ndarray:
+    """Sums of a value over the positions that each round tested, `[R, B]`."""
+    place_T = np.arange(values_BT.shape[1])
+    start, end = rounds.start_RB[..., None], (rounds.start_RB + rounds.tested_RB)[..., None]
+    tested_RBT = (place_T >= start) & (place_T < end)
+    return (tested_RBT * values_BT[None].astype(np.float64)).sum(-1)
+
+
+def compare(
+    law: Deployment,
+    sampled: list[Rounds],
+    recomputed: list[np.ndarray],
+    firm: list[np.ndarray],
+    expected: float,
+) -> Agreement:
+    """Holds the numbers against each other.
+
+    Args:
+      sampled, recomputed, firm: of each batch; overlap and firmness by round, `[R, B]`.
+      expected: Eq. 3's alpha, handed through.
+
+    Raises:
+      AgreementError: as `agreement`.
+    """
+    ties = rounds_tested = 0
+    for i, (rounds, overlap_RB, firm_RB) in enumerate(zip(sampled, recomputed, firm, strict=True)):
+        gap_RB = np.abs(rounds.overlap_RB - overlap_RB)
+        apart_RB = ~(gap_RB <= TOLERANCE * np.maximum(rounds.tested_RB, 1))
+        for r, b in np.argwhere(apart_RB & firm_RB)[:1]:
+            raise AgreementError(
+                f"prompt {b} of batch {i}, {rounds.tested_RB[r, b]} positions from {rounds.start_RB[r, b]}, "
+                f"under {law.name}: the sampler recorded a sum of min(p, q) of "
+                f"{rounds.overlap_RB[r, b]:.6f}, teacher forcing recomputes {overlap_RB[r, b]:.6f}"
+            )
+        ties += int(apart_RB.sum())
+        rounds_tested += int((rounds.tested_RB > 0).sum())
+    if ties > max(1, rounds_tested // 100):
+        raise AgreementError(
+            f"sum of min(p, q) recorded by the sampler and recomputed by teacher forcing differ in {ties} of "
+            f"{rounds_tested} rounds under {law.name}; ties of logits excuse one in a hundred"
+        )
+    tested_N = np.concatenate([rounds.tested_RB.sum(0) for rounds in sampled])
+    some_N = tested_N > 0
+    accepted_N = np.concatenate([rounds.accepted_RB.sum(0) for rounds in sampled])[some_N]
+    recorded_N = np.concatenate([rounds.overlap_RB.astype(np.float64).sum(0) for rounds in sampled])[some_N]
+    recomputed_N = np.concatenate([overlap_RB.sum(0) for overlap_RB in recomputed])[some_N]
+    positions = int(tested_N.sum())
+    low, high = difference(accepted_N, recorded_N, positions)
+    accepted, recorded, again = (
+        float(x.sum() / positions) if positions else float("nan")
+        for x in (accepted_N, recorded_N, recomputed_N)
+    )
+    if low > 0 or high < 0:
+        raise AgreementError(
+            f"{accepted:.4f} of {positions} tested drafts were accepted under {law.name}, but the sampler "
+            f"recorded a mean sum of min(p, q) of {recorded:.4f}: their difference lies in {low:.4f} to "
+            f"{high:.4f} ({LEVEL:.2%}, {len(accepted_N)} prompts)"
+        )
+    return Agreement(
+        law.name, len(accepted_N), positions, accepted, recorded, again, low, high, ties, expected
+    )
+
+
+def difference(accepted_N: np.ndarray, recorded_N: np.ndarray, positions: int) -> tuple[float, float]:
+    """The `LEVEL` interval of (accepted - recorded) / positions, prompts being the independent units.
+
+    Student's: in every prompt the difference has mean 0 if the two agree, so a bootstrap, whose tails this
+    level asks too much of, is not needed. Infinitely wide below two prompts.
+    """
+    gap_N = accepted_N - recorded_N
+    count = len(gap_N)
+    if count < 2 or not positions:
+        return -np.inf, np.inf
+    # Sums of floats differ in their last digits: not a contradiction.
+    rounding = 1e-6 * positions
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * gap_N.std(ddof=1) * count**0.5 + rounding
+    return float((gap_N.sum() - half) / positions), float((gap_N.sum() + half) / positions)

@@ -1,0 +1,83 @@
+"""The paper's named algorithms as gin files: each is what it says, and trains."""
+
+import json
+import math
+
+import gin
+import pytest
+
+from distillspec_jax.cli import bindings
+from distillspec_jax.cli.flags import GinFlags
+from distillspec_jax.cli.main import main
+from distillspec_jax.distillation import divergences, sources
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.distillation.distill import distill
+
+ON_POLICY, TARGET = sources.OnPolicy(), sources.TargetGenerated()
+ALGORITHMS = {
+    "seqkd": (divergences.HardLabels(), TARGET),
+    "supervised_kd": (divergences.ForwardKL(), sources.Fixed()),
+    "imitkd": (divergences.ForwardKL(), sources.Mixture((sources.Fixed(), ON_POLICY), (0.5, 0.5))),
+    "f_distill": (divergences.TotalVariation(), sources.Mixture((TARGET, ON_POLICY), (0.5, 0.5))),
+    "gkd": (divergences.JensenShannon(0.5), ON_POLICY),
+    "distillspec": (divergences.ForwardKL(), ON_POLICY),
+}
+
+
+def test_there_is_a_file_for_each():
+    folder = bindings.packaged_configs() / "experiments" / "algorithms"
+    assert {path.stem for path in folder.glob("*.gin")} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_divergence_and_source_are_those_of_the_paper(name):
+    macros = {"TARGET": "t", "DRAFT": "d", "MODEL_DIR": "m", "MIXTURE_OR_TASK_NAME": "x", "TRAIN_STEPS": "1"}
+    files = (f"experiments/algorithms/{name}.gin",)
+    bindings.bind(distill, GinFlags(files, tuple(macros.items())), given=("gin",))
+    bound = gin.get_bindings(distill)
+    assert (bound["divergence"], bound["source"]) == ALGORITHMS[name]
+    assert bound["normalization"] == "sequence"
+    assert bound["deployment"] == (Deployment(1.0) if name == "distillspec" else None)
+
+
+QUICK = ("seqkd", "f_distill", "distillspec")
+"""Between them all sources but the data alone, and what no other test trains by."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
+def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, capsys):
+    argv = [
+        "distill",
+        f"--gin_file=experiments/algorithms/{name}.gin",
+        *my_task,
+        f"--gin.TARGET={target_dir}",
+        f"--gin.DRAFT={draft_dir}",
+        f"--gin.MODEL_DIR={tmp_path / 'run'}",
+        "--gin.TRAIN_STEPS=2",
+        "--check_prompts=4",
+    ]
+    if name != "distillspec":  # nothing held out: neither evaluations nor a check
+        argv += ["--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"]
+    assert main(argv) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (trained,) = (line for line in lines if line["split"] == "train")
+    assert trained["step"] == 2
+    assert trained["loss"] > 0
+    assert math.isfinite(trained["loss"])
+    captured = capsys.readouterr()
+    if name != "distillspec":
+        assert captured.err.endswith("no held-out prompts to check with\n")
+        return
+    best = tmp_path / "run" / "best"
+    assert captured.out == f"{best}\n"
+    assert " positions of 4 prompts tested under T1: accepted 0." in captured.err
+    found = json.loads((best / "agreement.json").read_text())
+    assert found["recorded"] == pytest.approx(found["recomputed"], abs=1e-4)
+    (evaluated,) = (line for line in lines if line["split"] == "eval")
+    assert json.loads((best / "selection.json").read_text()) == {
+        "step": 2,
+        "metric": "acceptance_expected_T1",
+        "value": evaluated["acceptance_expected_T1"],
+    }

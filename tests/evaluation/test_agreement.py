@@ -1,0 +1,127 @@
+"""Three numbers that must agree: on an honest pair they do, and each kind of lie is called by its name."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.evaluation import agreement
+from distillspec_jax.evaluation.agreement import AgreementError
+from tests import pair, tiny
+
+LAW = Deployment()
+WIDTH = 12
+
+
+def batch(seed, empty=()):
+    prompts = tiny.ragged(seed, (8, 5, 7, 3, 6, 8, 4, 8), 8, vocab=pair.MODEL.vocab_size)
+    prompts[list(empty)] = 0
+    return {
+        "encoder_input_tokens": prompts,
+        "decoder_target_tokens": np.zeros((8, WIDTH), np.int32),
+        "decoder_loss_weights": np.ones((8, WIDTH), np.float32),
+    }
+
+
+BATCHES = [batch(0), batch(1, empty=(6, 7))]
+
+
+@pytest.mark.parametrize("law", [LAW, Deployment(0.0), Deployment(0.7, top_k=3, top_p=0.9)])
+def test_an_honest_pair_agrees_under_every_law(law):
+    found = agreement.agreement(pair.target(), pair.draft(), law, BATCHES, block_size=3)
+    assert found.law == law.name
+    assert found.prompts == 14
+    assert found.positions > 40
+    assert found.recorded == pytest.approx(found.recomputed, abs=agreement.TOLERANCE)
+    assert found.low <= found.accepted - found.recorded <= found.high
+    assert found.ties == 0
+    assert 0 < found.expected <= 1
+    if law.temperature == 0:
+        assert found.accepted == found.recorded
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """Rounds under T = 1."""
+    return [
+        agreement.sample_rounds(pair.target(), pair.draft(), LAW, b, 3, (0, i)) for i, b in enumerate(BATCHES)
+    ]
+
+
+def recomputed(sampled, law=LAW, draft=None):
+    models = pair.target().model, (draft or pair.draft()).model
+    params = pair.target().params, (draft or pair.draft()).params
+    found = [
+        agreement.teacher_forced(models, params, law, pair.MODEL.vocab_size, b, rounds)
+        for b, rounds in zip(BATCHES, sampled, strict=True)
+    ]
+    overlaps = [agreement.over_rounds(o, rounds) for (o, _), rounds in zip(found, sampled, strict=True)]
+    return overlaps, [agreement.over_rounds(~f, r) == 0 for (_, f), r in zip(found, sampled, strict=True)]
+
+
+def test_rounds_follow_each_other_and_a_bonus_is_not_tested(sampled):
+    for rounds, given in zip(sampled, BATCHES, strict=True):
+        length_B = (rounds.tokens_BT > 0).sum(1)
+        assert (length_B[given["encoder_input_tokens"][:, 0] == 0] == 0).all()
+        end_RB = rounds.start_RB + rounds.tested_RB
+        assert (end_RB <= length_B[None]).all()
+        assert (rounds.start_RB[1:] >= end_RB[:-1]).all()
+        untested = length_B.sum() - rounds.tested_RB.sum()
+        whole = ((rounds.accepted_RB == 3) & (end_RB < length_B[None])).sum()
+        assert untested == whole > 0
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"law": Deployment(0.7)},  # the training code means another temperature
+        {"draft": pair.target()},  # or another model
+    ],
+)
+def test_overlaps_that_differ_are_named_both(sampled, lie):
+    overlaps, firm = recomputed(sampled, **lie)
+    with pytest.raises(AgreementError, match=r"the sampler recorded a sum .* teacher forcing recomputes"):
+        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+
+
+def test_one_position_off_by_a_thousandth_is_seen(sampled):
+    overlaps, firm = recomputed(sampled)
+    row = int(np.argmax(sampled[1].tested_RB[2] > 0))
+    overlaps[1][2, row] += 1e-3 * sampled[1].tested_RB[2, row]
+    with pytest.raises(AgreementError, match=rf"prompt {row} of batch 1, \d positions from \d+, under T1: "):
+        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+
+
+def test_another_accept_rate_than_the_laws_is_named_with_both(sampled):
+    overlaps, firm = recomputed(sampled)
+    lying = [dataclasses.replace(rounds, accepted_RB=0 * rounds.accepted_RB) for rounds in sampled]
+    with pytest.raises(AgreementError, match=r"0.0000 of \d+ tested drafts .* min\(p, q\) of 0\.\d{4}: "):
+        agreement.compare(LAW, lying, overlaps, firm, 0.5)
+
+
+def test_ties_excuse_one_round_in_a_hundred_and_no_more(sampled):
+    overlaps, firm = recomputed(sampled)
+    overlaps[0][0, 0] += 1.0
+    firm[0][0, 0] = False
+    assert agreement.compare(LAW, sampled, overlaps, firm, 0.5).ties == 1
+    overlaps[0][0, 1] += 1.0
+    firm[0][0, 1] = False
+    with pytest.raises(AgreementError, match="differ in 2 of "):
+        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+
+
+def test_the_interval_holds_zero_as_often_as_it_says_and_sees_a_bias():
+    """8 prompts of about 20 positions with acceptances of their own, 4,000 times: 0.4 alarms expected."""
+    rng = np.random.default_rng(0)
+    alarms = misses = 0
+    for _ in range(4000):
+        tested, overlap = rng.integers(10, 30, 8), rng.uniform(0.3, 0.9, 8)
+        low, high = agreement.difference(rng.binomial(tested, overlap), tested * overlap, int(tested.sum()))
+        alarms += low > 0 or high < 0
+    assert alarms <= 4
+    for _ in range(200):
+        tested, overlap = rng.integers(100, 300, 30), rng.uniform(0.3, 0.8, 30)
+        biased = rng.binomial(tested, overlap + 0.1)
+        misses += agreement.difference(biased, tested * overlap, int(tested.sum()))[0] <= 0
+    assert misses == 0

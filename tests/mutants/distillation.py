@@ -1,0 +1,139 @@
+"""The mutants of distillation: divergences, reductions, sources, the loss."""
+
+from __future__ import annotations
+
+from tests.mutants.catalog import Edit, Mutant
+
+DIVERGENCES = ("tests/distillation/test_divergences.py",)
+LOSS = ("tests/distillation/test_loss.py",)
+SOURCES = ("tests/distillation/test_sources.py",)
+HELD_OUT = ("tests/distillation/test_held_out.py",)
+
+_DIVERGENCES, _LOSS, _SOURCES = (f"distillation/{name}.py" for name in ("divergences", "loss", "sources"))
+
+DISTILLATION = (
+    Mutant(
+        "15",
+        "forward and reverse KL are swapped",
+        (
+            # Two spaces: the second edit must find its text once.
+            Edit(_DIVERGENCES, "return _kl(log_p, log_q)", "return _kl(log_q,  log_p)"),
+            Edit(_DIVERGENCES, "return _kl(log_q, log_p)", "return _kl(log_p, log_q)"),
+        ),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "16a",
+        "the beta of JSD weights the draft in the mixture",
+        (
+            Edit(
+                _DIVERGENCES,
+                "m = self.beta * jnp.exp(log_p) + (1 - self.beta) * jnp.exp(log_q)",
+                "m = self.beta * jnp.exp(log_q) + (1 - self.beta) * jnp.exp(log_p)",
+            ),
+        ),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "16b",
+        "JSD takes a beta of 0 or 1, where it is 0",
+        (
+            Edit(_DIVERGENCES, "if self.beta in (0, 1):", "if self.beta is None:"),
+            Edit(_DIVERGENCES, "if not 0 < self.beta < 1:", "if not 0 <= self.beta <= 1:"),
+        ),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "17",
+        "reverse KL on the top-k alone, from which the draft may move its mass away",
+        (
+            Edit(
+                _DIVERGENCES,
+                "if self._truncates and not self._truncated_sides:",
+                "if self._truncates and self._truncated_sides is None:",
+            ),
+            Edit(_DIVERGENCES, "        return ()\n", '        return ("target", "draft")\n'),
+        ),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "18a",
+        "a sequence's mean is taken over its padding, too",
+        (
+            Edit(
+                _LOSS,
+                "weight_BT = mask_BT / jnp.maximum(length_B, 1.0)[:, None]",
+                "weight_BT = mask_BT / mask_BT.shape[1]",
+            ),
+        ),
+        LOSS,
+    ),
+    Mutant(
+        "18b",
+        "batches are averaged by their means",
+        (
+            Edit(
+                "metrics.py",
+                "return Mean(self.total + other.total, self.count + other.count)",
+                "return Mean((self.total / self.count + other.total / other.count) / 2, 1.0)",
+            ),
+        ),
+        (*HELD_OUT, "tests/test_metrics.py"),
+    ),
+    Mutant(
+        "19a",
+        "gradient flows into the target's logits",
+        (
+            Edit(
+                _DIVERGENCES,
+                "target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)",
+                "target = jnp.where(real_BT1, target_logits_BTV, 0.0)",
+            ),
+        ),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "19b",
+        "gradient flows through the sampled sequence: its tokens count by their probability",
+        (
+            Edit(_LOSS, "frozen = jax.lax.stop_gradient(params)", "frozen = params"),
+            Edit(
+                _SOURCES,
+                '"decoder_loss_weights": real_BT.astype(jnp.float32),',
+                '"decoder_loss_weights": real_BT * (1.0 + sum(jnp.sum(x) for x in jax.tree.leaves(params))),',
+            ),
+        ),
+        (*SOURCES, *LOSS),
+    ),
+    Mutant(
+        "20a",
+        "on-policy sequences are drawn from the parameters of the first step",
+        (
+            Edit(
+                _SOURCES,
+                "            networks.draft_params,\n",
+                "            jax.pure_callback(lambda p, first={}: first.setdefault(0, p), "
+                "networks.draft_params, networks.draft_params),\n",
+            ),
+        ),
+        SOURCES,
+    ),
+    Mutant(
+        "20b",
+        "sequences are drawn at temperature 1, whatever was asked for",
+        (Edit(_SOURCES, "law = sampling_law(temperature, top_k", "law = sampling_law(1.0, top_k"),),
+        SOURCES,
+    ),
+    Mutant(
+        "21a",
+        "the target is asked, and its divergence weighs nothing",
+        (Edit(_LOSS, 'jnp.sum(loss * part["weight"])', 'jnp.sum(0.0 * loss * part["weight"])'),),
+        LOSS,
+    ),
+    Mutant(
+        "21b",
+        "a weighted sum takes a weight of 0",
+        (Edit(_DIVERGENCES, "if not 0 < weight < math.inf:", "if not 0 <= weight < math.inf:"),),
+        DIVERGENCES,
+    ),
+)

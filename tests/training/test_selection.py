@@ -1,0 +1,97 @@
+"""The best evaluation of a run: which is kept, through restarts and cut-short saves, and when to give up."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.training.selection import BEST, RECORD, Selection
+from tests.training import toy
+
+TOKENIZER = b"pieces"
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    card = ModelCard("toy", {}, checkpoint.fingerprint(TOKENIZER), prefix="my: ")
+    checkpoint.write_card(tmp_path, card, TOKENIZER)
+    return tmp_path
+
+
+def scripted(*values):
+    """An evaluation that gives one value after the other, whatever the parameters."""
+    left = list(values)
+    return lambda params: {"score": left.pop(0)}
+
+
+def best_of(run_dir):
+    record = json.loads((run_dir / BEST / RECORD).read_text())
+    assert [p.name for p in (run_dir / BEST / "checkpoints").iterdir()] == [str(record["step"])]
+    return record["step"], record["value"]
+
+
+def params_of(directory):
+    return checkpoint.load_params(directory, jax.eval_shape(toy.fresh_params))
+
+
+def run(directory, *values, **changes):
+    settings = {"total_steps": 12, "eval_period": 4, "select": "score", "evaluate": scripted(*values)}
+    return toy.run(directory, **settings | changes)
+
+
+def test_the_highest_value_is_kept_beside_the_run_as_a_model_of_its_own(run_dir, tmp_path_factory):
+    run(run_dir, 0.1, 0.5, 0.3)
+    assert best_of(run_dir) == (8, 0.5)
+    until_then = toy.run(tmp_path_factory.mktemp("other"), total_steps=8)
+    toy.assert_equal(params_of(run_dir / BEST), until_then)
+    assert checkpoint.latest_step(run_dir) == 12  # the run itself goes on from its end
+    assert checkpoint.read_card(run_dir / BEST) == checkpoint.read_card(run_dir)
+    assert checkpoint.read_tokenizer(run_dir / BEST) == TOKENIZER
+
+
+def test_of_equal_values_the_first_is_kept_and_no_number_never_is(run_dir):
+    run(run_dir, float("nan"), 0.5, 0.5)
+    assert best_of(run_dir) == (8, 0.5)
+
+
+def test_a_restart_remembers_what_was_best(run_dir):
+    run(run_dir, 0.5, total_steps=4)
+    first = params_of(run_dir / BEST)
+    run(run_dir, 0.4, 0.45)
+    assert best_of(run_dir) == (4, 0.5)
+    toy.assert_equal(params_of(run_dir / BEST), first)
+    run(run_dir, 0.7, total_steps=16)
+    assert best_of(run_dir) == (16, 0.7)
+
+
+def test_parameters_without_a_record_are_not_believed(run_dir):
+    """A kill between the two writes of step 8; step 4 was best until then."""
+    run(run_dir, 0.5, total_steps=4)
+    checkpoint.save_params(run_dir / BEST, 8, toy.fresh_params())
+    again = Selection(run_dir, "score")
+    assert (again.step, again.value) == (4, 0.5)
+    assert best_of(run_dir) == (4, 0.5)
+    assert Selection(run_dir, "another score").step is None
+    assert checkpoint.latest_step(run_dir / BEST) is None
+
+
+def test_patience_ends_the_run_and_a_restart_leaves_it_ended(run_dir):
+    settings = {"eval_period": 2, "patience": 2, "save_period": 50, "log_period": 50}
+    run(run_dir, 0.2, 0.5, 0.4, 0.3, **settings)
+    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [2, 4, 6, 8]
+    assert best_of(run_dir) == (4, 0.5)
+    assert checkpoint.latest_step(run_dir) == 8
+    before = params_of(run_dir)
+    toy.assert_equal(run(run_dir, **settings), before)  # no value is asked for
+    run(run_dir, 0.6, **settings | {"patience": 3, "total_steps": 10})
+    assert best_of(run_dir) == (10, 0.6)
+
+
+def test_no_patience_waits_for_ever(run_dir):
+    selection = Selection(run_dir, "score")
+    assert selection.offer(1, 0.5, toy.fresh_params())
+    assert not selection.exhausted(10**6)
+    assert np.isfinite(selection.value)
