@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import expected_acceptance
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, OnPolicy
+from distillspec_jax.distillation.step_profile import step_profile
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, optimizers
 from distillspec_jax.training.loop import LoopConfig, train
+from distillspec_jax.training.step import LossFn
 
 
 def distill(
@@ -31,6 +35,8 @@ def distill(
     optimizer: job.OptimizerFactory = optimizers.adafactor,
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
+    remat: str = "none",
+    profile: bool = False,
     gin: str = "",
 ) -> Path:
     """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
@@ -47,6 +53,8 @@ def distill(
       optimizer: schedule to transformation.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
+      remat: of the draft, see `models.rematerialisation`.
+      profile: report where a step's time goes, see `step_profile`; three more programs to compile.
       gin: the bindings in force, for the card.
 
     Returns:
@@ -56,8 +64,10 @@ def distill(
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
     partitioner = partitioner or make_partitioner()
-    teacher = pretrained.load(target)
-    student = pretrained.load(draft)
+    partitioner.check_batch(loop.batch_size)
+    teacher, _ = job.load(target, partitioner)
+    student, shardings = job.load(draft, partitioner)
+    trained = dataclasses.replace(student.model, remat=remat)
     pretrained.check_pair(teacher, student, assume_same_vocabulary)
     if teacher.model.vocab_size != student.model.vocab_size:
         raise UsageError(
@@ -67,13 +77,16 @@ def distill(
     card = job.describe_run(student.model, data, {"target": target, "draft": draft}, gin)
     tokenizer = data.tokenizer()
     real_ids = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
-    params, shardings = job.place(student.model, student.params, partitioner)
-    target_params, _ = job.place(teacher.model, teacher.params, partitioner)
     prompts = [
         partitioner.put_batch(batch)
         for of_task in data.held_out_batches(loop.batch_size).values()
         for batch in of_task
     ]
+    parts = teacher.model, teacher.params, divergence or ForwardKL(), source or OnPolicy()
+
+    def loss(model: EncoderDecoder) -> LossFn:
+        return make_distillation_loss(model, *parts, dropout=True, **real_ids)
+
     directory = job.open_directory(model_dir, card, tokenizer.model_bytes)
     schedule = optimizers.warmup_cosine(
         learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
@@ -81,25 +94,19 @@ def distill(
     train(
         directory=directory,
         config=loop,
-        params=params,
+        params=student.params,
         param_shardings=shardings,
-        loss_fn=make_distillation_loss(
-            student.model,
-            teacher.model,
-            target_params,
-            divergence or ForwardKL(),
-            source or OnPolicy(),
-            dropout=True,
-            **real_ids,
-        ),
-        batches=data.train_batches(loop, partitioner),
+        loss_fn=loss(trained),
+        counted_loss_fn=loss(student.model) if remat != "none" else None,
+        batches=data.train_batches(loop),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
         evaluate=(
-            expected_acceptance(student.model, teacher.model, target_params, prompts, loop.seed, **real_ids)
+            expected_acceptance(student.model, teacher.model, teacher.params, prompts, loop.seed, **real_ids)
             if prompts
             else None
         ),
+        profile=step_profile(trained, *parts, **real_ids) if profile else None,
         description=f"distil {data.mixture_or_task_name}",
     )
     return directory
