@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import speculative, steps
+from benchmarks import speculative, steps, training
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.autoregressive import ar_vs_hf
 from benchmarks.identity import greedy_identity
@@ -34,6 +34,8 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "prediction_ratio_min": speculative.prediction_ratio,
     "adaptive_vs_best_fixed": speculative.adaptive_vs_best_fixed,
     "adaptive_useless_draft_vs_ar": speculative.adaptive_useless_draft,
+    "on_policy_step_ratio": training.on_policy_step_ratio,
+    "supervised_step_vs_t5x_style": training.supervised_step,
     "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
     "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
 }
