@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
     "finetune": "supervised training of a target or a draft",
     "distill": "distil a draft from a target: divergence × data source",
+    "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes a device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
