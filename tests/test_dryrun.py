@@ -13,6 +13,7 @@ from distillspec_jax.cli.main import main
 TINY = """
 from __gin__ import dynamic_registration
 from distillspec_jax.models import t5
+from distillspec_jax.training import optimizers
 include 'runs/dryrun.gin'
 MODEL = @small/t5.EncoderDecoder()
 TARGET_MODEL = @large/t5.EncoderDecoder()

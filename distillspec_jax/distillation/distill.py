@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import expected_acceptance
@@ -76,7 +77,7 @@ def distill(
         )
     card = job.describe_run(student.model, data, {"target": target, "draft": draft}, gin)
     tokenizer = data.tokenizer()
-    real_ids = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    real_ids: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
     prompts = [
         partitioner.put_batch(batch)
         for of_task in data.held_out_batches(loop.batch_size).values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,5 +39,6 @@ def keep_batch(directory: Path, step: int, batch: Mapping[str, np.ndarray]) -> P
     if jax.process_index() == 0:
         with saving(directory):
             path.parent.mkdir(exist_ok=True)
-            np.savez(path, **batch)
+            arrays: dict[str, Any] = dict(batch)
+            np.savez(path, **arrays)
     return path

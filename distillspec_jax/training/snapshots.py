@@ -63,17 +63,17 @@ class Snapshots:
             except DamagedCheckpointError as error:
                 damaged[step] = error
                 continue
-            for skipped, error in damaged.items():
+            for skipped, reason in damaged.items():
                 aside = self._directory / checkpoint.DAMAGED / str(skipped)
                 if jax.process_index() == 0:
                     checkpoint.set_aside(self._directory, skipped)
-                self.notes.append(f"skipped {error}; it lies in {aside} now")
+                self.notes.append(f"skipped {reason}; it lies in {aside} now")
             if damaged:
                 hosts.wait("damaged steps")
                 self._manager.reload()
             return restored
-        for error in damaged.values():
-            raise error
+        for reason in damaged.values():
+            raise reason
         return fresh, 0, {}
 
     def _read(
