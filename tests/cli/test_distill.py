@@ -80,6 +80,15 @@ def test_divergence_and_source_are_one_flag_each(base, tmp_path):
     assert 0 < line["loss"] < 1
 
 
+def test_reports_tell_how_fast_steps_were(distilled):
+    first, second = lines(distilled, "train")
+    assert "step_s" not in first  # it was compiled
+    assert second["tokens_per_s"] > 0
+    assert second["step_s"] > 0
+    assert 0 < second["input_wait"] < 1
+    assert 0 < second["flops_utilisation"] < 1
+
+
 def test_a_finished_run_is_left_as_it_is(base, distilled):
     before = (distilled / "metrics.jsonl").read_text()
     assert main([*base, f"--gin.MODEL_DIR={distilled}"]) == 0
