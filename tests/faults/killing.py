@@ -114,10 +114,11 @@ def kill(process: subprocess.Popen[str], directory: Path, moment: str, rng: rand
       (whether the kill left a step half-written) and `step`, the newest whole one.
     """
     delay = rng.uniform(0, {"start": 4.0, "training": 1.5, "save": 0.05}[moment])
-    metrics, steps = directory / "metrics.jsonl", directory / checkpoint.STEPS
-    before, deadline = _written(metrics), time.monotonic() + PATIENCE
+    steps, before = directory / checkpoint.STEPS, checkpoint.latest_step(directory)
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if moment == "start" or (_written(metrics) != before and (moment == "training" or _torn(steps))):
+        moved = checkpoint.latest_step(directory) != before  # or no kill would ever find a step to go on from
+        if moment == "start" or (moved and (moment == "training" or _torn(steps))):
             break
         time.sleep(POLL)
     time.sleep(delay)
@@ -127,13 +128,6 @@ def kill(process: subprocess.Popen[str], directory: Path, moment: str, rng: rand
     fate = "killed" if process.returncode else "finished"
     found = {"moment": moment, "delay": round(delay, 3), "fate": fate, "torn": _torn(steps)}
     return found | {"step": checkpoint.latest_step(directory)}
-
-
-def _written(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _torn(steps: Path) -> bool:
