@@ -8,12 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k law".
 ARGS ?=
+# Of `make dryrun`: a gin file, found in gin_configs, and the devices along data and model.
+CONFIG ?= experiments/dryrun/t5_xl_small.gin
+MESH ?= 4x8
 # A file's tests share compiled functions, so files and not tests are dealt out; compiling keeps one core busy.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact mutants demo zoo bench report wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants dryrun demo zoo bench report wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -85,6 +88,12 @@ test: setup-reference lint  ## lint, type-check and run the tests (ARGS goes to 
 
 test-exact: setup  ## every cell of the exactness grid (half an hour)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)
+
+test-faults: setup  ## a training process killed at 20 random moments, compared bit for bit with one left in peace
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m tests.faults $(ARGS)
+
+dryrun: setup  ## CONFIG=FILE.gin MESH=4x8: parameters, FLOPs and bytes a device of a train step, without weights
+	$(BIN)/distillspec dryrun --gin_file=$(CONFIG) --mesh=$(MESH) $(ARGS)
 
 mutants: setup  ## known bugs put into a copy, and the tests that go red (ARGS: numbers)
 	$(BIN)/python -m tests.mutants $(ARGS)

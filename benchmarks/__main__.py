@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import loss, speculative, steps
+from benchmarks import loss, speculative, steps, training
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.autoregressive import ar_vs_hf
 from benchmarks.block_rule import block_vs_token
@@ -38,6 +38,8 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "block_vs_token": block_vs_token,
     "loss_memory": loss.loss_memory,
     "loss_time": loss.loss_time,
+    "on_policy_step_ratio": training.on_policy_step_ratio,
+    "supervised_step_vs_t5x_style": training.supervised_step,
     "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
     "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
 }

@@ -3,6 +3,7 @@
     DIR/model.json        family and configuration, task, prefix, lengths, provenance
     DIR/tokenizer.model   the tokenizer's file, byte for byte
     DIR/checkpoints/STEP/ Orbax: `params`, and while training `optimizer` and `progress`
+    DIR/damaged/STEP/     a step that a restart could not read and passed over
 
 Metadata is written before the first step; a directory without a finished step is refused by name.
 Orbax writes a step under a temporary name and renames it, so what a kill leaves behind is never taken for a
@@ -32,7 +33,11 @@ import orbax.checkpoint as ocp
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
 
-MODEL_FILE, TOKENIZER_FILE, STEPS = "model.json", "tokenizer.model", "checkpoints"
+MODEL_FILE, TOKENIZER_FILE, STEPS, DAMAGED = "model.json", "tokenizer.model", "checkpoints", "damaged"
+
+
+class DamagedCheckpointError(UsageError):
+    """A step is there and looks whole, but cannot be read as it was written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +130,20 @@ def read_tokenizer(directory: str | Path) -> bytes | None:
 
 def latest_step(directory: str | Path) -> int | None:
     """The newest finished step, or None."""
-    return max((int(p.name) for p in _step_folders(directory) if _has_params(p)), default=None)
+    return next(iter(finished_steps(directory)), None)
+
+
+def finished_steps(directory: str | Path) -> list[int]:
+    """The finished steps, the newest first."""
+    return sorted((int(p.name) for p in _step_folders(directory) if _has_params(p)), reverse=True)
+
+
+def set_aside(directory: str | Path, step: int) -> None:
+    """Moves a damaged step to `DAMAGED`, out of the way of new ones."""
+    aside = Path(directory) / DAMAGED / str(step)
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier restart
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(Path(directory) / STEPS / str(step), aside)
 
 
 def discard_unfinished(directory: str | Path) -> list[Path]:
@@ -152,7 +170,7 @@ def _has_params(step: Path) -> bool:
 def abstract(shapes: Params, shardings: Any = None) -> Params:
     """Shapes (and shardings) to restore into, as Orbax wants them."""
     if shardings is None:
-        local = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: local, shapes)
     return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
@@ -227,6 +245,24 @@ def _leaves(tree: Any) -> list[Any]:
     return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
 
 
+def checksums(tree: Any) -> dict[str, int]:
+    """Path to the sum of a leaf's bits, modulo 2³²: the same however the leaf is sharded.
+
+    Compression in a checkpoint has none, and a flipped bit in a weight would go unseen.
+    """
+    sums = jax.device_get(_bit_sums([leaf for _, leaf in _leaves(tree)]))
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(tree)]
+    return {name: int(value) for name, value in zip(names, sums, strict=True)}
+
+
+@jax.jit
+def _bit_sums(leaves: list[Any]) -> list[Any]:
+    def bits(leaf: Any) -> Any:
+        return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+
+    return [jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in leaves]
+
+
 @contextlib.contextmanager
 def reading(step: Path) -> Iterator[None]:
     """Turns what Orbax says of a damaged step into one line that names it."""
@@ -236,7 +272,8 @@ def reading(step: Path) -> Iterator[None]:
         raise
     except Exception as error:  # TensorStore has no class of its own
         said = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
-        raise UsageError(f"{step} is damaged or not a checkpoint of ours: {said[:200]}") from error
+        message = f"{step} is damaged or not a checkpoint of ours: {said[:200]}"
+        raise DamagedCheckpointError(message) from error
 
 
 @contextlib.contextmanager

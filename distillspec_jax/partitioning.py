@@ -98,11 +98,6 @@ class Partitioner:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
-    @property
-    def host_shard(self) -> tuple[int, int]:
-        """(index, count): which part of every global batch this process loads."""
-        return jax.process_index(), jax.process_count()
-
     def check_batch(self, batch_size: int) -> None:
         """Raises where a global batch cannot be split over the data axis."""
         shards = self.mesh.shape["data"]
@@ -122,8 +117,14 @@ class Partitioner:
         return jax.tree.map(place, tree)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Host arrays (this process's rows) to one global array a feature."""
-        return {k: jax.make_array_from_process_local_data(self.batch, v) for k, v in batch.items()}
+        """Host arrays, the whole batch on every host, to one global array a feature.
+
+        Which rows a host's devices hold follows from the mesh: all of them where the hosts lie along `model`.
+        """
+        return {
+            name: jax.make_array_from_callback(rows.shape, self.batch, rows.__getitem__)
+            for name, rows in batch.items()
+        }
 
 
 def make_partitioner(num_partitions: int = 1, fully_sharded: bool = False) -> Partitioner:

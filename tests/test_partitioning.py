@@ -64,13 +64,23 @@ PROMPT_BT = tiny.ragged(1, (5, 2, 4, 1, 3, 5, 2, 4), 5, vocab=32)
 OPTIMIZER = optax.adamw(0.01)
 
 
-def main() -> None:
-    """Prints what one device and every mesh make of the same work, as JSON."""
+def main(steps: str = "") -> None:
+    """Prints what one device and every mesh make of the same work as JSON; of many steps, the losses."""
     jax.config.update("jax_disable_most_optimizations", True)
     # One program at a time: a device of a second one would hold the thread that the first one waits for.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     one = Partitioner(Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "model")), ())
     meshes = {name: make_partitioner(*arguments) for name, arguments in MESHES.items()}
+    if steps:
+        everywhere = {
+            "one": one,
+            **meshes,
+            "1x8": make_partitioner(8),
+            "8x1 fully": make_partitioner(1, True),
+        }
+        losses = {name: _train(mesh, int(steps))["losses"] for name, mesh in everywhere.items()}
+        print(json.dumps(losses))
+        return
     report: dict[str, Any] = {
         name: {
             "training": _train(mesh),
@@ -116,16 +126,16 @@ def _placed(partitioner: Partitioner, seed: int) -> tuple[Params, Params]:
     return jax.device_put(jax.tree.map(np.array, tiny.params(MODEL, seed)), shardings), shardings
 
 
-def _train(partitioner: Partitioner) -> dict[str, Any]:
+def _train(partitioner: Partitioner, steps: int = STEPS) -> dict[str, Any]:
     """Steps with dropout on ragged rows."""
     params, shardings = _placed(partitioner, TARGET_SEED)
     state, state_shardings = create_state(params, shardings, OPTIMIZER, partitioner)
     loss = make_supervised_loss(MODEL, dropout=True)
-    step = make_train_step(loss, OPTIMIZER, partitioner, state_shardings, seed=0)
+    step = make_train_step(OPTIMIZER, partitioner, state_shardings, seed=0)
     batch = partitioner.put_batch(_batch())
     losses = []
-    for _ in range(STEPS):
-        state, metrics = step(state, batch)
+    for _ in range(steps):
+        state, metrics = step(state, batch, loss)
         losses.append(float(metrics["loss"].total / metrics["loss"].count))
     return {
         "losses": losses,
@@ -185,11 +195,10 @@ def _serve(partitioner: Partitioner) -> list[list[int]]:
     return [list(done.tokens) for done in engine.generate(prompts, law, limits, seed=0)]
 
 
-@pytest.fixture(scope="module")
-def measured() -> dict[str, Any]:
+def _with_eight_devices(*arguments: str) -> dict[str, Any]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.test_partitioning"],
+        [sys.executable, "-m", "tests.test_partitioning", *arguments],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"},  # threads, see `main`
         capture_output=True,
@@ -198,6 +207,21 @@ def measured() -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    return _with_eight_devices()
+
+
+@pytest.mark.slow
+def test_fifty_steps_have_the_losses_of_one_device_on_every_mesh() -> None:
+    losses = _with_eight_devices("50")
+    expected = losses.pop("one")
+    assert len(expected) == 50
+    assert len(losses) == 5
+    for mesh, found in losses.items():
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=mesh)
 
 
 mesh_cases = pytest.mark.parametrize("mesh", MESHES)
@@ -287,4 +311,4 @@ def test_no_partitions_are_refused(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -19,6 +19,7 @@ COMMANDS = {
     "finetune": "supervised training of a target or a draft",
     "distill": "distil a draft from a target: divergence × data source",
     "collect": "a target's texts on a task's prompts, with its laws if wanted, written once to distil from",
+    "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes a device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",

@@ -157,7 +157,6 @@ class TargetSet:
         batch_size: int,
         seed: int,
         start_step: int = 0,
-        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """Endless shuffled batches, each epoch a new permutation; a function of (seed, step) alone.
 
@@ -166,17 +165,13 @@ class TargetSet:
 
         Args:
           lengths: {"inputs", "targets"} in tokens.
-          batch_size: rows of a batch over all shards.
+          batch_size: rows of a batch.
           seed: of the permutations.
           start_step: batches to skip.
-          shard: (index, count): this host yields every count-th row of each batch, from the index-th.
         """
-        index, count = shard
-        if batch_size < 1 or batch_size % count:
-            raise UsageError(f"batch size {batch_size} on {count} hosts; take a positive multiple of {count}")
         position = start_step * batch_size
         while True:
-            rows = [self._row_at(position + i, seed) for i in range(index, batch_size, count)]
+            rows = [self._row_at(position + i, seed) for i in range(batch_size)]
             yield self.batch(rows, lengths)
             position += batch_size
 

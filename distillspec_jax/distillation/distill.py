@@ -71,23 +71,21 @@ def distill(
     """
     optimizers.check_schedule(loop.total_steps, learning_rate)
     _check_settings(target, data, loop, normalization, deployment, profile)
-    partitioner = partitioner or make_partitioner()
+    divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     student, shardings = job.load(draft, partitioner)
     if target is None:
         data = dataclasses.replace(data, with_laws=True)
         assert data.texts is not None  # `_check_settings`
-        check_laws(data.texts, student.model, source)
-        losses = _of_stored_laws(divergence or ForwardKL(), data, loop, partitioner)
+        check_laws(data.texts, student.model, divergence, source)
+        losses = _of_stored_laws(divergence, data, loop, partitioner)
     else:
         teacher, _ = job.load(target, partitioner)
         _check_pair(teacher, student, assume_same_vocabulary)
         if data.texts is not None:
             check_target(data.texts, teacher)
         source = source or (OnPolicy() if data.texts is None else Fixed())
-        losses = _of_target(
-            teacher, divergence or ForwardKL(), source, data, loop, partitioner, normalization, deployment
-        )
+        losses = _of_target(teacher, divergence, source, data, loop, partitioner, normalization, deployment)
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     card = job.describe_run(student.model, data, parents, gin)
     if deployment is not None:
@@ -202,9 +200,7 @@ def _of_target(
     def evaluate(model: EncoderDecoder) -> Evaluate | None:
         if not prompts:
             return None
-        return expected_acceptance(
-            model, teacher.model, teacher.params, prompts, loop.seed, laws, **real_ids
-        )
+        return expected_acceptance(model, teacher.model, teacher.params, prompts, loop.seed, laws, **real_ids)
 
     return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, **real_ids))
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.data.target_set import TargetSet
-from distillspec_jax.distillation.divergences import Divergence, TotalVariation
-from distillspec_jax.distillation.loss import sequence_means
+from distillspec_jax.distillation.divergences import Divergence, HardLabels, TotalVariation, WeightedSum
+from distillspec_jax.distillation.loss import by_sequence
 from distillspec_jax.distillation.sources import DataSource, Fixed
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean
@@ -29,12 +29,27 @@ from distillspec_jax.training.step import LossFn, row_tokens
 _total_variation = TotalVariation()
 
 
-def check_laws(texts: TargetSet, draft: LanguageModel, source: DataSource | None) -> None:
+def check_laws(
+    texts: TargetSet, draft: LanguageModel, divergence: Divergence, source: DataSource | None
+) -> None:
     """Refuses a run that needs more of the target than a set of its laws.
 
     Raises:
-      UsageError: a source that makes new sequences, whose laws nobody stored, or a draft of another width.
+      UsageError: a source that makes new sequences, whose laws nobody stored; a divergence of other laws than
+        the stored ones; a draft of another width.
     """
+    for part in divergence.divergences if isinstance(divergence, WeightedSum) else (divergence,):
+        name = type(part).__name__
+        if isinstance(part, HardLabels):
+            raise UsageError(
+                f"DIVERGENCE={name} learns from texts alone: finetune on TARGET_SET needs no laws"
+            )
+        for field in ("temperature", "top_k", "top_p"):
+            if getattr(part, field, None) != getattr(type(part), field, None):
+                raise UsageError(
+                    f"{name}.{field}={getattr(part, field)} without TARGET: the stored laws are merged at "
+                    "temperature 1, untruncated; leave it out, or give TARGET"
+                )
     if source is not None and not isinstance(source, Fixed):
         raise UsageError(
             f"SOURCE={type(source).__name__} without TARGET: laws are stored for the set's own texts alone; "
@@ -104,12 +119,14 @@ def make_stored_law_loss(draft: LanguageModel, divergence: Divergence, *, dropou
         log_p_BTK = jnp.concatenate([batch["law_log_p"], batch["law_log_tail"][..., None]], axis=-1)
         logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
         log_q_BTK = merged(logits_BTV, batch["law_ids"])
-        loss_sum, weight_sum = sequence_means(divergence(log_p_BTK, log_q_BTK, weights_BT), weights_BT)
-        tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT)
+        tokens_BT = batch["decoder_target_tokens"]
+        loss_BT = divergence(log_p_BTK, log_q_BTK, weights_BT, tokens_BT)
+        weight_BT, weight_sum = by_sequence(weights_BT)
+        tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)
         metrics = {
             "acceptance_at_most": Mean.of(1.0 - tvd_BT, weights_BT),
             "row_tokens": row_tokens(weights_BT),
         }
-        return loss_sum, weight_sum, metrics
+        return jnp.sum(loss_BT * weight_BT), weight_sum, metrics
 
     return jax.tree_util.Partial(loss_fn)

@@ -23,6 +23,7 @@ from distillspec_jax.models.attention import (
 from distillspec_jax.models.dense import Dense, Form, logical
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.prepared import form_of, prepared
+from distillspec_jax.models.rematerialisation import check_policy, rematerialised
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -126,10 +127,12 @@ class Encoder(nn.Module):
     """The encoder stack, its relative positions counted both ways."""
 
     config: T5Config
+    remat: str = "none"
 
     def setup(self) -> None:
         self.relpos_bias = _relpos(self.config, bidirectional=True)
-        self.layers = [EncoderLayer(self.config) for _ in range(self.config.num_encoder_layers)]
+        layer = rematerialised(EncoderLayer, self.remat, deterministic=3)
+        self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         self.encoder_norm = _norm(self.config)
         self.dropout = _residual_dropout(self.config)
 
@@ -147,11 +150,13 @@ class Decoder(nn.Module):
 
     config: T5Config
     form: Form = "canonical"
+    remat: str = "none"
 
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = _relpos(config, bidirectional=False)
-        self.layers = [DecoderLayer(config, self.form) for _ in range(config.num_decoder_layers)]
+        layer = rematerialised(DecoderLayer, self.remat, deterministic=5)
+        self.layers = [layer(config, self.form) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
         if self.form != "canonical" or not config.logits_via_embedding:
@@ -207,11 +212,12 @@ class Transformer(nn.Module):
 
     config: T5Config
     form: Form = "canonical"
+    remat: str = "none"
 
     def setup(self) -> None:
         self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
-        self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config, self.form)
+        self.encoder = Encoder(self.config, self.remat)
+        self.decoder = Decoder(self.config, self.form, self.remat)
 
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
@@ -264,13 +270,23 @@ class Embed(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoder:
-    """T5 as a `LanguageModel` (see `interface.py`): frozen, hashable, without parameters."""
+    """T5 as a `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
+
+    Attributes:
+      config: what the network is; a checkpoint remembers it.
+      remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
+    """
 
     config: T5Config
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        check_policy(self.remat)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
-        return Transformer(self.config, form_of(params)).apply({"params": params}, *args, **kwargs)
+        network = Transformer(self.config, form_of(params), self.remat)
+        return network.apply({"params": params}, *args, **kwargs)
 
     @property
     def vocab_size(self) -> int:

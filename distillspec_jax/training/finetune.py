@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from distillspec_jax.errors import UsageError
@@ -27,6 +28,7 @@ def finetune(
     initial_checkpoint_path: str | None = None,
     z_loss: float = 0.0,
     partitioner: Partitioner | None = None,
+    remat: str = "none",
     gin: str = "",
 ) -> Path:
     """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
@@ -41,6 +43,7 @@ def finetune(
       initial_checkpoint_path: a checkpoint directory to start from.
       z_loss: see `make_supervised_loss`.
       partitioner: where arrays live; all devices on the data axis by default.
+      remat: see `models.rematerialisation`.
       gin: the bindings in force, for the card.
 
     Returns:
@@ -52,9 +55,11 @@ def finetune(
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")
         initial = pretrained.read_card(initial_checkpoint_path)
         model = registry.build(initial.family, initial.config)
+    trained = dataclasses.replace(model, remat=remat)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()
+    partitioner.check_batch(loop.batch_size)
     params, shardings = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
     held_out = job.held_out_loss(
         make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner
@@ -68,8 +73,9 @@ def finetune(
         config=loop,
         params=params,
         param_shardings=shardings,
-        loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss),
-        batches=data.train_batches(loop, partitioner),
+        loss_fn=make_supervised_loss(trained, dropout=True, z_loss=z_loss),
+        counted_loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss) if remat != "none" else None,
+        batches=data.train_batches(loop),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
         evaluate=held_out,

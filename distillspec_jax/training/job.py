@@ -21,9 +21,11 @@ from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import fingerprints, pretrained, registry
+from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
+from distillspec_jax.training import hosts
 from distillspec_jax.training.loop import Batches, Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn, evaluate
 
@@ -126,8 +128,12 @@ class DataConfig:
                 digest.update(source.fingerprint(self.split))
         return digest.hexdigest()[:16]
 
-    def train_batches(self, loop: LoopConfig, partitioner: Partitioner) -> Batches:
-        """The training stream of a run, as `training.loop` wants it."""
+    def train_batches(self, loop: LoopConfig) -> Batches:
+        """The training stream of a run, as `training.loop` wants it.
+
+        Every host reads all of it, so that a step's batch does not depend on how many hosts there are and a
+        run may go on with more or fewer.
+        """
 
         def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
             if self.texts is not None:
@@ -136,7 +142,6 @@ class DataConfig:
                     batch_size=loop.batch_size,
                     seed=loop.seed,
                     start_step=start_step,
-                    shard=partitioner.host_shard,
                 )
             from distillspec_jax.data import features  # TensorFlow, which a stored set does without
 
@@ -148,7 +153,6 @@ class DataConfig:
                 pack=self.pack,
                 start_step=start_step,
                 split=self.split,
-                shard=partitioner.host_shard,
             )
 
         return batches
@@ -229,20 +233,30 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
       UsageError: it holds another run (the first difference is named), or is one of the run's own parents.
     """
     root = Path(directory)
+    if jax.process_index():
+        hosts.wait("directory")  # until the first host has written it
+    try:
+        _open(root, card, tokenizer)
+    finally:
+        if not jax.process_index():
+            hosts.wait("directory")
+    return root
+
+
+def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
         if pretrained.resolve(parent).resolve() == root.resolve():
-            raise UsageError(f"MODEL_DIR={directory} is the {role} that the run starts from: choose another")
+            raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
     if not (root / checkpoint.MODEL_FILE).exists():
         checkpoint.write_card(root, card, tokenizer)
-        return root
+        return
     there, here = _identity(checkpoint.read_card(root)), _identity(card)
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
             raise UsageError(
-                f"MODEL_DIR={directory} holds another run, whose {name} is {there.get(name)!r} and not "
+                f"MODEL_DIR={root} holds another run, whose {name} is {there.get(name)!r} and not "
                 f"{here.get(name)!r}: choose an empty one"
             )
-    return root
 
 
 def _identity(card: ModelCard) -> dict[str, Any]:
@@ -269,10 +283,16 @@ def initial_params(
     return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
 
 
-def place(model: EncoderDecoder, params: Params, partitioner: Partitioner) -> tuple[Params, Params]:
-    """Loaded parameters, moved to their shardings; and the shardings."""
+def load(name: str, partitioner: Partitioner) -> tuple[Pretrained, Params]:
+    """A model whose parameters are read straight into their shardings; and the shardings.
+
+    Raises:
+      UsageError: see `pretrained.load`.
+    """
+    card = pretrained.read_card(name)
+    model = registry.build(card.family, card.config)
     shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    return jax.device_put(params, shardings), shardings
+    return pretrained.load(name, shardings=shardings), shardings
 
 
 def held_out_loss(

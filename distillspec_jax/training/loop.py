@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
+from distillspec_jax.training import finiteness, hosts
+from distillspec_jax.training.flops import product_flops
 from distillspec_jax.training.preemption import Preempted, stop_signals
 from distillspec_jax.training.selection import Selection
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import LossFn, check_microbatches, create_state, make_train_step
+from distillspec_jax.training.throughput import Throughput
 from distillspec_jax.training.writers import Reports
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -32,6 +35,9 @@ Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
 Evaluate = Callable[[Params], Mapping[str, float]]
 """From parameters to named values."""
+
+Profile = Callable[[Params, dict[str, jax.Array]], Mapping[str, float]]
+"""From parameters and a batch to the seconds of a step's parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,8 @@ class LoopConfig:
       microbatches: gradient accumulation.
       patience: evaluations without a better one after which the run ends; 0: never. Needs a selection.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
+      on_non_finite: what to do after a step whose loss or gradient is not finite: `stop`, or `skip` it, which
+        leaves the parameters and the optimizer as they were. Its batch is kept either way.
     """
 
     total_steps: int
@@ -61,6 +69,7 @@ class LoopConfig:
     microbatches: int = 1
     patience: int = 0
     max_seconds: float = 0.0
+    on_non_finite: str = "stop"
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
@@ -72,6 +81,9 @@ class LoopConfig:
                 raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
         if self.seed >= 2**32:
             raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
+        if self.on_non_finite not in finiteness.POLICIES:
+            near = nearest(self.on_non_finite, finiteness.POLICIES)
+            raise UsageError(f"LoopConfig.on_non_finite={self.on_non_finite!r}: {near}")
 
 
 def train(
@@ -86,6 +98,8 @@ def train(
     partitioner: Partitioner,
     evaluate: Evaluate | None = None,
     select: str | None = None,
+    profile: Profile | None = None,
+    counted_loss_fn: LossFn | None = None,
     description: str = "training",
 ) -> Params:
     """Trains to `total_steps`, resuming from the newest finished step in `directory`.
@@ -97,6 +111,8 @@ def train(
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
       select: name of an evaluation's value; the step with the highest one is kept apart (`Selection`).
+      profile: reported under `profile`, once, after the first step.
+      counted_loss_fn: the loss without rematerialisation, where `loss_fn` has it: the model's operations.
       description: of the progress bar.
 
     Returns:
@@ -104,12 +120,13 @@ def train(
 
     Raises:
       Preempted: SIGTERM or SIGINT came; everything up to the last step is saved.
-      UsageError: the loss is no longer finite, the disk is full, the batch cannot be split.
+      UsageError: the loss is no longer finite (see `LoopConfig.on_non_finite`), the disk is full, the batch
+        cannot be split.
     """
     partitioner.check_batch(config.batch_size)
     check_microbatches(config.batch_size, config.microbatches)
     state, shardings = create_state(params, param_shardings, optimizer, partitioner)
-    train_step = make_train_step(loss_fn, optimizer, partitioner, shardings, config.seed, config.microbatches)
+    train_step = make_train_step(optimizer, partitioner, shardings, config.seed, config.microbatches)
     total = config.total_steps
 
     def evaluates(step: int) -> bool:
@@ -122,8 +139,8 @@ def train(
         if start > total:
             raise UsageError(f"TRAIN_STEPS={total}, but {directory} is already at step {start}")
         reports = stack.enter_context(Reports(directory, description, total, start))
-        for folder in snapshots.discarded:
-            reports.note(f"skipped and removed {folder}: it was not whole")
+        for note in snapshots.notes:
+            reports.note(note)
         stop = stack.enter_context(stop_signals())
         patience = config.patience * config.eval_period
         selection = None if select is None else Selection(directory, select, patience)
@@ -144,33 +161,43 @@ def train(
         if gave_up(start):
             return state.params
 
-        throughput = _Throughput()
-        began = time.monotonic()
+        throughput = Throughput()
+        interval = _Interval(pending, directory, config, snapshots, reports, throughput)
+        alone, began = jax.process_count() == 1, time.monotonic()
         source = batches(start) if start < total else iter(())
-        in_flight: Metrics | None = None
         for step in range(start + 1, total + 1):
-            state, metrics = train_step(state, partitioner.put_batch(next(source)))
-            if in_flight is not None:  # fetched while the device works on this step
-                pending = _gather(pending, in_flight, step - 1, snapshots, throughput)
-            in_flight = metrics
+            with throughput.waiting():
+                batch = next(source)
+            rows = partitioner.put_batch(batch)
+            if step == start + 1:
+                traced = train_step.trace(state, rows, counted_loss_fn or loss_fn)
+                throughput.flops = product_flops(traced.jaxpr, batch["decoder_target_tokens"].shape[1])
+            state, metrics = train_step(state, rows, loss_fn)
+            interval.fetch()  # the step before this one, while the device works on this one
+            interval.dispatched(step, batch, metrics)
             reports.advance(step)
             snapshots.check()
 
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
-            first, last, stopping = step == start + 1, step == total or timed_out, stop.requested
+            stopping = stop.requested
+            if not alone:  # hosts meet at a report, so as not to wait for each other in every step
+                asked = step % config.log_period == 0
+                timed_out, stopping = (asked and hosts.any_host(here) for here in (timed_out, stopping))
+            first, last = step == start + 1, step == total or timed_out
             logs = last or step % config.log_period == 0
             saves = last or stopping or step % config.save_period == 0
             if not (first or logs or saves or evaluates(step)):
                 continue
-            pending, in_flight = _gather(pending, in_flight, step, snapshots, throughput), None
+            interval.fetch()
+            if first and profile is not None:
+                reports.write(step, profile(state.params, rows), "profile")
             if first:
                 throughput.restart()  # compiling is no training
             if logs:
-                reports.write(step, metrics_lib.compute(pending) | throughput.measured(), "train")
+                reports.write(step, interval.close() | throughput.measured(), "train")
                 throughput.restart()
-                pending = {}
             if saves:
-                snapshots.save(step, state, pending)
+                snapshots.save(step, state, interval.metrics)
             evaluation_due = evaluate is not None and (last or evaluates(step))
             if stopping and (evaluation_due or not last):
                 raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {total} is saved")
@@ -186,45 +213,71 @@ def train(
     return state.params
 
 
-class _Throughput:
-    """Tokens a second of training, compilation and evaluation left out."""
+class _Interval:
+    """The metrics of the steps since the last report, and the step that the device is working on.
 
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._tokens, self._began = 0.0, time.monotonic()
-
-    def add(self, tokens: float) -> None:
-        self._tokens += tokens
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        stopped = time.monotonic()
-        yield
-        self._began += time.monotonic() - stopped
-
-    def measured(self) -> dict[str, float]:
-        """Nothing where no time was measured."""
-        elapsed = time.monotonic() - self._began
-        return {"tokens_per_s": self._tokens / elapsed} if self._tokens and elapsed > 0 else {}
-
-
-def _gather(
-    pending: Metrics, metrics: Metrics, step: int, snapshots: Snapshots, throughput: _Throughput
-) -> dict[str, Mean]:
-    """Merges a step's metrics into those of the interval.
-
-    Raises:
-      UsageError: the step's loss or gradient is not finite. It is called before a step is saved, so that no
-        checkpoint holds what such a step leaves behind.
+    Args:
+      metrics: gathered before a restart.
     """
-    host = metrics_lib.to_host(metrics)
-    for name in ("loss", "gradient_norm"):
-        value = host[name].compute() if host[name].count else host[name].total
-        if not math.isfinite(value):
-            newest = snapshots.newest()
-            saved = "nothing was saved before it" if newest is None else f"step {newest} is saved"
-            raise UsageError(f"the {name} became {value} at step {step}; {saved}; lower LEARNING_RATE?")
-    throughput.add(host["row_tokens"].total)
-    return metrics_lib.merge(pending, host)
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        directory: Path,
+        config: LoopConfig,
+        snapshots: Snapshots,
+        reports: Reports,
+        throughput: Throughput,
+    ) -> None:
+        self.metrics = dict(metrics)
+        self._directory, self._config, self._snapshots = directory, config, snapshots
+        self._reports, self._throughput = reports, throughput
+        self._in_flight: tuple[int, dict[str, np.ndarray], Metrics] | None = None
+
+    def dispatched(self, step: int, batch: dict[str, np.ndarray], metrics: Metrics) -> None:
+        """Remembers what was given to the device; nothing is waited for."""
+        self._in_flight = step, batch, metrics
+
+    def fetch(self) -> None:
+        """Waits for the step in flight, if there is one, and merges its metrics.
+
+        Called before a step is saved, so that no checkpoint counts what is not known to be finite.
+
+        Raises:
+          UsageError: the step is not finite and the policy is to stop.
+        """
+        if self._in_flight is None:
+            return
+        (step, batch, metrics), self._in_flight = self._in_flight, None
+        host = metrics_lib.to_host(metrics)
+        skips = self._config.on_non_finite == "skip"
+        if fault := finiteness.fault(host):
+            path = finiteness.keep_batch(self._directory, step, batch)
+            if not skips:
+                newest = self._snapshots.newest()
+                saved = "nothing was saved before it" if newest is None else f"step {newest} is saved"
+                raise UsageError(
+                    f"{fault} at step {step}; {saved}, the batch in {path}; lower LEARNING_RATE, or skip "
+                    "such steps: ON_NON_FINITE='skip'"
+                )
+            self._reports.note(f"skipped step {step}: {fault}; its batch is in {path}")
+            host = {}
+        if skips:
+            host["skipped_steps"] = Mean(float(bool(fault)), 1.0)
+        if not fault:
+            self._throughput.add(host["row_tokens"].total)
+        self.metrics = metrics_lib.merge(self.metrics, host)
+
+    def close(self) -> dict[str, float]:
+        """The ratios of an interval that ends here; the next one starts empty.
+
+        Raises:
+          UsageError: every step of it was skipped.
+        """
+        closed, self.metrics = self.metrics, {}
+        if "loss" not in closed:
+            raise UsageError(
+                f"all {closed['skipped_steps'].count:.0f} steps since the last report were skipped, none was "
+                f"finite; their batches are in {self._directory / finiteness.FOLDER}"
+            )
+        return metrics_lib.compute(closed)

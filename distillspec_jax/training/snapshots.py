@@ -17,8 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import DamagedCheckpointError
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean, Metrics
+from distillspec_jax.training import hosts
 from distillspec_jax.training.step import TrainState
 
 
@@ -30,29 +32,54 @@ class Snapshots:
       keep: how many steps.
 
     Attributes:
-      discarded: folders that were no whole step and are gone.
+      notes: what was found in the directory that is no whole step, a line each.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
-        self.discarded = checkpoint.discard_unfinished(directory)
+        unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
+        hosts.wait("unfinished steps")
+        self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished]
         with checkpoint.saving(directory):
             self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True)
 
     def restore(self, fresh: TrainState, shardings: TrainState) -> tuple[TrainState, int, dict[str, Mean]]:
-        """The newest step, or `fresh` where there is none.
+        """The newest step that can be read, or `fresh` where there is none at all.
+
+        A step that turns out to be damaged is set aside, and the one before it is taken; the steps between
+        the two are trained again.
 
         Returns:
           The state, its step, and the metrics gathered since the last report before it.
 
         Raises:
-          UsageError: the step cannot be continued: it is damaged, it lacks what training needs, or another
-            optimizer wrote it.
+          UsageError: no step can be continued: all are damaged (the newest is named), the newest lacks what
+            training needs, or another optimizer wrote it.
         """
-        newest = checkpoint.latest_step(self._directory)
-        if newest is None:
-            return fresh, 0, {}
-        folder = (self._directory / checkpoint.STEPS / str(newest)).absolute()
+        damaged: dict[int, DamagedCheckpointError] = {}
+        for step in checkpoint.finished_steps(self._directory):
+            try:
+                restored = self._read(step, fresh, shardings)
+            except DamagedCheckpointError as error:
+                damaged[step] = error
+                continue
+            for skipped, reason in damaged.items():
+                aside = self._directory / checkpoint.DAMAGED / str(skipped)
+                if jax.process_index() == 0:
+                    checkpoint.set_aside(self._directory, skipped)
+                self.notes.append(f"skipped {reason}; it lies in {aside} now")
+            if damaged:
+                hosts.wait("damaged steps")
+                self._manager.reload()
+            return restored
+        for reason in damaged.values():
+            raise reason
+        return fresh, 0, {}
+
+    def _read(
+        self, step: int, fresh: TrainState, shardings: TrainState
+    ) -> tuple[TrainState, int, dict[str, Mean]]:
+        folder = (self._directory / checkpoint.STEPS / str(step)).absolute()
         if not all((folder / item).is_dir() for item in ("optimizer", "progress")):
             raise UsageError(
                 f"{folder} holds parameters alone and cannot be continued: start from it with "
@@ -68,7 +95,7 @@ class Snapshots:
             ) from error
         with checkpoint.reading(folder):
             stored = self._manager.restore(
-                newest,
+                step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(checkpoint.abstract(fresh.params, shardings.params)),
                     optimizer=ocp.args.StandardRestore(
@@ -77,9 +104,15 @@ class Snapshots:
                     progress=ocp.args.JsonRestore(),
                 ),
             )
-        step = jax.device_put(np.asarray(newest, np.int32), shardings.step)
-        pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
-        return TrainState(step, stored["params"], stored["optimizer"]), newest, pending
+            pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
+            known = stored["progress"].get("checksums")  # steps of the first releases have none
+        state = TrainState(
+            jax.device_put(np.asarray(step, np.int32), shardings.step), stored["params"], stored["optimizer"]
+        )
+        for name, value in _checksums(state).items() if known is not None else ():
+            if known.get(name) != value:
+                raise DamagedCheckpointError(f"{folder} is damaged: {name} is not what was saved")
+        return state, step, pending
 
     def save(self, step: int, state: TrainState, pending: Metrics) -> None:
         """Copies the state and returns; the writing goes on in the background.
@@ -95,7 +128,7 @@ class Snapshots:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     optimizer=ocp.args.StandardSave(state.optimizer),
-                    progress=ocp.args.JsonSave({"metrics": sums}),
+                    progress=ocp.args.JsonSave({"metrics": sums, "checksums": _checksums(state)}),
                 ),
             )
 
@@ -133,3 +166,7 @@ class Snapshots:
         with checkpoint.saving(self._directory):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _checksums(state: TrainState) -> dict[str, int]:
+    return checkpoint.checksums({"params": state.params, "optimizer": state.optimizer})

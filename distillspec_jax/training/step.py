@@ -56,29 +56,41 @@ def create_state(
     params: Params, shardings: Params, optimizer: optax.GradientTransformation, partitioner: Partitioner
 ) -> tuple[TrainState, TrainState]:
     """A state at step 0 and the tree of its shardings."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    state_shardings = TrainState(
-        step=partitioner.replicated,
-        params=shardings,
-        optimizer=partitioner.like(params, shardings, shapes),
-    )
+    _, state_shardings = describe_state(params, shardings, optimizer, partitioner)
     moments = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), partitioner.replicated)
     return TrainState(step=step, params=params, optimizer=moments), state_shardings
 
 
+def describe_state(
+    params: Params, shardings: Params, optimizer: optax.GradientTransformation, partitioner: Partitioner
+) -> tuple[TrainState, TrainState]:
+    """Shapes and shardings of `create_state`'s state, from shapes of parameters; nothing is allocated."""
+    moments = jax.eval_shape(optimizer.init, params)
+    state = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), params=params, optimizer=moments)
+    state_shardings = TrainState(
+        step=partitioner.replicated,
+        params=shardings,
+        optimizer=partitioner.like(params, shardings, moments),
+    )
+    return state, state_shardings
+
+
 def make_train_step(
-    loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     partitioner: Partitioner,
     state_shardings: TrainState,
     seed: int,
     microbatches: int = 1,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Mean]]]:
-    """Compiles `(state, batch) -> (state, metrics)`; the state's buffers are donated.
+) -> Any:
+    """The jitted `(state, batch, loss_fn) -> (state, metrics)`; the state's buffers are donated.
+
+    A step whose loss or gradient is not finite changes nothing but the step's number: what to do about it is
+    the loop's to say.
+
+    The `LossFn` is differentiated with respect to the parameters.
 
     Args:
-      loss_fn: see `LossFn`; differentiated with respect to the parameters.
       optimizer: optax transformation.
       partitioner: gives the batch's sharding.
       state_shardings: from `create_state`.
@@ -118,17 +130,20 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        one = jnp.ones((), jnp.float32)
-        metrics["gradient_norm"] = Mean(optax.tree.norm(grads), one)
+        norm = optax.tree.norm(grads)
+        metrics["gradient_norm"] = Mean(norm, jnp.ones((), jnp.float32))
+        finite = jnp.isfinite(metrics["loss"].total) & jnp.isfinite(weight) & jnp.isfinite(norm)
+        params, moments = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, moments), (state.params, state.optimizer)
+        )
         return TrainState(step=state.step + 1, params=params, optimizer=moments), metrics
 
-    jitted = jax.jit(
+    return jax.jit(
         train_step,
         in_shardings=(state_shardings, partitioner.batch, None),
         out_shardings=(state_shardings, partitioner.replicated),
         donate_argnums=0,
     )
-    return lambda state, batch: jitted(state, batch, loss_fn)
 
 
 def check_microbatches(batch_size: int, microbatches: int) -> None:

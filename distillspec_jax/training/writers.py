@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -52,6 +53,8 @@ class JsonlWriter:
                 if step <= resume_step:
                     kept.append(line)
                     self._reported.add((step, split))
+        if jax.process_index():  # another host's file
+            return
         shortened = self._path.with_name(METRICS_FILE + ".tmp")
         shortened.write_text("".join(line + "\n" for line in kept))
         os.replace(shortened, self._path)
@@ -107,8 +110,8 @@ class TensorBoardWriter:
 class ConsoleWriter:
     """A progress bar with time left on a terminal, plain lines anywhere else."""
 
-    def __init__(self, description: str, total_steps: int, resume_step: int) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, description: str, total_steps: int, resume_step: int, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._total, self._start, self._began = total_steps, resume_step, time.monotonic()
         self._progress: Progress | None = None
         if self._console.is_terminal:
@@ -143,7 +146,7 @@ class ConsoleWriter:
 
 
 class Reports:
-    """All writers of a run. A context manager.
+    """All writers of a run, of which the first host's write. A context manager.
 
     Args:
       directory: the run's.
@@ -157,17 +160,18 @@ class Reports:
 
     def __init__(self, directory: Path, description: str, total_steps: int, resume_step: int) -> None:
         self._directory = directory
+        self._first = jax.process_index() == 0
         with saving(directory):
             self._jsonl = JsonlWriter(directory, resume_step)
-            tensorboard = TensorBoardWriter(directory, resume_step)
-        self._console = ConsoleWriter(description, total_steps, resume_step)
-        self._writers: list[Writer] = [self._jsonl, tensorboard, self._console]
+            tensorboard = [TensorBoardWriter(directory, resume_step)] if self._first else []
+        self._console = ConsoleWriter(description, total_steps, resume_step, quiet=not self._first)
+        self._writers: list[Writer] = [self._jsonl, *tensorboard, self._console]
         self.advance, self.note, self.holds = self._console.advance, self._console.note, self._jsonl.holds
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
         """Reports to every writer."""
         with saving(self._directory):
-            for writer in self._writers:
+            for writer in self._writers if self._first else ():
                 writer.write(step, values, split)
 
     def __enter__(self) -> Reports:

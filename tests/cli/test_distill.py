@@ -70,11 +70,24 @@ def test_the_draft_has_learnt_and_kept_its_shape(distilled):
 
 def test_divergence_and_source_are_one_flag_each(base, tmp_path):
     flags = ["--gin.DIVERGENCE=@divergences.TotalVariation()", "--gin.SOURCE=@sources.Fixed()"]
+    flags += ["--gin.PROFILE=True", "--gin.REMAT=full"]
     assert main([*base, f"--gin.MODEL_DIR={tmp_path / 'run'}", *flags, "--gin.TRAIN_STEPS=1"]) == 0
     (line,) = lines(tmp_path / "run", "train")
+    (parts,) = lines(tmp_path / "run", "profile")
+    assert {"rollout_s", "target_forward_s", "draft_forward_backward_s"} <= parts.keys()
+    assert parts["target_forward_s"] > 0
     # Every reference is "NN is said" and EOS: of equal lengths, so that the loss is the pooled distance.
     assert math.isclose(line["loss"], 1 - line["acceptance_on_batch"], abs_tol=1e-6)
     assert 0 < line["loss"] < 1
+
+
+def test_reports_tell_how_fast_steps_were(distilled):
+    first, second = lines(distilled, "train")
+    assert "step_s" not in first  # it was compiled
+    assert second["tokens_per_s"] > 0
+    assert second["step_s"] > 0
+    assert 0 < second["input_wait"] < 1
+    assert 0 < second["flops_utilisation"] < 1
 
 
 def test_a_finished_run_is_left_as_it_is(base, distilled):
@@ -119,6 +132,9 @@ def other_vocabulary(tmp_path_factory) -> str:
         ),
         (["--gin.PATIENCE=2"], "PATIENCE=2 needs DEPLOYMENT, the law by which the best is chosen, and"),
         (["--gin.NORMALIZATION=tokens"], "unknown normalization 'tokens': did you mean 'token'?"),
+        (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
+        (["--gin.REMAT=fill"], "REMAT='fill': did you mean 'full'?"),
+        (["--gin.ON_NON_FINITE=skp"], "LoopConfig.on_non_finite='skp': did you mean 'skip'?"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_directory(

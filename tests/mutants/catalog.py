@@ -11,6 +11,7 @@ RULES = (
     "tests/decoding/test_block_rule.py",
     "tests/decoding/test_candidates_rule.py",
 )
+RESTARTS = ("tests/training/test_restart.py",)
 IDENTITIES = ("tests/models/test_decoding_identities.py",)
 
 
@@ -42,6 +43,7 @@ class Mutant:
 
 _DRAFTERS, _VERIFIERS = "decoding/drafters.py", "decoding/verifiers.py"
 _STORED_LAWS = "distillation/stored_laws.py"
+_SNAPSHOTS = "training/snapshots.py"
 _SPECULATIVE, _RANDOMNESS = "decoding/speculative.py", "decoding/randomness.py"
 
 MUTANTS = (
@@ -290,7 +292,7 @@ MUTANTS = (
         LAW,
     ),
     Mutant(
-        "17",
+        "17b",
         "the loss on stored laws sees the target's likeliest ids alone, not the mass of the rest",
         (
             Edit(
@@ -300,5 +302,65 @@ MUTANTS = (
             ),
         ),
         ("tests/distillation/test_stored_laws.py",),
+    ),
+    Mutant(
+        "22a",
+        "a restart begins with fresh moments of the optimizer",
+        (Edit(_SNAPSHOTS, 'stored["optimizer"]\n        )', "fresh.optimizer\n        )"),),
+        RESTARTS,
+    ),
+    Mutant(
+        "22b",
+        "a restart draws the keys of the first steps again",
+        (Edit(_SNAPSHOTS, "np.asarray(step, np.int32)", "np.asarray(0, np.int32)"),),
+        RESTARTS,
+    ),
+    Mutant(
+        "22c",
+        "a restart reads the text from its beginning",
+        (Edit("training/loop.py", "source = batches(start) if", "source = batches(0) if"),),
+        RESTARTS,
+    ),
+    Mutant(
+        "22d",
+        "a restart forgets the metrics since the last report",
+        (Edit(_SNAPSHOTS, "return state, step, pending", "return state, step, {}"),),
+        RESTARTS,
+    ),
+    Mutant(
+        "23",
+        "what a kill leaves of a step is taken for whole",
+        (
+            Edit(
+                "checkpoint.py",
+                'return (step / "params" / "_METADATA").is_file()',
+                "return step.is_dir()",
+            ),
+        ),
+        RESTARTS,
+    ),
+    Mutant(
+        "24",
+        "an evaluation drops its last, smaller batch",
+        (
+            Edit(
+                "data/features.py",
+                "for batch in _numpy(features.batch(rows)))",
+                "for batch in _numpy(features.batch(rows, drop_remainder=True)))",
+            ),
+        ),
+        ("tests/data/test_features.py",),
+    ),
+    Mutant(
+        "25",
+        "hosts, batches and micro-batches that counted unequally weigh the same in a mean",
+        (
+            Edit(
+                "metrics.py",
+                "return Mean(self.total + other.total, self.count + other.count)",
+                "return Mean((self.total / self.count + other.total / other.count) / 2, 1.0)",
+            ),
+        ),
+        ("tests/test_metrics.py", "tests/training/test_step.py", "tests/training/test_loop.py"),
     ),
 )

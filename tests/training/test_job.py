@@ -62,7 +62,7 @@ def test_the_fingerprint_follows_the_training_text(make_task, tmp_path):
 
 def test_the_stream_goes_on_where_a_step_left_it(make_task):
     data = job.DataConfig(make_task({"train": 11}))
-    batches = data.train_batches(LoopConfig(total_steps=9, batch_size=4, seed=5), make_partitioner())
+    batches = data.train_batches(LoopConfig(total_steps=9, batch_size=4, seed=5))
     whole = batches(0)
     for _ in range(3):
         next(whole)

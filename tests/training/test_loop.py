@@ -76,28 +76,21 @@ def test_a_time_limit_ends_the_run_as_its_last_step_does(tmp_path):
     assert steps_on_disk(tmp_path) == [1]
 
 
-def spoilt(batches_of, at_step, value):
-    """The stream with weights of NaN (or the like) in one step."""
-
-    def stream(start_step):
-        for step, batch in enumerate(batches_of(start_step), start=start_step + 1):
-            if step == at_step:
-                batch["decoder_loss_weights"] = batch["decoder_loss_weights"] * np.float32(value)
-            yield batch
-
-    return stream
-
-
 @pytest.mark.parametrize(
     ("at_step", "saved"), [(7, 6), (9, 6)]
 )  # between all periods, and where a save is due
 def test_a_loss_that_is_not_finite_stops_the_run_by_its_step(tmp_path, at_step, saved):
     with pytest.raises(UsageError, match=rf"the loss became nan at step {at_step}; step {saved} is saved"):
-        toy.run(tmp_path, batches=spoilt(toy.batches, at_step, np.nan))
+        toy.run(tmp_path, batches=toy.spoilt(toy.batches, {at_step}, np.nan))
     assert steps_on_disk(tmp_path)[-1] == saved
     kept = checkpoint.load_params(tmp_path, jax.eval_shape(toy.fresh_params))
     assert np.isfinite(kept["table"]).all()
     assert all(np.isfinite(list(line.values())[2:]).all() for line in toy.lines(tmp_path))
+    with np.load(tmp_path / "non_finite" / f"step_{at_step}.npz") as batch:
+        assert set(batch) == set(toy.batch_at(0))
+        expected = toy.batch_at(at_step - 1)["decoder_input_tokens"]
+        np.testing.assert_array_equal(batch["decoder_input_tokens"], expected)
+        assert np.isnan(batch["decoder_loss_weights"]).any()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tmp_path):
@@ -113,9 +106,38 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tmp_path
     assert steps_on_disk(tmp_path) == []
 
 
+SKIPPING = {"on_non_finite": "skip", "batches": toy.spoilt(toy.batches, {7}, np.nan)}
+
+
+def test_a_skipped_step_leaves_no_trace_but_its_number_and_its_batch(tmp_path, capsys):
+    toy.run(tmp_path, save_period=1, keep=20, **SKIPPING)
+
+    def table(step):
+        return checkpoint.load_params(tmp_path, jax.eval_shape(toy.fresh_params), step=step)["table"]
+
+    np.testing.assert_array_equal(table(6), table(7))
+    assert not np.array_equal(table(7), table(8))
+    assert "skipped step 7: the loss became nan; its batch is in " in capsys.readouterr().err
+    assert (tmp_path / "non_finite" / "step_7.npz").is_file()
+    lines = [line for line in toy.lines(tmp_path) if line["split"] == "train"]
+    assert [line["skipped_steps"] for line in lines] == [0, 0.2, 0]
+    rows = [int((toy.batch_at(step)["decoder_loss_weights"].sum(1) > 0).sum()) for step in (5, 7, 8, 9)]
+    tokens = [toy.batch_at(step)["decoder_loss_weights"].sum() for step in (5, 7, 8, 9)]
+    assert lines[1]["row_tokens"] == pytest.approx(sum(tokens) / sum(rows))
+    assert np.isfinite(lines[1]["loss"])
+
+
+def test_a_run_that_only_skips_ends(tmp_path):
+    always = toy.spoilt(toy.batches, range(6, 99), np.nan)
+    with pytest.raises(UsageError, match="all 5 steps since the last report were skipped"):
+        toy.run(tmp_path, on_non_finite="skip", batches=always)
+    assert steps_on_disk(tmp_path) == [6, 9]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"on_non_finite": "skp"}, r"on_non_finite='skp': did you mean 'skip'\?"),
         ({"microbatches": 3}, "MICROBATCHES=3 does not divide BATCH_SIZE=4"),
         ({"total_steps": 0}, "total_steps=0: must be at least 1"),
         ({"log_period": 0}, "log_period=0: must be at least 1"),

@@ -172,7 +172,55 @@ def test_parameters_of_another_shape_are_named(tmp_path):
         toy.run(tmp_path, params=toy.fresh_params(width=8))
 
 
-def test_a_damaged_step_is_named(tmp_path):
+def metadata_cut_short(step):
+    (step / "optimizer" / "_METADATA").write_text("{")
+
+
+def progress_lost(step):
+    (step / "progress" / "metadata").unlink()
+
+
+def data_cut_short(step):
+    for path in (step / "params").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def another_steps_moments(step):
+    """Readable, and not what was saved."""
+    shutil.rmtree(step / "optimizer")
+    shutil.copytree(step.with_name("6") / "optimizer", step / "optimizer")
+
+
+DAMAGES = [metadata_cut_short, progress_lost, data_cut_short, another_steps_moments]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, uninterrupted, damage, capsys):
+    with pytest.raises(Killed):
+        toy.run(tmp_path, batches=toy.interrupting(kill, 11))
+    damage(newest_step(tmp_path))
+    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+    said = capsys.readouterr().err
+    assert f"skipped {tmp_path}/checkpoints/9 is damaged" in said
+    assert f"it lies in {tmp_path}/damaged/9 now" in said
+    assert (tmp_path / "damaged" / "9").is_dir()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "9"]
+
+
+def test_a_stop_at_a_bad_step_goes_on_as_if_it_had_been_skipped_at_once(tmp_path):
+    bad = {"batches": toy.spoilt(toy.batches, {8}, float("nan"))}
+    skipped = toy.run(tmp_path / "skipped", on_non_finite="skip", **bad)
+    with pytest.raises(UsageError, match="at step 8"):
+        toy.run(tmp_path / "stopped", **bad)
+    assert checkpoint.latest_step(tmp_path / "stopped") == 6
+    toy.assert_equal(skipped, toy.run(tmp_path / "stopped", on_non_finite="skip", **bad))
+    for step in (9, 12):
+        shapes = jax.eval_shape(toy.fresh_params)
+        stored = [checkpoint.load_params(tmp_path / name, shapes, step) for name in ("skipped", "stopped")]
+        toy.assert_equal(*stored)
+
+
+def test_a_damaged_step_without_another_before_it_is_named(tmp_path):
     toy.run(tmp_path, total_steps=3)
     (newest_step(tmp_path) / "optimizer" / "_METADATA").write_text("{")
     with pytest.raises(UsageError, match=r"checkpoints/3 is damaged or not a checkpoint of ours") as caught:

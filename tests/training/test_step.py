@@ -24,10 +24,9 @@ def one_step(loss=quiet_loss, microbatches=1, seed=0, step=0, batch=None):
     optimizer = optax.sgd(1.0)
     state, shardings = create_state(params, toy.replicated(params, partitioner), optimizer, partitioner)
     state = state.replace(step=state.step + step)
-    train_step = make_train_step(
-        jax.tree_util.Partial(loss), optimizer, partitioner, shardings, seed, microbatches
-    )
-    state, metrics = train_step(state, toy.batch_at(3) if batch is None else batch)
+    train_step = make_train_step(optimizer, partitioner, shardings, seed, microbatches)
+    batch = toy.batch_at(3) if batch is None else batch
+    state, metrics = train_step(state, batch, jax.tree_util.Partial(loss))
     return state, metrics_lib.to_host(metrics)
 
 

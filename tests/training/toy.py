@@ -7,7 +7,9 @@ Everything that a restart must bring back has a part in it: the key (noise on th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from distillspec_jax.cli import errors, hosts
 from distillspec_jax.metrics import Mean
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training import throughput
 from distillspec_jax.training.loop import LoopConfig, train
 from distillspec_jax.training.step import LossFn, row_tokens
 
@@ -96,6 +100,14 @@ def run(directory: Path, **changes: Any) -> Params:
     return train(**arguments | changes)
 
 
+def main(directory: str, *settings: str) -> None:
+    """`python -m tests.training.toy DIR total_steps=9 ...`: `run` in a process of its own, or in several."""
+    if os.environ.get("DISTILLSPEC_MULTIHOST"):
+        hosts.join()
+    changes = (setting.split("=") for setting in settings)
+    run(Path(directory), **{name: float(value) if "." in value else int(value) for name, value in changes})
+
+
 def replicated(params: Params, partitioner: Partitioner) -> Params:
     return jax.tree.map(lambda _: partitioner.replicated, params)
 
@@ -103,7 +115,7 @@ def replicated(params: Params, partitioner: Partitioner) -> Params:
 def lines(directory: Path) -> list[dict[str, Any]]:
     """`metrics.jsonl` less what depends on the clock."""
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in found]
+    return [{k: v for k, v in line.items() if k not in throughput.NAMES} for line in found]
 
 
 def interrupting(
@@ -120,6 +132,24 @@ def interrupting(
     return stream
 
 
+def spoilt(
+    batches_of: Callable[[int], Iterator[dict[str, np.ndarray]]], at_steps: Container[int], value: float
+) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+    """The stream with weights of NaN (or the like) in some steps."""
+
+    def stream(start_step: int) -> Iterator[dict[str, np.ndarray]]:
+        for step, batch in enumerate(batches_of(start_step), start=start_step + 1):
+            if step in at_steps:
+                batch["decoder_loss_weights"] = batch["decoder_loss_weights"] * np.float32(value)
+            yield batch
+
+    return stream
+
+
 def assert_equal(left: Params, right: Params) -> None:
     """Bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(left), jax.device_get(right))
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(lambda argv: main(*argv) or 0, command="toy"))

@@ -1,0 +1,165 @@
+"""What a train step would cost on a mesh that is not there: compiled for virtual devices, without weights.
+
+Everything is shapes: of the models, the optimizer and the batch, with the shardings that a run would have.
+Parameters, moments and gradients are counted from those shardings and are exact. What the step needs besides
+is the compiler's own account, for the backend that compiled: on another one it is an estimate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax import checkpoint
+from distillspec_jax.data import catalog
+from distillspec_jax.distillation.divergences import Divergence, ForwardKL
+from distillspec_jax.distillation.loss import make_distillation_loss
+from distillspec_jax.distillation.sources import DataSource, OnPolicy
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import registry
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.shapes import Params
+from distillspec_jax.training import optimizers
+from distillspec_jax.training.flops import product_flops
+from distillspec_jax.training.job import OptimizerFactory
+from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
+from distillspec_jax.training.supervised import make_supervised_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of one train step. Bytes are those of the device that holds most.
+
+    Attributes:
+      mesh: sizes of its axes.
+      parameters: of every network, by role.
+      flops: of the step's matrix products over all devices; rematerialisation left out.
+        A rollout is taken to draw every token of the targets.
+      bytes: what of, to bytes a device; from shapes and shardings.
+      temporary_bytes: by the compiler's account, gradients included.
+      backend: that compiled.
+    """
+
+    mesh: Mapping[str, int]
+    parameters: Mapping[str, int]
+    flops: float
+    bytes: Mapping[str, int]
+    temporary_bytes: int
+    backend: str
+
+
+def use_virtual_devices(count: int) -> None:
+    """Makes JAX see so many CPU devices.
+
+    Raises:
+      UsageError: no such number, or JAX has started already with another.
+    """
+    if count < 1:
+        raise UsageError(f"{count} devices: must be at least 1")
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has started
+        pass
+    if jax.device_count() != count:
+        raise UsageError(f"{count} devices: JAX has started already, with {jax.device_count()}")
+
+
+def dryrun(
+    model: EncoderDecoder,
+    batch_size: int,
+    feature_lengths: Mapping[str, int],
+    *,
+    target: EncoderDecoder | None = None,
+    divergence: Divergence | None = None,
+    source: DataSource | None = None,
+    optimizer: OptimizerFactory = optimizers.adafactor,
+    microbatches: int = 1,
+    remat: str = "none",
+    num_partitions: int = 1,
+    fully_sharded: bool = False,
+) -> Costs:
+    """Lowers and compiles the step that trains `model`, on all devices that JAX sees.
+
+    Args:
+      model: the network to be trained.
+      batch_size, microbatches: as in `LoopConfig`.
+      feature_lengths: `{"inputs": tokens, "targets": tokens}`.
+      target: to distil from; None: supervised training.
+      divergence, source, optimizer, remat: as in `distill`.
+      num_partitions, fully_sharded: see `partitioning.make_partitioner`.
+
+    Raises:
+      UsageError: what does not divide what.
+    """
+    catalog.check_lengths(feature_lengths)
+    partitioner = make_partitioner(num_partitions, fully_sharded)
+    partitioner.check_batch(batch_size)
+    check_microbatches(batch_size, microbatches)
+    trained = dataclasses.replace(model, remat=remat)
+    params, shardings = _placed(trained, partitioner)
+    chosen = optimizer(optimizers.warmup_cosine(1e-3, total_steps=1000))
+    state, state_shardings = describe_state(params, shardings, chosen, partitioner)
+    parts = {"model": params}
+    if target is not None:
+        if target.vocab_size != model.vocab_size:
+            raise UsageError(f"the model has {model.vocab_size} logits and the target {target.vocab_size}")
+        parts["target"], _ = _placed(target, partitioner)
+
+    def loss(model: EncoderDecoder) -> LossFn:
+        if target is None:
+            return make_supervised_loss(model, dropout=True)
+        kind = divergence or ForwardKL(), source or OnPolicy()
+        return make_distillation_loss(model, target, parts["target"], *kind, dropout=True)
+
+    step = make_train_step(chosen, partitioner, state_shardings, seed=0, microbatches=microbatches)
+    batch = _batch(batch_size, feature_lengths, partitioner)
+    arguments = checkpoint.abstract(state, state_shardings), batch
+    memory = step.lower(*arguments, loss(trained)).compile().memory_analysis()
+    counted = step.trace(*arguments, loss(dataclasses.replace(model, remat="none"))).jaxpr
+    moments = checkpoint.abstract(state.optimizer, state_shardings.optimizer)
+    return Costs(
+        mesh=dict(partitioner.mesh.shape),
+        parameters={role: checkpoint.count_parameters(of_role) for role, of_role in parts.items()},
+        flops=product_flops(counted, feature_lengths["targets"]),
+        bytes={
+            "parameters": _bytes_a_device(params),
+            "optimizer": _bytes_a_device(moments),
+            "gradients": _bytes_a_device(params),
+            "target's parameters": _bytes_a_device(parts.get("target", {})),
+            "batch": _bytes_a_device(batch),
+        },
+        temporary_bytes=int(memory.temp_size_in_bytes),
+        backend=jax.default_backend(),
+    )
+
+
+def _placed(model: EncoderDecoder, partitioner: Partitioner) -> tuple[Params, Params]:
+    """Shapes of a model's parameters with their shardings in them; and the shardings."""
+    shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    return checkpoint.abstract(registry.shapes(model), shardings), shardings
+
+
+def _batch(rows: int, lengths: Mapping[str, int], partitioner: Partitioner) -> dict[str, Any]:
+    features = {
+        "encoder_input_tokens": ("inputs", jnp.int32),
+        "decoder_input_tokens": ("targets", jnp.int32),
+        "decoder_target_tokens": ("targets", jnp.int32),
+        "decoder_loss_weights": ("targets", jnp.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((rows, lengths[feature]), dtype, sharding=partitioner.batch)
+        for name, (feature, dtype) in features.items()
+    }
+
+
+def _bytes_a_device(tree: Any) -> int:
+    """Of a tree of shapes with shardings; every device holds equally much."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,0 +1,44 @@
+"""Steps whose loss or gradient is not a number: found, named, and their batches kept for study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distillspec_jax.checkpoint import saving
+from distillspec_jax.metrics import Metrics
+
+POLICIES = ("stop", "skip")
+FOLDER = "non_finite"
+
+
+def fault(metrics: Metrics) -> str | None:
+    """What is not finite about a step, `the loss became nan`; None where all is well.
+
+    Agrees with the train step, which leaves the state alone after such a step.
+    """
+    for name in ("loss", "gradient_norm"):
+        mean = metrics[name]
+        if not (math.isfinite(mean.total) and math.isfinite(mean.count)):
+            return f"the {name} became {mean.compute() if mean.count else mean.total}"
+    return None
+
+
+def keep_batch(directory: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path:
+    """Writes what was fed to a step; with the run's seed it gives the step again.
+
+    Returns:
+      `DIR/non_finite/step_N.npz`.
+    """
+    path = directory / FOLDER / f"step_{step}.npz"
+    if jax.process_index() == 0:
+        with saving(directory):
+            path.parent.mkdir(exist_ok=True)
+            arrays: dict[str, Any] = dict(batch)
+            np.savez(path, **arrays)
+    return path

@@ -1,0 +1,61 @@
+"""How fast training goes: tokens and seconds a step, the wait for input, the share of the machine's speed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from distillspec_jax.training.flops import peak
+
+NAMES = ("tokens_per_s", "step_s", "input_wait", "flops_utilisation")
+"""What of a report depends on the clock."""
+
+
+class Throughput:
+    """What the host's clock says of an interval, compilation and evaluation left out.
+
+    Attributes:
+      flops: of the model's matrix products in a step, over all devices.
+    """
+
+    def __init__(self) -> None:
+        self.flops = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """A new interval begins."""
+        self._tokens, self._steps, self._waited = 0.0, 0, 0.0
+        self._began = time.monotonic()
+
+    def add(self, tokens: float) -> None:
+        """A step is done; so many of its tokens bore on the loss."""
+        self._tokens += tokens
+        self._steps += 1
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for the next batch."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training."""
+        stopped = time.monotonic()
+        yield
+        self._began += time.monotonic() - stopped
+
+    def measured(self) -> dict[str, float]:
+        """The values of `NAMES`; nothing where no time passed.
+
+        `input_wait` is the share of the time that the host waited for a batch; `flops_utilisation` the share
+        of `flops.peak()`, rematerialisation left out.
+        """
+        elapsed = time.monotonic() - self._began
+        if not self._steps or elapsed <= 0:
+            return {}
+        seconds = elapsed / self._steps
+        values = self._tokens / elapsed, seconds, self._waited / elapsed, self.flops / seconds / peak()
+        return dict(zip(NAMES, values, strict=True))

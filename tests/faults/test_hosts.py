@@ -1,0 +1,81 @@
+"""Two processes train together; one, and four devices with other shardings, go on with what they saved."""
+
+import json
+import shutil
+import socket
+
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.cli.main import main
+from tests.compilation import compiled_once  # noqa: F401 (a fixture)
+from tests.faults.killing import Job
+
+pytestmark = pytest.mark.slow  # test_faults.py has a short form
+
+SETTINGS = {"EVAL_PERIOD": 3, "loop__LoopConfig__log_period": 3, "SAVE_PERIOD": 3}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    job = Job(tmp_path_factory.mktemp("hosts"), steps=6)
+    job.prepare()
+    return job
+
+
+@pytest.fixture(scope="module")
+def half_way(job):
+    """A run that two processes brought to step 3, where they agreed that their time was over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    peers = {"DISTILLSPEC_MULTIHOST": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    processes = [
+        job.start(
+            "two",
+            environment={**peers, "JAX_PROCESS_ID": str(index)},
+            loop__LoopConfig__max_seconds=1e-9,
+            **SETTINGS,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "train      3/6" in said[0]
+    assert said[1] == ""  # the first host speaks
+    assert checkpoint.latest_step(job.folder / "two") == 3
+    return job.folder / "two"
+
+
+@pytest.fixture(scope="module")
+def alone(job):
+    assert main(job.flags("alone", 2, **SETTINGS)) == 0
+    return values(job.folder / "alone")
+
+
+def values(directory):
+    """Every number of every report, by step, split and name."""
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    names = ("loss", "gradient_norm", "acceptance_on_batch", "acceptance_expected_T1")
+    return {(r["step"], r["split"], name): r[name] for r in records for name in names if name in r}
+
+
+def test_two_processes_train_as_one_does(half_way, alone):
+    found = values(half_way)
+    assert found == pytest.approx({key: alone[key] for key in alone if key[0] <= 3}, rel=1e-5)
+    assert len(found) == 4  # each report once, though two processes ran
+
+
+def test_one_process_goes_on(job, half_way, alone):
+    shutil.copytree(half_way, job.folder / "one")
+    assert main(job.flags("one", 2, **SETTINGS)) == 0
+    assert values(job.folder / "one") == pytest.approx(alone, rel=1e-5)
+
+
+def test_four_devices_go_on_with_parameters_split_along_both_axes(job, half_way, alone):
+    shutil.copytree(half_way, job.folder / "four")
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
+    process = job.start("four", environment=devices, NUM_PARTITIONS=2, FULLY_SHARDED=True, **SETTINGS)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert values(job.folder / "four") == pytest.approx(alone, rel=1e-5)
