@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, optimizers
 from distillspec_jax.training.loop import LoopConfig, train
@@ -12,7 +12,7 @@ from distillspec_jax.training.supervised import make_supervised_loss
 
 
 def finetune(
-    model: EncoderDecoder,
+    model: Network,
     model_dir: str,
     data: job.DataConfig,
     loop: LoopConfig,

@@ -19,7 +19,7 @@ from distillspec_jax.data import catalog
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training.loop import Batches, Evaluate, LoopConfig
@@ -128,7 +128,7 @@ class DataConfig:
         }
 
 
-def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
+def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
     """The card of a run that is about to start.
 
     Args:
@@ -206,7 +206,7 @@ def _identity(card: ModelCard) -> dict[str, Any]:
 
 
 def initial_params(
-    model: EncoderDecoder, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
+    model: Network, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
 ) -> tuple[Params, Params]:
     """Parameters (fresh, or from a checkpoint directory) and their shardings."""
     key = jax.random.key(seed)
@@ -217,7 +217,7 @@ def initial_params(
     return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
 
 
-def place(model: EncoderDecoder, params: Params, partitioner: Partitioner) -> tuple[Params, Params]:
+def place(model: Network, params: Params, partitioner: Partitioner) -> tuple[Params, Params]:
     """Loaded parameters, moved to their shardings; and the shardings."""
     shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
     return jax.device_put(params, shardings), shardings
