@@ -20,7 +20,7 @@ from distillspec_jax.models.attention import Attention, LayerNorm, MlpBlock, RMS
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
-from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.prepared import form_of, prepared
 from distillspec_jax.models.rotary import Rotation
 from distillspec_jax.shapes import Array, Params
@@ -40,12 +40,6 @@ class Line(NamedTuple):
     tokens_BT: Array
     position_BT: Array
     mask_BTT: Array
-
-
-def prompt_lengths(prompt_BT: Array) -> Array:
-    """Tokens of each row: zeros at the end are padding, zeros before a token are ids like others."""
-    slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
-    return jnp.max(jnp.where(prompt_BT > 0, slot_1T, 0), axis=1, initial=0).astype(jnp.int32)
 
 
 def line(batch: Batch) -> Line:
