@@ -168,7 +168,7 @@ class Engine:
         Those that are done earlier come earlier, whatever their index.
 
         Args:
-          prompts: token ids; none empty, none containing the padding id 0.
+          prompts: token ids; none empty, none ending with 0, which at the end is padding.
           law: fields `[]`, or one value a prompt.
           max_new_tokens: one limit, or one a prompt; each at least 1.
           seed: fixes every prompt's text, given its number and the block size.
@@ -350,5 +350,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise UsageError(f"prompt {i} is empty, must hold at least one token")
-        if min(prompt) < 1:
-            raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 1 or more (0 is padding)")
+        if min(prompt) < 0:
+            raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 0 or more")
+        if prompt[-1] == 0:
+            raise UsageError(f"prompt {i} ends with the id 0, which is padding at the end of a prompt")

@@ -220,7 +220,7 @@ class _Grid:
             self.top_k,
             self.top_p,
             vocab_size=vocabulary.vocab_size,
-            excluded_ids=(vocabulary.pad_id,),
+            excluded_ids=vocabulary.padding_ids,
         )
 
     @functools.cached_property
@@ -238,7 +238,7 @@ class _Grid:
             self.target.params,
             None if draft is None else ModelDrafter(draft.model),
             None if draft is None else draft.params,
-            stopping=StopOnEos((self._tokenizer.eos_id,)),
+            stopping=StopOnEos(self._tokenizer.eos_ids),
             block_size=block_size,
             batch_size=self.workload.batch_size,
             # One width for all prompts: each loop compiles once.
