@@ -155,6 +155,13 @@ def _readme(model: Pretrained) -> str:
         "--to=hf`.",
         "",
     ]
+    layers = getattr(model.model.config, "num_decoder_layers", None)
+    if layers != getattr(model.model.config, "num_encoder_layers", None):
+        lines += [
+            "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
+            f"before `generate`, set `model.config.num_layers = {layers}`.",
+            "",
+        ]
     measured = _acceptance(pretrained.resolve(model.name))
     if measured:
         lines += ["## Acceptance by its target", ""]

@@ -59,7 +59,9 @@ def test_a_round_trip_through_directories_is_bit_equal(model, folder, tmp_path, 
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     assert first.keys() == second.keys()
     equal(second, first)
-    assert "## Provenance" in (tmp_path / "back" / "README.md").read_text()
+    readme = (tmp_path / "back" / "README.md").read_text()
+    assert "## Provenance" in readme
+    assert ("`model.config.num_layers = 2`" in readme) == (model in tiny.T5S.values())  # 1 layer and 2
 
 
 def test_a_t5x_checkpoint_goes_to_hugging_face_and_back(t5x_tiny, tmp_path):
