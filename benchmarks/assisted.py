@@ -15,6 +15,7 @@ from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_l
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.t5 import T5Config
 
 TASK, NEW_TOKENS = "wiki_leads", 64
 TURNS = {1: 7, 16: 2}
@@ -32,6 +33,8 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     from benchmarks.transformers_reference import THREADS, TransformersT5
 
     target, draft = (pretrained.load(f"zoo:{TASK}/{role}") for role in ("target", "distilled"))
+    assert isinstance(target.model.config, T5Config)
+    assert isinstance(draft.model.config, T5Config)
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     theirs = TransformersT5(target.model.config, target.params, device)
     assistant = TransformersT5(draft.model.config, draft.params, device)

@@ -87,7 +87,7 @@ class _Pair:
     def sampled(self, block_size: int, split: str, texts: int, seed: int) -> Sampled:
         """Texts of every prompt in turn, at least one each of at most `texts` prompts."""
         tokenizer = tokenizer_of(self._target)
-        law = sampling_law(1.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
+        law = sampling_law(1.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
         longest = catalog.find_task(self._task).feature_lengths["targets"]
         prompts = [row.prompt for row in examples(self._task, split=split)][:texts]
         asked_N = np.arange(texts) % len(prompts)
@@ -101,7 +101,7 @@ class _Pair:
                 verifier=rule(name),
                 block_size=block_size,
                 batch_size=BATCH_SIZE,
-                stopping=StopOnEos((tokenizer.eos_id,)),
+                stopping=StopOnEos(tokenizer.eos_ids),
             )
             for i, done in zip(
                 asked_N, engine.generate([prompts[i] for i in asked_N], law, longest, seed), strict=True

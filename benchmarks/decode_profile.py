@@ -33,12 +33,14 @@ from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.dense import few_rows
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Array
 
 
 def products(target: Pretrained, rows: int, form: str) -> float:
     """All dense products of one call of the target's decoder on so many rows."""
     config = target.model.config
+    assert isinstance(config, T5Config)
     m, inner, heads = config.emb_dim, config.mlp_dim, config.num_heads * config.head_dim
     layer = [(m, 3 * heads), (heads, m), (m, heads), (heads, m), (m, 2 * inner), (inner, m)]
     shapes = [*layer * config.num_decoder_layers, (m, config.vocab_size)]

@@ -56,7 +56,7 @@ def raced(task: str, batch_size: int) -> Raced:
     jax.clear_caches()
     target, draft = (pretrained.load(f"zoo:{task}/{role}") for role in ("target", "distilled"))
     tokenizer = tokenizer_of(target)
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
+    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
     longest = catalog.find_task(task).feature_lengths["targets"]
     prompts = [row.prompt for row in examples(task, split="test")][: PROMPTS[batch_size]]
     others = [row.prompt for row in examples(task, split="validation")][:OTHER_PROMPTS]
@@ -70,7 +70,7 @@ def raced(task: str, batch_size: int) -> Raced:
             None if block_size is None else draft.params,
             block_size=block_size or 5,
             batch_size=batch_size,
-            stopping=StopOnEos((tokenizer.eos_id,)),
+            stopping=StopOnEos(tokenizer.eos_ids),
         )
 
     engines = {"plain": engine(None), **{str(size): engine(size) for size in FIXED}}

@@ -15,7 +15,7 @@ from benchmarks.measurement import Measurement, median_interval
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.t5 import EncoderDecoder, init_params
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
 
 TURNS = 9
 PROMPT_WIDTH = 96
@@ -61,6 +61,7 @@ def _gflops(target: Pretrained, rows: int) -> str:
 def _decoder_weights(model: Pretrained) -> int:
     """Entries of the matrices that a token passes through; not cross-attention's keys and values."""
     config = model.model.config
+    assert isinstance(config, T5Config)
     m, inner, heads = config.emb_dim, config.mlp_dim, config.num_heads * config.head_dim
     layer = 6 * m * heads + (len(config.mlp_activations) + 1) * m * inner
     return int(config.num_decoder_layers * layer + m * config.vocab_size)

@@ -1,7 +1,7 @@
 """The checkpoint directory: self-describing, so that `--model=DIR` is all a user has to say.
 
     DIR/model.json        family and configuration, task, prefix, lengths, provenance
-    DIR/tokenizer.model   the tokenizer's file, byte for byte
+    DIR/tokenizer.model   the tokenizer's file, byte for byte (DIR/tokenizer.json, if it is of that kind)
     DIR/checkpoints/STEP/ Orbax: `params`, and while training `optimizer` and `progress`
     DIR/damaged/STEP/     a step that a restart could not read and passed over
 
@@ -33,7 +33,10 @@ import orbax.checkpoint as ocp
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
 
-MODEL_FILE, TOKENIZER_FILE, STEPS, DAMAGED = "model.json", "tokenizer.model", "checkpoints", "damaged"
+MODEL_FILE, STEPS, DAMAGED = "model.json", "checkpoints", "damaged"
+
+SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
+"""A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
 class DamagedCheckpointError(UsageError):
@@ -47,10 +50,12 @@ class ModelCard:
     Attributes:
       family: key of the model registry (`t5`).
       config: the family's configuration, as JSON values.
-      tokenizer_fingerprint: sha256 of `tokenizer.model`, or None where the tokenizer is unknown.
+      tokenizer_fingerprint: sha256 of the tokenizer's file, or None where the tokenizer is unknown.
       task: the seqio task or mixture that it was trained on.
       prefix: put before raw inputs by `generate` unless told otherwise.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
+      eos_ids: ids that end an output; empty: the tokenizer's own.
+      prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
     """
 
@@ -61,6 +66,8 @@ class ModelCard:
     prefix: str = ""
     feature_lengths: dict[str, int] = dataclasses.field(default_factory=dict)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eos_ids: list[int] = dataclasses.field(default_factory=list)
+    prompts_end_with_eos: bool = True
 
 
 def fingerprint(tokenizer: bytes) -> str:
@@ -91,13 +98,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def tokenizer_file(tokenizer: bytes) -> str:
+    """The name of a tokenizer's file, by its content."""
+    return TOKENIZERS_FILE if tokenizer.lstrip()[:1] == b"{" else SENTENCEPIECE_FILE
+
+
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
     """Writes the metadata, each file whole or not at all."""
     root = Path(directory)
     with saving(root):
         root.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
-            _write(root / TOKENIZER_FILE, tokenizer)
+            _write(root / tokenizer_file(tokenizer), tokenizer)
         _write(root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False).encode())
 
 
@@ -119,8 +131,11 @@ def read_card(directory: str | Path) -> ModelCard:
 
 def read_tokenizer(directory: str | Path) -> bytes | None:
     """The tokenizer's bytes, checked against the card's fingerprint; None where there is none."""
-    path, known = Path(directory) / TOKENIZER_FILE, read_card(directory).tokenizer_fingerprint
-    if not path.is_file():
+    known = read_card(directory).tokenizer_fingerprint
+    path = next(
+        filter(Path.is_file, map(Path(directory).joinpath, (SENTENCEPIECE_FILE, TOKENIZERS_FILE))), None
+    )
+    if path is None:
         return None
     content = path.read_bytes()
     if known is not None and fingerprint(content) != known:

@@ -34,6 +34,7 @@ def standard_logical_axis_rules(fully_sharded: bool = False) -> Rules:
         ("joined_kv", "model"),
         ("embed", "data" if fully_sharded else None),
         ("relpos_buckets", None),
+        ("positions", None),
     )
 
 

@@ -31,6 +31,8 @@ from distillspec_jax.decoding import (
     sampling_law,
 )
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import Partitioner, make_partitioner, sharded_init
 from distillspec_jax.shapes import Params
@@ -59,6 +61,22 @@ MODEL = EncoderDecoder(
         dropout_rate=0.1,
     )
 )
+DECODER_ONLY = DecoderOnly(
+    DecoderOnlyConfig(
+        vocab_size=32,
+        emb_dim=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        num_layers=1,
+        mlp_dim=20,
+        dropout_rate=0.1,
+        qkv_bias=True,
+    )
+)
+ON_ONE, ON_A_MESH = "decoder-only one", "decoder-only 2x4"
+"""The second family on one mesh: the meshes ask no network which family it is of."""
+
 TARGET_SEED, DRAFT_SEED = 1, 2
 PROMPT_BT = tiny.ragged(1, (5, 2, 4, 1, 3, 5, 2, 4), 5, vocab=32)
 OPTIMIZER = optax.adamw(0.01)
@@ -78,17 +96,19 @@ def main(steps: str = "") -> None:
             "1x8": make_partitioner(8),
             "8x1 fully": make_partitioner(1, True),
         }
-        losses = {name: _train(mesh, int(steps))["losses"] for name, mesh in everywhere.items()}
+        losses = {name: _train(mesh, MODEL, int(steps))["losses"] for name, mesh in everywhere.items()}
         print(json.dumps(losses))
         return
     report: dict[str, Any] = {
         name: {
-            "training": _train(mesh),
-            "decoding": _decode(mesh),
+            "training": _train(mesh, MODEL),
+            "decoding": _decode(mesh, MODEL),
             "served": _serve(mesh),
         }
         for name, mesh in {"one": one, **meshes}.items()
     }
+    for name, mesh in ((ON_ONE, one), (ON_A_MESH, meshes["2x4"])):
+        report[name] = {"training": _train(mesh, DECODER_ONLY), "decoding": _decode(mesh, DECODER_ONLY)}
     for name, partitioner in (("one", one), (FULLY_SHARDED, meshes[FULLY_SHARDED])):
         fresh = sharded_init(partitioner, MODEL.init, jax.random.key(0))
         report[name]["fresh"] = {"params": _values(fresh), "shards": _shards(fresh)}
@@ -119,18 +139,18 @@ def _shards(tree: Any) -> dict[str, list[int]]:
     return {path: list(leaf.addressable_shards[0].data.shape) for path, leaf in _by_path(tree).items()}
 
 
-def _placed(partitioner: Partitioner, seed: int) -> tuple[Params, Params]:
+def _placed(partitioner: Partitioner, seed: int, model: Network = MODEL) -> tuple[Params, Params]:
     """Random parameters on the mesh, and their shardings."""
-    shardings = partitioner.parameters(jax.eval_shape(MODEL.init, jax.random.key(0)))
+    shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
     # From host copies: the train step gives the buffers away.
-    return jax.device_put(jax.tree.map(np.array, tiny.params(MODEL, seed)), shardings), shardings
+    return jax.device_put(jax.tree.map(np.array, tiny.params(model, seed)), shardings), shardings
 
 
-def _train(partitioner: Partitioner, steps: int = STEPS) -> dict[str, Any]:
+def _train(partitioner: Partitioner, model: Network = MODEL, steps: int = STEPS) -> dict[str, Any]:
     """Steps with dropout on ragged rows."""
-    params, shardings = _placed(partitioner, TARGET_SEED)
+    params, shardings = _placed(partitioner, TARGET_SEED, model)
     state, state_shardings = create_state(params, shardings, OPTIMIZER, partitioner)
-    loss = make_supervised_loss(MODEL, dropout=True)
+    loss = make_supervised_loss(model, dropout=True)
     step = make_train_step(OPTIMIZER, partitioner, state_shardings, seed=0)
     batch = partitioner.put_batch(_batch())
     losses = []
@@ -153,16 +173,17 @@ def _batch() -> dict[str, np.ndarray]:
     }
 
 
-def _decode(partitioner: Partitioner) -> dict[str, Any]:
+def _decode(partitioner: Partitioner, model: Network) -> dict[str, Any]:
     """Rows at temperature 0 and 1 by turns."""
-    params = PairParams(_placed(partitioner, TARGET_SEED)[0], _placed(partitioner, DRAFT_SEED)[0])
+    target, draft = (_placed(partitioner, seed, model)[0] for seed in (TARGET_SEED, DRAFT_SEED))
+    params = PairParams(target, draft)
     requests = Requests(
         keys_B=randomness.row_keys(jax.random.key(0), jnp.arange(ROWS)),
         limit_B=jnp.full(ROWS, NEW_TOKENS, jnp.int32),
         law=sampling_law([0.0, 1.0] * (ROWS // 2)).for_rows(ROWS),
     )
     prompt_BT, requests = jax.device_put((PROMPT_BT, requests), partitioner.batch)
-    loop = SpeculativeLoop(MODEL, ModelDrafter(MODEL), block_size=2)
+    loop = SpeculativeLoop(model, ModelDrafter(model), block_size=2)
 
     def run(params: PairParams, prompt_BT: jax.Array, requests: Requests) -> State:
         return loop.run(params, loop.init(params, prompt_BT, requests, NEW_TOKENS), 100)
@@ -225,6 +246,12 @@ def test_fifty_steps_have_the_losses_of_one_device_on_every_mesh() -> None:
 
 
 mesh_cases = pytest.mark.parametrize("mesh", MESHES)
+cases = pytest.mark.parametrize("mesh", [*MESHES, ON_A_MESH])
+
+
+def one_device(mesh: str) -> str:
+    return ON_ONE if mesh == ON_A_MESH else "one"
+
 
 EMBEDDING, QUERY = "token_embedder/embedding", "decoder/layers_0/self_attention/query/kernel"
 OUT, WI = "decoder/layers_0/self_attention/out/kernel", "decoder/layers_0/mlp/wi_0/kernel"
@@ -242,10 +269,18 @@ PARTS = {
     | {LOGITS: [4, 16], RELPOS: [1, 4]},
 }
 PARTS["8x1"] = PARTS["one"]
-ROWS_A_DEVICE = {"8x1": 1, "2x4": 4, FULLY_SHARDED: 2}
+# Keys are half as wide as queries; biases are split like what they are added to.
+SELF = "decoder/layers_0/self_attention"
+PARTS[ON_A_MESH] = {EMBEDDING: [8, 16], QUERY: [16, 4], OUT: [4, 16], WI: [16, 5], WO: [5, 16]} | {
+    LOGITS: [16, 8],
+    f"{SELF}/key/kernel": [16, 2],
+    f"{SELF}/query/bias": [4],
+    f"{SELF}/value/bias": [2],
+}
+ROWS_A_DEVICE = {"8x1": 1, "2x4": 4, FULLY_SHARDED: 2, ON_A_MESH: 4}
 
 
-@mesh_cases
+@cases
 def test_every_device_holds_its_part_of_parameters_and_moments(measured: dict[str, Any], mesh: str) -> None:
     shards = measured[mesh]["training"]["shards"]
     for path, part in PARTS[mesh].items():
@@ -255,19 +290,20 @@ def test_every_device_holds_its_part_of_parameters_and_moments(measured: dict[st
     assert shards["optimizer/0/count"] == []
 
 
-@mesh_cases
+@cases
 def test_every_device_holds_its_rows(measured: dict[str, Any], mesh: str) -> None:
     rows = ROWS_A_DEVICE[mesh]
     assert measured[mesh]["training"]["shards"]["batch/encoder_input_tokens"] == [rows, 5]
     assert {part[0] for part in measured[mesh]["decoding"]["shards"].values()} == {rows}
 
 
-@mesh_cases
+@cases
 def test_training_gives_the_losses_and_parameters_of_one_device(measured: dict[str, Any], mesh: str) -> None:
-    found, expected = measured[mesh]["training"], measured["one"]["training"]
+    found, expected = measured[mesh]["training"], measured[one_device(mesh)]["training"]
     assert len(expected["losses"]) == STEPS
     # What is compared is no longer where the training began: it has moved by 500 times the tolerance.
-    for path, start in _values(tiny.params(MODEL, TARGET_SEED)).items():
+    model = DECODER_ONLY if mesh == ON_A_MESH else MODEL
+    for path, start in _values(tiny.params(model, TARGET_SEED)).items():
         assert np.abs(np.subtract(expected["params"][path], start)).max() > 0.01, path
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
     assert found["params"].keys() == expected["params"].keys()
@@ -275,9 +311,9 @@ def test_training_gives_the_losses_and_parameters_of_one_device(measured: dict[s
         np.testing.assert_allclose(found["params"][path], values, rtol=0, atol=2e-5, err_msg=path)
 
 
-@mesh_cases
+@cases
 def test_decoding_gives_the_tokens_of_one_device(measured: dict[str, Any], mesh: str) -> None:
-    found, expected = measured[mesh]["decoding"], measured["one"]["decoding"]
+    found, expected = measured[mesh]["decoding"], measured[one_device(mesh)]["decoding"]
     assert np.sum(expected["accepted"]) > 0
     for name in ("tokens", "accepted", "rounds"):
         assert found[name] == expected[name]

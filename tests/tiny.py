@@ -1,7 +1,8 @@
-"""The smallest honest T5s, and jitted calls that tests share so that each shape compiles once.
+"""The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
-Two kinds (1.0 and 1.1), sizes that differ from one another wherever the network allows it, a relative
-distance short enough for every bucket to be met, and parameters in which nothing is left at one or zero.
+Two kinds of T5 (1.0 and 1.1) and two that are decoder-only, with everything that the family knows between
+them. Sizes differ from one another wherever the network allows it, a relative distance is short enough for
+every bucket to be met, and in the parameters nothing is left at one or zero.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.models import registry
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import DecodeState
+from distillspec_jax.models.registry import Network
+from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -37,11 +41,41 @@ _SIZES: dict[str, Any] = {
 
 T5_1_1 = EncoderDecoder(T5Config(**_SIZES))
 T5_1_0 = EncoderDecoder(T5Config(**_SIZES, mlp_activations=("relu",), logits_via_embedding=True))
-MODELS = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
+_LINE: dict[str, Any] = {
+    **{name: _SIZES[name] for name in ("vocab_size", "emb_dim", "head_dim", "mlp_dim")},
+    "num_layers": 2,
+    "max_positions": 40,
+}
+GPT = DecoderOnly(
+    DecoderOnlyConfig(
+        **_LINE,
+        num_heads=4,  # GPT-2's heads are together as wide as the network
+        mlp_activations=("gelu",),
+        logits_via_embedding=True,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        norm="layer",
+        positions="learned",
+    )
+)
+# Two groups of three heads; the three pairs of frequencies are kept, blended and stretched.
+LLAMA = DecoderOnly(
+    DecoderOnlyConfig(
+        **{**_LINE, "head_dim": 6},
+        num_heads=6,
+        num_kv_heads=2,
+        qkv_bias=True,
+        rope_theta=100.0,
+        rope_scaling=RopeScaling(4.0, 1.0, 4.0, 40),
+    )
+)
+T5S = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
+MODELS: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
 
 
 @functools.cache
-def params(model: EncoderDecoder, seed: int = 0) -> Params:
+def params(model: Network, seed: int = 0) -> Params:
     """Random parameters; norm scales lie around one, everything else around zero."""
     rng = np.random.default_rng(seed)
 
@@ -72,17 +106,15 @@ def teacher_batch(inputs: np.ndarray, targets: np.ndarray, start: int = 0) -> di
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def logits(model: EncoderDecoder, params: Params, batch: dict[str, Any]) -> Array:
+def logits(model: Network, params: Params, batch: dict[str, Any]) -> Array:
     return model.logits(params, batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
-def prefill(model: EncoderDecoder, params: Params, prompt_BT: Any, room: int) -> tuple[DecodeState, Array]:
+def prefill(model: Network, params: Params, prompt_BT: Any, room: int) -> tuple[DecodeState, Array]:
     return model.prefill(params, prompt_BT, room)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def extend(
-    model: EncoderDecoder, params: Params, state: DecodeState, tokens_BK: Any
-) -> tuple[Array, DecodeState]:
+def extend(model: Network, params: Params, state: DecodeState, tokens_BK: Any) -> tuple[Array, DecodeState]:
     return model.extend(params, state, tokens_BK)

@@ -63,12 +63,12 @@ def main(argv: list[str]) -> int:
             flags.top_k,
             flags.top_p,
             vocab_size=tokenizer.vocab_size,
-            excluded_ids=(tokenizer.pad_id,),
+            excluded_ids=tokenizer.padding_ids,
         ),
         max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
         block_sizes=flags.block_sizes,
         batch_size=flags.batch_size,
-        engine_options={"stopping": StopOnEos((tokenizer.eos_id,))},
+        engine_options={"stopping": StopOnEos(tokenizer.eos_ids)},
     )
     tables.print_advice(found)
     if flags.output:

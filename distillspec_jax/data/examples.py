@@ -26,9 +26,21 @@ class Example:
     targets_text: str
 
 
-def prompt_ids(tokenizer: Tokenizer, prefix: str, text: str, max_length: int | None = None) -> list[int]:
-    """Ids of `prefix + text` and EOS, cut so that EOS survives at `max_length` tokens in all."""
-    ids = tokenizer.encode(prefix + text)
+def prompt_ids(
+    tokenizer: Tokenizer,
+    prefix: str,
+    text: str,
+    max_length: int | None = None,
+    *,
+    ends_with_eos: bool = True,
+) -> list[int]:
+    """Ids of `prefix + text` and EOS, cut so that EOS survives at `max_length` tokens in all.
+
+    Without EOS a text goes on where it stops; an empty one begins after the EOS of another.
+    """
+    ids = [*tokenizer.first_ids, *tokenizer.encode(prefix + text)]
+    if not ends_with_eos:
+        return ids[:max_length] or [tokenizer.eos_id]
     kept = ids if max_length is None else ids[: max_length - 1]
     return [*kept, tokenizer.eos_id]
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with SentencePiece alone (no TensorFlow).
+"""Text to token ids and back, by SentencePiece or by Hugging Face's `tokenizers` (no TensorFlow).
 
 One class serves training, generation and checkpoints, so that the ids a model was trained on and the ids that
 it is served are made by the same code. The embedded vocabulary (`embedded_tokenizer`) is lossless: for every
@@ -12,37 +12,68 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import sentencepiece
-
+from distillspec_jax.data.sentencepiece_model import SentencePieceModel
 from distillspec_jax.errors import UsageError
 
 EMBEDDED_MODEL = Path(__file__).parent / "vocabulary" / "embedded.model"
 """The vocabulary of the embedded tasks: 4,096 unigram pieces, rebuilt by `train_vocabulary`."""
 
-_SPACE_MARK = "\u2581"
-"""How SentencePiece writes a space inside a piece; a text's own U+2581 would come back as a space."""
+
+class Library(Protocol):
+    """What a library of tokenizers does for `Tokenizer`.
+
+    Attributes:
+      vocab_size: ids are below it.
+      pad_id, eos_id, unk_id: of the special pieces that the file itself names, else None.
+      first_ids: ids that a prompt begins with, BOS for instance.
+    """
+
+    vocab_size: int
+    pad_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    first_ids: list[int]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids of the vocabulary."""
+
+    def piece(self, token: int) -> str:
+        """See `Tokenizer.piece`."""
+
+    def piece_bytes(self, token: int) -> bytes:
+        """See `Tokenizer.piece_bytes`."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """An immutable SentencePiece vocabulary; equal when the serialized models are equal.
+    """An immutable vocabulary; equal when the serialized models are equal.
 
     Attributes:
-      model_bytes: the serialized SentencePiece model, everything that determines text <-> ids. A checkpoint
-        stores it so that it can be served without the task that trained it.
+      model_bytes: a SentencePiece model or a tokenizer.json, everything that determines text <-> ids. A
+        checkpoint stores it so that it can be served without the task that trained it.
+      eos_ids: ids that end a text; by default the model's own.
     """
 
     model_bytes: bytes = field(repr=False)
+    eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self._processor.pad_id() < 0 or self._processor.eos_id() < 0:
+        library = self._library
+        if isinstance(library, SentencePieceModel) and (library.pad_id is None or library.eos_id is None):
             raise UsageError("the SentencePiece model defines no pad or no eos piece; train it with both")
+        if not self.eos_ids and library.eos_id is None:
+            raise UsageError("tokenizer.json does not tell which of its tokens ends a text: give its id")
+        object.__setattr__(self, "eos_ids", tuple(self.eos_ids) or (library.eos_id,))
 
     @classmethod
-    def from_bytes(cls, model_bytes: bytes) -> Tokenizer:
-        """A tokenizer from a serialized SentencePiece model."""
-        return cls(model_bytes)
+    def from_bytes(cls, model_bytes: bytes, eos_ids: Iterable[int] = ()) -> Tokenizer:
+        """A tokenizer from the bytes of its file."""
+        return cls(model_bytes, tuple(eos_ids))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -61,21 +92,15 @@ class Tokenizer:
             raise UsageError(f"vocabulary file {str(path)!r} is not a SentencePiece model") from error
 
     @functools.cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        return sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
+    def _library(self) -> Library:
+        if self.model_bytes.lstrip()[:1] != b"{":
+            return SentencePieceModel(self.model_bytes)
+        from distillspec_jax.data.hub_tokenizer import HubTokenizer  # few checkpoints need the library
 
-    @functools.cached_property
-    def _space_mark_ids(self) -> list[int]:
-        """The byte pieces that spell U+2581, or [] where the vocabulary cannot spell it losslessly.
-
-        It can when it has byte pieces and puts no dummy space before a text: then a text may be cut at U+2581
-        and the parts encoded apart.
-        """
-        processor = self._processor
-        ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
-        spells_bytes = all(processor.is_byte(i) for i in ids)
-        adds_dummy_space = processor.encode("a", out_type=str)[0].startswith(_SPACE_MARK)
-        return ids if spells_bytes and not adds_dummy_space else []
+        try:
+            return HubTokenizer(self.model_bytes)
+        except ValueError as error:
+            raise UsageError(f"not a tokenizer.json: {str(error).splitlines()[0]}") from error
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without EOS; [] for the empty string.
@@ -88,13 +113,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             culprit = text[error.start]
             raise UsageError(f"text holds a lone surrogate {culprit!r} at character {error.start}") from error
-        if _SPACE_MARK not in text or not self._space_mark_ids:
-            return list(self._processor.encode(text))
-        first, *rest = (self._processor.encode(part) for part in text.split(_SPACE_MARK))
-        ids = list(first)
-        for part in rest:
-            ids += [*self._space_mark_ids, *part]
-        return ids
+        return self._library.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` up to the first EOS, padding dropped.
@@ -102,41 +121,51 @@ class Tokenizer:
         Ids outside the vocabulary (the padded rows of an embedding table) read as the unknown piece, as in
         seqio. Bytes that form no valid UTF-8 read as U+FFFD.
         """
-        kept: list[int] = []
+        library, padding, kept = self._library, self.padding_ids, []
         for token in map(int, ids):
-            if token == self.eos_id:
+            if token in self.eos_ids:
                 break
-            if token != self.pad_id:
-                kept.append(token if 0 <= token < self.vocab_size else self.unk_id)
-        return str(self._processor.decode(kept))
+            known = token if 0 <= token < library.vocab_size else library.unk_id
+            if known is not None and token not in padding:
+                kept.append(known)
+        return library.decode(kept)
 
     def piece_bytes(self, token: int) -> bytes:
         """What one id adds to a text, in UTF-8; nothing for EOS, padding and the unknown piece."""
-        if self._processor.is_control(token) or self._processor.is_unknown(token):
-            return b""
-        piece = str(self._processor.id_to_piece(token))
-        return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(token) else self.piece(token).encode()
+        return self._library.piece_bytes(token)
 
     def piece(self, token: int) -> str:
         """One id as a reader would see it: a space as a space, EOS as `</s>`, a byte as `<0xE2>`."""
-        return str(self._processor.id_to_piece(token)).replace(_SPACE_MARK, " ")
+        return self._library.piece(token)
 
     @property
     def vocab_size(self) -> int:
         """The number of pieces; valid ids are 0 .. vocab_size - 1."""
-        return int(self._processor.vocab_size())
+        return self._library.vocab_size
+
+    @property
+    def first_ids(self) -> list[int]:
+        """Ids that a prompt begins with: BOS, where a tokenizer.json adds it."""
+        return self._library.first_ids
+
+    @property
+    def padding_ids(self) -> tuple[int, ...]:
+        """Ids that stand for nothing and are never sampled; none in a vocabulary without padding."""
+        return () if self._library.pad_id is None else (self._library.pad_id,)
 
     @property
     def pad_id(self) -> int:
-        return int(self._processor.pad_id())
+        """What fills rows up: the vocabulary's own, else 0."""
+        return self._library.pad_id or 0
 
     @property
     def eos_id(self) -> int:
-        return int(self._processor.eos_id())
+        """The id that ends a text; the first, if there are several."""
+        return self.eos_ids[0]
 
     @property
     def unk_id(self) -> int:
-        return int(self._processor.unk_id())
+        return -1 if self._library.unk_id is None else self._library.unk_id
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -168,7 +168,7 @@ class Engine:
         Those that are done earlier come earlier, whatever their index.
 
         Args:
-          prompts: token ids; none empty, none containing the padding id 0.
+          prompts: token ids; none empty, none ending with 0, which at the end is padding.
           law: fields `[]`, or one value a prompt.
           max_new_tokens: one limit, or one a prompt; each at least 1.
           seed: fixes every prompt's text, given its number and the block size.
@@ -221,9 +221,9 @@ class Engine:
             enough = len(served) if waiting else 1
             block_size, rounds = sizes.next()
             state = self._runner.run(state, block_size, rounds, enough)
-            rows, counts = state.rows, state.counts
+            decoded, counts = state.rows, state.counts
             status_B, emitted_B, *counted = jax.device_get(
-                (rows.status_B, rows.emitted_B, counts.tested_BG, counts.accepted_BG)
+                (decoded.status_B, decoded.emitted_B, counts.tested_BG, counts.accepted_BG)
             )
             sizes.observe(*draft_counts.since(*counted))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
@@ -381,5 +381,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise UsageError(f"prompt {i} is empty, must hold at least one token")
-        if min(prompt) < 1:
-            raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 1 or more (0 is padding)")
+        if min(prompt) < 0:
+            raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 0 or more")
+        if prompt[-1] == 0:
+            raise UsageError(f"prompt {i} ends with the id 0, which is padding at the end of a prompt")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding.drafters import Draft
 from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.shapes import Array
 
 
@@ -62,7 +63,7 @@ class PromptLookup:
     def init(self, params: Any, prompt_BT: Array, max_length: int) -> History:
         """See `Drafter.init`. The prompts are 0-padded on the right."""
         tokens_BS = jnp.pad(prompt_BT.astype(jnp.int32), ((0, 0), (0, max_length + 1)))
-        return History(tokens_BS, (prompt_BT > 0).sum(-1).astype(jnp.int32))
+        return History(tokens_BS, prompt_lengths(prompt_BT))
 
     def draft(
         self,

@@ -1,6 +1,6 @@
 """Text in, text out: a target, perhaps a draft, and the tokenizer that came with the checkpoint.
 
-No TensorFlow: prompts are tokenised by SentencePiece directly.
+No TensorFlow: prompts are tokenised by the checkpoint's own tokenizer, directly.
 """
 
 from __future__ import annotations
@@ -67,20 +67,22 @@ class PromptFormat:
       max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
       max_new_tokens: default length of the output.
       truncate: cut longer prompts instead of refusing them.
+      ends_with_eos: EOS follows the text, as the embedded tasks have it.
     """
 
     prefix: str
     max_tokens: int | None
     max_new_tokens: int
     truncate: bool = False
+    ends_with_eos: bool = True
 
     def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
-        """Prefix, text, EOS. `where` names the input in an error.
+        """Prefix, text, and EOS if so wanted. `where` names the input in an error.
 
         Raises:
           UsageError: the prompt is too long and may not be cut.
         """
-        ids = prompt_ids(tokenizer, self.prefix, text)
+        ids = prompt_ids(tokenizer, self.prefix, text, ends_with_eos=self.ends_with_eos)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
         if not self.truncate:
@@ -88,7 +90,7 @@ class PromptFormat:
                 f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
                 "shorten it or pass --truncate_inputs"
             )
-        return prompt_ids(tokenizer, self.prefix, text, self.max_tokens)
+        return prompt_ids(tokenizer, self.prefix, text, self.max_tokens, ends_with_eos=self.ends_with_eos)
 
 
 def prompt_format(
@@ -111,6 +113,7 @@ def prompt_format(
         max_tokens=lengths.get("inputs"),
         max_new_tokens=lengths.get("targets", 128),
         truncate=truncate,
+        ends_with_eos=target.card.prompts_end_with_eos,
     )
 
 
@@ -122,7 +125,7 @@ def tokenizer_of(model: Pretrained) -> Tokenizer:
     """
     if model.tokenizer_bytes is None:
         raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
-    return Tokenizer.from_bytes(model.tokenizer_bytes)
+    return Tokenizer.from_bytes(model.tokenizer_bytes, model.card.eos_ids)
 
 
 class TextGenerator:
@@ -217,7 +220,7 @@ class TextGenerator:
         )
 
     def _stopping(self) -> Stopping:
-        eos_ids = (self.tokenizer.eos_id,)
+        eos_ids = self.tokenizer.eos_ids
         if not self._stop:
             return StopOnEos(eos_ids)
         pieces = tuple(map(self.tokenizer.piece_bytes, range(self.tokenizer.vocab_size)))
@@ -255,7 +258,7 @@ class TextGenerator:
             raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         law = sampling_law(
-            temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,)
+            temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
         )
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -276,7 +279,7 @@ class TextGenerator:
 
     def _text(self, inputs: str, completion: Completion) -> Generation:
         text, reason = self.tokenizer.decode(completion.tokens), completion.finish_reason
-        if reason == "eos" and completion.tokens[-1] != self.tokenizer.eos_id:
+        if reason == "eos" and completion.tokens[-1] not in self.tokenizer.eos_ids:
             reason = "stop"
             text = text[: min((i for i in map(text.find, self._stop) if i >= 0), default=None)]
         return Generation(

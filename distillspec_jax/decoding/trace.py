@@ -61,11 +61,11 @@ def trace(
     loop = SpeculativeLoop(
         target.model,
         ModelDrafter(draft.model),
-        stopping=StopOnEos((tokenizer.eos_id,)),
+        stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
     )
     prompt_BT = jnp.asarray([form.ids(tokenizer, text, "the text")], jnp.int32)
-    law = sampling_law(temperature, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
+    law = sampling_law(temperature, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
     limit = max_new_tokens or form.max_new_tokens
     requests = Requests(
         randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)), jnp.asarray([limit], jnp.int32), law

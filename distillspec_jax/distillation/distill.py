@@ -17,7 +17,7 @@ from distillspec_jax.distillation.stored_laws import check_laws, check_target, m
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, optimizers, selection
 from distillspec_jax.training.loop import Evaluate, LoopConfig, Profile, train
@@ -152,15 +152,15 @@ class _Objective:
       profile: where a step's time goes.
     """
 
-    loss: Callable[[EncoderDecoder], LossFn]
-    evaluate: Callable[[EncoderDecoder], Evaluate | None]
-    profile: Callable[[EncoderDecoder], Profile] | None = None
+    loss: Callable[[Network], LossFn]
+    evaluate: Callable[[Network], Evaluate | None]
+    profile: Callable[[Network], Profile] | None = None
 
 
 def _of_stored_laws(
     divergence: Divergence, data: job.DataConfig, loop: LoopConfig, partitioner: Partitioner
 ) -> _Objective:
-    def evaluate(model: EncoderDecoder) -> Evaluate | None:
+    def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
             return None
         measured = make_stored_law_loss(model, divergence)
@@ -194,10 +194,10 @@ def _of_target(
         )
     laws = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
 
-    def loss(model: EncoderDecoder) -> LossFn:
+    def loss(model: Network) -> LossFn:
         return make_distillation_loss(model, *parts, dropout=True, normalization=normalization, **real_ids)
 
-    def evaluate(model: EncoderDecoder) -> Evaluate | None:
+    def evaluate(model: Network) -> Evaluate | None:
         if not prompts:
             return None
         return expected_acceptance(model, teacher.model, teacher.params, prompts, loop.seed, laws, **real_ids)

@@ -22,7 +22,7 @@ from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, OnPolicy
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import optimizers
@@ -72,11 +72,11 @@ def use_virtual_devices(count: int) -> None:
 
 
 def dryrun(
-    model: EncoderDecoder,
+    model: Network,
     batch_size: int,
     feature_lengths: Mapping[str, int],
     *,
-    target: EncoderDecoder | None = None,
+    target: Network | None = None,
     divergence: Divergence | None = None,
     source: DataSource | None = None,
     optimizer: OptimizerFactory = optimizers.adafactor,
@@ -112,7 +112,7 @@ def dryrun(
             raise UsageError(f"the model has {model.vocab_size} logits and the target {target.vocab_size}")
         parts["target"], _ = _placed(target, partitioner)
 
-    def loss(model: EncoderDecoder) -> LossFn:
+    def loss(model: Network) -> LossFn:
         if target is None:
             return make_supervised_loss(model, dropout=True)
         kind = divergence or ForwardKL(), source or OnPolicy()
@@ -140,7 +140,7 @@ def dryrun(
     )
 
 
-def _placed(model: EncoderDecoder, partitioner: Partitioner) -> tuple[Params, Params]:
+def _placed(model: Network, partitioner: Partitioner) -> tuple[Params, Params]:
     """Shapes of a model's parameters with their shardings in them; and the shardings."""
     shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
     return checkpoint.abstract(registry.shapes(model), shardings), shardings

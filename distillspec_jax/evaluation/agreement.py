@@ -198,7 +198,7 @@ def sample_rounds(
     loop = SpeculativeLoop(
         target.model,
         ModelDrafter(draft.model),
-        stopping=StopOnEos((tokenizer.eos_id,)),
+        stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
         measure_overlap=True,
     )

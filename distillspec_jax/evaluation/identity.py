@@ -60,8 +60,8 @@ def greedy_differences(
     """
     pretrained.check_pair(target, draft)
     tokenizer = tokenizer_of(target)
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=(tokenizer.pad_id,))
-    shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos((tokenizer.eos_id,))}
+    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos(tokenizer.eos_ids)}
     alone = Engine(target.model, target.params, **shared)
     pair = Engine(
         target.model, target.params, ModelDrafter(draft.model), draft.params, block_size=block_size, **shared
@@ -101,6 +101,6 @@ def _gap(target: Pretrained, prompt: Sequence[int], common: Sequence[int]) -> fl
     fed_BK = jnp.asarray([[int(pending_B[0]), *common]], jnp.int32)
     logits_BKV, _ = target.model.extend(target.params, state, fed_BK)
     logits_V = np.array(logits_BKV[0, -1, : tokenizer.vocab_size], np.float64)
-    logits_V[tokenizer.pad_id] = -np.inf
+    logits_V[list(tokenizer.padding_ids)] = -np.inf
     second, first = np.sort(logits_V)[-2:]
     return float(first - second)

@@ -214,7 +214,7 @@ class _Sweep:
             self.top_k,
             self.top_p,
             vocab_size=vocabulary.vocab_size,
-            excluded_ids=(vocabulary.pad_id,),
+            excluded_ids=vocabulary.padding_ids,
         )
 
     @functools.cached_property
@@ -240,7 +240,7 @@ class _Sweep:
             drafter,
             draft.params if isinstance(draft, Pretrained) else None,
             verifier=grid.verifier(cell.rule),
-            stopping=StopOnEos((self._tokenizer.eos_id,)),
+            stopping=StopOnEos(self._tokenizer.eos_ids),
             block_size=max(cell.block_size, 1),
             batch_size=cell.batch_size,
             # One width for all prompts: each loop compiles once.

@@ -8,17 +8,16 @@ round trip is bit-equal. Neither torch nor transformers is imported: the caller 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import registry
+from distillspec_jax.interop.tensors import Source, Tensors, check_ties, collect, spread
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Params
 
-StateDict = Mapping[str, np.ndarray]
+_T5 = "Hugging Face T5"
 
 _ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Other names of `shared.weight`; a state dict may repeat the tensor under them."""
@@ -47,14 +46,7 @@ _DEFAULTS: dict[str, Any] = {
 """What transformers assumes where a config.json leaves a field out."""
 
 
-class _Source(NamedTuple):
-    """Where a parameter comes from: a tensor's name, and whether its two axes are swapped."""
-
-    name: str
-    transposed: bool
-
-
-def from_hf(state_dict: StateDict, config: Mapping[str, Any]) -> tuple[T5Config, Params]:
+def from_hf(state_dict: Tensors, config: Mapping[str, Any]) -> tuple[T5Config, Params]:
     """Converts the weights of a `T5ForConditionalGeneration`.
 
     Args:
@@ -72,30 +64,12 @@ def from_hf(state_dict: StateDict, config: Mapping[str, Any]) -> tuple[T5Config,
     sources = _sources(ours)
     if _HEAD not in state_dict and config.get("tie_word_embeddings") and not ours.logits_via_embedding:
         # What transformers 5 saves of a T5 1.1 whose projection was never its own: one table, raw logits.
-        sources["decoder", "logits_dense", "kernel"] = _Source("shared.weight", True)
+        sources["decoder/logits_dense/kernel"] = Source("shared.weight", True)
     aliases = [*_ALIASES, _HEAD] if ours.logits_via_embedding else [*_ALIASES]
     aliases = [name for name in aliases if name in state_dict]
-    _check_names(set(state_dict) - set(aliases) - set(_NEVER_USED), {s.name for s in sources.values()})
-
-    shapes = traverse_util.flatten_dict(registry.shapes(EncoderDecoder(ours)))
-    flat, misshaped = {}, []
-    for path, (name, transposed) in sources.items():
-        tensor = np.asarray(state_dict[name])
-        wanted = shapes[path].shape[::-1] if transposed else shapes[path].shape
-        if tensor.shape != wanted:
-            misshaped.append(f"{name} is {tensor.shape}, the config wants {wanted}")
-        flat[path] = np.asarray(tensor.T if transposed else tensor, np.float32, order="C")
-    if misshaped:
-        raise UsageError(f"Hugging Face T5: misshaped tensors: {'; '.join(misshaped)}")
-
-    shared = flat["token_embedder", "embedding"]
-    for name in aliases:
-        if not np.array_equal(np.asarray(state_dict[name], np.float32), shared):
-            raise UsageError(
-                f"Hugging Face T5: {name} differs from shared.weight, but the config ties them "
-                "(an output projection of its own needs tie_word_embeddings=false)"
-            )
-    return ours, traverse_util.unflatten_dict(flat)
+    params = collect(_T5, EncoderDecoder(ours), sources, state_dict, {*aliases, *_NEVER_USED})
+    check_ties(_T5, state_dict, aliases, "shared.weight")
+    return ours, params
 
 
 def to_hf(config: T5Config, params: Params) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -107,18 +81,7 @@ def to_hf(config: T5Config, params: Params) -> tuple[dict[str, np.ndarray], dict
       UsageError: parameters of another shape than the configuration's, or an activation that
         transformers' T5 does not know.
     """
-    shapes = traverse_util.flatten_dict(registry.shapes(EncoderDecoder(config)))
-    flat = traverse_util.flatten_dict(params)
-    _check_names({"/".join(path) for path in flat}, {"/".join(path) for path in shapes})
-    state_dict = {}
-    for path, (name, transposed) in _sources(config).items():
-        array = np.asarray(flat[path], np.float32)
-        if array.shape != shapes[path].shape:
-            raise UsageError(
-                f"parameter {'/'.join(path)} has shape {array.shape}, the config wants {shapes[path].shape}"
-            )
-        state_dict[name] = np.ascontiguousarray(array.T if transposed else array)
-    return state_dict, config_to_hf(config)
+    return spread(_T5, EncoderDecoder(config), _sources(config), params), config_to_hf(config)
 
 
 def config_from_hf(config: Mapping[str, Any]) -> T5Config:
@@ -194,15 +157,15 @@ def _activations(value: Mapping[str, Any]) -> tuple[str, ...]:
     return (_ACTIVATIONS[plain], "linear") if gated else (_ACTIVATIONS[plain],)
 
 
-def _sources(config: T5Config) -> dict[tuple[str, ...], _Source]:
+def _sources(config: T5Config) -> dict[str, Source]:
     """The tensor behind every parameter of the canonical tree."""
     table = {
-        "token_embedder/embedding": _Source("shared.weight", False),
-        "encoder/encoder_norm/scale": _Source("encoder.final_layer_norm.weight", False),
-        "decoder/decoder_norm/scale": _Source("decoder.final_layer_norm.weight", False),
+        "token_embedder/embedding": Source("shared.weight"),
+        "encoder/encoder_norm/scale": Source("encoder.final_layer_norm.weight"),
+        "decoder/decoder_norm/scale": Source("decoder.final_layer_norm.weight"),
     }
     if not config.logits_via_embedding:
-        table["decoder/logits_dense/kernel"] = _Source(_HEAD, True)
+        table["decoder/logits_dense/kernel"] = Source(_HEAD, True)
     stacks = {
         "encoder": (config.num_encoder_layers, {"attention": "SelfAttention"}),
         "decoder": (
@@ -212,14 +175,14 @@ def _sources(config: T5Config) -> dict[tuple[str, ...], _Source]:
     }
     for stack, (layers, attentions) in stacks.items():
         bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        table[f"{stack}/relpos_bias/rel_embedding"] = _Source(bias, True)
+        table[f"{stack}/relpos_bias/rel_embedding"] = Source(bias, True)
         for i in range(layers):
             ours, theirs = f"{stack}/layers_{i}", f"{stack}.block.{i}.layer"
             table |= _layer_sources(ours, theirs, attentions, gated=len(config.mlp_activations) > 1)
-    return {tuple(path.split("/")): source for path, source in table.items()}
+    return table
 
 
-def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bool) -> dict[str, _Source]:
+def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bool) -> dict[str, Source]:
     """Sublayer k of a block: its attention or feed-forward, and the norm before it."""
     norms = {
         "attention": "pre_attention_layer_norm",
@@ -228,20 +191,12 @@ def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bo
     }
     table = {}
     for k, (attention, module) in enumerate(attentions.items()):
-        table[f"{ours}/{norms[attention]}/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
+        table[f"{ours}/{norms[attention]}/scale"] = Source(f"{theirs}.{k}.layer_norm.weight")
         for kernel in ("query", "key", "value", "out"):
             tensor = f"{theirs}.{k}.{module}.{kernel[0]}.weight"
-            table[f"{ours}/{attention}/{kernel}/kernel"] = _Source(tensor, True)
+            table[f"{ours}/{attention}/{kernel}/kernel"] = Source(tensor, True)
     k = len(attentions)
-    table[f"{ours}/pre_mlp_layer_norm/scale"] = _Source(f"{theirs}.{k}.layer_norm.weight", False)
+    table[f"{ours}/pre_mlp_layer_norm/scale"] = Source(f"{theirs}.{k}.layer_norm.weight")
     for kernel in ("wi_0", "wi_1", "wo") if gated else ("wi", "wo"):
-        table[f"{ours}/mlp/{kernel}/kernel"] = _Source(f"{theirs}.{k}.DenseReluDense.{kernel}.weight", True)
+        table[f"{ours}/mlp/{kernel}/kernel"] = Source(f"{theirs}.{k}.DenseReluDense.{kernel}.weight", True)
     return table
-
-
-def _check_names(have: set[str], want: set[str]) -> None:
-    missing, unused = sorted(want - have), sorted(have - want)
-    said = [f"missing tensors {', '.join(missing)}"] * bool(missing)
-    said += [f"unused tensors {', '.join(unused)}"] * bool(unused)
-    if said:
-        raise UsageError(f"these weights are not the config's T5: {'; '.join(said)}")

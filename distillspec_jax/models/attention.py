@@ -1,4 +1,5 @@
-"""Multi-head attention in T5's form: no biases, no 1/sqrt(d) (it is folded into the query's init).
+"""Multi-head attention, in T5's form unless told otherwise: no biases, and no 1/sqrt(d) (it is folded into
+the query's init).
 
 Two ways through the same parameters: `attend` over a whole sequence (training, encoding), and
 `extend`, K new queries a row against a cache whose rows have lengths of their own.
@@ -15,11 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models.dense import Dense, Form, StackedDense, fan_in_normal, logical
+from distillspec_jax.models.dense import Dense, Form, StackedDense, along_last, fan_in_normal, logical
+from distillspec_jax.models.rotary import Rotation, rotate
 from distillspec_jax.shapes import Array
 
 MASKED = -1e10
 """Added to masked attention logits; finite, so that a row without any key stays finite too."""
+
+
+def bias_of(mask_BQS: Array) -> Array:
+    """Boolean `[B, Q, S]` to an additive `[B, 1, Q, S]`."""
+    return jnp.where(mask_BQS, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
 class RMSNorm(nn.Module):
@@ -33,7 +40,23 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", logical(nn.initializers.ones, "embed"), (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(self.dtype)
+        return (normed * along_last(scale, x32)).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Mean and variance taken out, scale and bias put in; statistics in float32."""
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", logical(nn.initializers.ones, "embed"), (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", logical(nn.initializers.zeros, "embed"), (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.epsilon)
+        return (normed * along_last(scale, x32) + along_last(bias, x32)).astype(self.dtype)
 
 
 class MlpBlock(nn.Module):
@@ -44,16 +67,19 @@ class MlpBlock(nn.Module):
     dropout_rate: float
     dtype: Any = jnp.float32
     form: Form = "canonical"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
-        axes, count = ("embed", "mlp"), len(self.activations)
-        if self.form != "canonical" and count > 1:
-            inner = StackedDense(count, self.hidden, axes, self.dtype, self.form, name="wi_stack")(x)
+        axes, count, form, use_bias = ("embed", "mlp"), len(self.activations), self.form, self.use_bias
+        if form != "canonical" and count > 1:
+            stack = StackedDense(count, self.hidden, axes, self.dtype, form, use_bias, name="wi_stack")
+            inner = stack(x)
         else:
             names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
             inner = tuple(
-                Dense(self.hidden, axes, self.dtype, form=self.form, name=name)(x) for name in names
+                Dense(self.hidden, axes, self.dtype, form=form, use_bias=use_bias, name=name)(x)
+                for name in names
             )
         gate: Array | None = None
         for name, h in zip(self.activations, inner, strict=True):
@@ -61,7 +87,8 @@ class MlpBlock(nn.Module):
             gate = h if gate is None else gate * h
         assert gate is not None
         gate = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(gate, deterministic=deterministic)
-        return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, form=self.form, name="wo")(gate)
+        outer = Dense(x.shape[-1], ("mlp", "embed"), self.dtype, form=form, use_bias=use_bias, name="wo")
+        return outer(gate)
 
 
 def relative_position_bucket(
@@ -117,7 +144,12 @@ class RelativePositionBias(nn.Module):
 class Attention(nn.Module):
     """Projections and softmax; masks and position biases come in as one additive bias.
 
-    `fused`: queries, keys and values come of one product, as self-attention's do in prepared parameters.
+    Attributes:
+      fused: queries, keys and values come of one product, as self-attention's do in prepared parameters.
+      num_kv_heads: fewer heads of keys and values, each shared by a group of neighbouring queries' heads;
+        None: one for each.
+      qkv_bias, out_bias: biases of the projections.
+      scaled: divide by sqrt(head_dim) here, where the query's kernel was not initialised to.
     """
 
     num_heads: int
@@ -127,28 +159,34 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     form: Form = "canonical"
     fused: bool = False
+    num_kv_heads: int | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    scaled: bool = False
 
     def setup(self) -> None:
+        group = self.num_heads // (self.num_kv_heads or self.num_heads)
         width = self.num_heads * self.head_dim
-        axes = ("embed", "joined_kv")
+        axes, bias = ("embed", "joined_kv"), self.qkv_bias
 
         def query_init(*args: Any) -> Array:
-            return fan_in_normal(*args) / np.sqrt(self.head_dim)
+            return fan_in_normal(*args) / (1 if self.scaled else np.sqrt(self.head_dim))
 
         if self.fused:
-            self.qkv_stack = StackedDense(3, width, axes, self.dtype, self.form)
+            self.qkv_stack = StackedDense(group + 2, width // group, axes, self.dtype, self.form, bias)
         else:
-            self.query = Dense(width, axes, self.dtype, query_init, self.form)
+            self.query = Dense(width, axes, self.dtype, query_init, self.form, bias)
             # Over a whole prompt, once: many rows.
-            self.key = Dense(width, axes, self.dtype)
-            self.value = Dense(width, axes, self.dtype)
-        self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype, form=self.form)
+            self.key = Dense(width // group, axes, self.dtype, use_bias=bias)
+            self.value = Dense(width // group, axes, self.dtype, use_bias=bias)
+        out = ("joined_kv", "embed")
+        self.out = Dense(self.features, out, self.dtype, form=self.form, use_bias=self.out_bias)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def _heads(self, x_BTE: Array) -> Array:
         """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head lie together."""
         b, t, _ = x_BTE.shape
-        return jnp.swapaxes(x_BTE.reshape(b, t, self.num_heads, self.head_dim), 1, 2)
+        return jnp.swapaxes(x_BTE.reshape(b, t, -1, self.head_dim), 1, 2)
 
     def queries(self, x_BTM: Array) -> Array:
         """Queries `[B, H, T, D]` of a sequence."""
@@ -158,35 +196,58 @@ class Attention(nn.Module):
         """Keys and values `[B, H, T, D]` of a sequence."""
         return self._heads(self.key(x_BTM)), self._heads(self.value(x_BTM))
 
-    def queries_keys_values(self, x_BTM: Array) -> tuple[Array, tuple[Array, Array]]:
-        """What self-attention needs of its one input; alone in reading stacked parameters."""
-        if not self.fused:
-            return self.queries(x_BTM), self.keys_values(x_BTM)
-        query, key, value = (self._heads(part) for part in self.qkv_stack(x_BTM))
+    def queries_keys_values(
+        self, x_BTM: Array, rotation: Rotation | None = None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """What self-attention needs of its one input; alone in reading stacked parameters.
+
+        Args:
+          rotation: turns queries and keys by their positions.
+        """
+        if self.fused:
+            # Members are the first heads of every group, the second heads, ...; then keys and values.
+            *queries, key, value = (self._heads(part) for part in self.qkv_stack(x_BTM))
+            b, _, t, d = key.shape
+            query = jnp.stack(queries, axis=2).reshape(b, self.num_heads, t, d)
+        else:
+            query, (key, value) = self.queries(x_BTM), self.keys_values(x_BTM)
+        if self.scaled:
+            query *= self.head_dim**-0.5
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
         return query, (key, value)
 
     def attend(
         self, q_BHQD: Array, kv: tuple[Array, Array], bias_BHQS: Array, deterministic: bool = True
     ) -> Array:
         """Queries over keys and values `[B, H, S, D]` to `[B, Q, M]`; softmax in float32."""
-        scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD, kv[0]).astype(jnp.float32) + bias_BHQS
+        b, h, q, d = q_BHQD.shape
+        # The queries of a group stand in line before the keys that they share.
+        line = (b, kv[0].shape[1], -1, d)
+        scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])
+        scores = scores.reshape(b, h, q, -1).astype(jnp.float32) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
-        out = jnp.einsum("bhqs,bhsd->bhqd", weights, kv[1])
-        b, h, q, d = out.shape
+        weights = weights.reshape(*line[:3], scores.shape[-1])
+        out = jnp.einsum("bhqs,bhsd->bhqd", weights, kv[1]).reshape(b, h, q, d)
         return self.out(jnp.swapaxes(out, 1, 2).reshape(b, q, h * d))
 
     def extend(
-        self, x_BKM: Array, cache: tuple[Array, Array], length_B: Array, bias_BHKS: Array
+        self,
+        x_BKM: Array,
+        cache: tuple[Array, Array],
+        length_B: Array,
+        bias_BHKS: Array,
+        rotation: Rotation | None = None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Writes K keys and values at each row's own length, then attends over the cache.
 
         Slots past the end are dropped, never clamped back onto earlier tokens.
         """
-        q_BHKD, new = self.queries_keys_values(x_BKM)
+        q_BHKD, new = self.queries_keys_values(x_BKM, rotation)
         # One index a head, too: of a single index XLA makes an update that copies the whole cache.
         row = jnp.arange(x_BKM.shape[0])[:, None, None]
-        head = jnp.arange(self.num_heads)[None, :, None]
+        head = jnp.arange(cache[0].shape[1])[None, :, None]
         slot = length_B[:, None, None] + jnp.arange(x_BKM.shape[1])[None, None]
         keys, values = (
             old.at[row, head, slot].set(fresh.astype(old.dtype), mode="drop")

@@ -1,4 +1,4 @@
-"""Bias-free projections, with their kernels in the form that is stored or in one that decodes faster.
+"""Projections, with their kernels in the form that is stored or in one that decodes faster.
 
 Kernels are T5X's (`kernel`, `[in, out]`). Two more forms exist only inside decoding (see `prepared.py`):
 `stacked`, several kernels of one input side by side, and `few_rows`, which also turns them round
@@ -40,15 +40,21 @@ class Dense(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = fan_in_normal
     form: Form = "canonical"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape, x = (x.shape[-1], self.features), x.astype(self.dtype)
         if self.form == "few_rows":
             init = logical(self.kernel_init, *self.axes[::-1])
-            return few_rows(x, self.param("kernel_transposed", init, shape[::-1], jnp.float32))
-        kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
-        return jnp.dot(x, kernel.astype(self.dtype))
+            y = few_rows(x, self.param("kernel_transposed", init, shape[::-1], jnp.float32))
+        else:
+            kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
+            y = jnp.dot(x, kernel.astype(self.dtype))
+        if self.use_bias:
+            init = logical(nn.initializers.zeros, self.axes[1])
+            y += along_last(self.param("bias", init, shape[1:], jnp.float32), y)
+        return y
 
 
 class StackedDense(nn.Module):
@@ -64,6 +70,7 @@ class StackedDense(nn.Module):
     axes: tuple[str, str]
     dtype: Any = jnp.float32
     form: Form = "stacked"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, ...]:
@@ -77,7 +84,15 @@ class StackedDense(nn.Module):
             init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
             kernel = self.param("kernel", init, (width, self.count, self.features), jnp.float32)
             y = jnp.einsum("...m,mcf->...cf", x, kernel.astype(self.dtype))
+        if self.use_bias:
+            init = logical(nn.initializers.zeros, None, self.axes[1])
+            y += along_last(self.param("bias", init, y.shape[-2:], jnp.float32), y)
         return tuple(y[..., i, :] for i in range(self.count))
+
+
+def along_last(parameter: Array, x: Array) -> Array:
+    """A parameter of the last axes of `x`, with as many axes and in the dtype of `x`."""
+    return jnp.expand_dims(parameter, range(x.ndim - parameter.ndim)).astype(x.dtype)
 
 
 def few_rows(x: Array, kernel_NM: Array) -> Array:

@@ -46,6 +46,12 @@ class DecodeState:
         return jax.tree.map(lambda x: x[rows], self)
 
 
+def prompt_lengths(prompt_BT: Array) -> Array:
+    """Tokens of each row: zeros at the end are padding, zeros before a token are ids like others."""
+    slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
+    return jnp.max(jnp.where(prompt_BT > 0, slot_1T, 0), axis=1, initial=0).astype(jnp.int32)
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
     """A network as decoding, distillation and evaluation see it.

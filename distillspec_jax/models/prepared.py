@@ -1,4 +1,4 @@
-"""The forms of a T5's parameters that decode fastest.
+"""The forms of a decoder's parameters that decode fastest, for every family of this package.
 
 At batch 1 a token costs one reading of the decoder's weights. Queries, keys and values of self-attention,
 and both inputs of a gated feed-forward, become one array each, read in one go, and an embedding that is also
@@ -19,22 +19,24 @@ from distillspec_jax.models.dense import FEW_ROWS, Form
 from distillspec_jax.shapes import Array, Params
 
 
-def prepared(params: Params, rows: int | None = None) -> Params:
+def prepared(params: Params, rows: int | None = None, *, head_dim: int, logits_scale: float = 1.0) -> Params:
     """The canonical tree with its decoder in the form for calls of so many rows; a prepared one as it is.
 
     Args:
       rows: batch times tokens of a call; None for calls of any size.
+      head_dim: width of a head.
+      logits_scale: what a tied embedding is multiplied with on its way to logits.
     """
     if form_of(params) != "canonical":
         return params
     turned = rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu"
     decoder = {
-        name: _layer(node, turned) if name.startswith("layers_") else node
+        name: _layer(node, turned, head_dim) if name.startswith("layers_") else node
         for name, node in params["decoder"].items()
     }
     if "logits_dense" not in decoder:
         embedding_VM = params["token_embedder"]["embedding"]
-        decoder["logits_dense"] = {"kernel": embedding_VM.T / jnp.sqrt(embedding_VM.shape[1])}
+        decoder["logits_dense"] = {"kernel": embedding_VM.T * logits_scale}
     decoder["logits_dense"] = _turned(decoder["logits_dense"], turned)
     return {**params, "decoder": decoder}
 
@@ -47,32 +49,48 @@ def form_of(params: Params) -> Form:
     return "stacked" if "kernel" in qkv else "few_rows"
 
 
-def _layer(layer: Mapping[str, Any], turned: bool) -> dict[str, Any]:
-    attention, cross, mlp = layer["self_attention"], layer["encoder_decoder_attention"], layer["mlp"]
+def _layer(layer: Mapping[str, Any], turned: bool, head_dim: int) -> dict[str, Any]:
+    attention, mlp = layer["self_attention"], layer["mlp"]
     gated = sorted(name for name in mlp if name.startswith("wi_"))
-    inner = {"wi_stack": _stack(mlp, gated)} if gated else {"wi": mlp["wi"]}
-    return {
+    inner = {"wi_stack": _stack([mlp[name] for name in gated])} if gated else {"wi": mlp["wi"]}
+    key, value = attention["key"], attention["value"]
+    qkv = _stack([*_grouped(attention["query"], key, head_dim), key, value])
+    found = {
         **layer,
-        "self_attention": {
-            "qkv_stack": _turned(_stack(attention, ["query", "key", "value"]), turned),
-            "out": _turned(attention["out"], turned),
-        },
-        # Keys and values are made of whole prompts.
-        "encoder_decoder_attention": {
-            **cross,
-            **{name: _turned(cross[name], turned) for name in ("query", "out")},
-        },
+        "self_attention": {"qkv_stack": _turned(qkv, turned), "out": _turned(attention["out"], turned)},
         "mlp": {name: _turned(node, turned) for name, node in {**inner, "wo": mlp["wo"]}.items()},
     }
+    if "encoder_decoder_attention" in layer:
+        cross = layer["encoder_decoder_attention"]
+        # Keys and values are made of whole prompts.
+        turned_cross = {name: _turned(cross[name], turned) for name in ("query", "out")}
+        found["encoder_decoder_attention"] = {**cross, **turned_cross}
+    return found
 
 
-def _stack(node: Mapping[str, Any], names: list[str]) -> dict[str, Array]:
-    """Kernels `[in, out]` to one of `[in, members, out]`."""
-    return {"kernel": jnp.stack([node[name]["kernel"] for name in names], axis=1)}
+def _grouped(query: Mapping[str, Array], key: Mapping[str, Array], head_dim: int) -> list[dict[str, Array]]:
+    """A query's projection as members as wide as the key's: the first heads of every group, the second, ...
+
+    So cut, the heads that share keys lie on the same device as those.
+    """
+    kv_width = key["kernel"].shape[1]
+    group = query["kernel"].shape[1] // kv_width
+
+    def member(array: Array, g: int) -> Array:
+        heads = array.reshape(*array.shape[:-1], kv_width // head_dim, group, head_dim)
+        return heads[..., g, :].reshape(*array.shape[:-1], kv_width)
+
+    return [{name: member(array, g) for name, array in query.items()} for g in range(group)]
+
+
+def _stack(nodes: list[Mapping[str, Array]]) -> dict[str, Array]:
+    """Kernels `[in, out]` to one of `[in, members, out]`, biases `[out]` to `[members, out]`."""
+    return {name: jnp.stack([node[name] for node in nodes], axis=-2) for name in nodes[0]}
 
 
 def _turned(node: Mapping[str, Array], turned: bool) -> dict[str, Array]:
-    """`[in, ...]` to `[..., in]`, if so wanted."""
+    """A kernel's `[in, ...]` to `[..., in]`, if so wanted."""
     if not turned:
         return dict(node)
-    return {"kernel_transposed": jnp.moveaxis(node["kernel"], 0, -1)}
+    rest = {name: array for name, array in node.items() if name != "kernel"}
+    return {"kernel_transposed": jnp.moveaxis(node["kernel"], 0, -1), **rest}

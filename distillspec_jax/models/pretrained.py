@@ -10,7 +10,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import registry, zoo
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Params
 
 
@@ -27,7 +27,7 @@ class Pretrained:
     """
 
     name: str
-    model: EncoderDecoder
+    model: Network
     params: Params = dataclasses.field(repr=False)
     card: ModelCard = dataclasses.field(repr=False)
     tokenizer_bytes: bytes | None = dataclasses.field(repr=False, default=None)

@@ -9,13 +9,20 @@ import flax.linen as nn
 import jax
 
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Params
 
-FAMILIES: dict[str, tuple[Any, Any]] = {"t5": (EncoderDecoder, T5Config)}
+Network = EncoderDecoder | DecoderOnly
+"""A `LanguageModel` with a configuration, whose parameters can be made and stored."""
+
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "decoder_only": (DecoderOnly, DecoderOnlyConfig),
+    "t5": (EncoderDecoder, T5Config),
+}
 
 
-def build(family: str, config: dict[str, Any]) -> EncoderDecoder:
+def build(family: str, config: dict[str, Any]) -> Network:
     """The model of a family and its configuration's JSON values."""
     if family not in FAMILIES:
         raise UsageError(f"unknown model family {family!r}: {nearest(family, FAMILIES)}")
@@ -24,7 +31,7 @@ def build(family: str, config: dict[str, Any]) -> EncoderDecoder:
     for name in config:
         if name not in fields:
             raise UsageError(f"{family} model: unknown configuration field {name!r}: {nearest(name, fields)}")
-    built: EncoderDecoder = model(config_type(**config))
+    built: Network = model(config_type(**config))
     return built
 
 
@@ -47,6 +54,6 @@ def unboxed(boxed: Params) -> Params:
     return nn.meta.unbox(boxed)
 
 
-def shapes(model: EncoderDecoder) -> Params:
+def shapes(model: Network) -> Params:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(lambda key: unboxed(model.init(key)), jax.random.key(0))

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.models.attention import (
-    MASKED,
     Attention,
     MlpBlock,
     RelativePositionBias,
     RMSNorm,
+    bias_of,
 )
-from distillspec_jax.models.dense import Dense, Form, logical
+from distillspec_jax.models.dense import Dense, Form
+from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.prepared import form_of, prepared
 from distillspec_jax.models.rematerialisation import check_policy, rematerialised
@@ -138,7 +139,7 @@ class Encoder(nn.Module):
 
     def __call__(self, x_BTM: Array, mask_BTT: Array, deterministic: bool) -> Array:
         position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + _bias(mask_BTT)
+        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         for layer in self.layers:
             x = layer(x, bias, deterministic)
@@ -179,8 +180,8 @@ class Decoder(nn.Module):
         deterministic: bool,
     ) -> Array:
         position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + _bias(mask_BTT)
-        cross_bias = _bias(cross_mask_BTS)
+        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
+        cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
         for layer in self.layers:
             x = layer(x, encoded_BSM, bias, cross_bias, deterministic)
@@ -193,18 +194,13 @@ class Decoder(nn.Module):
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
         query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
         visible_BKS = slot_1S[:, None] <= query_BK[:, :, None]
-        bias = self.relpos_bias(query_BK, slot_1S) + _bias(visible_BKS)
-        cross_bias = _bias(state.context["mask_BS"][:, None])
+        bias = self.relpos_bias(query_BK, slot_1S) + bias_of(visible_BKS)
+        cross_bias = bias_of(state.context["mask_BS"][:, None])
         x, cache = x_BKM, []
         for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):
             x, kv = layer.extend(x, kv, state.length_B, bias, cross, cross_bias)
             cache.append(kv)
         return self.logits(self._features(x, True), embedding_VM), cache
-
-
-def _bias(mask_BQS: Array) -> Array:
-    """Boolean `[B, Q, S]` to an additive `[B, 1, Q, S]`."""
-    return jnp.where(mask_BQS, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
 class Transformer(nn.Module):
@@ -257,17 +253,6 @@ class Transformer(nn.Module):
         return self.decoder.extend(self._embed(tokens_BK), state, self.token_embedder.embedding)
 
 
-class Embed(nn.Module):
-    """The shared token embedding; a table, so that both ends of the network can use it."""
-
-    vocab_size: int
-    features: int
-
-    def setup(self) -> None:
-        init = logical(nn.initializers.normal(1.0), "vocab", "embed")
-        self.embedding = self.param("embedding", init, (self.vocab_size, self.features), jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoder:
     """T5 as a `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
@@ -305,7 +290,8 @@ class EncoderDecoder:
           rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
             it must be compiled with `dense.compiler_options`.
         """
-        return prepared(params, rows)
+        config = self.config
+        return prepared(params, rows, head_dim=config.head_dim, logits_scale=config.emb_dim**-0.5)
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from distillspec_jax.errors import UsageError, nearest
-
-ACTIVATIONS = ("gelu", "linear", "relu", "silu")
-"""Of a feed-forward; GELU is the tanh approximation, as in T5X."""
-
-DTYPES = ("bfloat16", "float16", "float32")
+from distillspec_jax.models.checks import check_feed_forward, check_sizes, require
 
 _STACKS = ("num_encoder_layers", "num_decoder_layers")
 _WIDTHS = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
@@ -48,26 +43,11 @@ class T5Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for field in (*_WIDTHS, *_STACKS):
-            _require(field, getattr(self, field), getattr(self, field) >= 1, "be at least 1")
+        check_sizes(self, (*_WIDTHS, *_STACKS))
         buckets = self.relpos_buckets
-        _require("relpos_buckets", buckets, buckets >= 4 and buckets % 2 == 0, "be even and at least 4")
-        distance = self.relpos_max_distance
+        require(self, "relpos_buckets", buckets >= 4 and buckets % 2 == 0, "be even and at least 4")
         above = f"be above relpos_buckets / 2 = {buckets // 2}"
-        _require("relpos_max_distance", distance, distance > buckets // 2, above)
-        _require("dropout_rate", self.dropout_rate, 0 <= self.dropout_rate < 1, "lie in [0, 1)")
+        require(self, "relpos_max_distance", self.relpos_max_distance > buckets // 2, above)
         inside = f"lie in the vocabulary of {self.vocab_size}"
-        start = self.decoder_start_id
-        _require("decoder_start_id", start, 0 <= start < self.vocab_size, inside)
-        _require("mlp_activations", self.mlp_activations, bool(self.mlp_activations), "name at least one")
-        for name in self.mlp_activations:
-            if name not in ACTIVATIONS:
-                raise UsageError(f"mlp_activations: unknown {name!r}: {nearest(name, ACTIVATIONS)}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype: unknown {self.dtype!r}: {nearest(self.dtype, DTYPES)}")
-
-
-def _require(field: str, value: object, valid: bool, must: str) -> None:
-    if not valid:
-        raise UsageError(f"T5Config: {field} is {value}, must {must}")
+        require(self, "decoder_start_id", 0 <= self.decoder_start_id < self.vocab_size, inside)
+        check_feed_forward(self)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, optimizers
 from distillspec_jax.training.loop import LoopConfig, train
@@ -15,7 +15,7 @@ from distillspec_jax.training.supervised import make_supervised_loss
 
 
 def finetune(
-    model: EncoderDecoder | None,
+    model: Network | None,
     model_dir: str,
     data: job.DataConfig,
     loop: LoopConfig,

@@ -22,7 +22,7 @@ from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import fingerprints, pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
@@ -184,7 +184,7 @@ class DataConfig:
         }
 
 
-def describe_run(model: EncoderDecoder, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
+def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
     """The card of a run that is about to start.
 
     Args:
@@ -272,7 +272,7 @@ def _identity(card: ModelCard) -> dict[str, Any]:
 
 
 def initial_params(
-    model: EncoderDecoder, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
+    model: Network, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
 ) -> tuple[Params, Params]:
     """Parameters (fresh, or from a checkpoint directory) and their shardings."""
     key = jax.random.key(seed)

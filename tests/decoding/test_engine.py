@@ -146,7 +146,8 @@ def test_a_model_may_prepare_its_parameters(plain: Engine) -> None:
     "prompts, limit, culprit",
     [
         ([[2], []], 4, "prompt 1 is empty"),
-        ([[2, 0, 3]], 4, "prompt 0 holds the id 0"),
+        ([[2, 3, 0]], 4, "prompt 0 ends with the id 0"),
+        ([[2, -1, 3]], 4, "prompt 0 holds the id -1"),
         ([[2], [3]], [4, 0], "max_new_tokens is 0 for prompt 1"),
         ([[2], [3]], [4], "max_new_tokens has 1 values for 2 prompts"),
     ],

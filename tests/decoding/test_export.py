@@ -32,6 +32,7 @@ LOOPS: dict[str, tuple[Loop, bool]] = {
     "token rule": (SpeculativeLoop(MODEL, MODEL_DRAFTER, block_size=3), False),
     "block rule": (SpeculativeLoop(MODEL, MODEL_DRAFTER, BlockRule(), block_size=3), False),
     "several drafters": (SpeculativeLoop(MODEL, SEVERAL, CandidatesRule(), block_size=3), True),
+    "decoder-only": (SpeculativeLoop(tiny.LLAMA, ModelDrafter(tiny.LLAMA), block_size=3), False),
 }
 
 
@@ -40,7 +41,8 @@ LOOPS: dict[str, tuple[Loop, bool]] = {
 def test_reading_prompts_and_decoding_lower_for(name: str, platform: str) -> None:
     """With parameters as they are prepared there, top-k and top-p, and a temperature a row."""
     loop, several = LOOPS[name]
-    prepared = jax.eval_shape(MODEL.prepare, tiny.params(MODEL))
+    model = loop.target
+    prepared = jax.eval_shape(model.prepare, tiny.params(model))
     draft = (prepared, None) if several else prepared
     requests = Requests(
         keys_B=randomness.row_keys(randomness.seed_key(0), jnp.arange(4)),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import ModelDrafter, PairParams
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params
@@ -69,13 +70,13 @@ def _score_jit(score: Score, model: LanguageModel, params: Any, prompt_S: Array,
     return score(model, params, prompt_S, tokens_NT)
 
 
-def _decoder_only(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
+def _by_tokens(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
     prompt_NS = jnp.broadcast_to(prompt_S, (len(tokens_NT), prompt_S.size))
     logits = model.logits(params, {"tokens": jnp.concatenate([prompt_NS, tokens_NT], axis=1)})
     return logits[:, prompt_S.size - 1 :]
 
 
-def _encoder_decoder(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
+def _by_features(model: LanguageModel, params: Params, prompt_S: Array, tokens_NT: Array) -> Array:
     batch = {
         "encoder_input_tokens": jnp.broadcast_to(prompt_S, (len(tokens_NT), prompt_S.size)),
         "decoder_input_tokens": jnp.pad(tokens_NT, ((0, 0), (1, 0))),
@@ -92,7 +93,7 @@ def prefix_family() -> Family:
         "embed_VD": 0.8 * params["embed_VD"][:7] + 0.5 * other["embed_VD"],
         "out_DV": 0.8 * params["out_DV"][:, :7] + 0.5 * other["out_DV"],
     }
-    return Family("prefix", target, draft, PairParams(params, near), _decoder_only)
+    return Family("prefix", target, draft, PairParams(params, near), _by_tokens)
 
 
 def t5_family() -> Family:
@@ -117,12 +118,34 @@ def t5_family() -> Family:
         kernel = 1.5 * params["decoder"]["logits_dense"]["kernel"]
         return {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": kernel}}}
 
-    return Family(
-        "t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _encoder_decoder
-    )
+    return Family("t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _by_features)
 
 
-FAMILIES: dict[str, Callable[[], Family]] = {"prefix": prefix_family, "t5": t5_family}
+def decoder_only_family() -> Family:
+    def model(vocab_size: int, layers: int) -> DecoderOnly:
+        return DecoderOnly(
+            DecoderOnlyConfig(
+                vocab_size=vocab_size,
+                emb_dim=6,
+                num_heads=2,
+                num_kv_heads=1,
+                head_dim=4,
+                num_layers=layers,
+                mlp_dim=6,
+                rope_theta=10.0,
+            )
+        )
+
+    target, draft = model(8, 2), model(7, 1)
+    params = PairParams(tiny.params(target, 1), tiny.params(draft, 2))
+    return Family("decoder_only", target, draft, params, _by_features)
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {
+    "prefix": prefix_family,
+    "t5": t5_family,
+    "decoder_only": decoder_only_family,
+}
 
 
 @functools.cache

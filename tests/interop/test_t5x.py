@@ -88,7 +88,7 @@ def test_the_configuration_is_read_off_the_shapes(config, found):
 
 
 def test_inference_follows_every_field_that_shapes_tell():
-    for model in tiny.MODELS.values():
+    for model in tiny.T5S.values():
         known = {"relpos_max_distance": model.config.relpos_max_distance}
         assert t5x.infer_config(tiny.params(model), **known) == model.config
 

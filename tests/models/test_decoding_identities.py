@@ -20,6 +20,7 @@ PROMPT_LENGTHS = (7, 2, 5)
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 model_cases = pytest.mark.parametrize("model", tiny.MODELS.values(), ids=tiny.MODELS)
+one_of_each_family = pytest.mark.parametrize("model", [tiny.T5_1_1, tiny.LLAMA], ids=["t5", "decoder_only"])
 
 
 def splits(total: int, largest: int) -> st.SearchStrategy[list[int]]:
@@ -65,8 +66,8 @@ def ragged_state(model, kept):
     """Rows that hold their own first `kept[b]` tokens of a common block of 4."""
     prompt, state, _ = start(model)
     history = tiny.tokens(2, ROWS, 4)
-    _, state = feed(model, state, history, [4])
-    return prompt, history, state.rewind(np.asarray(kept))
+    _, longer = feed(model, state, history, [4])
+    return prompt, history, longer.rewind(state.length_B + np.asarray(kept))
 
 
 def joined(history, kept, tokens):
@@ -82,9 +83,10 @@ def test_prefill_then_extend_gives_the_teacher_forced_logits(model, parts):
     prompt, state, pending = start(model)
     tokens = tiny.tokens(3, ROWS, 6)
     tokens[:, 0] = pending
-    found, state = feed(model, state, tokens, parts)
+    found, after = feed(model, state, tokens, parts)
+    tokens[:, 0] = 0  # what features put before the first target
     np.testing.assert_allclose(found, teacher_forced(model, prompt, tokens), **TOLERANCE)
-    np.testing.assert_array_equal(state.length_B, [6] * ROWS)
+    np.testing.assert_array_equal(after.length_B, state.length_B + 6)
 
 
 @model_cases
@@ -96,7 +98,7 @@ def test_extending_by_k_is_extending_k_times_by_one(model, parts, kept):
     one_by_one, after_ones = feed(model, state, tokens, [1] * 6)
     np.testing.assert_allclose(at_once, one_by_one, **TOLERANCE)
     np.testing.assert_array_equal(after.length_B, after_ones.length_B)
-    np.testing.assert_array_equal(after.length_B, np.asarray(kept) + 6)
+    np.testing.assert_array_equal(after.length_B, state.length_B + 6)
 
 
 @model_cases
@@ -108,54 +110,56 @@ def test_rewinding_then_extending_is_never_having_gone_further(model, kept, furt
     straight, _ = feed(model, state, tokens, [3])
     returned, after = feed(model, gone.rewind(state.length_B), tokens, [3])
     np.testing.assert_allclose(returned, straight, **TOLERANCE)
-    np.testing.assert_array_equal(after.length_B, np.asarray(kept) + 3)
+    np.testing.assert_array_equal(after.length_B, state.length_B + 3)
     # Both stem from a rewound state: teacher forcing tells whether either is right.
     whole = teacher_forced(model, prompt, joined(history, kept, tokens))
     for row, k in enumerate(kept):
         np.testing.assert_allclose(returned[row], whole[row, k : k + 3], **TOLERANCE)
 
 
-def test_select_gathers_rows_with_everything_they_remember():
-    model = tiny.T5_1_1
+@one_of_each_family
+def test_select_gathers_rows_with_everything_they_remember(model):
     _, _, state = ragged_state(model, [4, 1, 3])
     tokens = tiny.tokens(7, ROWS, 2)
     whole, _ = feed(model, state, tokens, [2])
     rows = np.array([2, 0, 2])
     picked, after = feed(model, state.select(rows), tokens[rows], [2])
     np.testing.assert_array_equal(picked, whole[rows])
-    np.testing.assert_array_equal(after.length_B, [5, 6, 5])
+    np.testing.assert_array_equal(after.length_B, state.length_B[rows] + 2)
 
 
-def test_tokens_past_the_room_are_dropped_and_overwrite_nothing():
-    model = tiny.T5_1_1
-    _, state, _ = start(model)
+@one_of_each_family
+def test_tokens_past_the_room_are_dropped_and_overwrite_nothing(model):
+    # Of one length: decoder-only, a shorter prompt leaves more room.
+    state, _ = tiny.prefill(model, tiny.params(model), tiny.tokens(1, ROWS, WIDTH), ROOM)
     tokens = tiny.tokens(8, ROWS, ROOM + 2)
     _, nearly = feed(model, state, tokens[:, : ROOM - 1], [4, 4, 3])
     clean, full = feed(model, nearly, tokens[:, ROOM - 1 : ROOM], [1])
     over, beyond = feed(model, nearly, tokens[:, ROOM - 1 : ROOM + 2], [3])
     np.testing.assert_allclose(over[:, :1], clean, **TOLERANCE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), beyond.cache, full.cache)
-    again, _ = feed(model, beyond.rewind(np.full(ROWS, 5)), tokens[:, 5:9], [4])
-    straight, _ = feed(model, full.rewind(np.full(ROWS, 5)), tokens[:, 5:9], [4])
+    five = state.length_B + 5
+    again, _ = feed(model, beyond.rewind(five), tokens[:, 5:9], [4])
+    straight, _ = feed(model, full.rewind(five), tokens[:, 5:9], [4])
     np.testing.assert_allclose(again, straight, **TOLERANCE)
 
 
-def test_a_rows_neighbours_do_not_exist_for_it():
-    model = tiny.T5_1_1
+@one_of_each_family
+def test_a_rows_neighbours_do_not_exist_for_it(model):
     prompt, _, state = ragged_state(model, [4, 1, 3])
     other = prompt.copy()
     other[1:] = 0  # rows that hold padding alone, as the engine's fillers may
-    lone, _ = tiny.prefill(model, tiny.params(model), other, ROOM)
-    _, lone = feed(model, lone, tiny.tokens(2, ROWS, 4), [4])
+    fresh, _ = tiny.prefill(model, tiny.params(model), other, ROOM)
+    _, lone = feed(model, fresh, tiny.tokens(2, ROWS, 4), [4])
     tokens = tiny.tokens(9, ROWS, 2)
     beside, _ = feed(model, state, tokens, [2])
-    alone, _ = feed(model, lone.rewind(np.array([4, 0, 2])), tokens, [2])
+    alone, _ = feed(model, lone.rewind(fresh.length_B + np.array([4, 0, 2])), tokens, [2])
     np.testing.assert_array_equal(alone[0], beside[0])
     assert np.isfinite(alone).all()
 
 
-def test_the_width_that_a_prompt_is_padded_to_means_nothing():
-    model = tiny.T5_1_1
+@one_of_each_family
+def test_the_width_that_a_prompt_is_padded_to_means_nothing(model):
     prompt, state, _ = start(model)
     wider, _ = tiny.prefill(model, tiny.params(model), np.pad(prompt, ((0, 0), (0, 4))), ROOM)
     tokens = tiny.tokens(10, ROWS, 4)
@@ -163,13 +167,15 @@ def test_the_width_that_a_prompt_is_padded_to_means_nothing():
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
 
-def test_bfloat16_decodes_to_nearly_the_float32_logits():
-    exact = tiny.T5_1_1
+@one_of_each_family
+def test_bfloat16_decodes_to_nearly_the_float32_logits(model):
+    exact = model
     model = dataclasses.replace(exact, config=dataclasses.replace(exact.config, dtype="bfloat16"))
     prompt = tiny.ragged(1, PROMPT_LENGTHS, WIDTH)
     tokens = tiny.tokens(11, ROWS, 4)
     state, _ = tiny.prefill(model, tiny.params(exact), prompt, ROOM)
-    assert {leaf.dtype for leaf in (*state.cache[0], *state.context["cross"][0])} == {jnp.dtype("bfloat16")}
+    leaves = jax.tree.leaves((state.cache, state.context))
+    assert {leaf.dtype for leaf in leaves if leaf.ndim == 4} == {jnp.dtype("bfloat16")}
     found, state = tiny.extend(model, tiny.params(exact), state, tokens)
     assert found.dtype == jnp.float32
     expected = teacher_forced(exact, prompt, tokens)
@@ -188,8 +194,8 @@ def test_prepared_parameters_give_the_same_logits_everywhere(model, rows):
     transposed = raw["token_embedder"]["embedding"].size if model.config.logits_via_embedding else 0
     assert sizes[0] == sizes[1] + transposed
     prompt, tokens = tiny.ragged(1, PROMPT_LENGTHS, WIDTH), tiny.tokens(3, ROWS, ROOM)
-    tokens[:, 0] = 0
-    state, _ = tiny.prefill(model, params, prompt, ROOM)
+    state, pending = tiny.prefill(model, params, prompt, ROOM)
+    tokens[:, 0] = pending
     expected = teacher_forced(model, prompt, tokens)
     found, _ = tiny.extend(model, params, state, tokens[:, :4])
     np.testing.assert_allclose(found, expected[:, :4], **TOLERANCE)

@@ -248,6 +248,19 @@ MUTANTS = (
         (*LAW, *IDENTITIES),
     ),
     Mutant(
+        "12b",
+        "a decoder-only network's positions are counted from the longest row of the batch",
+        (
+            Edit(
+                "models/decoder_only.py",
+                "position_BK = state.length_B[:, None] + jnp.arange(tokens_BK.shape[1])[None]",
+                "position_BK = (state.length_B * 0 + state.length_B.max())[:, None] "
+                "+ jnp.arange(tokens_BK.shape[1])[None]",
+            ),
+        ),
+        (*LAW, *IDENTITIES),
+    ),
+    Mutant(
         "13",
         "the temperature reaches the target and not the draft",
         (

@@ -1,0 +1,71 @@
+"""`distillspec convert`: checkpoints of other frameworks in, Hugging Face folders out."""
+
+from __future__ import annotations
+
+import sys
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser, list_of, one_of
+from distillspec_jax.errors import UsageError
+
+HELP = """Turns a checkpoint of another framework into a checkpoint directory, or one of ours into a Hugging
+Face folder that transformers loads.
+
+  distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Qwen2, GPT-2; safetensors)
+  distillspec convert --from=t5x --input=RUN/checkpoint_1000 --mlp_activations=gelu,linear \\
+      --tokenizer=spiece.model --output=DIR
+  distillspec convert --to=hf --input=DIR --output=FOLDER
+
+A checkpoint without a tokenizer is converted, too; texts then need --tokenizer=FILE here.
+"""
+
+_T5X_FIELDS = ("mlp_activations", "relpos_max_distance", "dropout_rate", "decoder_start_id")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("convert", HELP)
+    add = parser.add_argument
+    add("--from", dest="source", type=one_of("hf", "t5x"), help="the format to read: hf or t5x")
+    add("--to", type=one_of("hf"), help="the format to write: hf")
+    add("--input", required=True, metavar="DIR", help="the folder to read; with --to=hf also zoo:NAME")
+    add("--output", required=True, metavar="DIR", help="the folder to write; it must be new or empty")
+    add(
+        "--tokenizer",
+        metavar="FILE",
+        help="the tokenizer's file, where the folder has none or not the right one",
+    )
+    group = parser.add_argument_group("what the shapes of a T5X checkpoint do not tell")
+    group.add_argument("--mlp_activations", type=list_of(str), help="gelu,linear (T5 1.1) or relu (T5 1.0)")
+    group.add_argument("--relpos_max_distance", type=int, help="default: 128")
+    group.add_argument("--dropout_rate", type=float, help="default: 0")
+    group.add_argument("--decoder_start_id", type=int, help="default: 0")
+    flags = parser.parse(argv)
+    if (flags.source is None) == (flags.to is None):
+        raise UsageError("pass either --from=hf|t5x (into a checkpoint directory) or --to=hf (out of one)")
+    known = {name: value for name in _T5X_FIELDS if (value := getattr(flags, name)) is not None}
+    if flags.to is not None and (known or flags.tokenizer):
+        flag = "tokenizer" if flags.tokenizer else next(iter(known))
+        raise UsageError(f"--{flag} belongs to --from: a checkpoint directory tells its own")
+
+    from distillspec_jax.interop import convert
+
+    if flags.to is not None:
+        model = convert.export(flags.input, flags.output)
+        tokenizer = model.tokenizer_bytes
+        print(f"{flags.output}: {model.card.family}, {model.num_parameters:,} parameters")
+    else:
+        card, read = convert.convert(
+            flags.source, flags.input, flags.output, tokenizer=flags.tokenizer, **known
+        )
+        tokenizer = read.tokenizer
+        print(f"{flags.output}: {card.family}, {read.num_parameters:,} parameters")
+        for left in read.skipped:
+            print(f"{flags.output}: not taken along: {left}", file=sys.stderr)
+    if tokenizer is None:
+        print(f"{flags.output}: no tokenizer in {flags.input}: texts need one", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="convert"))

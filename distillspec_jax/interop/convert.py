@@ -1,0 +1,182 @@
+"""Checkpoints of other frameworks to checkpoint directories, and back to Hugging Face's form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.interop import hf_folder, hf_tokenizer, t5x
+from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.registry import Network
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.shapes import Params
+
+FORMATS = ("hf", "t5x")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What another framework's checkpoint gave.
+
+    Attributes:
+      params: float32 NumPy arrays in the canonical tree.
+      step: of its training, 0 where it does not tell.
+      tokenizer: the tokenizer's file, or None.
+      eos_ids: see `ModelCard`.
+      skipped: what was left behind, in words.
+    """
+
+    model: Network
+    params: Params
+    step: int = 0
+    tokenizer: bytes | None = None
+    eos_ids: tuple[int, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        return checkpoint.count_parameters(self.params)
+
+
+def convert(
+    form: str, source: str, destination: str, *, tokenizer: str | None = None, **known: Any
+) -> tuple[ModelCard, Source]:
+    """Turns a checkpoint of another framework into a checkpoint directory.
+
+    Args:
+      form: one of `FORMATS`.
+      source: the folder to read.
+      destination: the directory to write; it must not hold anything yet.
+      tokenizer: the tokenizer's file; by default what lies in the folder.
+      known: fields of `T5Config` that the shapes of a T5X checkpoint do not tell.
+
+    Returns:
+      The card that was written, and what was read.
+
+    Raises:
+      UsageError: an unknown form, a folder that holds no such checkpoint or a damaged one, a field that is
+        missing or was not asked for, a destination that is not empty.
+    """
+    _check_empty(destination)
+    if form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
+    if form == "hf" and known:
+        raise UsageError(f"{next(iter(known))} is told by the folder's {hf_folder.CONFIG_FILE}: leave it out")
+    read = _from_t5x(source, known) if form == "t5x" else _from_hf(source)
+    if tokenizer is not None:
+        read = dataclasses.replace(read, tokenizer=_read_file(tokenizer))
+    family, config = registry.describe(read.model)
+    card = ModelCard(
+        family=family,
+        config=config,
+        tokenizer_fingerprint=None if read.tokenizer is None else checkpoint.fingerprint(read.tokenizer),
+        provenance=checkpoint.provenance(converted={"format": form, "input": str(source), "step": read.step}),
+        eos_ids=list(read.eos_ids),
+        prompts_end_with_eos=isinstance(read.model, EncoderDecoder),
+    )
+    checkpoint.write_card(destination, card, read.tokenizer)
+    checkpoint.save_params(destination, read.step, read.params)
+    return card, read
+
+
+def _from_hf(source: str) -> Source:
+    model, params = hf_folder.read(source)
+    sentencepiece_first = isinstance(model, EncoderDecoder)
+    return Source(
+        model,
+        params,
+        tokenizer=hf_tokenizer.read(source, sentencepiece_first),
+        eos_ids=hf_tokenizer.eos_ids(source),
+    )
+
+
+def _from_t5x(source: str, known: dict[str, Any]) -> Source:
+    found = t5x.read(source)
+    if "mlp_activations" not in known:
+        raise UsageError(
+            f"{source}: a T5X checkpoint does not tell its activations: pass --mlp_activations "
+            "(gelu,linear for T5 1.1, relu for T5 1.0)"
+        )
+    config = t5x.infer_config(found.params, **known)
+    model = EncoderDecoder(config)
+    checkpoint.check_shapes(source, found.params, registry.shapes(model))
+    return Source(model, found.params, step=found.step or 0, skipped=found.skipped)
+
+
+def export(source: str, destination: str) -> Pretrained:
+    """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
+
+    The folder has float32 weights, the configuration, the tokenizer where there is one, and a README that
+    says where the model comes from and what acceptance was measured on it while it was trained.
+
+    Raises:
+      UsageError: no such model, one that transformers has no name for, a destination that is not empty.
+    """
+    _check_empty(destination)
+    model = pretrained.load(source)
+    special, files = hf_tokenizer.files(model)
+    hf_folder.write(destination, model.model, jax.device_get(model.params), **special)
+    root = Path(destination)
+    with checkpoint.saving(root):
+        for name, content in files.items():
+            (root / name).write_bytes(content)
+        (root / "README.md").write_text(_readme(model), encoding="utf-8")
+    return model
+
+
+def _check_empty(destination: str) -> None:
+    root = Path(destination)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError(f"--output={destination} holds something already: choose an empty directory")
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--tokenizer={path}: {error.strerror}") from error
+
+
+def _readme(model: Pretrained) -> str:
+    """A model card: what it is, where it comes from, what was measured."""
+    card = model.card
+    lines = [
+        f"# {Path(model.name).name}",
+        "",
+        f"A {card.family} network of {model.num_parameters:,} parameters, written by `distillspec convert "
+        "--to=hf`.",
+        "",
+    ]
+    layers = getattr(model.model.config, "num_decoder_layers", None)
+    if layers != getattr(model.model.config, "num_encoder_layers", None):
+        lines += [
+            "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
+            f"before `generate`, set `model.config.num_layers = {layers}`.",
+            "",
+        ]
+    measured = _acceptance(pretrained.resolve(model.name))
+    if measured:
+        lines += ["## Acceptance by its target", ""]
+        lines += ["Expected share of drafted tokens (1 − TVD) on held-out prompts, while it was trained:", ""]
+        lines += [f"- {name}: {value:.4f}" for name, value in measured.items()]
+        lines += [""]
+    told = {"task": card.task, "prefix": card.prefix, "lengths": card.feature_lengths, **card.provenance}
+    return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(told, indent=1), "```", ""])
+
+
+def _acceptance(directory: Path) -> dict[str, float]:
+    """The last values of `acceptance_expected…` in a training log; empty where there is none."""
+    found: dict[str, float] = {}
+    for name in ("training.jsonl", "metrics.jsonl"):
+        if (directory / name).is_file():
+            for line in (directory / name).read_text().splitlines():
+                found |= {k: v for k, v in json.loads(line).items() if "acceptance_expected" in k}
+    return found

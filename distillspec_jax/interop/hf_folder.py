@@ -1,0 +1,147 @@
+"""A Hugging Face model folder on the local disk: config.json beside safetensors, whole or in shards.
+
+config.json                     the architecture (`model_type`) and its sizes
+model.safetensors               the weights; or
+model.safetensors.index.json    which of the files beside it holds which tensor
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.interop import hf, hf_decoder
+from distillspec_jax.interop.tensors import Tensors
+from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.registry import Network
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.shapes import Params
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+
+_KINDS = ("t5", *hf_decoder.ARCHITECTURES)
+"""Values of `model_type` that can be read."""
+
+
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".ckpt")
+
+
+class SafeTensors(Mapping[str, np.ndarray]):
+    """The tensors of some files, each read when it is asked for and then let go.
+
+    Raises:
+      UsageError: a file that is missing or cut short, or that lacks a tensor of the index; named.
+    """
+
+    def __init__(self, files: list[Path], index: Mapping[str, str] | None = None) -> None:
+        self._opened: dict[str, Any] = {}
+        for path in files:
+            opened = _open(path)
+            self._opened |= dict.fromkeys(opened.keys(), opened)
+        for name, file in (index or {}).items():
+            if name not in self._opened:
+                where = files[0].parent / file
+                raise UsageError(f"{where}: tensor {name} is missing, though the index puts it there")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._opened[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened)
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
+        return safe_open(path, framework="np", backend="pread")
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
+
+
+def read(directory: str | Path) -> tuple[Network, Params]:
+    """The network of a folder, and its parameters as float32 NumPy arrays.
+
+    Raises:
+      UsageError: no such folder, an unknown architecture, no safetensors, or tensors that contradict the
+        configuration; names the file, and the tensors.
+    """
+    root = Path(directory)
+    config = read_json(root / CONFIG_FILE)
+    kind = str(config.get("model_type"))
+    if kind not in _KINDS:
+        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {kind!r}: {nearest(kind, _KINDS)}")
+    tensors = _weights(root)
+    try:
+        if kind == "t5":
+            sizes, params = hf.from_hf(tensors, config)
+            return EncoderDecoder(sizes), params
+        line, params = hf_decoder.from_hf(tensors, config)
+        return DecoderOnly(line), params
+    except (TypeError, KeyError) as error:  # sizes that are no numbers, a missing part of rope_scaling
+        raise UsageError(f"{root / CONFIG_FILE} is not the configuration of a {kind}: {error!r}") from error
+
+
+def _weights(root: Path) -> Tensors:
+    if (root / WEIGHTS_FILE).is_file():
+        return SafeTensors([root / WEIGHTS_FILE])
+    if (root / INDEX_FILE).is_file():
+        index = read_json(root / INDEX_FILE).get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise UsageError(f"{root / INDEX_FILE} has no weight_map: it does not say where tensors are")
+        return SafeTensors([root / file for file in sorted(set(index.values()))], index)
+    others = sorted(path.name for path in root.glob("*") if path.suffix in _OTHER_WEIGHTS)
+    why = f" ({others[0]} is not read: save the model as safetensors)" if others else ""
+    raise UsageError(f"{root} holds no {WEIGHTS_FILE} and no {INDEX_FILE}{why}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UsageError: no such file, or something else in it.
+    """
+    if not path.is_file():
+        there = "" if path.parent.is_dir() else " (no such folder)"
+        raise UsageError(f"{path.parent} is not a Hugging Face model: it has no {path.name}{there}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is not a JSON object")
+    return found
+
+
+def write(directory: str | Path, model: Network, params: Params, **more: Any) -> None:
+    """Writes config.json and float32 weights.
+
+    Args:
+      more: further values of config.json, ids of special tokens for instance.
+
+    Raises:
+      UsageError: a network that transformers does not know, or a full disk.
+    """
+    root = Path(directory)
+    if isinstance(model, EncoderDecoder):
+        tensors, config = hf.to_hf(model.config, params)
+    else:
+        tensors, config = hf_decoder.to_hf(model.config, params)
+    with checkpoint.saving(root):
+        root.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})
+        written = {**config, "dtype": "float32", "torch_dtype": "float32", **more}
+        (root / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n")

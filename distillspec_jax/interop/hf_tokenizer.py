@@ -1,0 +1,120 @@
+"""Tokenizers of Hugging Face folders: their files are kept byte for byte; SentencePiece models are also
+written in the form of the library `tokenizers`, which is what transformers and most servers read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from distillspec_jax import checkpoint
+from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
+from distillspec_jax.models.pretrained import Pretrained
+
+GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+
+SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
+"""T5's name, and everybody else's."""
+
+_SPACE = "\u2581"
+
+
+def read(directory: str | Path, sentencepiece_first: bool) -> bytes | None:
+    """The tokenizer's file in a folder, or None.
+
+    Args:
+      sentencepiece_first: where a folder has both kinds. T5's SentencePiece models know padding and EOS; in
+        others they are missing, and tokenizer.json holds what was added to the model.
+    """
+    names = [*SENTENCEPIECE_FILES, checkpoint.TOKENIZERS_FILE]
+    paths = [Path(directory) / name for name in (names if sentencepiece_first else reversed(names))]
+    return next((path.read_bytes() for path in paths if path.is_file()), None)
+
+
+def eos_ids(directory: str | Path) -> tuple[int, ...]:
+    """The ids that end an output, by generation_config.json, else by config.json; () if neither tells."""
+    for name in (GENERATION_FILE, CONFIG_FILE):
+        path = Path(directory) / name
+        if path.is_file() and (found := read_json(path).get("eos_token_id")) is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    return ()
+
+
+def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a folder needs beside its weights: ids of special tokens for config.json, and files by name."""
+    content, found = model.tokenizer_bytes, {}
+    special: dict[str, Any] = {}
+    eos = list(model.card.eos_ids)
+    if content is not None and checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+        eos, pad = eos or [processor.eos_id()], processor.pad_id()
+        special["pad_token_id"] = pad
+        found["spiece.model"] = content
+        written = from_sentencepiece(content, model.card.prompts_end_with_eos)
+        found[checkpoint.TOKENIZERS_FILE] = written.to_str().encode()
+        names = {"pad": pad, "eos": processor.eos_id(), "unk": processor.unk_id()}
+        words = {f"{name}_token": processor.id_to_piece(i) for name, i in names.items() if i >= 0}
+        found[TOKENIZER_CONFIG] = _tokenizer_config(words)
+    elif content is not None:
+        library = tokenizers.Tokenizer.from_str(content.decode())
+        found[checkpoint.TOKENIZERS_FILE] = content
+        word = library.id_to_token(eos[0]) if eos else None
+        words = {} if word is None else {"eos_token": word}
+        found[TOKENIZER_CONFIG] = _tokenizer_config(words)
+    if eos:
+        special["eos_token_id"] = eos[0] if len(eos) == 1 else eos
+    start = getattr(model.model.config, "decoder_start_id", None)
+    ids = special if start is None else {**special, "decoder_start_token_id": start}
+    found[GENERATION_FILE] = _json(ids)
+    return special, found
+
+
+def from_sentencepiece(content: bytes, ends_with_eos: bool) -> tokenizers.Tokenizer:
+    """A SentencePiece unigram model as the library `tokenizers` writes it.
+
+    Args:
+      ends_with_eos: add EOS to every text, as T5's tokenizer does.
+    """
+    proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+    spec, trainer = proto.normalizer_spec, proto.trainer_spec
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    library = tokenizers.Tokenizer(
+        models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback)
+    )
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    if steps:
+        library.normalizer = normalizers.Sequence(steps)
+    prepend = "always" if spec.add_dummy_prefix else "never"
+    split = trainer.split_by_whitespace
+    library.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=prepend, split=split)
+    metaspace = decoders.Metaspace(replacement=_SPACE, prepend_scheme=prepend, split=split)
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), metaspace, decoders.Fuse()])
+    control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
+    library.add_special_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in control])
+    if ends_with_eos:
+        eos = proto.pieces[trainer.eos_id].piece
+        library.post_processor = processors.TemplateProcessing(
+            single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, trainer.eos_id)]
+        )
+    return library
+
+
+def _tokenizer_config(words: Mapping[str, str]) -> bytes:
+    return _json(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **words}
+    )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

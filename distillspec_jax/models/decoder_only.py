@@ -1,0 +1,316 @@
+"""Decoder-only networks in Linen, from a GPT to a Llama, as a `LanguageModel`.
+
+One line of tokens, prompt and targets alike, each of which sees those before it. What features call inputs
+is the prompt, so that everything above this package works on either family. The token that stands for the
+start of the targets is the last of the prompt: it is the one that `prefill` leaves pending.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import rotary
+from distillspec_jax.models.attention import Attention, LayerNorm, MlpBlock, RMSNorm, bias_of
+from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
+from distillspec_jax.models.dense import Dense, Form
+from distillspec_jax.models.embedding import Embed
+from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
+from distillspec_jax.models.prepared import form_of, prepared
+from distillspec_jax.models.rematerialisation import check_policy, rematerialised
+from distillspec_jax.models.rotary import Rotation
+from distillspec_jax.shapes import Array, Params
+
+_EMBEDDING_SPREAD = 0.02
+"""GPT-2's: the table also makes logits, which are not scaled."""
+
+
+class Line(NamedTuple):
+    """Prompts and targets in line.
+
+    Attributes:
+      tokens_BT, position_BT: int32; each row counts its own positions, across its padding.
+      mask_BTT: whether a token (second axis) may see another (third).
+    """
+
+    tokens_BT: Array
+    position_BT: Array
+    mask_BTT: Array
+
+
+def line(batch: Batch) -> Line:
+    """`encoder_input_tokens`, less the last of each, and `decoder_input_tokens`, begun by that last one.
+
+    A row holds one example, or several (`*_segment_ids`, `*_positions`). Without inputs, or with none in a
+    row, the targets are the line: the id 0 that features put first begins it.
+    """
+    outputs_BT = batch["decoder_input_tokens"]
+    inputs_BS = batch.get("encoder_input_tokens", jnp.zeros((len(outputs_BT), 0), jnp.int32))
+    slot_1S = jnp.arange(inputs_BS.shape[1])[None]
+    if "encoder_segment_ids" in batch:
+        own_BS, own_BT = batch["encoder_segment_ids"], batch["decoder_segment_ids"]
+        place_BS, place_BT = batch["encoder_positions"], batch["decoder_positions"]
+    else:
+        own_BS = (slot_1S < prompt_lengths(inputs_BS)[:, None]).astype(jnp.int32)
+        own_BT = jnp.ones_like(outputs_BT)
+        place_BS = jnp.broadcast_to(slot_1S, inputs_BS.shape)
+        place_BT = jnp.broadcast_to(jnp.arange(outputs_BT.shape[1])[None], outputs_BT.shape)
+
+    same_BTS = own_BT[:, :, None] == own_BS[:, None]
+    length_BT = jnp.sum(same_BTS, axis=2)
+    if inputs_BS.shape[1]:
+        last_BT = jnp.max(jnp.where(same_BTS, slot_1S[:, None], 0), axis=2)
+        first_BT = (place_BT == 0) & (outputs_BT == 0) & (length_BT > 0)
+        outputs_BT = jnp.where(first_BT, jnp.take_along_axis(inputs_BS, last_BT, axis=1), outputs_BT)
+    # The pending token stands among the targets: its place in the prompt is empty, as is padding.
+    followed_BS = jnp.pad(own_BS, ((0, 0), (0, 1)))[:, 1:] == own_BS
+    own_BX = jnp.concatenate([jnp.where(followed_BS, own_BS, 0), own_BT], axis=1)
+    position_BX = jnp.concatenate([place_BS, place_BT + jnp.maximum(length_BT - 1, 0)], axis=1)
+    visible_BXX = (own_BX[:, :, None] == own_BX[:, None]) & (position_BX[:, None] <= position_BX[:, :, None])
+    return Line(jnp.concatenate([inputs_BS, outputs_BT], axis=1), position_BX, visible_BXX)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention and feed-forward, each on a normed copy of the residual stream."""
+
+    config: DecoderOnlyConfig
+    form: Form = "canonical"
+
+    def setup(self) -> None:
+        config, form, dtype = self.config, self.form, jnp.dtype(self.config.dtype)
+        self.pre_self_attention_layer_norm = _norm(config)
+        self.self_attention = Attention(
+            config.num_heads,
+            config.head_dim,
+            config.emb_dim,
+            config.dropout_rate,
+            dtype,
+            form,
+            fused=form != "canonical",
+            num_kv_heads=config.num_kv_heads,
+            qkv_bias=config.qkv_bias,
+            out_bias=config.out_bias,
+            scaled=True,
+        )
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = MlpBlock(
+            config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, form, config.mlp_bias
+        )
+        self.dropout = _residual_dropout(config)
+
+    def __call__(
+        self, x_BTM: Array, bias: Array, rotation: Rotation | None, deterministic: bool
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """The residual stream after the layer, and its keys and values."""
+        y = self.pre_self_attention_layer_norm(x_BTM)
+        query, kv = self.self_attention.queries_keys_values(y, rotation)
+        y = self.self_attention.attend(query, kv, bias, deterministic)
+        return self._after_attention(x_BTM, y, deterministic), kv
+
+    def extend(
+        self,
+        x_BKM: Array,
+        cache: tuple[Array, Array],
+        length_B: Array,
+        bias: Array,
+        rotation: Rotation | None,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        y = self.pre_self_attention_layer_norm(x_BKM)
+        y, cache = self.self_attention.extend(y, cache, length_B, bias, rotation)
+        return self._after_attention(x_BKM, y, True), cache
+
+    def _after_attention(self, x: Array, attended: Array, deterministic: bool) -> Array:
+        x = x + self.dropout(attended, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return x + self.dropout(y, deterministic=deterministic)
+
+
+def _residual_dropout(config: DecoderOnlyConfig) -> nn.Dropout:
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+def _norm(config: DecoderOnlyConfig) -> nn.Module:
+    kind = RMSNorm if config.norm == "rms" else LayerNorm
+    return kind(jnp.dtype(config.dtype), config.norm_epsilon)
+
+
+class Decoder(nn.Module):
+    """The stack of layers and the projection to logits."""
+
+    config: DecoderOnlyConfig
+    form: Form = "canonical"
+    remat: str = "none"
+
+    def setup(self) -> None:
+        config = self.config
+        layer = rematerialised(DecoderLayer, self.remat, deterministic=4)
+        self.layers = [layer(config, self.form) for _ in range(config.num_layers)]
+        self.decoder_norm = _norm(config)
+        self.dropout = _residual_dropout(config)
+        if self.form != "canonical" or not config.logits_via_embedding:
+            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), form=self.form)
+
+    def _rotation(self, position_BT: Array) -> Rotation | None:
+        config = self.config
+        if config.positions != "rotary":
+            return None
+        pace = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        return rotary.rotation(position_BT, pace)
+
+    def __call__(
+        self, x_BTM: Array, position_BT: Array, mask_BTT: Array, deterministic: bool
+    ) -> tuple[Array, list[tuple[Array, Array]]]:
+        """What `features` reads, and every layer's keys and values."""
+        bias, rotation = bias_of(mask_BTT), self._rotation(position_BT)
+        x, cache = self.dropout(x_BTM, deterministic=deterministic), []
+        for layer in self.layers:
+            x, kv = layer(x, bias, rotation, deterministic)
+            cache.append(kv)
+        return x, cache
+
+    def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
+        """The same for new tokens, against the cache."""
+        slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
+        bias = bias_of(slot_1S[:, None] <= position_BK[:, :, None])
+        rotation, x, cache = self._rotation(position_BK), x_BKM, []
+        for layer, kv in zip(self.layers, state.cache, strict=True):
+            x, kv = layer.extend(x, kv, state.length_B, bias, rotation)
+            cache.append(kv)
+        return x, cache
+
+    def features(self, x: Array, deterministic: bool) -> Array:
+        """What `logits` reads."""
+        return self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+
+    def logits(self, x: Array, embedding_VM: Array) -> Array:
+        if self.form != "canonical" or not self.config.logits_via_embedding:
+            return self.logits_dense(x)
+        return jnp.einsum("btm,vm->btv", x, embedding_VM)
+
+
+class Transformer(nn.Module):
+    """The network; `DecoderOnly` below is the face that decoding and training see."""
+
+    config: DecoderOnlyConfig
+    form: Form = "canonical"
+    remat: str = "none"
+
+    def setup(self) -> None:
+        config = self.config
+        self.token_embedder = Embed(config.vocab_size, config.emb_dim, spread=_EMBEDDING_SPREAD)
+        if config.positions == "learned":
+            self.position_embedder = Embed(
+                config.max_positions, config.emb_dim, "positions", _EMBEDDING_SPREAD
+            )
+        self.decoder = Decoder(config, self.form, self.remat)
+
+    def _embed(self, tokens: Array, position: Array) -> Array:
+        x = self.token_embedder.embedding[tokens]
+        if self.config.positions == "learned":
+            x += self.position_embedder.embedding[position]
+        return x.astype(jnp.dtype(self.config.dtype))
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> Array:
+        return self.readout(self.hidden(batch, deterministic))
+
+    def readout(self, hidden_BTM: Array) -> Array:
+        return self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+
+    def hidden(self, batch: Batch, deterministic: bool) -> Array:
+        whole = line(batch)
+        x = self._embed(whole.tokens_BT, whole.position_BT)
+        x, _ = self.decoder(x, whole.position_BT, whole.mask_BTT, deterministic)
+        targets = batch["decoder_input_tokens"].shape[1]
+        return self.decoder.features(x[:, x.shape[1] - targets :], deterministic)
+
+    def read(self, prompt_BT: Array) -> list[tuple[Array, Array]]:
+        """Keys and values of every layer for whole prompts, padded on the right."""
+        place_1T = jnp.arange(prompt_BT.shape[1])[None]
+        before_1TT = place_1T[:, None] <= place_1T[:, :, None]
+        return self.decoder(self._embed(prompt_BT, place_1T), place_1T, before_1TT, True)[1]
+
+    def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
+        position_BK = state.length_B[:, None] + jnp.arange(tokens_BK.shape[1])[None]
+        x, cache = self.decoder.extend(self._embed(tokens_BK, position_BK), state, position_BK)
+        return self.readout(self.decoder.features(x, True)), cache
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOnly:
+    """A decoder-only network as a `LanguageModel` (see `interface.py`): frozen, without parameters.
+
+    Attributes:
+      remat: see `t5.EncoderDecoder`.
+    """
+
+    config: DecoderOnlyConfig
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        check_policy(self.remat)
+
+    def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """The network with parameters in their canonical or their prepared form."""
+        network = Transformer(self.config, form_of(params), self.remat)
+        return network.apply({"params": params}, *args, **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
+        batch = {"decoder_input_tokens": jnp.ones((1, 1), jnp.int32)}
+        return Transformer(self.config).init(key, batch)["params"]
+
+    def prepare(self, params: Params, rows: int | None = None) -> Params:
+        """The form that decodes fastest; see `t5.EncoderDecoder.prepare`."""
+        return prepared(params, rows, head_dim=self.config.head_dim)
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        """See `interface.py`; the targets go on where the row's prompt ends (`line`).
+
+        Raises:
+          UsageError: as `prefill`.
+        """
+        return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        """See `logits`."""
+        if "encoder_segment_ids" not in batch:
+            self._check_room(batch.get("encoder_input_tokens"), batch["decoder_input_tokens"].shape[1])
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        return self._apply(params, hidden_BTM, method="readout")
+
+    def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
+        """Caches every prompt less its last token, which is pending.
+
+        Raises:
+          UsageError: learned positions end before prompt and output do.
+        """
+        self._check_room(prompt_BT, max_length)
+        length_B = jnp.maximum(prompt_lengths(prompt_BT) - 1, 0)
+        more = ((0, 0), (0, 0), (0, max_length - 1), (0, 0))
+        cache = jax.tree.map(lambda kv: jnp.pad(kv, more), self._apply(params, prompt_BT, method="read"))
+        pending_B = jnp.take_along_axis(prompt_BT, length_B[:, None], axis=1)[:, 0]
+        return DecodeState(length_B, cache, context={}), pending_B
+
+    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        logits, cache = self._apply(params, tokens_BK, state, method="extend")
+        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
+
+    def _check_room(self, prompt_BT: Array | None, max_length: int) -> None:
+        config, width = self.config, 1 if prompt_BT is None else prompt_BT.shape[1]
+        if config.positions == "learned" and width - 1 + max_length > config.max_positions:
+            raise UsageError(
+                f"prompts of up to {width} tokens and {max_length} more do not fit the model's "
+                f"{config.max_positions} positions: shorten either"
+            )

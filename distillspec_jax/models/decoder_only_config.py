@@ -1,0 +1,76 @@
+"""The sizes and the kind of a decoder-only network, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from distillspec_jax.models.checks import check_feed_forward, check_sizes, require, require_one_of
+from distillspec_jax.models.rotary import RopeScaling
+
+NORMS = ("layer", "rms")
+POSITIONS = ("learned", "rotary")
+
+_HEADS = ("num_heads", "num_kv_heads", "head_dim")
+_SIZES = ("vocab_size", "emb_dim", *_HEADS, "num_layers", "mlp_dim", "max_positions")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOnlyConfig:
+    """Shapes of a decoder-only network; the defaults make a Llama.
+
+    A Qwen2 has `qkv_bias`; a GPT-2, and the paper's LM1B pair, `norm='layer'`, `positions='learned'`, one
+    activation, and all biases.
+
+    Attributes:
+      vocab_size: rows of the embedding, padding rows included.
+      num_kv_heads: heads of keys and values, shared by groups of queries' heads; 0: as many as `num_heads`.
+      mlp_activations: one of them, or a gate and `linear`, which are multiplied.
+      logits_via_embedding: tie the output projection to the embedding; unlike T5's it is not scaled.
+      qkv_bias, out_bias, mlp_bias: biases of attention's inner and outer projections, of the feed-forward.
+      norm: `rms` or `layer` (with mean and bias).
+      positions: `rotary` or `learned`.
+      max_positions: length of the longest sequence; of rotary ones only what it was trained on.
+      rope_theta, rope_scaling: of rotary positions.
+      dtype: of activations; parameters and logits are float32.
+
+    Raises:
+      UsageError: a value that no network can have; named by its field.
+    """
+
+    vocab_size: int
+    emb_dim: int = 512
+    num_heads: int = 8
+    num_kv_heads: int = 0
+    head_dim: int = 64
+    num_layers: int = 8
+    mlp_dim: int = 2048
+    mlp_activations: tuple[str, ...] = ("silu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    norm: str = "rms"
+    norm_epsilon: float = 1e-5
+    positions: str = "rotary"
+    max_positions: int = 2048
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.num_kv_heads:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if isinstance(self.rope_scaling, Mapping):  # as a model card keeps it
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        check_sizes(self, _SIZES)
+        groups = f"divide num_heads = {self.num_heads}"
+        require(self, "num_kv_heads", self.num_heads % self.num_kv_heads == 0, groups)
+        require_one_of(self, "norm", NORMS)
+        require_one_of(self, "positions", POSITIONS)
+        if self.positions == "rotary":
+            require(self, "head_dim", self.head_dim % 2 == 0, "be even where positions are rotary")
+        require(self, "norm_epsilon", self.norm_epsilon > 0, "be above 0")
+        require(self, "rope_theta", self.rope_theta > 0, "be above 0")
+        check_feed_forward(self)

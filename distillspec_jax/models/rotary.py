@@ -1,0 +1,62 @@
+"""Rotary position embedding (RoPE): queries and keys are turned by their absolute positions, so that their
+product tells their distance.
+
+Entry i of the first half of a head is paired with entry i of the second half, as Hugging Face stores Llama.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.shapes import Array
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines `[B, 1, T, D/2]` of the angles that a sequence's tokens are turned by."""
+
+    cosine: Array
+    sine: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretching of the slow frequencies, for contexts longer than those first trained on.
+
+    Attributes:
+      factor: waves longer than `original_positions / low_freq_factor` become so many times longer; those
+        shorter than `original_positions / high_freq_factor` stay; in between the change is gradual.
+      original_positions: context of the first training.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
+    """Radians a position, `[D/2]` float32, fast ones first."""
+    plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    if scaling is None:
+        return plain.astype(np.float32)
+    waves = scaling.original_positions * plain / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((waves - low) / (high - low), 0.0, 1.0)
+    return ((1 - kept) * plain / scaling.factor + kept * plain).astype(np.float32)
+
+
+def rotation(position_BT: Array, frequencies_D: np.ndarray) -> Rotation:
+    """The rotation of every token, by its own position."""
+    angle = position_BT[:, None, :, None].astype(jnp.float32) * frequencies_D[None, None, None]
+    return Rotation(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x_BHTD: Array, by: Rotation) -> Array:
+    """Turns every head of every token, in float32."""
+    first, second = jnp.split(x_BHTD.astype(jnp.float32), 2, axis=-1)
+    turned = first * by.cosine - second * by.sine, second * by.cosine + first * by.sine
+    return jnp.concatenate(turned, axis=-1).astype(x_BHTD.dtype)
