@@ -16,7 +16,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants dryrun demo zoo bench report wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants dryrun demo zoo bench grid report wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
 
 bench: setup-reference  ## benchmarks beside transformers, same weights, one process tree
 	$(BIN)/python -m benchmarks $(ARGS)
+
+grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py
+	$(BIN)/python -m benchmarks.grid $(ARGS)
 
 report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS
 	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))

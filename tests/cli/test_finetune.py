@@ -69,9 +69,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(base, trained, tmp_
     command = [*base, f"--gin.MODEL_DIR={directory}"]
     whole = DataConfig.train_batches
 
-    def interrupted(self, loop, partitioner):
+    def interrupted(self, loop):
         def batches(start):
-            for step, batch in enumerate(whole(self, loop, partitioner)(start), start=start + 1):
+            for step, batch in enumerate(whole(self, loop)(start), start=start + 1):
                 if step == 3:
                     signal.raise_signal(signal.SIGTERM)
                 yield batch
@@ -155,7 +155,8 @@ def test_bad_input_is_one_line_and_makes_no_directory(
     directory = tmp_path / "run"
     assert main([*base, f"--gin.MODEL_DIR={directory}", *map(filled, flags)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"distillspec finetune: error: {filled(message)}")
+    assert error.startswith("distillspec finetune: error: ")
+    assert filled(message) in error
     assert error.count("\n") == 1
     assert not directory.exists()
 

@@ -64,6 +64,7 @@ def batch_of(target, ids, weights=None):
         "law_log_p": log_p[..., :-1],
         "law_log_tail": log_p[..., -1],
         "decoder_loss_weights": np.ones((B, T), np.float32) if weights is None else weights,
+        "decoder_target_tokens": np.ones((B, T), np.int32),
     }
 
 
@@ -105,7 +106,7 @@ def test_all_ids_but_one_are_the_whole_law_with_its_gradient(laws, divergence):
         return make_stored_law_loss(Table(), divergence)(logits, batch, jax.random.key(0))[0]
 
     def whole(logits):
-        return jnp.sum(divergence(target, logits, mask)) / T
+        return jnp.sum(divergence(target, logits, mask, batch["decoder_target_tokens"])) / T
 
     (value, slope), (expected, expected_slope) = (jax.value_and_grad(f)(draft) for f in (stored, whole))
     assert float(value) == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,198 @@
+"""`python -m benchmarks.grid [TASK ...]`: divergence × data source, by gin alone, equal time a cell.
+
+A cell is one `distillspec distill` from the zoo's supervised draft. First the seconds of a step on each
+source are measured, one after the other on an otherwise idle machine; a cell trains for as many steps as fit
+its time, so that what else the machine does later changes no result. Cells are measured on validation
+prompts, without timing, beside the supervised draft and a control that trained on the references alone for
+the same time.
+
+Interrupted, it goes on; a cell that the results hold already is neither trained nor measured again. Hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from distillspec_jax.cli import errors
+from distillspec_jax.distillation.recipes import RECIPES
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.evaluation import results, summary
+from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.sweep import RESULTS, sweep
+from distillspec_jax.evaluation.tables import with_interval
+
+TASKS = ("wiki_leads", "gsm_symbolic")
+SOURCES = ("fixed", "target", "on_policy", "mix")
+"""Files of gin_configs/experiments/grid."""
+_JSD = "@divergences.JensenShannon()"
+DIVERGENCES: Mapping[str, Sequence[str]] = {
+    "FKL": ["--gin.DIVERGENCE=@divergences.ForwardKL()"],
+    "RKL": ["--gin.DIVERGENCE=@divergences.ReverseKL()"],
+    **{
+        f"JSD {beta}": [f"--gin.DIVERGENCE={_JSD}", f"--gin.divergences.JensenShannon.beta={beta}"]
+        for beta in (0.1, 0.5, 0.9)
+    },
+    "TVD": ["--gin.DIVERGENCE=@divergences.TotalVariation()"],
+    "-log α": ["--gin.DIVERGENCE=@divergences.NegativeLogAcceptance()"],
+}
+SUPERVISED, CONTROL = "supervised", "control"
+BLOCK_SIZE, TEMPERATURES, BATCH_SIZE = 7, (0.0, 1.0), 16
+LEARNING_RATE = 2e-3
+TRIAL_STEPS = 20
+
+
+def label(divergence: str, source: str) -> str:
+    """How tables call a cell."""
+    return f"{divergence}, {source}"
+
+
+def run_task(task: str, seconds: float, prompts: int, seed: int, root: Path) -> Iterator[str]:
+    """Trains and measures what is missing of a task; yields a line a cell."""
+    folder = root / task
+    steps = _steps(task, seconds, folder)
+    drafts: dict[str, tuple[str, Sequence[str]] | None] = {SUPERVISED: None, CONTROL: (CONTROL, [])}
+    drafts |= {
+        label(divergence, source): (source, flags)
+        for source in SOURCES
+        for divergence, flags in DIVERGENCES.items()
+    }
+    for name, cell in drafts.items():
+        measured = results.reopen(folder / RESULTS)
+        if sum(row["drafter"] == name for row in measured) < len(TEMPERATURES):
+            draft = f"zoo:{task}/draft"
+            if cell is not None:
+                draft = str(_train(task, *cell, steps[cell[0]], seed, folder / "models" / _slug(name)))
+            measured = sweep(
+                f"zoo:{task}/target",
+                {name: draft},
+                output_dir=folder,
+                task=task,
+                split="validation",
+                limit=prompts,
+                block_sizes=(BLOCK_SIZE,),
+                temperatures=TEMPERATURES,
+                batch_sizes=(BATCH_SIZE,),
+                timing_prompts=0,
+                seed=seed,
+            )
+        efficiency = [
+            with_interval(row, "block_efficiency") for t in TEMPERATURES if (row := _row(measured, name, t))
+        ]
+        yield f"{task}: {name}: " + ", ".join(efficiency)
+
+
+def table(task: str, rows: Sequence[Row]) -> str:
+    """Block efficiency of every cell over the supervised draft's, paired by prompt, in Markdown."""
+    lines = [f"\n## {task}\n"]
+    for temperature in TEMPERATURES:
+        base = _row(rows, SUPERVISED, temperature)
+        if base is None:
+            continue
+        lines += [
+            f"\nT = {temperature:g}, γ = {BLOCK_SIZE}: the supervised draft emits "
+            f"{with_interval(base, 'block_efficiency')} tokens a target call; each cell's ratio to it.\n",
+            "| | " + " | ".join(SOURCES) + " |\n|---|" + "---|" * len(SOURCES),
+        ]
+        for divergence in DIVERGENCES:
+            cells = [_ratio(_row(rows, label(divergence, s), temperature), base) for s in SOURCES]
+            lines.append(f"| {divergence} | " + " | ".join(cells) + " |")
+        lines.append(f"\nThe control: {_ratio(_row(rows, CONTROL, temperature), base)}.")
+    return "\n".join(lines)
+
+
+def _ratio(row: Row | None, base: Row) -> str:
+    if row is None:
+        return "–"
+    found = summary.block_efficiency_ratio(row, base)
+    return f"{found.value:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def _row(rows: Sequence[Row], name: str, temperature: float) -> Row | None:
+    return summary.find(rows, name, temperature, BLOCK_SIZE)
+
+
+def _steps(task: str, seconds: float, folder: Path) -> dict[str, int]:
+    """Steps that fit the time, by source; measured once, and kept with the results."""
+    path = folder / "steps.json"
+    if path.exists():
+        return dict(json.loads(path.read_text())["steps"])
+    per_step = {}
+    for source in (*SOURCES, CONTROL):
+        trial = folder / "trial"
+        shutil.rmtree(trial, ignore_errors=True)
+        _train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
+        lines = map(json.loads, (trial / "metrics.jsonl").read_text().splitlines())
+        per_step[source] = [line["step_s"] for line in lines if "step_s" in line][-1]
+        shutil.rmtree(trial)
+    steps = {source: max(1, round(seconds / s)) for source, s in per_step.items()}
+    path.write_text(json.dumps({"seconds": seconds, "seconds_a_step": per_step, "steps": steps}, indent=1))
+    return steps
+
+
+def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
+    """One cell, as a user would start it; a process of its own gives back the compiler's memory."""
+    recipe = RECIPES[task]
+    shared = {
+        "MIXTURE_OR_TASK_NAME": task,
+        "TASK_FEATURE_LENGTHS": dict(recipe.lengths),
+        "MODEL_DIR": str(directory),
+        "TRAIN_STEPS": steps,
+        "BATCH_SIZE": 24,
+        "SEED": seed,
+        "EVAL_PERIOD": 0,
+    }
+    if source == CONTROL:
+        command = ["finetune", "--gin_file=runs/finetune.gin"]
+        shared |= {"MODEL": None, "INITIAL_CHECKPOINT_PATH": recipe.draft}
+        shared |= {"LEARNING_RATE": recipe.control_learning_rate}
+    else:
+        command = ["distill", f"--gin_file=experiments/grid/{source}.gin", "--check_prompts=0"]
+        shared |= {"TARGET": recipe.target, "DRAFT": recipe.draft, "LEARNING_RATE": LEARNING_RATE}
+    macros = [f"--gin.{name}={value}" for name, value in shared.items()]
+    macros.append("--gin.job.DataConfig.eval_limit=8")  # what counts is measured below
+    done = subprocess.run(
+        [sys.executable, "-m", "distillspec_jax.cli.main", *command, *macros, *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise UsageError(f"{directory}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return directory
+
+
+def _slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "_").replace("α", "alpha").strip("-")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {', '.join(TASKS)}")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of training a cell (default: 90)")
+    parser.add_argument("--prompts", type=int, default=64, help="validation prompts (default: 64)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/grid"))
+    flags = parser.parse_args(argv)
+    for task in flags.tasks:
+        if task not in RECIPES:
+            raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")
+    tasks = flags.tasks or TASKS
+    for task in tasks:
+        (flags.output / task).mkdir(parents=True, exist_ok=True)
+        for line in run_task(task, flags.seconds, flags.prompts, flags.seed, flags.output):
+            print(line, flush=True)
+    text = "\n".join(table(task, results.read([flags.output / task / RESULTS])) for task in tasks)
+    (flags.output / "table.md").write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="grid"))
