@@ -99,19 +99,15 @@ def cells(
 
 
 def groups(points: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells to be measured together, in an order that compiles once: baselines, then by block size."""
+    """Cells to be measured together: the baselines, then table by table and, what compiles, by block size."""
+    tables = list(dict.fromkeys((cell.rule, cell.batch_size) for cell in points))
 
-    def order(cell: Cell) -> tuple[int, str, int]:
-        return cell.batch_size, cell.rule, cell.block_size
+    def order(cell: Cell) -> tuple[bool, int, int]:
+        return not cell.is_baseline, tables.index((cell.rule, cell.batch_size)), cell.block_size
 
-    def conditions(cell: Cell) -> tuple[Any, ...]:
-        return *order(cell), cell.temperature
-
-    in_order = sorted(points, key=order)  # stable: temperatures and drafters stay in theirs
-    in_order.sort(key=lambda cell: not cell.is_baseline)
     found: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in in_order:
-        found.setdefault(conditions(cell), []).append(cell)
+    for cell in sorted(points, key=order):  # stable: temperatures and drafters stay in their order
+        found.setdefault((*order(cell), cell.temperature), []).append(cell)
     return list(found.values())
 
 

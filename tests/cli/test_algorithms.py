@@ -40,7 +40,7 @@ def test_divergence_and_source_are_those_of_the_paper(name):
     assert bound["deployment"] == (Deployment(1.0) if name == "distillspec" else None)
 
 
-QUICK = ("seqkd", "f_distill", "distillspec")
+QUICK = ("seqkd", "f_distill")
 """Between them all sources but the data alone, and what no other test trains by."""
 
 

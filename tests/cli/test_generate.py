@@ -79,7 +79,7 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
     [
         ["--block_size=auto"],
         ["--drafter=lookup"],
-        ["--drafter=lookup", "--block_size=auto", "--candidates=1"],
+        pytest.param(["--drafter=lookup", "--block_size=auto"], marks=pytest.mark.slow),
         ["--num_partitions=1"],
     ],
     ids=["chosen size", "two drafters", "both", "on a mesh"],

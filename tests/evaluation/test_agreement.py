@@ -27,7 +27,9 @@ def batch(seed, empty=()):
 BATCHES = [batch(0), batch(1, empty=(6, 7))]
 
 
-@pytest.mark.parametrize("law", [LAW, Deployment(0.0), Deployment(0.7, top_k=3, top_p=0.9)])
+@pytest.mark.parametrize(
+    "law", [pytest.param(LAW, marks=pytest.mark.slow), Deployment(0.0), Deployment(0.7, top_k=3, top_p=0.9)]
+)
 def test_an_honest_pair_agrees_under_every_law(law):
     found = agreement.agreement(pair.target(), pair.draft(), law, BATCHES, block_size=3)
     assert found.law == law.name
