@@ -20,7 +20,9 @@ from rouge_score import rouge_scorer
 from distillspec_jax.errors import UsageError, nearest
 
 _ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
-_ANSWER = re.compile(r"(?:####|\banswer is)[ :]*([^\n]+)", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"(?:####|\banswer is)[ :]*(?=(\S[^\n]*))", re.IGNORECASE
+)  # ahead: one may follow on a line
 _NUMBER_AFTER_HASHES = re.compile(r"####\s*([-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+)")
 
 

@@ -99,3 +99,25 @@ def test_unpaired_or_no_texts_are_refused(function):
         function(["a", "b"], ["a"])
     with pytest.raises(ValueError, match="at least one"):
         function([], [])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        ("(A)", 100),
+        ("Let us see. So the answer is (a).", 100),
+        ("The answer is (B). No, the answer is: (A).", 100),
+        ("steps\n#### (A)", 100),
+        ("The answer is (B).", 0),
+        ("(A) or (B)", 0),
+        ("", 0),
+    ],
+)
+def test_answer_is_what_stands_last_and_nothing_else(prediction, score):
+    assert metrics.answer_match(["(A)"], [prediction]) == {"exact_match": score}
+    assert metrics.per_example("answer", "(A)", prediction) == score
+
+
+def test_rouge2_quotes_bigrams():
+    assert metrics.find_metric("rouge2").primary == "rouge2"
+    assert metrics.per_example("rouge2", "the cat sat on a mat", "the cat mat today") == pytest.approx(25.0)
