@@ -15,8 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from distillspec_jax import checkpoint
 from distillspec_jax.shapes import Params
+from distillspec_jax.training import hosts
 
 BEST, RECORD = "best", "selection.json"
 
@@ -41,27 +44,36 @@ class Selection:
         record = self._record()
         if record.get("metric") == metric and (self._root / checkpoint.STEPS / str(record["step"])).is_dir():
             self.step, self.value = record["step"], record["value"]
-        self._forget_others()
+        hosts.wait("selection found")  # before the first host clears up
+        if jax.process_index() == 0:
+            self._forget_others()
 
     def offer(self, step: int, value: float, params: Params) -> bool:
         """Saves the parameters if their value is the best; whether it is. NaN never is."""
         if not value > self.value:
             return False
-        checkpoint.write_card(
-            self._root, checkpoint.read_card(self._run), checkpoint.read_tokenizer(self._run)
-        )
-        checkpoint.save_params(self._root, step, params)
+        writes = jax.process_index() == 0
+        if writes:
+            card, tokenizer = checkpoint.read_card(self._run), checkpoint.read_tokenizer(self._run)
+            checkpoint.write_card(self._root, card, tokenizer)
+        hosts.wait("selection")
+        checkpoint.save_params(self._root, step, params)  # of all hosts
         self.step, self.value = step, value
-        temporary = self._root / (RECORD + ".tmp")
-        with checkpoint.saving(self._root):
-            temporary.write_text(json.dumps({"step": step, "metric": self._metric, "value": value}) + "\n")
-            os.replace(temporary, self._root / RECORD)
-        self._forget_others()
+        if writes:
+            self._write_record()
+            self._forget_others()
         return True
 
     def exhausted(self, step: int) -> bool:
         """Whether nothing better has come for too long."""
         return bool(self._patience) and self.step is not None and step - self.step >= self._patience
+
+    def _write_record(self) -> None:
+        record = {"step": self.step, "metric": self._metric, "value": self.value}
+        temporary = self._root / (RECORD + ".tmp")
+        with checkpoint.saving(self._root):
+            temporary.write_text(json.dumps(record) + "\n")
+            os.replace(temporary, self._root / RECORD)
 
     def _record(self) -> dict[str, Any]:
         try:
