@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     print(directory)
     if flags.check_prompts > 0 and jax.process_count() == 1:
         found = agreement.check(directory, prompts=flags.check_prompts)
-        print(found or "no held-out prompts to check with", file=sys.stderr)
+        print(found or "no target or no held-out prompts to check with", file=sys.stderr)
     return 0
 
 

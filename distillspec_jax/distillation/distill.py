@@ -10,11 +10,11 @@ from typing import Any
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import GREEDY, SAMPLED, expected_acceptance, metric
-from distillspec_jax.distillation.loss import NORMALIZATIONS, make_distillation_loss
+from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
 from distillspec_jax.distillation.step_profile import step_profile
 from distillspec_jax.distillation.stored_laws import check_laws, check_target, make_stored_law_loss
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
@@ -123,8 +123,7 @@ def _check_settings(
     profile: bool,
 ) -> None:
     """Refuses what cannot go together, before anything is loaded."""
-    if normalization not in NORMALIZATIONS:
-        raise UsageError(f"unknown normalization {normalization!r}: {nearest(normalization, NORMALIZATIONS)}")
+    find_normalization(normalization)
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
     if loop.patience and (deployment is None or not loop.eval_period):

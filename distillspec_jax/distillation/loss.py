@@ -47,6 +47,17 @@ NORMALIZATIONS: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
 }
 
 
+def find_normalization(name: str) -> Callable[[Array], tuple[Array, Array]]:
+    """The normalization of a name.
+
+    Raises:
+      UsageError: there is none; names the nearest.
+    """
+    if name not in NORMALIZATIONS:
+        raise UsageError(f"unknown normalization {name!r}: {nearest(name, NORMALIZATIONS)}")
+    return NORMALIZATIONS[name]
+
+
 def make_distillation_loss(
     draft: LanguageModel,
     target: LanguageModel,
@@ -78,9 +89,7 @@ def make_distillation_loss(
     Raises:
       UsageError: an unknown normalization.
     """
-    if normalization not in NORMALIZATIONS:
-        raise UsageError(f"unknown normalization {normalization!r}: {nearest(normalization, NORMALIZATIONS)}")
-    normalize = NORMALIZATIONS[normalization]
+    normalize = find_normalization(normalization)
 
     def loss_of_part(
         draft_logits: Array, part: dict[str, Array], target_params: Params

@@ -118,13 +118,15 @@ def check(
       seed: of all draws.
 
     Returns:
-      The numbers; None where the task has no held-out prompts.
+      The numbers; None where the draft was distilled without its target, or the task has no held-out prompts.
 
     Raises:
       AgreementError: two of them contradict each other.
     """
     draft = pretrained.load(str(directory))
     provenance = draft.card.provenance
+    if "target" not in provenance["parents"]:
+        return None
     target = pretrained.load(provenance["parents"]["target"])
     law = Deployment(**provenance.get("deployment") or {})
     data = DataConfig(str(draft.card.task), draft.card.feature_lengths, eval_limit=prompts)
