@@ -18,8 +18,7 @@ STAGES = (
     ("finetune", "target", ("INITIAL_CHECKPOINT_PATH={}/target_first",)),
     ("finetune", "draft_first", ()),
     ("finetune", "draft", ("INITIAL_CHECKPOINT_PATH={}/draft_first",)),
-    ("distill", "distilled_first", ("TARGET={}/target", "DRAFT={}/draft")),
-    ("distill", "distilled", ("TARGET={}/target", "DRAFT={}/distilled_first")),
+    ("distill", "distilled", ("TARGET={}/target", "DRAFT={}/draft")),
 )
 """(command, name, macros) in the order of training; `experiments/zoo/NAME.gin` configures each."""
 

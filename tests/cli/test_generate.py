@@ -137,8 +137,8 @@ def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_di
 
 
 def test_compiled_programs_are_kept_for_the_next_run(target_dir, prompts, tmp_path):
-    """In processes of their own: the cache is chosen once a process. Kept however fast it compiled, lest a slow
-    moment of the machine should add a program to the second run's."""
+    """In processes of their own: the cache is chosen once a process. All programs are kept, also those that
+    compile fast, lest a slow moment of the machine should add one to the second run's."""
     kept = tmp_path / "compiled"
     always = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "distillspec_jax.cli.generate", f"--model={target_dir}"]
