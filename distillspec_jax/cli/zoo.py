@@ -22,8 +22,6 @@ STAGES = (
 )
 """(command, name, macros) in the order of training; `experiments/zoo/NAME.gin` configures each."""
 
-SHIPPED = ("target", "draft", "distilled")
-
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
@@ -48,6 +46,11 @@ def main(argv: list[str]) -> int:
         print(f"zoo:{name:<10} {model['parameters'] / 1e6:6.2f} M parameters  {model['description']}")
         for task, quality in model.get("quality", {}).items():
             print(f"    {task:<18} " + "  ".join(f"{k} {v['value']:.3g}" for k, v in quality.items()))
+        for found in model.get("agreement", ()):
+            print(
+                f"    under {found['law']}: {found['accepted']:.3f} of drafts accepted; sum of min(p, q) "
+                f"{found['recorded']:.3f} by the sampler, {found['recomputed']:.3f} by teacher forcing"
+            )
     print("\nAliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))
     return 0
 
@@ -61,7 +64,7 @@ def _build(directory: str, export: str | None, limit: int | None) -> int:
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
         bindings = [f"MODEL_DIR={directory}/{name}", *(macro.format(directory) for macro in macros)]
         stage.main([f"--gin_file=experiments/zoo/{name}.gin", *(f"--gin.{b}" for b in bindings)])
-    print(zoo_export.export(list(SHIPPED), directory, export, limit))
+    print(zoo_export.export(list(zoo_export.DESCRIPTIONS), directory, export, limit))
     return 0
 
 

@@ -1,60 +1,78 @@
-"""From training directories to the shipped zoo: bfloat16 weights, held-out quality, manifest."""
+"""From training directories to the shipped zoo: bfloat16 weights, held-out quality, agreement, manifest."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
-from distillspec_jax.evaluation import held_out, paired
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.training.job import DataConfig
+
+TARGET = "target"
 
 DESCRIPTIONS = {
-    "target": "multitask target, supervised on the three embedded tasks",
+    TARGET: "multitask target, supervised on the three embedded tasks",
     "draft": "multitask draft, supervised only",
     "distilled": "the same draft distilled from the target",
 }
+LAWS = (Deployment(0.0), Deployment(1.0))
+AGREEMENT_PROMPTS = 32
 
 
-def export(names: list[str], directory: str, destination: str | None, limit: int | None) -> str:
+def export(trained: Collection[str], directory: str, destination: str | None, limit: int | None) -> str:
     """Writes the zoo and returns a summary table in Markdown.
 
-    Quality is measured on the exported (bfloat16) weights, on each task's validation split.
+    Quality is measured on the exported (bfloat16) weights, on each task's validation split; that acceptance
+    is what training computes is checked for every draft, too.
 
     Args:
-      names: training directories under `directory`; the first is the target.
+      trained: the models to take from `directory`; the others stay as they are at the destination.
+      directory: holds a training directory a model.
       destination: where the zoo goes; the package's own folder by default.
       limit: held-out examples a task.
+
+    Raises:
+      AgreementError: the sampler and the training code contradict each other on a draft.
     """
     root = Path(destination) if destination else zoo.ROOT
     models: dict[str, Any] = {}
     measured: dict[str, dict[str, held_out.HeldOut]] = {}
-    for name in names:
-        source = Path(directory) / name
-        trained = pretrained.load(str(source))
-        _write(trained, source, root / name)
-        shipped = pretrained.load(str(root / name))
+    shipped: dict[str, Pretrained] = {}
+    for name, description in DESCRIPTIONS.items():
+        if name in trained:
+            source = Path(directory) / name
+            _write(pretrained.load(str(source)), source, root / name)
+        shipped[name] = pretrained.load(str(root / name))
         measured[name] = {
-            task: held_out.measure(shipped, task, split="validation", limit=limit)
+            task: held_out.measure(shipped[name], task, split="validation", limit=limit)
             for task in catalog.EMBEDDED_TASKS
         }
         models[name] = {
-            "description": DESCRIPTIONS.get(name, name),
-            "parameters": shipped.num_parameters,
+            "description": description,
+            "parameters": shipped[name].num_parameters,
             "quality": {
-                task: _quality(found, measured[names[0]][task]) for task, found in measured[name].items()
+                task: _quality(found, measured[TARGET][task]) for task, found in measured[name].items()
             },
         }
+        if name != TARGET:
+            models[name]["agreement"] = _agreement(shipped[TARGET], shipped[name])
     baselines = {}
     for task in catalog.EMBEDDED_TASKS:
         scores, corpus = held_out.copy_baseline(task, split="validation", limit=limit)
         baselines[task] = {"copy_the_input": corpus, "examples": len(scores)}
-    aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in names}
+    aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in models}
     manifest = {"models": models, "aliases": aliases, "baselines": baselines}
     (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
     zoo.manifest.cache_clear()
@@ -69,6 +87,14 @@ def _write(trained: Pretrained, source: Path, target: Path) -> None:
     checkpoint.write_card(target, card, trained.tokenizer_bytes)
     checkpoint.save_params(target, step, trained.params, dtype="bfloat16")
     shutil.copy(source / "metrics.jsonl", target / "training.jsonl")
+
+
+def _agreement(target: Pretrained, draft: Pretrained) -> list[dict[str, Any]]:
+    """The three numbers of `evaluation.agreement` under each law, over all tasks."""
+    data = DataConfig(catalog.EMBEDDED_MIXTURE, eval_limit=AGREEMENT_PROMPTS)
+    of_tasks = data.held_out_batches(AGREEMENT_PROMPTS).values()
+    batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
+    return [dataclasses.asdict(agreement.agreement(target, draft, law, batches)) for law in LAWS]
 
 
 def _quality(found: held_out.HeldOut, target: held_out.HeldOut) -> dict[str, Any]:
