@@ -154,3 +154,14 @@ def test_a_parent_is_never_written_over(base, target_dir, parent, capsys):
     directory = Path(target_dir).parent / parent
     assert main([*base, f"--gin.MODEL_DIR={directory}"]) == 2
     assert f"MODEL_DIR={directory} is the {parent} that the run starts from" in capsys.readouterr().err
+
+
+def test_stored_laws_stand_for_a_target_that_is_not_loaded(distilled, base, target_dir, tmp_path):
+    texts, run = tmp_path / "texts", tmp_path / "run"
+    collect = ["collect", f"--model={target_dir}", "--task=mine", f"--output={texts}", "--law_ids=4"]
+    assert main(collect) == 0
+    stored = [flag for flag in base if not flag.startswith(("--gin.TARGET=", "--gin_file=runs"))]
+    stored += ["--gin_file=runs/distill_stored.gin", f"--gin.TARGET_SET={texts}", f"--gin.MODEL_DIR={run}"]
+    assert main(stored) == 0
+    assert [line["step"] for line in lines(run, "train")] == [1, 2]
+    assert "target" not in pretrained.load(str(run)).card.provenance["parents"]
