@@ -43,6 +43,7 @@ def distill(
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
     remat: str = "none",
+    scan_layers: bool = False,
     profile: bool = False,
     gin: str = "",
 ) -> Path:
@@ -63,6 +64,7 @@ def distill(
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
       remat: of the draft, see `models.rematerialisation`.
+      scan_layers: of both, see `models.layer_stack`.
       profile: report where a step's time goes, see `step_profile`; three more programs to compile.
       gin: the bindings in force, for the card.
 
@@ -81,6 +83,8 @@ def distill(
         losses = _of_stored_laws(divergence, data, loop, partitioner)
     else:
         teacher, _ = job.load(target, partitioner)
+        looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
+        teacher = dataclasses.replace(teacher, model=looped)
         _check_pair(teacher, student, assume_same_vocabulary)
         if data.texts is not None:
             check_target(data.texts, teacher)
@@ -90,7 +94,7 @@ def distill(
     card = job.describe_run(student.model, data, parents, gin)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
-    trained = dataclasses.replace(student.model, remat=remat)
+    trained = dataclasses.replace(student.model, remat=remat, scan_layers=scan_layers)
     directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
     schedule = optimizers.warmup_cosine(
         learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction

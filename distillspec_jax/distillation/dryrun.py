@@ -82,6 +82,7 @@ def dryrun(
     optimizer: OptimizerFactory = optimizers.adafactor,
     microbatches: int = 1,
     remat: str = "none",
+    scan_layers: bool = False,
     num_partitions: int = 1,
     fully_sharded: bool = False,
 ) -> Costs:
@@ -92,7 +93,7 @@ def dryrun(
       batch_size, microbatches: as in `LoopConfig`.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`.
       target: to distil from; None: supervised training.
-      divergence, source, optimizer, remat: as in `distill`.
+      divergence, source, optimizer, remat, scan_layers: as in `distill`.
       num_partitions, fully_sharded: see `partitioning.make_partitioner`.
 
     Raises:
@@ -102,7 +103,7 @@ def dryrun(
     partitioner = make_partitioner(num_partitions, fully_sharded)
     partitioner.check_batch(batch_size)
     check_microbatches(batch_size, microbatches)
-    trained = dataclasses.replace(model, remat=remat)
+    trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     params, shardings = _placed(trained, partitioner)
     chosen = optimizer(optimizers.warmup_cosine(1e-3, total_steps=1000))
     state, state_shardings = describe_state(params, shardings, chosen, partitioner)
@@ -110,6 +111,7 @@ def dryrun(
     if target is not None:
         if target.vocab_size != model.vocab_size:
             raise UsageError(f"the model has {model.vocab_size} logits and the target {target.vocab_size}")
+        target = dataclasses.replace(target, scan_layers=scan_layers)
         parts["target"], _ = _placed(target, partitioner)
 
     def loss(model: Network) -> LossFn:

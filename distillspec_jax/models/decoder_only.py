@@ -8,6 +8,7 @@ start of the targets is the last of the prompt: it is the one that `prefill` lea
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
+from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.prepared import form_of, prepared
 from distillspec_jax.models.rematerialisation import check_policy, rematerialised
 from distillspec_jax.models.rotary import Rotation
@@ -145,6 +147,7 @@ class Decoder(nn.Module):
     config: DecoderOnlyConfig
     form: Form = "canonical"
     remat: str = "none"
+    scan_layers: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -167,11 +170,9 @@ class Decoder(nn.Module):
     ) -> tuple[Array, list[tuple[Array, Array]]]:
         """What `features` reads, and every layer's keys and values."""
         bias, rotation = bias_of(mask_BTT), self._rotation(position_BT)
-        x, cache = self.dropout(x_BTM, deterministic=deterministic), []
-        for layer in self.layers:
-            x, kv = layer(x, bias, rotation, deterministic)
-            cache.append(kv)
-        return x, cache
+        x = self.dropout(x_BTM, deterministic=deterministic)
+        layer = functools.partial(DecoderLayer, self.config, self.form)
+        return through(self, layer, x, bias, rotation, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
         """The same for new tokens, against the cache."""
@@ -199,6 +200,7 @@ class Transformer(nn.Module):
     config: DecoderOnlyConfig
     form: Form = "canonical"
     remat: str = "none"
+    scan_layers: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -207,7 +209,7 @@ class Transformer(nn.Module):
             self.position_embedder = Embed(
                 config.max_positions, config.emb_dim, "positions", _EMBEDDING_SPREAD
             )
-        self.decoder = Decoder(config, self.form, self.remat)
+        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers)
 
     def _embed(self, tokens: Array, position: Array) -> Array:
         x = self.token_embedder.embedding[tokens]
@@ -245,18 +247,19 @@ class DecoderOnly:
     """A decoder-only network as a `LanguageModel` (see `interface.py`): frozen, without parameters.
 
     Attributes:
-      remat: see `t5.EncoderDecoder`.
+      remat, scan_layers: see `t5.EncoderDecoder`.
     """
 
     config: DecoderOnlyConfig
     remat: str = "none"
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
-        network = Transformer(self.config, form_of(params), self.remat)
+        network = Transformer(self.config, form_of(params), self.remat, self.scan_layers)
         return network.apply({"params": params}, *args, **kwargs)
 
     @property

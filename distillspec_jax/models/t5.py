@@ -7,6 +7,7 @@ stand at different lengths and be rewound in O(1).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from distillspec_jax.models.attention import (
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.prepared import form_of, prepared
 from distillspec_jax.models.rematerialisation import check_policy, rematerialised
 from distillspec_jax.models.t5_config import T5Config
@@ -129,6 +131,7 @@ class Encoder(nn.Module):
 
     config: T5Config
     remat: str = "none"
+    scan_layers: bool = False
 
     def setup(self) -> None:
         self.relpos_bias = _relpos(self.config, bidirectional=True)
@@ -141,8 +144,8 @@ class Encoder(nn.Module):
         position = jnp.arange(x_BTM.shape[1])
         bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
         x = self.dropout(x_BTM, deterministic=deterministic)
-        for layer in self.layers:
-            x = layer(x, bias, deterministic)
+        layer = functools.partial(EncoderLayer, self.config)
+        x, _ = through(self, layer, x, bias, deterministic=deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -152,6 +155,7 @@ class Decoder(nn.Module):
     config: T5Config
     form: Form = "canonical"
     remat: str = "none"
+    scan_layers: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -183,8 +187,8 @@ class Decoder(nn.Module):
         bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
-        for layer in self.layers:
-            x = layer(x, encoded_BSM, bias, cross_bias, deterministic)
+        layer = functools.partial(DecoderLayer, self.config, self.form)
+        x, _ = through(self, layer, x, encoded_BSM, bias, cross_bias, deterministic=deterministic)
         return self._features(x, deterministic)
 
     def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
@@ -209,11 +213,12 @@ class Transformer(nn.Module):
     config: T5Config
     form: Form = "canonical"
     remat: str = "none"
+    scan_layers: bool = False
 
     def setup(self) -> None:
         self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
-        self.encoder = Encoder(self.config, self.remat)
-        self.decoder = Decoder(self.config, self.form, self.remat)
+        self.encoder = Encoder(self.config, self.remat, self.scan_layers)
+        self.decoder = Decoder(self.config, self.form, self.remat, self.scan_layers)
 
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
@@ -260,17 +265,19 @@ class EncoderDecoder:
     Attributes:
       config: what the network is; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
+      scan_layers: `logits` loops over layers, see `layer_stack`; of all numbers, dropout's draws depend on it.
     """
 
     config: T5Config
     remat: str = "none"
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
-        network = Transformer(self.config, form_of(params), self.remat)
+        network = Transformer(self.config, form_of(params), self.remat, self.scan_layers)
         return network.apply({"params": params}, *args, **kwargs)
 
     @property

@@ -29,6 +29,7 @@ def finetune(
     z_loss: float = 0.0,
     partitioner: Partitioner | None = None,
     remat: str = "none",
+    scan_layers: bool = False,
     gin: str = "",
 ) -> Path:
     """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
@@ -43,7 +44,7 @@ def finetune(
       initial_checkpoint_path: a checkpoint directory to start from.
       z_loss: see `make_supervised_loss`.
       partitioner: where arrays live; all devices on the data axis by default.
-      remat: see `models.rematerialisation`.
+      remat, scan_layers: see `models.rematerialisation` and `models.layer_stack`.
       gin: the bindings in force, for the card.
 
     Returns:
@@ -55,7 +56,7 @@ def finetune(
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")
         initial = pretrained.read_card(initial_checkpoint_path)
         model = registry.build(initial.family, initial.config)
-    trained = dataclasses.replace(model, remat=remat)
+    trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()
