@@ -265,7 +265,7 @@ class EncoderDecoder:
     Attributes:
       config: what the network is; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
-      scan_layers: `logits` loops over layers, see `layer_stack`; of all numbers, dropout's draws depend on it.
+      scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
     """
 
     config: T5Config
