@@ -6,7 +6,7 @@ Modules name the axes of their parameters; nobody else writes a `PartitionSpec`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -128,9 +128,11 @@ class Partitioner:
         }
 
 
-def make_partitioner(num_partitions: int = 1, fully_sharded: bool = False) -> Partitioner:
-    """All devices as `(data, model)`, `num_partitions` of them on the model axis (T5X's macro)."""
-    devices = jax.devices()
+def make_partitioner(
+    num_partitions: int = 1, fully_sharded: bool = False, devices: Sequence[Any] | None = None
+) -> Partitioner:
+    """Devices (default: all) as `(data, model)`, `num_partitions` of them on the model axis (as in T5X)."""
+    devices = jax.devices() if devices is None else devices
     if num_partitions < 1 or len(devices) % num_partitions:
         raise UsageError(
             f"NUM_PARTITIONS={num_partitions} does not divide the {len(devices)} devices: "

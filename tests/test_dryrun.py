@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distillspec_jax.cli.main import main
+from distillspec_jax.distillation import dryrun
 
 TINY = """
 from __gin__ import dynamic_registration
@@ -43,6 +44,16 @@ def configuration(tmp_path_factory):
     return f"--gin_file={path}"
 
 
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "distillspec_jax.cli.main", "dryrun", *flags],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
 def weights(emb):
     """Of the tiny model: kernels and embedding, which the mesh splits; norms; relative positions."""
     attention, mlp = 4 * emb * 16, 3 * emb * 32
@@ -50,13 +61,7 @@ def weights(emb):
 
 
 def test_parameters_and_bytes_are_those_counted_by_hand(configuration):
-    done = subprocess.run(
-        [sys.executable, "-m", "distillspec_jax.cli.main", "dryrun", configuration, "--mesh=4x2"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
+    done = run(configuration, "--mesh=4x2")
     assert done.returncode == 0, done.stderr
     printed = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in done.stdout.splitlines())
     assert printed["mesh"] == "4 (data) x 2 (model), 8 devices"
@@ -74,6 +79,25 @@ def test_parameters_and_bytes_are_those_counted_by_hand(configuration):
         == f"{part(16):,}, exact"
     )
     assert printed["bytes a device, target's parameters"] == f"{part(32):,}, exact"
+
+
+def test_a_slice_of_tpus_needs_their_compiler_and_as_many_devices_as_the_mesh(
+    configuration, monkeypatch, capsys
+):
+    asked = ["dryrun", configuration, "--mesh=4x2", "--topology=v5e:4x4"]
+    monkeypatch.setattr(dryrun.importlib.util, "find_spec", lambda name: None)
+    assert main(asked) == 2
+    assert "libtpu, which compiles for TPUs, is not installed: pip install" in capsys.readouterr().err
+    monkeypatch.setattr(dryrun, "tpu_devices", lambda topology: [None] * 16)
+    assert main(asked) == 2
+    assert "--mesh=4x2 has 8 devices, v5e:4x4 has 16" in capsys.readouterr().err
+
+
+def test_the_step_compiles_for_tpus(configuration):
+    pytest.importorskip("libtpu")
+    done = run(configuration, "--mesh=4x2", "--topology=v5e:2x4")
+    assert done.returncode == 0, done.stderr
+    assert "XLA's account for TPU v5 lite" in done.stdout
 
 
 @pytest.mark.parametrize("mesh", ["8", "4x", "0x2", "4x2x1", "axb"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from distillspec_jax.distillation.dryrun import Costs
@@ -16,6 +17,9 @@ HELP = """Lowers and compiles a train step for a mesh of virtual devices, withou
 parameters, FLOPs a step and bytes a device: what a pod job needs is known before it is launched.
 
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
+  distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
+
+The second compiles for the TPUs themselves, without one: pip install 'distillspec_jax[tpu]'.
 """
 
 
@@ -25,15 +29,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--mesh", type=_mesh, required=True, metavar="DATAxMODEL", help="devices along each axis, as 4x8"
     )
+    parser.add_argument(
+        "--topology", metavar="TPU", help="the TPU slice to compile for, as v5e:4x8 (default: virtual CPUs)"
+    )
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
     from distillspec_jax.distillation import dryrun
 
     data, model = flags.mesh
-    dryrun.use_virtual_devices(data * model)
-    job, _ = bindings.bind(dryrun.dryrun, flags.gin, given=("num_partitions",))
-    print(report(job(num_partitions=model)))
+    devices = None
+    if flags.topology is None:
+        dryrun.use_virtual_devices(data * model)
+    else:
+        devices = dryrun.tpu_devices(flags.topology)
+        if len(devices) != data * model:
+            raise UsageError(
+                f"--mesh={data}x{model} has {data * model} devices, {flags.topology} has {len(devices)}"
+            )
+    job, _ = bindings.bind(dryrun.dryrun, flags.gin, given=("num_partitions", "devices"))
+    print(report(job(num_partitions=model, devices=devices)))
     return 0
 
 
@@ -53,15 +68,17 @@ def report(costs: Costs) -> str:
         ("matrix products a step", f"{costs.flops / 1e12:,.3f} TFLOP"),
         ("matrix products a step and device", f"{costs.flops / devices / 1e12:,.3f} TFLOP"),
         *((f"bytes a device, {name}", f"{size:,}, exact") for name, size in costs.bytes.items() if size),
-        ("bytes a device, temporaries and gradients", _temporaries(costs)),
-        ("bytes a device, together", f"{_sum(costs):,}, of which the temporaries are an estimate"),
+        ("bytes a device, temporaries and gradients", f"{costs.temporary_bytes:,}, {_account(costs)}"),
+        ("bytes a device, together", f"{_sum(costs):,}"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def _temporaries(costs: Costs) -> str:
-    return f"{costs.temporary_bytes:,}, an estimate: XLA's analysis for {costs.backend}"
+def _account(costs: Costs) -> str:
+    if costs.device == "cpu":
+        return "an estimate: XLA's account for CPUs"
+    return f"XLA's account for {costs.device}"
 
 
 def _sum(costs: Costs) -> int:

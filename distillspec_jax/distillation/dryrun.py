@@ -1,19 +1,23 @@
-"""What a train step would cost on a mesh that is not there: compiled for virtual devices, without weights.
+"""What a train step would cost on a mesh that is not there: compiled for described devices, without weights.
 
 Everything is shapes: of the models, the optimizer and the batch, with the shardings that a run would have.
 Parameters, moments and gradients are counted from those shardings and are exact. What the step needs besides
-is the compiler's own account, for the backend that compiled: on another one it is an estimate.
+is the compiler's own account: of TPUs where their compiler is installed (`tpu_devices`), otherwise of as many
+virtual CPU devices, which makes it an estimate.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import topologies
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
@@ -31,6 +35,14 @@ from distillspec_jax.training.job import OptimizerFactory
 from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
 
+_NO_CLOUD = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+}
+"""What libtpu would ask a cloud's machine about itself, and complain of at length where nobody answers. The
+topology that is compiled for is named apart."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
@@ -43,7 +55,7 @@ class Costs:
         A rollout is taken to draw every token of the targets.
       bytes: what of, to bytes a device; from shapes and shardings.
       temporary_bytes: by the compiler's account, gradients included.
-      backend: that compiled.
+      device: the kind that the compiler compiled for.
     """
 
     mesh: Mapping[str, int]
@@ -51,7 +63,7 @@ class Costs:
     flops: float
     bytes: Mapping[str, int]
     temporary_bytes: int
-    backend: str
+    device: str
 
 
 def use_virtual_devices(count: int) -> None:
@@ -71,6 +83,31 @@ def use_virtual_devices(count: int) -> None:
         raise UsageError(f"{count} devices: JAX has started already, with {jax.device_count()}")
 
 
+def tpu_devices(topology: str) -> Sequence[Any]:
+    """The chips of a TPU slice that is not there, as their compiler knows them.
+
+    Args:
+      topology: kind and shape, as `v5e:4x8`.
+
+    Raises:
+      UsageError: no TPU compiler is installed, or it knows no such slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(
+            f"topology {topology!r}: libtpu, which compiles for TPUs, is not installed: "
+            "pip install 'distillspec_jax[tpu]'"
+        )
+    for name, value in _NO_CLOUD.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")  # the chips are only compiled for
+    try:
+        found = topologies.get_topology_desc(topology, platform="tpu")
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"topology {topology!r}: {reason}; write kind and shape, as v5e:4x8") from error
+    return list(found.devices)
+
+
 def dryrun(
     model: Network,
     batch_size: int,
@@ -85,8 +122,9 @@ def dryrun(
     scan_layers: bool = False,
     num_partitions: int = 1,
     fully_sharded: bool = False,
+    devices: Sequence[Any] | None = None,
 ) -> Costs:
-    """Lowers and compiles the step that trains `model`, on all devices that JAX sees.
+    """Lowers and compiles the step that trains `model`.
 
     Args:
       model: the network to be trained.
@@ -94,13 +132,13 @@ def dryrun(
       feature_lengths: `{"inputs": tokens, "targets": tokens}`.
       target: to distil from; None: supervised training.
       divergence, source, optimizer, remat, scan_layers: as in `distill`.
-      num_partitions, fully_sharded: see `partitioning.make_partitioner`.
+      num_partitions, fully_sharded, devices: see `partitioning.make_partitioner`.
 
     Raises:
       UsageError: what does not divide what.
     """
     catalog.check_lengths(feature_lengths)
-    partitioner = make_partitioner(num_partitions, fully_sharded)
+    partitioner = make_partitioner(num_partitions, fully_sharded, devices)
     partitioner.check_batch(batch_size)
     check_microbatches(batch_size, microbatches)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
@@ -138,7 +176,7 @@ def dryrun(
             "batch": _bytes_a_device(batch),
         },
         temporary_bytes=int(memory.temp_size_in_bytes),
-        backend=jax.default_backend(),
+        device=partitioner.mesh.devices.flat[0].device_kind,
     )
 
 
