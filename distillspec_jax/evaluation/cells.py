@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax.decoding import Completion, Engine, SamplingLaw
-from distillspec_jax.evaluation import acceptance, fingerprints, paired, timing
+from distillspec_jax.evaluation import acceptance, paired, timing
 from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.quality import Quality
 from distillspec_jax.evaluation.results import Row
 from distillspec_jax.evaluation.timing import Timing
+from distillspec_jax.models import fingerprints
 
 NO_DRAFTER = "none"
 """How rows of plain autoregressive decoding are labelled; their block size is 0."""

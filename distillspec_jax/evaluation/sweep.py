@@ -18,12 +18,12 @@ from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import cells, fingerprints, grid, prompts, quality, results
+from distillspec_jax.evaluation import cells, grid, prompts, quality, results
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.results import Row
-from distillspec_jax.models import pretrained, zoo
+from distillspec_jax.models import fingerprints, pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
 
 RESULTS = "results.jsonl"

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.evaluation import fingerprints
+from distillspec_jax.models import fingerprints
 
 PARAMS = {
     "a": {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)},
