@@ -1,4 +1,4 @@
-"""Short names for long contents: what was made for one model is neither taken for another's nor made again."""
+"""Short names for long contents: what was made for one model is not taken for another's, nor made again."""
 
 from __future__ import annotations
 
