@@ -94,10 +94,14 @@ def loop_params(pair: Family, rule: str = "token") -> PairParams:
 
 @functools.cache
 def decoded(name: str, block_size: int, rule: str = "token", max_rounds: int = EVERY_ROUND) -> State:
-    """The state of all cells, interleaved row by row, at the end or after some rounds; compiled once."""
+    """The state of all cells, interleaved row by row, at the end or after some rounds; compiled once.
+
+    Without the caches, which for so many rows are more than the whole grid's results.
+    """
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
     loop = make_loop(family(name), block_size, rule)
-    return run(loop, loop_params(family(name), rule), prompt_BT, requests, max_rounds)
+    state = run(loop, loop_params(family(name), rule), prompt_BT, requests, max_rounds)
+    return dataclasses.replace(state, target=None, draft=None)
 
 
 @functools.cache
