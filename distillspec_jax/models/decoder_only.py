@@ -23,8 +23,9 @@ from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.layer_stack import through
-from distillspec_jax.models.prepared import form_of, prepared
-from distillspec_jax.models.rematerialisation import check_policy, rematerialised
+from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.prepared import prepared
+from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.rotary import Rotation
 from distillspec_jax.shapes import Array, Params
 
@@ -243,55 +244,25 @@ class Transformer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderOnly:
-    """A decoder-only network as a `LanguageModel` (see `interface.py`): frozen, without parameters.
-
-    Attributes:
-      remat, scan_layers: see `t5.EncoderDecoder`.
-    """
+class DecoderOnly(LinenModel):
+    """A decoder-only network as a `LanguageModel`."""
 
     config: DecoderOnlyConfig
-    remat: str = "none"
-    scan_layers: bool = False
-
-    def __post_init__(self) -> None:
-        check_policy(self.remat)
-
-    def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """The network with parameters in their canonical or their prepared form."""
-        network = Transformer(self.config, form_of(params), self.remat, self.scan_layers)
-        return network.apply({"params": params}, *args, **kwargs)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    def init(self, key: Array) -> Params:
-        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
-        batch = {"decoder_input_tokens": jnp.ones((1, 1), jnp.int32)}
-        return Transformer(self.config).init(key, batch)["params"]
+    transformer = Transformer
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """The form that decodes fastest; see `t5.EncoderDecoder.prepare`."""
         return prepared(params, rows, head_dim=self.config.head_dim)
 
-    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         """See `interface.py`; the targets go on where the row's prompt ends (`line`).
 
         Raises:
           UsageError: as `prefill`.
         """
-        return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
-
-    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        """See `logits`."""
         if "encoder_segment_ids" not in batch:
             self._check_room(batch.get("encoder_input_tokens"), batch["decoder_input_tokens"].shape[1])
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
-
-    def readout(self, params: Params, hidden_BTM: Array) -> Array:
-        return self._apply(params, hidden_BTM, method="readout")
+        return super().hidden(params, batch, dropout_key=dropout_key)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         """Caches every prompt less its last token, which is pending.
@@ -305,10 +276,6 @@ class DecoderOnly:
         cache = jax.tree.map(lambda kv: jnp.pad(kv, more), self._apply(params, prompt_BT, method="read"))
         pending_B = jnp.take_along_axis(prompt_BT, length_B[:, None], axis=1)[:, 0]
         return DecodeState(length_B, cache, context={}), pending_B
-
-    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
-        logits, cache = self._apply(params, tokens_BK, state, method="extend")
-        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
 
     def _check_room(self, prompt_BT: Array | None, max_length: int) -> None:
         config, width = self.config, 1 if prompt_BT is None else prompt_BT.shape[1]

@@ -25,8 +25,9 @@ from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
-from distillspec_jax.models.prepared import form_of, prepared
-from distillspec_jax.models.rematerialisation import check_policy, rematerialised
+from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.prepared import prepared
+from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -259,36 +260,11 @@ class Transformer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoder:
-    """T5 as a `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
-
-    Attributes:
-      config: what the network is; a checkpoint remembers it.
-      remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
-      scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
-    """
+class EncoderDecoder(LinenModel):
+    """T5 as a `LanguageModel`."""
 
     config: T5Config
-    remat: str = "none"
-    scan_layers: bool = False
-
-    def __post_init__(self) -> None:
-        check_policy(self.remat)
-
-    def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """The network with parameters in their canonical or their prepared form."""
-        network = Transformer(self.config, form_of(params), self.remat, self.scan_layers)
-        return network.apply({"params": params}, *args, **kwargs)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    def init(self, key: Array) -> Params:
-        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
-        one = jnp.ones((1, 1), jnp.int32)
-        batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
-        return Transformer(self.config).init(key, batch)["params"]
+    transformer = Transformer
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """The form that decodes fastest, for any method here in the place of `params`; same logits.
@@ -299,17 +275,6 @@ class EncoderDecoder:
         """
         config = self.config
         return prepared(params, rows, head_dim=config.head_dim, logits_scale=config.emb_dim**-0.5)
-
-    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        return self._apply(params, batch, deterministic=not rngs, rngs=rngs)
-
-    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
-
-    def readout(self, params: Params, hidden_BTM: Array) -> Array:
-        return self._apply(params, hidden_BTM, method="readout")
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]
@@ -322,10 +287,6 @@ class EncoderDecoder:
             context={"cross": cross, "mask_BS": prompt_BT > 0},
         )
         return state, jnp.full(b, config.decoder_start_id, jnp.int32)
-
-    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
-        logits, cache = self._apply(params, tokens_BK, state, method="extend")
-        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
 
 
 def init_params(model: EncoderDecoder, key: Array) -> Params:

@@ -1,0 +1,66 @@
+"""What every family's face shares: a Linen module behind the `LanguageModel` contract."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.prepared import form_of
+from distillspec_jax.models.rematerialisation import check_policy
+from distillspec_jax.shapes import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModel:
+    """A `LanguageModel` (see `interface.py`): frozen, hashable, without parameters. A family adds `prefill`.
+
+    Attributes:
+      config: what the network is; a checkpoint remembers it.
+      remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
+      scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
+      transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
+        `hidden`, `readout` and `extend`.
+    """
+
+    config: Any
+    remat: str = "none"
+    scan_layers: bool = False
+    transformer: ClassVar[Any]
+
+    def __post_init__(self) -> None:
+        check_policy(self.remat)
+
+    def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """The network with parameters in their canonical or their prepared form."""
+        network = self.transformer(self.config, form_of(params), self.remat, self.scan_layers)
+        return network.apply({"params": params}, *args, **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        width: int = self.config.vocab_size
+        return width
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
+        one = jnp.ones((1, 1), jnp.int32)
+        batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
+        network: nn.Module = self.transformer(self.config)
+        return network.init(key, batch)["params"]
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        return self._apply(params, hidden_BTM, method="readout")
+
+    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        logits, cache = self._apply(params, tokens_BK, state, method="extend")
+        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
