@@ -22,7 +22,8 @@ class RoundCosts:
 
     Attributes:
       seconds: must hold 0.
-      start: seconds of reading a batch of prompts, likewise; what is not measured counts as nothing.
+      start: seconds of reading a prompt for every slot of the batch, likewise; what is not measured counts as
+        nothing.
     """
 
     seconds: Mapping[int, float]

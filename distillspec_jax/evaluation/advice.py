@@ -50,7 +50,7 @@ class Advice:
 
     Attributes:
       plain_ms: an autoregressive round of the batch.
-      start_ms: reading a batch of prompts, with the target alone and with both.
+      start_ms: reading a prompt for every slot of the batch, one by one, with the target alone and with both.
       acceptance: accepted / tested drafts at the largest block size.
       prompts, tokens: how much text the acceptance is from.
       sizes: ascending.
