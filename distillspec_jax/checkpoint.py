@@ -56,6 +56,8 @@ class ModelCard:
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
+      chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
+        that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
     """
 
@@ -68,6 +70,7 @@ class ModelCard:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
+    chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(tokenizer: bytes) -> str:

@@ -24,7 +24,7 @@ COMMANDS = {
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",
-    "convert": "T5X and Hugging Face checkpoints in, Hugging Face folders out",
+    "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders out",
     "zoo": "list the shipped models",
 }
 

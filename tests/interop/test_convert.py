@@ -258,8 +258,8 @@ def test_a_folder_that_is_wrong_is_named_in_one_line(wrong, said, tmp_path, caps
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--input=a", "--output=b"], "pass either --from=hf|t5x"),
-        (["--from=hf", "--to=hf", "--input=a", "--output=b"], "pass either --from=hf|t5x"),
+        (["--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
+        (["--from=hf", "--to=hf", "--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
         (["--from=hg", "--input=a", "--output=b"], "did you mean 'hf'"),
         (["--from=hf", "--input=a", "--output=tests"], "--output=tests holds something already"),
         (
