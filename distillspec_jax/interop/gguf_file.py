@@ -61,7 +61,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
         with self.path.open("rb") as file:
             header = _Header(self.path, file)
             self.metadata = header.metadata()
-            self._entries = {name: self._entry(name, *told) for name, *told in header.tensors()}
+            self._entries = {told[0]: self._entry(*told) for told in header.tensors()}
             if len(self._entries) < header.num_tensors:
                 raise UsageError(f"{self.path}: two tensors have one name")
             start = header.data_start(self.metadata.get("general.alignment", 32))
@@ -123,9 +123,7 @@ def _library() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise UsageError(
-            "GGUF files need the package gguf: pip install 'distillspec_jax[gguf]'"
-        ) from error
+        raise UsageError("GGUF files need the package gguf: pip install 'distillspec_jax[gguf]'") from error
     return gguf
 
 
