@@ -39,6 +39,10 @@ SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
 """A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
+_FILE_BYTES = 1 << 25
+"""Of the files that `save_params` writes; Orbax holds one in memory until it is full."""
+
+
 class DamagedCheckpointError(UsageError):
     """A step is there and looks whole, but cannot be read as it was written."""
 
@@ -241,8 +245,11 @@ def save_params(directory: str | Path, step: int, params: Params, dtype: str | N
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
     path = (Path(directory) / STEPS / str(step) / "params").absolute()
-    with saving(Path(directory)), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, params, force=True)
+    # StandardCheckpointer copies everything before it writes, and large files gather in memory.
+    handler = ocp.PyTreeCheckpointHandler()
+    with saving(Path(directory)), ocp.Checkpointer(handler) as checkpointer:
+        arguments = ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_FILE_BYTES)
+        checkpointer.save(path, args=arguments, force=True)
 
 
 def check_shapes(name: str, stored: Any, expected: Any) -> None:

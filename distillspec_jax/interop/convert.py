@@ -28,7 +28,7 @@ class Source:
     """What another framework's checkpoint gave.
 
     Attributes:
-      params: float32 NumPy arrays in the canonical tree.
+      params: float32 arrays in the canonical tree.
       step: of its training, 0 where it does not tell.
       tokenizer: the tokenizer's file, or None.
       eos_ids, chat: see `ModelCard`.
@@ -91,6 +91,7 @@ def convert(
         chat=read.chat,
     )
     checkpoint.write_card(destination, card, read.tokenizer)
+    _to_jax(read.params)
     checkpoint.save_params(destination, read.step, read.params)
     return card, read
 
@@ -152,6 +153,19 @@ def export(source: str, destination: str) -> Pretrained:
             (root / name).write_bytes(content)
         (root / "README.md").write_text(_readme(model), encoding="utf-8")
     return model
+
+
+def _to_jax(params: Params) -> None:
+    """Makes NumPy's arrays JAX's, in place and one by one: Orbax would copy all of them before it writes."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to know accelerators only
+        return
+    for name, value in params.items():
+        if isinstance(value, dict):
+            _to_jax(value)
+        else:
+            params[name] = jax.device_put(value, host)
 
 
 def _check_empty(destination: str) -> None:
