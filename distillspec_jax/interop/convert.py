@@ -67,7 +67,7 @@ def convert(
       UsageError: an unknown form, a folder that holds no such checkpoint or a damaged one, a field that is
         missing or was not asked for, a destination that is not empty.
     """
-    _check_empty(destination)
+    checkpoint.check_empty(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
     if form != "t5x" and known:
@@ -143,7 +143,7 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
-    _check_empty(destination)
+    checkpoint.check_empty(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
     hf_folder.write(destination, model.model, jax.device_get(model.params), **special)
@@ -166,12 +166,6 @@ def _to_jax(params: Params) -> None:
             _to_jax(value)
         else:
             params[name] = jax.device_put(value, host)
-
-
-def _check_empty(destination: str) -> None:
-    root = Path(destination)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"--output={destination} holds something already: choose an empty directory")
 
 
 def _read_file(path: str) -> bytes:
