@@ -120,10 +120,12 @@ def _build(told: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
         steps.append(pre_tokenizers.Split(tokenizers.Regex(kind.split), behavior="isolated"))
     library.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
     library.decoder = decoders.ByteLevel()
-    for number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
-        added = [piece for piece, type_ in zip(pieces, types, strict=True) if type_ == number]
-        tokens = [tokenizers.AddedToken(piece, normalized=False, special=special) for piece in added]
-        (library.add_special_tokens if special else library.add_tokens)(tokens)
+    added = [
+        tokenizers.AddedToken(piece, normalized=False, special=type_ == _CONTROL)
+        for piece, type_ in zip(pieces, types, strict=True)
+        if type_ in (_CONTROL, _USER_DEFINED)
+    ]
+    library.add_tokens(added)
     if told.get("add_bos_token", kind.bos):
         bos = pieces[told["bos_token_id"]]
         library.post_processor = processors.TemplateProcessing(

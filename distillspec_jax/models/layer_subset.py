@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
+from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
@@ -16,8 +17,9 @@ from distillspec_jax.shapes import Params
 
 def num_layers(model: Network) -> int:
     """Of the stack that writes, which is the one that a draft is short of."""
-    config = model.config
-    return config.num_decoder_layers if isinstance(model, EncoderDecoder) else config.num_layers
+    if isinstance(model, EncoderDecoder):
+        return model.config.num_decoder_layers
+    return model.config.num_layers
 
 
 def shrink(model: Network, layers: Sequence[int]) -> Network:
@@ -34,7 +36,7 @@ def shrink(model: Network, layers: Sequence[int]) -> Network:
         )
     if isinstance(model, EncoderDecoder):
         return EncoderDecoder(dataclasses.replace(model.config, num_decoder_layers=len(layers)))
-    return type(model)(dataclasses.replace(model.config, num_layers=len(layers)))
+    return DecoderOnly(dataclasses.replace(model.config, num_layers=len(layers)))
 
 
 def take(params: Params, layers: Sequence[int]) -> Params:
