@@ -16,7 +16,9 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop import hf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.interop.tensors import collect
+from distillspec_jax.models import rotary
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.shapes import Params
 
 ARCHITECTURES = ("llama", "qwen2")
@@ -81,7 +83,7 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
     }
     tensors = _Reordered(file, config) if kind == "llama" else file
     model = DecoderOnly(config)
-    return model, collect(str(file.path), model, sources, tensors)
+    return model, collect(str(file.path), model, sources, tensors, {_FREQUENCIES} & set(file))
 
 
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
@@ -90,8 +92,6 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     for key, only in _ONLY.items():
         if told.get(key, only) != only:
             raise UsageError(f"metadata {kind}.{key} is {told[key]!r}, only {only!r} is supported")
-    if _FREQUENCIES in file:
-        raise UsageError(f"tensor {_FREQUENCIES} scales the rotary positions, only plain ones are supported")
     for key in (*_FIELDS.values(), *_OPTIONAL.values()):
         value = told.get(key, None if key in _FIELDS.values() else 1)
         if not isinstance(value, int | float):
@@ -107,12 +107,31 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     for key in ("rope.dimension_count", "attention.value_length"):
         if told.get(key, head_dim) != head_dim:
             raise UsageError(f"metadata {kind}.{key} is {told[key]}, must be {head_dim}, as wide as a head")
+    if _FREQUENCIES in file:
+        found["rope_scaling"] = _stretching(file[_FREQUENCIES], head_dim, found.get("rope_theta", 10_000.0))
     return found | {
         "model_type": kind,
         "tie_word_embeddings": _HEAD not in file,
         "attention_bias": "blk.0.attn_output.bias" in file,
         "mlp_bias": "blk.0.ffn_up.bias" in file,
     }
+
+
+def _stretching(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
+    """Llama 3's `rope_scaling`. The file has what comes of it: how many times longer every wave became."""
+    # Their ends differ between models; where the change begins and stops does not.
+    factor, low, high, positions = float(factors.max()), 1.0, 4.0, 8192
+    if factors.shape == (head_dim // 2,) and factor >= 1:
+        stretched = rotary.frequencies(head_dim, theta, RopeScaling(factor, low, high, positions))
+        if np.allclose(rotary.frequencies(head_dim, theta) / stretched, factors, rtol=1e-3):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": positions,
+            }
+    raise UsageError(f"tensor {_FREQUENCIES} does not scale rotary positions as Llama 3 does")
 
 
 def _brief(value: Any) -> str:

@@ -59,7 +59,7 @@ def chat(directory: str | Path) -> dict[str, str]:
     if (root / CHAT_FILE).is_file():
         template = (root / CHAT_FILE).read_text(encoding="utf-8")
     if isinstance(template, list):  # several, by name
-        template = {one["name"]: one["template"] for one in template}.get("default")
+        template = {one.get("name"): one.get("template") for one in template}.get("default")
     if template is None:
         return {}
     words = {name: told[name] for name in _WORDS if told.get(name)}

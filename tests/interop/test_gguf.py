@@ -13,9 +13,10 @@ from distillspec_jax.data.chat_template import ChatTemplate
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.decoding import text
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop import convert, gguf_file, gguf_tokenizer
+from distillspec_jax.interop import convert, gguf_decoder, gguf_file, gguf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, rotary
+from distillspec_jax.models.rotary import RopeScaling
 from tests import tiny
 from tests.data.hub import BOS, EOS
 from tests.interop import tiny_gguf
@@ -59,6 +60,36 @@ def test_every_type_is_read_as_the_package_reads_it(file, monkeypatch):
         seen.add(tensor.tensor_type.name)
     assert seen == tiny_gguf.TYPES
     assert len(ours) == len(tiny_gguf.shapes(file.stem))
+
+
+def test_quants_in_large_blocks_are_read_as_the_package_reads_them(tmp_path, monkeypatch):
+    writer, rng = gguf.GGUFWriter(tmp_path / "x.gguf", "llama"), np.random.default_rng(0)
+    names = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
+    blocks = {}
+    for name in names:
+        type_ = gguf.GGMLQuantizationType[name]
+        size = gguf.GGML_QUANT_SIZES[type_][1]
+        blocks[name] = rng.integers(0, 100, (5, 2 * size)).astype(np.uint8)  # as a scale, a finite number
+        writer.add_tensor(name, blocks[name], raw_dtype=type_)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    monkeypatch.setattr(gguf_file, "_CHUNK", 1000)  # a row at a time
+    ours = GGUFFile(tmp_path / "x.gguf")
+    assert {*ours} == {*names}
+    for name, raw in blocks.items():
+        expected = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[name])
+        np.testing.assert_array_equal(ours[name], expected)
+        assert expected.shape == (5, 512)
+
+
+def test_the_stretched_waves_of_a_llama_3_are_known_by_their_factors(tmp_path):
+    scaling = RopeScaling(8.0, 1.0, 4.0, 8192)
+    factors = rotary.frequencies(8, 1e6) / rotary.frequencies(8, 1e6, scaling)
+    assert 1 < factors[2] < factors[3]
+    told = {"llama__rope__freq_base": 1e6, "rope_freqs__weight": factors}
+    model, _ = gguf_decoder.read(GGUFFile(tiny_gguf.write(tmp_path / "x.gguf", **told)))
+    assert (model.config.rope_theta, model.config.rope_scaling) == (1e6, scaling)
 
 
 def test_the_card_knows_ends_beginnings_and_the_template(imported):
@@ -141,7 +172,6 @@ def test_a_template_that_refuses_or_is_broken_says_so():
             ChatTemplate(source).wrap("dog")
 
 
-Q = np.zeros((12, tiny_gguf.WIDTH), np.float32)
 WRONG = {
     "architecture": ({"architecture": "lama"}, "unknown architecture 'lama': did you mean 'llama'?"),
     "no size": ({"llama__block_count": None}, "metadata llama.block_count is missing, must be a number"),
@@ -159,7 +189,10 @@ WRONG = {
     "no embedding": ({"token_embd__weight": None}, "missing tensor token_embd.weight"),
     "part of a head": ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, must be 8, as wide"),
     "stretched": ({"llama__rope__scaling__type": "yarn"}, "rope.scaling.type is 'yarn', only 'none'"),
-    "frequencies": ({"rope_freqs__weight": Q[0]}, "tensor rope_freqs.weight scales the rotary positions"),
+    "frequencies": (
+        {"rope_freqs__weight": np.linspace(1, 8, 4, dtype=np.float32)},
+        "tensor rope_freqs.weight does not scale rotary positions as Llama 3 does",
+    ),
     "experts": ({"llama__expert_count": 8}, "metadata llama.expert_count is 8, only 0 is supported"),
     "pre-tokenizer": (
         {"tokenizer__ggml__pre": "smolm"},
