@@ -44,6 +44,7 @@ def generate(
     prefix: str | None = None,
     stop: Sequence[str] = (),
     truncate_inputs: bool = False,
+    chat: bool = False,
 ) -> list[Generation]:
     """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
 
@@ -53,7 +54,8 @@ def generate(
       block_size: drafts a round, or `auto`; rule, epsilon, candidates: how they are verified; see
         `decoding.rules`.
       stop: strings that end an output, which is cut before them.
-      texts: raw inputs; `task` or `prefix` override the prefix that the target brings.
+      texts: raw inputs; `task` or `prefix` override the prefix that the target brings;
+        `chat` wraps them in its chat template.
 
     Returns:
       One `Generation` a text, in order.
@@ -63,7 +65,7 @@ def generate(
     generator = TextGenerator(
         model,
         [one if one == LOOKUP else _loaded(one) for one in drafters],
-        form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs),
+        form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs, chat=chat),
         block_size=block_size,
         rule=rule,
         epsilon=epsilon,

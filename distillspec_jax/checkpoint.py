@@ -39,6 +39,10 @@ SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
 """A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
+_FILE_BYTES = 1 << 25
+"""Of the files that `save_params` writes; Orbax holds one in memory until it is full."""
+
+
 class DamagedCheckpointError(UsageError):
     """A step is there and looks whole, but cannot be read as it was written."""
 
@@ -56,6 +60,8 @@ class ModelCard:
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
+      chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
+        that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
     """
 
@@ -68,6 +74,7 @@ class ModelCard:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
+    chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(tokenizer: bytes) -> str:
@@ -101,6 +108,17 @@ def _git(*arguments: str) -> str | None:
 def tokenizer_file(tokenizer: bytes) -> str:
     """The name of a tokenizer's file, by its content."""
     return TOKENIZERS_FILE if tokenizer.lstrip()[:1] == b"{" else SENTENCEPIECE_FILE
+
+
+def check_empty(directory: str | Path) -> None:
+    """Refuses a directory to write that holds anything yet.
+
+    Raises:
+      UsageError: names it.
+    """
+    root = Path(directory)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError(f"--output={directory} holds something already: choose an empty directory")
 
 
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
@@ -238,8 +256,11 @@ def save_params(directory: str | Path, step: int, params: Params, dtype: str | N
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
     path = (Path(directory) / STEPS / str(step) / "params").absolute()
-    with saving(Path(directory)), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, params, force=True)
+    # StandardCheckpointer copies everything before it writes, and large files gather in memory.
+    handler = ocp.PyTreeCheckpointHandler()
+    with saving(Path(directory)), ocp.Checkpointer(handler) as checkpointer:
+        arguments = ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_FILE_BYTES)
+        checkpointer.save(path, args=arguments, force=True)
 
 
 def check_shapes(name: str, stored: Any, expected: Any) -> None:

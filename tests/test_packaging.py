@@ -107,7 +107,7 @@ def test_versions_agree():
 def test_the_lock_files_hold_all_that_the_project_asks_for():
     extras = PROJECT["optional-dependencies"]
     main, reference = locked("requirements.lock"), locked("requirements-reference.lock")
-    asked = PROJECT["dependencies"] + extras["test"] + extras["notebooks"]
+    asked = PROJECT["dependencies"] + extras["test"] + extras["notebooks"] + extras["gguf"]
     assert names(asked) - {"distillspec-jax"} <= main.keys()
     assert names(extras["reference"]) <= reference.keys()
     assert not main.keys() & reference.keys()
@@ -115,7 +115,7 @@ def test_the_lock_files_hold_all_that_the_project_asks_for():
 
 
 def test_every_import_of_the_package_is_declared():
-    declared = names(PROJECT["dependencies"])
+    declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["gguf"])
     for path in (ROOT / "distillspec_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -12,6 +12,7 @@ HELP = """Turns a checkpoint of another framework into a checkpoint directory, o
 Face folder that transformers loads.
 
   distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Qwen2, GPT-2; safetensors)
+  distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2; any quantisation)
   distillspec convert --from=t5x --input=RUN/checkpoint_1000 --mlp_activations=gelu,linear \\
       --tokenizer=spiece.model --output=DIR
   distillspec convert --to=hf --input=DIR --output=FOLDER
@@ -26,14 +27,14 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("convert", HELP)
     add = parser.add_argument
-    add("--from", dest="source", type=one_of("hf", "t5x"), help="the format to read: hf or t5x")
+    add("--from", dest="source", type=one_of("gguf", "hf", "t5x"), help="the format to read: gguf, hf or t5x")
     add("--to", type=one_of("hf"), help="the format to write: hf")
-    add("--input", required=True, metavar="DIR", help="the folder to read; with --to=hf also zoo:NAME")
+    add("--input", required=True, metavar="PATH", help="what to read, a folder or a file; also zoo:NAME")
     add("--output", required=True, metavar="DIR", help="the folder to write; it must be new or empty")
     add(
         "--tokenizer",
         metavar="FILE",
-        help="the tokenizer's file, where the folder has none or not the right one",
+        help="the tokenizer's file, where the input has none or not the right one",
     )
     group = parser.add_argument_group("what the shapes of a T5X checkpoint do not tell")
     group.add_argument("--mlp_activations", type=list_of(str), help="gelu,linear (T5 1.1) or relu (T5 1.0)")
@@ -42,7 +43,9 @@ def main(argv: list[str]) -> int:
     group.add_argument("--decoder_start_id", type=int, help="default: 0")
     flags = parser.parse(argv)
     if (flags.source is None) == (flags.to is None):
-        raise UsageError("pass either --from=hf|t5x (into a checkpoint directory) or --to=hf (out of one)")
+        raise UsageError(
+            "pass either --from=gguf|hf|t5x (into a checkpoint directory) or --to=hf (out of one)"
+        )
     known = {name: value for name in _T5X_FIELDS if (value := getattr(flags, name)) is not None}
     if flags.to is not None and (known or flags.tokenizer):
         flag = "tokenizer" if flags.tokenizer else next(iter(known))

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     add("--field", default="inputs", help="the field that holds the text (default: inputs)")
     add("--task", help="put this task's prefix before every input, and use its lengths")
     add("--prefix", help="put this before every input instead")
+    add("--chat", action="store_true", help="wrap every input in the target's chat template")
     add(
         "--truncate_inputs",
         action="store_true",
@@ -102,7 +103,9 @@ def main(argv: list[str]) -> int:
     generator = text.TextGenerator(
         target,
         _drafters(flags.drafter or []),
-        form=text.prompt_format(target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs),
+        form=text.prompt_format(
+            target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
+        ),
         block_size=flags.block_size,
         rule=flags.rule,
         epsilon=flags.epsilon,

@@ -24,7 +24,8 @@ COMMANDS = {
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",
-    "convert": "T5X and Hugging Face checkpoints in, Hugging Face folders out",
+    "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders out",
+    "draft": "a draft made of some of its target's layers, and what it would cost and gain",
     "zoo": "list the shipped models",
 }
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from distillspec_jax.data import catalog
+from distillspec_jax.data.chat_template import ChatTemplate
 from distillspec_jax.data.examples import prompt_ids
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.decoding.adaptive import AUTO
@@ -68,6 +69,7 @@ class PromptFormat:
       max_new_tokens: default length of the output.
       truncate: cut longer prompts instead of refusing them.
       ends_with_eos: EOS follows the text, as the embedded tasks have it.
+      chat: wraps prefix and text; then nothing is added, and nothing cut.
     """
 
     prefix: str
@@ -75,6 +77,7 @@ class PromptFormat:
     max_new_tokens: int
     truncate: bool = False
     ends_with_eos: bool = True
+    chat: ChatTemplate | None = None
 
     def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
         """Prefix, text, and EOS if so wanted. `where` names the input in an error.
@@ -82,25 +85,38 @@ class PromptFormat:
         Raises:
           UsageError: the prompt is too long and may not be cut.
         """
-        ids = prompt_ids(tokenizer, self.prefix, text, ends_with_eos=self.ends_with_eos)
+        if self.chat is None:
+            ids = prompt_ids(tokenizer, self.prefix, text, ends_with_eos=self.ends_with_eos)
+        else:
+            ids = tokenizer.encode(self.chat.wrap(self.prefix + text))
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
-        if not self.truncate:
+        if not self.truncate or self.chat is not None:
+            otherwise = "" if self.chat is not None else " or pass --truncate_inputs"
             raise UsageError(
                 f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
-                "shorten it or pass --truncate_inputs"
+                f"shorten it{otherwise}"
             )
         return prompt_ids(tokenizer, self.prefix, text, self.max_tokens, ends_with_eos=self.ends_with_eos)
 
 
 def prompt_format(
-    target: Pretrained, *, task: str | None = None, prefix: str | None = None, truncate: bool = False
+    target: Pretrained,
+    *,
+    task: str | None = None,
+    prefix: str | None = None,
+    truncate: bool = False,
+    chat: bool = False,
 ) -> PromptFormat:
     """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
 
     Args:
       task: use this task's prefix and lengths.
       prefix: overrides the prefix; the empty string means verbatim inputs.
+      chat: wrap inputs in the checkpoint's chat template.
+
+    Raises:
+      UsageError: an unknown task, or a chat template where there is none.
     """
     task = task or zoo.task_of(target.name)
     lengths = target.card.feature_lengths
@@ -108,12 +124,16 @@ def prompt_format(
     if task is not None:
         spec = catalog.find_task(task)
         own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
+    words = dict(target.card.chat)
+    if chat and not words:
+        raise UsageError(f"{target.name} has no chat template: leave --chat out")
     return PromptFormat(
         prefix=own_prefix if prefix is None else prefix,
         max_tokens=lengths.get("inputs"),
         max_new_tokens=lengths.get("targets", 128),
         truncate=truncate,
         ends_with_eos=target.card.prompts_end_with_eos,
+        chat=ChatTemplate(words.pop("template"), words) if chat else None,
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from distillspec_jax.evaluation import results, summary
 from distillspec_jax.evaluation.advice import Advice
 from distillspec_jax.evaluation.cells import NO_DRAFTER
+from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.results import Row
 
 
@@ -74,6 +75,21 @@ def print_advice(advice: Advice, console: Console | None = None) -> None:
         f"{advice.prompts} prompts, {advice.tokens} tokens; {advice.device}"
     )
     console.print(advice.sentence)
+
+
+def print_drafts(target: str, shapes: Sequence[DraftShape], console: Console | None = None) -> None:
+    """Prints what drafts of some of a target's layers cost, and could gain."""
+    console = console or Console(highlight=False)
+    title = f"drafts of {target}: c, and MBSU (at its best γ) by acceptance rate α"
+    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    made.add_column("layers", overflow="fold")
+    for name in ("parameters", "c", *(f"α = {rate:g}" for rate in ACCEPTANCE)):
+        made.add_column(name, justify="right", no_wrap=True)
+    for shape in shapes:
+        gains = [f"{gain:.2f} ({size})" for size, gain in shape.mbsu]
+        layers = ",".join(map(str, shape.layers))
+        made.add_row(layers, f"{shape.parameters:,}", f"{shape.cost_ratio:.2f}", *gains)
+    console.print(made)
 
 
 def with_interval(row: Row, field: str) -> str:

@@ -12,14 +12,15 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import hf_folder, hf_tokenizer, t5x
+from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x
+from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
-FORMATS = ("hf", "t5x")
+FORMATS = ("gguf", "hf", "t5x")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Source:
     """What another framework's checkpoint gave.
 
     Attributes:
-      params: float32 NumPy arrays in the canonical tree.
+      params: float32 arrays in the canonical tree.
       step: of its training, 0 where it does not tell.
       tokenizer: the tokenizer's file, or None.
-      eos_ids: see `ModelCard`.
+      eos_ids, chat: see `ModelCard`.
       skipped: what was left behind, in words.
     """
 
@@ -39,6 +40,7 @@ class Source:
     step: int = 0
     tokenizer: bytes | None = None
     eos_ids: tuple[int, ...] = ()
+    chat: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     @property
@@ -53,9 +55,9 @@ def convert(
 
     Args:
       form: one of `FORMATS`.
-      source: the folder to read.
+      source: the folder to read, or the file of a GGUF.
       destination: the directory to write; it must not hold anything yet.
-      tokenizer: the tokenizer's file; by default what lies in the folder.
+      tokenizer: the tokenizer's file; by default what the source brings.
       known: fields of `T5Config` that the shapes of a T5X checkpoint do not tell.
 
     Returns:
@@ -65,14 +67,19 @@ def convert(
       UsageError: an unknown form, a folder that holds no such checkpoint or a damaged one, a field that is
         missing or was not asked for, a destination that is not empty.
     """
-    _check_empty(destination)
+    checkpoint.check_empty(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
-    if form == "hf" and known:
-        raise UsageError(f"{next(iter(known))} is told by the folder's {hf_folder.CONFIG_FILE}: leave it out")
-    read = _from_t5x(source, known) if form == "t5x" else _from_hf(source)
-    if tokenizer is not None:
-        read = dataclasses.replace(read, tokenizer=_read_file(tokenizer))
+    if form != "t5x" and known:
+        told_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
+        raise UsageError(f"{next(iter(known))} is told by {told_by}: leave it out")
+    own = None if tokenizer is None else _read_file(tokenizer)
+    if form == "t5x":
+        read = _from_t5x(source, known)
+    else:
+        read = _from_hf(source) if form == "hf" else _from_gguf(source, with_tokenizer=own is None)
+    if own is not None:
+        read = dataclasses.replace(read, tokenizer=own)
     family, config = registry.describe(read.model)
     card = ModelCard(
         family=family,
@@ -81,8 +88,10 @@ def convert(
         provenance=checkpoint.provenance(converted={"format": form, "input": str(source), "step": read.step}),
         eos_ids=list(read.eos_ids),
         prompts_end_with_eos=isinstance(read.model, EncoderDecoder),
+        chat=read.chat,
     )
     checkpoint.write_card(destination, card, read.tokenizer)
+    _to_jax(read.params)
     checkpoint.save_params(destination, read.step, read.params)
     return card, read
 
@@ -95,6 +104,20 @@ def _from_hf(source: str) -> Source:
         params,
         tokenizer=hf_tokenizer.read(source, sentencepiece_first),
         eos_ids=hf_tokenizer.eos_ids(source),
+        chat=hf_tokenizer.chat(source),
+    )
+
+
+def _from_gguf(source: str, with_tokenizer: bool) -> Source:
+    file = GGUFFile(source)
+    tokenizer = gguf_tokenizer.read(file) if with_tokenizer else None  # before the weights, which take longer
+    model, params = gguf_decoder.read(file)
+    return Source(
+        model,
+        params,
+        tokenizer=tokenizer,
+        eos_ids=gguf_tokenizer.eos_ids(file),
+        chat=gguf_tokenizer.chat(file),
     )
 
 
@@ -120,7 +143,7 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
-    _check_empty(destination)
+    checkpoint.check_empty(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
     hf_folder.write(destination, model.model, jax.device_get(model.params), **special)
@@ -132,10 +155,17 @@ def export(source: str, destination: str) -> Pretrained:
     return model
 
 
-def _check_empty(destination: str) -> None:
-    root = Path(destination)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"--output={destination} holds something already: choose an empty directory")
+def _to_jax(params: Params) -> None:
+    """Makes NumPy's arrays JAX's, in place and one by one: Orbax would copy all of them before it writes."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to know accelerators only
+        return
+    for name, value in params.items():
+        if isinstance(value, dict):
+            _to_jax(value)
+        else:
+            params[name] = jax.device_put(value, host)
 
 
 def _read_file(path: str) -> bytes:

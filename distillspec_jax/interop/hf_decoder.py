@@ -84,7 +84,7 @@ def from_hf(tensors: Tensors, config: Mapping[str, Any]) -> tuple[DecoderOnlyCon
     ours, what = config_from_hf(config), f"Hugging Face {kind}"
     # The first GPT-2 was saved without its head, and so without the prefix.
     bare = kind == "gpt2" and not any(name.startswith("transformer.") for name in tensors)
-    sources = _sources(kind, ours, "" if bare else None)
+    sources = sources_of(kind, ours, "" if bare else None)
     table = sources["token_embedder/embedding"].name
     aliases = [_HEAD] if ours.logits_via_embedding and _HEAD in tensors else []
     buffers = {name for name in tensors if name.endswith(_BUFFERS)}
@@ -101,7 +101,7 @@ def to_hf(config: DecoderOnlyConfig, params: Params) -> tuple[dict[str, np.ndarr
         no name for.
     """
     theirs = config_to_hf(config)
-    sources = _sources(theirs["model_type"], config)
+    sources = sources_of(theirs["model_type"], config)
     return spread(f"Hugging Face {theirs['model_type']}", DecoderOnly(config), sources, params), theirs
 
 
@@ -261,7 +261,7 @@ _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Ends of the names of constants that older files hold among the weights."""
 
 
-def _sources(kind: str, config: DecoderOnlyConfig, prefix: str | None = None) -> dict[str, Source]:
+def sources_of(kind: str, config: DecoderOnlyConfig, prefix: str | None = None) -> dict[str, Source]:
     """The tensor behind every parameter; `prefix` goes before all names but the head's."""
     table = _gpt2_sources(config) if kind == "gpt2" else _llama_sources(config)
     prefix = ("transformer." if kind == "gpt2" else "model.") if prefix is None else prefix

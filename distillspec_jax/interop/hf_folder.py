@@ -104,7 +104,10 @@ def _weights(root: Path) -> Tensors:
             raise UsageError(f"{root / INDEX_FILE} has no weight_map: it does not say where tensors are")
         return SafeTensors([root / file for file in sorted(set(index.values()))], index)
     others = sorted(path.name for path in root.glob("*") if path.suffix in _OTHER_WEIGHTS)
-    why = f" ({others[0]} is not read: save the model as safetensors)" if others else ""
+    otherwise = "save the model as safetensors"
+    if others and others[0].endswith(".gguf"):
+        otherwise = f"pass --from=gguf --input={root / others[0]}"
+    why = f" ({others[0]} is not read: {otherwise})" if others else ""
     raise UsageError(f"{root} holds no {WEIGHTS_FILE} and no {INDEX_FILE}{why}")
 
 

@@ -19,6 +19,10 @@ from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
 from distillspec_jax.models.pretrained import Pretrained
 
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+CHAT_FILE = "chat_template.jinja"
+
+_WORDS = ("bos_token", "eos_token", "unk_token", "pad_token")
+"""Special tokens that a chat template may name."""
 
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
 """T5's name, and everybody else's."""
@@ -47,6 +51,24 @@ def eos_ids(directory: str | Path) -> tuple[int, ...]:
     return ()
 
 
+def chat(directory: str | Path) -> dict[str, str]:
+    """See `ModelCard.chat`; the template lies in a file of its own, or in tokenizer_config.json."""
+    root = Path(directory)
+    told = read_json(root / TOKENIZER_CONFIG) if (root / TOKENIZER_CONFIG).is_file() else {}
+    template = told.get("chat_template")
+    if (root / CHAT_FILE).is_file():
+        template = (root / CHAT_FILE).read_text(encoding="utf-8")
+    if isinstance(template, list):  # several, by name
+        template = {one.get("name"): one.get("template") for one in template}.get("default")
+    if template is None:
+        return {}
+    words = {name: told[name] for name in _WORDS if told.get(name)}
+    return {
+        "template": template,
+        **{name: word["content"] if isinstance(word, dict) else word for name, word in words.items()},
+    }
+
+
 def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What a folder needs beside its weights: ids of special tokens for config.json, and files by name."""
     content, found = model.tokenizer_bytes, {}
@@ -67,6 +89,7 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         found[checkpoint.TOKENIZERS_FILE] = content
         word = library.id_to_token(eos[0]) if eos else None
         words = {} if word is None else {"eos_token": word}
+        words |= {"chat_template" if k == "template" else k: v for k, v in model.card.chat.items()}
         found[TOKENIZER_CONFIG] = _tokenizer_config(words)
     if eos:
         special["eos_token_id"] = eos[0] if len(eos) == 1 else eos

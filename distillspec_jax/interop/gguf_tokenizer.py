@@ -1,0 +1,134 @@
+"""The tokenizer in a GGUF's metadata as a tokenizer.json: byte-level BPE, as of SmolLM2, Qwen2 and Llama 3.
+
+The metadata has the vocabulary and the merges; how a text is cut up before, it only gives a name for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.interop.gguf_file import GGUFFile
+
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+"""Types of tokens: special ones, others that are never cut, and rows of the table without a meaning."""
+
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+class _Kind(NamedTuple):
+    """What a pre-tokenizer's name stands for.
+
+    Attributes:
+      split: what cuts a text up, if it is not GPT-2's own expression.
+      digits: digits stand alone.
+      normalizer: goes before.
+      whole: a word of the vocabulary is one token even where no merges lead to it.
+      bos: BOS goes before a text, unless the file says otherwise.
+    """
+
+    split: str | None = None
+    digits: bool = False
+    normalizer: normalizers.Normalizer | None = None
+    whole: bool = False
+    bos: bool = False
+
+
+_LLAMA3 = _Kind(_LLAMA3_SPLIT, whole=True, bos=True)
+_KINDS = {
+    "default": _Kind(),
+    "gpt-2": _Kind(),
+    "smollm": _Kind(digits=True),
+    "qwen2": _Kind(_QWEN2_SPLIT, normalizer=normalizers.NFC()),
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+}
+"""By `tokenizer.ggml.pre`."""
+
+
+def read(file: GGUFFile) -> bytes | None:
+    """A tokenizer.json, or None where the file has no tokenizer.
+
+    Raises:
+      UsageError: a tokenizer of another kind, or one that is not whole.
+    """
+    told = _told(file)
+    if "model" not in told:
+        return None
+    where = f"{file.path}: metadata tokenizer.ggml"
+    if told["model"] != "gpt2":
+        raise UsageError(
+            f"{where}.model is {told['model']!r}, only 'gpt2' (byte-level BPE) is read: pass --tokenizer=FILE"
+        )
+    name = told.get("pre", "default")
+    if name not in _KINDS:
+        hint = nearest(name, _KINDS)
+        raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
+    try:
+        return _build(told, _KINDS[name]).to_str().encode()
+    except Exception as error:  # the library raises plain Exception
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{where}: not a whole tokenizer: {reason}; or pass --tokenizer=FILE") from error
+
+
+def eos_ids(file: GGUFFile) -> tuple[int, ...]:
+    """The ids that end an output: a text, a turn or a message; () if the file does not tell."""
+    told = _told(file)
+    found = [told.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
+    return tuple(dict.fromkeys(i for i in found if i is not None))
+
+
+def chat(file: GGUFFile) -> dict[str, str]:
+    """See `ModelCard.chat`."""
+    template = file.metadata.get("tokenizer.chat_template")
+    if template is None:
+        return {}
+    told = _told(file)
+    ids = {f"{name}_token": told.get(f"{key}_token_id") for name, key in _WORDS.items()}
+    pieces = dict(enumerate(told.get("tokens", ())))
+    return {"template": template, **{name: pieces[i] for name, i in ids.items() if i in pieces}}
+
+
+_WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""Special tokens as transformers calls them, and as GGUF does."""
+
+
+def _told(file: GGUFFile) -> dict[str, Any]:
+    prefix = "tokenizer.ggml."
+    return {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+
+
+def _build(told: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
+    pieces: list[str] = told["tokens"]
+    types = told.get("token_type", [1] * len(pieces))
+    vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != _UNUSED}
+    merges = [(first, second) for first, second in (merge.split(" ") for merge in told["merges"])]
+    library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
+    if kind.normalizer is not None:
+        library.normalizer = kind.normalizer
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind.split is None)
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if kind.digits else []
+    if kind.split is not None:
+        steps.append(pre_tokenizers.Split(tokenizers.Regex(kind.split), behavior="isolated"))
+    library.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
+    library.decoder = decoders.ByteLevel()
+    added = [
+        tokenizers.AddedToken(piece, normalized=False, special=type_ == _CONTROL)
+        for piece, type_ in zip(pieces, types, strict=True)
+        if type_ in (_CONTROL, _USER_DEFINED)
+    ]
+    library.add_tokens(added)
+    if told.get("add_bos_token", kind.bos):
+        bos = pieces[told["bos_token_id"]]
+        library.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, told["bos_token_id"])]
+        )
+    return library

@@ -1,0 +1,62 @@
+"""A draft made of some of its target's layers: same width, same embedding, same vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import registry
+from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.registry import Network
+from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.shapes import Params
+
+
+def num_layers(model: Network) -> int:
+    """Of the stack that writes, which is the one that a draft is short of."""
+    if isinstance(model, EncoderDecoder):
+        return model.config.num_decoder_layers
+    return model.config.num_layers
+
+
+def shrink(model: Network, layers: Sequence[int]) -> Network:
+    """The network of some layers of another; the encoder of an encoder–decoder stays whole.
+
+    Raises:
+      UsageError: no layers, ones that are not there, or not in ascending order.
+    """
+    count = num_layers(model)
+    if not layers or sorted(set(layers)) != list(layers) or not 0 <= layers[0] <= layers[-1] < count:
+        raise UsageError(
+            f"layers are {','.join(map(str, layers)) or 'none'}, must be some of 0 to {count - 1}, in "
+            "ascending order"
+        )
+    if isinstance(model, EncoderDecoder):
+        return EncoderDecoder(dataclasses.replace(model.config, num_decoder_layers=len(layers)))
+    return DecoderOnly(dataclasses.replace(model.config, num_layers=len(layers)))
+
+
+def take(params: Params, layers: Sequence[int]) -> Params:
+    """The parameters of these layers, counted anew, and everything beside layers."""
+    stack = {name: value for name, value in params["decoder"].items() if not name.startswith("layers_")}
+    stack |= {f"layers_{new}": params["decoder"][f"layers_{old}"] for new, old in enumerate(layers)}
+    return {**params, "decoder": stack}
+
+
+def write(target: Pretrained, layers: Sequence[int], directory: str) -> Pretrained:
+    """Writes the draft as a checkpoint directory, with the target's tokenizer, prefix and lengths.
+
+    Raises:
+      UsageError: see `shrink`; or the directory holds something already.
+    """
+    checkpoint.check_empty(directory)
+    model, params = shrink(target.model, layers), take(target.params, layers)
+    _, config = registry.describe(model)
+    made = checkpoint.provenance(parents={"target": target.name}, layers=list(layers))
+    card = dataclasses.replace(target.card, config=config, provenance=made)
+    checkpoint.write_card(directory, card, target.tokenizer_bytes)
+    checkpoint.save_params(directory, 0, params)
+    return Pretrained(directory, model, params, card, target.tokenizer_bytes)

@@ -1,0 +1,28 @@
+"""`distillspec draft` from its command line."""
+
+import pytest
+
+from distillspec_jax.cli.main import main
+
+
+def test_choices_are_printed_and_one_is_written(target_dir, tmp_path, capsys):
+    assert main(["draft", f"--target={target_dir}"]) == 0
+    printed = capsys.readouterr().out
+    assert "α = 0.7" in printed
+    assert main(["draft", f"--target={target_dir}", "--layers=0", f"--output={tmp_path}/draft"]) == 0
+    assert f"{tmp_path}/draft: t5, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--layers=0"], "--layers and --output go together"),
+        (["--layers=9", "--output=x"], "layers are 9, must be some of 0 to "),
+        (["--layers=0", "--output=tests"], "--output=tests holds something already"),
+    ],
+)
+def test_a_bad_call_is_refused_in_one_line(target_dir, flags, said, capsys):
+    assert main(["draft", f"--target={target_dir}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
