@@ -55,7 +55,7 @@ def label(divergence: str, source: str) -> str:
 def run_task(task: str, seconds: float, prompts: int, seed: int, root: Path) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a cell."""
     folder = root / task
-    steps = _steps(task, seconds, folder)
+    steps = steps_in(task, seconds, folder)
     drafts: dict[str, tuple[str, Sequence[str]] | None] = {SUPERVISED: None, CONTROL: (CONTROL, [])}
     drafts |= {
         label(divergence, source): (source, flags)
@@ -67,7 +67,7 @@ def run_task(task: str, seconds: float, prompts: int, seed: int, root: Path) -> 
         if sum(row["drafter"] == name for row in measured) < len(TEMPERATURES):
             draft = f"zoo:{task}/draft"
             if cell is not None:
-                draft = str(_train(task, *cell, steps[cell[0]], seed, folder / "models" / _slug(name)))
+                draft = str(train(task, *cell, steps[cell[0]], seed, folder / "models" / slug(name)))
             measured = sweep(
                 f"zoo:{task}/target",
                 {name: draft},
@@ -117,7 +117,7 @@ def _row(rows: Sequence[Row], name: str, temperature: float) -> Row | None:
     return summary.find(rows, name, temperature, BLOCK_SIZE)
 
 
-def _steps(task: str, seconds: float, folder: Path) -> dict[str, int]:
+def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
     """Steps that fit the time, by source; measured once, and kept with the results."""
     path = folder / "steps.json"
     if path.exists():
@@ -126,7 +126,7 @@ def _steps(task: str, seconds: float, folder: Path) -> dict[str, int]:
     for source in (*SOURCES, CONTROL):
         trial = folder / "trial"
         shutil.rmtree(trial, ignore_errors=True)
-        _train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
+        train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
         lines = map(json.loads, (trial / "metrics.jsonl").read_text().splitlines())
         per_step[source] = [line["step_s"] for line in lines if "step_s" in line][-1]
         shutil.rmtree(trial)
@@ -135,7 +135,7 @@ def _steps(task: str, seconds: float, folder: Path) -> dict[str, int]:
     return steps
 
 
-def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
+def train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
     """One cell, as a user would start it; a process of its own gives back the compiler's memory."""
     recipe = RECIPES[task]
     shared = {
@@ -167,7 +167,7 @@ def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, 
     return directory
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "_").replace("α", "alpha").strip("-")
 
 

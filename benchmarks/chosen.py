@@ -1,0 +1,121 @@
+"""`python -m benchmarks.chosen CELL [TASK ...]`: one cell of the grid over several seeds, on test prompts.
+
+The cell is chosen on validation prompts (`benchmarks.grid`) and reported here once: for every seed it and the
+control, more supervised training for the same time, are trained from the zoo's supervised draft and decode the
+same test prompts. Tokens and target calls of a prompt are added up over seeds; prompts are what is resampled.
+Interrupted, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import grid
+from distillspec_jax.cli import errors
+from distillspec_jax.distillation.recipes import RECIPES
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.evaluation import results, summary
+from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
+from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.sweep import RESULTS, sweep
+
+CELLS = {
+    grid.label(divergence, source): (source, flags)
+    for divergence, flags in grid.DIVERGENCES.items()
+    for source in grid.SOURCES
+}
+
+
+def run_task(task: str, cell: str, seeds: int, seconds: float, prompts: int, root: Path) -> Iterator[str]:
+    """Trains and measures what is missing of a task; yields a line a draft."""
+    folder = root / task
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = grid.steps_in(task, seconds, folder)
+    for seed in range(seeds):
+        for name, (source, flags) in ((cell, CELLS[cell]), (grid.CONTROL, (grid.CONTROL, []))):
+            drafter = _drafter(name, seed)
+            measured = results.reopen(folder / RESULTS)
+            if sum(row["drafter"] == drafter for row in measured) < len(grid.TEMPERATURES):
+                models = folder / "models" / grid.slug(drafter)
+                draft = grid.train(task, source, flags, steps[source], seed, models)
+                sweep(
+                    f"zoo:{task}/target",
+                    {drafter: str(draft)},
+                    output_dir=folder,
+                    task=task,
+                    split="test",
+                    limit=prompts,
+                    block_sizes=(grid.BLOCK_SIZE,),
+                    temperatures=grid.TEMPERATURES,
+                    batch_sizes=(grid.BATCH_SIZE,),
+                    timing_prompts=0,
+                    seed=seed,
+                )
+            yield f"{task}: {drafter}"
+
+
+def _drafter(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}"
+
+
+def over_control(rows: Sequence[Row], cell: str, seeds: int, temperature: float) -> Interval:
+    """Block efficiency of the cell over the control's, seeds added up prompt by prompt."""
+    columns = []
+    for name in (cell, grid.CONTROL):
+        for field in ("emitted", "target_calls"):
+            of_seeds = []
+            for seed in range(seeds):
+                row = summary.find(rows, _drafter(name, seed), temperature, grid.BLOCK_SIZE)
+                assert row is not None
+                of_seeds.append(row["per_prompt"][field])
+            columns.append(np.sum(of_seeds, axis=0))
+    return ratio_of_ratios(*columns)
+
+
+def table(tasks: Sequence[str], cell: str, seeds: int, root: Path) -> str:
+    """Every task's ratio at each temperature, in Markdown."""
+    lines = [
+        f"Block efficiency at γ = {grid.BLOCK_SIZE} on test prompts, {cell} over the control, {seeds} seeds:\n",
+        "| task | " + " | ".join(f"T = {t:g}" for t in grid.TEMPERATURES) + " | prompts |",
+        "|---|" + "---|" * (len(grid.TEMPERATURES) + 1),
+    ]
+    for task in tasks:
+        rows = results.read([root / task / RESULTS])
+        ratios = [over_control(rows, cell, seeds, t) for t in grid.TEMPERATURES]
+        shown = " | ".join(f"{r.value:.2f} ({r.low:.2f}–{r.high:.2f})" for r in ratios)
+        lines.append(f"| {task} | {shown} | {len(rows[0]['per_prompt']['emitted'])} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chosen", description=__doc__)
+    parser.add_argument("cell", metavar="CELL", help="as grid's table calls it: 'FKL, mix'")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="default: all embedded tasks")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=90.0, help="of training a draft (default: 90)")
+    parser.add_argument("--prompts", type=int, default=128, help="test prompts (default: 128)")
+    parser.add_argument("--output", type=Path, default=Path("runs/chosen"))
+    flags = parser.parse_args(argv)
+    if flags.cell not in CELLS:
+        raise UsageError(f"no cell {flags.cell!r}: {nearest(flags.cell, CELLS)}")
+    for task in flags.tasks:
+        if task not in RECIPES:
+            raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")
+    tasks = flags.tasks or list(RECIPES)
+    for task in tasks:
+        for line in run_task(task, flags.cell, flags.seeds, flags.seconds, flags.prompts, flags.output):
+            print(line, flush=True)
+    text = table(tasks, flags.cell, flags.seeds, flags.output)
+    (flags.output / "table.md").write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="chosen"))
