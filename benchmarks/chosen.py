@@ -1,9 +1,9 @@
 """`python -m benchmarks.chosen CELL [TASK ...]`: one cell of the grid over several seeds, on test prompts.
 
-The cell is chosen on validation prompts (`benchmarks.grid`) and reported here once: for every seed it and the
-control, more supervised training for the same time, are trained from the zoo's supervised draft and decode the
-same test prompts. Tokens and target calls of a prompt are added up over seeds; prompts are what is resampled.
-Interrupted, it goes on.
+The cell is chosen on validation prompts (`benchmarks.grid`) and reported here once: for every seed it and
+the control, more supervised training for the same time, are trained from the zoo's supervised draft and
+decode the same test prompts. Tokens and target calls of a prompt are added up over seeds; prompts are what is
+resampled. Interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def over_control(rows: Sequence[Row], cell: str, seeds: int, temperature: float)
 def table(tasks: Sequence[str], cell: str, seeds: int, root: Path) -> str:
     """Every task's ratio at each temperature, in Markdown."""
     lines = [
-        f"Block efficiency at γ = {grid.BLOCK_SIZE} on test prompts, {cell} over the control, {seeds} seeds:\n",
+        f"Block efficiency on test prompts, γ = {grid.BLOCK_SIZE}, {cell} over the control, {seeds} seeds:\n",
         "| task | " + " | ".join(f"T = {t:g}" for t in grid.TEMPERATURES) + " | prompts |",
         "|---|" + "---|" * (len(grid.TEMPERATURES) + 1),
     ]
