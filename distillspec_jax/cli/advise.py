@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
+    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.evaluation import advice, prompts, tables
     from distillspec_jax.models import pretrained, zoo
 
-    target, draft = pretrained.load(flags.target), pretrained.load(flags.drafter)
+    target, draft = (pretrained.load(name, dtype=flags.dtype) for name in (flags.target, flags.drafter))
     pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
     task = flags.task or zoo.task_of(target.name)
     if flags.inputs:

@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
     add("--resume", action="store_true", help="go on after the lines that a run that was cut off left behind")
+    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add(
         "--num_partitions",
         type=int,
@@ -99,10 +100,10 @@ def main(argv: list[str]) -> int:
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
-    target = pretrained.load(flags.model)
+    target = pretrained.load(flags.model, dtype=flags.dtype)
     generator = text.TextGenerator(
         target,
-        _drafters(flags.drafter or []),
+        _drafters(flags.drafter or [], flags.dtype),
         form=text.prompt_format(
             target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
         ),
@@ -162,7 +163,7 @@ def _number_or_auto(value: str) -> int | str:
 _number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message
 
 
-def _drafters(names: list[str]) -> list[Pretrained | str]:
+def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
     from distillspec_jax.decoding import text
     from distillspec_jax.models import pretrained
 
@@ -170,7 +171,11 @@ def _drafters(names: list[str]) -> list[Pretrained | str]:
         raise UsageError(
             f"--drafter=none beside --drafter={next(n for n in names if n != 'none')}: choose one"
         )
-    return [name if name == text.LOOKUP else pretrained.load(name) for name in names if name != "none"]
+    return [
+        name if name == text.LOOKUP else pretrained.load(name, dtype=dtype)
+        for name in names
+        if name != "none"
+    ]
 
 
 def _show_progress(progress: Progress) -> None:

@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
         default=None,
         help="vouch for a pair with an unknown tokenizer",
     )
+    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add("--output_dir", metavar="DIR", help="receives results.jsonl")
     flags = parser.parse(argv)
     given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}

@@ -29,7 +29,10 @@ _REQUIRED = (
     *("acceptance_tested", "acceptance_joint", "block_efficiency", "speedup", "quality", "per_prompt"),
     *("top_k", "top_p", "batch_size", "device"),
 )
-_GROUP = ("task", "split", "target", "verifier", "top_k", "top_p", "batch_size", "prompts_digest", "device")
+_GROUP = (
+    *("task", "split", "target", "verifier", "top_k", "top_p", "batch_size", "prompts_digest"),
+    *("device", "dtype"),  # rows of the first releases have no dtype: all were float32
+)
 _IDENTITY = (*_GROUP, "drafter", "temperature", "block_size")
 
 

@@ -68,6 +68,7 @@ def sweep(
     repeats: int = 2,
     measure_overlap: bool = False,
     assume_same_vocabulary: bool = False,
+    dtype: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Row]:
     """Measures every cell of the grid and appends it to `output_dir/results.jsonl`.
@@ -94,6 +95,7 @@ def sweep(
       measure_overlap: also record sum_v min(p, q) at the tested positions, in a second, untimed decoding of
         the same draws (recording it slows a small pair by a tenth or more).
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
+      dtype: of the models that are given by name, see `pretrained.load`.
       progress: called as cells get done.
 
     Returns:
@@ -117,8 +119,10 @@ def sweep(
 
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)
-    target = _loaded(target)
-    drafts = {label: LOOKUP if model == LOOKUP else _loaded(model) for label, model in drafters.items()}
+    target = _loaded(target, dtype)
+    drafts = {
+        label: LOOKUP if model == LOOKUP else _loaded(model, dtype) for label, model in drafters.items()
+    }
     for draft in drafts.values():
         if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
@@ -267,6 +271,7 @@ class _Sweep:
             "max_new_tokens": self.workload.max_new_tokens,
             "timing_prompts": self.workload.timed_prompts,
             "repeats": self.workload.repeats,
+            "dtype": self.target.model.config.dtype,
             "device": device(),
             "version": distillspec_jax.__version__,
         }
@@ -345,8 +350,8 @@ def _prompt_set(
     return prompts.from_task(target, task, split, limit)
 
 
-def _loaded(model: str | Pretrained) -> Pretrained:
-    return pretrained.load(model) if isinstance(model, str) else model
+def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:
+    return pretrained.load(model, dtype=dtype) if isinstance(model, str) else model
 
 
 def _bytes(model: Pretrained | str) -> int:

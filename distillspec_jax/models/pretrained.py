@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
@@ -21,7 +23,7 @@ class Pretrained:
     Attributes:
       name: what the user called it (a directory or `zoo:NAME`); errors and reports quote it.
       model: the network.
-      params: its parameters, float32.
+      params: its parameters, float32 unless `load` was asked otherwise.
       card: what the directory says of itself.
       tokenizer_bytes: the tokenizer's file, or None.
     """
@@ -37,21 +39,26 @@ class Pretrained:
         return checkpoint.count_parameters(self.params)
 
 
-def load(name: str, step: int | None = None, shardings: Any = None) -> Pretrained:
+def load(name: str, step: int | None = None, shardings: Any = None, dtype: str | None = None) -> Pretrained:
     """Loads a checkpoint directory or a model of the zoo.
 
     Args:
       name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them).
       step: which checkpoint; the newest by default.
       shardings: where parameters go; the first device by default.
+      dtype: of parameters, activations and caches, for decoding: `bfloat16` halves what a token reads on an
+        accelerator. Logits, norms and sampling stay in float32. None: float32 parameters, and activations as
+        the card says.
 
     Raises:
-      UsageError: no such model, no finished checkpoint, parameters that contradict the configuration.
+      UsageError: no such model, dtype or finished checkpoint, parameters that contradict the configuration.
     """
     directory = resolve(name)
     card = read_card(name)
-    model = registry.build(card.family, card.config)
+    model = registry.build(card.family, card.config if dtype is None else {**card.config, "dtype": dtype})
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
+    if dtype is not None:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
 
 

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding import engine, runner
+from distillspec_jax.models import pretrained
 from tests import pair
 
 TEXTS = [
@@ -179,6 +182,20 @@ def test_the_console_script_says_its_two_lines_and_nothing_else(target_dir, prom
     assert summary.startswith("5 outputs, ")
     assert [json.loads(line)["inputs"] for line in output.read_text().splitlines()] == TEXTS
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_half_precision_is_that_of_weights_and_caches_and_not_of_logits(
+    target_dir, prompts, generate, capsys
+):
+    half = pretrained.load(target_dir, dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {"bfloat16"}
+    state, pending_B = half.model.prefill(half.params, np.array([[2, 3]], np.int32), 4)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.cache)} == {"bfloat16"}
+    logits, state = half.model.extend(half.params, state, pending_B[:, None])
+    assert (logits.dtype, jax.tree.leaves(state.cache)[0].dtype) == (np.float32, "bfloat16")
+    assert len(generate("--dtype=bfloat16", f"--drafter={target_dir}")) == len(TEXTS)
+    assert main(["generate", f"--model={target_dir}", f"--input={prompts}", "--dtype=float8"]) == 2
+    assert "dtype: unknown 'float8': did you mean" in capsys.readouterr().err
 
 
 # --- what the model is asked ---

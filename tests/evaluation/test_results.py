@@ -98,7 +98,9 @@ def test_the_last_measurement_of_a_cell_counts():
     assert [row["block_efficiency"] for row in found if row["drafter"] == again["drafter"]][-1] == 9.0
 
 
-@pytest.mark.parametrize("field", ["task", "target", "prompts_digest", "batch_size", "device", "top_p"])
+@pytest.mark.parametrize(
+    "field", ["task", "target", "prompts_digest", "batch_size", "device", "dtype", "top_p"]
+)
 def test_rows_that_cannot_be_compared_are_kept_apart(field):
     other = [{**row, field: "other"} for row in ROWS]
     assert results.groups([*ROWS, *other]) == [ROWS, other]
