@@ -25,7 +25,7 @@ TASKS = ("wiki_leads", "gsm_symbolic", "office_help_ende")
 FIXED = tuple(size for size in AUTO if size)
 PROMPTS = {1: 64, 8: 256}
 """Timed prompts a task, by batch size. So many that their acceptance is the task's, to a few per cent."""
-UNIT = {1: 4, 8: 64}
+UNIT = {1: 4, 8: 32}
 """Prompts of one timing; at batch 8 a few long texts end a unit in half-empty batches, as they do in use."""
 REPEATS = 3
 OTHER_PROMPTS = 128
