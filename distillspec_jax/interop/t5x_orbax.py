@@ -83,7 +83,7 @@ def _old_leaves(path: Path) -> dict[_Path, Any]:
         flat: Iterable[tuple[_Path, Any]] = traverse_util.flatten_dict(tree).items()
     except Exception as error:  # msgpack raises a dozen unrelated types on damaged input
         raise UsageError(f"{path} is not a whole msgpack index ({type(error).__name__})") from error
-    return {key: None if str(leaf).startswith(_PLACEHOLDER) else leaf for key, leaf in flat}
+    return {key: None if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER) else leaf for key, leaf in flat}
 
 
 def _array(folder: Path, path: _Path, leaf: Any, zarr3: bool) -> np.ndarray:

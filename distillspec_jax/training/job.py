@@ -155,6 +155,23 @@ class DataConfig:
             )
         return texts
 
+    @functools.cached_property
+    def held_out_texts(self) -> TargetSet | None:
+        """Likewise of what is held out; its prompts must have the form of those that are trained on.
+
+        Raises:
+          UsageError: see `texts`.
+        """
+        if self.held_out_set is None:
+            return None
+        texts = self._open(self.held_out_set)
+        if texts.reader != self.reader:
+            raise UsageError(
+                f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training text: "
+                "collect both alike"
+            )
+        return texts
+
     def _open(self, directory: str) -> TargetSet:
         texts = TargetSet(directory, with_laws=self.with_laws)
         if self.with_laws and not texts.has_laws:
@@ -215,13 +232,8 @@ class DataConfig:
         A mixture's tasks keep their own lengths.
         """
         if self.held_out_set is not None:
-            texts = self._open(self.held_out_set)
-            if texts.reader != self.reader:
-                raise UsageError(
-                    f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training "
-                    "text: collect both alike"
-                )
-            batches = texts.once(lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit)
+            assert self.held_out_texts is not None
+            batches = self.held_out_texts.once(lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit)
             return {self.mixture_or_task_name: list(batches)}
         from distillspec_jax.data import features
 
@@ -256,6 +268,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
         that was given a vocabulary keeps it).
     """
     family, config = registry.describe(model)
+    _ = data.held_out_texts  # refused before anything is written
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
     if tokenizer.vocab_size > model.vocab_size:

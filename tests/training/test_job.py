@@ -158,7 +158,8 @@ def test_a_run_reads_as_its_parent_does_and_hands_that_on(tmp_path):
     plain = dataclasses.replace(data, chat=False)
     assert plain.reader.prompt("cat") == [BOS, *plain.tokenizer().encode("cat")]  # no EOS
     assert plain.reader.chat is None
-    assert dataclasses.replace(data, tokenizer_of="zoo:wiki_leads/draft").read_by(known).tokenizer_of[0] == "z"
+    named = dataclasses.replace(data, tokenizer_of="zoo:wiki_leads/draft")
+    assert named.read_by(known) == named
     assert job.DataConfig("wiki_leads").read_by(unknown).reader == catalog.reader(catalog.WIKI_LEADS)
 
 
