@@ -1,12 +1,12 @@
 """Reads checkpoints that T5X wrote through Orbax, its default since 2023.
 
     checkpoint_STEP/state/_METADATA            the tree: the names of all leaves
-    checkpoint_STEP/state/manifest.ocdbt, d/   one store that holds a zarr array a leaf, by its dotted name; or
+    checkpoint_STEP/state/manifest.ocdbt       one store that holds a zarr array a leaf, by dotted name; or
     checkpoint_STEP/state/target.….kernel/     a folder a leaf, as in the older form
-    checkpoint_STEP/state/checkpoint           before there was `_METADATA`: the tree in msgpack, leaves by name
+    checkpoint_STEP/state/checkpoint           before there was `_METADATA`: the tree in msgpack, leaves named
 
-The tree is that of T5X's own format: `target` has the parameters, `state` the step and the optimizer's moments,
-which are counted and left behind. Arrays are read one by one, straight from the store.
+The tree is that of T5X's own format: `target` has the parameters, `state` the step and the optimizer's
+moments, which are counted and left behind. Arrays are read one by one, straight from the store.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def read(folder: Path) -> T5XCheckpoint:
       folder: see `folder_of`.
 
     Raises:
-      UsageError: a damaged index, no parameters in it, or a tensor that is missing or cut short; names file and
-        tensor.
+      UsageError: a damaged index, no parameters in it, or a tensor that is missing or cut short; names file
+        and tensor.
     """
     leaves, zarr3 = _leaves(folder)
     names = [path for path in leaves if path[0] == "target"]
@@ -73,7 +73,8 @@ def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
             if not leaf["value_metadata"].get("skip_deserialize")  # empty nodes
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({error!r})") from error
+        message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({error!r})"
+        raise UsageError(message) from error
     return leaves, bool(told.get("use_zarr3"))
 
 
@@ -83,7 +84,9 @@ def _old_leaves(path: Path) -> dict[_Path, Any]:
         flat: Iterable[tuple[_Path, Any]] = traverse_util.flatten_dict(tree).items()
     except Exception as error:  # msgpack raises a dozen unrelated types on damaged input
         raise UsageError(f"{path} is not a whole msgpack index ({type(error).__name__})") from error
-    return {key: None if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER) else leaf for key, leaf in flat}
+    return {
+        key: None if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER) else leaf for key, leaf in flat
+    }
 
 
 def _array(folder: Path, path: _Path, leaf: Any, zarr3: bool) -> np.ndarray:

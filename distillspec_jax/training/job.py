@@ -167,8 +167,8 @@ class DataConfig:
         texts = self._open(self.held_out_set)
         if texts.reader != self.reader:
             raise UsageError(
-                f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training text: "
-                "collect both alike"
+                f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training "
+                "text: collect both alike"
             )
         return texts
 
@@ -233,7 +233,9 @@ class DataConfig:
         """
         if self.held_out_set is not None:
             assert self.held_out_texts is not None
-            batches = self.held_out_texts.once(lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit)
+            batches = self.held_out_texts.once(
+                lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit
+            )
             return {self.mixture_or_task_name: list(batches)}
         from distillspec_jax.data import features
 

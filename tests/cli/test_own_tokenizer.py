@@ -1,4 +1,4 @@
-"""The recipe of experiments/smollm2 on a tiny model that brings its tokenizer, chat template and ends of texts."""
+"""The recipe of experiments/smollm2 on a tiny model with a tokenizer, a chat template and EOS of its own."""
 
 import json
 import shutil
@@ -52,15 +52,15 @@ def root(tmp_path_factory) -> Path:
     run = [f"--gin.{name}={path}" for name, path in sets.items()]
     run += ["--gin.TRAIN_STEPS=1", "--gin.BATCH_SIZE=2", LENGTHS]
     drafters = [f"--drafter={name}={root / name}" for name in ("draft", "distilled", "next_token")]
+    sweep = ["sweep", f"--target={target}", "--task=wiki_leads", "--chat", "--limit=2", "--max_new_tokens=3"]
+    sweep += ["--block_sizes=2", "--temperatures=1", "--timing_prompts=0"]
     for command in (
         ["draft", f"--target={target}", "--layers=1", f"--output={root / 'draft'}"],
         [*collect, "--limit=4", f"--output={root / 'texts'}"],
         [*collect, "--limit=2", "--split=validation", f"--output={root / 'held_out'}"],
         ["distill", f"--gin_file={RECIPE}/distilled.gin", f"--gin.MODEL_DIR={root / 'distilled'}", *run],
         ["finetune", f"--gin_file={RECIPE}/next_token.gin", f"--gin.MODEL_DIR={root / 'next_token'}", *run],
-        ["sweep", f"--target={target}", "--task=wiki_leads", "--chat", *drafters, "--drafter=lookup"]
-        + ["--limit=2", "--max_new_tokens=3", "--block_sizes=2", "--temperatures=1", "--timing_prompts=0"]
-        + [f"--output_dir={root / 'sweep'}"],
+        [*sweep, *drafters, "--drafter=lookup", f"--output_dir={root / 'sweep'}"],
     ):
         assert main(command) == 0, command
     return root

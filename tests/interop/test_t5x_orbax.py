@@ -64,8 +64,13 @@ def test_parameters_and_step_are_those_that_were_written(step, written):
 def test_the_older_form_with_placeholders_in_an_index(written, tmp_path):
     state = save(tmp_path / "run", written.params, 7, ocdbt=False) / "state"
     (state / "_METADATA").unlink()
-    leaves = {path: "PLACEHOLDER://target." + ".".join(path) for path in traverse_util.flatten_dict(written.params)}
-    tree = {"target": traverse_util.unflatten_dict(leaves), "state": {"step": np.int32(9), "param_states": {}}}
+    leaves = {
+        path: "PLACEHOLDER://target." + ".".join(path) for path in traverse_util.flatten_dict(written.params)
+    }
+    tree = {
+        "target": traverse_util.unflatten_dict(leaves),
+        "state": {"step": np.int32(9), "param_states": {}},
+    }
     (state / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
     found = t5x_orbax.read(t5x_orbax.folder_of(state.parent))
     assert_same(found.params, written.params)
