@@ -62,7 +62,7 @@ def read(folder: Path) -> T5XCheckpoint:
 
 
 def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
-    """Every leaf of the tree: its array where the index holds it, else None; and whether arrays are zarr 3."""
+    """Every leaf: its array where the index holds it, else None; and whether arrays are zarr 3."""
     if not (folder / METADATA_FILE).is_file():
         return _old_leaves(folder / INDEX_FILE), False
     try:
