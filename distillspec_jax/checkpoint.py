@@ -36,6 +36,7 @@ from distillspec_jax.shapes import Params
 MODEL_FILE, STEPS, DAMAGED = "model.json", "checkpoints", "damaged"
 
 SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
+TOKENIZER_FILES = SENTENCEPIECE_FILE, TOKENIZERS_FILE
 """A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
@@ -150,9 +151,7 @@ def read_card(directory: str | Path) -> ModelCard:
 def read_tokenizer(directory: str | Path) -> bytes | None:
     """The tokenizer's bytes, checked against the card's fingerprint; None where there is none."""
     known = read_card(directory).tokenizer_fingerprint
-    path = next(
-        filter(Path.is_file, map(Path(directory).joinpath, (SENTENCEPIECE_FILE, TOKENIZERS_FILE))), None
-    )
+    path = next(filter(Path.is_file, map(Path(directory).joinpath, TOKENIZER_FILES)), None)
     if path is None:
         return None
     content = path.read_bytes()

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     add("--split", default="validation", help="train, validation (default) or test")
     add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} in place of a task')
     add("--limit", type=int, default=32, help="prompts to measure acceptance on (default: 32)")
+    add("--chat", action="store_true", help="wrap prompts in the target's chat template")
     add("--block_sizes", type=list_of(int), default=[1, 3, 5, 7], metavar="N,N", help="default: 1,3,5,7")
     add("--batch_size", type=int, default=1, help="prompts decoded together (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -49,9 +50,9 @@ def main(argv: list[str]) -> int:
     pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
     task = flags.task or zoo.task_of(target.name)
     if flags.inputs:
-        asked = prompts.from_file(target, flags.inputs, flags.limit)
+        asked = prompts.from_file(target, flags.inputs, flags.limit, chat=flags.chat)
     elif task:
-        asked = prompts.from_task(target, task, flags.split, flags.limit)
+        asked = prompts.from_task(target, task, flags.split, flags.limit, chat=flags.chat)
     else:
         raise UsageError(f"whose prompts? {flags.target} names no task: pass --task or --inputs")
     tokenizer = tokenizer_of(target)

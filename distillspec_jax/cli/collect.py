@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--max_new_tokens", type=int, help="longest text, EOS included (default: the task's target length)")
+    add("--chat", action="store_true", help="wrap prompts in the target's chat template")
     add("--seed", type=int, default=0, help="of all draws (default: 0)")
     add(
         "--law_ids",
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> int:
         top_k=flags.top_k,
         top_p=flags.top_p,
         max_new_tokens=flags.max_new_tokens,
+        chat=flags.chat,
         seed=flags.seed,
         law_ids=flags.law_ids,
         draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),

@@ -14,7 +14,7 @@ Face folder that transformers loads.
   distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Qwen2, GPT-2; safetensors)
   distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2; any quantisation)
   distillspec convert --from=t5x --input=RUN/checkpoint_1000 --mlp_activations=gelu,linear \\
-      --tokenizer=spiece.model --output=DIR
+      --tokenizer=spiece.model --output=DIR                        (T5X's own format, or Orbax's)
   distillspec convert --to=hf --input=DIR --output=FOLDER
 
 A checkpoint without a tokenizer is converted, too; texts then need --tokenizer=FILE here.

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     add("--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task')
     add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
     add("--limit", type=_number_or_all, metavar="N", help="prompts, or all (default: 64)")
+    add("--chat", action="store_true", default=None, help="wrap prompts in the target's chat template")
     add("--block_sizes", type=list_of(int), metavar="N,N", help="drafts a round (default: 1,3,5,7)")
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.data import paper_tasks
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.text_sources import Files, Row
 from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
@@ -175,6 +176,11 @@ def _text(value: Any, field: str, place: str) -> str:
 def tokenizer(spec: TaskSpec) -> Tokenizer:
     """The vocabulary of `spec`."""
     return Tokenizer.from_file(spec.vocabulary_path) if spec.vocabulary_path else embedded_tokenizer()
+
+
+def reader(spec: TaskSpec) -> Reader:
+    """How `spec` is read unless a model reads otherwise."""
+    return Reader(tokenizer(spec))
 
 
 def check_lengths(lengths: Mapping[str, int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distillspec_jax.data import catalog
-from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.errors import UsageError
 
 
@@ -26,27 +26,13 @@ class Example:
     targets_text: str
 
 
-def prompt_ids(
-    tokenizer: Tokenizer,
-    prefix: str,
-    text: str,
-    max_length: int | None = None,
-    *,
-    ends_with_eos: bool = True,
-) -> list[int]:
-    """Ids of `prefix + text` and EOS, cut so that EOS survives at `max_length` tokens in all.
-
-    Without EOS a text goes on where it stops; an empty one begins after the EOS of another.
-    """
-    ids = [*tokenizer.first_ids, *tokenizer.encode(prefix + text)]
-    if not ends_with_eos:
-        return ids[:max_length] or [tokenizer.eos_id]
-    kept = ids if max_length is None else ids[: max_length - 1]
-    return [*kept, tokenizer.eos_id]
-
-
 def examples(
-    task: str, *, split: str, lengths: Mapping[str, int] | None = None, limit: int | None = None
+    task: str,
+    *,
+    split: str,
+    lengths: Mapping[str, int] | None = None,
+    limit: int | None = None,
+    reader: Reader | None = None,
 ) -> list[Example]:
     """The first `limit` rows of a split, in file order (all by default).
 
@@ -55,6 +41,7 @@ def examples(
       split: "train", "validation" or "test".
       lengths: {"inputs", "targets"}; the task's own by default. Only "inputs" matters here.
       limit: how many rows at most, at least 1.
+      reader: of the prompts; the task's own by default.
 
     Raises:
       UsageError: an unknown task or split, an impossible length or limit, a bad line, or an empty split.
@@ -64,14 +51,14 @@ def examples(
     catalog.check_lengths(lengths)
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; need at least 1 example")
-    tokenizer = catalog.tokenizer(spec)
+    reader = reader or catalog.reader(spec)
     rows = list(itertools.islice(catalog.read_rows(spec, split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
     return [
         Example(
             inputs_text=row["inputs"],
-            prompt=tuple(prompt_ids(tokenizer, spec.prefix, row["inputs"], lengths["inputs"])),
+            prompt=tuple(reader.prompt(spec.prefix + row["inputs"], lengths["inputs"])),
             targets_text=row["targets"],
         )
         for row in rows

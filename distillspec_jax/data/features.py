@@ -22,6 +22,7 @@ import numpy as np
 
 from distillspec_jax.data import catalog, packing, tasks
 from distillspec_jax.data.examples import Example, examples
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.errors import UsageError, nearest
 
@@ -51,6 +52,7 @@ def train_batches(
     start_step: int = 0,
     split: str = "train",
     shard: tuple[int, int] = (0, 1),
+    reader: Reader | None = None,
 ) -> Iterator[Batch]:
     """Endless shuffled batches; each epoch of a task is a new permutation of all its rows.
 
@@ -63,12 +65,12 @@ def train_batches(
       start_step: batches to skip.
       split: which split.
       shard: (index, count): this host takes its own part of every task's rows, batch_size / count a batch.
+      reader: of the texts; the tasks' own by default.
 
     Raises:
       UsageError: an unknown task or split, an empty split, a bad line, an impossible length, batch or shard.
     """
-    provider = _provider(task_or_mixture)
-    catalog.check_lengths(lengths)
+    provider = _provider(task_or_mixture, reader, lengths)
     rows = _rows_per_shard(batch_size, shard)
     if start_step < 0 or seed < 0:
         raise UsageError(f"start_step is {start_step} and seed is {seed}; need at least 0")
@@ -88,7 +90,7 @@ def train_batches(
         packed = packing.pack(_numpy(stream.prefetch(TENSORFLOW_PREFETCH)), lengths)
         return _batched(itertools.islice(packed, skipped, None), rows)
     features = _convert(stream.skip(skipped), lengths)
-    return map(_float_weights, _numpy(features.batch(rows, drop_remainder=True).prefetch(2)))
+    return map(_weighted, _numpy(features.batch(rows, drop_remainder=True).prefetch(2)))
 
 
 def eval_batches(
@@ -98,6 +100,7 @@ def eval_batches(
     lengths: Mapping[str, int],
     batch_size: int,
     limit: int | None = None,
+    reader: Reader | None = None,
 ) -> Iterator[Batch]:
     """Every example once, in order, unpacked; the last batch is filled up with all-zero rows.
 
@@ -110,12 +113,12 @@ def eval_batches(
       lengths: {"inputs", "targets"} in tokens; longer examples are cut (EOS kept).
       batch_size: rows of every batch.
       limit: at most so many examples (of the first ones).
+      reader: see `train_batches`.
 
     Raises:
       UsageError: as `train_batches`.
     """
-    provider = _provider(task)
-    catalog.check_lengths(lengths)
+    provider = _provider(task, reader, lengths)
     rows = _rows_per_shard(batch_size, (0, 1))
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; need at least 1 example")
@@ -125,13 +128,17 @@ def eval_batches(
     for following in streams[1:]:
         stream = stream.concatenate(following)
     features = _convert(stream.take(-1 if limit is None else limit), lengths)
-    return (_fill(_float_weights(batch), rows) for batch in _numpy(features.batch(rows)))
+    return (_fill(_weighted(batch), rows) for batch in _numpy(features.batch(rows)))
 
 
-def _provider(name: str) -> seqio.Task | seqio.Mixture:
+def _provider(name: str, reader: Reader | None, lengths: Mapping[str, int]) -> seqio.Task | seqio.Mixture:
     tasks.register_known()
     if name not in task_names():
         raise UsageError(f"unknown task {name!r}: {nearest(name, task_names())}")
+    catalog.check_lengths(lengths)
+    if reader is not None:
+        reader.prompt("", lengths["inputs"])  # a template that fails does so here, not inside TensorFlow
+        name = tasks.read_by(name, reader)
     return seqio.get_mixture_or_task(name)
 
 
@@ -210,8 +217,12 @@ def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
         yield {name: np.stack([row[name] for row in group]) for name in group[0]}
 
 
-def _float_weights(batch: Batch) -> Batch:
-    return {**batch, "decoder_loss_weights": batch["decoder_loss_weights"].astype(np.float32)}
+def _weighted(batch: Batch) -> Batch:
+    """Weights up to each text's end: seqio has none on an id 0, a word of vocabularies without padding."""
+    tokens_BT = batch["decoder_target_tokens"]
+    slot_1T = np.arange(1, tokens_BT.shape[1] + 1)[None]
+    length_B1 = np.max(np.where(tokens_BT > 0, slot_1T, 0), axis=1, keepdims=True)
+    return {**batch, "decoder_loss_weights": (slot_1T <= length_B1).astype(np.float32)}
 
 
 def _fill(batch: Batch, rows: int) -> Batch:

@@ -1,7 +1,7 @@
 """A target's own texts on the prompts of a task, written once and learnt from many times. No TensorFlow here.
 
     DIR/set.json          whose texts, of what task, under which law (`Header`)
-    DIR/tokenizer.model   the vocabulary of the ids
+    DIR/tokenizer.model   the vocabulary of the ids (tokenizer.json, if it is of that kind)
     DIR/texts.jsonl       {"inputs", "outputs", "tokens", "row", "sample", "finish_reason"} a text; `tokens`
                           are the ids as the target emitted them
     DIR/laws/NUMBER.npz   optional, `ROWS_A_SHARD` texts each: the target's law at every token, as its k
@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax.data.examples import prompt_ids
+from distillspec_jax import checkpoint
+from distillspec_jax.data.reader import Reader, chat_template
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
 
-HEADER_FILE, TOKENIZER_FILE, TEXTS_FILE, LAWS = "set.json", "tokenizer.model", "texts.jsonl", "laws"
+HEADER_FILE, TEXTS_FILE, LAWS = "set.json", "texts.jsonl", "laws"
 ROWS_A_SHARD = 256
 
 Batch = dict[str, np.ndarray]
@@ -47,6 +48,8 @@ class Header:
       tokenizer_fingerprint: of the vocabulary.
       logits: width of the target's logits, padded ids included.
       law_ids: ids of the law stored for every token, k; 0: no laws.
+      eos_ids, prompts_end_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty where no template was
+        used.
     """
 
     task: str
@@ -64,6 +67,9 @@ class Header:
     tokenizer_fingerprint: str
     logits: int
     law_ids: int
+    eos_ids: list[int] = dataclasses.field(default_factory=list)
+    prompts_end_with_eos: bool = True
+    chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def id_type(self) -> type[np.unsignedinteger]:
@@ -105,11 +111,7 @@ class TargetSet:
     def __init__(self, directory: str | Path, *, with_laws: bool = True):
         self.directory = Path(directory)
         self.header = read_header(directory)
-        self.tokenizer = Tokenizer.from_file(self.directory / TOKENIZER_FILE)
-        if self.tokenizer.fingerprint != self.header.tokenizer_fingerprint:
-            raise UsageError(
-                f"{self.directory / TOKENIZER_FILE}: not the vocabulary that {HEADER_FILE} names"
-            )
+        self.reader = self._reader()
         path = self.directory / TEXTS_FILE
         if not path.is_file():
             raise UsageError(f"{directory} is not finished (no {TEXTS_FILE}): run the same `collect` again")
@@ -120,6 +122,15 @@ class TargetSet:
             raise UsageError(
                 f"{law_file(directory, missing[0])} is missing: run the same `collect` again to complete it"
             )
+
+    def _reader(self) -> Reader:
+        header = self.header
+        files = [self.directory / name for name in checkpoint.TOKENIZER_FILES]
+        path = next(filter(Path.is_file, files), files[0])
+        tokenizer = Tokenizer.from_file(path, header.eos_ids)
+        if tokenizer.fingerprint != header.tokenizer_fingerprint:
+            raise UsageError(f"{path}: not the vocabulary that {HEADER_FILE} names")
+        return Reader(tokenizer, header.prompts_end_with_eos, chat_template(header.chat))
 
     def shards(self) -> range:
         """Numbers of the files of laws."""
@@ -192,14 +203,16 @@ class TargetSet:
         """The features of some texts; see `batches`."""
         prompt_BT = np.zeros((len(rows), lengths["inputs"]), np.int32)
         target_BT = np.zeros((len(rows), lengths["targets"]), np.int32)
+        weight_BT = np.zeros(target_BT.shape, np.float32)
         for i, row in enumerate(rows):
             prompt, tokens = self._prompt(self.texts[row]), self.texts[row]["tokens"]
             prompt_BT[i, : len(prompt)], target_BT[i, : len(tokens)] = prompt, tokens
+            weight_BT[i, : len(tokens)] = 1.0
         found = {
             "encoder_input_tokens": prompt_BT,
             "decoder_input_tokens": np.pad(target_BT, ((0, 0), (1, 0)))[:, :-1],
             "decoder_target_tokens": target_BT,
-            "decoder_loss_weights": (target_BT > 0).astype(np.float32),
+            "decoder_loss_weights": weight_BT,
         }
         return found | self._laws(rows, lengths["targets"]) if self.has_laws else found
 
@@ -247,7 +260,7 @@ class TargetSet:
 
     def _prompt(self, text: Mapping[str, Any]) -> list[int]:
         header = self.header
-        return prompt_ids(self.tokenizer, header.prefix, text["inputs"], header.feature_lengths["inputs"])
+        return self.reader.prompt(header.prefix + text["inputs"], header.feature_lengths["inputs"])
 
 
 def read_header(directory: str | Path) -> Header:

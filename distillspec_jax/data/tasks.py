@@ -2,8 +2,9 @@
 
     text -> prefix -> token ids -> cut to length - 1 -> EOS         (inputs and targets alike, as in T5)
 
-Importing this module registers the catalog, reading no data. `jsonl_task` is all that a gin file needs to add
-another task, `known_task` to read one with another vocabulary.
+unless a model reads prompts in another way (`reader.Reader`). Importing this module registers the catalog,
+reading no data. `jsonl_task` is all that a gin file needs to add another task, `known_task` to read one with
+another vocabulary.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax.data import catalog, metrics, tfds_provider
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.data.text_sources import Files, Tfds
@@ -49,14 +51,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes | np.ndarray) -> np.ndarray:
-            # Bytes in a graph, a scalar array in eager mode.
-            content = text if isinstance(text, bytes) else text.item()
-            return np.array(self.tokenizer.encode(content.decode()), np.int32)
-
-        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
-        ids.set_shape([None])
-        return ids
+        return _in_graph(lambda text, _: self.tokenizer.encode(text), s, None)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(row: np.ndarray) -> bytes:
@@ -103,11 +98,34 @@ def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     return lambda dataset: dataset.map(pair)
 
 
-def _with_prefix(prefix: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    def add_prefix(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset.map(lambda row: {**row, "inputs": tf.strings.join([prefix, row["inputs"]])})
+def _as_ids(reader: Reader, prefix: str) -> Callable[..., tf.data.Dataset]:
+    """Both texts of a row as ids, made by the code that serves prompts."""
+    ways: Mapping[str, Callable[[str, int | None], list[int]]] = {
+        "inputs": lambda text, length: reader.prompt(prefix + text, length),
+        "targets": reader.target,
+    }
 
-    return add_prefix
+    def preprocess(dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
+        def read(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {
+                name: _in_graph(way, row[name], (sequence_length or {}).get(name))
+                for name, way in ways.items()
+            }
+
+        return dataset.map(read)
+
+    return preprocess
+
+
+def _in_graph(way: Callable[[str, int | None], list[int]], text: tf.Tensor, length: int | None) -> tf.Tensor:
+    def read(content: bytes | np.ndarray) -> np.ndarray:
+        # Bytes in a graph, a scalar array in eager mode.
+        content = content if isinstance(content, bytes) else content.item()
+        return np.array(way(content.decode(), length), np.int32)
+
+    ids = tf.numpy_function(read, [text], tf.int32, stateful=False)
+    ids.set_shape([None])
+    return ids
 
 
 _registered: set[str] = set()
@@ -119,34 +137,65 @@ def register(spec: TaskSpec) -> str:
     Raises:
       UsageError: another task or mixture has that name, or the vocabulary is missing or does not pad with 0.
     """
-    tokenizer = catalog.tokenizer(spec)
-    if tokenizer.pad_id != 0:
-        raise UsageError(
-            f"task {spec.name!r}: its vocabulary pads with id {tokenizer.pad_id}; seqio needs id 0"
-        )
+    reader = catalog.reader(spec)
+    _check(spec, reader)
     taken = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()} - _registered
     if spec.name in taken:
         raise UsageError(f"task name {spec.name!r} is taken by another seqio task or mixture; choose another")
     catalog.add_task(spec)
     if spec.name not in _registered:
-        vocabulary = TokenizerVocabulary(tokenizer)
-        metric = metrics.find_metric(spec.metric).corpus
-        seqio.TaskRegistry.add(
-            spec.name,
-            source=_source(spec),
-            preprocessors=[
-                *([_as_pairs(spec)] if isinstance(spec.source, Tfds) else []),
-                _with_prefix(spec.prefix),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos_after_trim,
-            ],
-            output_features={
-                feature: seqio.Feature(vocabulary, add_eos=True) for feature in ("inputs", "targets")
-            },
-            metric_fns=[metric] if metric else [],
-        )
+        _add(spec.name, spec, reader)
         _registered.add(spec.name)
     return spec.name
+
+
+def _check(spec: TaskSpec, reader: Reader) -> None:
+    tokenizer = reader.tokenizer
+    if tokenizer.pad_id != 0:
+        raise UsageError(
+            f"task {spec.name!r}: its vocabulary pads with id {tokenizer.pad_id}; seqio needs id 0"
+        )
+    if tokenizer.eos_id == 0:
+        raise UsageError(f"task {spec.name!r}: its vocabulary ends texts with id 0, which fills rows up here")
+
+
+def _add(name: str, spec: TaskSpec, reader: Reader) -> None:
+    vocabulary = TokenizerVocabulary(reader.tokenizer)
+    metric = metrics.find_metric(spec.metric).corpus
+    seqio.TaskRegistry.add(
+        name,
+        source=_source(spec),
+        preprocessors=[
+            *([_as_pairs(spec)] if isinstance(spec.source, Tfds) else []),
+            _as_ids(reader, spec.prefix),
+        ],
+        output_features={
+            feature: seqio.Feature(vocabulary, add_eos=True) for feature in ("inputs", "targets")
+        },
+        metric_fns=[metric] if metric else [],
+    )
+
+
+def read_by(name: str, reader: Reader) -> str:
+    """The seqio name of a task of the catalog, or of the mixture, read in another way; registers it.
+
+    Raises:
+      UsageError: no such task; a vocabulary whose padding is not id 0.
+    """
+    mixed = name == catalog.EMBEDDED_MIXTURE
+    rates = dict(catalog.EMBEDDED_MIXTURE_RATES) if mixed else {name: 1.0}
+    specs = {member: catalog.find_task(member) for member in rates}
+    if all(reader == catalog.reader(spec) for spec in specs.values()):
+        return name
+    suffix = f"_read_by_{reader.fingerprint}"
+    for member, spec in specs.items():
+        _check(spec, reader)
+        if member + suffix in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(member + suffix)  # its data may lie elsewhere by now
+        _add(member + suffix, spec, reader)
+    if mixed and name + suffix not in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add(name + suffix, [(member + suffix, rate) for member, rate in rates.items()])
+    return name + suffix
 
 
 def register_known() -> None:

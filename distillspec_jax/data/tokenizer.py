@@ -76,18 +76,18 @@ class Tokenizer:
         return cls(model_bytes, tuple(eos_ids))
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Tokenizer:
-        """A tokenizer from a SentencePiece `.model` file.
+    def from_file(cls, path: str | Path, eos_ids: Iterable[int] = ()) -> Tokenizer:
+        """A tokenizer from a file, a SentencePiece `.model` or a tokenizer.json.
 
         Raises:
-          UsageError: the file is missing, or is not a SentencePiece model.
+          UsageError: the file is missing, or is neither.
         """
         try:
             model_bytes = Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"vocabulary file {str(path)!r}: {error.strerror}") from error
         try:
-            return cls(model_bytes)
+            return cls(model_bytes, tuple(eos_ids))
         except RuntimeError as error:
             raise UsageError(f"vocabulary file {str(path)!r} is not a SentencePiece model") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from distillspec_jax.data import catalog
 from distillspec_jax.data.chat_template import ChatTemplate
-from distillspec_jax.data.examples import prompt_ids
+from distillspec_jax.data.reader import Reader, chat_template
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
@@ -69,7 +69,7 @@ class PromptFormat:
       max_new_tokens: default length of the output.
       truncate: cut longer prompts instead of refusing them.
       ends_with_eos: EOS follows the text, as the embedded tasks have it.
-      chat: wraps prefix and text; then nothing is added, and nothing cut.
+      chat: wraps prefix and text; then nothing else is added.
     """
 
     prefix: str
@@ -85,19 +85,16 @@ class PromptFormat:
         Raises:
           UsageError: the prompt is too long and may not be cut.
         """
-        if self.chat is None:
-            ids = prompt_ids(tokenizer, self.prefix, text, ends_with_eos=self.ends_with_eos)
-        else:
-            ids = tokenizer.encode(self.chat.wrap(self.prefix + text))
+        reader = Reader(tokenizer, self.ends_with_eos, self.chat)
+        ids = reader.prompt(self.prefix + text)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
-        if not self.truncate or self.chat is not None:
-            otherwise = "" if self.chat is not None else " or pass --truncate_inputs"
+        if not self.truncate:
             raise UsageError(
                 f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
-                f"shorten it{otherwise}"
+                "shorten it or pass --truncate_inputs"
             )
-        return prompt_ids(tokenizer, self.prefix, text, self.max_tokens, ends_with_eos=self.ends_with_eos)
+        return reader.prompt(self.prefix + text, self.max_tokens)
 
 
 def prompt_format(
@@ -124,8 +121,8 @@ def prompt_format(
     if task is not None:
         spec = catalog.find_task(task)
         own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
-    words = dict(target.card.chat)
-    if chat and not words:
+    template = chat_template(target.card.chat)
+    if chat and template is None:
         raise UsageError(f"{target.name} has no chat template: leave --chat out")
     return PromptFormat(
         prefix=own_prefix if prefix is None else prefix,
@@ -133,7 +130,7 @@ def prompt_format(
         max_new_tokens=lengths.get("targets", 128),
         truncate=truncate,
         ends_with_eos=target.card.prompts_end_with_eos,
-        chat=ChatTemplate(words.pop("template"), words) if chat else None,
+        chat=template if chat else None,
     )
 
 

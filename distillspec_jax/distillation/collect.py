@@ -25,7 +25,6 @@ from distillspec_jax.data.target_set import (
     LAWS,
     ROWS_A_SHARD,
     TEXTS_FILE,
-    TOKENIZER_FILE,
     Header,
     Laws,
     TargetSet,
@@ -54,6 +53,7 @@ def collect(
     top_k: int = 0,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
+    chat: bool = False,
     seed: int = 0,
     law_ids: int = 0,
     draft: Drafts = None,
@@ -71,6 +71,7 @@ def collect(
       num_samples: texts a prompt.
       temperature, top_k, top_p: of the law that is drawn from.
       max_new_tokens: longest text; the task's target length by default.
+      chat: wrap the prompts in the target's chat template.
       seed: of all draws.
       law_ids: store the target's law (at temperature 1) at every token: so many ids and the mass of the rest.
       draft, block_size, batch_size: see `TextGenerator`.
@@ -78,7 +79,8 @@ def collect(
       say: told what takes long.
 
     Raises:
-      UsageError: an unknown task or split, an impossible number, or a set of other texts in `directory`.
+      UsageError: an unknown task or split, an impossible number, no chat template, or a set of other texts in
+        `directory`.
     """
     for name, value, least in (("limit", limit, 1), ("num_samples", num_samples, 1), ("law_ids", law_ids, 0)):
         if value is not None and value < least:
@@ -95,7 +97,7 @@ def collect(
     rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
-    form = prompt_format(target, task=task, truncate=True)
+    form = prompt_format(target, task=task, truncate=True, chat=chat)
     assert form.max_tokens is not None  # a task's
     generator = TextGenerator(target, draft, form=form, block_size=block_size, batch_size=batch_size)
     longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -115,6 +117,9 @@ def collect(
         tokenizer_fingerprint=generator.tokenizer.fingerprint,
         logits=target.model.vocab_size,
         law_ids=law_ids,
+        eos_ids=list(target.card.eos_ids),
+        prompts_end_with_eos=form.ends_with_eos,
+        chat=dict(target.card.chat) if chat else {},
     )
     root = Path(directory)
     _open(root, header, generator.tokenizer.model_bytes)
@@ -158,7 +163,7 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
         return
     with checkpoint.saving(root):
         root.mkdir(parents=True, exist_ok=True)
-        (root / TOKENIZER_FILE).write_bytes(tokenizer)
+        (root / checkpoint.tokenizer_file(tokenizer)).write_bytes(tokenizer)
         content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
         _whole(
             root / HEADER_FILE,

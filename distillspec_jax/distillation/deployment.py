@@ -35,6 +35,8 @@ class Deployment:
         top_p = f"_p{self.top_p:g}" if self.top_p < 1 else ""
         return f"T{self.temperature:g}{top_k}{top_p}"
 
-    def law(self, vocab_size: int | None = None) -> SamplingLaw:
+    def law(self, vocab_size: int | None = None, padding_ids: tuple[int, ...] = (0,)) -> SamplingLaw:
         """The law over the first `vocab_size` ids (None: all), padding left out."""
-        return sampling_law(self.temperature, self.top_k, self.top_p, vocab_size=vocab_size)
+        return sampling_law(
+            self.temperature, self.top_k, self.top_p, vocab_size=vocab_size, excluded_ids=padding_ids
+        )

@@ -75,6 +75,7 @@ def distill(
     _check_settings(target, data, loop, normalization, deployment, profile)
     divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
+    data = data.read_by(target, draft)
     student, shardings = job.load(draft, partitioner)
     if target is None:
         data = dataclasses.replace(data, with_laws=True)
@@ -185,7 +186,11 @@ def _of_target(
     deployment: Deployment | None,
 ) -> _Objective:
     tokenizer = data.tokenizer()
-    real_ids: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    real_ids: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "eos_ids": tokenizer.eos_ids,
+        "padding_ids": tokenizer.padding_ids,
+    }
     parts = teacher.model, teacher.params, divergence, source
     prompts = [
         partitioner.put_batch(batch)

@@ -35,9 +35,10 @@ def overlap(
     draft_logits_BTV: Array,
     deployment: Deployment = SAMPLED,
     vocab_size: int | None = None,
+    padding_ids: tuple[int, ...] = (0,),
 ) -> Array:
     """sum_v min(p, q) under the law that both are sampled by, `[B, T]`."""
-    law = deployment.law(vocab_size)
+    law = deployment.law(vocab_size, padding_ids)
     return jnp.exp(log_overlap(law.log_probs(target_logits_BTV), law.log_probs(draft_logits_BTV)))
 
 
@@ -50,7 +51,8 @@ def expected_acceptance(
     laws: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
     vocab_size: int | None = None,
-    eos_id: int = 1,
+    eos_ids: tuple[int, ...] = (1,),
+    padding_ids: tuple[int, ...] = (0,),
 ) -> Callable[[Params], dict[str, float]]:
     """Parameters of the draft to alpha under each law, by its `metric` (`acceptance_expected_T0`).
 
@@ -58,7 +60,7 @@ def expected_acceptance(
       batches: unpacked evaluation batches of prompts; their targets only give the length.
       seed: of the target's samples.
       laws: of target and draft.
-      vocab_size, eos_id: see `sources.Networks`.
+      vocab_size, eos_ids, padding_ids: see `sources.Networks`.
     """
 
     @jax.jit
@@ -73,7 +75,8 @@ def expected_acceptance(
                 top_k=law.top_k,
                 top_p=law.top_p,
                 vocab_size=vocab_size,
-                eos_id=eos_id,
+                eos_ids=eos_ids,
+                padding_ids=padding_ids,
             )
             for law in laws
         )
@@ -82,7 +85,7 @@ def expected_acceptance(
     def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
         def overlap_under(law: Deployment, hidden: tuple[Array, Array]) -> Array:
             logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
-            return overlap(*logits, law, vocab_size)
+            return overlap(*logits, law, vocab_size, padding_ids)
 
         found = {}
         for law, batch in zip(laws, drawn, strict=True):

@@ -67,7 +67,8 @@ def make_distillation_loss(
     *,
     dropout: bool = False,
     vocab_size: int | None = None,
-    eos_id: int = 1,
+    eos_ids: tuple[int, ...] = (1,),
+    padding_ids: tuple[int, ...] = (0,),
     normalization: str = "sequence",
 ) -> LossFn:
     """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
@@ -80,7 +81,7 @@ def make_distillation_loss(
       divergence: token by token.
       source: of the sequences that it is taken on.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
-      vocab_size, eos_id: see `sources.Networks`; the padded rows of an embedding are in no law.
+      vocab_size, eos_ids, padding_ids: see `sources.Networks`; the padded rows of an embedding are in no law.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
@@ -106,7 +107,7 @@ def make_distillation_loss(
     ) -> tuple[Array, Array, dict[str, Mean]]:
         source_key, dropout_key = jax.random.split(key)
         frozen = jax.lax.stop_gradient(params)
-        networks = Networks(draft, frozen, target, target_params, vocab_size, eos_id)
+        networks = Networks(draft, frozen, target, target_params, vocab_size, eos_ids, padding_ids)
         batch = source(networks, batch, source_key)
         mask_BT = batch["decoder_loss_weights"]
         weight_BT, weight_sum = normalize(mask_BT)

@@ -18,7 +18,7 @@ from distillspec_jax.decoding.autoregressive import sample
 from distillspec_jax.decoding.law import sampling_law
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
 
 
@@ -30,7 +30,8 @@ class Networks:
       draft, target: the networks.
       draft_params, target_params: theirs, the draft's as they are in this step.
       vocab_size: number of real ids; the padded rows of an embedding are never sampled. None: all are real.
-      eos_id: ends a sample.
+      eos_ids: end a sample.
+      padding_ids: real ids that are never sampled.
     """
 
     draft: LanguageModel
@@ -38,7 +39,8 @@ class Networks:
     target: LanguageModel
     target_params: Params
     vocab_size: int | None = None
-    eos_id: int = 1
+    eos_ids: tuple[int, ...] = (1,)
+    padding_ids: tuple[int, ...] = (0,)
 
 
 class DataSource(Protocol):
@@ -80,7 +82,8 @@ class OnPolicy:
             self.temperature,
             self.max_tokens,
             vocab_size=networks.vocab_size,
-            eos_id=networks.eos_id,
+            eos_ids=networks.eos_ids,
+            padding_ids=networks.padding_ids,
         )
 
 
@@ -106,7 +109,8 @@ class TargetGenerated:
             self.temperature,
             self.max_tokens,
             vocab_size=networks.vocab_size,
-            eos_id=networks.eos_id,
+            eos_ids=networks.eos_ids,
+            padding_ids=networks.padding_ids,
         )
 
 
@@ -164,7 +168,8 @@ def sampled_batch(
     top_k: int = 0,
     top_p: float = 1.0,
     vocab_size: int | None = None,
-    eos_id: int = 1,
+    eos_ids: tuple[int, ...] = (1,),
+    padding_ids: tuple[int, ...] = (0,),
 ) -> Batch:
     """The batch with its targets replaced by samples of `model` on the same prompts.
 
@@ -177,16 +182,16 @@ def sampled_batch(
       key: of all rows; each has its own stream.
       temperature, top_k, top_p: the law.
       max_tokens: longest sample; None: the width of the targets.
-      vocab_size, eos_id: see `Networks`.
+      vocab_size, eos_ids, padding_ids: see `Networks`.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    law = sampling_law(temperature, top_k, top_p, vocab_size=vocab_size)
+    law = sampling_law(temperature, top_k, top_p, vocab_size=vocab_size, excluded_ids=padding_ids)
     keys_B = randomness.row_keys(key, jnp.arange(rows))
-    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, StopOnEos((eos_id,)))
+    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, StopOnEos(eos_ids))
     tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))
-    real_BT = (jnp.arange(width)[None] < length_B[:, None]) & (prompt_BT[:, :1] > 0)
+    real_BT = (jnp.arange(width)[None] < length_B[:, None]) & (prompt_lengths(prompt_BT)[:, None] > 0)
     tokens_BT = jax.lax.stop_gradient(jnp.where(real_BT, tokens_BT, 0))
     return {
         **batch,

@@ -31,20 +31,19 @@ def step_profile(
     source: DataSource,
     *,
     vocab_size: int | None = None,
-    eos_id: int = 1,
+    eos_ids: tuple[int, ...] = (1,),
+    padding_ids: tuple[int, ...] = (0,),
 ) -> Callable[[Params, Batch], dict[str, float]]:
     """The draft's parameters and a batch to `{rollout_s, target_forward_s, draft_forward_backward_s}`.
 
     Each is the median of a few calls. The draft's share is what the loss and its gradient on given sequences
     take beyond the target's pass. Arguments as `make_distillation_loss`.
     """
-    loss_fn = make_distillation_loss(
-        draft, target, target_params, divergence, Fixed(), vocab_size=vocab_size, eos_id=eos_id
-    )
+    loss_fn = make_distillation_loss(draft, target, target_params, divergence, Fixed(), vocab_size=vocab_size)
 
     @jax.jit
     def rollout(params: Params, target_params: Params, batch: Batch) -> Batch:
-        networks = Networks(draft, params, target, target_params, vocab_size, eos_id)
+        networks = Networks(draft, params, target, target_params, vocab_size, eos_ids, padding_ids)
         return source(networks, batch, jax.random.key(0))
 
     @jax.jit

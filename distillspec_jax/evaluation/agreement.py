@@ -12,6 +12,7 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from distillspec_jax.decoding.text import tokenizer_of
 from distillspec_jax.distillation import held_out
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.job import DataConfig
@@ -129,7 +130,13 @@ def check(
         return None
     target = pretrained.load(provenance["parents"]["target"])
     law = Deployment(**provenance.get("deployment") or {})
-    data = DataConfig(str(draft.card.task), draft.card.feature_lengths, eval_limit=prompts)
+    data = DataConfig(
+        str(draft.card.task),
+        draft.card.feature_lengths,
+        eval_limit=prompts,
+        tokenizer_of=str(directory),
+        chat=provenance.get("data", {}).get("chat", False),
+    )
     of_tasks = data.held_out_batches(min(prompts, 16)).values()
     batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
     if not batches:
@@ -166,19 +173,24 @@ def agreement(
       AgreementError: two of the numbers contradict each other; names both.
     """
     tokenizer = tokenizer_of(target)
-    real = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    real: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "padding_ids": tokenizer.padding_ids}
     batches = list(batches)
     sampled, recomputed, firm = [], [], []
     for i, batch in enumerate(batches):
         rounds = sample_rounds(target, draft, law, batch, block_size, (seed, i))
         overlap_BT, firm_BT = teacher_forced(
-            (target.model, draft.model), (target.params, draft.params), law, real["vocab_size"], batch, rounds
+            (target.model, draft.model),
+            (target.params, draft.params),
+            law,
+            batch=batch,
+            rounds=rounds,
+            **real,
         )
         sampled.append(rounds)
         recomputed.append(over_rounds(overlap_BT, rounds))
         firm.append(over_rounds(~firm_BT, rounds) == 0)
     evaluate = held_out.expected_acceptance(
-        draft.model, target.model, target.params, batches, seed, (law,), **real
+        draft.model, target.model, target.params, batches, seed, (law,), eos_ids=tokenizer.eos_ids, **real
     )
     expected = evaluate(draft.params)[held_out.metric(law)]
     return compare(law, sampled, recomputed, firm, expected)
@@ -207,8 +219,9 @@ def sample_rounds(
     prompt_BT = jnp.asarray(batch["encoder_input_tokens"])
     rows, longest = len(prompt_BT), batch["decoder_target_tokens"].shape[1]
     keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
-    limit_B = jnp.where(prompt_BT[:, 0] > 0, longest, 0).astype(jnp.int32)
-    requests = Requests(keys_B, limit_B, law.law(tokenizer.vocab_size).for_rows(rows))
+    limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
+    sampling = law.law(tokenizer.vocab_size, tokenizer.padding_ids)
+    requests = Requests(keys_B, limit_B, sampling.for_rows(rows))
     params = PairParams(target.params, draft.params)
     state = _start(loop, params, prompt_BT, requests, longest)
     found: list[tuple[np.ndarray, ...]] = []
@@ -244,6 +257,7 @@ def teacher_forced(
     vocab_size: int,
     batch: Batch,
     rounds: Rounds,
+    padding_ids: tuple[int, ...] = (0,),
 ) -> tuple[np.ndarray, np.ndarray]:
     """sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
 
@@ -256,7 +270,9 @@ def teacher_forced(
         "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": tokens_BT,
     }
-    overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, law, vocab_size, params, forced))
+    overlap_BT, firm_BT = jax.device_get(
+        _teacher_forced(models, law, (vocab_size, padding_ids), params, forced)
+    )
     return overlap_BT, firm_BT
 
 
@@ -264,18 +280,18 @@ def teacher_forced(
 def _teacher_forced(
     models: tuple[LanguageModel, LanguageModel],
     law: Deployment,
-    vocab_size: int,
+    real: tuple[int, tuple[int, ...]],
     params: tuple[Params, Params],
     batch: Batch,
 ) -> tuple[Array, Array]:
     both = [model.logits(p, batch) for model, p in zip(models, params, strict=True)]
-    overlap_BT = held_out.overlap(both[0], both[1], law, vocab_size)
-    return overlap_BT, _firm(both[0], law, vocab_size) & _firm(both[1], law, vocab_size)
+    overlap_BT = held_out.overlap(both[0], both[1], law, *real)
+    return overlap_BT, _firm(both[0], law, *real) & _firm(both[1], law, *real)
 
 
-def _firm(logits_BTV: Array, law: Deployment, vocab_size: int) -> Array:
+def _firm(logits_BTV: Array, law: Deployment, vocab_size: int, padding_ids: tuple[int, ...]) -> Array:
     """Whether the law keeps the same tokens when those that it keeps rise or fall a little."""
-    sampling = law.law(vocab_size)
+    sampling = law.law(vocab_size, padding_ids)
 
     def kept(logits: Array) -> Array:
         return sampling.log_probs(logits) > -jnp.inf

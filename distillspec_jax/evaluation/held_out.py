@@ -11,7 +11,7 @@ import optax
 
 from distillspec_jax.data import catalog, metrics
 from distillspec_jax.data.examples import Example, examples
-from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.decoding.text import TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -37,7 +37,7 @@ class HeldOut:
 
 def measure(model: Pretrained, task: str, *, split: str, limit: int | None, batch_size: int = 16) -> HeldOut:
     """Teacher-forced loss and greedy decoding quality on the first `limit` examples of a split."""
-    rows = examples(task, split=split, limit=limit)
+    rows = examples(task, split=split, limit=limit, reader=Reader.of_card(model.card, tokenizer_of(model)))
     spec = catalog.find_task(task)
     nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size)
     generator = TextGenerator(
@@ -55,7 +55,7 @@ def reference_loss(
     model: Pretrained, rows: list[Example], max_targets: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed loss and number of tokens of every reference; no example is dropped."""
-    tokenizer = tokenizer_of(model)
+    reader = Reader(tokenizer_of(model))
 
     @jax.jit
     def loss(params, inputs_BT, targets_BT):  # type: ignore[no-untyped-def]
@@ -76,15 +76,11 @@ def reference_loss(
         targets_BT = np.zeros((batch_size, max_targets), np.int32)
         for b, row in enumerate(part):
             inputs_BT[b, : len(row.prompt)] = row.prompt
-            target = _target_ids(tokenizer, row.targets_text, max_targets)
+            target = reader.target(row.targets_text, max_targets)
             targets_BT[b, : len(target)] = target
         found.append(np.asarray(loss(model.params, inputs_BT, targets_BT))[: len(part)])
         counts.append((targets_BT > 0).sum(1)[: len(part)])
     return np.concatenate(found), np.concatenate(counts)
-
-
-def _target_ids(tokenizer: Tokenizer, text: str, max_length: int) -> list[int]:
-    return [*tokenizer.encode(text)[: max_length - 1], tokenizer.eos_id]
 
 
 def copy_baseline(task: str, *, split: str, limit: int | None) -> tuple[np.ndarray, dict[str, float]]:

@@ -41,18 +41,23 @@ class PromptSet:
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
 
 
-def from_task(target: Pretrained, task: str, split: str, limit: int | None) -> PromptSet:
+def from_task(
+    target: Pretrained, task: str, split: str, limit: int | None, *, chat: bool = False
+) -> PromptSet:
     """The first `limit` rows of a split, tokenised as the target was trained; long inputs are cut as there.
 
+    With `chat`, wrapped in the target's chat template.
+
     Raises:
-      UsageError: an unknown task or split, a limit below 1, an empty split, a target without tokenizer.
+      UsageError: an unknown task or split, a limit below 1, an empty split, a target without tokenizer or
+        chat template.
     """
     check_limit(limit)
     spec = catalog.find_task(task)
     rows = list(itertools.islice(catalog.read_rows(spec, split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
-    form = prompt_format(target, task=task, truncate=True)
+    form = prompt_format(target, task=task, truncate=True, chat=chat)
     return PromptSet(
         task=task,
         split=split,
@@ -63,10 +68,13 @@ def from_task(target: Pretrained, task: str, split: str, limit: int | None) -> P
     )
 
 
-def from_file(target: Pretrained, path: str | Path, limit: int | None, metric: str = "none") -> PromptSet:
+def from_file(
+    target: Pretrained, path: str | Path, limit: int | None, metric: str = "none", *, chat: bool = False
+) -> PromptSet:
     """The first `limit` lines `{"inputs": ..., "targets": ...}` of a JSONL file; `targets` may be absent.
 
-    Inputs get the prefix that the target brings; one that is too long for it is refused.
+    Inputs get the prefix that the target brings, and with `chat` its chat template; one that is too long for
+    it is refused.
 
     Raises:
       UsageError: an unreadable file, a bad line (by file and line), a metric without `targets`.
@@ -79,7 +87,7 @@ def from_file(target: Pretrained, path: str | Path, limit: int | None, metric: s
     if metric != "none" and not known:
         culprit = next(line for line in lines if not isinstance(line.extra.get("targets"), str))
         raise UsageError(f"{culprit.where}: no text in 'targets', which metric {metric!r} compares with")
-    form = prompt_format(target)
+    form = prompt_format(target, chat=chat)
     return PromptSet(
         task=Path(path).stem,
         split=None,

@@ -56,6 +56,7 @@ def sweep(
     inputs: str | Path | None = None,
     metric: str = "none",
     limit: int | None = 64,
+    chat: bool = False,
     block_sizes: Sequence[int] = (1, 3, 5, 7),
     temperatures: Sequence[float] = (0.0, 1.0),
     rules: Sequence[str] = ("token",),
@@ -84,6 +85,7 @@ def sweep(
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
       inputs: a JSONL file of prompts in place of a task; `metric` then says how to score its `targets`.
       limit: the first so many prompts; None takes all.
+      chat: wrap them in the target's chat template.
       block_sizes: drafts a round.
       temperatures, top_k, top_p: the sampling laws; 0 is greedy.
       rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
@@ -126,7 +128,7 @@ def sweep(
     for draft in drafts.values():
         if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
-    prompt_set = _prompt_set(target, task, split, inputs, metric, limit)
+    prompt_set = _prompt_set(target, task, split, inputs, metric, limit, chat)
     workload = Workload(
         prompts=prompt_set.prompts,
         max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
@@ -339,15 +341,16 @@ def _prompt_set(
     inputs: str | Path | None,
     metric: str,
     limit: int | None,
+    chat: bool,
 ) -> PromptSet:
     if inputs is not None:
         if task is not None:
             raise UsageError("give a task or a file of inputs, not both")
-        return prompts.from_file(target, inputs, limit, metric)
+        return prompts.from_file(target, inputs, limit, metric, chat=chat)
     task = task or zoo.task_of(target.name)
     if task is None:
         raise UsageError(f"{target.name} speaks of no task: name one, or give a file of inputs")
-    return prompts.from_task(target, task, split, limit)
+    return prompts.from_task(target, task, split, limit, chat=chat)
 
 
 def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:

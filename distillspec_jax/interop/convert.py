@@ -12,7 +12,7 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x
+from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x, t5x_orbax
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
@@ -122,7 +122,8 @@ def _from_gguf(source: str, with_tokenizer: bool) -> Source:
 
 
 def _from_t5x(source: str, known: dict[str, Any]) -> Source:
-    found = t5x.read(source)
+    written = t5x_orbax.folder_of(source)
+    found = t5x.read(source) if written is None else t5x_orbax.read(written)
     if "mlp_activations" not in known:
         raise UsageError(
             f"{source}: a T5X checkpoint does not tell its activations: pass --mlp_activations "

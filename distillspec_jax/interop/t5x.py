@@ -1,4 +1,4 @@
-"""Reads checkpoints that T5X wrote in its own format: a msgpack index beside one zarr array a tensor.
+"""Reads checkpoints that T5X wrote in its own, older format: a msgpack index beside one zarr array a tensor.
 
     checkpoint_STEP/checkpoint                 the index: a tree whose large leaves describe arrays
     checkpoint_STEP/target.decoder.….kernel/   zarr v2 arrays of parameters
@@ -10,7 +10,6 @@ state is skipped, and the result says so: training goes on from the parameters w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +96,11 @@ def _read_index(root: Path) -> dict[str, Any]:
     """The `optimizer` part of the index: `target` (parameters) and `state`."""
     path = root / INDEX_FILE
     if not path.is_file():
-        steps = sorted(p.parent.name for p in root.glob(f"*/{INDEX_FILE}"))
+        found = [
+            *root.glob(f"*/{INDEX_FILE}"),
+            *root.glob("*/state/_METADATA"),
+        ]  # the latter: see `t5x_orbax`
+        steps = sorted({path.relative_to(root).parts[0] for path in found})
         why = f"it has no file {INDEX_FILE!r}" if root.is_dir() else "no such directory"
         why = f"it holds steps, name one of {', '.join(steps)}" if steps else why
         raise UsageError(f"{root} is not a T5X checkpoint: {why}")
@@ -127,25 +130,33 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver!r}, only 'zarr' is read")
     # The recorded folders are those of the machine that wrote it (often a bucket): the last part counts.
     stored = root / leaf["kvstore"]["path"].rstrip("/").rsplit("/", 1)[-1]
-    array = _read_zarr(stored, name)
+    if not (stored / ".zarray").is_file():
+        raise UsageError(f"{stored}: tensor {name} is missing (no .zarray)")
+    array = read_zarr({"driver": "file", "path": str(stored.absolute())}, stored, name)
     expected = tuple(leaf.get("metadata", {}).get("shape", array.shape))
     if array.shape != expected:
         raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {expected}")
     return array.astype(np.float32)
 
 
-def _read_zarr(stored: Path, name: str) -> np.ndarray:
+def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zarr") -> np.ndarray:
+    """One array.
+
+    Args:
+      store: where it is, in TensorStore's words.
+      stored, name: how an error calls that place and the tensor.
+      driver: `zarr` or `zarr3`.
+
+    Raises:
+      UsageError: it is not there, or not whole.
+    """
     try:
-        metadata = json.loads((stored / ".zarray").read_text())
-        spec = {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": str(stored.absolute())},
-            # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
-            "fill_missing_data_reads": metadata.get("fill_value") is not None,
-        }
-        return np.asarray(tensorstore.open(spec, read=True).result().read().result())
-    except FileNotFoundError as error:
-        raise UsageError(f"{stored}: tensor {name} is missing (no {Path(error.filename).name})") from error
+        spec: dict[str, Any] = {"driver": driver, "kvstore": store}
+        found = tensorstore.open(spec, read=True).result()
+        # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
+        if found.spec().to_json().get("metadata", {}).get("fill_value") is None:
+            found = tensorstore.open({**spec, "fill_missing_data_reads": False}, read=True).result()
+        return np.asarray(found.read().result())
     except (ValueError, OSError) as error:  # TensorStore raises ValueError for every kind of damage
         reason = str(error).splitlines()[0].split(" [")[0]
         raise UsageError(f"{stored}: tensor {name} cannot be read: {reason}") from error

@@ -58,6 +58,7 @@ def finetune(
         model = registry.build(initial.family, initial.config)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
+    data = data.read_by(initial_checkpoint_path)
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)

@@ -17,6 +17,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
@@ -46,6 +47,9 @@ class DataConfig:
         references. Their prompts must be the task's.
       held_out_set: likewise for what is held out, in the place of `validation`.
       with_laws: batches carry the laws in these sets.
+      tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and form of prompts the text is
+        read with; None: what the run starts from, or else the task's own vocabulary.
+      chat: wrap prompts in its chat template.
     """
 
     mixture_or_task_name: str
@@ -56,6 +60,8 @@ class DataConfig:
     target_set: str | None = None
     held_out_set: str | None = None
     with_laws: bool = False
+    tokenizer_of: str | None = None
+    chat: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -85,9 +91,48 @@ class DataConfig:
         specs = [catalog.find_task(task) for task in self.tasks]
         return {name: max(spec.feature_lengths[name] for spec in specs) for name in ("inputs", "targets")}
 
+    def read_by(self, *parents: str | None) -> DataConfig:
+        """The same text as the first parent that has a tokenizer reads it, unless told otherwise."""
+        given = [parent for parent in parents if parent is not None]
+        if self.tokenizer_of is not None or not given:
+            return self
+        known = [parent for parent in given if pretrained.read_card(parent).tokenizer_fingerprint]
+        return dataclasses.replace(self, tokenizer_of=[*known, *given][0])
+
+    @property
+    def reader(self) -> Reader:
+        """How the text is read; a set of a target's texts knows that itself.
+
+        Raises:
+          UsageError: no such checkpoint or set, or no chat template.
+        """
+        return self._reader if self.texts is None else self.texts.reader
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        # A vocabulary that the task was given comes first: `describe_run` then refuses a parent of another.
+        spec = catalog.find_task(self.tasks[0])
+        own = catalog.reader(spec)
+        if self.tokenizer_of is None:
+            if self.chat:
+                raise UsageError("CHAT=True: nobody's chat template; give TOKENIZER_OF")
+            return own
+        card = pretrained.read_card(self.tokenizer_of)
+        content = checkpoint.read_tokenizer(pretrained.resolve(self.tokenizer_of))
+        known = spec.vocabulary_path is None or card.tokenizer_fingerprint == own.tokenizer.fingerprint
+        tokenizer = Tokenizer.from_bytes(content, card.eos_ids) if content and known else own.tokenizer
+        return Reader.of_card(card, tokenizer, chat=self.chat, name=self.tokenizer_of)
+
     def tokenizer(self) -> Tokenizer:
         """The vocabulary that the text is read with."""
-        return catalog.tokenizer(catalog.find_task(self.tasks[0]))
+        return self.reader.tokenizer
+
+    def conventions(self) -> dict[str, Any]:
+        """What a card tells of the form of prompts and of the end of texts, by field."""
+        if self.tokenizer_of is None:
+            return {}
+        card = pretrained.read_card(self.tokenizer_of)
+        return {name: getattr(card, name) for name in ("eos_ids", "prompts_end_with_eos", "chat")}
 
     @functools.cached_property
     def texts(self) -> TargetSet | None:
@@ -102,7 +147,30 @@ class DataConfig:
             raise UsageError(
                 "DataConfig.pack=True: texts of a target-generated set are not packed; set it to False"
             )
-        return self._open(self.target_set)
+        texts = self._open(self.target_set)
+        if self.chat and texts.reader.chat is None:
+            raise UsageError(
+                f"CHAT=True, but {self.target_set} was written without a chat template: leave it out, or "
+                "collect with --chat"
+            )
+        return texts
+
+    @functools.cached_property
+    def held_out_texts(self) -> TargetSet | None:
+        """Likewise of what is held out; its prompts must have the form of those that are trained on.
+
+        Raises:
+          UsageError: see `texts`.
+        """
+        if self.held_out_set is None:
+            return None
+        texts = self._open(self.held_out_set)
+        if texts.reader != self.reader:
+            raise UsageError(
+                f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training "
+                "text: collect both alike"
+            )
+        return texts
 
     def _open(self, directory: str) -> TargetSet:
         texts = TargetSet(directory, with_laws=self.with_laws)
@@ -110,7 +178,7 @@ class DataConfig:
             raise UsageError(
                 f"{directory} holds texts but no laws: collect with --law_ids=32, or give TARGET"
             )
-        texts.check(self.mixture_or_task_name, self.tokenizer(), self.lengths)
+        texts.check(self.mixture_or_task_name, self._reader.tokenizer, self.lengths)
         return texts
 
     def fingerprint(self) -> str:
@@ -153,6 +221,7 @@ class DataConfig:
                 pack=self.pack,
                 start_step=start_step,
                 split=self.split,
+                reader=self.reader,
             )
 
         return batches
@@ -163,8 +232,10 @@ class DataConfig:
         A mixture's tasks keep their own lengths.
         """
         if self.held_out_set is not None:
-            texts = self._open(self.held_out_set)
-            batches = texts.once(lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit)
+            assert self.held_out_texts is not None
+            batches = self.held_out_texts.once(
+                lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit
+            )
             return {self.mixture_or_task_name: list(batches)}
         from distillspec_jax.data import features
 
@@ -177,6 +248,7 @@ class DataConfig:
                     lengths=spec.feature_lengths if len(specs) > 1 else self.lengths,
                     batch_size=batch_size,
                     limit=self.eval_limit,
+                    reader=self.reader,
                 )
             )
             for spec in specs
@@ -194,9 +266,11 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
       gin: the bindings in force.
 
     Raises:
-      UsageError: the model is too small for the text's vocabulary, or a parent has another one.
+      UsageError: the model is too small for the text's vocabulary, or a parent has another one (a task
+        that was given a vocabulary keeps it).
     """
     family, config = registry.describe(model)
+    _ = data.held_out_texts  # refused before anything is written
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
     if tokenizer.vocab_size > model.vocab_size:
@@ -221,8 +295,13 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
         provenance=checkpoint.provenance(
             gin=gin,
             parents=dict(parents),
-            data={"name": data.mixture_or_task_name, "sha256": data.fingerprint()},
+            data={
+                "name": data.mixture_or_task_name,
+                "sha256": data.fingerprint(),
+                "chat": data.reader.chat is not None,
+            },
         ),
+        **data.conventions(),
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from distillspec_jax.data.examples import prompt_ids
+from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
 from tests.data.hub import BOS, CORPUS, EOS, byte_level
@@ -72,11 +72,11 @@ def test_nothing_is_padding(tokenizer):
 def test_prompts_begin_as_the_library_begins_them(tokenizer):
     assert tokenizer.first_ids == [BOS]
     cat = tokenizer.encode("the cat")
-    assert prompt_ids(tokenizer, "the ", "cat", ends_with_eos=False) == [BOS, *cat]
-    assert prompt_ids(tokenizer, "the ", "cat") == [BOS, *cat, EOS]
+    assert Reader(tokenizer, ends_with_eos=False).prompt("the cat") == [BOS, *cat]
+    assert Reader(tokenizer).prompt("the cat") == [BOS, *cat, EOS]
     plain = Tokenizer.from_bytes(byte_level(bos=False), [EOS])
     assert plain.first_ids == []
-    assert prompt_ids(plain, "", "", ends_with_eos=False) == [EOS]
+    assert Reader(plain, ends_with_eos=False).prompt("") == [EOS]
 
 
 def test_what_is_no_tokenizer_is_named():

@@ -125,7 +125,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled():
 
 
 def test_the_vocabularys_own_eos_ends_a_sample():
-    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, eos_id=4)
+    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, eos_ids=(4,))
     batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 5), jax.random.key(0)))()
     np.testing.assert_array_equal(batch["decoder_target_tokens"], [[3, 4, 0, 0, 0]])
 

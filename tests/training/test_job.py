@@ -9,12 +9,14 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
+from distillspec_jax.data.tokenizer import EMBEDDED_MODEL
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import job
 from distillspec_jax.training.loop import LoopConfig
 from distillspec_jax.training.step import row_tokens
+from tests.data.hub import BOS, EOS, byte_level
 from tests.training import toy
 
 MODEL = EncoderDecoder(
@@ -129,6 +131,51 @@ def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
     checkpoint.write_card(tmp_path, card, None)
     with pytest.raises(UsageError, match=rf"initial {tmp_path} was trained with another vocabulary"):
         describe(parents={"initial": str(tmp_path)})
+
+
+CONVENTIONS = {
+    "eos_ids": [EOS, BOS],
+    "prompts_end_with_eos": False,
+    "chat": {"template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": "<s>"},
+}
+
+
+def parent(folder, tokenizer, **conventions):
+    known = None if tokenizer is None else checkpoint.fingerprint(tokenizer)
+    card = checkpoint.ModelCard("t5", {}, known, **conventions)
+    checkpoint.write_card(folder, card, tokenizer)
+    return str(folder)
+
+
+def test_a_run_reads_as_its_parent_does_and_hands_that_on(tmp_path):
+    unknown, known = parent(tmp_path / "a", None), parent(tmp_path / "b", byte_level(), **CONVENTIONS)
+    data = job.DataConfig("wiki_leads", chat=True).read_by(None, unknown, known)
+    assert data.reader.prompt("cat") == [BOS, *data.tokenizer().encode("cat")]
+    card = job.describe_run(MODEL, data, {"target": unknown, "draft": known}, gin="")
+    assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
+    assert card.tokenizer_fingerprint == checkpoint.fingerprint(byte_level())
+    assert card.provenance["data"]["chat"]
+    plain = dataclasses.replace(data, chat=False)
+    assert plain.reader.prompt("cat") == [BOS, *plain.tokenizer().encode("cat")]  # no EOS
+    assert plain.reader.chat is None
+    named = dataclasses.replace(data, tokenizer_of="zoo:wiki_leads/draft")
+    assert named.read_by(known) == named
+    assert job.DataConfig("wiki_leads").read_by(unknown).reader == catalog.reader(catalog.WIKI_LEADS)
+
+
+def test_a_task_that_was_given_a_vocabulary_keeps_it(make_task, tmp_path):
+    known = parent(tmp_path / "parent", byte_level(), **CONVENTIONS)
+    data = job.DataConfig(make_task({"train": 1}, vocabulary_path=str(EMBEDDED_MODEL))).read_by(known)
+    with pytest.raises(UsageError, match="was trained with another vocabulary than 'job_task_"):
+        job.describe_run(MODEL, data, {"initial": known}, gin="")
+
+
+def test_a_chat_template_that_is_not_there_is_refused(tmp_path):
+    chat = job.DataConfig("wiki_leads", chat=True)
+    with pytest.raises(UsageError, match="CHAT=True: nobody's chat template; give TOKENIZER_OF"):
+        chat.reader  # noqa: B018
+    with pytest.raises(UsageError, match=f"{tmp_path / 'a'} has no chat template: leave CHAT out"):
+        chat.read_by(parent(tmp_path / "a", byte_level(), eos_ids=[EOS])).reader  # noqa: B018
 
 
 # --- the directory ---

@@ -1,0 +1,110 @@
+"""The recipe of experiments/smollm2 on a tiny model with a tokenizer, a chat template and EOS of its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.cli.main import main
+from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.evaluation import prompts
+from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from distillspec_jax.models.pretrained import Pretrained
+from tests import pair, tiny
+from tests.data.hub import BOS, EOS, byte_level
+
+TEMPLATE = "{{ bos_token }}cat: {{ messages[0]['content'] }}{% if add_generation_prompt %} dog:{% endif %}"
+CONVENTIONS = {
+    "eos_ids": [EOS, BOS],
+    "prompts_end_with_eos": False,
+    "chat": {"template": TEMPLATE, "bos_token": "<s>"},
+}
+SPOKEN = (0, 70, 80, 90, BOS, EOS)
+"""Ids with logits; the first is the exclamation mark, and not padding."""
+RECIPE = "experiments/smollm2"
+LENGTHS = "--gin.TASK_FEATURE_LENGTHS={'inputs': 192, 'targets': 6}"
+
+
+MODEL = DecoderOnly(DecoderOnlyConfig(EOS + 1, 8, 1, 1, 8, 2, 16))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """The whole recipe, in its own order, by commands and gin files."""
+    root = tmp_path_factory.mktemp("smollm2")
+    family, config = registry.describe(MODEL)
+    card = ModelCard(family, config, checkpoint.fingerprint(byte_level()), **CONVENTIONS)
+    params = jax.tree.map(jnp.copy, tiny.params(MODEL, seed=3))
+    kernel = np.zeros((8, EOS + 1), np.float32)
+    kernel[:, SPOKEN] = np.random.default_rng(5).normal(0.0, 2.0, (8, len(SPOKEN)))
+    params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(kernel)
+    target = pair.write(root / "target", Pretrained("target", MODEL, params, card, byte_level()))
+    collect = ["collect", f"--model={target}", "--task=wiki_leads", "--chat", "--law_ids=4", "--batch_size=4"]
+    collect += ["--max_new_tokens=6"]
+    sets = {"TARGET_SET": root / "texts", "HELD_OUT_SET": root / "held_out", "DRAFT": root / "draft"}
+    run = [f"--gin.{name}={path}" for name, path in sets.items()]
+    run += ["--gin.TRAIN_STEPS=1", "--gin.BATCH_SIZE=2", LENGTHS]
+    sweep = ["sweep", f"--target={target}", "--task=wiki_leads", "--chat", "--limit=2", "--max_new_tokens=3"]
+    sweep += ["--block_sizes=2", "--temperatures=1", "--timing_prompts=0"]
+    for command in (
+        ["draft", f"--target={target}", "--layers=1", f"--output={root / 'draft'}"],
+        [*collect, "--limit=4", f"--output={root / 'texts'}"],
+        [*collect, "--limit=2", "--split=validation", f"--output={root / 'held_out'}"],
+        ["distill", f"--gin_file={RECIPE}/distilled.gin", f"--gin.MODEL_DIR={root / 'distilled'}", *run],
+        ["finetune", f"--gin_file={RECIPE}/next_token.gin", f"--gin.MODEL_DIR={root / 'next_token'}", *run],
+        [*sweep, f"--drafter={root / 'distilled'}", f"--output_dir={root / 'sweep'}"],
+    ):
+        assert main(command) == 0, command
+    return root
+
+
+@pytest.mark.parametrize("run", ["draft", "distilled", "next_token"])
+def test_every_draft_keeps_the_targets_tokenizer_and_conventions(root, run):
+    card = checkpoint.read_card(root / run)
+    assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
+    assert checkpoint.read_tokenizer(root / run) == byte_level()
+
+
+def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_ends_them(root):
+    texts = TargetSet(root / "texts")
+    ends = {EOS, BOS}
+    assert all(not ends & set(text["tokens"][:-1]) for text in texts.texts)
+    assert any(text["finish_reason"] == "eos" for text in texts.texts)
+    prompts_BT = texts.batch([0, 1, 2, 3], {"inputs": 192, "targets": 6})["encoder_input_tokens"]
+    for row in prompts_BT:  # cut, inside the template
+        shown = texts.reader.tokenizer.decode(row[row > 0][1:])
+        assert (row[0], shown[:16], shown[-5:]) == (BOS, "cat: summarize: ", " dog:")
+
+
+def test_a_sweep_asks_in_the_template(root):
+    rows = [json.loads(line) for line in (root / "sweep" / "results.jsonl").read_text().splitlines()]
+    assert [row["drafter"] for row in rows] == ["none", "distilled"]
+    asked = prompts.from_task(pretrained.load(str(root / "target")), "wiki_leads", "test", 2, chat=True)
+    assert {row["prompts_digest"] for row in rows} == {asked.fingerprint}
+
+
+def test_what_does_not_fit_together_is_refused_in_one_line(root, tmp_path, capsys):
+    stored = ["distill", f"--gin_file={RECIPE}/distilled.gin", f"--gin.DRAFT={root / 'draft'}"]
+    stored += [f"--gin.MODEL_DIR={tmp_path / 'run'}", LENGTHS]
+    header = json.loads((root / "texts" / "set.json").read_text())
+    header["header"]["chat"] = {}
+    plain = shutil.copytree(root / "texts", tmp_path / "plain")
+    (plain / "set.json").write_text(json.dumps(header))
+    sets = [f"--gin.TARGET_SET={plain}", f"--gin.HELD_OUT_SET={root / 'held_out'}"]
+    for flags, said in (
+        (sets, f"{root / 'held_out'} has prompts of another form (chat template, EOS) than the training"),
+        ([*sets, "--gin.CHAT=True"], f"CHAT=True, but {plain} was written without a chat template: leave"),
+        ([*sets, "--gin.TOKENIZER_OF=zoo:wiki_leads/draft"], f"{plain} was written with another vocabulary"),
+    ):
+        assert main([*stored, *flags]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
