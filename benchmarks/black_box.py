@@ -150,7 +150,8 @@ def compare(study: Study, limit: int) -> Iterator[str]:
         ],
         study.seed,
         vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
+        padding_ids=tokenizer.padding_ids,
     )
     found: dict[str, list[float]] = {}
 

@@ -76,7 +76,8 @@ def compare(task: str, steps: int, root: Path, seed: int) -> Iterator[str]:
         [jax.tree.map(jnp.asarray, batch) for batch in data.held_out_batches(recipes.BATCH_SIZE)[task]],
         seed,
         vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
+        padding_ids=tokenizer.padding_ids,
     )
 
     def line(name: str, params: object) -> str:
