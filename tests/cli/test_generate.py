@@ -193,7 +193,7 @@ def test_half_precision_is_that_of_weights_and_caches_and_not_of_logits(
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.cache)} == {"bfloat16"}
     logits, state = half.model.extend(half.params, state, pending_B[:, None])
     assert (logits.dtype, jax.tree.leaves(state.cache)[0].dtype) == (np.float32, "bfloat16")
-    assert len(generate("--dtype=bfloat16", f"--drafter={target_dir}")) == len(TEXTS)
+    assert len(generate("--dtype=bfloat16")) == len(TEXTS)
     assert main(["generate", f"--model={target_dir}", f"--input={prompts}", "--dtype=float8"]) == 2
     assert "dtype: unknown 'float8': did you mean" in capsys.readouterr().err
 
