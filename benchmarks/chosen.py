@@ -22,13 +22,7 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results, summary
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
 from distillspec_jax.evaluation.results import Row
-from distillspec_jax.evaluation.sweep import RESULTS, sweep
-
-CELLS = {
-    grid.label(divergence, source): (source, flags)
-    for divergence, flags in grid.DIVERGENCES.items()
-    for source in grid.SOURCES
-}
+from distillspec_jax.evaluation.sweep import RESULTS
 
 
 def run_task(task: str, cell: str, seeds: int, seconds: float, prompts: int, root: Path) -> Iterator[str]:
@@ -37,25 +31,9 @@ def run_task(task: str, cell: str, seeds: int, seconds: float, prompts: int, roo
     folder.mkdir(parents=True, exist_ok=True)
     steps = grid.steps_in(task, seconds, folder)
     for seed in range(seeds):
-        for name, (source, flags) in ((cell, CELLS[cell]), (grid.CONTROL, (grid.CONTROL, []))):
+        for name in (cell, grid.CONTROL):
             drafter = _drafter(name, seed)
-            measured = results.reopen(folder / RESULTS)
-            if sum(row["drafter"] == drafter for row in measured) < len(grid.TEMPERATURES):
-                models = folder / "models" / grid.slug(drafter)
-                draft = grid.train(task, source, flags, steps[source], seed, models)
-                sweep(
-                    f"zoo:{task}/target",
-                    {drafter: str(draft)},
-                    output_dir=folder,
-                    task=task,
-                    split="test",
-                    limit=prompts,
-                    block_sizes=(grid.BLOCK_SIZE,),
-                    temperatures=grid.TEMPERATURES,
-                    batch_sizes=(grid.BATCH_SIZE,),
-                    timing_prompts=0,
-                    seed=seed,
-                )
+            grid.measure(task, name, drafter, "test", prompts, steps, seed, folder)
             yield f"{task}: {drafter}"
 
 
@@ -102,8 +80,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--prompts", type=int, default=128, help="test prompts (default: 128)")
     parser.add_argument("--output", type=Path, default=Path("runs/chosen"))
     flags = parser.parse_args(argv)
-    if flags.cell not in CELLS:
-        raise UsageError(f"no cell {flags.cell!r}: {nearest(flags.cell, CELLS)}")
+    if flags.cell not in grid.CELLS:
+        raise UsageError(f"no cell {flags.cell!r}: {nearest(flags.cell, grid.CELLS)}")
     for task in flags.tasks:
         if task not in RECIPES:
             raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")

@@ -52,39 +52,64 @@ def label(divergence: str, source: str) -> str:
     return f"{divergence}, {source}"
 
 
+CELLS: Mapping[str, tuple[str, Sequence[str]]] = {
+    label(divergence, source): (source, flags)
+    for source in SOURCES
+    for divergence, flags in DIVERGENCES.items()
+}
+"""Source and flags of every cell, by its label."""
+
+
 def run_task(task: str, seconds: float, prompts: int, seed: int, root: Path) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a cell."""
     folder = root / task
     steps = steps_in(task, seconds, folder)
-    drafts: dict[str, tuple[str, Sequence[str]] | None] = {SUPERVISED: None, CONTROL: (CONTROL, [])}
-    drafts |= {
-        label(divergence, source): (source, flags)
-        for source in SOURCES
-        for divergence, flags in DIVERGENCES.items()
-    }
-    for name, cell in drafts.items():
-        measured = results.reopen(folder / RESULTS)
-        if sum(row["drafter"] == name for row in measured) < len(TEMPERATURES):
-            draft = f"zoo:{task}/draft"
-            if cell is not None:
-                draft = str(train(task, *cell, steps[cell[0]], seed, folder / "models" / slug(name)))
-            measured = sweep(
-                f"zoo:{task}/target",
-                {name: draft},
-                output_dir=folder,
-                task=task,
-                split="validation",
-                limit=prompts,
-                block_sizes=(BLOCK_SIZE,),
-                temperatures=TEMPERATURES,
-                batch_sizes=(BATCH_SIZE,),
-                timing_prompts=0,
-                seed=seed,
-            )
+    for name in (SUPERVISED, CONTROL, *CELLS):
+        measured = measure(task, name, name, "validation", prompts, steps, seed, folder)
         efficiency = [
             with_interval(row, "block_efficiency") for t in TEMPERATURES if (row := _row(measured, name, t))
         ]
         yield f"{task}: {name}: " + ", ".join(efficiency)
+
+
+def measure(
+    task: str,
+    cell: str,
+    drafter: str,
+    split: str,
+    prompts: int,
+    steps: Mapping[str, int],
+    seed: int,
+    folder: Path,
+) -> list[Row]:
+    """Trains and measures a cell, the control or the supervised draft, unless the folder's results hold it.
+
+    Args:
+      cell: key of `CELLS`, `SUPERVISED` or `CONTROL`.
+      drafter: what the results call it.
+      split, prompts: that it is measured on.
+      steps: see `steps_in`.
+    """
+    measured = results.reopen(folder / RESULTS)
+    if sum(row["drafter"] == drafter for row in measured) >= len(TEMPERATURES):
+        return measured
+    draft = f"zoo:{task}/draft"
+    if cell != SUPERVISED:
+        source, flags = CELLS.get(cell, (CONTROL, ()))
+        draft = str(_train(task, source, flags, steps[source], seed, folder / "models" / _slug(drafter)))
+    return sweep(
+        f"zoo:{task}/target",
+        {drafter: draft},
+        output_dir=folder,
+        task=task,
+        split=split,
+        limit=prompts,
+        block_sizes=(BLOCK_SIZE,),
+        temperatures=TEMPERATURES,
+        batch_sizes=(BATCH_SIZE,),
+        timing_prompts=0,
+        seed=seed,
+    )
 
 
 def table(task: str, rows: Sequence[Row]) -> str:
@@ -126,7 +151,7 @@ def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
     for source in (*SOURCES, CONTROL):
         trial = folder / "trial"
         shutil.rmtree(trial, ignore_errors=True)
-        train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
+        _train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
         lines = map(json.loads, (trial / "metrics.jsonl").read_text().splitlines())
         per_step[source] = [line["step_s"] for line in lines if "step_s" in line][-1]
         shutil.rmtree(trial)
@@ -135,7 +160,7 @@ def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
     return steps
 
 
-def train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
+def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
     """One cell, as a user would start it; a process of its own gives back the compiler's memory."""
     recipe = RECIPES[task]
     shared = {
@@ -167,7 +192,7 @@ def train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, d
     return directory
 
 
-def slug(name: str) -> str:
+def _slug(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "_").replace("α", "alpha").strip("-")
 
 

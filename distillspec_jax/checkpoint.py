@@ -36,7 +36,7 @@ from distillspec_jax.shapes import Params
 MODEL_FILE, STEPS, DAMAGED = "model.json", "checkpoints", "damaged"
 
 SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
-TOKENIZER_FILES = SENTENCEPIECE_FILE, TOKENIZERS_FILE
+_TOKENIZER_FILES = SENTENCEPIECE_FILE, TOKENIZERS_FILE
 """A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
@@ -148,10 +148,15 @@ def read_card(directory: str | Path) -> ModelCard:
         raise UsageError(f"{path}: not a model card ({error})") from error
 
 
+def find_tokenizer(directory: str | Path) -> Path | None:
+    """The tokenizer's file in a folder of ours; None where there is none."""
+    return next(filter(Path.is_file, map(Path(directory).joinpath, _TOKENIZER_FILES)), None)
+
+
 def read_tokenizer(directory: str | Path) -> bytes | None:
     """The tokenizer's bytes, checked against the card's fingerprint; None where there is none."""
     known = read_card(directory).tokenizer_fingerprint
-    path = next(filter(Path.is_file, map(Path(directory).joinpath, TOKENIZER_FILES)), None)
+    path = find_tokenizer(directory)
     if path is None:
         return None
     content = path.read_bytes()

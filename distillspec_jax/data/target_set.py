@@ -125,8 +125,7 @@ class TargetSet:
 
     def _reader(self) -> Reader:
         header = self.header
-        files = [self.directory / name for name in checkpoint.TOKENIZER_FILES]
-        path = next(filter(Path.is_file, files), files[0])
+        path = checkpoint.find_tokenizer(self.directory) or self.directory / checkpoint.SENTENCEPIECE_FILE
         tokenizer = Tokenizer.from_file(path, header.eos_ids)
         if tokenizer.fingerprint != header.tokenizer_fingerprint:
             raise UsageError(f"{path}: not the vocabulary that {HEADER_FILE} names")

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
-from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
 
+def _field(model: Network) -> str:
+    """The configuration's name for the depth of the stack that writes, of which a draft has less."""
+    return "num_decoder_layers" if isinstance(model, EncoderDecoder) else "num_layers"
+
+
 def num_layers(model: Network) -> int:
-    """Of the stack that writes, which is the one that a draft is short of."""
-    if isinstance(model, EncoderDecoder):
-        return model.config.num_decoder_layers
-    return model.config.num_layers
+    """Of the stack that writes."""
+    count: int = getattr(model.config, _field(model))
+    return count
 
 
 def shrink(model: Network, layers: Sequence[int]) -> Network:
@@ -34,9 +38,8 @@ def shrink(model: Network, layers: Sequence[int]) -> Network:
             f"layers are {','.join(map(str, layers)) or 'none'}, must be some of 0 to {count - 1}, in "
             "ascending order"
         )
-    if isinstance(model, EncoderDecoder):
-        return EncoderDecoder(dataclasses.replace(model.config, num_decoder_layers=len(layers)))
-    return DecoderOnly(dataclasses.replace(model.config, num_layers=len(layers)))
+    config: Any = model.config
+    return dataclasses.replace(model, config=dataclasses.replace(config, **{_field(model): len(layers)}))
 
 
 def take(params: Params, layers: Sequence[int]) -> Params:
