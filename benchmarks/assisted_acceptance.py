@@ -48,8 +48,8 @@ def assisted_acceptance() -> Measurement:
     completions = list(engine.generate(prompts, law, NEW_TOKENS, seed=0))
     ours = Tally.of(completions)
     with tempfile.TemporaryDirectory() as folder:
-        pair = [exported(name, Path(folder) / str(i)) for i, name in enumerate(names)]
-        found = assisted(*pair, prompts, NEW_TOKENS, BLOCK_SIZE)
+        writer, assistant = (exported(name, Path(folder) / str(i)) for i, name in enumerate(names))
+        found = assisted(writer, assistant, prompts, NEW_TOKENS, BLOCK_SIZE)
     equal = sum(list(c.tokens) == text for c, (text, _) in zip(completions, found, strict=True))
     tested_N, accepted_N = (np.array([sum(one[i] for one in rounds) for _, rounds in found]) for i in (0, 1))
     calls = sum(len(rounds) for _, rounds in found)

@@ -118,8 +118,10 @@ def recorded_rounds() -> Iterator[list[Round]]:
         rounds.append(Round(min(accepted + 1, len(drafted)), accepted))
         learn(self, input_ids, scores, num_matches)
 
-    hooks = {"get_candidates": get_candidates, "update_candidate_strategy": update_candidate_strategy}
-    with mock.patch.multiple(AssistedCandidateGenerator, **hooks):
+    with (
+        mock.patch.object(AssistedCandidateGenerator, "get_candidates", get_candidates),
+        mock.patch.object(AssistedCandidateGenerator, "update_candidate_strategy", update_candidate_strategy),
+    ):
         yield rounds
 
 

@@ -62,6 +62,7 @@ class ModelCard:
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
+      prompts_begin_with_eos: whether it stands before one, as in language modelling.
       chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
         that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
@@ -76,6 +77,7 @@ class ModelCard:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
+    prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -115,10 +115,13 @@ class DataConfig:
 
     def conventions(self) -> dict[str, Any]:
         """What a card tells of the form of prompts and of the end of texts, by field."""
-        if self.tokenizer_of is None:
-            return {}
-        card = pretrained.read_card(self.tokenizer_of)
-        return {name: getattr(card, name) for name in ("eos_ids", "prompts_end_with_eos", "chat")}
+        card = None if self.tokenizer_of is None else pretrained.read_card(self.tokenizer_of)
+        kept = {} if card is None else {name: getattr(card, name) for name in ("eos_ids", "chat")}
+        return {
+            **kept,
+            "prompts_end_with_eos": self._reader.ends_with_eos,
+            "prompts_begin_with_eos": self._reader.begins_with_eos,
+        }
 
     @functools.cached_property
     def texts(self) -> TargetSet | None:

@@ -9,6 +9,7 @@ LENGTHS = {"inputs_length": 16, "targets_length": 8}
 CONVENTIONS = {
     "eos_ids": [EOS, BOS],
     "prompts_end_with_eos": False,
+    "prompts_begin_with_eos": False,
     "chat": {"template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": "<s>"},
 }
 

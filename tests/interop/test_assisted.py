@@ -30,8 +30,8 @@ def test_drafts_are_accepted_there_as_they_are_here(tmp_path):
     completions = list(engine.generate(prompts, law, NEW_TOKENS, seed=0))
 
     folders = [pair.write(tmp_path / name, one) for name, one in (("target", target), ("draft", draft))]
-    networks = [exported(folder, tmp_path / f"hf{i}") for i, folder in enumerate(folders)]
-    found = assisted(*networks, prompts, NEW_TOKENS, BLOCK_SIZE)
+    writer, assistant = (exported(folder, tmp_path / f"hf{i}") for i, folder in enumerate(folders))
+    found = assisted(writer, assistant, prompts, NEW_TOKENS, BLOCK_SIZE)
     assert [text for text, _ in found] == [list(completion.tokens) for completion in completions]
     ours = Tally.of(completions)
     tested_N = ours.tested_N - [sum(one.tested for one in rounds) for _, rounds in found]
