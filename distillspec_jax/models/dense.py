@@ -103,24 +103,33 @@ def few_rows(x: Array, kernel_NM: Array) -> Array:
     part of the kernel where rows are fewer than four) the product runs at full speed on all cores, if it is
     compiled with `compiler_options`; otherwise it is right, but fifty times slower.
     """
-    rows, outputs = math.prod(x.shape[:-1]), len(kernel_NM)
-    parts = math.gcd(outputs, max(1, 4 // max(rows, 1)))
-    if not 1 < rows * parts <= FEW_ROWS or x.dtype != jnp.float32:
+    rows, (outputs, width) = math.prod(x.shape[:-1]), kernel_NM.shape
+    # Parts share their reading of x. Of short sums the ends cost more than that.
+    parts = 4 if rows == 1 else 2 if rows == 2 or width >= 256 else 1
+    parts = math.gcd(outputs, parts)
+    if not 0 < rows <= FEW_ROWS or rows * parts == 1 or x.dtype != jnp.float32:
         return jnp.einsum("...m,nm->...n", x, kernel_NM.astype(x.dtype))
     # What makes x stays outside: the compiler would repeat it for every output.
     x_RM = jax.lax.optimization_barrier(x.reshape(rows, -1))
-    kernel_PNM = kernel_NM.reshape(parts, outputs // parts, -1)
+    kernel_PNM = kernel_NM.reshape(parts, outputs // parts, width)
     sums = _joint_sums([x_M[None] * part_NM for x_M in x_RM for part_NM in kernel_PNM])
     return jnp.stack(sums).reshape(*x.shape[:-1], -1)
 
 
 def few_queries(query_BHQD: Array, key_BHSD: Array) -> Array:
     """`query @ key.T`, `[B, H, Q, S]`, with every key read once for all queries, see `few_rows`."""
-    if not 1 < query_BHQD.shape[2] <= FEW_ROWS or query_BHQD.dtype != jnp.float32:
+    batch, heads, queries, width = query_BHQD.shape
+    parts = math.gcd(heads, max(1, 4 // queries))
+    if not 1 < queries * parts <= FEW_ROWS or query_BHQD.dtype != jnp.float32:
         return jnp.einsum("bhqd,bhsd->bhqs", query_BHQD, key_BHSD)
-    query_BHQD = jax.lax.optimization_barrier(query_BHQD)
-    queries = [query_BHQD[:, :, i, None] for i in range(query_BHQD.shape[2])]
-    return jnp.stack(_joint_sums([query * key_BHSD for query in queries]), axis=2)
+    split = (batch, parts, heads // parts)
+    query_BPHQD = jax.lax.optimization_barrier(query_BHQD).reshape(*split, queries, width)
+    key_BPHSD = key_BHSD.reshape(*split, -1, width)
+    sums = _joint_sums(
+        [query_BPHQD[:, p, :, q, None] * key_BPHSD[:, p] for p in range(parts) for q in range(queries)]
+    )
+    scores_PQBHS = jnp.stack(sums).reshape(parts, queries, *sums[0].shape)
+    return jnp.transpose(scores_PQBHS, (2, 0, 3, 1, 4)).reshape(batch, heads, queries, -1)
 
 
 def _joint_sums(terms: Sequence[Array]) -> Sequence[Array]:
