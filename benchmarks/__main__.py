@@ -16,6 +16,7 @@ import jax
 
 from benchmarks import loss, speculative, steps, training
 from benchmarks.assisted import spec_vs_hf_assisted
+from benchmarks.assisted_acceptance import assisted_acceptance
 from benchmarks.autoregressive import ar_vs_hf
 from benchmarks.block_rule import block_vs_token
 from benchmarks.identity import greedy_identity
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "supervised_step_vs_t5x_style": training.supervised_step,
     "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
     "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
+    "assisted_acceptance": assisted_acceptance,
 }
 
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.cli import errors
 from distillspec_jax.data import catalog
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation import recipes
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
@@ -34,7 +35,6 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
 from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
-from distillspec_jax.training.job import DataConfig
 from distillspec_jax.training.loop import LoopConfig
 
 

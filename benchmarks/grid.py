@@ -180,7 +180,7 @@ def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, 
         command = ["distill", f"--gin_file=experiments/grid/{source}.gin", "--check_prompts=0"]
         shared |= {"TARGET": recipe.target, "DRAFT": recipe.draft, "LEARNING_RATE": LEARNING_RATE}
     macros = [f"--gin.{name}={value}" for name, value in shared.items()]
-    macros.append("--gin.job.DataConfig.eval_limit=8")  # what counts is measured below
+    macros.append("--gin.data_config.DataConfig.eval_limit=8")  # what counts is measured below
     done = subprocess.run(
         [sys.executable, "-m", "distillspec_jax.cli.main", *command, *macros, *flags],
         stdout=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from benchmarks.measurement import Measurement, median_interval
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.divergences import ForwardKL
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
@@ -25,8 +26,7 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training import optimizers
-from distillspec_jax.training.job import DataConfig, load
-from distillspec_jax.training.loop import LoopConfig
+from distillspec_jax.training.job import load
 from distillspec_jax.training.step import LossFn, create_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
 
@@ -65,8 +65,7 @@ def supervised_step() -> Measurement:
 
 
 def _batch() -> dict[str, np.ndarray]:
-    batches = DataConfig(TASK).train_batches(LoopConfig(total_steps=1, batch_size=ROWS))
-    return next(batches(0))
+    return next(DataConfig(TASK).train_batches(ROWS, seed=0))
 
 
 def _ours(loss_fn: LossFn) -> Step:

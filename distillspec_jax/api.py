@@ -102,10 +102,10 @@ def distill(
       divergence: `fkl`, `rkl`, `jsd`, `tvd`, `nla`, `nll`, or a value of `distillation.divergences`.
       source: a value of `distillation.sources`; the draft's own samples by default.
     """
+    from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation import distill as job_module
     from distillspec_jax.distillation import divergences
     from distillspec_jax.training import optimizers
-    from distillspec_jax.training.job import DataConfig
     from distillspec_jax.training.loop import LoopConfig
 
     if isinstance(divergence, str):

@@ -40,8 +40,9 @@ _TOKENIZER_FILES = SENTENCEPIECE_FILE, TOKENIZERS_FILE
 """A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
 
 
-_FILE_BYTES = 1 << 25
-"""Of the files that `save_params` writes; Orbax holds one in memory until it is full."""
+_FILE_BYTES, _FILE_SHARE = 1 << 23, 16
+"""Least size of the files that `save_params` writes, and their share of the largest array; Orbax holds about
+three in memory until they are full."""
 
 
 class DamagedCheckpointError(UsageError):
@@ -61,6 +62,7 @@ class ModelCard:
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
+      prompts_begin_with_eos: whether it stands before one, as in language modelling.
       chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
         that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
@@ -75,6 +77,7 @@ class ModelCard:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
+    prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -262,8 +265,9 @@ def save_params(directory: str | Path, step: int, params: Params, dtype: str | N
     path = (Path(directory) / STEPS / str(step) / "params").absolute()
     # StandardCheckpointer copies everything before it writes, and large files gather in memory.
     handler = ocp.PyTreeCheckpointHandler()
+    size = max(_FILE_BYTES, max(leaf.nbytes for leaf in jax.tree.leaves(params)) // _FILE_SHARE)
     with saving(Path(directory)), ocp.Checkpointer(handler) as checkpointer:
-        arguments = ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_FILE_BYTES)
+        arguments = ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=size)
         checkpointer.save(path, args=arguments, force=True)
 
 

@@ -56,6 +56,15 @@ def fails(directory, tree=None, step=None):
     return str(caught.value)
 
 
+def test_no_file_of_parameters_is_large_beside_the_largest(tmp_path):
+    """Each is held in memory until it is full."""
+    big = np.random.default_rng(0).normal(size=(5, 1 << 20)).astype(np.float32)
+    checkpoint.save_params(tmp_path, 1, {"big": jnp.asarray(big)})
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(sizes) > big.nbytes / 2
+    assert max(sizes) < 1.2 * checkpoint._FILE_BYTES
+
+
 # --- metadata ---
 
 

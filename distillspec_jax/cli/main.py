@@ -21,6 +21,7 @@ COMMANDS = {
     "collect": "a target's texts on a task's prompts, with its laws if wanted, written once to distil from",
     "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes a device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
+    "evaluate": "held-out loss, perplexity and task quality of models",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",

@@ -13,7 +13,7 @@ from typing import Any
 
 from distillspec_jax.data import paper_tasks
 from distillspec_jax.data.reader import Reader
-from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
+from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.text_sources import Files, Row
 from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
 from distillspec_jax.errors import UsageError, nearest
@@ -61,6 +61,25 @@ GSM_SYMBOLIC = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
+# Whole texts, and texts to be gone on with: the form of the paper's LM1B.
+WIKI_TEXT = TaskSpec(
+    name="wiki_text",
+    description="Wikipedia leads from nothing",
+    prefix="",
+    inputs_field="{first_sentence} {rest}",
+    targets_field="{first_sentence} {rest}",
+    source=_embedded("wiki_leads"),
+    metric="none",
+    feature_lengths={"inputs": 64, "targets": 384},
+    licence="CC-BY-SA-4.0",
+    prompt_words=0,
+)
+WIKI_CONTINUED = dataclasses.replace(
+    WIKI_TEXT,
+    name="wiki_continued",
+    description="the rest of a Wikipedia lead from its first 8 words",
+    prompt_words=8,
+)
 EMBEDDED_TASKS: Mapping[str, TaskSpec] = {
     spec.name: spec for spec in (WIKI_LEADS, OFFICE_HELP_ENDE, GSM_SYMBOLIC)
 }
@@ -77,7 +96,11 @@ EMBEDDED_MIXTURE_LENGTHS: Mapping[str, int] = {"inputs": 192, "targets": 288}
 """The longest default of the three tasks."""
 
 
-_tasks: dict[str, TaskSpec] = {**EMBEDDED_TASKS, **paper_tasks.TASKS}
+_tasks: dict[str, TaskSpec] = {
+    **EMBEDDED_TASKS,
+    **{spec.name: spec for spec in (WIKI_TEXT, WIKI_CONTINUED)},
+    **paper_tasks.TASKS,
+}
 
 
 def add_task(spec: TaskSpec) -> None:
@@ -141,16 +164,18 @@ def _examples(row: Row, place: str, spec: TaskSpec) -> Iterator[dict[str, str]]:
     found = _field(row, spec.targets_field, place)
     for text in found if isinstance(found, list) and found else [found]:
         example = {"inputs": prompt, "targets": _text(text, spec.targets_field, place)}
-        if spec.prompt_words:
+        if spec.is_language_modelling:
             for feature, group in PROMPT_GROUPS.items():
                 example[feature] = re.sub(spec.prompt_pattern, group, example[feature])
         yield example
 
 
 def _field(row: Row, field: str, place: str) -> Any:
-    """A field by name, or by the names and numbers that lead to it: `choices.0.text`."""
+    """A field by name, by the names and numbers that lead to it (`choices.0.text`), or made of several."""
     if field in row:
         return row[field]
+    if "{" in field:
+        return BRACES.sub(lambda name: _text(_field(row, name[1], place), name[1], place), field)
     found: Any = row
     for name in field.split("."):
         if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
@@ -180,7 +205,8 @@ def tokenizer(spec: TaskSpec) -> Tokenizer:
 
 def reader(spec: TaskSpec) -> Reader:
     """How `spec` is read unless a model reads otherwise."""
-    return Reader(tokenizer(spec))
+    one_text = spec.is_language_modelling
+    return Reader(tokenizer(spec), ends_with_eos=not one_text, begins_with_eos=one_text)
 
 
 def check_lengths(lengths: Mapping[str, int]) -> None:

@@ -26,11 +26,13 @@ class Reader:
       tokenizer: the vocabulary.
       ends_with_eos: EOS follows a prompt, as the embedded tasks have it.
       chat: wraps a prompt; then nothing else is added.
+      begins_with_eos: EOS stands before a prompt, as if it followed another text.
     """
 
     tokenizer: Tokenizer
     ends_with_eos: bool = True
     chat: ChatTemplate | None = None
+    begins_with_eos: bool = False
 
     @classmethod
     def of_card(cls, card: ModelCard, tokenizer: Tokenizer, *, chat: bool = False, name: str = "") -> Reader:
@@ -42,7 +44,9 @@ class Reader:
         template = chat_template(card.chat)
         if chat and template is None:
             raise UsageError(f"{name} has no chat template: leave CHAT out")
-        return cls(tokenizer, card.prompts_end_with_eos, template if chat else None)
+        return cls(
+            tokenizer, card.prompts_end_with_eos, template if chat else None, card.prompts_begin_with_eos
+        )
 
     def prompt(self, text: str, max_length: int | None = None) -> list[int]:
         """Ids of a prompt, its text cut so that what belongs around it survives at `max_length` ids in all.
@@ -54,7 +58,8 @@ class Reader:
         """
         if self.chat is not None:
             return self._chat(self.chat, text, max_length)
-        ids = [*self.tokenizer.first_ids, *self.tokenizer.encode(text)]
+        before = [self.tokenizer.eos_id] if self.begins_with_eos else self.tokenizer.first_ids
+        ids = [*before, *self.tokenizer.encode(text)]
         if not self.ends_with_eos:
             return ids[:max_length] or [self.tokenizer.eos_id]
         kept = ids if max_length is None else ids[: max_length - 1]
@@ -82,7 +87,13 @@ class Reader:
     def fingerprint(self) -> str:
         """Of all that decides the ids."""
         chat = self.chat and [self.chat.source, dict(self.chat.words)]
-        told = [self.tokenizer.fingerprint, self.tokenizer.eos_ids, self.ends_with_eos, chat]
+        told = [
+            self.tokenizer.fingerprint,
+            self.tokenizer.eos_ids,
+            self.ends_with_eos,
+            self.begins_with_eos,
+            chat,
+        ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

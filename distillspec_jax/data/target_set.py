@@ -48,8 +48,8 @@ class Header:
       tokenizer_fingerprint: of the vocabulary.
       logits: width of the target's logits, padded ids included.
       law_ids: ids of the law stored for every token, k; 0: no laws.
-      eos_ids, prompts_end_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty where no template was
-        used.
+      eos_ids, prompts_end_with_eos, prompts_begin_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty
+        where no template was used.
     """
 
     task: str
@@ -69,6 +69,7 @@ class Header:
     law_ids: int
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
+    prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -129,7 +130,8 @@ class TargetSet:
         tokenizer = Tokenizer.from_file(path, header.eos_ids)
         if tokenizer.fingerprint != header.tokenizer_fingerprint:
             raise UsageError(f"{path}: not the vocabulary that {HEADER_FILE} names")
-        return Reader(tokenizer, header.prompts_end_with_eos, chat_template(header.chat))
+        template = chat_template(header.chat)
+        return Reader(tokenizer, header.prompts_end_with_eos, template, header.prompts_begin_with_eos)
 
     def shards(self) -> range:
         """Numbers of the files of laws."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 from distillspec_jax.data import metrics
 from distillspec_jax.data.text_sources import TextSource
 
-PROMPT_GROUPS = {"inputs": r"\1", "targets": r"\2"}
+PROMPT_GROUPS = {"inputs": r"\1\3", "targets": r"\2\4"}
 """What each feature is of `TaskSpec.prompt_pattern`."""
+BRACES = re.compile(r"\{([^{}]+)\}")
+"""Where a field's name stands in a text of several."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,15 @@ class TaskSpec:
       description: one line for a listing.
       prefix: put before every input, as in T5; it is part of the prompt that the model sees.
       inputs_field, targets_field: the fields of the prompt and of the reference in a row; in JSON, dots lead
-        into objects and lists (`choices.0.text`).
+        into objects and lists (`choices.0.text`). Braces make a text of several: `{title}: {text}`.
       source: where the rows are, by split ("train", "validation", "test"): files or a TFDS data set.
       metric: a name in `metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
       feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
       licence: of the text.
       vocabulary_path: a SentencePiece model; None is the embedded vocabulary.
       prompt_words: for language modelling, where both fields are the same text: so many of its first words
-        are the prompt and the rest is the target. 0: the fields are what they are.
+        are the prompt and the rest is the target; 0: nothing is the prompt. None: the fields are what they
+        are.
       needs_prompt: refuse rows whose prompt is empty.
     """
 
@@ -43,7 +47,7 @@ class TaskSpec:
     feature_lengths: Mapping[str, int]
     licence: str
     vocabulary_path: Path | None = None
-    prompt_words: int = 0
+    prompt_words: int | None = None
     needs_prompt: bool = False
 
     @property
@@ -53,9 +57,17 @@ class TaskSpec:
 
     @property
     def prompt_pattern(self) -> str:
-        """Splits a text into prompt (group 1) and target (group 2), which is never empty where the text is
-        not. Python's `re` and TensorFlow's RE2 read it alike."""
-        return rf"(?s)^( *(?:[^ ]+ +){{0,{self.prompt_words}}})(.*)$"
+        """Splits a text into prompt and target (`PROMPT_GROUPS`), which is never empty where the text is not.
+
+        The space between them is the target's: most vocabularies have words that begin with one. Python's
+        `re` and TensorFlow's RE2 read it alike.
+        """
+        return rf"(?s)^(?:((?: *[^ ]+){{0,{self.prompt_words}}})( +[^ ].*)|()(.*))$"
+
+    @property
+    def is_language_modelling(self) -> bool:
+        """Whether prompt and target are one text, so that nothing may stand between them."""
+        return self.prompt_words is not None
 
     @property
     def primary_metric(self) -> str | None:

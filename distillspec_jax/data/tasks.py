@@ -18,7 +18,7 @@ import numpy as np
 
 from distillspec_jax.data import catalog, metrics, tfds_provider
 from distillspec_jax.data.reader import Reader
-from distillspec_jax.data.task_spec import PROMPT_GROUPS, TaskSpec
+from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.data.text_sources import Files, Tfds
 from distillspec_jax.data.tokenizer import Tokenizer
@@ -87,8 +87,8 @@ def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """The two fields of a TFDS row, as `catalog.read_rows` makes them of a row in Python."""
 
     def pair(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        texts = {"inputs": row[spec.inputs_field], "targets": row[spec.targets_field]}
-        if not spec.prompt_words:
+        texts = {"inputs": _filled(row, spec.inputs_field), "targets": _filled(row, spec.targets_field)}
+        if not spec.is_language_modelling:
             return texts
         return {
             feature: tf.strings.regex_replace(text, spec.prompt_pattern, PROMPT_GROUPS[feature])
@@ -96,6 +96,12 @@ def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
         }
 
     return lambda dataset: dataset.map(pair)
+
+
+def _filled(row: Mapping[str, tf.Tensor], field: str) -> tf.Tensor:
+    """`catalog._field` in a graph, of a flat row."""
+    parts = [field] if field in row else BRACES.split(field)
+    return tf.strings.join([row[part] if i % 2 or len(parts) == 1 else part for i, part in enumerate(parts)])
 
 
 def _as_ids(reader: Reader, prefix: str) -> Callable[..., tf.data.Dataset]:
@@ -219,6 +225,7 @@ def jsonl_task(
     metric: str = "none",
     vocabulary_path: str | None = None,
     needs_prompt: bool = False,
+    prompt_words: int | None = None,
 ) -> str:
     """Registers a task over a user's own JSON lines (.jsonl or .jsonl.gz) and returns its name.
 
@@ -226,15 +233,17 @@ def jsonl_task(
       name: the task's name, for MIXTURE_OR_TASK_NAME.
       train_path, validation_path, test_path: one file a split; those left out do not exist.
       inputs_field, targets_field: the JSON fields of the prompt and of the reference, or of a list of
-        references; dots lead into objects and lists.
+        references; see `TaskSpec`.
       prefix: put before every input.
       inputs_length, targets_length: default lengths in tokens, EOS counted.
       metric: "rouge", "rouge2", "bleu", "number", "answer" or "none".
       vocabulary_path: a SentencePiece model with pad 0 and eos; left out, the embedded vocabulary.
       needs_prompt: refuse rows whose prompt is empty.
+      prompt_words: both fields are one text, of whose first words so many are the prompt.
 
     Raises:
-      UsageError: a missing file, an unknown metric, a length below 2, or a name that is taken or has spaces.
+      UsageError: a missing file, an unknown metric, a length below 2, fewer than no words, or a name that is
+        taken or has spaces.
     """
     if not re.fullmatch(r"[\w.:]+", name):
         raise UsageError(f"task name {name!r}: use letters, digits, '_', '.' and ':' only")
@@ -244,6 +253,7 @@ def jsonl_task(
         if not path.is_file():
             raise UsageError(f"task {name!r}: {split}_path {str(path)!r} is not a file")
     metrics.find_metric(metric)
+    _check_words(prompt_words)
     lengths = {"inputs": inputs_length, "targets": targets_length}
     catalog.check_lengths(lengths)
     return register(
@@ -259,11 +269,22 @@ def jsonl_task(
             licence="the user's",
             vocabulary_path=Path(vocabulary_path) if vocabulary_path else None,
             needs_prompt=needs_prompt,
+            prompt_words=prompt_words,
         )
     )
 
 
-def known_task(name: str, vocabulary_path: str | None = None, data_dir: str | None = None) -> str:
+def _check_words(prompt_words: int | None) -> None:
+    if prompt_words is not None and prompt_words < 0:
+        raise UsageError(f"prompt_words is {prompt_words}, must be 0 (no prompt) or more")
+
+
+def known_task(
+    name: str,
+    vocabulary_path: str | None = None,
+    data_dir: str | None = None,
+    prompt_words: int | None = None,
+) -> str:
     """A task of the catalog, read with another vocabulary or from another place; returns its name.
 
     Args:
@@ -271,12 +292,18 @@ def known_task(name: str, vocabulary_path: str | None = None, data_dir: str | No
       vocabulary_path: a SentencePiece model with pad 0 and eos, such as T5's, or the `tokenizer.model` of a
         checkpoint; left out, the task's own.
       data_dir: where TFDS keeps its data sets; left out, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      prompt_words: of a language-modelling task, see `TaskSpec`; left out, the task's own.
 
     Raises:
-      UsageError: no such task (names the nearest) or vocabulary file.
+      UsageError: no such task (names the nearest) or vocabulary file; words of a prompt that is a field.
     """
     spec = catalog.find_task(name)
     changes: dict[str, Any] = {}
+    if prompt_words is not None:
+        _check_words(prompt_words)
+        if not spec.is_language_modelling:
+            raise UsageError(f"prompt_words is {prompt_words}, but task {name!r} has prompts of its own")
+        changes["prompt_words"] = prompt_words
     if vocabulary_path is not None:
         Tokenizer.from_file(vocabulary_path)
         changes["vocabulary_path"] = Path(vocabulary_path)

@@ -70,6 +70,7 @@ class PromptFormat:
       truncate: cut longer prompts instead of refusing them.
       ends_with_eos: EOS follows the text, as the embedded tasks have it.
       chat: wraps prefix and text; then nothing else is added.
+      begins_with_eos: EOS stands before the text, as in language modelling.
     """
 
     prefix: str
@@ -78,6 +79,7 @@ class PromptFormat:
     truncate: bool = False
     ends_with_eos: bool = True
     chat: ChatTemplate | None = None
+    begins_with_eos: bool = False
 
     def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
         """Prefix, text, and EOS if so wanted. `where` names the input in an error.
@@ -85,7 +87,7 @@ class PromptFormat:
         Raises:
           UsageError: the prompt is too long and may not be cut.
         """
-        reader = Reader(tokenizer, self.ends_with_eos, self.chat)
+        reader = Reader(tokenizer, self.ends_with_eos, self.chat, self.begins_with_eos)
         ids = reader.prompt(self.prefix + text)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
@@ -130,6 +132,7 @@ def prompt_format(
         max_new_tokens=lengths.get("targets", 128),
         truncate=truncate,
         ends_with_eos=target.card.prompts_end_with_eos,
+        begins_with_eos=target.card.prompts_begin_with_eos,
         chat=template if chat else None,
     )
 

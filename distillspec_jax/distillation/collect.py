@@ -119,6 +119,7 @@ def collect(
         law_ids=law_ids,
         eos_ids=list(target.card.eos_ids),
         prompts_end_with_eos=form.ends_with_eos,
+        prompts_begin_with_eos=form.begins_with_eos,
         chat=dict(target.card.chat) if chat else {},
     )
     root = Path(directory)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import GREEDY, SAMPLED, expected_acceptance, metric
@@ -28,7 +30,7 @@ def distill(
     target: str | None,
     draft: str,
     model_dir: str,
-    data: job.DataConfig,
+    data: DataConfig,
     loop: LoopConfig,
     *,
     divergence: Divergence | None = None,
@@ -107,7 +109,7 @@ def distill(
         param_shardings=shardings,
         loss_fn=losses.loss(trained),
         counted_loss_fn=losses.loss(student.model) if remat != "none" else None,
-        batches=data.train_batches(loop),
+        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
         evaluate=losses.evaluate(student.model),
@@ -121,7 +123,7 @@ def distill(
 
 def _check_settings(
     target: str | None,
-    data: job.DataConfig,
+    data: DataConfig,
     loop: LoopConfig,
     normalization: str,
     deployment: Deployment | None,
@@ -164,7 +166,7 @@ class _Objective:
 
 
 def _of_stored_laws(
-    divergence: Divergence, data: job.DataConfig, loop: LoopConfig, partitioner: Partitioner
+    divergence: Divergence, data: DataConfig, loop: LoopConfig, partitioner: Partitioner
 ) -> _Objective:
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
@@ -179,7 +181,7 @@ def _of_target(
     teacher: Pretrained,
     divergence: Divergence,
     source: DataSource,
-    data: job.DataConfig,
+    data: DataConfig,
     loop: LoopConfig,
     partitioner: Partitioner,
     normalization: str,

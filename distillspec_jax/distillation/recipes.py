@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy, TargetGenerated
 from distillspec_jax.models import pretrained
 from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
-from distillspec_jax.training.job import DataConfig
 from distillspec_jax.training.loop import LoopConfig
 
 BATCH_SIZE = 24

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from distillspec_jax import checkpoint
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
     ModelDrafter,
     PairParams,
@@ -38,7 +39,6 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.training.job import DataConfig
 
 TOLERANCE = 1e-4
 """Between the two overlaps, a tested position."""

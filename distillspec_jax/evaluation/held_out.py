@@ -1,8 +1,10 @@
-"""Held-out loss and task quality of one model, example by example, so that models can be paired."""
+"""Held-out loss and task quality of models, example by example, so that they can be paired."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,8 @@ from distillspec_jax.data import catalog, metrics
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.data.reader import Reader
 from distillspec_jax.decoding.text import TextGenerator, prompt_format, tokenizer_of
+from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.models.pretrained import Pretrained
 
 
@@ -24,7 +28,7 @@ class HeldOut:
       nll: summed negative log-likelihood of each reference, nats.
       tokens: tokens of each reference, EOS included.
       outputs: greedy text of each prompt.
-      scores: the primary metric, example by example.
+      scores: the primary metric, example by example; empty where the task has none.
       corpus: the metric function's values over all examples.
     """
 
@@ -34,21 +38,64 @@ class HeldOut:
     scores: np.ndarray
     corpus: dict[str, float]
 
+    @property
+    def loss(self) -> Interval:
+        """Nats a token, pooled; the interval is over examples."""
+        return paired.ratio(self.nll, self.tokens)
 
-def measure(model: Pretrained, task: str, *, split: str, limit: int | None, batch_size: int = 16) -> HeldOut:
-    """Teacher-forced loss and greedy decoding quality on the first `limit` examples of a split."""
-    rows = examples(task, split=split, limit=limit, reader=Reader.of_card(model.card, tokenizer_of(model)))
+    @property
+    def perplexity(self) -> Interval:
+        """exp of `loss`, by the model's own tokens."""
+        return Interval(*map(math.exp, self.loss))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """All that is pooled, as JSON values."""
+        return {
+            "examples": len(self.tokens),
+            "tokens": int(self.tokens.sum()),
+            "nll_per_token": {"value": self.loss.value, "ci95": self.loss.ends},
+            "perplexity": {"value": self.perplexity.value, "ci95": self.perplexity.ends},
+            **{name: {"value": float(value)} for name, value in self.corpus.items()},
+        }
+
+    def loss_beyond(self, other: HeldOut) -> Interval:
+        """`loss` less another model's on the same tokens."""
+        return paired.ratio(self.nll - other.nll, self.tokens)
+
+
+def measure(
+    model: Pretrained,
+    task: str,
+    *,
+    split: str,
+    limit: int | None,
+    batch_size: int = 16,
+    chat: bool = False,
+) -> HeldOut:
+    """Teacher-forced loss, and greedy decoding quality by the task's metric, if it has one.
+
+    Args:
+      limit: the first so many examples of the split; all by default.
+      chat: wrap prompts in the model's chat template.
+
+    Raises:
+      UsageError: an unknown task or split, a limit below 1, a model without tokenizer or chat template.
+    """
+    reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
+    rows = examples(task, split=split, limit=limit, reader=reader)
     spec = catalog.find_task(task)
     nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size)
+    metric = metrics.find_metric(spec.metric)
+    if metric.corpus is None:
+        return HeldOut(nll, tokens, [], np.zeros(0), {})
     generator = TextGenerator(
-        model, form=prompt_format(model, task=task, truncate=True), batch_size=batch_size
+        model, form=prompt_format(model, task=task, truncate=True, chat=chat), batch_size=batch_size
     )
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
     references = [row.targets_text for row in rows]
-    metric = metrics.find_metric(spec.metric)
     scores = [metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
-    corpus = metric.corpus(references, outputs) if metric.corpus else {}
-    return HeldOut(nll, tokens, outputs, np.asarray(scores), dict(corpus))
+    return HeldOut(nll, tokens, outputs, np.asarray(scores), dict(metric.corpus(references, outputs)))
 
 
 def reference_loss(
@@ -58,7 +105,7 @@ def reference_loss(
     reader = Reader(tokenizer_of(model))
 
     @jax.jit
-    def loss(params, inputs_BT, targets_BT):  # type: ignore[no-untyped-def]
+    def loss(params, inputs_BT, targets_BT, length_B):  # type: ignore[no-untyped-def]
         batch = {
             "encoder_input_tokens": inputs_BT,
             "decoder_input_tokens": jnp.pad(targets_BT, ((0, 0), (1, 0)))[:, :-1],
@@ -66,20 +113,21 @@ def reference_loss(
         nll_BT = optax.softmax_cross_entropy_with_integer_labels(
             model.model.logits(params, batch), targets_BT
         )
-        return jnp.sum(jnp.where(targets_BT > 0, nll_BT, 0.0), axis=1)
+        own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # an id 0 may be a word
+        return jnp.sum(jnp.where(own_BT, nll_BT, 0.0), axis=1)
 
     width = max(len(row.prompt) for row in rows)
     found, counts = [], []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         inputs_BT = np.zeros((batch_size, width), np.int32)
-        targets_BT = np.zeros((batch_size, max_targets), np.int32)
+        targets_BT, length_B = np.zeros((batch_size, max_targets), np.int32), np.zeros(batch_size, np.int32)
         for b, row in enumerate(part):
             inputs_BT[b, : len(row.prompt)] = row.prompt
             target = reader.target(row.targets_text, max_targets)
-            targets_BT[b, : len(target)] = target
-        found.append(np.asarray(loss(model.params, inputs_BT, targets_BT))[: len(part)])
-        counts.append((targets_BT > 0).sum(1)[: len(part)])
+            targets_BT[b, : len(target)], length_B[b] = target, len(target)
+        found.append(np.asarray(loss(model.params, inputs_BT, targets_BT, length_B))[: len(part)])
+        counts.append(length_B[: len(part)])
     return np.concatenate(found), np.concatenate(counts)
 
 

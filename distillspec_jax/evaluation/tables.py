@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,8 @@ from distillspec_jax.evaluation import results, summary
 from distillspec_jax.evaluation.advice import Advice
 from distillspec_jax.evaluation.cells import NO_DRAFTER
 from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
+from distillspec_jax.evaluation.held_out import HeldOut
+from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.results import Row
 
 
@@ -90,6 +93,33 @@ def print_drafts(target: str, shapes: Sequence[DraftShape], console: Console | N
         layers = ",".join(map(str, shape.layers))
         made.add_row(layers, f"{shape.parameters:,}", f"{shape.cost_ratio:.2f}", *gains)
     console.print(made)
+
+
+def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | None = None) -> None:
+    """Prints models' losses on the same rows; the first is what the others are compared with."""
+    console = console or Console(highlight=False)
+    first = next(iter(found.values()))
+    made = Table(
+        title=f"{what}: {len(first.tokens)} rows",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+    )
+    made.add_column("model", overflow="fold")
+    for name in ("tokens", "nats a token", "perplexity", "beyond the first", *first.corpus):
+        made.add_column(name, justify="right", no_wrap=True)
+    for name, one in found.items():
+        paired = one is not first and np.array_equal(one.tokens, first.tokens)
+        beyond = _interval(one.loss_beyond(first), 3) if paired else "–"
+        scores = [f"{value:.1f}" for value in one.corpus.values()]
+        loss, perplexity = _interval(one.loss, 3), _interval(one.perplexity, 1)
+        made.add_row(name, f"{one.tokens.sum():,}", loss, perplexity, beyond, *scores)
+    console.print(made)
+
+
+def _interval(of: Interval, digits: int) -> str:
+    value = f"{of.value:.{digits}f}"
+    return value if of.ends is None else f"{value} ({of.low:.{digits}f}–{of.high:.{digits}f})"
 
 
 def with_interval(row: Row, field: str) -> str:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.training.job import DataConfig
 
 TARGET = "target"
 

@@ -157,7 +157,10 @@ def export(source: str, destination: str) -> Pretrained:
 
 
 def _to_jax(params: Params) -> None:
-    """Makes NumPy's arrays JAX's, in place and one by one: Orbax would copy all of them before it writes."""
+    """Makes NumPy's arrays JAX's, in place: Orbax would copy all of them before it writes.
+
+    One by one, each done with before the next is begun; what is aligned is not even copied.
+    """
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX was told to know accelerators only
@@ -166,7 +169,7 @@ def _to_jax(params: Params) -> None:
         if isinstance(value, dict):
             _to_jax(value)
         else:
-            params[name] = jax.device_put(value, host)
+            params[name] = jax.block_until_ready(jax.device_put(value, host))
 
 
 def _read_file(path: str) -> bytes:

@@ -79,7 +79,8 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         eos, pad = eos or [processor.eos_id()], processor.pad_id()
         special["pad_token_id"] = pad
         found["spiece.model"] = content
-        written = from_sentencepiece(content, model.card.prompts_end_with_eos)
+        card = model.card
+        written = from_sentencepiece(content, card.prompts_end_with_eos, card.prompts_begin_with_eos)
         found[checkpoint.TOKENIZERS_FILE] = written.to_str().encode()
         names = {"pad": pad, "eos": processor.eos_id(), "unk": processor.unk_id()}
         words = {f"{name}_token": processor.id_to_piece(i) for name, i in names.items() if i >= 0}
@@ -99,11 +100,14 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
     return special, found
 
 
-def from_sentencepiece(content: bytes, ends_with_eos: bool) -> tokenizers.Tokenizer:
+def from_sentencepiece(
+    content: bytes, ends_with_eos: bool, begins_with_eos: bool = False
+) -> tokenizers.Tokenizer:
     """A SentencePiece unigram model as the library `tokenizers` writes it.
 
     Args:
       ends_with_eos: add EOS to every text, as T5's tokenizer does.
+      begins_with_eos: put EOS before it.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(content)
     spec, trainer = proto.normalizer_spec, proto.trainer_spec
@@ -125,10 +129,14 @@ def from_sentencepiece(content: bytes, ends_with_eos: bool) -> tokenizers.Tokeni
     library.decoder = decoders.Sequence([decoders.ByteFallback(), metaspace, decoders.Fuse()])
     control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
     library.add_special_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in control])
-    if ends_with_eos:
+    if ends_with_eos or begins_with_eos:
         eos = proto.pieces[trainer.eos_id].piece
+        single, pair = (
+            [eos] * begins_with_eos + [part for text in texts for part in [text] + [eos] * ends_with_eos]
+            for texts in (["$A"], ["$A", "$B"])
+        )
         library.post_processor = processors.TemplateProcessing(
-            single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, trainer.eos_id)]
+            single=single, pair=pair, special_tokens=[(eos, trainer.eos_id)]
         )
     return library
 

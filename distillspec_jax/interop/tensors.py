@@ -6,6 +6,7 @@ numbers, so that a round trip is bit-equal in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ def collect(
     """
     check_names(what, set(tensors) - set(ignored), {source.name for source in sources.values()})
     flat, misshaped = {}, {}
-    for path, shape in shapes(model).items():
+    # The largest first: what was let go is not always given back, and would lie beside it.
+    for path, shape in sorted(shapes(model).items(), key=lambda item: -math.prod(item[1])):
         name, transposed, (index, count) = sources[path]
         tensor = np.asarray(tensors[name])
         wanted = (*shape[:-1], shape[-1] * count)
@@ -64,10 +66,23 @@ def collect(
             continue
         array = tensor.T if transposed else tensor
         own = array[..., index * shape[-1] : (index + 1) * shape[-1]]
-        flat[path] = np.array(own, np.float32, order="C")  # a copy: the whole tensor may go
+        flat[path] = _empty(shape)
+        flat[path][...] = own  # a copy: the whole tensor may go
     if misshaped:
         raise UsageError(f"{what}: misshaped tensors: {'; '.join(misshaped.values())}")
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+_ALIGNMENT = 64
+"""Bytes; where an array begins at a multiple of it, JAX on the host takes it as it is and copies nothing."""
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for float32 numbers, aligned."""
+    size = 4 * math.prod(shape)
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def spread(what: str, model: Network, sources: Sources, params: Params) -> dict[str, np.ndarray]:

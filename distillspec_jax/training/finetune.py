@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.registry import Network
@@ -17,7 +19,7 @@ from distillspec_jax.training.supervised import make_supervised_loss
 def finetune(
     model: Network | None,
     model_dir: str,
-    data: job.DataConfig,
+    data: DataConfig,
     loop: LoopConfig,
     *,
     learning_rate: float = 1e-3,
@@ -77,7 +79,7 @@ def finetune(
         param_shardings=shardings,
         loss_fn=make_supervised_loss(trained, dropout=True, z_loss=z_loss),
         counted_loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss) if remat != "none" else None,
-        batches=data.train_batches(loop),
+        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
         optimizer=optimizer(schedule),
         partitioner=partitioner,
         evaluate=held_out,

@@ -1,259 +1,30 @@
-"""What `finetune` and `distill` share: the text, the checkpoint directory and its card, parameters."""
+"""What `finetune` and `distill` share: the checkpoint directory and its card, parameters, held-out loss."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from distillspec_jax import checkpoint
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
-from distillspec_jax.data.reader import Reader
-from distillspec_jax.data.target_set import TargetSet
-from distillspec_jax.data.tokenizer import Tokenizer
-from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import fingerprints, pretrained, registry
+from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
-from distillspec_jax.training.loop import Batches, Evaluate, LoopConfig
+from distillspec_jax.training.loop import Evaluate
 from distillspec_jax.training.step import LossFn, evaluate
 
 OptimizerFactory = Callable[[optax.Schedule], optax.GradientTransformation]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which text a run sees.
-
-    Attributes:
-      mixture_or_task_name: a seqio task or mixture.
-      feature_lengths: `{"inputs": tokens, "targets": tokens}`; None: the task's own.
-      split: of the training data.
-      pack: several short examples in a row (supervised training only).
-      eval_limit: held-out examples a task; the first ones of `validation`.
-      target_set: a folder written by `distillspec collect`: train on the target's texts in it, instead of the
-        references. Their prompts must be the task's.
-      held_out_set: likewise for what is held out, in the place of `validation`.
-      with_laws: batches carry the laws in these sets.
-      tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and form of prompts the text is
-        read with; None: what the run starts from, or else the task's own vocabulary.
-      chat: wrap prompts in its chat template.
-    """
-
-    mixture_or_task_name: str
-    feature_lengths: Mapping[str, int] | None = None
-    split: str = "train"
-    pack: bool = False
-    eval_limit: int = 96
-    target_set: str | None = None
-    held_out_set: str | None = None
-    with_laws: bool = False
-    tokenizer_of: str | None = None
-    chat: bool = False
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The mixture's tasks, or the task itself.
-
-        Raises:
-          UsageError: no such task or mixture; names the nearest.
-        """
-        name = self.mixture_or_task_name
-        if name == catalog.EMBEDDED_MIXTURE:
-            return tuple(catalog.EMBEDDED_MIXTURE_RATES)
-        try:
-            return (catalog.find_task(name).name,)
-        except UsageError:
-            from distillspec_jax.data import features  # knows mixtures and every registered task
-
-            raise UsageError(
-                f"unknown task or mixture {name!r}: {nearest(name, features.task_names())}"
-            ) from None
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        """Tokens of a row of training data."""
-        if self.feature_lengths is not None:
-            catalog.check_lengths(self.feature_lengths)
-            return dict(self.feature_lengths)
-        specs = [catalog.find_task(task) for task in self.tasks]
-        return {name: max(spec.feature_lengths[name] for spec in specs) for name in ("inputs", "targets")}
-
-    def read_by(self, *parents: str | None) -> DataConfig:
-        """The same text as the first parent that has a tokenizer reads it, unless told otherwise."""
-        given = [parent for parent in parents if parent is not None]
-        if self.tokenizer_of is not None or not given:
-            return self
-        known = [parent for parent in given if pretrained.read_card(parent).tokenizer_fingerprint]
-        return dataclasses.replace(self, tokenizer_of=[*known, *given][0])
-
-    @property
-    def reader(self) -> Reader:
-        """How the text is read; a set of a target's texts knows that itself.
-
-        Raises:
-          UsageError: no such checkpoint or set, or no chat template.
-        """
-        return self._reader if self.texts is None else self.texts.reader
-
-    @functools.cached_property
-    def _reader(self) -> Reader:
-        # A vocabulary that the task was given comes first: `describe_run` then refuses a parent of another.
-        spec = catalog.find_task(self.tasks[0])
-        own = catalog.reader(spec)
-        if self.tokenizer_of is None:
-            if self.chat:
-                raise UsageError("CHAT=True: nobody's chat template; give TOKENIZER_OF")
-            return own
-        card = pretrained.read_card(self.tokenizer_of)
-        content = checkpoint.read_tokenizer(pretrained.resolve(self.tokenizer_of))
-        known = spec.vocabulary_path is None or card.tokenizer_fingerprint == own.tokenizer.fingerprint
-        tokenizer = Tokenizer.from_bytes(content, card.eos_ids) if content and known else own.tokenizer
-        return Reader.of_card(card, tokenizer, chat=self.chat, name=self.tokenizer_of)
-
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary that the text is read with."""
-        return self.reader.tokenizer
-
-    def conventions(self) -> dict[str, Any]:
-        """What a card tells of the form of prompts and of the end of texts, by field."""
-        if self.tokenizer_of is None:
-            return {}
-        card = pretrained.read_card(self.tokenizer_of)
-        return {name: getattr(card, name) for name in ("eos_ids", "prompts_end_with_eos", "chat")}
-
-    @functools.cached_property
-    def texts(self) -> TargetSet | None:
-        """The target-generated set, checked against task, vocabulary and lengths; None without one.
-
-        Raises:
-          UsageError: no whole set, one that does not fit, or settings that it has no part in.
-        """
-        if self.target_set is None:
-            return None
-        if self.pack:
-            raise UsageError(
-                "DataConfig.pack=True: texts of a target-generated set are not packed; set it to False"
-            )
-        texts = self._open(self.target_set)
-        if self.chat and texts.reader.chat is None:
-            raise UsageError(
-                f"CHAT=True, but {self.target_set} was written without a chat template: leave it out, or "
-                "collect with --chat"
-            )
-        return texts
-
-    @functools.cached_property
-    def held_out_texts(self) -> TargetSet | None:
-        """Likewise of what is held out; its prompts must have the form of those that are trained on.
-
-        Raises:
-          UsageError: see `texts`.
-        """
-        if self.held_out_set is None:
-            return None
-        texts = self._open(self.held_out_set)
-        if texts.reader != self.reader:
-            raise UsageError(
-                f"{self.held_out_set} has prompts of another form (chat template, EOS) than the training "
-                "text: collect both alike"
-            )
-        return texts
-
-    def _open(self, directory: str) -> TargetSet:
-        texts = TargetSet(directory, with_laws=self.with_laws)
-        if self.with_laws and not texts.has_laws:
-            raise UsageError(
-                f"{directory} holds texts but no laws: collect with --law_ids=32, or give TARGET"
-            )
-        texts.check(self.mixture_or_task_name, self._reader.tokenizer, self.lengths)
-        return texts
-
-    def fingerprint(self) -> str:
-        """sha256 over what every task's source says of its rows: what `provenance` remembers of the data."""
-        digest = hashlib.sha256()
-        if self.texts is not None:
-            header, lines = (
-                dataclasses.asdict(self.texts.header),
-                [text["tokens"] for text in self.texts.texts],
-            )
-            return fingerprints.of_json([header, lines])
-        for task in self.tasks:
-            source = catalog.find_task(task).source
-            if self.split in source.splits:
-                digest.update(source.fingerprint(self.split))
-        return digest.hexdigest()[:16]
-
-    def train_batches(self, loop: LoopConfig) -> Batches:
-        """The training stream of a run, as `training.loop` wants it.
-
-        Every host reads all of it, so that a step's batch does not depend on how many hosts there are and a
-        run may go on with more or fewer.
-        """
-
-        def batches(start_step: int) -> Iterator[dict[str, np.ndarray]]:
-            if self.texts is not None:
-                return self.texts.batches(
-                    lengths=self.lengths,
-                    batch_size=loop.batch_size,
-                    seed=loop.seed,
-                    start_step=start_step,
-                )
-            from distillspec_jax.data import features  # TensorFlow, which a stored set does without
-
-            return features.train_batches(
-                self.mixture_or_task_name,
-                lengths=self.lengths,
-                batch_size=loop.batch_size,
-                seed=loop.seed,
-                pack=self.pack,
-                start_step=start_step,
-                split=self.split,
-                reader=self.reader,
-            )
-
-        return batches
-
-    def held_out_batches(self, batch_size: int) -> dict[str, list[dict[str, np.ndarray]]]:
-        """The first validation examples of each task that has some, read at once, unpacked.
-
-        A mixture's tasks keep their own lengths.
-        """
-        if self.held_out_set is not None:
-            assert self.held_out_texts is not None
-            batches = self.held_out_texts.once(
-                lengths=self.lengths, batch_size=batch_size, limit=self.eval_limit
-            )
-            return {self.mixture_or_task_name: list(batches)}
-        from distillspec_jax.data import features
-
-        specs = [catalog.find_task(task) for task in self.tasks]
-        return {
-            spec.name: list(
-                features.eval_batches(
-                    spec.name,
-                    split="validation",
-                    lengths=spec.feature_lengths if len(specs) > 1 else self.lengths,
-                    batch_size=batch_size,
-                    limit=self.eval_limit,
-                    reader=self.reader,
-                )
-            )
-            for spec in specs
-            if "validation" in spec.splits
-        }
 
 
 def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:

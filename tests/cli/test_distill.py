@@ -122,7 +122,7 @@ def other_vocabulary(tmp_path_factory) -> str:
         ),
         (["--gin.MIXTURE_OR_TASK_NAME=gsm"], "unknown task or mixture 'gsm': "),
         (
-            ["--gin.job.DataConfig.pack=True"],
+            ["--gin.data_config.DataConfig.pack=True"],
             "DataConfig.pack=True: sequences are not packed in distillation",
         ),
         (["--gin.LEARNING_RATE=0"], "LEARNING_RATE=0: must be positive"),

@@ -10,9 +10,9 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import pretrained
-from distillspec_jax.training.job import DataConfig
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +69,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(base, trained, tmp_
     command = [*base, f"--gin.MODEL_DIR={directory}"]
     whole = DataConfig.train_batches
 
-    def interrupted(self, loop):
-        def batches(start):
-            for step, batch in enumerate(whole(self, loop)(start), start=start + 1):
-                if step == 3:
-                    signal.raise_signal(signal.SIGTERM)
-                yield batch
-
-        return batches
+    def interrupted(self, batch_size, seed, start):
+        for step, batch in enumerate(whole(self, batch_size, seed, start), start=start + 1):
+            if step == 3:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
 
     with monkeypatch.context() as patch:
         patch.setattr(DataConfig, "train_batches", interrupted)

@@ -58,6 +58,21 @@ def test_default_lengths_hold_99_percent(name, split):
     assert all(length % 32 == 0 for length in spec.feature_lengths.values())
 
 
+def test_a_lead_is_one_text_however_much_of_it_is_given():
+    text, continued = (catalog.find_task(name) for name in ("wiki_text", "wiki_continued"))
+    tokenizer = catalog.tokenizer(text)
+    rows = list(zip(catalog.read_rows(text, "test"), catalog.read_rows(continued, "test"), strict=True))
+    assert len(rows) == ROWS["wiki_leads"][2]
+    assert all(row["inputs"] == "" for row, _ in rows)
+    assert all(row["targets"] == more["inputs"] + more["targets"] for row, more in rows)
+    assert {len(more["inputs"].split()) for _, more in rows} == {8}
+    fitting = sum(len(tokenizer.encode(row["targets"])) < text.feature_lengths["targets"] for row, _ in rows)
+    assert fitting >= 0.99 * len(rows)
+    first, more = rows[0]
+    whole = tokenizer.encode(first["targets"])
+    assert tokenizer.encode(more["inputs"]) + tokenizer.encode(more["targets"]) == whole
+
+
 def test_mixture_covers_every_task_and_its_lengths():
     assert set(catalog.EMBEDDED_MIXTURE_RATES) == set(catalog.EMBEDDED_TASKS)
     for feature, length in catalog.EMBEDDED_MIXTURE_LENGTHS.items():

@@ -27,7 +27,7 @@ ROWS = {
         "solve: 1+1?",
         "<<1+1=2>>2\n#### 2",
     ),
-    "lm1b": ({"text": "a b c d e f g h i ½"}, "a b c d e f g h ", "i ½"),
+    "lm1b": ({"text": "a b c d e f g h i ½"}, "a b c d e f g h", " i ½"),
 }
 METRICS = {
     "xsum": metrics.rouge,
@@ -98,7 +98,9 @@ def test_a_row_of_tfds_becomes_prompt_and_reference(name):
     task = seqio.get_mixture_or_task(name)
     rows = list(task.get_dataset(LENGTHS, "train", shuffle=False).as_numpy_iterator())
     assert len(rows) == 3
-    assert rows[0]["inputs"].tolist() == [*tokenizer.encode(prompt), 1]
+    one_text = name == "lm1b"
+    ids = tokenizer.encode(prompt)
+    assert rows[0]["inputs"].tolist() == ([1, *ids] if one_text else [*ids, 1])
     assert rows[0]["targets"].tolist() == [*tokenizer.encode(reference), 1]
     assert task.metric_fns == ([METRICS[name]] if name in METRICS else [])
 

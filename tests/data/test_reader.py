@@ -43,6 +43,7 @@ def test_a_task_is_read_by_another_model(make_task, pack):
     for reader, prompt in (
         (Reader(TOKENIZER, chat=CHAT), [BOS, *TOKENIZER.encode("the cat"), *AND]),
         (Reader(TOKENIZER, ends_with_eos=False), [BOS, *TOKENIZER.encode("the cat")]),
+        (Reader(TOKENIZER, False, begins_with_eos=True), [EOS, *TOKENIZER.encode("the cat")]),
     ):
         settings = {"lengths": lengths, "batch_size": 1, "seed": 0, "pack": pack, "reader": reader}
         batch = next(features.train_batches(task, **settings))

@@ -80,6 +80,43 @@ def test_a_jsonl_task_by_gin_alone(tmp_path):
     assert [embedded_tokenizer().decode(row) for row in batch["decoder_target_tokens"]] == ["eins", "zwei"]
 
 
+def test_one_text_is_prompt_and_target(tmp_path):
+    path = write(tmp_path / "train.jsonl", {"title": "Ox", "text": "It is  big."}, {"title": "", "text": "X"})
+    fields = dict.fromkeys(("inputs_field", "targets_field"), "{title}: {text}")
+    tokenizer, found = embedded_tokenizer(), {}
+    for words in (0, 3):
+        name = tasks.jsonl_task(f"test_text_{words}", path, prompt_words=words, **fields)
+        found[words] = features.examples(name, split="train")
+        (batch,) = features.eval_batches(
+            name, split="train", lengths={"inputs": 16, "targets": 16}, batch_size=2
+        )
+        for i, example in enumerate(found[words]):
+            prompt, ids = batch["encoder_input_tokens"][i], batch["decoder_target_tokens"][i]
+            assert prompt[prompt > 0].tolist() == list(example.prompt)
+            assert [*example.prompt, *ids[ids > 0]] == [
+                1,
+                *tokenizer.encode(["Ox: It is  big.", ": X"][i]),
+                1,
+            ]
+    assert [(e.inputs_text, e.targets_text) for e in found[0]] == [("", "Ox: It is  big."), ("", ": X")]
+    assert [(e.inputs_text, e.targets_text) for e in found[3]] == [("Ox: It is", "  big."), (":", " X")]
+    with pytest.raises(UsageError, match="prompt_words is -1, must be 0"):
+        tasks.jsonl_task("test_text", path, prompt_words=-1)
+    with pytest.raises(UsageError, match=r"train\.jsonl:1: no field 'name'"):
+        features.examples(tasks.jsonl_task("test_text", path, inputs_field="{name}"), split="train")
+
+
+def test_a_known_text_may_have_a_prompt_of_any_length():
+    try:
+        tasks.known_task("wiki_continued", prompt_words=2)
+        (example,) = features.examples("wiki_continued", split="test", limit=1)
+        assert example.inputs_text == "The Maunakea"
+    finally:
+        tasks.known_task("wiki_continued", prompt_words=8)
+    with pytest.raises(UsageError, match="prompt_words is 2, but task 'wiki_leads' has prompts of its own"):
+        tasks.known_task("wiki_leads", prompt_words=2)
+
+
 @pytest.mark.parametrize("path", sorted(GIN.glob("*.gin")), ids=lambda path: path.stem)
 def test_gin_files_name_their_task_and_its_lengths(path):
     gin.clear_config()

@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, law_file
 from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files
@@ -20,7 +21,6 @@ from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
 from distillspec_jax.training.finetune import finetune
-from distillspec_jax.training.job import DataConfig
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
 

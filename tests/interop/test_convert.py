@@ -119,12 +119,13 @@ class Counted(Mapping):
     """Tensors that are made when asked for, and how many of them live at once."""
 
     def __init__(self, tensors):
-        self.tensors, self.given, self.most = tensors, [], 0
+        self.tensors, self.given, self.sizes, self.most = tensors, [], [], 0
 
     def __getitem__(self, name):
         self.most = max(self.most, sum(given() is not None for given in self.given))
         tensor = self.tensors[name].copy()
         self.given.append(weakref.ref(tensor))
+        self.sizes.append(tensor.size)
         return tensor
 
     def __iter__(self):
@@ -142,6 +143,15 @@ def test_tensors_are_let_go_one_after_the_other(kind):
     hf_decoder.from_hf(counted, config)
     assert len(counted.given) >= len(tensors)
     assert counted.most <= 1
+    assert counted.sizes[0] == max(leaf.size for leaf in jax.tree.leaves(tiny.params(model)))
+
+
+def test_what_was_read_is_written_without_a_copy():
+    tensors, config = hf_decoder.to_hf(tiny.GPT.config, tiny.params(tiny.GPT))
+    _, params = hf_decoder.from_hf(tensors, config)
+    read = [leaf.ctypes.data for leaf in jax.tree.leaves(params)]
+    convert._to_jax(params)
+    assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)] == read
 
 
 def with_tokenizer(folder):

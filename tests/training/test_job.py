@@ -1,22 +1,22 @@
-"""What a job is made of: its text, its card, its directory."""
+"""What a job is made of: its card, its directory, its held-out loss."""
 
 import dataclasses
 import json
 
 import jax
-import numpy as np
 import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
+from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.tokenizer import EMBEDDED_MODEL
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import job
-from distillspec_jax.training.loop import LoopConfig
 from distillspec_jax.training.step import row_tokens
-from tests.data.hub import BOS, EOS, byte_level
+from tests.data.hub import byte_level
+from tests.data.toy import CONVENTIONS, LENGTHS, parent, said
 from tests.training import toy
 
 MODEL = EncoderDecoder(
@@ -33,64 +33,14 @@ MODEL = EncoderDecoder(
 
 
 def describe(task="wiki_leads", parents=(), model=MODEL):
-    return job.describe_run(model, job.DataConfig(task), dict(parents), gin="TRAIN_STEPS = 3")
+    return job.describe_run(model, DataConfig(task), dict(parents), gin="TRAIN_STEPS = 3")
 
 
-# --- the text ---
-
-
-def test_a_mixtures_rows_hold_the_longest_of_its_tasks():
-    data = job.DataConfig("embedded_mixture")
-    assert data.tasks == tuple(catalog.EMBEDDED_TASKS)
-    assert data.lengths == {"inputs": 192, "targets": 288}
-    assert job.DataConfig("wiki_leads", {"inputs": 9, "targets": 7}).lengths == {"inputs": 9, "targets": 7}
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("wiki_lead", "wiki_leads"), ("embeded_mixture", "embedded_mixture")]
-)
-def test_an_unknown_task_names_the_nearest_task_or_mixture(name, nearest):
-    with pytest.raises(UsageError, match=rf"{name!r}: did you mean {nearest!r}\?"):
-        job.DataConfig(name).tasks  # noqa: B018
-
-
-def test_the_fingerprint_follows_the_training_text(make_task, tmp_path):
-    data = job.DataConfig(make_task({"train": 3}))
-    before = data.fingerprint()
-    assert data.fingerprint() == before
-    (tmp_path / "train.jsonl").write_text('{"inputs": "a", "targets": "b"}\n')
-    assert data.fingerprint() != before
-
-
-def test_the_stream_goes_on_where_a_step_left_it(make_task):
-    data = job.DataConfig(make_task({"train": 11}))
-    batches = data.train_batches(LoopConfig(total_steps=9, batch_size=4, seed=5))
-    whole = batches(0)
-    for _ in range(3):
-        next(whole)
-    rest = batches(3)
-    for _ in range(4):
-        np.testing.assert_equal(next(rest), next(whole))
-
-
-def test_held_out_text_is_read_whole_and_at_once(make_task):
-    data = job.DataConfig(make_task({"train": 3, "validation": 5}))
-    ((name, batches),) = data.held_out_batches(2).items()
-    assert name == data.mixture_or_task_name
-    real = [int((batch["decoder_loss_weights"].sum(1) > 0).sum()) for batch in batches]
-    assert real == [2, 2, 1]
-    limited = dataclasses.replace(data, eval_limit=3).held_out_batches(2)[name]
-    assert [int((batch["decoder_loss_weights"].sum(1) > 0).sum()) for batch in limited] == [2, 1]
-
-
-def test_a_task_without_validation_text_is_trained_without_evaluation(make_task):
-    data = job.DataConfig(make_task({"train": 3}))
-    assert data.held_out_batches(2) == {}
-    assert job.held_out_loss(toy.LOSS, data, 2, make_partitioner()) is None
+# --- held-out loss ---
 
 
 def test_held_out_loss_pools_the_examples(make_task):
-    data = job.DataConfig(make_task({"train": 3, "validation": 5}))
+    data = DataConfig(make_task({"train": said(3), "validation": said(5)}, **LENGTHS))
 
     def rows(params, batch, key):
         tokens = row_tokens(batch["decoder_loss_weights"])
@@ -100,6 +50,11 @@ def test_held_out_loss_pools_the_examples(make_task):
     ((_, batches),) = data.held_out_batches(2).items()
     tokens = sum(batch["decoder_loss_weights"].sum() for batch in batches)
     assert found == {"row_tokens": pytest.approx(tokens / 5), "loss": pytest.approx(tokens / 5)}
+
+
+def test_a_task_without_validation_text_is_trained_without_evaluation(make_task):
+    data = DataConfig(make_task({"train": said(3)}))
+    assert job.held_out_loss(toy.LOSS, data, 2, make_partitioner()) is None
 
 
 # --- the card ---
@@ -133,49 +88,20 @@ def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
         describe(parents={"initial": str(tmp_path)})
 
 
-CONVENTIONS = {
-    "eos_ids": [EOS, BOS],
-    "prompts_end_with_eos": False,
-    "chat": {"template": "{{ bos_token }}{{ messages[0]['content'] }}", "bos_token": "<s>"},
-}
-
-
-def parent(folder, tokenizer, **conventions):
-    known = None if tokenizer is None else checkpoint.fingerprint(tokenizer)
-    card = checkpoint.ModelCard("t5", {}, known, **conventions)
-    checkpoint.write_card(folder, card, tokenizer)
-    return str(folder)
-
-
-def test_a_run_reads_as_its_parent_does_and_hands_that_on(tmp_path):
+def test_a_run_hands_on_how_its_parent_reads(tmp_path):
     unknown, known = parent(tmp_path / "a", None), parent(tmp_path / "b", byte_level(), **CONVENTIONS)
-    data = job.DataConfig("wiki_leads", chat=True).read_by(None, unknown, known)
-    assert data.reader.prompt("cat") == [BOS, *data.tokenizer().encode("cat")]
+    data = DataConfig("wiki_leads", chat=True).read_by(None, unknown, known)
     card = job.describe_run(MODEL, data, {"target": unknown, "draft": known}, gin="")
     assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
     assert card.tokenizer_fingerprint == checkpoint.fingerprint(byte_level())
     assert card.provenance["data"]["chat"]
-    plain = dataclasses.replace(data, chat=False)
-    assert plain.reader.prompt("cat") == [BOS, *plain.tokenizer().encode("cat")]  # no EOS
-    assert plain.reader.chat is None
-    named = dataclasses.replace(data, tokenizer_of="zoo:wiki_leads/draft")
-    assert named.read_by(known) == named
-    assert job.DataConfig("wiki_leads").read_by(unknown).reader == catalog.reader(catalog.WIKI_LEADS)
 
 
 def test_a_task_that_was_given_a_vocabulary_keeps_it(make_task, tmp_path):
     known = parent(tmp_path / "parent", byte_level(), **CONVENTIONS)
-    data = job.DataConfig(make_task({"train": 1}, vocabulary_path=str(EMBEDDED_MODEL))).read_by(known)
-    with pytest.raises(UsageError, match="was trained with another vocabulary than 'job_task_"):
+    data = DataConfig(make_task({"train": said(1)}, vocabulary_path=str(EMBEDDED_MODEL))).read_by(known)
+    with pytest.raises(UsageError, match="was trained with another vocabulary than 'test_task_"):
         job.describe_run(MODEL, data, {"initial": known}, gin="")
-
-
-def test_a_chat_template_that_is_not_there_is_refused(tmp_path):
-    chat = job.DataConfig("wiki_leads", chat=True)
-    with pytest.raises(UsageError, match="CHAT=True: nobody's chat template; give TOKENIZER_OF"):
-        chat.reader  # noqa: B018
-    with pytest.raises(UsageError, match=f"{tmp_path / 'a'} has no chat template: leave CHAT out"):
-        chat.read_by(parent(tmp_path / "a", byte_level(), eos_ids=[EOS])).reader  # noqa: B018
 
 
 # --- the directory ---

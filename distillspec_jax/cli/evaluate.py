@@ -1,0 +1,69 @@
+"""`distillspec evaluate`: held-out loss, perplexity and task quality of models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.errors import UsageError
+
+HELP = """Measures models on a task's held-out rows: the loss of the references, nats a token, and its
+perplexity, with 95 % intervals over rows; greedy outputs by the task's metric, if it has one; and how far
+each model's loss lies beyond the first's, row by row, where both have one vocabulary.
+
+  distillspec evaluate --model=zoo:target --model=zoo:draft --task=office_help_ende --limit=100
+  distillspec evaluate --model=runs/lm --task=wiki_continued
+
+Acceptance of a draft is `distillspec sweep`'s affair.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    parser = CommandParser("evaluate", HELP)
+    add = parser.add_argument
+    add(
+        "--model",
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="a checkpoint directory or zoo:NAME; repeatable",
+    )
+    add(
+        "--task",
+        help="whose rows (default: the first model's own)",
+    )
+    add("--split", default="test", help="train, validation or test (default: test)")
+    add("--limit", type=int, help="rows (default: all)")
+    add("--chat", action="store_true", help="wrap prompts in the model's chat template")
+    add("--batch_size", type=int, default=8, help="rows computed together (default: 8)")
+    add("--dtype", help="of weights and activations, as bfloat16 (default: float32, as stored)")
+    add("--output", metavar="FILE", help="also write the numbers as JSON")
+    flags = parser.parse(argv)
+    if flags.batch_size < 1:
+        raise UsageError(f"--batch_size={flags.batch_size}: must be at least 1")
+
+    from distillspec_jax.evaluation import held_out, tables
+    from distillspec_jax.models import pretrained, zoo
+
+    first = flags.model[0]
+    task = flags.task or zoo.task_of(first) or pretrained.read_card(first).task
+    if task is None:
+        raise UsageError(f"{first} speaks of no task: pass --task")
+    found = {}
+    for name in flags.model:
+        model = pretrained.load(name, dtype=flags.dtype)
+        options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size}
+        found[name] = held_out.measure(model, task, chat=flags.chat, **options)
+    tables.print_held_out(f"{task}, {flags.split} split", found)
+    if flags.output:
+        rows = {name: one.summary for name, one in found.items()}
+        Path(flags.output).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, command="evaluate"))
