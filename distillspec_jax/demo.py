@@ -35,6 +35,7 @@ def demo(
     task: str,
     output_dir: str | Path,
     *,
+    family: str = "t5",
     minutes: float | None = None,
     prompts: int = 64,
     seed: int = 0,
@@ -50,6 +51,7 @@ def demo(
     Args:
       task: an embedded task.
       output_dir: receives `report.html`, `results.jsonl`, `summary.json` and the drafts.
+      family: of the zoo, `t5` or `decoder`.
       minutes: distil for about so long; the recipe's number of steps by default.
       prompts: held-out prompts (the test split's first ones).
       seed: of training and decoding.
@@ -66,7 +68,7 @@ def demo(
         raise UsageError(f"--minutes={minutes}: must be positive")
     if prompts < 1:
         raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
-    root, recipe = Path(output_dir), RECIPES[task]
+    root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
     say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")

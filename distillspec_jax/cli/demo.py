@@ -21,9 +21,8 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("demo", HELP)
     parser.add_argument("--task", default="wiki_leads", help="an embedded task (default: wiki_leads)")
-    parser.add_argument(
-        "--output_dir", default=None, help="default: runs/demo, or runs/demo-TASK for another task"
-    )
+    parser.add_argument("--family", default="t5", help="of the zoo's pairs: t5 (default) or decoder")
+    parser.add_argument("--output_dir", default=None, help="default: runs/demo, or runs/demo-[FAMILY-]TASK")
     parser.add_argument(
         "--minutes", type=float, help="distil for about so long (default: the recipe's steps)"
     )
@@ -41,10 +40,16 @@ def main(argv: list[str]) -> int:
         if progress.row is None:
             print(f"  [{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
 
-    default = "runs/demo" if flags.task == "wiki_leads" else f"runs/demo-{flags.task}"
-    root = Path(flags.output_dir or default)
+    names = [name for name in (flags.family, flags.task) if name not in ("t5", "wiki_leads")]
+    root = Path(flags.output_dir or "-".join(["runs/demo", *names]))
     summary = demo.demo(
-        flags.task, root, minutes=flags.minutes, prompts=flags.prompts, seed=flags.seed, progress=show
+        flags.task,
+        root,
+        family=flags.family,
+        minutes=flags.minutes,
+        prompts=flags.prompts,
+        seed=flags.seed,
+        progress=show,
     )
     tables.print_table(results.read([root / RESULTS]))
     for sentence in summary["verdicts"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
@@ -11,39 +12,44 @@ HELP = """Lists the models that come with the package; `zoo:NAME` stands for one
 
   distillspec zoo                      the list, with sizes and held-out quality
   distillspec zoo --build              train every model again (hours; resumes where it stopped)
+  distillspec zoo --build --family=decoder                       or those of one family alone
 """
 
-STAGES = (
-    ("finetune", "target_first", ()),
-    ("finetune", "target", ("INITIAL_CHECKPOINT_PATH={}/target_first",)),
-    ("finetune", "draft_first", ()),
-    ("finetune", "draft", ("INITIAL_CHECKPOINT_PATH={}/draft_first",)),
-    ("distill", "distilled", ("TARGET={}/target", "DRAFT={}/draft")),
+STAGES: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("finetune", "target_first", {}),
+    ("finetune", "target", {"INITIAL_CHECKPOINT_PATH": "target_first"}),
+    ("finetune", "draft_first", {}),
+    ("finetune", "draft", {"INITIAL_CHECKPOINT_PATH": "draft_first"}),
+    ("distill", "distilled", {"TARGET": "target", "DRAFT": "draft"}),
 )
-"""(command, name, macros) in the order of training; `experiments/zoo/NAME.gin` configures each."""
+"""(command, name, its parents' macros) in the order of training; `experiments/zoo/NAME.gin` configures each,
+with its family's prefix before the name."""
 
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("zoo", HELP)
     parser.add_argument("--build", action="store_true", help="train, measure and export the zoo")
+    parser.add_argument("--family", help="t5 or decoder: which models --build trains (default: all)")
     parser.add_argument("--directory", default="runs/zoo", help="where --build trains (default: runs/zoo)")
     parser.add_argument(
         "--export", default=None, metavar="DIR", help="where --build exports (default: the package)"
     )
     parser.add_argument("--limit", type=int, default=None, help="held-out examples a task (default: all)")
     flags = parser.parse(argv)
-    if flags.build:
-        return _build(flags.directory, flags.export, flags.limit)
 
     from distillspec_jax.models import zoo
 
+    if flags.build:
+        for family in [flags.family] if flags.family else zoo.FAMILIES:
+            _build(family, flags.directory, flags.export, flags.limit)
+        return 0
     listed = zoo.manifest()
     if not listed["models"]:
         print("the zoo is empty: `distillspec zoo --build` trains it", file=sys.stderr)
         return 0
     for name, model in listed["models"].items():
-        print(f"zoo:{name:<10} {model['parameters'] / 1e6:6.2f} M parameters  {model['description']}")
+        print(f"zoo:{name:<17} {model['parameters'] / 1e6:6.2f} M parameters  {model['description']}")
         for task, quality in model.get("quality", {}).items():
             print(f"    {task:<18} " + "  ".join(f"{k} {v['value']:.3g}" for k, v in quality.items()))
         for found in model.get("agreement", ()):
@@ -55,17 +61,24 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _build(directory: str, export: str | None, limit: int | None) -> int:
+def stage_flags(family: str, name: str, parents: Mapping[str, str], directory: str) -> list[str]:
+    """What a stage's command is called with."""
+    from distillspec_jax.models import zoo
+
+    places = {macro: zoo.member(family, one) for macro, one in {"MODEL_DIR": name, **parents}.items()}
+    macros = [f"--gin.{macro}={directory}/{place}" for macro, place in places.items()]
+    return [f"--gin_file=experiments/zoo/{zoo.member(family, name)}.gin", *macros]
+
+
+def _build(family: str, directory: str, export: str | None, limit: int | None) -> None:
     import importlib
 
     from distillspec_jax.evaluation import zoo_export
 
-    for command, name, macros in STAGES:
+    for command, name, parents in STAGES:
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
-        bindings = [f"MODEL_DIR={directory}/{name}", *(macro.format(directory) for macro in macros)]
-        stage.main([f"--gin_file=experiments/zoo/{name}.gin", *(f"--gin.{b}" for b in bindings)])
-    print(zoo_export.export(list(zoo_export.DESCRIPTIONS), directory, export, limit))
-    return 0
+        stage.main(stage_flags(family, name, parents, directory))
+    print(zoo_export.export(family, list(zoo_export.DESCRIPTIONS), directory, export, limit))
 
 
 if __name__ == "__main__":

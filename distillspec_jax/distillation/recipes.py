@@ -14,7 +14,7 @@ from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy, TargetGenerated
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
@@ -38,6 +38,7 @@ class Recipe:
       control_learning_rate: of the control.
       steps: of both.
       eval_limit: validation prompts on which acceptance is logged as it trains.
+      family: of the zoo (`zoo.FAMILIES`), whose pair it is.
     """
 
     task: str
@@ -48,15 +49,16 @@ class Recipe:
     control_learning_rate: float = 1e-3
     steps: int = 120
     eval_limit: int = 48
+    family: str = "t5"
 
     @property
     def target(self) -> str:
-        return f"zoo:{self.task}/target"
+        return f"zoo:{self.task}/{zoo.member(self.family, 'target')}"
 
     @property
     def draft(self) -> str:
         """Supervised only."""
-        return f"zoo:{self.task}/draft"
+        return f"zoo:{self.task}/{zoo.member(self.family, 'draft')}"
 
     @property
     def data(self) -> DataConfig:

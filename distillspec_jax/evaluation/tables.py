@@ -105,21 +105,22 @@ def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | N
         padding=(0, 1, 0, 0),
         title_justify="left",
     )
-    made.add_column("model", overflow="fold")
-    for name in ("tokens", "nats a token", "perplexity", "beyond the first", *first.corpus):
-        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("model", overflow="fold", min_width=12)
+    beyond = ["beyond the first"] if len(found) > 1 else []
+    for name in ("tokens", "nats a token", "perplexity", *beyond, *first.corpus):
+        made.add_column(name, justify="right")  # an interval may stand below its number
     for name, one in found.items():
         paired = one is not first and np.array_equal(one.tokens, first.tokens)
-        beyond = _interval(one.loss_beyond(first), 3) if paired else "–"
-        scores = [f"{value:.1f}" for value in one.corpus.values()]
-        loss, perplexity = _interval(one.loss, 3), _interval(one.perplexity, 1)
-        made.add_row(name, f"{one.tokens.sum():,}", loss, perplexity, beyond, *scores)
+        more = [_interval(one.loss_beyond(first), ".3f") if paired else "–"] if beyond else []
+        more += [f"{value:.1f}" for value in one.corpus.values()]
+        loss, perplexity = _interval(one.loss, ".3f"), _interval(one.perplexity, ".4g")
+        made.add_row(name, f"{one.tokens.sum():,}", loss, perplexity, *more)
     console.print(made)
 
 
-def _interval(of: Interval, digits: int) -> str:
-    value = f"{of.value:.{digits}f}"
-    return value if of.ends is None else f"{value} ({of.low:.{digits}f}–{of.high:.{digits}f})"
+def _interval(of: Interval, form: str) -> str:
+    value = format(of.value, form)
+    return value if of.ends is None else f"{value} ({of.low:{form}}–{of.high:{form}})"
 
 
 def with_interval(row: Row, field: str) -> str:

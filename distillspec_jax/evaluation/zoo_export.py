@@ -20,25 +20,27 @@ from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
 
-TARGET = "target"
-
 DESCRIPTIONS = {
-    TARGET: "multitask target, supervised on the three embedded tasks",
+    "target": "multitask target, supervised on the three embedded tasks",
     "draft": "multitask draft, supervised only",
     "distilled": "the same draft distilled from the target",
 }
+"""Of the models of a family, by `zoo.ROLES`."""
 LAWS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32
 
 
-def export(trained: Collection[str], directory: str, destination: str | None, limit: int | None) -> str:
-    """Writes the zoo and returns a summary table in Markdown.
+def export(
+    family: str, trained: Collection[str], directory: str, destination: str | None, limit: int | None
+) -> str:
+    """Writes a family of the zoo and returns a summary table in Markdown; other families stay as they are.
 
     Quality is measured on the exported (bfloat16) weights, on each task's validation split; that acceptance
     is what training computes is checked for every draft, too.
 
     Args:
-      trained: the models to take from `directory`; the others stay as they are at the destination.
+      family: one of `zoo.FAMILIES`.
+      trained: its roles to take from `directory`; the others stay as they are at the destination.
       directory: holds a training directory a model.
       destination: where the zoo goes; the package's own folder by default.
       limit: held-out examples a task.
@@ -50,8 +52,10 @@ def export(trained: Collection[str], directory: str, destination: str | None, li
     models: dict[str, Any] = {}
     measured: dict[str, dict[str, held_out.HeldOut]] = {}
     shipped: dict[str, Pretrained] = {}
-    for name, description in DESCRIPTIONS.items():
-        if name in trained:
+    target = zoo.member(family, "target")
+    for role, description in DESCRIPTIONS.items():
+        name = zoo.member(family, role)
+        if role in trained:
             source = Path(directory) / name
             _write(pretrained.load(str(source)), source, root / name)
         shipped[name] = pretrained.load(str(root / name))
@@ -63,20 +67,25 @@ def export(trained: Collection[str], directory: str, destination: str | None, li
             "description": description,
             "parameters": shipped[name].num_parameters,
             "quality": {
-                task: _quality(found, measured[TARGET][task]) for task, found in measured[name].items()
+                task: _quality(found, measured[target][task]) for task, found in measured[name].items()
             },
         }
-        if name != TARGET:
-            models[name]["agreement"] = _agreement(shipped[TARGET], shipped[name])
+        if name != target:
+            models[name]["agreement"] = _agreement(shipped[target], shipped[name])
     baselines = {}
     for task in catalog.EMBEDDED_TASKS:
         scores, corpus = held_out.copy_baseline(task, split="validation", limit=limit)
         baselines[task] = {"copy_the_input": corpus, "examples": len(scores)}
     aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in models}
-    manifest = {"models": models, "aliases": aliases, "baselines": baselines}
+    there = zoo.read(root)
+    manifest = {
+        "models": there["models"] | models,
+        "aliases": there["aliases"] | aliases,
+        "baselines": baselines,
+    }
     (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
     zoo.manifest.cache_clear()
-    return table(manifest)
+    return table({"models": models, "baselines": baselines})
 
 
 def _write(trained: Pretrained, source: Path, target: Path) -> None:

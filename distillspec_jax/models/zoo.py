@@ -1,9 +1,10 @@
-"""The models that come with the package: names, aliases, directories."""
+"""The models that come with the package: families, names, aliases, directories."""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,31 @@ from distillspec_jax.errors import UsageError, nearest
 ROOT = Path(__file__).parent.parent / "zoo"
 PREFIX = "zoo:"
 
+FAMILIES: Mapping[str, str] = {"t5": "", "decoder": "decoder_"}
+"""Families of pairs, and what the names of their models begin with."""
+ROLES = ("target", "draft", "distilled")
+
+
+def member(family: str, role: str) -> str:
+    """The name of a family's model (`decoder_target`).
+
+    Raises:
+      UsageError: no such family; names the nearest.
+    """
+    if family not in FAMILIES:
+        raise UsageError(f"the zoo has no family {family!r}: {nearest(family, FAMILIES)}")
+    return FAMILIES[family] + role
+
 
 @functools.cache
 def manifest() -> dict[str, Any]:
-    """`zoo/zoo.json`: `{"models": {name: {...}}, "aliases": {"TASK/role": name}}`."""
-    path = ROOT / "zoo.json"
+    """`read` of the shipped zoo."""
+    return read(ROOT)
+
+
+def read(root: Path) -> dict[str, Any]:
+    """A zoo's `zoo.json`: `{"models": {name: {...}}, "aliases": {"TASK/name": name}}`."""
+    path = root / "zoo.json"
     if not path.is_file():
         return {"models": {}, "aliases": {}}
     loaded: dict[str, Any] = json.loads(path.read_text())
@@ -40,7 +61,7 @@ def names() -> list[str]:
 
 
 def directory(name: str) -> Path:
-    """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/ROLE`.
+    """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/NAME`.
 
     Raises:
       UsageError: no such model; names the nearest.

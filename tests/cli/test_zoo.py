@@ -1,0 +1,77 @@
+"""How the zoo is built, a family at a time."""
+
+import json
+
+import gin
+import numpy as np
+import pytest
+
+from distillspec_jax import checkpoint
+from distillspec_jax.cli import bindings, zoo
+from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.recipes import RECIPES
+from distillspec_jax.evaluation import zoo_export
+from distillspec_jax.evaluation.held_out import HeldOut
+from distillspec_jax.models import registry
+from distillspec_jax.models.zoo import FAMILIES, ROLES, member
+from distillspec_jax.training.finetune import finetune
+from tests import pair
+
+SIZES = {"t5": {"target": 6_690_048, "draft": 918_528}, "decoder": {"target": 4_984_064, "draft": 688_512}}
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stage", zoo.STAGES, ids=lambda stage: stage[1])
+def test_every_stage_binds_to_its_job(family, stage):
+    command, name, parents = stage
+    flags = CommandParser(command, "", gin=True).parse(zoo.stage_flags(family, name, parents, "there"))
+    job = {"finetune": finetune, "distill": distill}[command]
+    bindings.bind(job, flags.gin, given=("gin",))
+    settings = gin.get_bindings(job)
+    assert settings["model_dir"] == f"there/{member(family, name)}"
+    known = {"initial_checkpoint_path": "INITIAL_CHECKPOINT_PATH", "target": "TARGET", "draft": "DRAFT"}
+    for setting, macro in known.items():
+        if macro in parents:
+            assert settings[setting] == f"there/{member(family, parents[macro])}"
+    if command == "finetune":
+        config = settings["model"].config
+        count = checkpoint.count_parameters(registry.shapes(settings["model"]))
+        assert count == SIZES[family][name.removesuffix("_first")]
+        assert config.dropout_rate == (0.1 if name == "target" else 0.0)
+
+
+def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
+    target = pair.target()
+    for role in ROLES:
+        folder = tmp_path / "trained" / member("decoder", role)
+        pair.write(folder, target)
+        (folder / "metrics.jsonl").write_text("{}\n")
+    found = HeldOut(np.ones(6), np.full(6, 2), [], np.ones(6), {"score": 3.0})
+    monkeypatch.setattr(zoo_export.held_out, "measure", lambda *_, **__: found)
+    monkeypatch.setattr(zoo_export.held_out, "copy_baseline", lambda *_, **__: (np.ones(6), {"score": 1.0}))
+    monkeypatch.setattr(zoo_export, "_agreement", lambda *_: [])
+    root = tmp_path / "zoo"
+    root.mkdir()
+    before = {"models": {"target": {"parameters": 1}}, "aliases": {"wiki_leads/target": "target"}}
+    (root / "zoo.json").write_text(json.dumps(before))
+    shown = zoo_export.export("decoder", ROLES, str(tmp_path / "trained"), str(root), limit=None)
+    manifest = json.loads((root / "zoo.json").read_text())
+    assert list(manifest["models"]) == ["target", *(member("decoder", role) for role in ROLES)]
+    assert manifest["models"]["target"] == {"parameters": 1}
+    assert manifest["aliases"]["wiki_leads/target"] == "target"
+    assert manifest["aliases"]["gsm_symbolic/decoder_draft"] == "decoder_draft"
+    assert "| wiki_leads | decoder_distilled | 0.500" in shown
+    assert "| target |" not in shown
+    assert checkpoint.latest_step(root / "decoder_draft") == 1
+
+
+def test_a_recipe_is_of_a_family():
+    recipe = RECIPES["wiki_leads"]
+    assert (recipe.target, recipe.draft) == ("zoo:wiki_leads/target", "zoo:wiki_leads/draft")
