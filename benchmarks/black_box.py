@@ -139,7 +139,6 @@ def compare(study: Study, limit: int) -> Iterator[str]:
     recipe = study.recipe
     target, draft = pretrained.load(recipe.target), pretrained.load(recipe.draft)
     data = DataConfig(recipe.task, catalog.find_task(recipe.task).feature_lengths, eval_limit=limit)
-    tokenizer = data.tokenizer()
     evaluate = expected_acceptance(
         draft.model,
         target.model,
@@ -149,9 +148,7 @@ def compare(study: Study, limit: int) -> Iterator[str]:
             for batch in data.held_out_batches(recipes.BATCH_SIZE)[recipe.task]
         ],
         study.seed,
-        vocab_size=tokenizer.vocab_size,
-        eos_ids=tokenizer.eos_ids,
-        padding_ids=tokenizer.padding_ids,
+        vocabulary=data.tokenizer().vocabulary,
     )
     found: dict[str, list[float]] = {}
 

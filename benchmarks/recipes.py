@@ -68,16 +68,13 @@ def compare(task: str, steps: int, root: Path, seed: int) -> Iterator[str]:
     recipe, spec = RECIPES[task], catalog.find_task(task)
     target, draft = pretrained.load(recipe.target), pretrained.load(recipe.draft)
     data = DataConfig(task, spec.feature_lengths, eval_limit=PROMPTS)
-    tokenizer = data.tokenizer()
     evaluate = expected_acceptance(
         draft.model,
         target.model,
         target.params,
         [jax.tree.map(jnp.asarray, batch) for batch in data.held_out_batches(recipes.BATCH_SIZE)[task]],
         seed,
-        vocab_size=tokenizer.vocab_size,
-        eos_ids=tokenizer.eos_ids,
-        padding_ids=tokenizer.padding_ids,
+        vocabulary=data.tokenizer().vocabulary,
     )
 
     def line(name: str, params: object) -> str:

@@ -43,11 +43,11 @@ def on_policy_step_ratio() -> Measurement:
     partitioner = make_partitioner()
     target, _ = load(TARGET, partitioner)
     draft = pretrained.load(DRAFT)
-    vocab_size = DataConfig(TASK).tokenizer().vocab_size
+    vocabulary = DataConfig(TASK).tokenizer().vocabulary
 
     def loss(source: DataSource) -> LossFn:
         return make_distillation_loss(
-            draft.model, target.model, target.params, ForwardKL(), source, vocab_size=vocab_size
+            draft.model, target.model, target.params, ForwardKL(), source, vocabulary=vocabulary
         )
 
     on_policy, fixed = (_ours(loss(source)) for source in (OnPolicy(), Fixed()))

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from distillspec_jax.data.sentencepiece_model import SentencePieceModel
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import Vocabulary
 
 EMBEDDED_MODEL = Path(__file__).parent / "vocabulary" / "embedded.model"
 """The vocabulary of the embedded tasks: 4,096 unigram pieces, rebuilt by `train_vocabulary`."""
@@ -147,6 +148,11 @@ class Tokenizer:
     def first_ids(self) -> list[int]:
         """Ids that a prompt begins with: BOS, where a tokenizer.json adds it."""
         return self._library.first_ids
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What sampling and losses need to know."""
+        return Vocabulary(self.vocab_size, self.eos_ids, self.padding_ids)
 
     @property
     def padding_ids(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from distillspec_jax.decoding.law import SamplingLaw, checked, sampling_law
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Deployment:
         top_p = f"_p{self.top_p:g}" if self.top_p < 1 else ""
         return f"T{self.temperature:g}{top_k}{top_p}"
 
-    def law(self, vocab_size: int | None = None, padding_ids: tuple[int, ...] = (0,)) -> SamplingLaw:
-        """The law over the first `vocab_size` ids (None: all), padding left out."""
-        return sampling_law(
-            self.temperature, self.top_k, self.top_p, vocab_size=vocab_size, excluded_ids=padding_ids
-        )
+    def law(self, vocabulary: Vocabulary = T5_IDS) -> SamplingLaw:
+        """The law over the real ids, padding left out."""
+        numbers = self.temperature, self.top_k, self.top_p
+        return sampling_law(*numbers, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids)

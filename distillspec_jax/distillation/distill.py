@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
@@ -187,12 +186,7 @@ def _of_target(
     normalization: str,
     deployment: Deployment | None,
 ) -> _Objective:
-    tokenizer = data.tokenizer()
-    real_ids: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size,
-        "eos_ids": tokenizer.eos_ids,
-        "padding_ids": tokenizer.padding_ids,
-    }
+    vocabulary = data.tokenizer().vocabulary
     parts = teacher.model, teacher.params, divergence, source
     prompts = [
         partitioner.put_batch(batch)
@@ -207,14 +201,18 @@ def _of_target(
     laws = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
 
     def loss(model: Network) -> LossFn:
-        return make_distillation_loss(model, *parts, dropout=True, normalization=normalization, **real_ids)
+        return make_distillation_loss(
+            model, *parts, dropout=True, vocabulary=vocabulary, normalization=normalization
+        )
 
     def evaluate(model: Network) -> Evaluate | None:
         if not prompts:
             return None
-        return expected_acceptance(model, teacher.model, teacher.params, prompts, loop.seed, laws, **real_ids)
+        return expected_acceptance(
+            model, teacher.model, teacher.params, prompts, loop.seed, laws, vocabulary=vocabulary
+        )
 
-    return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, **real_ids))
+    return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, vocabulary=vocabulary))
 
 
 def _check_pair(teacher: Pretrained, student: Pretrained, assume_same_vocabulary: bool) -> None:

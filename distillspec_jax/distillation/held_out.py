@@ -21,6 +21,7 @@ from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
 
@@ -34,11 +35,10 @@ def overlap(
     target_logits_BTV: Array,
     draft_logits_BTV: Array,
     deployment: Deployment = SAMPLED,
-    vocab_size: int | None = None,
-    padding_ids: tuple[int, ...] = (0,),
+    vocabulary: Vocabulary = T5_IDS,
 ) -> Array:
     """sum_v min(p, q) under the law that both are sampled by, `[B, T]`."""
-    law = deployment.law(vocab_size, padding_ids)
+    law = deployment.law(vocabulary)
     return jnp.exp(log_overlap(law.log_probs(target_logits_BTV), law.log_probs(draft_logits_BTV)))
 
 
@@ -50,9 +50,7 @@ def expected_acceptance(
     seed: int,
     laws: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
-    vocab_size: int | None = None,
-    eos_ids: tuple[int, ...] = (1,),
-    padding_ids: tuple[int, ...] = (0,),
+    vocabulary: Vocabulary = T5_IDS,
 ) -> Callable[[Params], dict[str, float]]:
     """Parameters of the draft to alpha under each law, by its `metric` (`acceptance_expected_T0`).
 
@@ -60,7 +58,7 @@ def expected_acceptance(
       batches: unpacked evaluation batches of prompts; their targets only give the length.
       seed: of the target's samples.
       laws: of target and draft.
-      vocab_size, eos_ids, padding_ids: see `sources.Networks`.
+      vocabulary: of both.
     """
 
     @jax.jit
@@ -74,9 +72,7 @@ def expected_acceptance(
                 law.temperature,
                 top_k=law.top_k,
                 top_p=law.top_p,
-                vocab_size=vocab_size,
-                eos_ids=eos_ids,
-                padding_ids=padding_ids,
+                vocabulary=vocabulary,
             )
             for law in laws
         )
@@ -85,7 +81,7 @@ def expected_acceptance(
     def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
         def overlap_under(law: Deployment, hidden: tuple[Array, Array]) -> Array:
             logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
-            return overlap(*logits, law, vocab_size, padding_ids)
+            return overlap(*logits, law, vocabulary)
 
         found = {}
         for law, batch in zip(laws, drawn, strict=True):

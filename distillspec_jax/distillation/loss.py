@@ -15,6 +15,7 @@ from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 _total_variation = TotalVariation()
 
@@ -66,9 +67,7 @@ def make_distillation_loss(
     source: DataSource,
     *,
     dropout: bool = False,
-    vocab_size: int | None = None,
-    eos_ids: tuple[int, ...] = (1,),
-    padding_ids: tuple[int, ...] = (0,),
+    vocabulary: Vocabulary = T5_IDS,
     normalization: str = "sequence",
 ) -> LossFn:
     """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
@@ -81,7 +80,7 @@ def make_distillation_loss(
       divergence: token by token.
       source: of the sequences that it is taken on.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
-      vocab_size, eos_ids, padding_ids: see `sources.Networks`; the padded rows of an embedding are in no law.
+      vocabulary: of both; the padded rows of an embedding are in no law.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
@@ -96,8 +95,8 @@ def make_distillation_loss(
         draft_logits: Array, part: dict[str, Array], target_params: Params
     ) -> tuple[Array, Array]:
         mask, tokens = part["mask"], part["tokens"]
-        draft_logits = draft_logits[..., :vocab_size]
-        target_logits = target.readout(target_params, part["target_hidden"])[..., :vocab_size]
+        draft_logits = draft_logits[..., : vocabulary.size]
+        target_logits = target.readout(target_params, part["target_hidden"])[..., : vocabulary.size]
         loss = divergence(target_logits, draft_logits, mask, tokens)
         tvd = _total_variation(target_logits, jax.lax.stop_gradient(draft_logits), mask, tokens)
         return jnp.sum(loss * part["weight"]), tvd
@@ -107,7 +106,7 @@ def make_distillation_loss(
     ) -> tuple[Array, Array, dict[str, Mean]]:
         source_key, dropout_key = jax.random.split(key)
         frozen = jax.lax.stop_gradient(params)
-        networks = Networks(draft, frozen, target, target_params, vocab_size, eos_ids, padding_ids)
+        networks = Networks(draft, frozen, target, target_params, vocabulary)
         batch = source(networks, batch, source_key)
         mask_BT = batch["decoder_loss_weights"]
         weight_BT, weight_sum = normalize(mask_BT)

@@ -20,6 +20,7 @@ from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +30,14 @@ class Networks:
     Attributes:
       draft, target: the networks.
       draft_params, target_params: theirs, the draft's as they are in this step.
-      vocab_size: number of real ids; the padded rows of an embedding are never sampled. None: all are real.
-      eos_ids: end a sample.
-      padding_ids: real ids that are never sampled.
+      vocabulary: of both.
     """
 
     draft: LanguageModel
     draft_params: Params
     target: LanguageModel
     target_params: Params
-    vocab_size: int | None = None
-    eos_ids: tuple[int, ...] = (1,)
-    padding_ids: tuple[int, ...] = (0,)
+    vocabulary: Vocabulary = T5_IDS
 
 
 class DataSource(Protocol):
@@ -59,11 +56,11 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnPolicy:
-    """The draft's own samples, drawn with its current parameters; no gradient flows through them.
+class _Sampled:
+    """What a network writes after the batch's prompts; no gradient flows through it.
 
     Attributes:
-      temperature: of the draft's law (the paper: 1).
+      temperature: of the network's law (the paper: 1).
       max_tokens: longest sample; None: as long as the batch's targets.
     """
 
@@ -71,56 +68,40 @@ class OnPolicy:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_sampling(self)
+        # Here and not inside the step: before anything is compiled.
+        name = type(self).__name__
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"{name}.temperature={self.temperature}: must be 0 (greedy) or more")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"{name}.max_tokens={self.max_tokens}: must be at least 1")
 
-    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        return sampled_batch(
-            networks.draft,
-            networks.draft_params,
-            batch,
-            key,
-            self.temperature,
-            self.max_tokens,
-            vocab_size=networks.vocab_size,
-            eos_ids=networks.eos_ids,
-            padding_ids=networks.padding_ids,
-        )
+    def _of(
+        self, model: LanguageModel, params: Params, vocabulary: Vocabulary, batch: Batch, key: Array
+    ) -> Batch:
+        limits = self.temperature, self.max_tokens
+        return sampled_batch(model, params, batch, key, *limits, vocabulary=vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetGenerated:
-    """The target's samples, drawn anew in every step. Dear: the target decodes token by token.
+class OnPolicy(_Sampled):
+    """The draft's own samples, drawn with its current parameters.
 
-    Attributes: see `OnPolicy`.
+    Attributes: `temperature`, `max_tokens`; see `_Sampled`.
     """
 
-    temperature: float = 1.0
-    max_tokens: int | None = None
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        return self._of(networks.draft, networks.draft_params, networks.vocabulary, batch, key)
 
-    def __post_init__(self) -> None:
-        _check_sampling(self)
+
+@dataclasses.dataclass(frozen=True)
+class TargetGenerated(_Sampled):
+    """The target's samples, drawn anew in every step. Dear: the target decodes token by token.
+
+    Attributes: as `OnPolicy`.
+    """
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        return sampled_batch(
-            networks.target,
-            networks.target_params,
-            batch,
-            key,
-            self.temperature,
-            self.max_tokens,
-            vocab_size=networks.vocab_size,
-            eos_ids=networks.eos_ids,
-            padding_ids=networks.padding_ids,
-        )
-
-
-def _check_sampling(source: OnPolicy | TargetGenerated) -> None:
-    """Here and not inside the step: before anything is compiled."""
-    name = type(source).__name__
-    if not 0 <= source.temperature < math.inf:
-        raise UsageError(f"{name}.temperature={source.temperature}: must be 0 (greedy) or more")
-    if source.max_tokens is not None and source.max_tokens < 1:
-        raise UsageError(f"{name}.max_tokens={source.max_tokens}: must be at least 1")
+        return self._of(networks.target, networks.target_params, networks.vocabulary, batch, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +148,7 @@ def sampled_batch(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
-    vocab_size: int | None = None,
-    eos_ids: tuple[int, ...] = (1,),
-    padding_ids: tuple[int, ...] = (0,),
+    vocabulary: Vocabulary = T5_IDS,
 ) -> Batch:
     """The batch with its targets replaced by samples of `model` on the same prompts.
 
@@ -182,14 +161,17 @@ def sampled_batch(
       key: of all rows; each has its own stream.
       temperature, top_k, top_p: the law.
       max_tokens: longest sample; None: the width of the targets.
-      vocab_size, eos_ids, padding_ids: see `Networks`.
+      vocabulary: what ends a sample, and what is never in one.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    law = sampling_law(temperature, top_k, top_p, vocab_size=vocab_size, excluded_ids=padding_ids)
+    law = sampling_law(
+        temperature, top_k, top_p, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids
+    )
     keys_B = randomness.row_keys(key, jnp.arange(rows))
-    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, StopOnEos(eos_ids))
+    stopping = StopOnEos(vocabulary.eos_ids)
+    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, stopping)
     tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))
     real_BT = (jnp.arange(width)[None] < length_B[:, None]) & (prompt_lengths(prompt_BT)[:, None] > 0)
     tokens_BT = jax.lax.stop_gradient(jnp.where(real_BT, tokens_BT, 0))

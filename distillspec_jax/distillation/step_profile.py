@@ -19,6 +19,7 @@ from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, Networks
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 REPEATS = 3
 
@@ -30,20 +31,18 @@ def step_profile(
     divergence: Divergence,
     source: DataSource,
     *,
-    vocab_size: int | None = None,
-    eos_ids: tuple[int, ...] = (1,),
-    padding_ids: tuple[int, ...] = (0,),
+    vocabulary: Vocabulary = T5_IDS,
 ) -> Callable[[Params, Batch], dict[str, float]]:
     """The draft's parameters and a batch to `{rollout_s, target_forward_s, draft_forward_backward_s}`.
 
     Each is the median of a few calls. The draft's share is what the loss and its gradient on given sequences
     take beyond the target's pass. Arguments as `make_distillation_loss`.
     """
-    loss_fn = make_distillation_loss(draft, target, target_params, divergence, Fixed(), vocab_size=vocab_size)
+    loss_fn = make_distillation_loss(draft, target, target_params, divergence, Fixed(), vocabulary=vocabulary)
 
     @jax.jit
     def rollout(params: Params, target_params: Params, batch: Batch) -> Batch:
-        networks = Networks(draft, params, target, target_params, vocab_size, eos_ids, padding_ids)
+        networks = Networks(draft, params, target, target_params, vocabulary)
         return source(networks, batch, jax.random.key(0))
 
     @jax.jit

@@ -12,7 +12,6 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +38,7 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import Vocabulary
 
 TOLERANCE = 1e-4
 """Between the two overlaps, a tested position."""
@@ -172,8 +172,7 @@ def agreement(
     Raises:
       AgreementError: two of the numbers contradict each other; names both.
     """
-    tokenizer = tokenizer_of(target)
-    real: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "padding_ids": tokenizer.padding_ids}
+    vocabulary = tokenizer_of(target).vocabulary
     batches = list(batches)
     sampled, recomputed, firm = [], [], []
     for i, batch in enumerate(batches):
@@ -184,13 +183,13 @@ def agreement(
             law,
             batch=batch,
             rounds=rounds,
-            **real,
+            vocabulary=vocabulary,
         )
         sampled.append(rounds)
         recomputed.append(over_rounds(overlap_BT, rounds))
         firm.append(over_rounds(~firm_BT, rounds) == 0)
     evaluate = held_out.expected_acceptance(
-        draft.model, target.model, target.params, batches, seed, (law,), eos_ids=tokenizer.eos_ids, **real
+        draft.model, target.model, target.params, batches, seed, (law,), vocabulary=vocabulary
     )
     expected = evaluate(draft.params)[held_out.metric(law)]
     return compare(law, sampled, recomputed, firm, expected)
@@ -208,11 +207,11 @@ def sample_rounds(
 
     Rows without a prompt emit nothing.
     """
-    tokenizer = tokenizer_of(target)
+    vocabulary = tokenizer_of(target).vocabulary
     loop = SpeculativeLoop(
         target.model,
         ModelDrafter(draft.model),
-        stopping=StopOnEos(tokenizer.eos_ids),
+        stopping=StopOnEos(vocabulary.eos_ids),
         block_size=block_size,
         measure_overlap=True,
     )
@@ -220,7 +219,7 @@ def sample_rounds(
     rows, longest = len(prompt_BT), batch["decoder_target_tokens"].shape[1]
     keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
     limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
-    sampling = law.law(tokenizer.vocab_size, tokenizer.padding_ids)
+    sampling = law.law(vocabulary)
     requests = Requests(keys_B, limit_B, sampling.for_rows(rows))
     params = PairParams(target.params, draft.params)
     state = _start(loop, params, prompt_BT, requests, longest)
@@ -254,10 +253,9 @@ def teacher_forced(
     models: tuple[LanguageModel, LanguageModel],
     params: tuple[Params, Params],
     law: Deployment,
-    vocab_size: int,
+    vocabulary: Vocabulary,
     batch: Batch,
     rounds: Rounds,
-    padding_ids: tuple[int, ...] = (0,),
 ) -> tuple[np.ndarray, np.ndarray]:
     """sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
 
@@ -270,9 +268,7 @@ def teacher_forced(
         "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": tokens_BT,
     }
-    overlap_BT, firm_BT = jax.device_get(
-        _teacher_forced(models, law, (vocab_size, padding_ids), params, forced)
-    )
+    overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, law, vocabulary, params, forced))
     return overlap_BT, firm_BT
 
 
@@ -280,23 +276,23 @@ def teacher_forced(
 def _teacher_forced(
     models: tuple[LanguageModel, LanguageModel],
     law: Deployment,
-    real: tuple[int, tuple[int, ...]],
+    vocabulary: Vocabulary,
     params: tuple[Params, Params],
     batch: Batch,
 ) -> tuple[Array, Array]:
     both = [model.logits(p, batch) for model, p in zip(models, params, strict=True)]
-    overlap_BT = held_out.overlap(both[0], both[1], law, *real)
-    return overlap_BT, _firm(both[0], law, *real) & _firm(both[1], law, *real)
+    overlap_BT = held_out.overlap(both[0], both[1], law, vocabulary)
+    return overlap_BT, _firm(both[0], law, vocabulary) & _firm(both[1], law, vocabulary)
 
 
-def _firm(logits_BTV: Array, law: Deployment, vocab_size: int, padding_ids: tuple[int, ...]) -> Array:
+def _firm(logits_BTV: Array, law: Deployment, vocabulary: Vocabulary) -> Array:
     """Whether the law keeps the same tokens when those that it keeps rise or fall a little."""
-    sampling = law.law(vocab_size, padding_ids)
+    sampling = law.law(vocabulary)
 
     def kept(logits: Array) -> Array:
         return sampling.log_probs(logits) > -jnp.inf
 
-    logits_BTV = logits_BTV[..., :vocab_size]
+    logits_BTV = logits_BTV[..., : vocabulary.size]
     now = kept(logits_BTV)
     moved = [kept(logits_BTV + jnp.where(now, by, 0.0)) for by in (-TIED, TIED)]
     return jnp.all((moved[0] == now) & (moved[1] == now), axis=-1)

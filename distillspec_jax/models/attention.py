@@ -8,6 +8,7 @@ Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models.dense import Dense, Form, StackedDense, along_last, fan_in_normal, logical
+from distillspec_jax.models.dense import (
+    Dense,
+    Form,
+    StackedDense,
+    along_last,
+    fan_in_normal,
+    few_queries,
+    logical,
+)
 from distillspec_jax.models.rotary import Rotation, rotate
 from distillspec_jax.shapes import Array
 
@@ -224,7 +233,9 @@ class Attention(nn.Module):
         b, h, q, d = q_BHQD.shape
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
-        scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])
+        few = self.form == "few_rows"
+        products = few_queries if few else functools.partial(jnp.einsum, "bhqd,bhsd->bhqs")
+        scores = products(q_BHQD.reshape(line), kv[0])
         scores = scores.reshape(b, h, q, -1).astype(jnp.float32) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)

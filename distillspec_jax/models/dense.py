@@ -8,7 +8,7 @@ Kernels are T5X's (`kernel`, `[in, out]`). Two more forms exist only inside deco
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -98,28 +98,60 @@ def along_last(parameter: Array, x: Array) -> Array:
 def few_rows(x: Array, kernel_NM: Array) -> Array:
     """`x @ kernel.T`, `[..., M]` to `[..., N]`, with every weight read once, in order, for all rows.
 
-    XLA's CPU matrix products read weights at half the memory's speed when there are two to a dozen rows. As
-    one sum of as many numbers as there are rows the product runs at full speed, if it is compiled with
-    `compiler_options`; otherwise it is right, but fifty times slower.
+    XLA's CPU matrix products read weights at half the memory's speed when there are two to a dozen rows, and
+    on one core when there is one. As a sum of several numbers at a time (one a row, or one a row and
+    part of the kernel where rows are fewer than four) the product runs at full speed on all cores, if it is
+    compiled with `compiler_options`; otherwise it is right, but fifty times slower.
     """
-    rows = math.prod(x.shape[:-1])
-    if not 1 < rows <= FEW_ROWS or x.dtype != jnp.float32:
+    rows, (outputs, width) = math.prod(x.shape[:-1]), kernel_NM.shape
+    # Parts share their reading of x. Of short sums the ends cost more than that.
+    parts = 4 if rows == 1 else 2 if rows == 2 or width >= 256 else 1
+    parts = math.gcd(outputs, parts)
+    if not 0 < rows <= FEW_ROWS or rows * parts == 1 or x.dtype != jnp.float32:
         return jnp.einsum("...m,nm->...n", x, kernel_NM.astype(x.dtype))
     # What makes x stays outside: the compiler would repeat it for every output.
     x_RM = jax.lax.optimization_barrier(x.reshape(rows, -1))
-    terms = tuple(x_M[None] * kernel_NM for x_M in x_RM)
-    zeros = tuple(np.float32(0) for _ in terms)
-    sums = jax.lax.reduce(terms, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+    kernel_PNM = kernel_NM.reshape(parts, outputs // parts, width)
+    sums = _joint_sums([x_M[None] * part_NM for x_M in x_RM for part_NM in kernel_PNM])
     return jnp.stack(sums).reshape(*x.shape[:-1], -1)
 
 
-def compiler_options() -> dict[str, str | bool] | None:
+def few_queries(query_BHQD: Array, key_BHSD: Array) -> Array:
+    """`query @ key.T`, `[B, H, Q, S]`, with every key read once for all queries, see `few_rows`."""
+    batch, heads, queries, width = query_BHQD.shape
+    parts = math.gcd(heads, max(1, 4 // queries))
+    if not 1 < queries * parts <= FEW_ROWS or query_BHQD.dtype != jnp.float32:
+        return jnp.einsum("bhqd,bhsd->bhqs", query_BHQD, key_BHSD)
+    split = (batch, parts, heads // parts)
+    query_BPHQD = jax.lax.optimization_barrier(query_BHQD).reshape(*split, queries, width)
+    key_BPHSD = key_BHSD.reshape(*split, -1, width)
+    sums = _joint_sums(
+        [query_BPHQD[:, p, :, q, None] * key_BPHSD[:, p] for p in range(parts) for q in range(queries)]
+    )
+    scores_PQBHS = jnp.stack(sums).reshape(parts, queries, *sums[0].shape)
+    return jnp.transpose(scores_PQBHS, (2, 0, 3, 1, 4)).reshape(batch, heads, queries, -1)
+
+
+def _joint_sums(terms: Sequence[Array]) -> Sequence[Array]:
+    """Sums over the last axis, in one loop over what the terms have in common."""
+    zeros = tuple(np.float32(0) for _ in terms)
+    last = (terms[0].ndim - 1,)
+    return jax.lax.reduce(tuple(terms), zeros, lambda a, b: tuple(map(jnp.add, a, b)), last)
+
+
+def compiler_options() -> dict[str, str | bool | int] | None:
     """What `jax.jit` needs to know where prepared parameters are used.
 
-    On a CPU: sums may be taken in any order, so that those of `few_rows` are vectorised, while NaN,
-    infinities, divisions and functions stay what they are; and barriers hold until everything is fused.
+    On a CPU: sums may be taken in any order, so that those of `few_rows` are vectorised, and vectors may be
+    as wide as the machine has them, while NaN, infinities, divisions and functions stay what they are;
+    barriers hold until everything is fused; and a sum is one kernel, not a tree of two.
     """
     if jax.default_backend() != "cpu":
         return None
     kept = {f"xla_cpu_fast_math_honor_{what}": True for what in ("nans", "infs", "division", "functions")}
-    return {"xla_cpu_enable_fast_math": True, "xla_disable_hlo_passes": "cse_barrier_expander", **kept}
+    return {
+        "xla_cpu_enable_fast_math": True,
+        "xla_cpu_prefer_vector_width": 512,
+        "xla_disable_hlo_passes": "cse_barrier_expander,tree_reduction_rewriter",
+        **kept,
+    }

@@ -5,6 +5,7 @@ import pytest
 
 from distillspec_jax.distillation import held_out
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import Vocabulary
 from tests.distillation.bigram import Bigram, chain, prompts, table
 
 V, WIDTH = 6, 5
@@ -87,7 +88,7 @@ def test_padded_rows_of_the_embedding_belong_to_no_law():
     target, draft = table(0, V), table(0, V)
     wide = {"table": np.pad(np.asarray(draft["table"]), ((0, 2), (0, 2)), constant_values=3.0)}
     real = held_out.expected_acceptance(
-        Bigram(V + 2), NETWORK, target, [prompts(8, WIDTH)], seed=0, vocab_size=V
+        Bigram(V + 2), NETWORK, target, [prompts(8, WIDTH)], seed=0, vocabulary=Vocabulary(V)
     )
     assert real(wide)["acceptance_expected_T1"] == pytest.approx(1.0)
 

@@ -12,6 +12,7 @@ from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, Reve
 from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed, OnPolicy
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import Vocabulary
 from tests.distillation.bigram import Bigram, prompts, table
 
 V = 6
@@ -122,7 +123,7 @@ def test_padded_rows_of_the_embedding_are_in_no_law():
         {"table": np.pad(np.asarray(TARGET["table"]), ((0, 0), (0, 2)), constant_values=1.0)},
         ForwardKL(),
         Fixed(),
-        vocab_size=V,
+        vocabulary=Vocabulary(V),
     )
     found = jax.jit(lambda f, p, b: f(p, b, jax.random.key(0))[0])(loss, wide, batch)
     assert float(found) == pytest.approx(evaluated(batch)[0], rel=1e-5)

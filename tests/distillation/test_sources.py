@@ -16,6 +16,7 @@ from distillspec_jax.distillation.sources import (
     sampled_batch,
 )
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 from tests.distillation.bigram import Bigram, chain, prompts, table
 
@@ -116,7 +117,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled():
     """Ids 4 and 5 are no pieces of the vocabulary, however likely they are."""
 
     def sample(vocab_size):
-        networks = Networks(NETWORK, LONG, NETWORK, LONG, vocab_size=vocab_size)
+        networks = Networks(NETWORK, LONG, NETWORK, LONG, vocabulary=Vocabulary(vocab_size))
         batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 4), jax.random.key(0)))()
         return np.asarray(batch["decoder_target_tokens"])
 
@@ -125,7 +126,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled():
 
 
 def test_the_vocabularys_own_eos_ends_a_sample():
-    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, eos_ids=(4,))
+    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, vocabulary=Vocabulary(eos_ids=(4,)))
     batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 5), jax.random.key(0)))()
     np.testing.assert_array_equal(batch["decoder_target_tokens"], [[3, 4, 0, 0, 0]])
 

@@ -8,6 +8,7 @@ import pytest
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement
 from distillspec_jax.evaluation.agreement import AgreementError
+from distillspec_jax.vocabulary import Vocabulary
 from tests import pair, tiny
 
 LAW = Deployment()
@@ -55,7 +56,7 @@ def recomputed(sampled, law=LAW, draft=None):
     models = pair.target().model, (draft or pair.draft()).model
     params = pair.target().params, (draft or pair.draft()).params
     found = [
-        agreement.teacher_forced(models, params, law, pair.MODEL.vocab_size, b, rounds)
+        agreement.teacher_forced(models, params, law, Vocabulary(pair.MODEL.vocab_size), b, rounds)
         for b, rounds in zip(BATCHES, sampled, strict=True)
     ]
     overlaps = [agreement.over_rounds(o, rounds) for (o, _), rounds in zip(found, sampled, strict=True)]

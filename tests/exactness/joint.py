@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from distillspec_jax.decoding import Loop, PairParams, Requests, State, randomness, sampling_law
 from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
+from tests import tiny
 from tests.decoding.reference_law import reference_probs
 from tests.exactness.families import PROMPTS, VOCAB, Family
 from tests.exactness.goodness import Cell
@@ -117,11 +117,16 @@ def batch(cells: Sequence[tuple[int, Law]], repeats: int, seed: int) -> tuple[np
     return prompt_PT[prompt_of_B], requests
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=compiler_options())
-def run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, max_rounds: int) -> State:
+def _run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, max_rounds: int) -> State:
     """Decodes a batch from its prompts on."""
     state = loop.init(params, prompt_BT, requests, max(LIMITS))
     return loop.run(params, state, max_rounds)
+
+
+run = jax.jit(_run, static_argnums=0, compiler_options=compiler_options())
+"""As it is compiled where it is used; the law of what it emits is what matters."""
+
+run_quickly_compiled = jax.jit(_run, static_argnums=0, compiler_options=tiny.QUICK)
 
 
 def decode(
@@ -131,12 +136,12 @@ def decode(
     return run(loop, params, *batch(cells, repeats, seed), EVERY_ROUND)
 
 
-def outputs(state: State) -> list[Cell]:
-    """What each row emitted."""
-    tokens_BT, emitted_B = np.asarray(state.rows.output_BT), np.asarray(state.rows.emitted_B)
+def outputs(state: State, first: int = 0, step: int = 1) -> list[Cell]:
+    """What each row emitted, or every `step`th row from the `first` on."""
+    tokens_BT, emitted_B = (np.asarray(x)[first::step] for x in (state.rows.output_BT, state.rows.emitted_B))
     return [tuple(row[:n].tolist()) for row, n in zip(tokens_BT, emitted_B, strict=True)]
 
 
 def counts_of_cell(state: State, cell: int, cells: int) -> Counter[Cell]:
     """How often each output came, among the rows of one cell of `decode`."""
-    return Counter(outputs(state)[cell::cells])
+    return Counter(outputs(state, cell, cells))

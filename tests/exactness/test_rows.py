@@ -12,10 +12,10 @@ from distillspec_jax.decoding import PairParams, Status
 from distillspec_jax.shapes import Array
 from tests.exactness.families import VOCAB, family
 from tests.exactness.grid import CELLS, GRID, REPEATS, SEED, decoded, loop_params, make_loop
-from tests.exactness.joint import EVERY_ROUND, batch, outputs, run
+from tests.exactness.joint import EVERY_ROUND, batch, outputs, run_quickly_compiled
 
 ROWS = 36
-"""Both tests run batches of so many rows, so that each point of the grid compiles once."""
+"""Both tests run batches of so many rows, so that each point of the grid compiles once more, and quickly."""
 
 FAULT = VOCAB
 """An id of both tables that no law draws: it is met where a prompt holds it, and nowhere else."""
@@ -29,7 +29,7 @@ def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule:
     fewer = jax.tree.map(lambda field: field[chosen], requests)
     pair = family(name)
     loop, params = make_loop(pair, block_size, rule), loop_params(pair, rule)
-    state = run(loop, params, prompt_BT[chosen], fewer, EVERY_ROUND)
+    state = run_quickly_compiled(loop, params, prompt_BT[chosen], fewer, EVERY_ROUND)
     expected = decoded(name, block_size, rule)
     assert outputs(state) == [outputs(expected)[row] for row in chosen]
     for field in dataclasses.fields(state.counts):
@@ -44,7 +44,9 @@ def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int, ru
     faulty = np.arange(ROWS) % 4 == 1
     prompt_BT[faulty, 0] = FAULT
     params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, loop_params(family(name), rule)))
-    state = run(make_loop(family(name), block_size, rule), params, prompt_BT, requests, EVERY_ROUND)
+    state = run_quickly_compiled(
+        make_loop(family(name), block_size, rule), params, prompt_BT, requests, EVERY_ROUND
+    )
     assert ((np.asarray(state.rows.status_B) == Status.FAILED) == faulty).all()
     sound = outputs(decoded(name, block_size, rule))
     assert outputs(state) == [() if faulty[row] else sound[row] for row in range(ROWS)]

@@ -7,18 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.models.dense import FEW_ROWS, compiler_options, few_rows
+from distillspec_jax.models.dense import FEW_ROWS, compiler_options, few_queries, few_rows
 
 compiled = jax.jit(few_rows, compiler_options=compiler_options())
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (FEW_ROWS,), (FEW_ROWS + 1,)])
-def test_few_rows_multiply_by_the_transposed_kernel(shape):
+@pytest.mark.parametrize(("outputs", "width"), [(17, 40), (18, 40), (20, 256)])
+@pytest.mark.parametrize("shape", [(1, 1), (2,), (2, 3), (FEW_ROWS,), (FEW_ROWS + 1,)])
+def test_few_rows_multiply_by_the_transposed_kernel(shape, outputs, width):
     rng = np.random.default_rng(0)
-    x, kernel_NM = rng.normal(size=(*shape, 40)).astype(np.float32), rng.normal(size=(17, 40))
+    x, kernel_NM = rng.normal(size=(*shape, width)).astype(np.float32), rng.normal(size=(outputs, width))
     found = compiled(x, kernel_NM.astype(np.float32))
-    assert found.shape == (*shape, 17)
+    assert found.shape == (*shape, outputs)
     np.testing.assert_allclose(found, x.astype(np.float64) @ kernel_NM.T, atol=2e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, FEW_ROWS + 1])
+def test_few_queries_are_the_products_of_every_head(queries):
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(2, 6, n, 8)).astype(np.float32) for n in (queries, 5))
+    found = jax.jit(few_queries, compiler_options=compiler_options())(query, key)
+    np.testing.assert_allclose(found, np.einsum("bhqd,bhsd->bhqs", query, key), atol=1e-5)
 
 
 def test_not_a_number_stays_in_its_row():

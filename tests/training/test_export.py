@@ -15,6 +15,7 @@ from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import optimizers
 from distillspec_jax.training.step import describe_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 
 MODEL = tiny.T5_1_1
@@ -23,7 +24,9 @@ REMATERIALISED = dataclasses.replace(MODEL, remat="full")
 
 def distillation():
     parts = REMATERIALISED, MODEL, tiny.params(MODEL)
-    return make_distillation_loss(*parts, ForwardKL(), OnPolicy(), dropout=True, vocab_size=tiny.VOCAB)
+    return make_distillation_loss(
+        *parts, ForwardKL(), OnPolicy(), dropout=True, vocabulary=Vocabulary(tiny.VOCAB)
+    )
 
 
 def supervised():
