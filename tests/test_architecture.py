@@ -22,7 +22,7 @@ ROWS: list[set[str]] = [
     {"data"},
     {"interop"},  # reads models, never the reverse
     {"models"},
-    {"partitioning", "metrics", "checkpoint", "shapes", "errors"},
+    {"partitioning", "metrics", "checkpoint", "shapes", "errors", "vocabulary"},
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
 
