@@ -25,7 +25,7 @@ from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
 
 TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
-TEMPERATURES = [0.0, 1.0]
+TEMPERATURES = [0.0, 5.0]  # a tiny target is sure of itself
 SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "law_ids": 3, "batch_size": 4}
 
 
