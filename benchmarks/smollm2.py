@@ -6,7 +6,8 @@
 
 The file (SmolLM2-135M-Instruct, Apache-2.0; any Llama or Qwen2 will do) is converted, which is timed and its
 memory taken; then transformers loads the same file by its own code, both compute the logits of the same
-texts, and both answer the same prompts greedily. Ends with 1 if a bar is missed.
+texts, and both answer the same prompts greedily; last, both are timed on one of them, in turns.
+`--only=speed` is the timing alone, for a machine that is quiet for a while. Ends with 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -24,18 +25,24 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.measurement import paired_ratio
 from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
 from distillspec_jax.decoding.text import prompt_format, tokenizer_of
+from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.identity import differences
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 
-PARITY, SECONDS, MEMORY = 1e-3, 20.0, 1.3
-"""Bars: of logits, of the import, and of its memory beyond the result in units of the largest tensor."""
+PARITY, SECONDS, MEMORY, SPEED = 1e-3, 20.0, 1.3, 1.3
+"""Bars: of logits, of the import, of its memory beyond the result in units of the largest tensor, and of
+transformers' seconds over ours."""
+
+THREADS = 2
+"""Of torch; ours takes the cores that the process may use."""
 
 _PROMPT_LETTERS = 240
 _PROMPTED = "Continue in your own words: "
@@ -57,20 +64,61 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.smollm2", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--new_tokens", type=int, default=64)
+    parser.add_argument("--new_tokens", type=int, default=64, help="of the answers that are compared")
+    parser.add_argument("--timed_tokens", type=int, default=128, help="of the answer that is timed")
+    parser.add_argument("--repeats", type=int, default=15, help="turns of each system, timed")
+    parser.add_argument("--only", choices=("parity", "speed"), help="one part alone, after the import")
     flags = parser.parse_args(argv)
     held = True
     with tempfile.TemporaryDirectory() as folder:
-        for line in measure(flags.file, f"{folder}/ours", flags.prompts, flags.new_tokens):
+        for line in measure(flags, f"{folder}/ours"):
             print(line, flush=True)
             held &= line.holds
     return 0 if held else 1
 
 
-def measure(file: Path, directory: str, prompts: int, new_tokens: int) -> Iterator[Line]:
+def measure(flags: argparse.Namespace, directory: str) -> Iterator[Line]:
     """All of it, in order."""
-    yield from import_cost(file, directory)
-    yield from parity(file, pretrained.load(directory), prompts, new_tokens)
+    yield from import_cost(flags.file, directory)
+    ours, network = pretrained.load(directory), load_by_transformers(flags.file)
+    tokenizer, form = tokenizer_of(ours), prompt_format(ours, chat=bool(ours.card.chat))
+    texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
+    asked = [form.ids(tokenizer, text, text) for text in texts[: flags.prompts]]
+    if flags.only != "speed":
+        yield from parity(network, ours, asked, flags.new_tokens)
+    if flags.only != "parity":
+        yield speed(network, ours, asked[0], flags.timed_tokens, flags.repeats)
+
+
+def load_by_transformers(file: Path) -> Any:
+    """The reference, in float32, at its best settings."""
+    # torch takes seconds to import and is needed nowhere else.
+    import torch
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
+    network = loaded.eval()
+    network.generation_config.eos_token_id = None  # who asks names the ends
+    return network
+
+
+def answer(network: Any, ids: list[int], new_tokens: int, eos_ids: tuple[int, ...] = ()) -> list[int]:
+    """Transformers' greedy answer to one prompt."""
+    import torch
+
+    with torch.inference_mode():
+        whole = network.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=new_tokens,
+            eos_token_id=list(eos_ids) or None,
+            pad_token_id=0,
+        )
+    return list(whole[0, len(ids) :].tolist())
 
 
 def import_cost(file: Path, directory: str) -> Iterator[Line]:
@@ -97,32 +145,12 @@ def import_cost(file: Path, directory: str) -> Iterator[Line]:
     )
 
 
-def parity(file: Path, ours: Pretrained, prompts: int, new_tokens: int) -> Iterator[Line]:
+def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: int) -> Iterator[Line]:
     """Logits and greedy answers beside those of transformers' load of the same file."""
-    # torch takes seconds to import and is needed nowhere else.
     import torch
-    import transformers
 
-    network: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).eval()
-    tokenizer, form = tokenizer_of(ours), prompt_format(ours, chat=bool(ours.card.chat))
-    texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
-    asked = [form.ids(tokenizer, text, text) for text in texts[:prompts]]
-
-    theirs = []
-    for ids in asked:
-        with torch.inference_mode():
-            whole = network.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                do_sample=False,
-                max_new_tokens=new_tokens,
-                eos_token_id=list(tokenizer.eos_ids),
-                pad_token_id=tokenizer.eos_id,
-            )
-        theirs.append(whole[0, len(ids) :].tolist())
-
+    tokenizer = tokenizer_of(ours)
+    theirs = [answer(network, ids, new_tokens, tokenizer.eos_ids) for ids in asked]
     error, logits = 0.0, jax.jit(ours.model.logits)
     width = max(map(len, asked)) + new_tokens
     for ids, answer in zip(asked, theirs, strict=True):
@@ -152,6 +180,29 @@ def parity(file: Path, ours: Pretrained, prompts: int, new_tokens: int) -> Itera
         len(ties) == len(parted) <= max(1, len(asked) // 100),
     )
     print(f"\nfor instance: {tokenizer.decode(answers[0])!r}\n")
+
+
+def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, repeats: int) -> Line:
+    """Greedy one-token decoding of one prompt by both, in turns, without any end of text."""
+    law = sampling_law(0.0, vocab_size=ours.model.vocab_size, excluded_ids=())
+    engine = Engine(ours.model, ours.params, batch_size=1, stopping=StopOnEos(()))
+
+    def by_us(_: int) -> list[int]:
+        return list(engine.generate([prompt], law, new_tokens, seed=0)[0].tokens)
+
+    def by_them(_: int) -> list[int]:
+        return answer(network, prompt, new_tokens)
+
+    slow, fast = timing.interleaved([by_them, by_us], units=1, repeats=repeats)
+    assert len(slow.results[0]) == len(fast.results[0]) == new_tokens
+    found = paired_ratio("ar_vs_hf", slow.seconds_RU[:, 0], fast.seconds_RU[:, 0], "")
+    each = [np.median(t.seconds_RU) / new_tokens * 1e3 for t in (slow, fast)]
+    return Line(
+        f"one token at a time, batch 1, float32, {new_tokens} tokens after {len(prompt)}, {repeats} turns: "
+        f"transformers (torch, {THREADS} threads) {each[0]:.1f} ms a token, ours {each[1]:.1f}: "
+        f"x{found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
+        found.value >= SPEED,
+    )
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import CommandParser, list_of
+from distillspec_jax.cli.generate import show_progress
 
 HELP = """Writes a target's texts on the prompts of a task, once, into a folder that training reads:
 
@@ -29,7 +30,13 @@ def main(argv: list[str]) -> int:
     add("--split", default="train", help="of the task (default: train)")
     add("--limit", type=int, help="only the first so many prompts (default: all)")
     add("--num_samples", type=int, default=1, help="texts a prompt (default: 1)")
-    add("--temperature", type=float, default=1.0, help="1 (default) is the target's own law, 0 is greedy")
+    add(
+        "--temperature",
+        type=list_of(float),
+        default=[1.0],
+        metavar="T,T",
+        help="1 (default) is the target's own law, 0 is greedy; several take turns, text by text",
+    )
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--max_new_tokens", type=int, help="longest text, EOS included (default: the task's target length)")
@@ -74,6 +81,7 @@ def main(argv: list[str]) -> int:
         draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),
         block_size=flags.block_size,
         batch_size=flags.batch_size,
+        progress=show_progress if sys.stderr.isatty() else None,
         say=lambda line: print(line, file=sys.stderr),
     )
     tokens = sum(len(text["tokens"]) for text in texts.texts)

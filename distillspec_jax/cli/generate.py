@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
         **requests.options(left, defaults),
         seed=flags.seed,
         names=[request.where for request in left],
-        progress=_show_progress if sys.stderr.isatty() else None,
+        progress=show_progress if sys.stderr.isatty() else None,
         numbers=range(done, len(asked)),
     )
     emitted = calls = 0
@@ -178,7 +178,8 @@ def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
     ]
 
 
-def _show_progress(progress: Progress) -> None:
+def show_progress(progress: Progress) -> None:
+    """One line on stderr, written over again."""
     line = f"\r{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens"
     print(
         line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True

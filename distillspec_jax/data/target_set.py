@@ -42,7 +42,8 @@ class Header:
       feature_lengths: {"inputs", "targets"} in tokens: longer prompts were cut, longer texts ended there.
       rows: prompts.
       samples: texts a prompt.
-      temperature, top_k, top_p, seed: of the law that the texts were drawn from.
+      temperature, top_k, top_p, seed: of the law that the texts were drawn from; several temperatures take
+        turns, text by text.
       target: the name under which the target was loaded.
       target_fingerprint: of its parameters.
       tokenizer_fingerprint: of the vocabulary.
@@ -58,7 +59,7 @@ class Header:
     feature_lengths: dict[str, int]
     rows: int
     samples: int
-    temperature: float
+    temperature: float | list[float]
     top_k: int
     top_p: float
     seed: int
@@ -137,6 +138,14 @@ class TargetSet:
         """Numbers of the files of laws."""
         return range(-(-len(self.texts) // ROWS_A_SHARD) if self.header.law_ids else 0)
 
+    @functools.cached_property
+    def longest(self) -> dict[str, int]:
+        """{"inputs", "targets"}: tokens of the longest prompt and of the longest text."""
+        return {
+            "inputs": max(len(self._prompt(text)) for text in self.texts),
+            "targets": max(len(text["tokens"]) for text in self.texts),
+        }
+
     def check(self, task: str, tokenizer: Tokenizer, lengths: Mapping[str, int]) -> None:
         """Refuses a run that would read these texts as something else.
 
@@ -151,11 +160,7 @@ class TargetSet:
                 f"{self.directory} was written with another vocabulary than {task!r} is read with "
                 f"(tokenizer {header.tokenizer_fingerprint[:12]} against {tokenizer.fingerprint[:12]})"
             )
-        longest = {
-            "inputs": max(len(self._prompt(text)) for text in self.texts),
-            "targets": max(len(text["tokens"]) for text in self.texts),
-        }
-        for feature, length in longest.items():
+        for feature, length in self.longest.items():
             if length > lengths[feature]:
                 raise UsageError(
                     f"{self.directory} has {feature} of {length} tokens, "

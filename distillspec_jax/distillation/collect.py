@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def collect(
     split: str = "train",
     limit: int | None = None,
     num_samples: int = 1,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
@@ -69,7 +69,7 @@ def collect(
       directory: of the set; see `data.target_set`.
       task, split, limit: the prompts: the first `limit` rows (all by default), cut as in training.
       num_samples: texts a prompt.
-      temperature, top_k, top_p: of the law that is drawn from.
+      temperature, top_k, top_p: of the law that is drawn from; several temperatures take turns, text by text.
       max_new_tokens: longest text; the task's target length by default.
       chat: wrap the prompts in the target's chat template.
       seed: of all draws.
@@ -85,15 +85,21 @@ def collect(
     for name, value, least in (("limit", limit, 1), ("num_samples", num_samples, 1), ("law_ids", law_ids, 0)):
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}, must be at least {least}")
-    if num_samples > 1 and temperature == 0:
+    temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else list(temperature)
+    if not temperatures:
+        raise UsageError("temperature names none: give at least one")
+    if num_samples > len(temperatures) and 0 in temperatures:
+        named = ", ".join(f"{one:g}" for one in temperatures)
         raise UsageError(
-            f"num_samples is {num_samples} at temperature 0, where all of them are equal: ask for 1"
+            f"num_samples is {num_samples} at temperature {named}, so that those of a prompt at 0 are equal: "
+            f"ask for {len(temperatures)}"
         )
     if law_ids >= target.model.vocab_size:
         raise UsageError(
             f"law_ids is {law_ids}, must be below the {target.model.vocab_size} logits of the target"
         )
-    sampling_law(temperature, top_k, top_p)
+    for one in temperatures:
+        sampling_law(one, top_k, top_p)
     rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
@@ -108,7 +114,7 @@ def collect(
         feature_lengths={"inputs": form.max_tokens, "targets": longest},
         rows=len(rows),
         samples=num_samples,
-        temperature=temperature,
+        temperature=temperatures if len(temperatures) > 1 else temperatures[0],
         top_k=top_k,
         top_p=top_p,
         seed=seed,
@@ -134,7 +140,7 @@ def collect(
         asked,
         lambda left, numbers: generator.stream(
             [request.inputs for request in left],
-            temperature=temperature,
+            temperature=[temperatures[number % len(temperatures)] for number in numbers],
             top_k=top_k,
             top_p=top_p,
             max_new_tokens=longest,
@@ -199,6 +205,7 @@ def _write_laws(
     with checkpoint.saving(root):
         (root / LAWS).mkdir(exist_ok=True)
     texts = TargetSet(root, with_laws=False)
+    lengths = texts.longest  # what is longer in the task need not be read
     for shard in texts.shards():
         path = law_file(root, shard)
         if path.is_file():
@@ -206,7 +213,7 @@ def _write_laws(
         first = shard * ROWS_A_SHARD
         numbers = list(range(first, min(first + ROWS_A_SHARD, len(texts.texts))))
         parts = [
-            _laws(target, texts, numbers[i : i + batch_size], batch_size)
+            _laws(target, texts, numbers[i : i + batch_size], batch_size, lengths)
             for i in range(0, len(numbers), batch_size)
         ]
         laws = Laws(
@@ -219,10 +226,12 @@ def _write_laws(
     say(f"laws of {header.law_ids} ids and the rest: {header.law_bytes} bytes a token")
 
 
-def _laws(target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int) -> Laws:
+def _laws(
+    target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int, lengths: Mapping[str, int]
+) -> Laws:
     """The laws at the N tokens of some texts, as they are stored."""
     filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
-    batch = texts.batch(filled, texts.header.feature_lengths)
+    batch = texts.batch(filled, lengths)
     found = likeliest(target.model, target.params, batch, texts.header.law_ids)
     ids_BTK, log_p_BTK = (np.asarray(x) for x in jax.device_get(found))
     real_BT = batch["decoder_loss_weights"][: len(numbers)] > 0

@@ -46,13 +46,14 @@ def root(tmp_path_factory) -> Path:
     kernel[:, SPOKEN] = np.random.default_rng(5).normal(0.0, 2.0, (8, len(SPOKEN)))
     params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(kernel)
     target = pair.write(root / "target", Pretrained("target", MODEL, params, card, byte_level()))
-    collect = ["collect", f"--model={target}", "--task=wiki_leads", "--chat", "--law_ids=4", "--batch_size=4"]
-    collect += ["--max_new_tokens=6"]
+    asked = [f"--model={target}", "--task=gsm_symbolic", "--chat"]
+    collect = ["collect", *asked, "--law_ids=4", "--batch_size=4", "--max_new_tokens=6", "--temperature=0,1"]
     sets = {"TARGET_SET": root / "texts", "HELD_OUT_SET": root / "held_out", "DRAFT": root / "draft"}
     run = [f"--gin.{name}={path}" for name, path in sets.items()]
     run += ["--gin.TRAIN_STEPS=1", "--gin.BATCH_SIZE=2", LENGTHS]
-    sweep = ["sweep", f"--target={target}", "--task=wiki_leads", "--chat", "--limit=2", "--max_new_tokens=3"]
-    sweep += ["--block_sizes=2", "--temperatures=1", "--timing_prompts=0"]
+    asked[0] = f"--target={target}"
+    sweep = ["sweep", *asked, "--limit=2", "--max_new_tokens=3", "--block_sizes=2", "--temperatures=1"]
+    sweep += ["--timing_prompts=0"]
     for command in (
         ["draft", f"--target={target}", "--layers=1", f"--output={root / 'draft'}"],
         [*collect, "--limit=4", f"--output={root / 'texts'}"],
@@ -80,13 +81,13 @@ def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_en
     prompts_BT = texts.batch([0, 1, 2, 3], {"inputs": 192, "targets": 6})["encoder_input_tokens"]
     for row in prompts_BT:  # cut, inside the template
         shown = texts.reader.tokenizer.decode(row[row > 0][1:])
-        assert (row[0], shown[:16], shown[-5:]) == (BOS, "cat: summarize: ", " dog:")
+        assert (row[0], shown[:12], shown[-5:]) == (BOS, "cat: solve: ", " dog:")
 
 
 def test_a_sweep_asks_in_the_template(root):
     rows = [json.loads(line) for line in (root / "sweep" / "results.jsonl").read_text().splitlines()]
     assert [row["drafter"] for row in rows] == ["none", "distilled"]
-    asked = prompts.from_task(pretrained.load(str(root / "target")), "wiki_leads", "test", 2, chat=True)
+    asked = prompts.from_task(pretrained.load(str(root / "target")), "gsm_symbolic", "test", 2, chat=True)
     assert {row["prompts_digest"] for row in rows} == {asked.fingerprint}
 
 

@@ -25,7 +25,8 @@ from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
 
 TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
-SETTINGS = {"num_samples": 2, "temperature": 1.0, "seed": 3, "law_ids": 3, "batch_size": 4}
+TEMPERATURES = [0.0, 5.0]  # a tiny target is sure of itself
+SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "law_ids": 3, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_texts_are_the_decoders_in_order(folder):
     target = pair.target()
     generator = TextGenerator(target, form=prompt_format(target, task=TASK), batch_size=4)
     prompts = [f"row {i}" for i in range(ROWS) for _ in range(2)]
-    expected = list(generator.stream(prompts, temperature=1.0, seed=3))
+    expected = list(generator.stream(prompts, temperature=TEMPERATURES * ROWS, seed=3))
     texts = TargetSet(folder).texts
     assert [(text["inputs"], text["outputs"]) for text in texts] == [(g.inputs, g.outputs) for g in expected]
     assert [tuple(text["tokens"]) for text in texts] == [g.tokens for g in expected]
@@ -74,7 +75,7 @@ def test_texts_are_the_decoders_in_order(folder):
         (i, j) for i in range(ROWS) for j in range(2)
     ]
     pairs = zip(texts[::2], texts[1::2], strict=True)
-    assert any(one["tokens"] != other["tokens"] for one, other in pairs)  # two draws, not one twice
+    assert any(one["tokens"] != other["tokens"] for one, other in pairs)  # a greedy one and a draw
 
 
 def test_laws_are_the_targets_at_every_token(folder):
@@ -130,6 +131,8 @@ def test_nor_one_of_another_target(folder):
         ({"law_ids": 1 << 20}, "law_ids is 1048576, must be below the 4096 logits"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"temperature": 0.0}, "num_samples is 2 at temperature 0"),
+        ({"temperature": [1.0, 0.0], "num_samples": 3}, "num_samples is 3 at temperature 1, 0, .* 2"),
+        ({"temperature": []}, "temperature names none"),
         ({"split": "test"}, "no split 'test'"),
     ],
 )
