@@ -128,20 +128,22 @@ def import_cost(file: Path, directory: str) -> Iterator[Line]:
         _, params = gguf_decoder.read(GGUFFile(file))
     sizes = [leaf.nbytes / 1e6 for leaf in jax.tree.leaves(params)]
     del params
-    share = (peak[0] - sum(sizes)) / max(sizes)
+    total, largest = sum(sizes), max(sizes)
+    share = (peak[0] - total) / largest
     yield Line(
-        f"reading: {sum(sizes):.0f} MB of parameters, at most {peak[0] - sum(sizes):.0f} MB beyond them, "
-        f"{share:.2f} of the largest tensor's {max(sizes):.0f} MB",
+        f"reading: {total:.0f} MB of parameters, at most {peak[0] - total:.0f} MB beyond them, "
+        f"{share:.2f} of the largest tensor's {largest:.0f} MB",
         share <= MEMORY,
     )
     start = time.perf_counter()
     with _peak() as peak:
         _, read = convert.convert("gguf", str(file), directory)
     seconds = time.perf_counter() - start
+    share = (peak[0] - total) / largest
     yield Line(
         f"converting: {read.num_parameters:,} parameters in {seconds:.1f} s, at most "
-        f"{peak[0] - sum(sizes):.0f} MB beyond them (Orbax gathers what it writes)",
-        seconds <= SECONDS * max(1.0, read.num_parameters / 135e6),
+        f"{peak[0] - total:.0f} MB beyond them, {share:.2f} of the largest tensor",
+        seconds <= SECONDS * max(1.0, read.num_parameters / 135e6) and share <= MEMORY,
     )
 
 
