@@ -155,8 +155,8 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
     theirs = [answer(network, ids, new_tokens, tokenizer.eos_ids) for ids in asked]
     error, logits = 0.0, jax.jit(ours.model.logits)
     width = max(map(len, asked)) + new_tokens
-    for ids, answer in zip(asked, theirs, strict=True):
-        row = [*ids, *answer]
+    for ids, text in zip(asked, theirs, strict=True):
+        row = [*ids, *text]
         padded = np.pad(np.asarray([row], np.int32), ((0, 0), (0, width - len(row))))
         inputs = {"encoder_input_tokens": padded[:, :1], "decoder_input_tokens": padded[:, :-1].copy()}
         inputs["decoder_input_tokens"][:, 0] = 0

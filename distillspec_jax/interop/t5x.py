@@ -96,10 +96,8 @@ def _read_index(root: Path) -> dict[str, Any]:
     """The `optimizer` part of the index: `target` (parameters) and `state`."""
     path = root / INDEX_FILE
     if not path.is_file():
-        found = [
-            *root.glob(f"*/{INDEX_FILE}"),
-            *root.glob("*/state/_METADATA"),
-        ]  # the latter: see `t5x_orbax`
+        # The latter: see `t5x_orbax`.
+        found = [*root.glob(f"*/{INDEX_FILE}"), *root.glob("*/state/_METADATA")]
         steps = sorted({path.relative_to(root).parts[0] for path in found})
         why = f"it has no file {INDEX_FILE!r}" if root.is_dir() else "no such directory"
         why = f"it holds steps, name one of {', '.join(steps)}" if steps else why

@@ -8,7 +8,6 @@ Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -233,9 +232,10 @@ class Attention(nn.Module):
         b, h, q, d = q_BHQD.shape
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
-        few = self.form == "few_rows"
-        products = few_queries if few else functools.partial(jnp.einsum, "bhqd,bhsd->bhqs")
-        scores = products(q_BHQD.reshape(line), kv[0])
+        if self.form == "few_rows":
+            scores = few_queries(q_BHQD.reshape(line), kv[0])
+        else:
+            scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])
         scores = scores.reshape(b, h, q, -1).astype(jnp.float32) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)

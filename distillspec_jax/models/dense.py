@@ -99,9 +99,9 @@ def few_rows(x: Array, kernel_NM: Array) -> Array:
     """`x @ kernel.T`, `[..., M]` to `[..., N]`, with every weight read once, in order, for all rows.
 
     XLA's CPU matrix products read weights at half the memory's speed when there are two to a dozen rows, and
-    on one core when there is one. As a sum of several numbers at a time (one a row, or one a row and
-    part of the kernel where rows are fewer than four) the product runs at full speed on all cores, if it is
-    compiled with `compiler_options`; otherwise it is right, but fifty times slower.
+    on one core when there is one. As a sum of several numbers at a time, one for every row and part of the
+    kernel, the product runs at full speed on all cores, if it is compiled with `compiler_options`; otherwise
+    it is right, but fifty times slower.
     """
     rows, (outputs, width) = math.prod(x.shape[:-1]), kernel_NM.shape
     # Parts share their reading of x. Of short sums the ends cost more than that.
