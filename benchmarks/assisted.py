@@ -46,7 +46,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
         str(size): Engine(
             target.model,
             target.params,
-            ModelDrafter(draft.model),
+            ModelDrafter(draft.as_draft),
             draft.params,
             block_size=size,
             batch_size=batch_size,

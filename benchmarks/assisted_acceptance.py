@@ -39,7 +39,7 @@ def assisted_acceptance() -> Measurement:
     engine = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.model),
+        ModelDrafter(draft.as_draft),
         draft.params,
         block_size=BLOCK_SIZE,
         batch_size=8,

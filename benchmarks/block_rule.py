@@ -96,7 +96,7 @@ class _Pair:
             engine = Engine(
                 self._target.model,
                 self._target.params,
-                ModelDrafter(self._draft.model),
+                ModelDrafter(self._draft.as_draft),
                 self._draft.params,
                 verifier=rule(name),
                 block_size=block_size,

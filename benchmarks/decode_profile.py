@@ -101,12 +101,15 @@ def main(argv: list[str]) -> int:
             )
     print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
     rows = flags.batch_size
-    params = PairParams(prepared(target, rows))
+    params = PairParams(prepared(target.model, target.params, rows))
     alone = rounds(AutoregressiveLoop(target.model), params, prompt_BT, flags.temperature)
     print(f"| autoregressive | {alone:.3f} |", flush=True)
     for size in (1, 3, 5, 7):
-        loop = SpeculativeLoop(target.model, ModelDrafter(draft.model), block_size=size)
-        params = PairParams(prepared(target, rows * (size + 1)), prepared(draft, rows))
+        loop = SpeculativeLoop(target.model, ModelDrafter(draft.as_draft), block_size=size)
+        params = PairParams(
+            prepared(target.model, target.params, rows * (size + 1)),
+            prepared(draft.as_draft, draft.params, rows),
+        )
         took = rounds(loop, params, prompt_BT, flags.temperature)
         print(f"| speculative, γ = {size} | {took:.3f} |", flush=True)
     return 0

@@ -65,6 +65,7 @@ class ModelCard:
       prompts_begin_with_eos: whether it stands before one, as in language modelling.
       chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
         that it may name (`bos_token`, `eos_token`, …); empty where there is none.
+      shortlist: the ids that it proposes as a draft, see `models.shortlist`; empty: all.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
     """
 
@@ -79,6 +80,7 @@ class ModelCard:
     prompts_end_with_eos: bool = True
     prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
+    shortlist: list[int] = dataclasses.field(default_factory=list)
 
 
 def fingerprint(tokenizer: bytes) -> str:

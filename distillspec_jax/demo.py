@@ -16,17 +16,18 @@ from typing import Any
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.decoding.trace import trace
-from distillspec_jax.distillation import recipes
+from distillspec_jax.distillation import recipes, shortlists
 from distillspec_jax.distillation.recipes import RECIPES, Recipe
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.report import Example, report
 from distillspec_jax.evaluation.summary import summarise
 from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import layer_subset, pretrained
 
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
-SAME_TIME = "control, same time"
+SAME_TIME, SHORTLISTED = "control, same time", "shortlisted"
+SHORTLIST_PROMPTS = 100
 EXAMPLES = 2
 """Prompts that the report shows token by token."""
 
@@ -85,6 +86,9 @@ def demo(
     say(f"\na control of the same duration: {longer} supervised steps")
     same_time, _ = _timed(recipe.control, longer, models / f"{task}-control-{longer}", seed)
 
+    say(f"\nthe distilled draft again, that proposes the {shortlists.SIZE:,} likeliest ids alone")
+    short = _shortlisted(after, target, task, models, say)
+
     drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
     say(f"\nmeasuring on {prompts} held-out prompts")
     shared: dict[str, Any] = {
@@ -96,13 +100,13 @@ def demo(
         "progress": progress,
     }
     rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
-    extra = {SAME_TIME: str(same_time)}
+    extra = {SAME_TIME: str(same_time), SHORTLISTED: str(short)}
     rows += [
         row
         for row in sweep(
             target, extra, block_sizes=(HEADLINE_BLOCK_SIZE,), temperatures=TEMPERATURES, **shared
         )
-        if row["drafter"] == SAME_TIME
+        if row["drafter"] in extra
     ]
     summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
     summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
@@ -135,6 +139,18 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
         for row in rows
         for label, reader in readers.items()
     ]
+
+
+def _shortlisted(distilled: Path, target: str, task: str, models: Path, say: Callable[[str], None]) -> Path:
+    """The draft with a shortlist of the target's texts on the task's training prompts."""
+    directory = distilled.with_name(f"{distilled.name}-{SHORTLISTED}")
+    if not directory.is_dir():
+        ids = shortlists.shortlist(
+            pretrained.load(target), task, models / f"{task}-texts", prompts=SHORTLIST_PROMPTS, say=say
+        )
+        whole = pretrained.load(str(distilled))
+        layer_subset.write(whole, range(layer_subset.num_layers(whole.model)), str(directory), ids)
+    return directory
 
 
 def _timed(

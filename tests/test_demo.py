@@ -40,6 +40,7 @@ def in_tiny_zoo(tiny_zoo, monkeypatch):
     zoo.manifest.cache_clear()
     monkeypatch.setattr(demo, "BLOCK_SIZES", (1, 5))
     monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(demo, "SHORTLIST_PROMPTS", 2)
     monkeypatch.setattr(recipes, "BATCH_SIZE", 3)
     recipe = recipes.Recipe("wiki_leads", {"inputs": 32, "targets": 8}, steps=2)
     monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": recipe})
@@ -57,7 +58,7 @@ def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_ti
         assert page.count(str(escape(shown.inputs_text))) == 2  # decoded with the draft before and after
     assert summary["task"] == "wiki_leads"
     drafters = {row["drafter"] for row in summary["rows"]}
-    assert drafters == {"none", "supervised", "control", "distilled", demo.SAME_TIME}
+    assert drafters == {"none", "supervised", "control", "distilled", demo.SAME_TIME, demo.SHORTLISTED}
     for row in summary["rows"]:
         if row["drafter"] == "none":
             assert row["block_efficiency"] == 1.0

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.errors import UsageError
 
+if TYPE_CHECKING:
+    from distillspec_jax.checkpoint import ModelCard
+
 HELP = """Makes a draft of some of a target's layers, with its width, its embedding and its tokenizer. Without
---layers it prints a library of choices: what each costs, as the share c of the target's bytes, and the
-memory-bound speed-up (MBSU) that it would bring at several rates of acceptance, with the block size for it.
+--output it prints choices: what each costs, as the share c of the target's bytes, and the memory-bound
+speed-up (MBSU) that it would bring at several rates of acceptance, with the block size for it.
 
   distillspec draft --target=runs/smollm2
   distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --output=runs/draft
+
+Where logits of every id are most of what a draft costs, it may propose the likeliest ids only, without harm
+to the output's law; a set written by `distillspec collect` tells which they are. Training ignores the
+shortlist and does not hand it on: distil first.
+
+  distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \
+      --output=runs/shortlisted
 """
 
 
@@ -23,24 +36,54 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--layers", type=list_of(int), metavar="N,N", help="which, counted from 0; of a T5, of its decoder")
+    add("--draft", metavar="MODEL", help="in the place of --layers: a draft to be given a shortlist")
+    add("--shortlist", type=int, metavar="N", help="propose this many ids only")
+    add("--texts", metavar="DIR", help="the target's texts: the ids likeliest in them are proposed")
     add("--output", metavar="DIR", help="the checkpoint directory to write; it must be new or empty")
     flags = parser.parse(argv)
-    if (flags.layers is None) != (flags.output is None):
-        raise UsageError("--layers and --output go together; without both, choices are printed")
+    if flags.layers is not None and flags.draft is not None:
+        raise UsageError("--layers makes a draft and --draft names one: give either")
+    if (flags.layers is None and flags.draft is None) != (flags.output is None):
+        raise UsageError("--output goes with --layers or --draft; without all three, choices are printed")
+    if (flags.shortlist is None) != (flags.texts is None):
+        raise UsageError("--shortlist and --texts go together: how many ids, and whose")
+    if flags.draft is not None and flags.shortlist is None:
+        raise UsageError("--draft needs --shortlist and --texts: it is written again with those")
 
     from distillspec_jax.evaluation import draft_shapes, tables
     from distillspec_jax.models import layer_subset, pretrained, registry
 
-    card = pretrained.read_card(flags.target)
-    model = registry.build(card.family, card.config)
-    if flags.layers is None:
-        tables.print_drafts(flags.target, draft_shapes.library(model))
+    named = [name for name in (flags.target, flags.draft) if name is not None]
+    cards = [pretrained.read_card(name) for name in named]
+    target = registry.build(cards[0].family, cards[0].config)
+    ids = [] if flags.texts is None else _likeliest(flags.texts, flags.shortlist, target.vocab_size, cards)
+    if flags.output is None:
+        tables.print_drafts(flags.target, draft_shapes.library(target, len(ids)))
         return 0
-    shape = draft_shapes.draft_shape(model, flags.layers)
-    draft = layer_subset.write(pretrained.load(flags.target), flags.layers, flags.output)
+    if flags.draft is None:
+        shape = draft_shapes.of_layers(target, flags.layers, len(ids))
+        draft = layer_subset.write(pretrained.load(flags.target), flags.layers, flags.output, ids)
+    else:
+        whole = pretrained.load(flags.draft)
+        shape = draft_shapes.draft_shape(target, whole.model, Path(flags.draft).name, len(ids))
+        draft = layer_subset.write(whole, range(layer_subset.num_layers(whole.model)), flags.output, ids)
     tables.print_drafts(flags.target, [shape])
     print(f"{flags.output}: {draft.card.family}, {draft.num_parameters:,} parameters")
     return 0
+
+
+def _likeliest(directory: str, count: int, vocab_size: int, cards: Sequence[ModelCard]) -> list[int]:
+    """The ids that a target's texts ask for; they and the models must speak one vocabulary."""
+    from distillspec_jax.data.target_set import TargetSet
+    from distillspec_jax.data.token_mass import heaviest, token_mass
+
+    texts = TargetSet(directory)
+    if {card.tokenizer_fingerprint for card in cards} != {texts.header.tokenizer_fingerprint}:
+        raise UsageError(f"--texts={directory}: written with another vocabulary than the models'")
+    mass_V = token_mass(texts)[:vocab_size]
+    ids = heaviest(mass_V, count, texts.reader.tokenizer.eos_ids)
+    print(f"{len(ids):,} of {vocab_size:,} ids have {mass_V[ids].sum():.1%} of {directory}")
+    return ids
 
 
 if __name__ == "__main__":

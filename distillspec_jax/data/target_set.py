@@ -238,6 +238,10 @@ class TargetSet:
             log_tail_BT[i, :count] = laws.log_tail_N[start:stop]
         return {"law_ids": ids_BTK, "law_log_p": log_p_BTK, "law_log_tail": log_tail_BT}
 
+    def laws(self) -> Iterator[Laws]:
+        """The stored laws of all texts, file by file; none where there are none."""
+        return (self._shard(shard)[0] for shard in (self.shards() if self.has_laws else ()))
+
     @functools.lru_cache(maxsize=64)  # noqa: B019 (a set lives as long as the run that reads it)
     def _shard(self, shard: int) -> tuple[Laws, np.ndarray]:
         path = law_file(self.directory, shard)

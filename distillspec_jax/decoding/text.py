@@ -213,7 +213,7 @@ class TextGenerator:
                 )
         self.form = form or prompt_format(target)
         drafters: list[Drafter] = [
-            ModelDrafter(one.model, candidates)
+            ModelDrafter(one.as_draft, candidates)
             if isinstance(one, Pretrained)
             else PromptLookup(self.tokenizer.vocab_size)
             for one in drafts

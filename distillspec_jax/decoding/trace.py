@@ -60,7 +60,7 @@ def trace(
     tokenizer, form = tokenizer_of(target), prompt_format(target, truncate=True)
     loop = SpeculativeLoop(
         target.model,
-        ModelDrafter(draft.model),
+        ModelDrafter(draft.as_draft),
         stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
     )

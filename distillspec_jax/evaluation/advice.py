@@ -15,7 +15,9 @@ from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw
 from distillspec_jax.decoding.adaptive import tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.timing import step_seconds
+from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.shapes import Params
 
 PAYS_FROM = 1.03
 """Predicted speed-ups below this are within what the measurement can tell."""
@@ -124,7 +126,7 @@ def advise(
         return Engine(
             target.model,
             target.params,
-            ModelDrafter(draft.model),
+            ModelDrafter(draft.as_draft),
             draft.params,
             block_size=block_size,
             batch_size=batch_size,
@@ -174,7 +176,7 @@ def reach(completions: Sequence[Any]) -> np.ndarray:
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int) -> float:
     """One call of `extend` with so many tokens a row, 30 tokens into the text."""
-    network, params = model.model, prepared(model, rows * tokens)
+    network, params = model.model, prepared(model.model, model.params, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, 70)
     block_BK = jnp.ones((rows, tokens), jnp.int32)
@@ -191,7 +193,7 @@ def draft_seconds(
     draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int
 ) -> float:
     """Drafting one block for every row."""
-    drafter, params = ModelDrafter(draft.model), prepared(draft, rows)
+    drafter, params = ModelDrafter(draft.as_draft), prepared(draft.as_draft, draft.params, rows)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     memory = jax.jit(functools.partial(drafter.init, max_length=70))(params, prompt_BT)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
@@ -208,7 +210,7 @@ def draft_seconds(
     return step_seconds(step, (params, memory, zero_B + 2))
 
 
-def prepared(model: Pretrained, rows: int) -> Any:
+def prepared(model: LanguageModel, params: Params, rows: int) -> Params:
     """Parameters in the form for calls of so many rows."""
-    prepare = getattr(model.model, "prepare", None)
-    return model.params if prepare is None else jax.jit(prepare, static_argnums=1)(model.params, rows)
+    prepare = getattr(model, "prepare", None)
+    return params if prepare is None else jax.jit(prepare, static_argnums=1)(params, rows)

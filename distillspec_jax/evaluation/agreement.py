@@ -178,7 +178,7 @@ def agreement(
     for i, batch in enumerate(batches):
         rounds = sample_rounds(target, draft, law, batch, block_size, (seed, i))
         overlap_BT, firm_BT = teacher_forced(
-            (target.model, draft.model),
+            (target.model, draft.as_draft),
             (target.params, draft.params),
             law,
             batch=batch,
@@ -189,7 +189,7 @@ def agreement(
         recomputed.append(over_rounds(overlap_BT, rounds))
         firm.append(over_rounds(~firm_BT, rounds) == 0)
     evaluate = held_out.expected_acceptance(
-        draft.model, target.model, target.params, batches, seed, (law,), vocabulary=vocabulary
+        draft.as_draft, target.model, target.params, batches, seed, (law,), vocabulary=vocabulary
     )
     expected = evaluate(draft.params)[held_out.metric(law)]
     return compare(law, sampled, recomputed, firm, expected)
@@ -210,7 +210,7 @@ def sample_rounds(
     vocabulary = tokenizer_of(target).vocabulary
     loop = SpeculativeLoop(
         target.model,
-        ModelDrafter(draft.model),
+        ModelDrafter(draft.as_draft),
         stopping=StopOnEos(vocabulary.eos_ids),
         block_size=block_size,
         measure_overlap=True,

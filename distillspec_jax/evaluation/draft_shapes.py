@@ -9,7 +9,7 @@ import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.evaluation.acceptance import expected_block_efficiency, memory_bound_speedup
-from distillspec_jax.models import layer_subset, registry
+from distillspec_jax.models import layer_subset, registry, shortlist
 from distillspec_jax.models.registry import Network
 
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -20,36 +20,39 @@ _LARGEST_BLOCK = 16
 
 @dataclasses.dataclass(frozen=True)
 class DraftShape:
-    """A choice of layers.
+    """A draft for a target.
 
     Attributes:
+      name: its layers, or what the user called it.
       parameters: of the draft, the embedding included.
-      cost_ratio: c, bytes of the draft's parameters over the target's.
+      cost_ratio: c, bytes of the draft's parameters, less what its shortlist spares, over the target's.
       mbsu: for every rate of `ACCEPTANCE` the block size with the highest memory-bound speed-up, and that.
     """
 
-    layers: tuple[int, ...]
+    name: str
     parameters: int
     cost_ratio: float
     mbsu: tuple[tuple[int, float], ...]
 
 
-def draft_shape(model: Network, layers: Sequence[int]) -> DraftShape:
-    """Of some layers of a target; nothing is allocated.
+def draft_shape(target: Network, draft: Network, name: str, listed: int = 0) -> DraftShape:
+    """Of any draft, with a shortlist of so many ids (0: none); nothing is allocated."""
+    whole, part = (checkpoint.count_parameters(registry.shapes(model)) for model in (target, draft))
+    ratio = (part - shortlist.spared(draft, listed)) / whole
+    return DraftShape(name, part, ratio, tuple(_best(rate, ratio) for rate in ACCEPTANCE))
+
+
+def of_layers(target: Network, layers: Sequence[int], listed: int = 0) -> DraftShape:
+    """Of some of the target's layers.
 
     Raises:
       UsageError: see `layer_subset.shrink`.
     """
-    whole, part = (
-        checkpoint.count_parameters(registry.shapes(one))
-        for one in (model, layer_subset.shrink(model, layers))
-    )
-    return DraftShape(
-        tuple(layers), part, part / whole, tuple(_best(rate, part / whole) for rate in ACCEPTANCE)
-    )
+    name = f"layers {','.join(map(str, layers))}"
+    return draft_shape(target, layer_subset.shrink(target, layers), name, listed)
 
 
-def library(model: Network) -> list[DraftShape]:
+def library(model: Network, listed: int = 0) -> list[DraftShape]:
     """One layer to a quarter of them (or four): spread from the first to the last, and half at either end."""
     count = layer_subset.num_layers(model)
     found: dict[tuple[int, ...], None] = {}
@@ -58,7 +61,7 @@ def library(model: Network) -> list[DraftShape]:
             found[tuple(int(i) for i in np.linspace(0, count - 1, size).round())] = None
             first = (size + 1) // 2
             found[(*range(first), *range(count - size + first, count))] = None
-    return [draft_shape(model, layers) for layers in found]
+    return [of_layers(model, layers, listed) for layers in found]
 
 
 def _best(rate: float, cost_ratio: float) -> tuple[int, float]:

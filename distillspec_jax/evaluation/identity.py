@@ -64,7 +64,12 @@ def greedy_differences(
     shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos(tokenizer.eos_ids)}
     alone = Engine(target.model, target.params, **shared)
     pair = Engine(
-        target.model, target.params, ModelDrafter(draft.model), draft.params, block_size=block_size, **shared
+        target.model,
+        target.params,
+        ModelDrafter(draft.as_draft),
+        draft.params,
+        block_size=block_size,
+        **shared,
     )
     outputs, others = (
         [done.tokens for done in engine.generate(prompts, law, max_new_tokens, seed=0)]

@@ -206,7 +206,7 @@ def verdict(rows: Sequence[Row], temperature: float, block_size: int = BLOCK_SIZ
             if other not in pair and row is not None:
                 against = block_efficiency_ratio(ours, row)
                 sentences.append(f"Against {other}: {times(against)}, {_IN_WORDS[outcome(against)]}.")
-    sentences.append(_speed_sentence(ours))
+    sentences += [_speed_sentence(ours), _fastest_sentence(rows, ours)]
     return Verdict(temperature, size, outcome(ratio), ratio, " ".join(filter(None, sentences)))
 
 
@@ -231,6 +231,15 @@ def _speed_sentence(row: Row) -> str:
             UNKNOWN: "; too few timed prompts to tell.",
         }[outcome(speed)]
     )
+
+
+def _fastest_sentence(rows: Sequence[Row], ours: Row) -> str:
+    """Names a drafter that made the same cell faster, if one did."""
+    beside = [find(rows, label, ours["temperature"], ours["block_size"]) for label in results.drafters(rows)]
+    speeds = {row["drafter"]: stored(row, "speedup") for row in [ours, *beside] if row is not None}
+    known = {label: speed for label, speed in speeds.items() if math.isfinite(speed.value)}
+    fastest = max(known, key=lambda label: known[label].value, default=ours["drafter"])
+    return "" if fastest == ours["drafter"] else f"Fastest: {fastest}, {times(known[fastest])}."
 
 
 def stored(row: Row, field: str) -> Interval:

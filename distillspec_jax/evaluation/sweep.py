@@ -204,7 +204,7 @@ class _Sweep:
             else:
                 measured = cells.completed(part, engine, law, workload)
             draft = self.drafts[cell.drafter]
-            ratio = _bytes(draft) / _bytes(self.target)
+            ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
             row = cells.drafted_row(
                 cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
             )
@@ -236,7 +236,7 @@ class _Sweep:
         draft = self.drafts.get(cell.drafter)
         drafter: Drafter | None = None
         if isinstance(draft, Pretrained):
-            drafter = ModelDrafter(draft.model)
+            drafter = ModelDrafter(draft.as_draft)
         elif draft is not None:
             drafter = PromptLookup(self._tokenizer.vocab_size)
         longest = max(map(len, self.workload.prompts))
@@ -355,7 +355,3 @@ def _prompt_set(
 
 def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:
     return pretrained.load(model, dtype=dtype) if isinstance(model, str) else model
-
-
-def _bytes(model: Pretrained | str) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)) if isinstance(model, Pretrained) else 0

@@ -85,13 +85,12 @@ def print_drafts(target: str, shapes: Sequence[DraftShape], console: Console | N
     console = console or Console(highlight=False)
     title = f"drafts of {target}: c, and MBSU (at its best γ) by acceptance rate α"
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    made.add_column("layers", overflow="fold")
+    made.add_column("draft", overflow="fold")
     for name in ("parameters", "c", *(f"α = {rate:g}" for rate in ACCEPTANCE)):
         made.add_column(name, justify="right", no_wrap=True)
     for shape in shapes:
         gains = [f"{gain:.2f} ({size})" for size, gain in shape.mbsu]
-        layers = ",".join(map(str, shape.layers))
-        made.add_row(layers, f"{shape.parameters:,}", f"{shape.cost_ratio:.2f}", *gains)
+        made.add_row(shape.name, f"{shape.parameters:,}", f"{shape.cost_ratio:.2f}", *gains)
     console.print(made)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.distillation.shortlists import shortlist
 from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.models import pretrained, zoo
 from distillspec_jax.models.pretrained import Pretrained
@@ -28,6 +30,7 @@ DESCRIPTIONS = {
 """Of the models of a family, by `zoo.ROLES`."""
 LAWS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32
+SHORTLIST_PROMPTS = 400
 
 
 def export(
@@ -77,6 +80,8 @@ def export(
         scores, corpus = held_out.copy_baseline(task, split="validation", limit=limit)
         baselines[task] = {"copy_the_input": corpus, "examples": len(scores)}
     aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in models}
+    distilled = zoo.member(family, "distilled")
+    aliases |= dict.fromkeys(write_shortlists(family, shipped[target], root), distilled)
     there = zoo.read(root)
     manifest = {
         "models": there["models"] | models,
@@ -85,7 +90,22 @@ def export(
     }
     (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
     zoo.manifest.cache_clear()
+    zoo.shortlists.cache_clear()
     return table({"models": models, "baselines": baselines})
+
+
+def write_shortlists(family: str, target: Pretrained, root: Path) -> dict[str, list[int]]:
+    """Adds a family's lists to the zoo's `shortlists.json`; returns them by alias."""
+    found = {}
+    for task in catalog.EMBEDDED_TASKS:
+        with tempfile.TemporaryDirectory() as folder:
+            ids = shortlist(target, task, folder, prompts=SHORTLIST_PROMPTS)
+        found[f"{task}/{zoo.member(family, zoo.SHORTLISTED)}"] = ids
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(ids)}" for name, ids in (zoo.read_shortlists(root) | found).items()
+    ]
+    (root / "shortlists.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return found
 
 
 def _write(trained: Pretrained, source: Path, target: Path) -> None:

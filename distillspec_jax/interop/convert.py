@@ -196,6 +196,11 @@ def _readme(model: Pretrained) -> str:
             f"before `generate`, set `model.config.num_layers = {layers}`.",
             "",
         ]
+    if card.shortlist:
+        lines += [
+            f"Its shortlist of {len(card.shortlist):,} ids is not kept: in transformers it proposes all.",
+            "",
+        ]
     measured = _acceptance(pretrained.resolve(model.name))
     if measured:
         lines += ["## Acceptance by its target", ""]

@@ -240,7 +240,7 @@ class Transformer(nn.Module):
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
         position_BK = state.length_B[:, None] + jnp.arange(tokens_BK.shape[1])[None]
         x, cache = self.decoder.extend(self._embed(tokens_BK, position_BK), state, position_BK)
-        return self.readout(self.decoder.features(x, True)), cache
+        return self.decoder.features(x, True), cache
 
 
 @dataclasses.dataclass(frozen=True)

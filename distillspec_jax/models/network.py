@@ -16,14 +16,16 @@ from distillspec_jax.shapes import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class LinenModel:
-    """A `LanguageModel` (see `interface.py`): frozen, hashable, without parameters. A family adds `prefill`.
+    """A `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
+
+    A family adds `prefill`, and `prepare`, which makes parameters decode faster (see `prepared.py`).
 
     Attributes:
       config: what the network is; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
       scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
       transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
-        `hidden`, `readout` and `extend`.
+        `hidden`, `readout` and `extend` (whose result is hidden, too).
     """
 
     config: Any
@@ -62,5 +64,12 @@ class LinenModel:
         return self._apply(params, hidden_BTM, method="readout")
 
     def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
-        logits, cache = self._apply(params, tokens_BK, state, method="extend")
-        return logits, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
+        hidden_BKM, state = self.extend_hidden(params, state, tokens_BK)
+        return self.readout(params, hidden_BKM), state
+
+    def extend_hidden(
+        self, params: Params, state: DecodeState, tokens_BK: Array
+    ) -> tuple[Array, DecodeState]:
+        """`extend` up to the last projection: `[B, K, M]`."""
+        hidden_BKM, cache = self._apply(params, tokens_BK, state, method="extend")
+        return hidden_BKM, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]

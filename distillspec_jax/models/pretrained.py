@@ -11,8 +11,10 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import registry, zoo
+from distillspec_jax.models import registry, shortlist, zoo
+from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.registry import Network
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.shapes import Params
 
 
@@ -37,6 +39,17 @@ class Pretrained:
     @property
     def num_parameters(self) -> int:
         return checkpoint.count_parameters(self.params)
+
+    @property
+    def as_draft(self) -> LanguageModel:
+        """The network as it drafts, with these parameters: on its shortlist, where it has one."""
+        return Shortlisted(self.model, tuple(self.card.shortlist)) if self.card.shortlist else self.model
+
+    def cost_ratio(self, target: Pretrained) -> float:
+        """c: bytes of this draft's parameters, less those that its shortlist spares, over the target's."""
+        ours, theirs = (sum(leaf.nbytes for leaf in jax.tree.leaves(m.params)) for m in (self, target))
+        spared = shortlist.spared(self.model, len(self.card.shortlist))
+        return ours * (1 - spared / self.num_parameters) / theirs
 
 
 def load(name: str, step: int | None = None, shardings: Any = None, dtype: str | None = None) -> Pretrained:
@@ -78,7 +91,9 @@ def read_card(name: str) -> ModelCard:
         beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
         near = nearest(name, [*beside, *zoo.names()])
         raise UsageError(f"{name} is not a checkpoint directory (no such folder): {near}")
-    return checkpoint.read_card(directory)
+    card = checkpoint.read_card(directory)
+    ids = zoo.shortlists().get(name.removeprefix(zoo.PREFIX)) if zoo.is_zoo_name(name) else None
+    return card if ids is None else dataclasses.replace(card, shortlist=ids)
 
 
 def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bool = False) -> None:

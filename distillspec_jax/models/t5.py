@@ -195,7 +195,7 @@ class Decoder(nn.Module):
     def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
         return [layer.cross(encoded_BSM) for layer in self.layers]
 
-    def extend(self, x_BKM: Array, state: DecodeState, embedding_VM: Array) -> tuple[Array, Any]:
+    def extend(self, x_BKM: Array, state: DecodeState) -> tuple[Array, Any]:
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
         query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
         visible_BKS = slot_1S[:, None] <= query_BK[:, :, None]
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
         for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):
             x, kv = layer.extend(x, kv, state.length_B, bias, cross, cross_bias)
             cache.append(kv)
-        return self.logits(self._features(x, True), embedding_VM), cache
+        return self._features(x, True), cache
 
 
 class Transformer(nn.Module):
@@ -256,7 +256,7 @@ class Transformer(nn.Module):
         return self.decoder.cross(self.encode(tokens_BS, None, True))
 
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
-        return self.decoder.extend(self._embed(tokens_BK), state, self.token_embedder.embedding)
+        return self.decoder.extend(self._embed(tokens_BK), state)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ PREFIX = "zoo:"
 FAMILIES: Mapping[str, str] = {"t5": "", "decoder": "decoder_"}
 """Families of pairs, and what the names of their models begin with."""
 ROLES = ("target", "draft", "distilled")
+SHORTLISTED = "shortlisted"
+"""In an alias: the distilled draft with a shortlist for the alias's task."""
 
 
 def member(family: str, role: str) -> str:
@@ -42,6 +44,18 @@ def read(root: Path) -> dict[str, Any]:
         return {"models": {}, "aliases": {}}
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
+
+
+@functools.cache
+def shortlists() -> dict[str, list[int]]:
+    """`read_shortlists` of the shipped zoo."""
+    return read_shortlists(ROOT)
+
+
+def read_shortlists(root: Path) -> dict[str, list[int]]:
+    """A zoo's `shortlists.json`: `{"TASK/shortlisted": ids}`, see `shortlist.py`."""
+    path = root / "shortlists.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def is_zoo_name(name: str) -> bool:

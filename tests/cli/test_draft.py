@@ -16,7 +16,12 @@ def test_choices_are_printed_and_one_is_written(target_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--layers=0"], "--layers and --output go together"),
+        (["--layers=0"], "--output goes with --layers or --draft"),
+        (["--output=x"], "--output goes with --layers or --draft"),
+        (["--layers=0", "--draft=x", "--output=x"], "--layers makes a draft and --draft names one"),
+        (["--draft=x", "--output=x"], "--draft needs --shortlist and --texts"),
+        (["--layers=0", "--shortlist=9", "--output=x"], "--shortlist and --texts go together"),
+        (["--shortlist=9", "--texts=tests"], "tests holds no target-generated set"),
         (["--layers=9", "--output=x"], "layers are 9, must be some of 0 to "),
         (["--layers=0", "--output=tests"], "--output=tests holds something already"),
     ],

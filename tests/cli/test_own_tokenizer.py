@@ -54,19 +54,22 @@ def root(tmp_path_factory) -> Path:
     asked[0] = f"--target={target}"
     sweep = ["sweep", *asked, "--limit=2", "--max_new_tokens=3", "--block_sizes=2", "--temperatures=1"]
     sweep += ["--timing_prompts=0"]
+    listed = [f"--draft={root / 'distilled'}", "--shortlist=3", f"--texts={root / 'texts'}"]
+    drafters = [f"--drafter={root / name}" for name in ("distilled", "listed")]
     for command in (
         ["draft", f"--target={target}", "--layers=1", f"--output={root / 'draft'}"],
         [*collect, "--limit=4", f"--output={root / 'texts'}"],
         [*collect, "--limit=2", "--split=validation", f"--output={root / 'held_out'}"],
         ["distill", f"--gin_file={RECIPE}/distilled.gin", f"--gin.MODEL_DIR={root / 'distilled'}", *run],
         ["finetune", f"--gin_file={RECIPE}/next_token.gin", f"--gin.MODEL_DIR={root / 'next_token'}", *run],
-        [*sweep, f"--drafter={root / 'distilled'}", f"--output_dir={root / 'sweep'}"],
+        ["draft", f"--target={target}", *listed, f"--output={root / 'listed'}"],
+        [*sweep, *drafters, f"--output_dir={root / 'sweep'}"],
     ):
         assert main(command) == 0, command
     return root
 
 
-@pytest.mark.parametrize("run", ["draft", "distilled", "next_token"])
+@pytest.mark.parametrize("run", ["draft", "distilled", "next_token", "listed"])
 def test_every_draft_keeps_the_targets_tokenizer_and_conventions(root, run):
     card = checkpoint.read_card(root / run)
     assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
@@ -86,9 +89,21 @@ def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_en
 
 def test_a_sweep_asks_in_the_template(root):
     rows = [json.loads(line) for line in (root / "sweep" / "results.jsonl").read_text().splitlines()]
-    assert [row["drafter"] for row in rows] == ["none", "distilled"]
+    assert [row["drafter"] for row in rows] == ["none", "distilled", "listed"]
     asked = prompts.from_task(pretrained.load(str(root / "target")), "gsm_symbolic", "test", 2, chat=True)
     assert {row["prompts_digest"] for row in rows} == {asked.fingerprint}
+
+
+def test_a_shortlisted_draft_proposes_its_ids_alone_and_costs_less(root):
+    target, whole, listed = (pretrained.load(str(root / name)) for name in ("target", "distilled", "listed"))
+    ids = listed.card.shortlist
+    assert {*CONVENTIONS["eos_ids"]} < {*ids} <= {*SPOKEN}
+    state, pending_B = listed.as_draft.prefill(listed.params, np.array([[BOS, 70, 80]]), 1)
+    logits, _ = listed.as_draft.extend(listed.params, state, pending_B[:, None])
+    assert np.flatnonzero(np.isfinite(logits[0, 0])).tolist() == ids
+    assert listed.cost_ratio(target) == pytest.approx(
+        whole.cost_ratio(target) - (EOS + 1 - 3) * 8 / target.num_parameters
+    )
 
 
 def test_what_does_not_fit_together_is_refused_in_one_line(root, tmp_path, capsys):

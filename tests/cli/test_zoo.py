@@ -1,5 +1,6 @@
 """How the zoo is built, a family at a time."""
 
+import dataclasses
 import json
 
 import gin
@@ -9,11 +10,13 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.cli import bindings, zoo
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.data.catalog import EMBEDDED_TASKS
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.recipes import RECIPES
 from distillspec_jax.evaluation import zoo_export
 from distillspec_jax.evaluation.held_out import HeldOut
-from distillspec_jax.models import registry
+from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import zoo as models_zoo
 from distillspec_jax.models.zoo import FAMILIES, ROLES, member
 from distillspec_jax.training.finetune import finetune
 from tests import pair
@@ -57,6 +60,7 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo_export.held_out, "measure", lambda *_, **__: found)
     monkeypatch.setattr(zoo_export.held_out, "copy_baseline", lambda *_, **__: (np.ones(6), {"score": 1.0}))
     monkeypatch.setattr(zoo_export, "_agreement", lambda *_: [])
+    monkeypatch.setattr(zoo_export, "SHORTLIST_PROMPTS", 2)
     root = tmp_path / "zoo"
     root.mkdir()
     before = {"models": {"target": {"parameters": 1}}, "aliases": {"wiki_leads/target": "target"}}
@@ -67,6 +71,10 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
     assert manifest["models"]["target"] == {"parameters": 1}
     assert manifest["aliases"]["wiki_leads/target"] == "target"
     assert manifest["aliases"]["gsm_symbolic/decoder_draft"] == "decoder_draft"
+    assert manifest["aliases"]["gsm_symbolic/decoder_shortlisted"] == "decoder_distilled"
+    lists = models_zoo.read_shortlists(root)
+    assert list(lists) == [f"{task}/decoder_shortlisted" for task in EMBEDDED_TASKS]
+    assert all(len(ids) == 1024 and {*pair.SPOKEN} < {*ids} for ids in lists.values())
     assert "| wiki_leads | decoder_distilled | 0.500" in shown
     assert "| target |" not in shown
     assert checkpoint.latest_step(root / "decoder_draft") == 1
@@ -75,3 +83,9 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
 def test_a_recipe_is_of_a_family():
     recipe = RECIPES["wiki_leads"]
     assert (recipe.target, recipe.draft) == ("zoo:wiki_leads/target", "zoo:wiki_leads/draft")
+
+
+def test_a_shortlist_is_the_tasks():
+    cards = [pretrained.read_card(f"zoo:{task}/shortlisted") for task in EMBEDDED_TASKS]
+    assert len({tuple(card.shortlist) for card in cards}) == len(EMBEDDED_TASKS)
+    assert pretrained.read_card("zoo:wiki_leads/distilled") == dataclasses.replace(cards[0], shortlist=[])

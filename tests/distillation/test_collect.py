@@ -12,6 +12,7 @@ from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, law_file
 from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files
+from distillspec_jax.data.token_mass import heaviest, token_mass
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.data.train_vocabulary import train as train_vocabulary
 from distillspec_jax.decoding.text import TextGenerator, prompt_format
@@ -214,6 +215,32 @@ def test_what_cannot_be_distilled_from_a_set(folder, tmp_path):
     with pytest.raises(UsageError, match="holds texts but no laws: collect with --law_ids"):
         distill(None, draft, str(tmp_path / "out"), config(bare), loop)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_mass_of_an_id_is_its_mean_probability_or_its_share_of_the_tokens(folder, copy):
+    laws = [np.load(law_file(folder, shard)) for shard in range(3)]
+    ids, p = (np.concatenate([law[name] for law in laws]) for name in ("ids", "log_p"))
+    p = np.exp(p.astype(np.float64))
+    mass_V = token_mass(TargetSet(folder))
+    assert mass_V.shape == (pair.MODEL.vocab_size,)
+    for token in pair.SPOKEN:
+        assert mass_V[token] == pytest.approx(p[ids == token].sum() / len(ids))
+    counted_V = token_mass(TargetSet(copy, with_laws=False))
+    tokens = [token for text in TargetSet(folder).texts for token in text["tokens"]]
+    assert {token: counted_V[token] for token in tokens} == {
+        token: pytest.approx(tokens.count(token) / len(tokens)) for token in tokens
+    }
+    assert counted_V.sum() == pytest.approx(1)
+
+
+def test_the_heaviest_ids_and_those_that_must_be_there():
+    mass_V = np.array([0.0, 0.1, 0.3, 0.0, 0.3, 0.2])
+    assert heaviest(mass_V, 2) == [2, 4]
+    assert heaviest(mass_V, 3, always=[3]) == [2, 3, 4]
+    assert heaviest(mass_V, 5, always=[1]) == [0, 1, 2, 4, 5]
+    for count in (0, 6):
+        with pytest.raises(UsageError, match=f"--shortlist={count}: must be at least 1 and below 6"):
+            heaviest(mass_V, count)
 
 
 def metrics_of(directory, name):

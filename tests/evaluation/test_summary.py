@@ -120,6 +120,17 @@ def test_a_draft_that_costs_more_than_it_saves_is_said_to():
     assert said.sentence.endswith("; speculation does not pay here.")
 
 
+def test_a_faster_draft_beside_the_distilled_one_is_named():
+    rows = relabelled({"supervised": "supervised", "distilled": "distilled", "control": "shortlisted"})
+    fast = [
+        {**row, "speedup": 9.0, "speedup_ci95": [8.0, 10.0]} if row["drafter"] == "shortlisted" else row
+        for row in rows
+    ]
+    assert summary.verdict(fast, 0.0).sentence.endswith(
+        "Fastest: shortlisted, ×9.00 (95\u00a0% interval 8.00 to 10.00)."
+    )
+
+
 def test_the_nearest_block_size_stands_in():
     rows = simulated.rows(prompts=10, block_sizes=(2, 8))
     assert summary.nearest_block_size(rows, 5) == 2

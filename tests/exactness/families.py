@@ -17,6 +17,7 @@ import numpy as np
 from distillspec_jax.decoding import ModelDrafter, PairParams
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params
 from tests import tiny
@@ -141,14 +142,24 @@ def decoder_only_family() -> Family:
     return Family("decoder_only", target, draft, params, _by_features)
 
 
+def shortlisted_family() -> Family:
+    """The draft never offers two ids of the target's, EOS among them."""
+    pair = decoder_only_family()
+    assert isinstance(pair.draft, DecoderOnly)
+    return dataclasses.replace(pair, name="shortlisted", draft=Shortlisted(pair.draft, (0, 2, 3, 5)))
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "prefix": prefix_family,
     "t5": t5_family,
     "decoder_only": decoder_only_family,
 }
 
+VARIANTS: dict[str, Callable[[], Family]] = {"shortlisted": shortlisted_family}
+"""Other drafts of a family; one point of the grid each."""
+
 
 @functools.cache
 def family(name: str) -> Family:
     """One instance a process, so that compiled functions are shared."""
-    return FAMILIES[name]()
+    return (FAMILIES | VARIANTS)[name]()

@@ -23,7 +23,7 @@ from distillspec_jax.decoding import (
     TokenRule,
     Verifier,
 )
-from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, Family, family
+from tests.exactness.families import FAMILIES, PROMPTS, VARIANTS, VOCAB, Family, family
 from tests.exactness.goodness import Cell
 from tests.exactness.joint import EVERY_ROUND, LIMITS, Law, batch, exact_joint, run
 
@@ -66,7 +66,7 @@ GRID = [
     for size in BLOCK_SIZES
     for rule in RULES
     if size or rule == "token"
-]
+] + [pytest.param(name, 2, "token") for name in VARIANTS]
 SPECULATIVE_GRID = [point for point in GRID if point.values[1]]
 TOKEN_BY_TOKEN = [point for point in SPECULATIVE_GRID if point.values[2] in ("token", "one candidate")]
 """Rules that accept each draft with probability sum_v min(p, q), whatever comes after it."""

@@ -69,7 +69,7 @@ def test_layers_that_are_not_there_are_named(layers):
 
 def test_costs_and_gains_follow_from_the_parameters():
     """The Llama's layers are alike, and what is beside them is there once."""
-    one, both = draft_shapes.draft_shape(tiny.LLAMA, [0]), draft_shapes.draft_shape(tiny.LLAMA, [0, 1])
+    one, both = draft_shapes.of_layers(tiny.LLAMA, [0]), draft_shapes.of_layers(tiny.LLAMA, [0, 1])
     layer = checkpoint.count_parameters(tiny.params(tiny.LLAMA)["decoder"]["layers_0"])
     assert both.parameters - one.parameters == layer
     assert one.cost_ratio == pytest.approx(1 - layer / both.parameters)
@@ -81,7 +81,7 @@ def test_costs_and_gains_follow_from_the_parameters():
 
 def test_the_library_goes_from_one_layer_to_a_quarter(monkeypatch):
     monkeypatch.setattr(layer_subset, "num_layers", lambda model: 24)
-    monkeypatch.setattr(draft_shapes, "draft_shape", lambda model, layers: layers)
+    monkeypatch.setattr(draft_shapes, "of_layers", lambda model, layers, listed: layers)
     assert draft_shapes.library(tiny.LLAMA) == [
         (0,),
         (0, 23),

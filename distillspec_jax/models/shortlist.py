@@ -1,0 +1,95 @@
+"""A draft that knows every id and proposes the likeliest few thousand.
+
+A small draft is mostly its projection to logits: two thirds of a SmolLM2 of four layers. Verification is
+exact for whatever law the drafts were truly drawn from, so that a draft's may leave ids out; what it loses is
+the tokens that are never offered (FR-Spec, arXiv 2502.14856).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.dense import Dense
+from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.prepared import form_of
+from distillspec_jax.models.registry import Network
+from distillspec_jax.shapes import Array, Params
+
+_KEY = "shortlist"
+"""Of the narrow projection, beside the network's own parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortlisted:
+    """A `LanguageModel` (see `interface.py`): another one's logits at some ids, -inf at all others.
+
+    Parameters are the network's own; prepared, they have the narrow projection in the place of the wide one.
+
+    Attributes:
+      ids: ascending.
+
+    Raises:
+      UsageError: no ids, or such that the network does not have.
+    """
+
+    network: Network
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ids or list(self.ids) != sorted({*self.ids} & {*range(self.vocab_size)}):
+            raise UsageError(f"a shortlist must be ascending ids below {self.vocab_size}, at least one")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.network.vocab_size
+
+    def prepare(self, params: Params, rows: int | None = None) -> Params:
+        """See `t5.EncoderDecoder.prepare`."""
+        if _KEY in params:
+            return params
+        decoder = dict(self.network.prepare(params, rows)["decoder"])
+        ids = np.array(self.ids)
+        narrow = {
+            name: leaf[ids] if name == "kernel_transposed" else leaf[..., ids]
+            for name, leaf in decoder.pop("logits_dense").items()
+        }
+        return {**params, "decoder": decoder, _KEY: narrow}
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        return self.network.hidden(params, batch, dropout_key=dropout_key)
+
+    def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        params = self.prepare(params)
+        project = Dense(len(self.ids), ("embed", "vocab"), form=form_of(params))
+        logits_BTS: Any = project.apply({"params": params[_KEY]}, hidden_BTM)
+        # One more column, which every id beside the list reads: CPUs gather faster than they scatter.
+        beside = [(0, 0)] * (logits_BTS.ndim - 1) + [(0, 1)]
+        return jnp.pad(logits_BTS, beside, constant_values=-jnp.inf)[..., self._column_V]
+
+    @functools.cached_property
+    def _column_V(self) -> np.ndarray:
+        column_V = np.full(self.vocab_size, len(self.ids), np.int32)
+        column_V[list(self.ids)] = np.arange(len(self.ids))
+        return column_V
+
+    def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
+        return self.network.prefill(params, prompt_BT, max_length)
+
+    def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        params = self.prepare(params)
+        hidden_BKM, state = self.network.extend_hidden(params, state, tokens_BK)
+        return self.readout(params, hidden_BKM), state
+
+
+def spared(network: Network, size: int) -> int:
+    """Parameters that a network with a shortlist of so many ids (0: none) does not read for a token."""
+    return (network.vocab_size - size) * network.config.emb_dim if size else 0
