@@ -22,7 +22,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.report import Example, report
 from distillspec_jax.evaluation.summary import summarise
 from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
-from distillspec_jax.models import layer_subset, pretrained
+from distillspec_jax.models import pretrained
 
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
@@ -144,12 +144,12 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
 def _shortlisted(distilled: Path, target: str, task: str, models: Path, say: Callable[[str], None]) -> Path:
     """The draft with a shortlist of the target's texts on the task's training prompts."""
     directory = distilled.with_name(f"{distilled.name}-{SHORTLISTED}")
-    if not directory.is_dir():
-        ids = shortlists.shortlist(
-            pretrained.load(target), task, models / f"{task}-texts", prompts=SHORTLIST_PROMPTS, say=say
-        )
-        whole = pretrained.load(str(distilled))
-        layer_subset.write(whole, range(layer_subset.num_layers(whole.model)), str(directory), ids)
+    if not directory.is_dir() or checkpoint.latest_step(directory) is None:
+        shutil.rmtree(directory, ignore_errors=True)  # what a kill left
+        texts = models / f"{task}-texts"
+        ids = shortlists.shortlist(pretrained.load(target), task, texts, prompts=SHORTLIST_PROMPTS, say=say)
+        draft = pretrained.with_shortlist(pretrained.load(str(distilled)), ids, str(texts))
+        pretrained.save(draft, str(directory))
     return directory
 
 

@@ -2,8 +2,10 @@
 # Runs a job on this machine and, when it was preempted (exit 75: it saved a checkpoint), runs it again. A SIGTERM or ^C
 # to this script goes on to the job, which saves and ends; it is then not run again.
 #
-#   launch/local.sh finetune --gin_file=runs/finetune.gin --gin.MODEL_DIR=runs/target
-#   launch/local.sh distill --gin_file=runs/distill.gin --gin.MODEL_DIR=runs/draft
+#   launch/local.sh finetune --gin_file=models/zoo_draft.gin --gin_file=runs/finetune.gin \
+#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/draft --gin.TRAIN_STEPS=2000
+#   launch/local.sh distill --gin_file=runs/distill.gin --gin.TARGET=zoo:target --gin.DRAFT=runs/draft \
+#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/distilled --gin.TRAIN_STEPS=300
 #
 # MAX_RESTARTS   how often at most (default 100)
 # DISTILLSPEC    the command (default: distillspec on the PATH, else the one in this checkout's .venv)

@@ -2,7 +2,10 @@
 # Runs one job on every host of a Cloud TPU slice, from a machine that has gcloud.
 #
 #   TPU_NAME=v5e-32 ZONE=us-west4-a launch/tpu_pod.sh \
-#     distill --gin_file=runs/distill.gin --gin.MODEL_DIR=gs://bucket/draft
+#     distill --gin_file=runs/distill.gin --gin.TARGET=/mnt/bucket/target --gin.DRAFT=/mnt/bucket/draft \
+#       --gin.MIXTURE_OR_TASK_NAME=xsum --gin.MODEL_DIR=/mnt/bucket/distilled --gin.TRAIN_STEPS=10000
+#
+# /mnt/bucket is a folder that every host sees: a bucket mounted with gcsfuse, or NFS.
 #
 # Before the first run, on every host (the same gcloud line with this --command):
 #   git clone URL distillspec && cd distillspec && make setup && .venv/bin/pip install -e '.[tpu]'

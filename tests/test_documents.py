@@ -48,6 +48,11 @@ def test_links_within_the_project_lead_somewhere(path):
 
 
 @each_document
+def test_flags_with_parentheses_are_quoted(path):
+    assert not re.findall(r"(?<!\")--gin[\w.]*=@[\w.]+\(\)", path.read_text())
+
+
+@each_document
 def test_gin_references_resolve(path):
     for module, name in re.findall(r"@(\w+)\.(\w+)\(", code(path.read_text())):
         (file,) = (ROOT / "distillspec_jax").glob(f"*/{module}.py")

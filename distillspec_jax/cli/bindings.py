@@ -67,6 +67,31 @@ def bind(
     return gin.get_configurable(job), gin.config_str()
 
 
+def task(flags: GinFlags) -> str | None:
+    """Makes the task that gin files name, as `MIXTURE_OR_TASK_NAME`, for a command that asks only for that.
+
+    Returns:
+      Its name; None without gin flags.
+
+    Raises:
+      UsageError: see `bind`.
+    """
+    if not flags.files and not flags.bindings:
+        return None
+    job, _ = bind(_itself, flags, given=("name",))
+    try:
+        made = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+    except ValueError as error:
+        raise UsageError("no gin file sets MIXTURE_OR_TASK_NAME: give one of gin_configs/tasks") from error
+    with gin.unlock_config():
+        gin.bind_parameter(f"{_itself.__module__}.{_itself.__name__}.name", made)
+    return job()
+
+
+def _itself(name: str) -> str:
+    return name
+
+
 def operative_config() -> str:
     """The values that were really used, defaults included, as gin text: provenance, once the job has run."""
     return str(gin.operative_config_str())

@@ -7,6 +7,7 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.cli.generate import show_progress
+from distillspec_jax.errors import UsageError
 
 HELP = """Writes a target's texts on the prompts of a task, once, into a folder that training reads:
 
@@ -15,6 +16,9 @@ HELP = """Writes a target's texts on the prompts of a task, once, into a folder 
       --gin.DRAFT=zoo:wiki_leads/draft --gin.MIXTURE_OR_TASK_NAME=wiki_leads \\
       --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
 
+  distillspec collect --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
+      --gin.TRAIN_FILE=train.jsonl --output=runs/texts
+
 With --law_ids the target's law at every token is there too, so that the target is not needed any more.
 A run that was stopped goes on where it was: start it again.
 """
@@ -22,10 +26,10 @@ A run that was stopped goes on where it was: start it again.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("collect", HELP)
+    parser = CommandParser("collect", HELP, gin=True)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
-    add("--task", required=True, help="whose prompts")
+    add("--task", help="whose prompts, where no gin file makes the task")
     add("--output", required=True, metavar="DIR", help="folder to write, or to complete")
     add("--split", default="train", help="of the task (default: train)")
     add("--limit", type=int, help="only the first so many prompts (default: all)")
@@ -59,15 +63,18 @@ def main(argv: list[str]) -> int:
     add("--batch_size", type=int, default=16, help="prompts decoded together (default: 16)")
     flags = parser.parse(argv)
 
+    from distillspec_jax.cli import bindings
     from distillspec_jax.decoding.text import LOOKUP
     from distillspec_jax.distillation.collect import collect
     from distillspec_jax.models import pretrained
 
-    drafter = flags.drafter
+    drafter, task = flags.drafter, flags.task or bindings.task(flags.gin)
+    if task is None:
+        raise UsageError("--task is missing: name one, or give a --gin_file that makes one")
     texts = collect(
         pretrained.load(flags.model),
         flags.output,
-        flags.task,
+        task,
         split=flags.split,
         limit=flags.limit,
         num_samples=flags.num_samples,

@@ -25,7 +25,7 @@ Where logits of every id are most of what a draft costs, it may propose the like
 to the output's law; a set written by `distillspec collect` tells which they are. Training ignores the
 shortlist and does not hand it on: distil first.
 
-  distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \
+  distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \\
       --output=runs/shortlisted
 """
 
@@ -61,14 +61,16 @@ def main(argv: list[str]) -> int:
         tables.print_drafts(flags.target, draft_shapes.library(target, len(ids)))
         return 0
     if flags.draft is None:
+        draft = layer_subset.cut(pretrained.load(flags.target), flags.layers)
         shape = draft_shapes.of_layers(target, flags.layers, len(ids))
-        draft = layer_subset.write(pretrained.load(flags.target), flags.layers, flags.output, ids)
     else:
-        whole = pretrained.load(flags.draft)
-        shape = draft_shapes.draft_shape(target, whole.model, Path(flags.draft).name, len(ids))
-        draft = layer_subset.write(whole, range(layer_subset.num_layers(whole.model)), flags.output, ids)
+        draft = pretrained.load(flags.draft)
+        shape = draft_shapes.draft_shape(target, draft.model, Path(flags.draft).name, len(ids))
+    saved = pretrained.save(
+        pretrained.with_shortlist(draft, ids, flags.texts) if ids else draft, flags.output
+    )
     tables.print_drafts(flags.target, [shape])
-    print(f"{flags.output}: {draft.card.family}, {draft.num_parameters:,} parameters")
+    print(f"{flags.output}: {saved.card.family}, {saved.num_parameters:,} parameters")
     return 0
 
 

@@ -16,6 +16,8 @@ each model's loss lies beyond the first's, row by row, where both have one vocab
 
   distillspec evaluate --model=zoo:target --model=zoo:draft --task=office_help_ende --limit=100
   distillspec evaluate --model=runs/lm --task=wiki_continued
+  distillspec evaluate --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
+      --gin.TRAIN_FILE=train.jsonl --gin.VALIDATION_FILE=valid.jsonl --split=validation
 
 Acceptance of a draft is `distillspec sweep`'s affair.
 """
@@ -23,7 +25,7 @@ Acceptance of a draft is `distillspec sweep`'s affair.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("evaluate", HELP)
+    parser = CommandParser("evaluate", HELP, gin=True)
     add = parser.add_argument
     add(
         "--model",
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     )
     add(
         "--task",
-        help="whose rows (default: the first model's own)",
+        help="whose rows (default: that of a gin file, else the first model's own)",
     )
     add("--split", default="test", help="train, validation or test (default: test)")
     add("--limit", type=int, help="rows (default: all)")
@@ -46,11 +48,12 @@ def main(argv: list[str]) -> int:
     if flags.batch_size < 1:
         raise UsageError(f"--batch_size={flags.batch_size}: must be at least 1")
 
+    from distillspec_jax.cli import bindings
     from distillspec_jax.evaluation import held_out, tables
     from distillspec_jax.models import pretrained, zoo
 
     first = flags.model[0]
-    task = flags.task or zoo.task_of(first) or pretrained.read_card(first).task
+    task = flags.task or bindings.task(flags.gin) or zoo.task_of(first) or pretrained.read_card(first).task
     if task is None:
         raise UsageError(f"{first} speaks of no task: pass --task")
     found = {}

@@ -57,6 +57,9 @@ def main(argv: list[str]) -> int:
                 f"    under {found['law']}: {found['accepted']:.3f} of drafts accepted; sum of min(p, q) "
                 f"{found['recorded']:.3f} by the sampler, {found['recomputed']:.3f} by teacher forcing"
             )
+    for task, baseline in listed.get("baselines", {}).items():
+        copied = "  ".join(f"{k} {v:.3g}" for k, v in baseline["copy_the_input"].items())
+        print(f"copying the input of {task:<18} {copied}")
     print("\nAliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))
     return 0
 

@@ -244,7 +244,9 @@ class Engine:
             yield from zip(finished, completions, strict=True)
 
     def _prompt_width(self, prompts: Sequence[Sequence[int]]) -> int:
-        return -(-max(map(len, prompts)) // self._prompt_bucket) * self._prompt_bucket
+        # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
+        longest = max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
+        return -(-longest // self._prompt_bucket) * self._prompt_bucket
 
     def _announce(self, shape: tuple[int, int, int, bool]) -> None:
         if shape not in self._compiled and self._on_compile is not None:
@@ -325,7 +327,7 @@ def _power_of_two(count: int) -> int:
 
 
 def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    padded_BT = np.zeros((len(prompts), width), np.int32)
+    padded_BT = np.full((len(prompts), width), -1, np.int32)
     for row_T, prompt in zip(padded_BT, prompts, strict=True):
         row_T[: len(prompt)] = prompt
     return padded_BT
@@ -383,5 +385,3 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
             raise UsageError(f"prompt {i} is empty, must hold at least one token")
         if min(prompt) < 0:
             raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 0 or more")
-        if prompt[-1] == 0:
-            raise UsageError(f"prompt {i} ends with the id 0, which is padding at the end of a prompt")

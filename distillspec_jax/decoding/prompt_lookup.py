@@ -61,8 +61,8 @@ class PromptLookup:
             )
 
     def init(self, params: Any, prompt_BT: Array, max_length: int) -> History:
-        """See `Drafter.init`. The prompts are 0-padded on the right."""
-        tokens_BS = jnp.pad(prompt_BT.astype(jnp.int32), ((0, 0), (0, max_length + 1)))
+        """See `Drafter.init`."""
+        tokens_BS = jnp.pad(jnp.maximum(prompt_BT, 0).astype(jnp.int32), ((0, 0), (0, max_length + 1)))
         return History(tokens_BS, prompt_lengths(prompt_BT))
 
     def draft(

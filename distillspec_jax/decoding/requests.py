@@ -42,6 +42,9 @@ OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": floa
 """Fields by which a line asks for a sampling law and a length of its own."""
 
 
+_GENERATED = {field.name for field in dataclasses.fields(Generation)}
+
+
 def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """For each of `OPTIONS` the default, or, where some request has its own value, a list of one a request.
 
@@ -117,7 +120,10 @@ def _parse(line: str, where: str, field: str) -> Request:
 
 
 def write_line(request: Request, generation: Generation) -> str:
-    """One line of output: the request's own fields, then the generation's, less its token ids."""
+    """One line of output: the request's own fields, then the generation's, less its token ids.
+
+    Of a name that is both's, the generation's value stays, so that outputs can be inputs again.
+    """
     fields = dataclasses.asdict(generation)
     del fields["tokens"]
     return json.dumps({**request.extra, **fields}, ensure_ascii=False)
@@ -139,8 +145,8 @@ def finished(path: str, requests: Sequence[Request]) -> int:
     lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
     for number, line in enumerate(lines, start=1):
         asked = requests[number - 1] if number <= len(requests) else None
-        given = {key: line.get(key) for key in ("inputs", *(asked.extra if asked else ()))}
-        if asked is None or given != {"inputs": asked.inputs, **asked.extra}:
+        kept = {k: v for k, v in asked.extra.items() if k not in _GENERATED} if asked else {}
+        if asked is None or {k: line.get(k) for k in ("inputs", *kept)} != {"inputs": asked.inputs, **kept}:
             raise UsageError(f"{partial}:{number} is of another input: resume with the same requests")
     with saving(path):
         os.truncate(partial, len(whole))

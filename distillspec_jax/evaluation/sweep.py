@@ -283,7 +283,9 @@ class _Sweep:
         """A name for all that a cell's numbers depend on."""
         target = fingerprints.of_params(self.target.params)
         drafts = {
-            label: fingerprints.of_params(draft.params) if isinstance(draft, Pretrained) else draft
+            label: [fingerprints.of_params(draft.params), draft.card.shortlist]
+            if isinstance(draft, Pretrained)
+            else draft
             for label, draft in self.drafts.items()
         }
         fixed = [self._settings, target, self.measure_overlap]

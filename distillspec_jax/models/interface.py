@@ -47,9 +47,14 @@ class DecodeState:
 
 
 def prompt_lengths(prompt_BT: Array) -> Array:
-    """Tokens of each row: zeros at the end are padding, zeros before a token are ids like others."""
+    """Tokens of each row: those before the first -1, or, of a row without one, before the zeros at its end.
+
+    Serving pads with -1, since in some vocabularies 0 is an id like others; training's features have zeros.
+    """
     slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
-    return jnp.max(jnp.where(prompt_BT > 0, slot_1T, 0), axis=1, initial=0).astype(jnp.int32)
+    marked_B1 = jnp.any(prompt_BT < 0, axis=1, keepdims=True)
+    real_BT = jnp.where(marked_B1, prompt_BT >= 0, prompt_BT > 0)
+    return jnp.max(jnp.where(real_BT, slot_1T, 0), axis=1, initial=0).astype(jnp.int32)
 
 
 @runtime_checkable
@@ -74,7 +79,7 @@ class LanguageModel(Protocol):
         """The last projection, token by token: `logits` is `readout` of `hidden`, for any part of T."""
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
-        """Reads prompts, 0-padded on the right, and makes room for `max_length` generated tokens.
+        """Reads prompts, padded as `prompt_lengths` says, and makes room for `max_length` generated tokens.
 
         Returns:
           The state and `pending_B`: the committed token that the cache does not hold yet.

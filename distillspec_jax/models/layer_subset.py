@@ -1,7 +1,4 @@
-"""A draft made of some of its target's layers: same width, same embedding, same vocabulary.
-
-It may propose the ids of a shortlist only (`shortlist.py`).
-"""
+"""A draft made of some of its target's layers: same width, same embedding, same vocabulary."""
 
 from __future__ import annotations
 
@@ -52,23 +49,14 @@ def take(params: Params, layers: Sequence[int]) -> Params:
     return {**params, "decoder": stack}
 
 
-def write(
-    target: Pretrained, layers: Sequence[int], directory: str, shortlist: Sequence[int] = ()
-) -> Pretrained:
-    """Writes the draft as a checkpoint directory, with the target's tokenizer, prefix and lengths.
-
-    Args:
-      layers: see `shrink`.
-      shortlist: ids that it proposes; empty: all.
+def cut(target: Pretrained, layers: Sequence[int]) -> Pretrained:
+    """The draft, with the target's tokenizer, prefix and lengths.
 
     Raises:
-      UsageError: see `shrink`; or the directory holds something already.
+      UsageError: see `shrink`.
     """
-    checkpoint.check_empty(directory)
-    model, params = shrink(target.model, layers), take(target.params, layers)
+    model = shrink(target.model, layers)
     _, config = registry.describe(model)
     made = checkpoint.provenance(parents={"target": target.name}, layers=list(layers))
-    card = dataclasses.replace(target.card, config=config, provenance=made, shortlist=list(shortlist))
-    checkpoint.write_card(directory, card, target.tokenizer_bytes)
-    checkpoint.save_params(directory, 0, params)
-    return Pretrained(directory, model, params, card, target.tokenizer_bytes)
+    card = dataclasses.replace(target.card, config=config, provenance=made)
+    return dataclasses.replace(target, model=model, params=take(target.params, layers), card=card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,30 @@ def load(name: str, step: int | None = None, shardings: Any = None, dtype: str |
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
+
+
+def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrained:
+    """The draft that proposes these ids alone; its own provenance stays.
+
+    Args:
+      texts: where the ids are from.
+    """
+    made = draft.card.provenance | {"shortlist": checkpoint.provenance(draft=draft.name, texts=texts)}
+    return dataclasses.replace(
+        draft, card=dataclasses.replace(draft.card, shortlist=list(ids), provenance=made)
+    )
+
+
+def save(model: Pretrained, directory: str) -> Pretrained:
+    """Writes a new checkpoint directory.
+
+    Raises:
+      UsageError: it holds something already.
+    """
+    checkpoint.check_empty(directory)
+    checkpoint.write_card(directory, model.card, model.tokenizer_bytes)
+    checkpoint.save_params(directory, 0, model.params)
+    return dataclasses.replace(model, name=directory)
 
 
 def resolve(name: str) -> Path:

@@ -80,8 +80,13 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
     """Creates the run's directory, or checks that the one there belongs to the same run.
 
     Raises:
-      UsageError: it holds another run (the first difference is named), or is one of the run's own parents.
+      UsageError: it holds another run (the first difference is named), is one of the run's own parents, or is
+        no path of a file system.
     """
+    if "://" in str(directory):
+        raise UsageError(
+            f"MODEL_DIR={directory}: buckets are not written to; mount it (gcsfuse, s3fs) and give the path"
+        )
     root = Path(directory)
     if jax.process_index():
         hosts.wait("directory")  # until the first host has written it

@@ -9,6 +9,7 @@ import pytest
 
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.flags import CommandParser, GinFlags, one_of
+from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from tests.cli import gin_toy
 
@@ -311,3 +312,14 @@ def test_a_required_flag_that_is_misspelt_is_not_called_missing():
 def test_good_plain_flags():
     namespace = generate_parser().parse(["--block_size=3", "--rule", "block", "--model=m"])
     assert (namespace.block_size, namespace.rule) == (3, "block")
+
+
+def test_a_command_that_needs_a_task_alone_lets_gin_make_it(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"inputs": "a", "targets": "b"}\n')
+    flags = GinFlags(("tasks/jsonl.gin",), (("TASK_NAME", "made_by_gin"), ("TRAIN_FILE", str(path))))
+    assert bindings.task(GinFlags()) is None
+    assert bindings.task(flags) == "made_by_gin"
+    assert [row["inputs"] for row in catalog.read_rows(catalog.find_task("made_by_gin"), "train")] == ["a"]
+    with pytest.raises(UsageError, match="MIXTURE_OR_TASK_NAME"):
+        bindings.task(GinFlags(("models/zoo_draft.gin",), ()))

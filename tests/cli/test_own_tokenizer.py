@@ -97,6 +97,9 @@ def test_a_sweep_asks_in_the_template(root):
 def test_a_shortlisted_draft_proposes_its_ids_alone_and_costs_less(root):
     target, whole, listed = (pretrained.load(str(root / name)) for name in ("target", "distilled", "listed"))
     ids = listed.card.shortlist
+    made = listed.card.provenance
+    assert made["parents"] == whole.card.provenance["parents"]
+    assert made["shortlist"]["texts"] == str(root / "texts")
     assert {*CONVENTIONS["eos_ids"]} < {*ids} <= {*SPOKEN}
     state, pending_B = listed.as_draft.prefill(listed.params, np.array([[BOS, 70, 80]]), 1)
     logits, _ = listed.as_draft.extend(listed.params, state, pending_B[:, None])

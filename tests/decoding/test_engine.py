@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax.decoding import Completion, Engine, Progress, sampling_law
 from distillspec_jax.errors import UsageError
+from tests import tiny
 from tests.decoding.prefix_model import PrefixModel
 from tests.exactness.families import VOCAB, family
 
@@ -142,11 +143,21 @@ def test_a_model_may_prepare_its_parameters(plain: Engine) -> None:
     assert found == plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
 
 
+def test_a_prompt_may_end_with_the_id_0_where_that_is_no_padding() -> None:
+    model, law = tiny.LLAMA, sampling_law(0.0, excluded_ids=())
+    served = Engine(model, tiny.params(model), batch_size=2, prompt_bucket=3)
+    for prompt, done in zip(
+        prompts := [[5, 7, 0], [5, 7]], served.generate(prompts, law, 4, seed=0), strict=True
+    ):
+        line = np.array([[*prompt, *done.tokens]])
+        after = np.asarray(tiny.logits(model, tiny.params(model), {"decoder_input_tokens": line}))[0]
+        assert list(done.tokens) == after.argmax(-1)[len(prompt) - 1 : -1].tolist()
+
+
 @pytest.mark.parametrize(
     "prompts, limit, culprit",
     [
         ([[2], []], 4, "prompt 1 is empty"),
-        ([[2, 3, 0]], 4, "prompt 0 ends with the id 0"),
         ([[2, -1, 3]], 4, "prompt 0 holds the id -1"),
         ([[2], [3]], [4, 0], "max_new_tokens is 0 for prompt 1"),
         ([[2], [3]], [4], "max_new_tokens has 1 values for 2 prompts"),

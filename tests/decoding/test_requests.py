@@ -226,7 +226,11 @@ def test_an_impossible_option_is_named_by_its_line(extra, message):
 
 def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(tmp_path):
     path = str(tmp_path / "out.jsonl")
-    asked = [Request("ä", "f:1", {"id": 1}), Request("b", "f:2", {"id": 2}), Request("c", "f:3", {})]
+    asked = [
+        Request("ä", "f:1", {"id": 1, "outputs": "old"}),
+        Request("b", "f:2", {"id": 2}),
+        Request("c", "f:3", {}),
+    ]
     assert finished(path, asked) == 0
     lines = [
         '{"id": 1, "inputs": "ä", "outputs": "x\u2028y"}\n',

@@ -148,6 +148,13 @@ def test_a_draft_that_was_trained_again_is_measured_again(done, tmp_path):
     assert done[1]["other", 1.0] not in group, "the older measurement of the cell no longer counts"
 
 
+def test_a_draft_with_another_shortlist_is_measured_again(tmp_path):
+    once = {"temperatures": (1.0,), "timing_prompts": 0}
+    for ids, again in (([1, 300], True), ([1, 400], True), ([1, 400], False)):
+        listed = dataclasses.replace(DRAFT, card=dataclasses.replace(DRAFT.card, shortlist=ids))
+        assert (("other", 1.0) in run(tmp_path, {"other": listed}, **once)[1]) is again
+
+
 def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"inputs": f"number {i}", "targets": "x"}) + "\n" for i in range(4)))

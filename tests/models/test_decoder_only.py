@@ -35,6 +35,13 @@ def test_zeros_inside_a_prompt_are_ids_and_zeros_after_it_are_padding():
     np.testing.assert_array_equal(pending, [7, 9])
 
 
+def test_after_a_zero_at_the_end_of_a_prompt_there_is_other_padding():
+    prompts = np.array([[5, 0, 0, -1], [0, -1, -1, -1], [5, 7, 8, 9]])
+    state, pending = tiny.prefill(tiny.LLAMA, tiny.params(tiny.LLAMA), prompts, 2)
+    np.testing.assert_array_equal(state.length_B, [2, 0, 3])
+    np.testing.assert_array_equal(pending, [0, 0, 9])
+
+
 def test_without_a_prompt_the_targets_are_the_line():
     """As for the filling rows of a last batch, and for plain language modelling."""
     model, params = tiny.GPT, tiny.params(tiny.GPT)

@@ -50,7 +50,7 @@ def test_a_draft_is_a_checkpoint_that_goes_with_its_target(tmp_path):
         chat={"template": "{{ messages }}"},
     )
     target = Pretrained("target", tiny.GPT, tiny.params(tiny.GPT), card, TOKENIZER)
-    layer_subset.write(target, [1], str(tmp_path / "draft"))
+    pretrained.save(layer_subset.cut(target, [1]), str(tmp_path / "draft"))
     draft = pretrained.load(str(tmp_path / "draft"))
     pretrained.check_pair(target, draft)
     assert layer_subset.num_layers(draft.model) == 1
@@ -58,7 +58,7 @@ def test_a_draft_is_a_checkpoint_that_goes_with_its_target(tmp_path):
     assert draft.card.provenance["layers"] == [1]
     jax.tree.map(np.testing.assert_array_equal, draft.params, layer_subset.take(target.params, [1]))
     with pytest.raises(UsageError, match="holds something already"):
-        layer_subset.write(target, [0], str(tmp_path / "draft"))
+        pretrained.save(target, str(tmp_path / "draft"))
 
 
 @pytest.mark.parametrize("layers", [[], [2], [-1], [1, 0], [0, 0]])

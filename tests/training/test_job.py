@@ -146,6 +146,11 @@ def test_another_run_in_the_same_directory_is_refused_by_what_differs(opened, ch
         job.open_directory(directory, dataclasses.replace(card, **change), b"tokenizer")
 
 
+def test_a_bucket_is_no_folder(opened):
+    with pytest.raises(UsageError, match="MODEL_DIR=gs://bucket/draft: buckets are not written to; mount it"):
+        job.open_directory("gs://bucket/draft", opened[1], b"tokenizer")
+
+
 def test_a_run_may_not_write_over_what_it_starts_from(opened, tmp_path):
     directory, _ = opened
     card = describe(parents={"draft": str(directory)})
