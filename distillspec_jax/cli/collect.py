@@ -61,18 +61,27 @@ def main(argv: list[str]) -> int:
     )
     add("--block_size", type=int, default=5, metavar="N", help="drafted tokens a round (default: 5)")
     add("--batch_size", type=int, default=16, help="prompts decoded together (default: 16)")
+    add(
+        "--num_partitions",
+        type=int,
+        metavar="N",
+        help="use all devices, the target split over N of them (default: one device)",
+    )
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
     from distillspec_jax.decoding.text import LOOKUP
     from distillspec_jax.distillation.collect import collect
     from distillspec_jax.models import pretrained
+    from distillspec_jax.partitioning import make_partitioner
+    from distillspec_jax.training import job
 
     drafter, task = flags.drafter, flags.task or bindings.task(flags.gin)
     if task is None:
         raise UsageError("--task is missing: name one, or give a --gin_file that makes one")
+    partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     texts = collect(
-        pretrained.load(flags.model),
+        pretrained.load(flags.model) if partitioner is None else job.load(flags.model, partitioner)[0],
         flags.output,
         task,
         split=flags.split,
@@ -88,6 +97,7 @@ def main(argv: list[str]) -> int:
         draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),
         block_size=flags.block_size,
         batch_size=flags.batch_size,
+        partitioner=partitioner,
         progress=show_progress if sys.stderr.isatty() else None,
         say=lambda line: print(line, file=sys.stderr),
     )

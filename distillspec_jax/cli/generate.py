@@ -94,13 +94,18 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.decoding import requests, text
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
+    from distillspec_jax.training import job
 
     if flags.compilation_cache:
         compilation.keep(flags.compilation_cache)
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
-    target = pretrained.load(flags.model, dtype=flags.dtype)
+    if flags.num_partitions is None:
+        partitioner, target = None, pretrained.load(flags.model, dtype=flags.dtype)
+    else:
+        partitioner = make_partitioner(flags.num_partitions)
+        target, _ = job.load(flags.model, partitioner, flags.dtype)
     generator = text.TextGenerator(
         target,
         _drafters(flags.drafter or [], flags.dtype),
@@ -114,7 +119,7 @@ def main(argv: list[str]) -> int:
         batch_size=flags.batch_size,
         stop=flags.stop,
         assume_same_vocabulary=flags.assume_same_vocabulary,
-        partitioner=None if flags.num_partitions is None else make_partitioner(flags.num_partitions),
+        partitioner=partitioner,
         on_compile=lambda line: print(line, file=sys.stderr),
     )
     asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]

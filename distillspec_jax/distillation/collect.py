@@ -39,6 +39,7 @@ from distillspec_jax.distillation.stored_laws import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import Partitioner
 
 
 def collect(
@@ -59,6 +60,7 @@ def collect(
     draft: Drafts = None,
     block_size: int | str = 5,
     batch_size: int = 8,
+    partitioner: Partitioner | None = None,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] = print,
 ) -> TargetSet:
@@ -74,7 +76,7 @@ def collect(
       chat: wrap the prompts in the target's chat template.
       seed: of all draws.
       law_ids: store the target's law (at temperature 1) at every token: so many ids and the mass of the rest.
-      draft, block_size, batch_size: see `TextGenerator`.
+      draft, block_size, batch_size, partitioner: see `TextGenerator`; laws are computed where the target is.
       progress: called while texts are decoded.
       say: told what takes long.
 
@@ -105,7 +107,9 @@ def collect(
         raise UsageError(f"task {task!r}: split {split!r} is empty")
     form = prompt_format(target, task=task, truncate=True, chat=chat)
     assert form.max_tokens is not None  # a task's
-    generator = TextGenerator(target, draft, form=form, block_size=block_size, batch_size=batch_size)
+    generator = TextGenerator(
+        target, draft, form=form, block_size=block_size, batch_size=batch_size, partitioner=partitioner
+    )
     longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
     header = Header(
         task=task,

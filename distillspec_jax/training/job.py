@@ -138,8 +138,11 @@ def initial_params(
     return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
 
 
-def load(name: str, partitioner: Partitioner) -> tuple[Pretrained, Params]:
+def load(name: str, partitioner: Partitioner, dtype: str | None = None) -> tuple[Pretrained, Params]:
     """A model whose parameters are read straight into their shardings; and the shardings.
+
+    Args:
+      dtype: see `pretrained.load`.
 
     Raises:
       UsageError: see `pretrained.load`.
@@ -147,7 +150,7 @@ def load(name: str, partitioner: Partitioner) -> tuple[Pretrained, Params]:
     card = pretrained.read_card(name)
     model = registry.build(card.family, card.config)
     shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    return pretrained.load(name, shardings=shardings), shardings
+    return pretrained.load(name, shardings=shardings, dtype=dtype), shardings
 
 
 def held_out_loss(

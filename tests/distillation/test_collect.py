@@ -21,6 +21,8 @@ from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
+from distillspec_jax.partitioning import make_partitioner
+from distillspec_jax.training import job
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
@@ -110,6 +112,15 @@ def test_a_run_that_was_cut_off_goes_on(folder, copy):
     for shard in range(3):
         with np.load(law_file(copy, shard)) as ours, np.load(law_file(folder, shard)) as theirs:
             assert all(np.array_equal(ours[name], theirs[name]) for name in ("ids", "log_p", "log_tail"))
+
+
+def test_a_target_on_a_mesh_writes_the_same(folder, task, tmp_path):
+    partitioner = make_partitioner()
+    placed, _ = job.load(pair.write(tmp_path / "target", pair.target()), partitioner)
+    collect(placed, tmp_path / "texts", task, **SETTINGS, partitioner=partitioner, say=quiet)
+    assert TargetSet(tmp_path / "texts").texts == TargetSet(folder).texts
+    with np.load(law_file(tmp_path / "texts", 0)) as ours, np.load(law_file(folder, 0)) as theirs:
+        np.testing.assert_allclose(ours["log_p"], theirs["log_p"], rtol=2**-9, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.5}, {"seed": 4}, {"law_ids": 2}, {"num_samples": 1}])
