@@ -60,11 +60,13 @@ CELLS: Mapping[str, tuple[str, Sequence[str]]] = {
 """Source and flags of every cell, by its label."""
 
 
-def run_task(task: str, seconds: float, prompts: int, seed: int, root: Path) -> Iterator[str]:
+def run_task(
+    task: str, seconds: float, prompts: int, seed: int, root: Path, cells: Sequence[str] = tuple(CELLS)
+) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a cell."""
     folder = root / task
     steps = steps_in(task, seconds, folder)
-    for name in (SUPERVISED, CONTROL, *CELLS):
+    for name in (SUPERVISED, CONTROL, *cells):
         measured = measure(task, name, name, "validation", prompts, steps, seed, folder)
         efficiency = [
             with_interval(row, "block_efficiency") for t in TEMPERATURES if (row := _row(measured, name, t))
@@ -125,8 +127,9 @@ def table(task: str, rows: Sequence[Row]) -> str:
             "| | " + " | ".join(SOURCES) + " |\n|---|" + "---|" * len(SOURCES),
         ]
         for divergence in DIVERGENCES:
-            cells = [_ratio(_row(rows, label(divergence, s), temperature), base) for s in SOURCES]
-            lines.append(f"| {divergence} | " + " | ".join(cells) + " |")
+            found = [_row(rows, label(divergence, source), temperature) for source in SOURCES]
+            if any(found):
+                lines.append(f"| {divergence} | " + " | ".join(_ratio(row, base) for row in found) + " |")
         lines.append(f"\nThe control: {_ratio(_row(rows, CONTROL, temperature), base)}.")
     return "\n".join(lines)
 
@@ -146,7 +149,12 @@ def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
     """Steps that fit the time, by source; measured once, and kept with the results."""
     path = folder / "steps.json"
     if path.exists():
-        return dict(json.loads(path.read_text())["steps"])
+        kept = json.loads(path.read_text())
+        if kept["seconds"] != seconds:
+            raise UsageError(
+                f"cells in {folder} train for {kept['seconds']:g} s, not {seconds:g}: choose another --output"
+            )
+        return dict(kept["steps"])
     per_step = {}
     for source in (*SOURCES, CONTROL):
         trial = folder / "trial"
@@ -200,6 +208,7 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {', '.join(TASKS)}")
+    parser.add_argument("--cell", action="append", metavar="CELL", help="only this one; repeatable")
     parser.add_argument("--seconds", type=float, default=90.0, help="of training a cell (default: 90)")
     parser.add_argument("--prompts", type=int, default=64, help="validation prompts (default: 64)")
     parser.add_argument("--seed", type=int, default=0)
@@ -208,10 +217,14 @@ def main(argv: list[str]) -> int:
     for task in flags.tasks:
         if task not in RECIPES:
             raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")
+    for cell in flags.cell or ():
+        if cell not in CELLS:
+            raise UsageError(f"no cell {cell!r}: {nearest(cell, CELLS)}")
     tasks = flags.tasks or TASKS
     for task in tasks:
         (flags.output / task).mkdir(parents=True, exist_ok=True)
-        for line in run_task(task, flags.seconds, flags.prompts, flags.seed, flags.output):
+        cells = flags.cell or tuple(CELLS)
+        for line in run_task(task, flags.seconds, flags.prompts, flags.seed, flags.output, cells):
             print(line, flush=True)
     text = "\n".join(table(task, results.read([flags.output / task / RESULTS])) for task in tasks)
     (flags.output / "table.md").write_text(text + "\n")
