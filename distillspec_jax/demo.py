@@ -26,7 +26,7 @@ from distillspec_jax.models import pretrained
 
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
-SAME_TIME, SHORTLISTED = "control, same time", "shortlisted"
+SAME_TIME, SHORTLISTED = "control, same time", "shortlist"
 SHORTLIST_PROMPTS = 100
 EXAMPLES = 2
 """Prompts that the report shows token by token."""
