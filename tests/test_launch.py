@@ -67,7 +67,9 @@ def test_scripts_parse_and_name_commands_that_exist(path):
     named = re.findall(r"^#\s+(?:launch/local\.sh )?(\w+) --gin_file=", text, re.MULTILINE)
     assert named
     assert set(named) <= COMMANDS.keys()
-    assert set(re.findall(r"--gin_file=(\S+)", text)) <= {"runs/finetune.gin", "runs/distill.gin"}
+    files = set(re.findall(r"--gin_file=(\S+)", text))
+    assert files & {"runs/finetune.gin", "runs/distill.gin"}
+    assert not [file for file in files if not (path.parents[1] / "gin_configs" / file).is_file()]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
