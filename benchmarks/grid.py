@@ -16,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillspec_jax.cli import errors
@@ -61,7 +61,7 @@ CELLS: Mapping[str, tuple[str, Sequence[str]]] = {
 
 
 def run_task(
-    task: str, seconds: float, prompts: int, seed: int, root: Path, cells: Sequence[str] = tuple(CELLS)
+    task: str, cells: Iterable[str], seconds: float, prompts: int, seed: int, root: Path
 ) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a cell."""
     folder = root / task
@@ -223,8 +223,9 @@ def main(argv: list[str]) -> int:
     tasks = flags.tasks or TASKS
     for task in tasks:
         (flags.output / task).mkdir(parents=True, exist_ok=True)
-        cells = flags.cell or tuple(CELLS)
-        for line in run_task(task, flags.seconds, flags.prompts, flags.seed, flags.output, cells):
+        for line in run_task(
+            task, flags.cell or CELLS, flags.seconds, flags.prompts, flags.seed, flags.output
+        ):
             print(line, flush=True)
     text = "\n".join(table(task, results.read([flags.output / task / RESULTS])) for task in tasks)
     (flags.output / "table.md").write_text(text + "\n")

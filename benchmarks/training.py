@@ -22,11 +22,10 @@ from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.divergences import ForwardKL
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training import optimizers
-from distillspec_jax.training.job import load
 from distillspec_jax.training.step import LossFn, create_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
 
@@ -41,7 +40,7 @@ Step = Callable[[], Any]
 def on_policy_step_ratio() -> Measurement:
     """A step on the draft's own samples over one on the data's targets, same batch."""
     partitioner = make_partitioner()
-    target, _ = load(TARGET, partitioner)
+    target = pretrained.load(TARGET, partitioner=partitioner)
     draft = pretrained.load(DRAFT)
     vocabulary = DataConfig(TASK).tokenizer().vocabulary
 
@@ -71,7 +70,8 @@ def _batch() -> dict[str, np.ndarray]:
 def _ours(loss_fn: LossFn) -> Step:
     """Our train step on one batch, from the zoo's draft on."""
     partitioner = make_partitioner()
-    draft, shardings = load(DRAFT, partitioner)
+    draft = pretrained.load(DRAFT, partitioner=partitioner)
+    shardings = registry.shardings(draft.model, partitioner)
     optimizer = optimizers.adamw(1e-4)
     state, state_shardings = create_state(draft.params, shardings, optimizer, partitioner)
     step = make_train_step(optimizer, partitioner, state_shardings, seed=0)

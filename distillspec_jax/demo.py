@@ -144,7 +144,7 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
 def _shortlisted(distilled: Path, target: str, task: str, models: Path, say: Callable[[str], None]) -> Path:
     """The draft with a shortlist of the target's texts on the task's training prompts."""
     directory = distilled.with_name(f"{distilled.name}-{SHORTLISTED}")
-    if not directory.is_dir() or checkpoint.latest_step(directory) is None:
+    if checkpoint.latest_step(directory) is None:
         shutil.rmtree(directory, ignore_errors=True)  # what a kill left
         texts = models / f"{task}-texts"
         ids = shortlists.shortlist(pretrained.load(target), task, texts, prompts=SHORTLIST_PROMPTS, say=say)

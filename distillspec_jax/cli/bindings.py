@@ -78,18 +78,12 @@ def task(flags: GinFlags) -> str | None:
     """
     if not flags.files and not flags.bindings:
         return None
-    job, _ = bind(_itself, flags, given=("name",))
-    try:
-        made = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
-    except ValueError as error:
-        raise UsageError("no gin file sets MIXTURE_OR_TASK_NAME: give one of gin_configs/tasks") from error
-    with gin.unlock_config():
-        gin.bind_parameter(f"{_itself.__module__}.{_itself.__name__}.name", made)
-    return job()
-
-
-def _itself(name: str) -> str:
-    return name
+    name = "MIXTURE_OR_TASK_NAME"
+    macro, _ = bind(gin.config.macro, flags, given=("value",))
+    if name not in _known_names()[0]:
+        raise UsageError(f"no gin file sets {name}: give one of gin_configs/tasks")
+    with gin.config_scope(name):  # a macro is gin's function `macro`, in a scope of its name
+        return str(macro())
 
 
 def operative_config() -> str:

@@ -74,14 +74,13 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.distillation.collect import collect
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
-    from distillspec_jax.training import job
 
     drafter, task = flags.drafter, flags.task or bindings.task(flags.gin)
     if task is None:
         raise UsageError("--task is missing: name one, or give a --gin_file that makes one")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     texts = collect(
-        pretrained.load(flags.model) if partitioner is None else job.load(flags.model, partitioner)[0],
+        pretrained.load(flags.model, partitioner=partitioner),
         flags.output,
         task,
         split=flags.split,

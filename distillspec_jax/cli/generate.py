@@ -94,18 +94,14 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.decoding import requests, text
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
-    from distillspec_jax.training import job
 
     if flags.compilation_cache:
         compilation.keep(flags.compilation_cache)
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
-    if flags.num_partitions is None:
-        partitioner, target = None, pretrained.load(flags.model, dtype=flags.dtype)
-    else:
-        partitioner = make_partitioner(flags.num_partitions)
-        target, _ = job.load(flags.model, partitioner, flags.dtype)
+    partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
+    target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
     generator = text.TextGenerator(
         target,
         _drafters(flags.drafter or [], flags.dtype),

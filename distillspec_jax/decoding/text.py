@@ -24,7 +24,7 @@ from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained, zoo
+from distillspec_jax.models import pretrained, registry, zoo
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
 
@@ -222,8 +222,7 @@ class TextGenerator:
         hybrid = len(drafters) > 1
         target_params = target.params
         if partitioner is not None:
-            boxed = jax.eval_shape(target.model.init, jax.random.key(0))
-            target_params = jax.device_put(target_params, partitioner.parameters(boxed))
+            target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
             params = jax.device_put(params, partitioner.replicated)
         self._stop = tuple(stop)
         self._engine = Engine(

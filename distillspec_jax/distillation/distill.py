@@ -16,7 +16,7 @@ from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
 from distillspec_jax.distillation.step_profile import step_profile
 from distillspec_jax.distillation.stored_laws import check_laws, check_target, make_stored_law_loss
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
@@ -77,14 +77,14 @@ def distill(
     divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
-    student, shardings = job.load(draft, partitioner)
+    student = pretrained.load(draft, partitioner=partitioner)
     if target is None:
         data = dataclasses.replace(data, with_laws=True)
         assert data.texts is not None  # `_check_settings`
         check_laws(data.texts, student.model, divergence, source)
         losses = _of_stored_laws(divergence, data, loop, partitioner)
     else:
-        teacher, _ = job.load(target, partitioner)
+        teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
         teacher = dataclasses.replace(teacher, model=looped)
         _check_pair(teacher, student, assume_same_vocabulary)
@@ -105,7 +105,7 @@ def distill(
         directory=directory,
         config=loop,
         params=student.params,
-        param_shardings=shardings,
+        param_shardings=registry.shardings(student.model, partitioner),
         loss_fn=losses.loss(trained),
         counted_loss_fn=losses.loss(student.model) if remat != "none" else None,
         batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),

@@ -182,7 +182,7 @@ def dryrun(
 
 def _placed(model: Network, partitioner: Partitioner) -> tuple[Params, Params]:
     """Shapes of a model's parameters with their shardings in them; and the shardings."""
-    shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    shardings = registry.shardings(model, partitioner)
     return checkpoint.abstract(registry.shapes(model), shardings), shardings
 
 

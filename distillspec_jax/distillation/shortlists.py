@@ -20,10 +20,9 @@ def shortlist(
     directory: str | Path,
     *,
     prompts: int,
-    size: int = SIZE,
     say: Callable[[str], None] = print,
 ) -> list[int]:
-    """The likeliest ids, ascending, in greedy and in sampled texts on training prompts, EOS among them.
+    """The `SIZE` likeliest ids of greedy and of sampled texts on training prompts, ascending, EOS among them.
 
     Args:
       directory: keeps the texts, see `collect`.
@@ -39,4 +38,4 @@ def shortlist(
         law_ids=_LAW_IDS,
         say=say,
     )
-    return heaviest(token_mass(texts), size, texts.reader.tokenizer.eos_ids)
+    return heaviest(token_mass(texts), SIZE, texts.reader.tokenizer.eos_ids)

@@ -235,11 +235,11 @@ def _speed_sentence(row: Row) -> str:
 
 def _fastest_sentence(rows: Sequence[Row], ours: Row) -> str:
     """Names a drafter that made the same cell faster, if one did."""
-    beside = [find(rows, label, ours["temperature"], ours["block_size"]) for label in results.drafters(rows)]
-    speeds = {row["drafter"]: stored(row, "speedup") for row in [ours, *beside] if row is not None}
-    known = {label: speed for label, speed in speeds.items() if math.isfinite(speed.value)}
-    fastest = max(known, key=lambda label: known[label].value, default=ours["drafter"])
-    return "" if fastest == ours["drafter"] else f"Fastest: {fastest}, {times(known[fastest])}."
+    cell = [find(rows, label, ours["temperature"], ours["block_size"]) for label in results.drafters(rows)]
+    speeds = {row["drafter"]: stored(row, "speedup") for row in cell if row is not None}
+    timed = [label for label, speed in speeds.items() if math.isfinite(speed.value)]
+    fastest = max(timed, key=lambda label: speeds[label].value, default=ours["drafter"])
+    return "" if fastest == ours["drafter"] else f"Fastest: {fastest}, {times(speeds[fastest])}."
 
 
 def stored(row: Row, field: str) -> Interval:

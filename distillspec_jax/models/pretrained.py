@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -16,6 +15,7 @@ from distillspec_jax.models import registry, shortlist, zoo
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.shortlist import Shortlisted
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 
@@ -53,13 +53,15 @@ class Pretrained:
         return ours * (1 - spared / self.num_parameters) / theirs
 
 
-def load(name: str, step: int | None = None, shardings: Any = None, dtype: str | None = None) -> Pretrained:
+def load(
+    name: str, step: int | None = None, partitioner: Partitioner | None = None, dtype: str | None = None
+) -> Pretrained:
     """Loads a checkpoint directory or a model of the zoo.
 
     Args:
       name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them).
       step: which checkpoint; the newest by default.
-      shardings: where parameters go; the first device by default.
+      partitioner: parameters are read straight into its shardings; the first device by default.
       dtype: of parameters, activations and caches, for decoding: `bfloat16` halves what a token reads on an
         accelerator. Logits, norms and sampling stay in float32. None: float32 parameters, and activations as
         the card says.
@@ -70,6 +72,7 @@ def load(name: str, step: int | None = None, shardings: Any = None, dtype: str |
     directory = resolve(name)
     card = read_card(name)
     model = registry.build(card.family, card.config if dtype is None else {**card.config, "dtype": dtype})
+    shardings = None if partitioner is None else registry.shardings(model, partitioner)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -11,6 +11,7 @@ import jax
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 Network = EncoderDecoder | DecoderOnly
@@ -57,3 +58,8 @@ def unboxed(boxed: Params) -> Params:
 def shapes(model: Network) -> Params:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(lambda key: unboxed(model.init(key)), jax.random.key(0))
+
+
+def shardings(model: Network, partitioner: Partitioner) -> Params:
+    """Where a model's parameters go; nothing is allocated."""
+    return partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))

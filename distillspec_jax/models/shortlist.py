@@ -42,7 +42,8 @@ class Shortlisted:
     ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.ids or list(self.ids) != sorted({*self.ids} & {*range(self.vocab_size)}):
+        ids = self.ids
+        if not ids or list(ids) != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < self.vocab_size:
             raise UsageError(f"a shortlist must be ascending ids below {self.vocab_size}, at least one")
 
     @property
@@ -85,7 +86,6 @@ class Shortlisted:
         return self.network.prefill(params, prompt_BT, max_length)
 
     def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
-        params = self.prepare(params)
         hidden_BKM, state = self.network.extend_hidden(params, state, tokens_BK)
         return self.readout(params, hidden_BKM), state
 

@@ -16,7 +16,6 @@ from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
@@ -130,27 +129,11 @@ def initial_params(
     model: Network, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
 ) -> tuple[Params, Params]:
     """Parameters (fresh, or from a checkpoint directory) and their shardings."""
-    key = jax.random.key(seed)
-    shardings = partitioner.parameters(jax.eval_shape(model.init, key))
+    shardings = registry.shardings(model, partitioner)
     if initial_checkpoint is None:
-        return sharded_init(partitioner, model.init, key), shardings
+        return sharded_init(partitioner, model.init, jax.random.key(seed)), shardings
     directory = pretrained.resolve(initial_checkpoint)
     return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
-
-
-def load(name: str, partitioner: Partitioner, dtype: str | None = None) -> tuple[Pretrained, Params]:
-    """A model whose parameters are read straight into their shardings; and the shardings.
-
-    Args:
-      dtype: see `pretrained.load`.
-
-    Raises:
-      UsageError: see `pretrained.load`.
-    """
-    card = pretrained.read_card(name)
-    model = registry.build(card.family, card.config)
-    shardings = partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    return pretrained.load(name, shardings=shardings, dtype=dtype), shardings
 
 
 def held_out_loss(

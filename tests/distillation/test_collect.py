@@ -21,8 +21,8 @@ from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained
 from distillspec_jax.partitioning import make_partitioner
-from distillspec_jax.training import job
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
@@ -116,7 +116,8 @@ def test_a_run_that_was_cut_off_goes_on(folder, copy):
 
 def test_a_target_on_a_mesh_writes_the_same(folder, task, tmp_path):
     partitioner = make_partitioner()
-    placed, _ = job.load(pair.write(tmp_path / "target", pair.target()), partitioner)
+    saved = pair.write(tmp_path / "target", pair.target())
+    placed = pretrained.load(saved, partitioner=partitioner)
     collect(placed, tmp_path / "texts", task, **SETTINGS, partitioner=partitioner, say=quiet)
     assert TargetSet(tmp_path / "texts").texts == TargetSet(folder).texts
     with np.load(law_file(tmp_path / "texts", 0)) as ours, np.load(law_file(folder, 0)) as theirs:
