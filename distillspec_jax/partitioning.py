@@ -33,6 +33,7 @@ def standard_logical_axis_rules(fully_sharded: bool = False) -> Rules:
         ("heads", "model"),
         ("joined_kv", "model"),
         ("embed", "data" if fully_sharded else None),
+        ("rank", None),
         ("relpos_buckets", None),
         ("positions", None),
     )

@@ -1,8 +1,9 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
 Two kinds of T5 (1.0 and 1.1) and two that are decoder-only, with everything that the family knows between
-them. Sizes differ from one another wherever the network allows it, a relative distance is short enough for
-every bucket to be met, and in the parameters nothing is left at one or zero.
+them, and one of each with a factorised embedding. Sizes differ from one another wherever the network allows
+it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is left at
+one or zero.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models import registry
+from distillspec_jax.models import factorised, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.models.registry import Network
@@ -71,7 +72,9 @@ LLAMA = DecoderOnly(
     )
 )
 T5S = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
-MODELS: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
+WHOLE: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
+FACTORISED = {f"{name}_factorised": factorised.narrowed(WHOLE[name], 5) for name in ("t5_1_0", "llama")}
+MODELS: dict[str, Network] = {**WHOLE, **FACTORISED}
 
 
 @functools.cache

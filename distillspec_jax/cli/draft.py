@@ -21,6 +21,10 @@ speed-up (MBSU) that it would bring at several rates of acceptance, with the blo
   distillspec draft --target=runs/smollm2
   distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --output=runs/draft
 
+The embedding, which is most of a small draft, may be a product of two, --embedding_rank columns wide:
+
+  distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --embedding_rank=192 --output=runs/draft
+
 Where logits of every id are most of what a draft costs, it may propose the likeliest ids only, without harm
 to the output's law; a set written by `distillspec collect` tells which they are. Training ignores the
 shortlist and does not hand it on: distil first.
@@ -36,6 +40,7 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--layers", type=list_of(int), metavar="N,N", help="which, counted from 0; of a T5, of its decoder")
+    add("--embedding_rank", type=int, metavar="R", help="columns of its embedding's table (default: all)")
     add("--draft", metavar="MODEL", help="in the place of --layers: a draft to be given a shortlist")
     add("--shortlist", type=int, metavar="N", help="propose this many ids only")
     add("--texts", metavar="DIR", help="the target's texts: the ids likeliest in them are proposed")
@@ -47,22 +52,30 @@ def main(argv: list[str]) -> int:
         raise UsageError("--output goes with --layers or --draft; without all three, choices are printed")
     if (flags.shortlist is None) != (flags.texts is None):
         raise UsageError("--shortlist and --texts go together: how many ids, and whose")
+    if flags.draft is not None and flags.embedding_rank is not None:
+        raise UsageError(
+            "--embedding_rank is of a draft that is made: it goes with --layers, before training"
+        )
     if flags.draft is not None and flags.shortlist is None:
         raise UsageError("--draft needs --shortlist and --texts: it is written again with those")
 
     from distillspec_jax.evaluation import draft_shapes, tables
-    from distillspec_jax.models import layer_subset, pretrained, registry
+    from distillspec_jax.models import factorised, layer_subset, pretrained, registry
 
     named = [name for name in (flags.target, flags.draft) if name is not None]
     cards = [pretrained.read_card(name) for name in named]
     target = registry.build(cards[0].family, cards[0].config)
+    rank = flags.embedding_rank or 0
     ids = [] if flags.texts is None else _likeliest(flags.texts, flags.shortlist, target.vocab_size, cards)
     if flags.output is None:
-        tables.print_drafts(flags.target, draft_shapes.library(target, len(ids)))
+        tables.print_drafts(flags.target, draft_shapes.library(target, len(ids), rank))
         return 0
     if flags.draft is None:
         draft = layer_subset.cut(pretrained.load(flags.target), flags.layers)
-        shape = draft_shapes.of_layers(target, flags.layers, len(ids))
+        shape = draft_shapes.of_layers(target, flags.layers, len(ids), rank)
+        if rank:
+            whole, draft = draft, factorised.factorise(draft, rank)
+            print(f"rank {rank} keeps {factorised.kept(whole, draft):.1%} of the embedding's squared sum")
     else:
         draft = pretrained.load(flags.draft)
         shape = draft_shapes.draft_shape(target, draft.model, Path(flags.draft).name, len(ids))

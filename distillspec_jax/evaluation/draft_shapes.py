@@ -9,7 +9,7 @@ import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.evaluation.acceptance import expected_block_efficiency, memory_bound_speedup
-from distillspec_jax.models import layer_subset, registry, shortlist
+from distillspec_jax.models import factorised, layer_subset, registry, shortlist
 from distillspec_jax.models.registry import Network
 
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -42,17 +42,17 @@ def draft_shape(target: Network, draft: Network, name: str, listed: int = 0) -> 
     return DraftShape(name, part, ratio, tuple(_best(rate, ratio) for rate in ACCEPTANCE))
 
 
-def of_layers(target: Network, layers: Sequence[int], listed: int = 0) -> DraftShape:
-    """Of some of the target's layers.
+def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int = 0) -> DraftShape:
+    """Of some of the target's layers, with an embedding of some rank (0: whole).
 
     Raises:
-      UsageError: see `layer_subset.shrink`.
+      UsageError: see `layer_subset.shrink`, `factorised.narrowed`.
     """
-    name = f"layers {','.join(map(str, layers))}"
-    return draft_shape(target, layer_subset.shrink(target, layers), name, listed)
+    name, draft = f"layers {','.join(map(str, layers))}", layer_subset.shrink(target, layers)
+    return draft_shape(target, factorised.narrowed(draft, rank) if rank else draft, name, listed)
 
 
-def library(model: Network, listed: int = 0) -> list[DraftShape]:
+def library(model: Network, listed: int = 0, rank: int = 0) -> list[DraftShape]:
     """One layer to a quarter of them (or four): spread from the first to the last, and half at either end."""
     count = layer_subset.num_layers(model)
     found: dict[tuple[int, ...], None] = {}
@@ -61,7 +61,7 @@ def library(model: Network, listed: int = 0) -> list[DraftShape]:
             found[tuple(int(i) for i in np.linspace(0, count - 1, size).round())] = None
             first = (size + 1) // 2
             found[(*range(first), *range(count - size + first, count))] = None
-    return [of_layers(model, layers, listed) for layers in found]
+    return [of_layers(model, layers, listed, rank) for layers in found]
 
 
 def _best(rate: float, cost_ratio: float) -> tuple[int, float]:

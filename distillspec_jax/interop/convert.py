@@ -14,7 +14,7 @@ from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x, t5x_orbax
 from distillspec_jax.interop.gguf_file import GGUFFile
-from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import factorised, pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
@@ -147,7 +147,7 @@ def export(source: str, destination: str) -> Pretrained:
     checkpoint.check_empty(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
-    hf_folder.write(destination, model.model, jax.device_get(model.params), **special)
+    hf_folder.write(destination, *factorised.expanded(model.model, jax.device_get(model.params)), **special)
     root = Path(destination)
     with checkpoint.saving(root):
         for name, content in files.items():
@@ -201,6 +201,8 @@ def _readme(model: Pretrained) -> str:
             f"Its shortlist of {len(card.shortlist):,} ids is not kept: in transformers it proposes all.",
             "",
         ]
+    if rank := model.model.config.embedding_rank:
+        lines += [f"Its embedding of rank {rank} is written out: here it is as large as its target's.", ""]
     measured = _acceptance(pretrained.resolve(model.name))
     if measured:
         lines += ["## Acceptance by its target", ""]

@@ -32,6 +32,12 @@ def check_sizes(config: Any, fields: Sequence[str]) -> None:
         require(config, field, getattr(config, field) >= 1, "be at least 1")
 
 
+def check_embedding_rank(config: Any) -> None:
+    """No wider than the network."""
+    room = f"be at least 1 and at most emb_dim = {config.emb_dim}, or 0 for an embedding that is whole"
+    require(config, "embedding_rank", 0 <= config.embedding_rank <= config.emb_dim, room)
+
+
 def check_feed_forward(config: Any) -> None:
     """`mlp_activations`, `dropout_rate` and `dtype`, which all families have; lists become tuples."""
     object.__setattr__(config, "mlp_activations", tuple(config.mlp_activations))

@@ -156,8 +156,11 @@ class Decoder(nn.Module):
         self.layers = [layer(config, self.form) for _ in range(config.num_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
+        if config.embedding_rank:
+            self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
         if self.form != "canonical" or not config.logits_via_embedding:
-            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), form=self.form)
+            axes = ("rank" if config.embedding_rank else "embed", "vocab")
+            self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
     def _rotation(self, position_BT: Array) -> Rotation | None:
         config = self.config
@@ -187,7 +190,8 @@ class Decoder(nn.Module):
 
     def features(self, x: Array, deterministic: bool) -> Array:
         """What `logits` reads."""
-        return self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+        y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+        return self.narrow(y) if self.config.embedding_rank else y
 
     def logits(self, x: Array, embedding_VM: Array) -> Array:
         if self.form != "canonical" or not self.config.logits_via_embedding:
@@ -205,7 +209,9 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.token_embedder = Embed(config.vocab_size, config.emb_dim, spread=_EMBEDDING_SPREAD)
+        self.token_embedder = Embed(
+            config.vocab_size, config.emb_dim, spread=_EMBEDDING_SPREAD, rank=config.embedding_rank
+        )
         if config.positions == "learned":
             self.position_embedder = Embed(
                 config.max_positions, config.emb_dim, "positions", _EMBEDDING_SPREAD
@@ -213,9 +219,9 @@ class Transformer(nn.Module):
         self.decoder = Decoder(config, self.form, self.remat, self.scan_layers)
 
     def _embed(self, tokens: Array, position: Array) -> Array:
-        x = self.token_embedder.embedding[tokens]
+        x = self.token_embedder(tokens)
         if self.config.positions == "learned":
-            x += self.position_embedder.embedding[position]
+            x += self.position_embedder(position)
         return x.astype(jnp.dtype(self.config.dtype))
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> Array:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from distillspec_jax.models.checks import check_feed_forward, check_sizes, require, require_one_of
+from distillspec_jax.models.checks import (
+    check_embedding_rank,
+    check_feed_forward,
+    check_sizes,
+    require,
+    require_one_of,
+)
 from distillspec_jax.models.rotary import RopeScaling
 
 NORMS = ("layer", "rms")
@@ -27,6 +33,8 @@ class DecoderOnlyConfig:
       num_kv_heads: heads of keys and values, shared by groups of queries' heads; 0: as many as `num_heads`.
       mlp_activations: one of them, or a gate and `linear`, which are multiplied.
       logits_via_embedding: tie the output projection to the embedding; unlike T5's it is not scaled.
+      embedding_rank: 0, or the width of a factorised draft's embedding and projection to logits, see
+        `factorised.py`.
       qkv_bias, out_bias, mlp_bias: biases of attention's inner and outer projections, of the feed-forward.
       norm: `rms` or `layer` (with mean and bias).
       positions: `rotary` or `learned`.
@@ -48,6 +56,7 @@ class DecoderOnlyConfig:
     mlp_activations: tuple[str, ...] = ("silu", "linear")
     dropout_rate: float = 0.0
     logits_via_embedding: bool = False
+    embedding_rank: int = 0
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -65,6 +74,7 @@ class DecoderOnlyConfig:
         if isinstance(self.rope_scaling, Mapping):  # as a model card keeps it
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         check_sizes(self, _SIZES)
+        check_embedding_rank(self)
         groups = f"divide num_heads = {self.num_heads}"
         require(self, "num_kv_heads", self.num_heads % self.num_kv_heads == 0, groups)
         require_one_of(self, "norm", NORMS)

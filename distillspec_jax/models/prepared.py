@@ -37,7 +37,8 @@ def prepared(params: Params, rows: int | None = None, *, head_dim: int, logits_s
     if "logits_dense" not in decoder:
         embedding_VM = params["token_embedder"]["embedding"]
         decoder["logits_dense"] = {"kernel": embedding_VM.T * logits_scale}
-    decoder["logits_dense"] = _turned(decoder["logits_dense"], turned)
+    for name in {"narrow", "logits_dense"} & decoder.keys():
+        decoder[name] = _turned(decoder[name], turned)
     return {**params, "decoder": decoder}
 
 

@@ -92,4 +92,5 @@ class Shortlisted:
 
 def spared(network: Network, size: int) -> int:
     """Parameters that a network with a shortlist of so many ids (0: none) does not read for a token."""
-    return (network.vocab_size - size) * network.config.emb_dim if size else 0
+    config = network.config
+    return (network.vocab_size - size) * (config.embedding_rank or config.emb_dim) if size else 0

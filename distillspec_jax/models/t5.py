@@ -165,16 +165,20 @@ class Decoder(nn.Module):
         self.layers = [layer(config, self.form) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _residual_dropout(config)
+        if config.embedding_rank:
+            self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
         if self.form != "canonical" or not config.logits_via_embedding:
-            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), form=self.form)
+            axes = ("rank" if config.embedding_rank else "embed", "vocab")
+            self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
     def _features(self, x: Array, deterministic: bool) -> Array:
-        return self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+        y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
+        return self.narrow(y) if self.config.embedding_rank else y
 
     def logits(self, x: Array, embedding_VM: Array) -> Array:
         if self.form != "canonical" or not self.config.logits_via_embedding:
             return self.logits_dense(x)
-        return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(x.shape[-1])
+        return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(self.config.emb_dim)
 
     def __call__(
         self,
@@ -217,12 +221,13 @@ class Transformer(nn.Module):
     scan_layers: bool = False
 
     def setup(self) -> None:
-        self.token_embedder = Embed(self.config.vocab_size, self.config.emb_dim)
-        self.encoder = Encoder(self.config, self.remat, self.scan_layers)
-        self.decoder = Decoder(self.config, self.form, self.remat, self.scan_layers)
+        config = self.config
+        self.token_embedder = Embed(config.vocab_size, config.emb_dim, rank=config.embedding_rank)
+        self.encoder = Encoder(config, self.remat, self.scan_layers)
+        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers)
 
     def _embed(self, tokens: Array) -> Array:
-        return self.token_embedder.embedding[tokens].astype(jnp.dtype(self.config.dtype))
+        return self.token_embedder(tokens).astype(jnp.dtype(self.config.dtype))
 
     def encode(self, tokens_BT: Array, segments_BT: Array | None, deterministic: bool) -> Array:
         real = tokens_BT > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from distillspec_jax.models.checks import check_feed_forward, check_sizes, require
+from distillspec_jax.models.checks import check_embedding_rank, check_feed_forward, check_sizes, require
 
 _STACKS = ("num_encoder_layers", "num_decoder_layers")
 _WIDTHS = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
@@ -18,6 +18,8 @@ class T5Config:
       vocab_size: rows of the embedding, padding rows included.
       mlp_activations: `('relu',)` is T5 1.0, `('gelu', 'linear')` T5 1.1; more than one are multiplied.
       logits_via_embedding: tie the output projection to the embedding (T5 1.0, the zoo).
+      embedding_rank: 0, or the width of a factorised draft's embedding and projection to logits, see
+        `factorised.py`.
       relpos_buckets: of relative positions, half of them exact in a decoder and a quarter in an encoder.
       relpos_max_distance: from here on all distances share the last bucket.
       decoder_start_id: the token before the first target token.
@@ -37,6 +39,7 @@ class T5Config:
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: float = 0.0
     logits_via_embedding: bool = False
+    embedding_rank: int = 0
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
     decoder_start_id: int = 0
@@ -44,6 +47,7 @@ class T5Config:
 
     def __post_init__(self) -> None:
         check_sizes(self, (*_WIDTHS, *_STACKS))
+        check_embedding_rank(self)
         buckets = self.relpos_buckets
         require(self, "relpos_buckets", buckets >= 4 and buckets % 2 == 0, "be even and at least 4")
         above = f"be above relpos_buckets / 2 = {buckets // 2}"

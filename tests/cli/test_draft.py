@@ -11,6 +11,10 @@ def test_choices_are_printed_and_one_is_written(target_dir, tmp_path, capsys):
     assert "α = 0.7" in printed
     assert main(["draft", f"--target={target_dir}", "--layers=0", f"--output={tmp_path}/draft"]) == 0
     assert f"{tmp_path}/draft: t5, " in capsys.readouterr().out
+    narrow = f"{tmp_path}/narrow"
+    factorised = ["--layers=0", "--embedding_rank=2", f"--output={narrow}"]
+    assert main(["draft", f"--target={target_dir}", *factorised]) == 0
+    assert "rank 2 keeps " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -19,6 +23,8 @@ def test_choices_are_printed_and_one_is_written(target_dir, tmp_path, capsys):
         (["--layers=0"], "--output goes with --layers or --draft"),
         (["--output=x"], "--output goes with --layers or --draft"),
         (["--layers=0", "--draft=x", "--output=x"], "--layers makes a draft and --draft names one"),
+        (["--draft=x", "--embedding_rank=2", "--output=x"], "it goes with --layers, before training"),
+        (["--layers=0", "--embedding_rank=999", "--output=x"], "embedding_rank is 999, must be at least 1"),
         (["--draft=x", "--output=x"], "--draft needs --shortlist and --texts"),
         (["--layers=0", "--shortlist=9", "--output=x"], "--shortlist and --texts go together"),
         (["--shortlist=9", "--texts=tests"], "tests holds no target-generated set"),

@@ -81,7 +81,7 @@ def test_costs_and_gains_follow_from_the_parameters():
 
 def test_the_library_goes_from_one_layer_to_a_quarter(monkeypatch):
     monkeypatch.setattr(layer_subset, "num_layers", lambda model: 24)
-    monkeypatch.setattr(draft_shapes, "of_layers", lambda model, layers, listed: layers)
+    monkeypatch.setattr(draft_shapes, "of_layers", lambda model, layers, listed, rank: layers)
     assert draft_shapes.library(tiny.LLAMA) == [
         (0,),
         (0, 23),

@@ -25,7 +25,8 @@ def test_logits_are_the_networks_at_the_ids_and_nowhere_else(model, rows):
     raw, listed = tiny.params(model), Shortlisted(model, IDS)
     params = listed.prepare(raw, rows)
     wide, narrow = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (model.prepare(raw), params))
-    assert wide - narrow == spared(model, len(IDS)) == (tiny.VOCAB - len(IDS)) * model.config.emb_dim
+    width = model.config.embedding_rank or model.config.emb_dim
+    assert wide - narrow == spared(model, len(IDS)) == (tiny.VOCAB - len(IDS)) * width
     assert jax.tree.structure(listed.prepare(params)) == jax.tree.structure(params)
     beside = np.setdiff1d(np.arange(tiny.VOCAB), IDS)
     expected = extended(model, raw)
