@@ -38,6 +38,14 @@ SEED = 1
 LAWS = (Law(1.0), Law(0.7), Law(1.5, top_k=3), Law(1.0, top_p=0.8), Law(0.7, top_k=4, top_p=0.9), Law(0.0))
 CELLS = [(prompt, law) for prompt in range(len(PROMPTS)) for law in LAWS]
 
+EVERY_LAW = tuple(
+    Law(temperature, top_k, top_p)
+    for temperature in (0.0, 0.7, 1.0, 1.5)
+    for top_k in (0, 3)
+    for top_p in (1.0, 0.8)
+)
+"""Their whole product, by `make test-exact`, on one family: no network knows by what law it is read."""
+
 BLOCK_SIZES = (0, 1, 2, 3, 5)
 """0 is autoregressive decoding. Limits are 3 and 4, so 5 is always cut inside the block."""
 

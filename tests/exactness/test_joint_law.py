@@ -17,16 +17,22 @@ from distillspec_jax.decoding import Status
 from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import Cell, g_test
 from tests.exactness.grid import (
+    BLOCK_SIZES,
     CELLS,
+    EVERY_LAW,
     FALSE_ALARM,
     GRID,
     REPEATS,
+    RULES,
+    SEED,
     SPECULATIVE_GRID,
     TOKEN_BY_TOKEN,
     decoded,
     exact,
+    loop_params,
+    make_loop,
 )
-from tests.exactness.joint import EOS, LIMITS, counts_of_cell, exact_first_round, outputs
+from tests.exactness.joint import EOS, LIMITS, counts_of_cell, decode, exact_first_round, outputs
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)
@@ -36,6 +42,19 @@ def test_every_row_of_the_batch_follows_its_own_exact_law(name: str, block_size:
         counts = counts_of_cell(state, i, len(CELLS))
         p_value = g_test(counts, exact(name, prompt, law))
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block_size", [size for size in BLOCK_SIZES if size])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_law_of_the_product_is_followed_exactly(block_size: int, rule: str) -> None:
+    pair = family("prefix")
+    cells = [(prompt, law) for prompt in range(len(PROMPTS)) for law in EVERY_LAW]
+    loop = make_loop(pair, block_size, rule)
+    state = decode(loop, loop_params(pair, rule), cells, REPEATS, SEED)
+    for i, (prompt, law) in enumerate(cells):
+        p_value = g_test(counts_of_cell(state, i, len(cells)), exact("prefix", prompt, law))
+        assert p_value > FALSE_ALARM / len(cells), f"prompt {prompt}, {law}: p = {p_value:.2g}"
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)
