@@ -17,7 +17,8 @@ Face folder that transformers loads.
       --tokenizer=spiece.model --output=DIR                        (T5X's own format, or Orbax's)
   distillspec convert --to=hf --input=DIR --output=FOLDER
 
-A checkpoint without a tokenizer is converted, too; texts then need --tokenizer=FILE here.
+A checkpoint without a tokenizer is converted, too; texts then need --tokenizer=FILE here. Which ids end a
+text is told by the input's files, or by --eos_ids.
 """
 
 _T5X_FIELDS = ("mlp_activations", "relpos_max_distance", "dropout_rate", "decoder_start_id")
@@ -36,6 +37,12 @@ def main(argv: list[str]) -> int:
         metavar="FILE",
         help="the tokenizer's file, where the input has none or not the right one",
     )
+    add(
+        "--eos_ids",
+        type=list_of(int),
+        metavar="ID,ID",
+        help="ids that end a text, where the input does not tell or not rightly",
+    )
     group = parser.add_argument_group("what the shapes of a T5X checkpoint do not tell")
     group.add_argument("--mlp_activations", type=list_of(str), help="gelu,linear (T5 1.1) or relu (T5 1.0)")
     group.add_argument("--relpos_max_distance", type=int, help="default: 128")
@@ -47,8 +54,11 @@ def main(argv: list[str]) -> int:
             "pass either --from=gguf|hf|t5x (into a checkpoint directory) or --to=hf (out of one)"
         )
     known = {name: value for name in _T5X_FIELDS if (value := getattr(flags, name)) is not None}
-    if flags.to is not None and (known or flags.tokenizer):
-        flag = "tokenizer" if flags.tokenizer else next(iter(known))
+    if flags.eos_ids == []:
+        raise UsageError("--eos_ids names no id: leave it out, or write --eos_ids=2,7")
+    own = {name: value for name in ("tokenizer", "eos_ids") if (value := getattr(flags, name)) is not None}
+    if flags.to is not None and (known or own):
+        flag = next(iter(own | known))
         raise UsageError(f"--{flag} belongs to --from: a checkpoint directory tells its own")
 
     from distillspec_jax.interop import convert
@@ -58,9 +68,7 @@ def main(argv: list[str]) -> int:
         tokenizer = model.tokenizer_bytes
         print(f"{flags.output}: {model.card.family}, {model.num_parameters:,} parameters")
     else:
-        card, read = convert.convert(
-            flags.source, flags.input, flags.output, tokenizer=flags.tokenizer, **known
-        )
+        card, read = convert.convert(flags.source, flags.input, flags.output, **own, **known)
         tokenizer = read.tokenizer
         print(f"{flags.output}: {card.family}, {read.num_parameters:,} parameters")
         for left in read.skipped:

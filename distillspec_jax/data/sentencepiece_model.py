@@ -18,7 +18,8 @@ class SentencePieceModel:
     """
 
     def __init__(self, content: bytes) -> None:
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(content)  # the constructor takes no bytes for no model
         self.vocab_size = int(self._processor.vocab_size())
         ids = self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id()
         self.pad_id, self.eos_id, self.unk_id = (None if i < 0 else int(i) for i in ids)

@@ -66,14 +66,24 @@ class Tokenizer:
     def __post_init__(self) -> None:
         library = self._library
         if isinstance(library, SentencePieceModel) and (library.pad_id is None or library.eos_id is None):
-            raise UsageError("the SentencePiece model defines no pad or no eos piece; train it with both")
+            raise UsageError(
+                "the SentencePiece model defines no pad or no eos piece: train it with both, or take a "
+                "tokenizer.json of the same ids"
+            )
         if not self.eos_ids and library.eos_id is None:
-            raise UsageError("tokenizer.json does not tell which of its tokens ends a text: give its id")
+            raise UsageError(
+                "tokenizer.json does not tell which of its tokens ends a text: give its id to `distillspec "
+                "convert`, --eos_ids=ID"
+            )
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids) or (library.eos_id,))
 
     @classmethod
     def from_bytes(cls, model_bytes: bytes, eos_ids: Iterable[int] = ()) -> Tokenizer:
-        """A tokenizer from the bytes of its file."""
+        """A tokenizer from the bytes of its file.
+
+        Raises:
+          UsageError: they are no vocabulary, or one that lacks pad or EOS.
+        """
         return cls(model_bytes, tuple(eos_ids))
 
     @classmethod
@@ -81,21 +91,27 @@ class Tokenizer:
         """A tokenizer from a file, a SentencePiece `.model` or a tokenizer.json.
 
         Raises:
-          UsageError: the file is missing, or is neither.
+          UsageError: the file is missing, or see `from_bytes`; named.
         """
         try:
             model_bytes = Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"vocabulary file {str(path)!r}: {error.strerror}") from error
         try:
-            return cls(model_bytes, tuple(eos_ids))
-        except RuntimeError as error:
-            raise UsageError(f"vocabulary file {str(path)!r} is not a SentencePiece model") from error
+            return cls.from_bytes(model_bytes, eos_ids)
+        except UsageError as error:
+            raise UsageError(f"vocabulary file {str(path)!r}: {error}") from error
 
     @functools.cached_property
     def _library(self) -> Library:
         if self.model_bytes.lstrip()[:1] != b"{":
-            return SentencePieceModel(self.model_bytes)
+            try:
+                return SentencePieceModel(self.model_bytes)
+            except RuntimeError as error:
+                raise UsageError(
+                    "neither a SentencePiece model nor a tokenizer.json: it begins with "
+                    f"{self.model_bytes[:24]!r}"
+                ) from error
         from distillspec_jax.data.hub_tokenizer import HubTokenizer  # few checkpoints need the library
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x, t5x_orbax
 from distillspec_jax.interop.gguf_file import GGUFFile
@@ -31,6 +33,7 @@ class Source:
       params: float32 arrays in the canonical tree.
       step: of its training, 0 where it does not tell.
       tokenizer: the tokenizer's file, or None.
+      tokenizer_name: what errors call it.
       eos_ids, chat: see `ModelCard`.
       skipped: what was left behind, in words.
     """
@@ -39,6 +42,7 @@ class Source:
     params: Params
     step: int = 0
     tokenizer: bytes | None = None
+    tokenizer_name: str = ""
     eos_ids: tuple[int, ...] = ()
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
@@ -49,7 +53,13 @@ class Source:
 
 
 def convert(
-    form: str, source: str, destination: str, *, tokenizer: str | None = None, **known: Any
+    form: str,
+    source: str,
+    destination: str,
+    *,
+    tokenizer: str | None = None,
+    eos_ids: Sequence[int] = (),
+    **known: Any,
 ) -> tuple[ModelCard, Source]:
     """Turns a checkpoint of another framework into a checkpoint directory.
 
@@ -58,6 +68,7 @@ def convert(
       source: the folder to read, or the file of a GGUF.
       destination: the directory to write; it must not hold anything yet.
       tokenizer: the tokenizer's file; by default what the source brings.
+      eos_ids: ids that end an output; by default what the source or the tokenizer tells.
       known: fields of `T5Config` that the shapes of a T5X checkpoint do not tell.
 
     Returns:
@@ -65,7 +76,8 @@ def convert(
 
     Raises:
       UsageError: an unknown form, a folder that holds no such checkpoint or a damaged one, a field that is
-        missing or was not asked for, a destination that is not empty.
+        missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
+        destination that is not empty.
     """
     checkpoint.check_empty(destination)
     if form not in FORMATS:
@@ -79,7 +91,10 @@ def convert(
     else:
         read = _from_hf(source) if form == "hf" else _from_gguf(source, with_tokenizer=own is None)
     if own is not None:
-        read = dataclasses.replace(read, tokenizer=own)
+        read = dataclasses.replace(read, tokenizer=own, tokenizer_name=f"--tokenizer={tokenizer}")
+    if eos_ids:
+        read = dataclasses.replace(read, eos_ids=tuple(eos_ids))
+    _check_vocabulary(read, eos_ids)
     family, config = registry.describe(read.model)
     card = ModelCard(
         family=family,
@@ -96,13 +111,27 @@ def convert(
     return card, read
 
 
+def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
+    """Refuses what `pretrained.load` would take and no text could be generated with."""
+    size = read.model.vocab_size
+    if read.tokenizer is not None:
+        try:
+            size = min(size, Tokenizer.from_bytes(read.tokenizer, read.eos_ids).vocab_size)
+        except UsageError as error:
+            raise UsageError(f"{read.tokenizer_name}: {error}") from error
+    for token in given_ids:
+        if not 0 <= token < size:
+            raise UsageError(f"--eos_ids={token}: the vocabulary has ids from 0 to {size - 1}")
+
+
 def _from_hf(source: str) -> Source:
     model, params = hf_folder.read(source)
-    sentencepiece_first = isinstance(model, EncoderDecoder)
+    tokenizer = hf_tokenizer.find(source, sentencepiece_first=isinstance(model, EncoderDecoder))
     return Source(
         model,
         params,
-        tokenizer=hf_tokenizer.read(source, sentencepiece_first),
+        tokenizer=None if tokenizer is None else tokenizer.read_bytes(),
+        tokenizer_name=str(tokenizer),
         eos_ids=hf_tokenizer.eos_ids(source),
         chat=hf_tokenizer.chat(source),
     )
@@ -116,6 +145,7 @@ def _from_gguf(source: str, with_tokenizer: bool) -> Source:
         model,
         params,
         tokenizer=tokenizer,
+        tokenizer_name=str(file.path),
         eos_ids=gguf_tokenizer.eos_ids(file),
         chat=gguf_tokenizer.chat(file),
     )

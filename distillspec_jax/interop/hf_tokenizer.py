@@ -15,6 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from distillspec_jax import checkpoint
+from distillspec_jax.errors import UsageError
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -30,7 +31,7 @@ SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
 _SPACE = "\u2581"
 
 
-def read(directory: str | Path, sentencepiece_first: bool) -> bytes | None:
+def find(directory: str | Path, sentencepiece_first: bool) -> Path | None:
     """The tokenizer's file in a folder, or None.
 
     Args:
@@ -39,7 +40,7 @@ def read(directory: str | Path, sentencepiece_first: bool) -> bytes | None:
     """
     names = [*SENTENCEPIECE_FILES, checkpoint.TOKENIZERS_FILE]
     paths = [Path(directory) / name for name in (names if sentencepiece_first else reversed(names))]
-    return next((path.read_bytes() for path in paths if path.is_file()), None)
+    return next(filter(Path.is_file, paths), None)
 
 
 def eos_ids(directory: str | Path) -> tuple[int, ...]:
@@ -70,17 +71,22 @@ def chat(directory: str | Path) -> dict[str, str]:
 
 
 def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What a folder needs beside its weights: ids of special tokens for config.json, and files by name."""
+    """What a folder needs beside its weights: ids of special tokens for config.json, and files by name.
+
+    Raises:
+      UsageError: see `from_sentencepiece`.
+    """
     content, found = model.tokenizer_bytes, {}
     special: dict[str, Any] = {}
     eos = list(model.card.eos_ids)
     if content is not None and checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         eos, pad = eos or [processor.eos_id()], processor.pad_id()
-        special["pad_token_id"] = pad
+        special = {"pad_token_id": pad} if pad >= 0 else {}
         found["spiece.model"] = content
         card = model.card
-        written = from_sentencepiece(content, card.prompts_end_with_eos, card.prompts_begin_with_eos)
+        around = card.prompts_end_with_eos, card.prompts_begin_with_eos
+        written = from_sentencepiece(model.name, content, *around)
         found[checkpoint.TOKENIZERS_FILE] = written.to_str().encode()
         names = {"pad": pad, "eos": processor.eos_id(), "unk": processor.unk_id()}
         words = {f"{name}_token": processor.id_to_piece(i) for name, i in names.items() if i >= 0}
@@ -101,16 +107,26 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def from_sentencepiece(
-    content: bytes, ends_with_eos: bool, begins_with_eos: bool = False
+    name: str, content: bytes, ends_with_eos: bool, begins_with_eos: bool = False
 ) -> tokenizers.Tokenizer:
     """A SentencePiece unigram model as the library `tokenizers` writes it.
 
     Args:
+      name: what errors call it.
       ends_with_eos: add EOS to every text, as T5's tokenizer does.
       begins_with_eos: put EOS before it.
+
+    Raises:
+      UsageError: a model of another type, which cuts a text up by other rules.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(content)
     spec, trainer = proto.normalizer_spec, proto.trainer_spec
+    if trainer.model_type != trainer.UNIGRAM:
+        kind = trainer.ModelType.Name(trainer.model_type)
+        raise UsageError(
+            f"{name}: its SentencePiece model is of type {kind}; only UNIGRAM can be written as "
+            f"{checkpoint.TOKENIZERS_FILE}: convert anew with --tokenizer={checkpoint.TOKENIZERS_FILE}"
+        )
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     library = tokenizers.Tokenizer(
         models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback)

@@ -88,8 +88,10 @@ def test_missing_or_foreign_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.model.*No such file"):
         Tokenizer.from_file(tmp_path / "absent.model")
     (tmp_path / "text.model").write_text("not a model")
-    with pytest.raises(UsageError, match=r"text\.model.* is not a SentencePiece model"):
+    with pytest.raises(UsageError, match=r"text\.model.*: neither a SentencePiece model .*b'not a mod"):
         Tokenizer.from_file(tmp_path / "text.model")
+    with pytest.raises(UsageError, match="neither a SentencePiece model nor"):
+        Tokenizer.from_bytes(b"")
 
 
 def test_training_a_vocabulary_is_deterministic_and_lossless():
