@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer, t5x, t5x_orbax
+from distillspec_jax.interop import (
+    gguf_decoder,
+    gguf_tokenizer,
+    hf_folder,
+    hf_tokenizer,
+    readme,
+    t5x,
+    t5x_orbax,
+)
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import factorised, pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
@@ -169,7 +176,7 @@ def export(source: str, destination: str) -> Pretrained:
     """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
 
     The folder has float32 weights, the configuration, the tokenizer where there is one, and a README that
-    says where the model comes from and what acceptance was measured on it while it was trained.
+    says where the model comes from and what acceptance was measured on it.
 
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
@@ -182,7 +189,7 @@ def export(source: str, destination: str) -> Pretrained:
     with checkpoint.saving(root):
         for name, content in files.items():
             (root / name).write_bytes(content)
-        (root / "README.md").write_text(_readme(model), encoding="utf-8")
+        (root / "README.md").write_text(readme.text(model), encoding="utf-8")
     return model
 
 
@@ -207,47 +214,3 @@ def _read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"--tokenizer={path}: {error.strerror}") from error
-
-
-def _readme(model: Pretrained) -> str:
-    """A model card: what it is, where it comes from, what was measured."""
-    card = model.card
-    lines = [
-        f"# {Path(model.name).name}",
-        "",
-        f"A {card.family} network of {model.num_parameters:,} parameters, written by `distillspec convert "
-        "--to=hf`.",
-        "",
-    ]
-    layers = getattr(model.model.config, "num_decoder_layers", None)
-    if layers != getattr(model.model.config, "num_encoder_layers", None):
-        lines += [
-            "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
-            f"before `generate`, set `model.config.num_layers = {layers}`.",
-            "",
-        ]
-    if card.shortlist:
-        lines += [
-            f"Its shortlist of {len(card.shortlist):,} ids is not kept: in transformers it proposes all.",
-            "",
-        ]
-    if rank := model.model.config.embedding_rank:
-        lines += [f"Its embedding of rank {rank} is written out: here it is as large as its target's.", ""]
-    measured = _acceptance(pretrained.resolve(model.name))
-    if measured:
-        lines += ["## Acceptance by its target", ""]
-        lines += ["Expected share of drafted tokens (1 − TVD) on held-out prompts, while it was trained:", ""]
-        lines += [f"- {name}: {value:.4f}" for name, value in measured.items()]
-        lines += [""]
-    told = {"task": card.task, "prefix": card.prefix, "lengths": card.feature_lengths, **card.provenance}
-    return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(told, indent=1), "```", ""])
-
-
-def _acceptance(directory: Path) -> dict[str, float]:
-    """The last values of `acceptance_expected…` in a training log; empty where there is none."""
-    found: dict[str, float] = {}
-    for name in ("training.jsonl", "metrics.jsonl"):
-        if (directory / name).is_file():
-            for line in (directory / name).read_text().splitlines():
-                found |= {k: v for k, v in json.loads(line).items() if "acceptance_expected" in k}
-    return found

@@ -1,0 +1,74 @@
+"""The README of an exported model: its card for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distillspec_jax import checkpoint
+from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+
+_LOGS = ("training.jsonl", "metrics.jsonl")
+"""Of a model of the zoo, and of a run."""
+
+
+def text(model: Pretrained) -> str:
+    """What it is, where it comes from, what was measured."""
+    card = model.card
+    lines = [
+        f"# {Path(model.name).name}",
+        "",
+        f"A {card.family} network of {model.num_parameters:,} parameters, written by `distillspec convert "
+        "--to=hf`.",
+        "",
+    ]
+    layers = getattr(model.model.config, "num_decoder_layers", None)
+    if layers != getattr(model.model.config, "num_encoder_layers", None):
+        lines += [
+            "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
+            f"before `generate`, set `model.config.num_layers = {layers}`.",
+            "",
+        ]
+    if card.shortlist:
+        lines += [
+            f"Its shortlist of {len(card.shortlist):,} ids is not kept: in transformers it proposes all.",
+            "",
+        ]
+    if rank := model.model.config.embedding_rank:
+        lines += [f"Its embedding of rank {rank} is written out: here it is as large as its target's.", ""]
+    if measured := _acceptance(pretrained.resolve(model.name), card):
+        lines += ["## Acceptance by its target", "", *measured, ""]
+    told = {"task": card.task, "prefix": card.prefix, "lengths": card.feature_lengths, **card.provenance}
+    return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(told, indent=1), "```", ""])
+
+
+def _acceptance(directory: Path, card: ModelCard) -> list[str]:
+    """What was measured on a draft, in Markdown; [] where nothing was.
+
+    Of training's evaluations the last up to the checkpoint's step. The best of a run (`MODEL_DIR/best`) has
+    its log in the run's folder, and a trained draft that was given a shortlist in that of the draft it was.
+    """
+    made = card.provenance
+    if "shortlist" in made and "layers" not in made:
+        directory = pretrained.resolve(made["shortlist"]["draft"])
+    step = checkpoint.latest_step(directory) or 0
+    run = directory.parent if (directory / "selection.json").is_file() else directory
+    expected: dict[str, float] = {}
+    for path in filter(Path.is_file, map(run.joinpath, _LOGS)):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if line["step"] <= step:
+                expected |= {name: value for name, value in line.items() if "acceptance_expected" in name}
+    checked, sampled = directory / "agreement.json", []
+    if checked.is_file() and (told := json.loads(checked.read_text()))["positions"]:
+        expected.setdefault(f"acceptance_expected_{told['law']}", told["expected"])
+        sampled = [
+            "",
+            f"Under {told['law']} it accepted {told['accepted']:.4f} of the {told['positions']:,} drafted "
+            f"tokens that the sampler asked it about, on {told['prompts']} prompts.",
+        ]
+    if not expected:
+        return []
+    lines = [f"- {name}: {value:.4f}" for name, value in expected.items()]
+    return ["Expected share of drafted tokens (1 − TVD) on held-out prompts:", "", *lines, *sampled]
