@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ID ...]`: runs the measurements, prints a table, writes `runs/bench/bench.json`."""
+"""`python -m benchmarks [ID ...]`: runs the measurements, prints a table, adds them to `runs/bench/bench.json`."""
 
 from __future__ import annotations
 
@@ -60,16 +60,18 @@ def main(argv: list[str]) -> int:
     for name in flags.ids or MEASUREMENTS:
         print(f"{name} …", file=sys.stderr, flush=True)
         found.append(MEASUREMENTS[name]())
-        write(flags.output, found)
+        add(flags.output, found[-1])
     print(table(found))
     return 0
 
 
-def write(path: Path, measurements: list[Measurement]) -> None:
-    """All of them, whole or not at all."""
+def add(path: Path, measurement: Measurement) -> None:
+    """Puts it in the place of an earlier one of its id, whole or not at all; others stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    there = json.loads(path.read_text()) if path.is_file() else []
+    by_id = {line["id"]: line for line in [*there, dataclasses.asdict(measurement)]}
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps([dataclasses.asdict(m) for m in measurements], indent=1) + "\n")
+    partial.write_text(json.dumps(list(by_id.values()), indent=1) + "\n")
     os.replace(partial, path)
 
 
