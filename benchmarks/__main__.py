@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ID ...]`: runs the measurements, prints a table, adds them to `runs/bench/bench.json`."""
+"""`python -m benchmarks [ID ...]`: measures, prints a table, adds to `runs/bench/bench.json`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ import jax
 from benchmarks import loss, speculative, steps, training
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.assisted_acceptance import assisted_acceptance
-from benchmarks.autoregressive import ar_vs_hf
+from benchmarks.autoregressive import Workload, ar_vs_hf
 from benchmarks.block_rule import block_vs_token
 from benchmarks.identity import greedy_identity
 from benchmarks.measurement import Measurement
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 
+BATCH_SIZES = (1, 4, 8, 16)
+"""Of the comparisons with transformers."""
+
 MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
-    "ar_vs_hf_bs1": ar_vs_hf,
+    **{f"ar_vs_hf_bs{rows}": functools.partial(ar_vs_hf, Workload(rows=rows)) for rows in BATCH_SIZES},
     "greedy_identity": greedy_identity,
     "verify_cost_6_bs1": functools.partial(steps.verify_cost, 1),
     "verify_cost_6_bs8": functools.partial(steps.verify_cost, 8),
@@ -41,8 +44,7 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "loss_time": loss.loss_time,
     "on_policy_step_ratio": training.on_policy_step_ratio,
     "supervised_step_vs_t5x_style": training.supervised_step,
-    "spec_vs_hf_assisted_bs1": functools.partial(spec_vs_hf_assisted, 1),
-    "spec_vs_hf_assisted_bs16": functools.partial(spec_vs_hf_assisted, 16),
+    **{f"spec_vs_hf_assisted_bs{rows}": functools.partial(spec_vs_hf_assisted, rows) for rows in BATCH_SIZES},
     "assisted_acceptance": assisted_acceptance,
 }
 

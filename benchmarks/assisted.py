@@ -18,7 +18,8 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import T5Config
 
 TASK, NEW_TOKENS = "wiki_leads", 64
-TURNS = {1: 7, 16: 2}
+TURNS = {1: 7, 4: 7, 8: 4, 16: 2}
+"""By batch size: transformers takes its prompts one after the other."""
 SCHEDULES = tuple(itertools.product((3, 5, 7, None), ("constant", "heuristic")))
 """num_assistant_tokens (None: its default) and how transformers changes it."""
 

@@ -68,7 +68,7 @@ def ar_vs_hf(workload: Workload = Workload()) -> Measurement:
         f"autoregressive decoding, transformers' seconds over ours, {tokens} greedy tokens, "
         f"batch {workload.rows}, T5 of width {workload.config.emb_dim} and vocabulary "
         f"{workload.config.vocab_size}, float32 on {device} "
-        f"(torch: {THREADS} threads): {seconds[0]:.2f} ms a token against {seconds[1]:.2f} ms; "
+        f"(torch: {THREADS} threads): {seconds[0]:.2f} ms a step against {seconds[1]:.2f} ms; "
         f"{same} of {tokens * workload.rows} tokens equal before the first float tie"
     )
     return paired_ratio(f"ar_vs_hf_bs{workload.rows}", slow.seconds_RU[:, 0], fast.seconds_RU[:, 0], what)
