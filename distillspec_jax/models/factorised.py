@@ -22,6 +22,9 @@ from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
+_CHUNK = 8_192
+"""Rows that are made float64 at a time: all of a large table would be gigabytes."""
+
 
 def narrowed(model: Network, rank: int) -> Network:
     """The network with an embedding of that rank.
@@ -75,7 +78,11 @@ def _closest(params: Params, rank: int) -> Params:
 
 def _directions(table_VM: np.ndarray, rank: int) -> np.ndarray:
     """The `rank` directions `[M, R]`, orthonormal, in which the rows are longest."""
-    _, vectors_MM = np.linalg.eigh((table_VM.T @ table_VM).astype(np.float64))  # in ascending order
+    gram_MM = np.zeros((table_VM.shape[1],) * 2)
+    for start in range(0, len(table_VM), _CHUNK):
+        rows_CM = table_VM[start : start + _CHUNK].astype(np.float64)  # squares halve the digits
+        gram_MM += rows_CM.T @ rows_CM
+    _, vectors_MM = np.linalg.eigh(gram_MM)  # in ascending order
     return vectors_MM[:, : -rank - 1 : -1].astype(table_VM.dtype)
 
 

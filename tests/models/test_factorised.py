@@ -53,6 +53,16 @@ def test_what_it_keeps_is_the_share_of_the_squared_singular_values():
     assert found == pytest.approx(squares[:RANK].sum() / squares.sum(), rel=1e-5)
 
 
+def test_a_short_direction_is_found_beside_a_long_one(monkeypatch):
+    """Their squares are further apart than float32 has digits."""
+    monkeypatch.setattr(factorised, "_CHUNK", 30)
+    rng = np.random.default_rng(0)
+    left, turned = (np.linalg.qr(rng.normal(size=(n, 3)))[0] for n in (100, 3))
+    table = (left * [3e4, 1.0, 0.25] @ turned.T).astype(np.float32)
+    found = factorised._directions(table, 2)
+    np.testing.assert_allclose(found @ found.T, turned[:, :2] @ turned[:, :2].T, rtol=0, atol=1e-3)
+
+
 @factorised_models
 def test_written_out_it_gives_the_same_logits_whatever_training_made_of_its_parts(kind, tmp_path):
     """As for transformers, which has no word for it; the inner and the outer projection differ here."""
