@@ -16,29 +16,40 @@ from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.training.flops import peak
 
 TURNS = 9
 PROMPT_WIDTH = 96
 
 
-def _ratio(id: str, top: Callable[[], float], bottom: Callable[[], float], what: str) -> Measurement:
-    """The median of top over bottom, turn by turn."""
+def _ratio(
+    id: str, top: Callable[[], float], bottom: Callable[[], float], what: str, flop: float = 0.0
+) -> Measurement:
+    """The median of top over bottom, turn by turn; beside it, what it were if `top` did its `flop` alone."""
     pairs = [(top(), bottom()) for _ in range(TURNS)]
     ratios = [a / b for a, b in pairs]
-    times = [f"{1e3 * np.median(column):.3f} ms" for column in zip(*pairs, strict=True)]
-    return Measurement(
-        id, *median_interval(ratios), f"{what}: {times[0]} over {times[1]}, median of {TURNS} turns"
-    )
+    over, under = np.median(pairs, axis=0)
+    what += f": {1e3 * over:.3f} ms over {1e3 * under:.3f} ms, median of {TURNS} turns"
+    if flop:
+        least = flop / peak()
+        what += (
+            f"; its compute bound at {peak() / 1e9:.0f} GFLOP/s: {1e3 * least:.3f} ms, ×{least / under:.2f}"
+        )
+    return Measurement(id, *median_interval(ratios), what)
 
 
 def verify_cost(rows: int, tokens: int = 6) -> Measurement:
     """A pass of the zoo's target over a block against a pass over one token."""
     target = pretrained.load("zoo:wiki_leads/target")
+    weights = _decoder_weights(target)
+    flop = 2.0 * weights * rows * tokens
     return _ratio(
         f"verify_cost_{tokens}_bs{rows}",
         lambda: extend_seconds(target, rows, PROMPT_WIDTH, tokens),
         lambda: extend_seconds(target, rows, PROMPT_WIDTH, 1),
-        f"zoo target, batch {rows}, {tokens} tokens a row over 1 ({_gflops(target, rows * tokens)})",
+        f"zoo target, batch {rows}, {tokens} tokens a row over 1 "
+        f"({flop / 1e9:.3f} GFLOP and {4 * weights / 1e6:.1f} MB of weights a pass)",
+        flop,
     )
 
 
@@ -51,11 +62,6 @@ def batch8_step() -> Measurement:
         lambda: extend_seconds(target, 1, PROMPT_WIDTH, 8),
         "zoo target, batch 8 of one token over batch 1 of 8 tokens",
     )
-
-
-def _gflops(target: Pretrained, rows: int) -> str:
-    weights = _decoder_weights(target)
-    return f"{2 * weights * rows / 1e9:.3f} GFLOP and {4 * weights / 1e6:.1f} MB of weights a pass"
 
 
 def _decoder_weights(model: Pretrained) -> int:

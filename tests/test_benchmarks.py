@@ -1,8 +1,11 @@
 """The benchmarks' own file; what they measure is not a test's business."""
 
 import json
+import re
 
-from benchmarks import assisted
+import pytest
+
+from benchmarks import assisted, steps
 from benchmarks.__main__ import MEASUREMENTS, add
 from benchmarks.autoregressive import Workload
 from benchmarks.measurement import Measurement
@@ -20,3 +23,15 @@ def test_transformers_is_compared_with_at_every_batch_size():
         assert MEASUREMENTS[f"ar_vs_hf_bs{rows}"].args == (Workload(rows=rows),)
         assert MEASUREMENTS[f"spec_vs_hf_assisted_bs{rows}"].args == (rows,)
         assert assisted.TURNS[rows]
+
+
+def test_the_cost_of_verifying_stands_beside_its_compute_bound(monkeypatch):
+    monkeypatch.setattr(steps, "peak", lambda: 1e9)
+    monkeypatch.setattr(steps, "extend_seconds", lambda *call: 0.2 if call[-1] == 1 else 0.3)
+    found = steps.verify_cost(8)
+    assert found.value == pytest.approx(1.5)
+    number = r"([\d.]+)"
+    told = rf"\({number} GFLOP .* its compute bound at 1 GFLOP/s: {number} ms, ×{number}$"
+    gflop, least_ms, ratio = map(float, re.search(told, found.what).groups())
+    assert least_ms == pytest.approx(1e3 * gflop, abs=0.5)
+    assert ratio == pytest.approx(gflop / 0.2, abs=0.01)
