@@ -75,13 +75,16 @@ class StopOnStrings:
         table = _token_table(self.strings, self.pieces)
         matched = len(table) - 1
         next_state = jnp.asarray(table)
-        # A string that ends in the block began fewer bytes before it than it has, and so fewer tokens: the
-        # state before the block follows from that many tokens.
+        # A string that ends in the block began fewer bytes before it than it has, and so fewer tokens that
+        # have bytes: the state before the block follows from that many. Tokens without are passed over.
+        moves = (table != np.arange(matched + 1)[:, None]).any(0)
+        told_BT = jnp.arange(output_BT.shape[1])[None] < emitted_B[:, None]
+        moves_BT = jnp.asarray(moves)[output_BT] & told_BT
+        back_BT = jnp.cumsum(moves_BT[:, ::-1], axis=1)[:, ::-1]
         state_B = jnp.zeros_like(emitted_B)
         for back in range(max(map(len, self.strings)) - 1, 0, -1):
-            slot_B = emitted_B - back
-            token_B = jnp.take_along_axis(output_BT, jnp.maximum(slot_B, 0)[:, None], axis=1)[:, 0]
-            state_B = jnp.where(slot_B >= 0, next_state[state_B, token_B], state_B)
+            token_B = jnp.max(jnp.where(moves_BT & (back_BT == back), output_BT, -1), axis=1, initial=-1)
+            state_B = jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
         ends_KB = []
         for k in range(block_BK.shape[1]):
             state_B = next_state[state_B, block_BK[:, k]]

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distillspec_jax.data.tokenizer import embedded_tokenizer
@@ -14,8 +14,8 @@ from distillspec_jax.decoding.text import TextGenerator
 from distillspec_jax.errors import UsageError
 from tests import pair
 
-PIECES = (b"", b"", b"a", b"b", b"ab", b"ba", b"\n", b"a\n", b"\xc3", b"\xa4")
-"""Padding, EOS and eight pieces, some of which spell the same text."""
+PIECES = (b"", b"", b"a", b"b", b"ab", b"ba", b"\n", b"a\n", b"\xc3", b"\xa4", b"")
+"""Padding, EOS, eight pieces, some of which spell the same text, and one without bytes (a special token)."""
 
 STOPS = [(b"ab",), (b"a\n", b"bb"), (b"aba", b"ba\n\n"), ("ä".encode(),)]
 
@@ -32,6 +32,7 @@ def ended_at(stops: tuple[bytes, ...], tokens: list[int], upto: int) -> bool:
 
 
 @pytest.mark.parametrize("stops", STOPS)
+@example(tokens=[2, 10, 10, 3, 2, 2, 2, 2, 2], done=3)
 @given(tokens=st.lists(st.integers(2, len(PIECES) - 1), min_size=9, max_size=9), done=st.integers(0, 6))
 def test_a_string_ends_the_text_wherever_its_bytes_fall(stops, tokens, done):
     """Against a search in the bytes; only the first end in a block means anything."""
