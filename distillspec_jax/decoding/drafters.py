@@ -40,8 +40,12 @@ class Drafter(Protocol):
     """A frozen, hashable value: a static part of the speculative loop. Candidates of a row are drawn
     independently of each other given the prefix."""
 
-    def init(self, params: Any, prompt_BT: Array, max_length: int) -> Any:
-        """The memory after reading the prompts, with room for `max_length` generated tokens."""
+    def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> Any:
+        """The memory after reading the prompts, with room for `max_length` generated tokens.
+
+        Args:
+          pending_B: the target's pending token, which the memory must not hold (`models/interface.py`).
+        """
 
     def draft(
         self, params: Any, state: Any, keys_B: Array, pending_B: Array, law: SamplingLaw, block_size: int
@@ -125,9 +129,9 @@ class ModelDrafter:
         calls = None if rows is None else rows * self.candidates
         return params if prepare is None else prepare(params, calls)
 
-    def init(self, params: Params, prompt_BT: Array, max_length: int) -> ModelMemory:
-        """See `Drafter.init`."""
-        cache, pending_B = self.model.prefill(params, prompt_BT, max_length)
+    def init(self, params: Params, prompt_BT: Array, max_length: int, pending_B: Array) -> ModelMemory:
+        """See `Drafter.init`. Prefill leaves the pending token out by itself."""
+        cache, _ = self.model.prefill(params, prompt_BT, max_length)
         return ModelMemory(
             cache=cache,
             previous_B=jnp.zeros_like(pending_B),

@@ -75,12 +75,14 @@ class HybridDrafter:
         prepares = [getattr(member, "prepare", lambda params, rows: params) for member in self.members]
         return tuple(prepare(own, rows) for prepare, own in zip(prepares, params, strict=True))
 
-    def init(self, params: tuple[Any, ...], prompt_BT: Array, max_length: int) -> HybridMemory:
+    def init(
+        self, params: tuple[Any, ...], prompt_BT: Array, max_length: int, pending_B: Array
+    ) -> HybridMemory:
         """See `Drafter.init`."""
         zero_B = jnp.zeros(len(prompt_BT), jnp.int32)
         return HybridMemory(
             members=tuple(
-                member.init(own, prompt_BT, max_length)
+                member.init(own, prompt_BT, max_length, pending_B)
                 for member, own in zip(self.members, params, strict=True)
             ),
             pending_B=zero_B,

@@ -60,10 +60,13 @@ class PromptLookup:
                 "need 1 <= shortest <= longest"
             )
 
-    def init(self, params: Any, prompt_BT: Array, max_length: int) -> History:
+    def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> History:
         """See `Drafter.init`."""
         tokens_BS = jnp.pad(jnp.maximum(prompt_BT, 0).astype(jnp.int32), ((0, 0), (0, max_length + 1)))
-        return History(tokens_BS, prompt_lengths(prompt_BT))
+        length_B = prompt_lengths(prompt_BT)
+        last_B = jnp.take_along_axis(tokens_BS, jnp.maximum(length_B - 1, 0)[:, None], axis=1)[:, 0]
+        # Of a decoder-only target the prompt's last token is pending; an encoder-decoder's begins the output.
+        return History(tokens_BS, length_B - ((length_B > 0) & (last_B == pending_B)))
 
     def draft(
         self,

@@ -56,7 +56,7 @@ class SpeculativeLoop:
         return State(
             rows=Rows.start(requests, pending_B, max_new_tokens),
             target=target,
-            draft=self.drafter.init(params.draft, prompt_BT, room),
+            draft=self.drafter.init(params.draft, prompt_BT, room, pending_B),
             counts=Counts.zeros(len(pending_B), self.block_size),
         )
 

@@ -195,7 +195,8 @@ def draft_seconds(
     """Drafting one block for every row."""
     drafter, params = ModelDrafter(draft.as_draft), prepared(draft.as_draft, draft.params, rows)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
-    memory = jax.jit(functools.partial(drafter.init, max_length=70))(params, prompt_BT)
+    pending_B = jnp.full(rows, 2, jnp.int32)
+    memory = jax.jit(functools.partial(drafter.init, max_length=70, pending_B=pending_B))(params, prompt_BT)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
     law = law.for_rows(rows)
     zero_B = jnp.zeros(rows, jnp.int32)

@@ -45,10 +45,10 @@ class Recorder:
 
     drafter: ModelDrafter
 
-    def init(self, params: Params, prompt_BT: Array, max_length: int) -> Any:
+    def init(self, params: Params, prompt_BT: Array, max_length: int, pending_B: Array) -> Any:
         tokens_BNG = jnp.zeros((len(prompt_BT), 1, BLOCK), jnp.int32)
         log_q_BNGV = jnp.zeros((len(prompt_BT), 1, BLOCK, VOCAB))
-        return self.drafter.init(params, prompt_BT, max_length), (tokens_BNG, log_q_BNGV)
+        return self.drafter.init(params, prompt_BT, max_length, pending_B), (tokens_BNG, log_q_BNGV)
 
     def draft(self, params: Params, state: Any, *args: Any) -> Draft:
         draft = self.drafter.draft(params, state[0], *args)
@@ -106,8 +106,8 @@ def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def first_blocks(drafter: ModelDrafter, params: Params, prompt_BT: Array, requests: Requests) -> Draft:
     keys_B = randomness.round_keys(requests.keys_B, jnp.zeros(len(prompt_BT), jnp.int32))
-    memory = drafter.init(params, prompt_BT, 1 + BLOCK)
     pending_B = drafter.model.prefill(params, prompt_BT, 1)[1]
+    memory = drafter.init(params, prompt_BT, 1 + BLOCK, pending_B)
     return drafter.draft(params, memory, keys_B, pending_B, requests.law, BLOCK)
 
 

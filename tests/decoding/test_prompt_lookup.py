@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import PromptLookup, SpeculativeLoop, randomness, sampling_law
+from distillspec_jax.decoding import PromptLookup, Requests, SpeculativeLoop, randomness, sampling_law
+from distillspec_jax.decoding.drafters import Draft
 from distillspec_jax.errors import UsageError
 from tests.decoding.batches import padded
 from tests.exactness.families import PROMPTS, VOCAB, family
@@ -24,8 +25,13 @@ def _draft(lookup, state, pending_B, block_size):
 
 def offers(lookup: PromptLookup, texts: list[list[int]], block_size: int = 3) -> list[list[int]]:
     """What is proposed after texts whose last token is pending."""
-    state = lookup.init(None, jnp.asarray(padded([text[:-1] for text in texts])), 8)
-    draft = _draft(lookup, state, jnp.asarray([text[-1] for text in texts]), block_size)
+    pending_B = jnp.asarray([text[-1] for text in texts])
+    state = lookup.init(None, jnp.asarray(padded(texts)), 8, pending_B)
+    return offered(_draft(lookup, state, pending_B, block_size))
+
+
+def offered(draft: Draft) -> list[list[int]]:
+    """The block of every row."""
     hot = np.asarray(draft.log_q_BNGV).argmax(-1)
     assert (hot[np.asarray(draft.tokens_BNG) < VOCAB] >= 0).all()
     blocks = zip(draft.tokens_BNG[:, 0].tolist(), draft.length_BN[:, 0].tolist(), strict=True)
@@ -50,8 +56,9 @@ def test_matches_shorter_than_the_shortest_are_none() -> None:
 
 def test_committed_tokens_are_looked_up_and_rejected_ones_forgotten() -> None:
     lookup = PromptLookup(10)
-    state = lookup.init(None, jnp.asarray(padded([[2, 3, 4, 5], [2, 3, 4, 5], [2, 3, 4, 5]])), 8)
-    drafted = _draft(lookup, state, jnp.asarray([2, 2, 2]), 3)
+    pending_B = jnp.asarray([2, 2, 2])
+    state = lookup.init(None, jnp.asarray(padded([[2, 3, 4, 5]] * 3)), 8, pending_B)
+    drafted = _draft(lookup, state, pending_B, 3)
     assert drafted.tokens_BNG[:, 0].tolist() == [[3, 4, 5]] * 3
     # Accepted: two and then an 8 instead of the 5; none and then a 7; the third row idles.
     state = lookup.commit(drafted.state, jnp.zeros(3, jnp.int32), jnp.asarray([2, 0, -1]))
@@ -60,8 +67,26 @@ def test_committed_tokens_are_looked_up_and_rejected_ones_forgotten() -> None:
     assert texts == [[2, 3, 4, 5, 2, 3, 4], [2, 3, 4, 5, 2], [2, 3, 4, 5]]
     again = _draft(lookup, state, jnp.asarray([8, 2, 2]), 3)
     # 8 is new; (2, 2) is, too, but 2 was followed by the 2 now pending; the idle row is as it was.
-    blocks = zip(again.tokens_BNG[:, 0].tolist(), again.length_BN[:, 0].tolist(), strict=True)
-    assert [block[:length] for block, length in blocks] == [[], [2], [3, 4, 5]]
+    assert offered(again) == [[], [2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "first"),
+    [
+        ("decoder_only", [[2, 3, 4, 5, 2], [4]], [[4, 5, 2], [4]]),
+        ("t5", [[2, 3, 4, 5, 2, 3], [4, 4]], [[], []]),
+    ],
+)
+def test_the_prompts_last_token_is_known_once(name: str, known: list, first: list) -> None:
+    """Pending it is for one family and not for the other, whose output begins with a token of its own."""
+    pair, prompts = family(name), [[2, 3, 4, 5, 2, 3], [4, 4]]
+    loop = SpeculativeLoop(pair.target, lookup := PromptLookup(VOCAB), block_size=3)
+    requests = Requests(randomness.row_keys(jax.random.key(0), jnp.arange(2)), jnp.full(2, 4), sampling_law())
+    params = pair.params._replace(draft=None)
+    state = jax.jit(loop.init, static_argnums=3)(params, jnp.asarray(padded(prompts)), requests, 4)
+    texts = zip(state.draft.tokens_BS.tolist(), state.draft.length_B.tolist(), strict=True)
+    assert [tokens[:length] for tokens, length in texts] == known
+    assert offered(_draft(lookup, state.draft, state.rows.pending_B, 3)) == first
 
 
 @pytest.mark.parametrize("name", ["prefix", "t5"])

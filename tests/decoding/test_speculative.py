@@ -184,7 +184,7 @@ def test_block_size_below_one_is_refused() -> None:
 class UniformDrafter:
     """Two independent blocks of uniform words; the second offers one token less."""
 
-    def init(self, params: None, prompt_BT: Array, max_length: int) -> tuple[()]:
+    def init(self, params: None, prompt_BT: Array, max_length: int, pending_B: Array) -> tuple[()]:
         return ()
 
     def draft(

@@ -97,7 +97,7 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
 
     def read(parts: list[list[int]]) -> tuple[Any, Any, Any]:
         """Follows the text in some steps, then drafts."""
-        memory = drafter.init(params, prompt_BT, 12)
+        memory = drafter.init(params, prompt_BT, 12, first_B)
         done_B, pending_B = np.zeros(6, np.int32), first_B
         for counts in parts:
             count_B = np.array(counts, np.int32)
@@ -133,8 +133,8 @@ def test_what_was_left_behind_is_read_when_speculation_resumes() -> None:
         draft = pair.drafter.draft(pair.params.draft, memory, keys_B, rows.pending_B, law, 3)
         return np.exp(draft.log_q_BNGV)
 
-    fresh = pair.drafter.init(pair.params.draft, jnp.asarray(prompt_BT), 16)
     first_B = pair.target.prefill(pair.params.target, jnp.asarray(prompt_BT), 1)[1]
+    fresh = pair.drafter.init(pair.params.draft, jnp.asarray(prompt_BT), 16, first_B)
     whole = pair.drafter.follow(
         pair.params.draft, fresh, first_B, resumed.rows.output_BT, resumed.rows.emitted_B
     )
