@@ -148,3 +148,25 @@ class BlockSizeChoice:
         for kept, new in ((self._tested_G, tested_G), (self._accepted_G, accepted_G)):
             kept *= self.fade
             kept[: len(new)] += new
+
+
+class DraftCounts:
+    """Drafts tested and accepted since one last looked, over the rows in the slots.
+
+    Args:
+      shape: of the counts, `[B, G]`.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._seen = [np.zeros(shape, int) for _ in range(2)]
+
+    def since(self, *now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over rows, by draft position, from the rows' `tested_BG` and `accepted_BG`."""
+        tested_G, accepted_G = ((new - old).sum(0) for new, old in zip(now, self._seen, strict=True))
+        self._seen = [counts.copy() for counts in now]
+        return tested_G, accepted_G
+
+    def refilled(self, slots: Sequence[int]) -> None:
+        """Their rows count from zero again."""
+        for seen in self._seen:
+            seen[slots] = 0

@@ -1,8 +1,9 @@
 """The host's side of decoding: lists of prompts in, completions out.
 
 The device decodes a fixed number of slots. When a row is done and prompts wait, the loop returns, and the
-next prompts take the free slots: one long row does not hold idle ones. Shapes are few (one prompt width a
-call, powers of two of prompts that are read together), so that little is compiled.
+next prompts take the free slots: one long row does not hold idle ones. Shapes are few (one width of prompts
+and one of outputs a call, both rounded up, powers of two of prompts that are read together), so that little
+is compiled.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import randomness
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCosts
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, DraftCounts, FixedBlockSize, RoundCosts
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.law import SamplingLaw
-from distillspec_jax.decoding.runner import Runner
+from distillspec_jax.decoding.runner import Behind, Runner
 from distillspec_jax.decoding.state import Requests, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
@@ -87,10 +88,11 @@ class Engine:
         earlier calls included; 0 among them is plain decoding.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
-      prompt_bucket: prompt lengths are rounded up to a multiple of it.
+      prompt_bucket: lengths of prompts and of outputs are rounded up to a multiple of it, short outputs to a
+        power of two, as far as the models have positions; limits count as they are.
       rounds_per_visit: rounds between two visits of the host.
       partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
-      on_compile: told, in one line, when a new shape is about to be compiled.
+      on_compile: told, in one line, when something is about to be compiled for a new shape.
 
     Raises:
       UsageError: a size below 1.
@@ -138,6 +140,7 @@ class Engine:
         self._measured = drafter is not None and measure_overlap
         self._on_compile = on_compile
         self._compiled: set[tuple[Any, ...]] = set()
+        self._fitting: set[tuple[int, int]] = set()
 
     def generate(
         self,
@@ -176,10 +179,12 @@ class Engine:
           numbers: what tells the prompts' noise apart; their indices by default.
 
         Raises:
-          UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed.
+          UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed;
+            more than the models have positions for.
         """
         asked = _asked(prompts, law, max_new_tokens, seed, numbers)
-        return self._served(prompts, asked, progress or (lambda _: None))
+        widths = self._widths(prompts, asked) if len(prompts) else (0, 0)
+        return self._served(prompts, asked, widths, progress or (lambda _: None))
 
     def round_costs(
         self, prompts: Sequence[Sequence[int]], law: SamplingLaw, max_new_tokens: int | Sequence[int]
@@ -190,8 +195,8 @@ class Engine:
           UsageError: as `stream`.
         """
         asked = _asked(prompts, law, max_new_tokens, 0, None)
-        width, first = asked.width, range(min(self._batch_size, len(prompts)))
-        batch = _batch(prompts, asked, first, self._batch_size, self._prompt_width(prompts))
+        prompt_width, width = self._widths(prompts, asked)
+        batch = self._first_batch(prompts, asked, prompt_width)
         costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
         return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width))
 
@@ -199,14 +204,15 @@ class Engine:
         self,
         prompts: Sequence[Sequence[int]],
         asked: _Asked,
+        widths: tuple[int, int],
         progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, Completion]]:
         total, slots = len(prompts), self._batch_size
         if not total:
             return
-        prompt_width, width = self._prompt_width(prompts), asked.width
+        prompt_width, width = widths
         shape = (slots, prompt_width, width, asked.law.truncates)
-        self._announce(shape)
+        self._announce(f"{slots} rows", shape)
 
         def read(indices: Sequence[int], rows: int) -> State:
             return self._runner.read(*_batch(prompts, asked, indices, rows, prompt_width), width)
@@ -214,12 +220,14 @@ class Engine:
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
         state = read(list(served.values()), slots)
-        sizes, draft_counts = self._sizes(shape, state), _DraftCounts(state)
+        sizes, draft_counts = self._sizes(shape, state), DraftCounts(state.counts.tested_BG.shape)
         emitted_before = 0
         while served:
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
             enough = len(served) if waiting else 1
             block_size, rounds = sizes.next()
+            if block_size and isinstance(state.draft, Behind):
+                self._announce("a drafter that catches up", shape)
             state = self._runner.run(state, block_size, rounds, enough)
             decoded, counts = state.rows, state.counts
             status_B, emitted_B, *counted = jax.device_get(
@@ -236,23 +244,44 @@ class Engine:
             if free:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
+                whole = rows == slots == len(free)
+                if not whole:
+                    self._announce(f"{rows} of {slots} rows", shape, type(state.draft))
                 fresh = read([served[slot] for slot in free], rows)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
-                whole = rows == slots == len(free)
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
                 draft_counts.refilled(free)
             yield from zip(finished, completions, strict=True)
 
-    def _prompt_width(self, prompts: Sequence[Sequence[int]]) -> int:
+    def _widths(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> tuple[int, int]:
+        """Of prompts and of outputs: rounded up, but no further than fits the models."""
         # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
         longest = max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
-        return -(-longest // self._prompt_bucket) * self._prompt_bucket
+        step = self._prompt_bucket
+        while True:
+            prompt_width, width = (-(-size // step) * step for size in (longest, asked.longest))
+            width = min(width, _power_of_two(asked.longest))
+            if (prompt_width, width) in self._fitting:
+                return prompt_width, width
+            try:
+                self._runner.check_room(*self._first_batch(prompts, asked, prompt_width), width)
+                self._fitting.add((prompt_width, width))
+            except UsageError:
+                if step == 1:
+                    raise
+                step //= 2
 
-    def _announce(self, shape: tuple[int, int, int, bool]) -> None:
-        if shape not in self._compiled and self._on_compile is not None:
-            rows, length, width, _ = shape
-            self._on_compile(f"compiling: {rows} rows, prompts of up to {length}, {width} new tokens")
-        self._compiled.add(shape)
+    def _first_batch(
+        self, prompts: Sequence[Sequence[int]], asked: _Asked, width: int
+    ) -> tuple[np.ndarray, Requests]:
+        first = range(min(self._batch_size, len(prompts)))
+        return _batch(prompts, asked, first, self._batch_size, width)
+
+    def _announce(self, what: str, shape: tuple[int, int, int, bool], variant: Any = None) -> None:
+        if (what, shape, variant) not in self._compiled and self._on_compile is not None:
+            _, length, width, _ = shape
+            self._on_compile(f"compiling: {what}, prompts of up to {length}, {width} new tokens")
+        self._compiled.add((what, shape, variant))
 
     def _sizes(self, shape: tuple[int, int, int, bool], state: State) -> BlockSizeChoice | FixedBlockSize:
         """What chooses block sizes; what it has learnt of a shape lasts as long as the engine."""
@@ -299,27 +328,9 @@ class _Asked:
     law: SamplingLaw
 
     @property
-    def width(self) -> int:
-        """The longest output."""
+    def longest(self) -> int:
+        """Most tokens of any output."""
         return int(self.limit_N.max(initial=0))
-
-
-class _DraftCounts:
-    """Drafts tested and accepted since one last looked, over the rows in the slots."""
-
-    def __init__(self, state: State) -> None:
-        self._seen = [np.zeros(state.counts.tested_BG.shape, int) for _ in range(2)]
-
-    def since(self, *now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sums over rows, by draft position, from the rows' `tested_BG` and `accepted_BG`."""
-        tested_G, accepted_G = ((new - old).sum(0) for new, old in zip(now, self._seen, strict=True))
-        self._seen = [counts.copy() for counts in now]
-        return tested_G, accepted_G
-
-    def refilled(self, slots: Sequence[int]) -> None:
-        """Their rows count from zero again."""
-        for seen in self._seen:
-            seen[slots] = 0
 
 
 def _power_of_two(count: int) -> int:

@@ -91,6 +91,10 @@ class Runner:
         self._drafter = drafter
         self._partitioner = partitioner
 
+    def check_room(self, prompt_BT: np.ndarray, requests: Requests, width: int) -> None:
+        """Raises what `read` of prompts and outputs so wide would raise, and reads nothing."""
+        _init.eval_shape(self._loops[self._largest], self._params[self._largest], prompt_BT, requests, width)
+
     def read(self, prompt_BT: Array | np.ndarray, requests: Requests, width: int) -> State:
         """A fresh state, with room for blocks of every size."""
         if self._partitioner is not None:

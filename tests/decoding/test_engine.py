@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Completion, Engine, Progress, sampling_law
+from distillspec_jax.decoding import Completion, Engine, Progress, StopOnEos, sampling_law
+from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
 from tests import tiny
 from tests.decoding.prefix_model import PrefixModel
@@ -87,14 +88,24 @@ def test_the_seed_matters(completions: list[Completion], law: Any) -> None:
     assert other != completions
 
 
-def test_progress_and_compilations_are_reported(law: Any) -> None:
+def test_progress_and_compilations_are_reported(law: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    refilled: list[str] = []
+
+    def refill(self: Runner, state: Any, fresh: Any, slot_B: Any, own: Any = Runner.refill) -> Any:
+        refilled.append(f"{len(slot_B)} of 4")
+        return own(self, state, fresh, slot_B)
+
+    monkeypatch.setattr(Runner, "refill", refill)
     seen: list[Progress] = []
     reporting = engine(on_compile=said.append, rounds_per_visit=2)
     found = reporting.generate(PROMPTS, law, LIMITS, seed=0, progress=seen.append)
-    assert said == ["compiling: 4 rows, prompts of up to 8, 9 new tokens"]
-    reporting.generate(PROMPTS[:2], law.select(np.arange(2)), 9, seed=0)
-    assert len(said) == 1
+    announced = [f"compiling: {n} rows, prompts of up to 8, 16 new tokens" for n in (4, *refilled)]
+    assert refilled
+    assert said == list(dict.fromkeys(announced))
+    # Another limit, the same shape: the longest output is rounded up.
+    reporting.generate(PROMPTS[:2], law.select(np.arange(2)), 12, seed=0)
+    assert len(said) == len(set(announced))
     assert seen[-1] == Progress(10, 10, sum(len(c.tokens) for c in found))
     assert [p.done_prompts for p in seen] == sorted(p.done_prompts for p in seen)
     assert [p.emitted_tokens for p in seen] == sorted(p.emitted_tokens for p in seen)
@@ -168,6 +179,15 @@ def test_impossible_requests_are_named(
 ) -> None:
     with pytest.raises(UsageError, match=culprit):
         plain.stream(prompts, GREEDY, limit, seed=0)
+
+
+def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
+    """40 positions: a prompt rounded up to 16 tokens and 31 more are too many, 10 and 31 are not."""
+    served = Engine(tiny.GPT, tiny.params(tiny.GPT), batch_size=1, prompt_bucket=8, stopping=StopOnEos(()))
+    prompt = [2 + i for i in range(10)]
+    assert len(served.generate([prompt], sampling_law(0.0), 31, seed=0)[0].tokens) == 31
+    with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
+        served.stream([prompt], sampling_law(0.0), 32, seed=0)
 
 
 def test_a_law_for_another_number_of_prompts_is_refused(plain: Engine, law: Any) -> None:
