@@ -16,6 +16,9 @@ from distillspec_jax.decoding.truncation import heaviest_prefix
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
+_EVERY_ID = 2**30
+"""A top-k that keeps any vocabulary whole, and fits the device's integers."""
+
 
 @flax.struct.dataclass
 class SamplingLaw:
@@ -131,7 +134,7 @@ def checked(
     _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
     _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
     _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
-    return temperature_B, top_k_B, top_p_B
+    return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
 
 
 def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> None:

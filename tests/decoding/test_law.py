@@ -108,6 +108,14 @@ def test_logits_that_are_not_finite_give_nan_in_their_row_alone(
     assert np.isfinite(found[1]).all()
 
 
+@pytest.mark.parametrize("top_k", [2**32 + 1, 2**70, [2**33, 2**70, 4]])
+def test_a_top_k_beyond_the_vocabulary_keeps_it_whole(top_k: int | list[int]) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    found = probs(sampling_law(1.0, top_k), logits)
+    assert (found[:2, 1:] > 0).all()
+    assert (found[2, 1:] > 0).sum() == 4
+
+
 def test_new_values_compile_nothing() -> None:
     logits = jnp.zeros((2, 5))
     log_probs(sampling_law([0.1, 1.0], [1, 2], 0.9), logits)
