@@ -25,6 +25,12 @@ A line may bring its own "temperature", "top_k", "top_p" and "max_new_tokens"; i
 the prefix stored in it, --prefix anything you like (--prefix='' nothing).
 """
 
+_DECISIVE = (
+    *("model", "drafter", "task", "prefix", "chat", "truncate_inputs", "block_size", "rule", "epsilon"),
+    *("candidates", "temperature", "top_k", "top_p", "max_new_tokens", "seed", "stop", "dtype"),
+)
+"""The flags that texts and counts depend on, given the requests."""
+
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
@@ -52,9 +58,9 @@ def main(argv: list[str]) -> int:
     add(
         "--block_size",
         type=_number_or_auto,
-        default=5,
         metavar="N",
-        help="drafted tokens a round (default: 5), or auto: by measured costs and acceptance, 0 included",
+        help="drafted tokens a round (default: 5, or all of a shorter output), or auto: by measured costs "
+        "and acceptance, 0 included",
     )
     add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
     add("--epsilon", type=float, help="of a lenient rule, in (0, 1]; 1 (default) is lossless")
@@ -74,7 +80,11 @@ def main(argv: list[str]) -> int:
         help="outputs a prompt, numbered in a field sample (default: 1)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
-    add("--resume", action="store_true", help="go on after the lines that a run that was cut off left behind")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on after the lines of a run that was cut off or had fewer requests",
+    )
     add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add(
         "--num_partitions",
@@ -102,13 +112,19 @@ def main(argv: list[str]) -> int:
     asked = requests.read_requests(flags.input, flags.field)
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
+    form = text.prompt_format(
+        target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
+    )
+    asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
+    limit = form.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens
+    defaults = {name: getattr(flags, name) for name in requests.OPTIONS} | {"max_new_tokens": limit}
+    options = requests.options(asked, defaults)
+    limits = options["max_new_tokens"]
     generator = text.TextGenerator(
         target,
         _drafters(flags.drafter or [], flags.dtype),
-        form=text.prompt_format(
-            target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
-        ),
-        block_size=flags.block_size,
+        form=form,
+        block_size=_block_size(flags.block_size, max(limits) if isinstance(limits, list) else limits),
         rule=flags.rule,
         epsilon=flags.epsilon,
         candidates=flags.candidates,
@@ -118,32 +134,24 @@ def main(argv: list[str]) -> int:
         partitioner=partitioner,
         on_compile=lambda line: print(line, file=sys.stderr),
     )
-    asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
-    done = requests.finished(flags.output, asked) if flags.resume else 0
-    if flags.resume and not done and os.path.isfile(flags.output):
+    settings = {name: getattr(flags, name) for name in _DECISIVE}
+    done = requests.finished(flags.output, asked, settings) if flags.resume else 0
+    if done == len(asked) and not os.path.exists(flags.output + ".partial"):
         print(f"{flags.output} is whole: nothing is left to do", file=sys.stderr)
         return 0
     if done:
         print(f"resuming after {done} of {len(asked)} outputs", file=sys.stderr)
-    defaults = {
-        "temperature": flags.temperature,
-        "top_k": flags.top_k,
-        "top_p": flags.top_p,
-        "max_new_tokens": generator.form.max_new_tokens
-        if flags.max_new_tokens is None
-        else flags.max_new_tokens,
-    }
     left = asked[done:]
     generations = generator.stream(
         [request.inputs for request in left],
-        **requests.options(left, defaults),
+        **{name: value[done:] if isinstance(value, list) else value for name, value in options.items()},
         seed=flags.seed,
         names=[request.where for request in left],
         progress=show_progress if sys.stderr.isatty() else None,
         numbers=range(done, len(asked)),
     )
     emitted = calls = 0
-    with requests.output_lines(flags.output, flags.resume) as write:
+    with requests.output_lines(flags.output, flags.resume, settings) as write:
         for request, generation in zip(left, generations, strict=True):
             write(requests.write_line(request, generation))
             emitted, calls = emitted + generation.emitted_tokens, calls + generation.target_calls
@@ -159,6 +167,13 @@ def main(argv: list[str]) -> int:
 
 def _number_or_auto(value: str) -> int | str:
     return value if value == "auto" else int(value)
+
+
+def _block_size(asked: int | str | None, longest: int) -> int | str:
+    """What was asked for, or 5; a block that is longer than any output may be is refused, or shortened."""
+    if isinstance(asked, int) and asked > longest >= 1:
+        raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
+    return max(1, min(5, longest)) if asked is None else asked
 
 
 _number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,36 +130,71 @@ def write_line(request: Request, generation: Generation) -> str:
     return json.dumps({**request.extra, **fields}, ensure_ascii=False)
 
 
-def finished(path: str, requests: Sequence[Request]) -> int:
-    """How many of the requests an earlier run that was cut off has written to `PATH.partial`.
+def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any] | None = None) -> int:
+    """How many requests an earlier run has answered, in `PATH.partial` if it was cut off, else in `PATH`.
 
     A line that it did not finish is cut away, so that the file holds whole lines alone.
 
+    Args:
+      settings: what the lines must have been made with, if `output_lines` noted it.
+
     Raises:
-      UsageError: the lines are of other requests; the first is named.
+      UsageError: the lines are of other requests, the first is named; or of other settings.
     """
     partial = Path(path + ".partial")
-    if not partial.is_file():
+    there = partial if partial.is_file() else Path(path)
+    if not there.is_file():
         return 0
-    content = partial.read_bytes()
+    content = there.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
+    lines = [_fields(line) for line in whole.decode("utf-8", "replace").split("\n")[:-1]]
     for number, line in enumerate(lines, start=1):
         asked = requests[number - 1] if number <= len(requests) else None
         kept = {k: v for k, v in asked.extra.items() if k not in _GENERATED} if asked else {}
         if asked is None or {k: line.get(k) for k in ("inputs", *kept)} != {"inputs": asked.inputs, **kept}:
-            raise UsageError(f"{partial}:{number} is of another input: resume with the same requests")
+            raise UsageError(f"{there}:{number} is of another input: resume with the same requests")
+    if there != partial:
+        if len(whole) < len(content):
+            raise UsageError(f"{there}:{len(lines) + 1} is cut off: no output of an earlier run")
+        return len(lines)
+    noted = _settings_file(path)
+    made_with = _fields(noted.read_text(encoding="utf-8")) if settings and noted.is_file() else {}
+    for name, value in (settings or {}).items():
+        if made_with.get(name, value) != value:
+            raise UsageError(
+                f"{there} was made with {name} {made_with[name]!r} and not {value!r}: "
+                "resume with the same, or begin anew without --resume"
+            )
     with saving(path):
         os.truncate(partial, len(whole))
     return len(lines)
 
 
+def _fields(line: str) -> dict[str, Any]:
+    """Those of a JSON object; none of what is no such thing."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _settings_file(path: str) -> Path:
+    return Path(path + ".partial.settings")
+
+
 @contextlib.contextmanager
-def output_lines(path: str, resume: bool = False) -> Iterator[Callable[[str], None]]:
+def output_lines(
+    path: str, resume: bool = False, settings: Mapping[str, Any] | None = None
+) -> Iterator[Callable[[str], None]]:
     """A writer of lines to a file or, for `-`, to standard output.
 
     A file appears under its own name only when the context ends well; until then, and after an error, its
-    lines are in `PATH.partial`, and are added to if `resume`. Pipes and devices get their lines at once.
+    lines are in `PATH.partial`. If `resume`, they come after those there, or after those of a file that was
+    whole once. Pipes and devices get their lines at once.
+
+    Args:
+      settings: what the lines are made with; noted beside them while they are not whole (see `finished`).
 
     Raises:
       UsageError: the place cannot be written, here or later.
@@ -172,7 +208,11 @@ def output_lines(path: str, resume: bool = False) -> Iterator[Callable[[str], No
     whole = not Path(path).exists() or Path(path).is_file()
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
+        if whole and resume and not partial.exists() and Path(path).exists():
+            shutil.copyfile(path, partial)
         file = partial.open("a" if resume else "w", encoding="utf-8")
+        if whole and settings is not None:
+            _settings_file(path).write_text(json.dumps(settings), encoding="utf-8")
 
     def write(line: str) -> None:
         with saving(path):
@@ -188,3 +228,4 @@ def output_lines(path: str, resume: bool = False) -> Iterator[Callable[[str], No
     if whole:
         with saving(path):
             os.replace(partial, path)
+            _settings_file(path).unlink(missing_ok=True)

@@ -121,9 +121,25 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(generate, tmp_path, caps
     (tmp_path / "out.jsonl.partial").write_text("".join(lines[:2]) + lines[2][:20])
     generate(f"--output={path}", "--temperature=1", "--resume")
     assert path.read_text() == whole.read_text()
+    assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
+
+
+def test_resuming_answers_the_prompts_that_were_added_since(generate, target_dir, prompts, tmp_path, capsys):
+    whole, path, some = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", tmp_path / "some.jsonl"
+    lines = Path(prompts).read_text().splitlines(keepends=True)
+    some.write_text("".join(lines[:3]))
+    flags = ["--temperature=1", "--resume", f"--output={path}"]
+    generate(*flags, f"--input={some}")
+    generate(*flags)
+    generate("--temperature=1", f"--output={whole}")
+    assert path.read_text() == whole.read_text()
+    base = ["generate", f"--model={target_dir}", *flags]
     capsys.readouterr()
-    generate(f"--output={path}", "--temperature=1", "--resume")
-    assert "is whole: nothing is left to do" in capsys.readouterr().err or path.read_text()
+    assert main([*base, f"--input={prompts}"]) == 0
+    assert capsys.readouterr().err == f"{path} is whole: nothing is left to do\n"
+    assert main([*base, f"--input={some}"]) == 2
+    assert f"{path}:4 is of another input" in capsys.readouterr().err
+    assert path.read_text() == whole.read_text()
 
 
 def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_dir, monkeypatch):
@@ -337,6 +353,11 @@ def bad(tmp_path_factory, target_dir) -> Path:
         (["--drafter=BAD/no_vocabulary"], "the vocabulary of BAD/no_vocabulary is unknown"),
         (["--task=wiki_leeds"], "unknown task 'wiki_leeds': did you mean 'wiki_leads'?"),
         (["--block_size=0"], "block_size is 0, must be at least 1"),
+        (["--block_size=9"], "--block_size=9: outputs end after 8 tokens, use 8 or less"),
+        (
+            ["--block_size=500", "--max_new_tokens=4"],
+            "--block_size=500: outputs end after 4 tokens, use 4 or less",
+        ),
         (["--block_size=two"], "argument --block_size: invalid whole number or auto value: 'two'"),
         (
             ["--drafter=none", "--drafter=lookup"],

@@ -131,9 +131,9 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
     assert not partial.exists()
 
 
-def put_one_and_fail(path: str) -> None:
-    with output_lines(path) as put:
-        put("one")
+def put_one_and_fail(path: str, line: str = "one", **options) -> None:
+    with output_lines(path, **options) as put:
+        put(line)
         raise ZeroDivisionError
 
 
@@ -243,6 +243,35 @@ def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(
     with output_lines(path, resume=True) as put:
         put("{}")
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "".join(lines) + "{}\n"
+
+
+def test_a_file_that_was_whole_is_added_to_and_stays_till_then(tmp_path):
+    path, asked = tmp_path / "out.jsonl", [Request("a", "f:1", {}), Request("b", "f:2", {})]
+    path.write_text('{"inputs": "a"}\n')
+    assert finished(str(path), asked) == 1
+    with output_lines(str(path), resume=True) as put:
+        put("{}")
+        assert path.read_text() == '{"inputs": "a"}\n'
+    assert path.read_text() == '{"inputs": "a"}\n{}\n'
+    with pytest.raises(UsageError, match=r"out.jsonl:2 is of another input"):
+        finished(str(path), asked)
+    path.write_text('{"inputs": "a"}\n{"inp')
+    with pytest.raises(UsageError, match=r"out.jsonl:2 is cut off"):
+        finished(str(path), asked)
+
+
+def test_lines_made_otherwise_are_not_resumed(tmp_path):
+    path, asked = str(tmp_path / "out.jsonl"), [Request("a", "f:1", {}), Request("b", "f:2", {})]
+    made = {"model": "m", "seed": 0, "stop": ["x"]}
+    with pytest.raises(ZeroDivisionError):
+        put_one_and_fail(path, '{"inputs": "a"}', settings=made)
+    with pytest.raises(UsageError, match=r"out.jsonl.partial was made with seed 0 and not 1: resume with"):
+        finished(path, asked, made | {"seed": 1})
+    assert finished(path, asked, made) == 1
+    with output_lines(path, resume=True, settings=made) as put:
+        put('{"inputs": "b"}')
+    assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
+    assert finished(path, asked, made) == 2
 
 
 @pytest.mark.parametrize("asked", [[Request("b", "f:1", {})], [Request("a", "f:1", {"id": 2})], []])
