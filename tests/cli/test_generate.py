@@ -114,34 +114,6 @@ def test_lines_with_laws_of_their_own_and_several_samples(generate, draft_dir, t
     assert all(row["emitted_tokens"] <= 2 for row in rows[3:])
 
 
-def test_resuming_gives_what_an_uninterrupted_run_gives(generate, tmp_path, capsys):
-    whole, path = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    generate(f"--output={whole}", "--temperature=1")
-    lines = whole.read_text().splitlines(keepends=True)
-    (tmp_path / "out.jsonl.partial").write_text("".join(lines[:2]) + lines[2][:20])
-    generate(f"--output={path}", "--temperature=1", "--resume")
-    assert path.read_text() == whole.read_text()
-    assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
-
-
-def test_resuming_answers_the_prompts_that_were_added_since(generate, target_dir, prompts, tmp_path, capsys):
-    whole, path, some = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", tmp_path / "some.jsonl"
-    lines = Path(prompts).read_text().splitlines(keepends=True)
-    some.write_text("".join(lines[:3]))
-    flags = ["--temperature=1", "--resume", f"--output={path}"]
-    generate(*flags, f"--input={some}")
-    generate(*flags)
-    generate("--temperature=1", f"--output={whole}")
-    assert path.read_text() == whole.read_text()
-    base = ["generate", f"--model={target_dir}", *flags]
-    capsys.readouterr()
-    assert main([*base, f"--input={prompts}"]) == 0
-    assert capsys.readouterr().err == f"{path} is whole: nothing is left to do\n"
-    assert main([*base, f"--input={some}"]) == 2
-    assert f"{path}:4 is of another input" in capsys.readouterr().err
-    assert path.read_text() == whole.read_text()
-
-
 def test_without_a_drafter_the_speculative_loop_is_never_made(generate, draft_dir, monkeypatch):
     class Made(Exception):
         pass
