@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding.law import checked, sampling_law
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 NOTHING_SHARED = 24 * math.log(2)
 """-log alpha, in nats, of two truncated laws without a common token: float32's resolution stands for 0."""
@@ -61,11 +62,13 @@ class _OfLaws:
       temperature: of both laws; the gradient is not scaled back by its square.
       top_k, top_p: as the sampler truncates (`decoding.law`; 0 and 1 are off). Truncated laws leave padding
         out, as the sampler does, and no gradient flows through the choice of what is kept.
+      padding_ids: real ids that are never sampled; `of_vocabulary` sets them.
     """
 
     temperature: float = dataclasses.field(default=1.0, kw_only=True)
     top_k: int = dataclasses.field(default=0, kw_only=True)
     top_p: float = dataclasses.field(default=1.0, kw_only=True)
+    padding_ids: tuple[int, ...] = dataclasses.field(default=T5_IDS.padding_ids, kw_only=True)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -109,7 +112,7 @@ class _OfLaws:
             peak = jnp.max(jax.lax.stop_gradient(logits), axis=-1, keepdims=True)
             logits = (logits - peak) / self.temperature  # no temperature overflows
         if self._truncates and side in self._truncated_sides:
-            law = sampling_law(1.0, self.top_k, self.top_p)
+            law = sampling_law(1.0, self.top_k, self.top_p, excluded_ids=self.padding_ids)
             kept = law.log_probs(jax.lax.stop_gradient(logits)) > -jnp.inf
             logits = jnp.where(kept, logits, -jnp.inf)
         return jax.nn.log_softmax(logits)
@@ -245,6 +248,16 @@ class WeightedSum:
         given = target_logits_BTV, draft_logits_BTV, mask_BT, tokens_BT
         losses = [w * d(*given) for d, w in zip(self.divergences, self.weights, strict=True)]
         return jnp.sum(jnp.stack(losses), axis=0)
+
+
+def of_vocabulary(divergence: Divergence, vocabulary: Vocabulary) -> Divergence:
+    """The divergence whose truncated laws are those that a sampler has over this vocabulary."""
+    if isinstance(divergence, WeightedSum):
+        parts = tuple(of_vocabulary(part, vocabulary) for part in divergence.divergences)
+        return dataclasses.replace(divergence, divergences=parts)
+    if isinstance(divergence, _OfLaws):
+        return dataclasses.replace(divergence, padding_ids=vocabulary.padding_ids)
+    return divergence
 
 
 NAMES: dict[str, type] = {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.distillation import chunks
-from distillspec_jax.distillation.divergences import Divergence, TotalVariation
+from distillspec_jax.distillation.divergences import Divergence, TotalVariation, of_vocabulary
 from distillspec_jax.distillation.sources import DataSource, Networks
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.metrics import Mean
@@ -80,7 +80,7 @@ def make_distillation_loss(
       divergence: token by token.
       source: of the sequences that it is taken on.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
-      vocabulary: of both; the padded rows of an embedding are in no law.
+      vocabulary: of both; the padded rows of an embedding are in no law, its padding ids in no truncated one.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
@@ -89,7 +89,7 @@ def make_distillation_loss(
     Raises:
       UsageError: an unknown normalization.
     """
-    normalize = find_normalization(normalization)
+    normalize, divergence = find_normalization(normalization), of_vocabulary(divergence, vocabulary)
 
     def loss_of_part(
         draft_logits: Array, part: dict[str, Array], target_params: Params

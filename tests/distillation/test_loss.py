@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, ReverseKL, TotalVariation
+from distillspec_jax.distillation.divergences import (
+    ForwardKL,
+    HardLabels,
+    ReverseKL,
+    TotalVariation,
+    WeightedSum,
+)
 from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed, OnPolicy
 from distillspec_jax.errors import UsageError
@@ -127,6 +133,20 @@ def test_padded_rows_of_the_embedding_are_in_no_law():
     )
     found = jax.jit(lambda f, p, b: f(p, b, jax.random.key(0))[0])(loss, wide, batch)
     assert float(found) == pytest.approx(evaluated(batch)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("whole", [TotalVariation(top_k=2), WeightedSum((TotalVariation(top_k=2),), (1.0,))])
+def test_truncated_laws_leave_out_the_vocabularys_own_padding(whole):
+    """P = (0.97, 0.02, 0.01) and Q = (0.01, 0.66, 0.33): where the id 0 is a word they share 2/99."""
+    p, q = ({"table": np.log([law] * 3)} for law in ([0.97, 0.02, 0.01], [0.01, 0.66, 0.33]))
+
+    def found(padding_ids):
+        vocabulary = Vocabulary(padding_ids=padding_ids)
+        loss = make_distillation_loss(Bigram(3), Bigram(3), p, whole, Fixed(), vocabulary=vocabulary)
+        return float(loss(q, prompts(1, 1), jax.random.key(0))[0])
+
+    assert found(()) == pytest.approx(1 - 2 / 99, rel=1e-5)
+    assert found((0,)) == pytest.approx(0, abs=1e-6)
 
 
 def gradient(loss, params, batch, key=0):
