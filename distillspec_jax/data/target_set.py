@@ -254,7 +254,8 @@ class TargetSet:
             raise UsageError(
                 f"{path} is damaged ({error}): remove it and run the same `collect` again"
             ) from error
-        if laws.ids_NK.shape != (sum(lengths), self.header.law_ids):
+        known = self.reader.tokenizer.vocab_size  # laws have none of an embedding's padded rows
+        if laws.ids_NK.shape != (sum(lengths), self.header.law_ids) or np.any(laws.ids_NK >= known):
             raise UsageError(
                 f"{path} is not of the texts beside it: remove it and run the same `collect` again"
             )

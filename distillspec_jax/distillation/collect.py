@@ -34,7 +34,7 @@ from distillspec_jax.data.target_set import (
 from distillspec_jax.decoding import requests
 from distillspec_jax.decoding.engine import Progress
 from distillspec_jax.decoding.law import sampling_law
-from distillspec_jax.decoding.text import Drafts, Generation, TextGenerator, prompt_format
+from distillspec_jax.decoding.text import Drafts, Generation, TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.distillation.stored_laws import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import fingerprints
@@ -96,10 +96,9 @@ def collect(
             f"num_samples is {num_samples} at temperature {named}, so that those of a prompt at 0 are equal: "
             f"ask for {len(temperatures)}"
         )
-    if law_ids >= target.model.vocab_size:
-        raise UsageError(
-            f"law_ids is {law_ids}, must be below the {target.model.vocab_size} logits of the target"
-        )
+    known = min(target.model.vocab_size, tokenizer_of(target).vocab_size)
+    if law_ids >= known:
+        raise UsageError(f"law_ids is {law_ids}, must be below the {known} ids that the target knows")
     for one in temperatures:
         sampling_law(one, top_k, top_p)
     rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
@@ -236,7 +235,8 @@ def _laws(
     """The laws at the N tokens of some texts, as they are stored."""
     filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
     batch = texts.batch(filled, lengths)
-    found = likeliest(target.model, target.params, batch, texts.header.law_ids)
+    known = texts.reader.tokenizer.vocab_size
+    found = likeliest(target.model, target.params, batch, texts.header.law_ids, known)
     ids_BTK, log_p_BTK = (np.asarray(x) for x in jax.device_get(found))
     real_BT = batch["decoder_loss_weights"][: len(numbers)] > 0
     ids_NK, log_p_NK = ids_BTK[: len(numbers)][real_BT], log_p_BTK[: len(numbers)][real_BT]

@@ -167,13 +167,17 @@ class _Objective:
 def _of_stored_laws(
     divergence: Divergence, data: DataConfig, loop: LoopConfig, partitioner: Partitioner
 ) -> _Objective:
+    vocabulary = data.tokenizer().vocabulary
+
+    def loss(model: Network, dropout: bool = True) -> LossFn:
+        return make_stored_law_loss(model, divergence, dropout=dropout, vocabulary=vocabulary)
+
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
             return None
-        measured = make_stored_law_loss(model, divergence)
-        return job.held_out_loss(measured, data, loop.batch_size, partitioner)
+        return job.held_out_loss(loss(model, dropout=False), data, loop.batch_size, partitioner)
 
-    return _Objective(lambda model: make_stored_law_loss(model, divergence, dropout=True), evaluate)
+    return _Objective(loss, evaluate)
 
 
 def _of_target(

@@ -25,6 +25,7 @@ from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 _total_variation = TotalVariation()
 
@@ -80,7 +81,7 @@ def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
     """Log-probabilities of the given ids and, last, of all others together: `[B, T, K + 1]`, float32.
 
     Args:
-      logits_BTV: raw, over the whole vocabulary.
+      logits_BTV: raw, over the whole vocabulary and nothing else.
       ids_BTK: distinct at each position, fewer than V.
     """
     log_q_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
@@ -91,25 +92,33 @@ def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
     return jnp.concatenate([chosen_BTK, tail_BT1], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def likeliest(model: LanguageModel, params: Params, batch: Batch, count: int) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def likeliest(
+    model: LanguageModel, params: Params, batch: Batch, count: int, vocab_size: int | None = None
+) -> tuple[Array, Array]:
     """The law of a model at every target token: its likeliest ids and their `merged` log-probabilities.
+
+    Args:
+      vocab_size: number of real ids; the padded rows of an embedding are in no law. None: all are real.
 
     Returns:
       `[B, T, K]` int32, likeliest first, and `[B, T, K + 1]` float32.
     """
-    logits_BTV = model.logits(params, batch)
+    logits_BTV = model.logits(params, batch)[..., :vocab_size]
     ids_BTK = jax.lax.top_k(logits_BTV, count)[1]
     return ids_BTK, merged(logits_BTV, ids_BTK)
 
 
-def make_stored_law_loss(draft: LanguageModel, divergence: Divergence, *, dropout: bool = False) -> LossFn:
+def make_stored_law_loss(
+    draft: LanguageModel, divergence: Divergence, *, dropout: bool = False, vocabulary: Vocabulary = T5_IDS
+) -> LossFn:
     """A loss for `training.step` on batches of `data.target_set` that have laws; no target is needed.
 
     Args:
       draft: the network; logits as wide as the target's were.
       divergence: token by token, over k + 1 outcomes.
       dropout: draw the draft's dropout masks from the step's key.
+      vocabulary: of both; the padded rows of an embedding are in no law.
 
     The metric `acceptance_at_most` is the pooled 1 - TVD of the merged laws, not below the whole ones'.
     """
@@ -118,7 +127,7 @@ def make_stored_law_loss(draft: LanguageModel, divergence: Divergence, *, dropou
         weights_BT = batch["decoder_loss_weights"]
         log_p_BTK = jnp.concatenate([batch["law_log_p"], batch["law_log_tail"][..., None]], axis=-1)
         logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
-        log_q_BTK = merged(logits_BTV, batch["law_ids"])
+        log_q_BTK = merged(logits_BTV[..., : vocabulary.size], batch["law_ids"])
         tokens_BT = batch["decoder_target_tokens"]
         loss_BT = divergence(log_p_BTK, log_q_BTK, weights_BT, tokens_BT)
         weight_BT, weight_sum = by_sequence(weights_BT)

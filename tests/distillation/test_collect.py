@@ -141,7 +141,7 @@ def test_nor_one_of_another_target(folder):
     [
         ({"limit": 0}, "limit is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
-        ({"law_ids": 1 << 20}, "law_ids is 1048576, must be below the 4096 logits"),
+        ({"law_ids": 1 << 20}, "law_ids is 1048576, must be below the 4096 ids"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"temperature": 0.0}, "num_samples is 2 at temperature 0"),
         ({"temperature": [1.0, 0.0], "num_samples": 3}, "num_samples is 3 at temperature 1, 0, .* 2"),
@@ -199,6 +199,10 @@ def test_a_set_that_does_not_fit_is_refused(folder, copy, tmp_path):
     other = Tokenizer.from_bytes(train_vocabulary(["red tea", "blue hat"] * 9, vocabulary_size=270))
     with pytest.raises(UsageError, match="another vocabulary than 'test_collect' is read with"):
         TargetSet(folder).check(TASK, other, LENGTHS)
+    with np.load(law_file(copy, 2)) as laws:
+        np.savez(law_file(copy, 2), **{**laws, "ids": laws["ids"] + np.uint16(4096)})
+    with pytest.raises(UsageError, match=r"00002\.npz is not of the texts beside it: remove it"):
+        TargetSet(copy).batch([9], LENGTHS)
     law_file(copy, 2).write_bytes(b"PK")
     with pytest.raises(UsageError, match=r"00002\.npz is damaged"):
         TargetSet(copy).batch([9], LENGTHS)

@@ -7,6 +7,7 @@ import pytest
 
 from distillspec_jax.distillation.divergences import ForwardKL, JensenShannon, ReverseKL, TotalVariation
 from distillspec_jax.distillation.stored_laws import likeliest, make_stored_law_loss, merged
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 
 B, T, V, K = 2, 3, 7, 3
@@ -140,6 +141,25 @@ def test_mass_outside_the_stored_ids_is_not_free(divergence):
     slope = np.asarray(jax.grad(loss)(fled))
     assert (slope[..., :K] < 0).all()
     assert (slope[..., K:] > 0).all()
+
+
+def test_padded_rows_of_the_embedding_are_in_no_law(laws):
+    """Neither stored, though they are the likeliest, nor learnt from; they get no gradient."""
+    target, draft, ids = laws
+    wide = [np.pad(x, ((0, 0), (0, 0), (0, 2)), constant_values=30.0) for x in (target, draft)]
+    found, log_p = likeliest(Table(), wide[0], {}, K, V)
+    np.testing.assert_array_equal(found, ids)
+    batch = batch_of(target, ids)
+    np.testing.assert_allclose(log_p[..., :-1], batch["law_log_p"], rtol=1e-6)
+    np.testing.assert_allclose(log_p[..., -1], batch["law_log_tail"], rtol=1e-5)
+
+    def loss(logits, size):
+        made = make_stored_law_loss(Table(), ForwardKL(), vocabulary=Vocabulary(size))
+        return made(logits, batch, jax.random.key(0))[0]
+
+    value, slope = jax.value_and_grad(loss)(wide[1], V)
+    assert float(value) == pytest.approx(float(loss(draft, None)), rel=1e-5)
+    np.testing.assert_array_equal(slope[..., V:], 0.0)
 
 
 def test_likeliest_are_a_networks_own_law():
