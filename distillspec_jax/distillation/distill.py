@@ -12,7 +12,7 @@ from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.held_out import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
-from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
+from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy, check_shares
 from distillspec_jax.distillation.step_profile import step_profile
 from distillspec_jax.distillation.stored_laws import check_laws, check_target, make_stored_law_loss
 from distillspec_jax.errors import UsageError
@@ -73,7 +73,7 @@ def distill(
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
     optimizers.check_schedule(loop.total_steps, learning_rate)
-    _check_settings(target, data, loop, normalization, deployment, profile)
+    _check_settings(target, data, loop, source, normalization, deployment, profile)
     divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
@@ -124,12 +124,15 @@ def _check_settings(
     target: str | None,
     data: DataConfig,
     loop: LoopConfig,
+    source: DataSource | None,
     normalization: str,
     deployment: Deployment | None,
     profile: bool,
 ) -> None:
     """Refuses what cannot go together, before anything is loaded."""
     find_normalization(normalization)
+    if source is not None:
+        check_shares(source, loop.batch_size, loop.microbatches)
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
     if loop.patience and (deployment is None or not loop.eval_period):

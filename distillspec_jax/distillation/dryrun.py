@@ -23,7 +23,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
 from distillspec_jax.distillation.loss import make_distillation_loss
-from distillspec_jax.distillation.sources import DataSource, OnPolicy
+from distillspec_jax.distillation.sources import DataSource, OnPolicy, check_shares
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
@@ -141,6 +141,8 @@ def dryrun(
     partitioner = make_partitioner(num_partitions, fully_sharded, devices)
     partitioner.check_batch(batch_size)
     check_microbatches(batch_size, microbatches)
+    if source is not None:
+        check_shares(source, batch_size, microbatches)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     params, shardings = _placed(trained, partitioner)
     chosen = optimizer(optimizers.warmup_cosine(1e-3, total_steps=1000))

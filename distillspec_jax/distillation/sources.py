@@ -7,6 +7,7 @@ the jitted step, from the draft's current parameters.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Protocol
 
@@ -126,16 +127,51 @@ class Mixture:
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         rows = batch["decoder_target_tokens"].shape[0]
-        bounds = [round(rows * sum(self.weights[:i])) for i in range(len(self.weights))] + [rows]
-        parts = []
-        for i, source in enumerate(self.sources):
-            if bounds[i] == bounds[i + 1]:
-                raise UsageError(
-                    f"Mixture: share {self.weights[i]} of {rows} rows is none; raise BATCH_SIZE or the share"
-                )
-            part = {name: x[bounds[i] : bounds[i + 1]] for name, x in batch.items()}
+        self.check(rows, 1)
+        parts, start = [], 0
+        for i, (source, dealt) in enumerate(zip(self.sources, self._dealt(rows), strict=True)):
+            part = {name: x[start : start + dealt] for name, x in batch.items()}
             parts.append(source(networks, part, jax.random.fold_in(key, i)))
+            start += dealt
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+    def _dealt(self, rows: int) -> list[int]:
+        """How many rows each source has."""
+        bounds = [round(rows * sum(self.weights[:i])) for i in range(len(self.weights))] + [rows]
+        return [end - start for start, end in itertools.pairwise(bounds)]
+
+    def check(self, rows: int, microbatches: int) -> None:
+        """Refuses rows that cannot be dealt out, and parts whose rounding would be another than the whole's.
+
+        Args:
+          rows: of a batch.
+          microbatches: parts that it is cut into, which divide it.
+
+        Raises:
+          UsageError: names the nearest number of parts, or the share that is no row.
+        """
+        whole = self._dealt(rows)
+        if 0 in whole:
+            share = self.weights[whole.index(0)]
+            raise UsageError(f"Mixture: share {share} of {rows} rows is none; raise BATCH_SIZE or the share")
+
+        def in_parts(parts: int) -> list[int]:
+            return [parts * dealt for dealt in self._dealt(rows // parts)]
+
+        if in_parts(microbatches) != whole:
+            fits = (n for n in range(microbatches, 0, -1) if rows % n == 0 and in_parts(n) == whole)
+            raise UsageError(
+                f"Mixture: MICROBATCHES={microbatches} would deal {rows} rows out as "
+                f"{in_parts(microbatches)} and not as {whole}; take {next(fits)}"
+            )
+        for source, dealt in zip(self.sources, whole, strict=True):
+            check_shares(source, dealt, microbatches)
+
+
+def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
+    """`Mixture.check`; other sources take whatever rows there are."""
+    if isinstance(source, Mixture):
+        source.check(rows, microbatches)
 
 
 def sampled_batch(

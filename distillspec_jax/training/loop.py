@@ -79,6 +79,7 @@ class LoopConfig:
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
                 raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
+        check_microbatches(self.batch_size, self.microbatches)
         if self.seed >= 2**32:
             raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
         if self.on_non_finite not in finiteness.POLICIES:
@@ -120,11 +121,10 @@ def train(
 
     Raises:
       Preempted: SIGTERM or SIGINT came; everything up to the last step is saved.
-      UsageError: the loss is no longer finite (see `LoopConfig.on_non_finite`), the disk is full, the batch
-        cannot be split.
+      UsageError: the loss is no longer finite (see `LoopConfig.on_non_finite`), the disk is full, the devices
+        cannot share a batch.
     """
     partitioner.check_batch(config.batch_size)
-    check_microbatches(config.batch_size, config.microbatches)
     state, shardings = create_state(params, param_shardings, optimizer, partitioner)
     train_step = make_train_step(optimizer, partitioner, shardings, config.seed, config.microbatches)
     total = config.total_steps

@@ -120,6 +120,10 @@ def other_vocabulary(tmp_path_factory) -> str:
             ["--gin.SOURCE=@sources.OnPolicy()", "--gin.sources.OnPolicy.temperature=-1"],
             "OnPolicy.temperature=-1",
         ),
+        (
+            ["--gin_file=experiments/algorithms/imitkd.gin", "--gin.MICROBATCHES=4"],
+            "Mixture: MICROBATCHES=4 would deal 4 rows out as [0, 4] and not as [2, 2]; take 2",
+        ),
         (["--gin.MIXTURE_OR_TASK_NAME=gsm"], "unknown task or mixture 'gsm': "),
         (
             ["--gin.data_config.DataConfig.pack=True"],

@@ -186,6 +186,20 @@ def test_a_share_of_no_row_is_refused_by_its_size():
         draw(mixture, SHORT, LONG, prompts(4, 5), 0)
 
 
+def test_parts_of_a_batch_have_its_shares_or_are_refused():
+    """Of three rows a half is 2 or 1, of 24 it is 12: in eight such parts, 16."""
+    halves = Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
+    halves.check(24, 6)
+    with pytest.raises(
+        UsageError, match=r"MICROBATCHES=8 would deal 24 .* \[16, 8\] and not as \[12, 12\]; take 6"
+    ):
+        halves.check(24, 8)
+    with pytest.raises(UsageError, match=r"MICROBATCHES=12 would deal 12 rows .*; take 6"):
+        Mixture((halves, Fixed()), (0.5, 0.5)).check(24, 12)
+    with pytest.raises(UsageError, match=r"share 0\.5 of 1 rows is none"):
+        Mixture((halves, Fixed()), (0.5, 0.5)).check(2, 1)
+
+
 @pytest.mark.parametrize("kind", [OnPolicy, TargetGenerated])
 @pytest.mark.parametrize(
     ("settings", "says"),
