@@ -88,6 +88,7 @@ def distill(
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
         teacher = dataclasses.replace(teacher, model=looped)
         _check_pair(teacher, student, assume_same_vocabulary)
+        job.check_lengths(teacher.model, data, f"target {target}")
         if data.texts is not None:
             check_target(data.texts, teacher)
         source = source or (OnPolicy() if data.texts is None else Fixed())

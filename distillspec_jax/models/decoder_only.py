@@ -256,6 +256,11 @@ class DecoderOnly(LinenModel):
     config: DecoderOnlyConfig
     transformer = Transformer
 
+    @property
+    def room(self) -> int | None:
+        # The last token is never read.
+        return self.config.max_positions + 1 if self.config.positions == "learned" else None
+
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """The form that decodes fastest; see `t5.EncoderDecoder.prepare`."""
         return prepared(params, rows, head_dim=self.config.head_dim)
@@ -266,7 +271,7 @@ class DecoderOnly(LinenModel):
         Raises:
           UsageError: as `prefill`.
         """
-        if "encoder_segment_ids" not in batch:
+        if "encoder_segment_ids" not in batch:  # how long packed examples may be, `training.job` has checked
             self._check_room(batch.get("encoder_input_tokens"), batch["decoder_input_tokens"].shape[1])
         return super().hidden(params, batch, dropout_key=dropout_key)
 
@@ -284,9 +289,9 @@ class DecoderOnly(LinenModel):
         return DecodeState(length_B, cache, context={}), pending_B
 
     def _check_room(self, prompt_BT: Array | None, max_length: int) -> None:
-        config, width = self.config, 1 if prompt_BT is None else prompt_BT.shape[1]
-        if config.positions == "learned" and width - 1 + max_length > config.max_positions:
+        width = 1 if prompt_BT is None else prompt_BT.shape[1]
+        if self.room is not None and width + max_length > self.room:
             raise UsageError(
                 f"prompts of up to {width} tokens and {max_length} more do not fit the model's "
-                f"{config.max_positions} positions: shorten either"
+                f"{self.config.max_positions} positions: shorten either"
             )

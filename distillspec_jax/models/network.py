@@ -46,6 +46,11 @@ class LinenModel:
         width: int = self.config.vocab_size
         return width
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens of a prompt and what follows it, together; None: any number."""
+        return None
+
     def init(self, key: Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
         one = jnp.ones((1, 1), jnp.int32)

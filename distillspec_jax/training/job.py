@@ -36,10 +36,11 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
       gin: the bindings in force.
 
     Raises:
-      UsageError: the model is too small for the text's vocabulary, or a parent has another one (a task
-        that was given a vocabulary keeps it).
+      UsageError: the model is too small for the text's vocabulary or its rows, or a parent has another
+        vocabulary (a task that was given one keeps it).
     """
     family, config = registry.describe(model)
+    check_lengths(model, data, "the model")
     _ = data.held_out_texts  # refused before anything is written
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
@@ -73,6 +74,21 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
         ),
         **data.conventions(),
     )
+
+
+def check_lengths(model: Network, data: DataConfig, name: str) -> None:
+    """Refuses a text whose rows, packed or not, may hold an example that is longer than a model's positions.
+
+    Args:
+      name: of the model, in the message.
+    """
+    own = [catalog.find_task(task).feature_lengths for task in data.tasks]  # a mixture's, of what is held out
+    for lengths in (data.lengths, *(own if len(own) > 1 else ())):
+        if model.room is not None and sum(lengths.values()) > model.room:
+            raise UsageError(
+                f"TASK_FEATURE_LENGTHS={dict(lengths)}: {name} has positions for {model.room} tokens, inputs "
+                "and targets together: shorten either"
+            )
 
 
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from distillspec_jax.cli.main import main
-from distillspec_jax.models import pretrained
-from tests import pair
+from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from tests import pair, tiny
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +151,19 @@ def test_bad_input_is_one_line_and_makes_no_directory(
     error = capsys.readouterr().err
     assert error.startswith(f"distillspec distill: error: {message.replace('OTHER', other_vocabulary)}")
     assert error.count("\n") == 1
+    assert not directory.exists()
+
+
+def test_rows_longer_than_the_targets_positions_are_refused(base, tmp_path, capsys):
+    sizes = {"vocab_size": 4096, "emb_dim": 8, "num_heads": 2, "head_dim": 4, "num_layers": 1, "mlp_dim": 8}
+    model = DecoderOnly(DecoderOnlyConfig(**sizes, positions="learned", max_positions=22))
+    family, config = registry.describe(model)
+    card = dataclasses.replace(pair.target().card, family=family, config=config)
+    short = dataclasses.replace(pair.target(), model=model, params=tiny.params(model), card=card)
+    target, directory = pair.write(tmp_path / "target", short), tmp_path / "run"
+    assert main([*base, f"--gin.TARGET={target}", f"--gin.MODEL_DIR={directory}"]) == 2
+    says = f"TASK_FEATURE_LENGTHS={{'inputs': 16, 'targets': 8}}: target {target} has positions for 23 tokens"
+    assert says in capsys.readouterr().err
     assert not directory.exists()
 
 

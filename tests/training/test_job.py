@@ -11,6 +11,7 @@ from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.tokenizer import EMBEDDED_MODEL
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import job
@@ -79,6 +80,20 @@ def test_a_model_too_small_for_the_vocabulary_is_refused():
     small = EncoderDecoder(dataclasses.replace(MODEL.config, vocab_size=4000))
     with pytest.raises(UsageError, match=r"vocab_size 4000 is smaller than .*'wiki_leads' \(4096 pieces\)"):
         describe(model=small)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_rows_longer_than_the_models_positions_are_refused(pack):
+    """A packed row may hold one example, and its positions count on past the table's end."""
+    sizes = {"vocab_size": 4096, "emb_dim": 8, "num_heads": 2, "head_dim": 4, "num_layers": 1, "mlp_dim": 8}
+    line = DecoderOnly(DecoderOnlyConfig(**sizes, positions="learned", max_positions=40))
+    fits = DataConfig("wiki_leads", {"inputs": 24, "targets": 17}, pack=pack)
+    job.describe_run(line, fits, {}, gin="")
+    longer = dataclasses.replace(fits, feature_lengths={"inputs": 24, "targets": 18})
+    with pytest.raises(UsageError, match=r"={'inputs': 24, 'targets': 18}: the model has .* 41 tokens"):
+        job.describe_run(line, longer, {}, gin="")
+    with pytest.raises(UsageError, match=r"={'inputs': 192, 'targets': 128}: .* shorten either"):
+        job.describe_run(line, dataclasses.replace(fits, mixture_or_task_name="embedded_mixture"), {}, gin="")
 
 
 def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
