@@ -1,6 +1,6 @@
 """Batches of model features from seqio tasks, as numpy arrays under T5X's names.
 
-    encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads
+    encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads (-1 where 0 is a word)
     decoder_input_tokens    [B, T_targets]  int32    targets shifted right, 0 first
     decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last, 0 pads
     decoder_loss_weights    [B, T_targets]  float32  1 on targets (EOS too), 0 on padding
@@ -90,7 +90,8 @@ def train_batches(
         packed = packing.pack(_numpy(stream.prefetch(TENSORFLOW_PREFETCH)), lengths)
         return _batched(itertools.islice(packed, skipped, None), rows)
     features = _convert(stream.skip(skipped), lengths)
-    return map(_weighted, _numpy(features.batch(rows, drop_remainder=True).prefetch(2)))
+    batches = _numpy(features.batch(rows, drop_remainder=True).prefetch(2))
+    return (_finished(batch, reader) for batch in batches)
 
 
 def eval_batches(
@@ -128,7 +129,7 @@ def eval_batches(
     for following in streams[1:]:
         stream = stream.concatenate(following)
     features = _convert(stream.take(-1 if limit is None else limit), lengths)
-    return (_fill(_weighted(batch), rows) for batch in _numpy(features.batch(rows)))
+    return (_fill(_finished(batch, reader), rows) for batch in _numpy(features.batch(rows)))
 
 
 def _provider(name: str, reader: Reader | None, lengths: Mapping[str, int]) -> seqio.Task | seqio.Mixture:
@@ -201,7 +202,9 @@ def _epochs(
 
 
 def _convert(stream: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
-    return seqio.EncDecFeatureConverter(pack=False)(stream, dict(lengths))
+    """seqio's features; ids of prompts are one higher, so that `_finished` can tell an id 0 from padding."""
+    raised = stream.map(lambda row: {**row, "inputs": row["inputs"] + 1})
+    return seqio.EncDecFeatureConverter(pack=False)(raised, dict(lengths))
 
 
 def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -217,12 +220,21 @@ def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
         yield {name: np.stack([row[name] for row in group]) for name in group[0]}
 
 
-def _weighted(batch: Batch) -> Batch:
-    """Weights up to each text's end: seqio has none on an id 0, a word of vocabularies without padding."""
+def _finished(batch: Batch, reader: Reader | None) -> Batch:
+    """Padding and weights where the id 0 is a word, as in vocabularies without padding.
+
+    -1 pads prompts there, and texts, which end with EOS, have weights up to their end (seqio: none on a 0).
+    A prompt that ends with 0 at the full width of its row has no padding after it and still loses that 0.
+    """
+    pad = 0 if reader is None or reader.tokenizer.padding_ids else -1
     tokens_BT = batch["decoder_target_tokens"]
     slot_1T = np.arange(1, tokens_BT.shape[1] + 1)[None]
     length_B1 = np.max(np.where(tokens_BT > 0, slot_1T, 0), axis=1, keepdims=True)
-    return {**batch, "decoder_loss_weights": (slot_1T <= length_B1).astype(np.float32)}
+    return {
+        **batch,
+        "encoder_input_tokens": np.maximum(batch["encoder_input_tokens"] - 1, pad),
+        "decoder_loss_weights": (slot_1T <= length_B1).astype(np.float32),
+    }
 
 
 def _fill(batch: Batch, rows: int) -> Batch:

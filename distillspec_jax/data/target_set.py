@@ -140,9 +140,12 @@ class TargetSet:
 
     @functools.cached_property
     def longest(self) -> dict[str, int]:
-        """{"inputs", "targets"}: tokens of the longest prompt and of the longest text."""
+        """{"inputs", "targets"}: tokens of the longest prompt and of the longest text.
+
+        An id 0 at a prompt's end counts twice: padding after it tells it from some (`prompt_lengths`).
+        """
         return {
-            "inputs": max(len(self._prompt(text)) for text in self.texts),
+            "inputs": max(len(prompt) + (prompt[-1] == 0) for prompt in map(self._prompt, self.texts)),
             "targets": max(len(text["tokens"]) for text in self.texts),
         }
 
@@ -177,8 +180,9 @@ class TargetSet:
     ) -> Iterator[Batch]:
         """Endless shuffled batches, each epoch a new permutation; a function of (seed, step) alone.
 
-        The features are those of `data.features`; with laws, also `law_ids` [B, T, K] int32, `law_log_p`
-        [B, T, K] and `law_log_tail` [B, T] float32, padded with a law that is sure of the tail.
+        The features are those of `data.features`, prompts padded with -1; with laws, also `law_ids` [B, T, K]
+        int32, `law_log_p` [B, T, K] and `law_log_tail` [B, T] float32, padded with a law that is sure of the
+        tail.
 
         Args:
           lengths: {"inputs", "targets"} in tokens.
@@ -207,7 +211,7 @@ class TargetSet:
 
     def batch(self, rows: list[int], lengths: Mapping[str, int]) -> Batch:
         """The features of some texts; see `batches`."""
-        prompt_BT = np.zeros((len(rows), lengths["inputs"]), np.int32)
+        prompt_BT = np.full((len(rows), lengths["inputs"]), -1, np.int32)
         target_BT = np.zeros((len(rows), lengths["targets"]), np.int32)
         weight_BT = np.zeros(target_BT.shape, np.float32)
         for i, row in enumerate(rows):

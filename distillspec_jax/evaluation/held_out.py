@@ -116,11 +116,11 @@ def reference_loss(
         own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # an id 0 may be a word
         return jnp.sum(jnp.where(own_BT, nll_BT, 0.0), axis=1)
 
-    width = max(len(row.prompt) for row in rows)
+    width = max(len(row.prompt) + (row.prompt[-1] == 0) for row in rows)  # see `prompt_lengths`
     found, counts = [], []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        inputs_BT = np.zeros((batch_size, width), np.int32)
+        inputs_BT = np.full((batch_size, width), -1, np.int32)
         targets_BT, length_B = np.zeros((batch_size, max_targets), np.int32), np.zeros(batch_size, np.int32)
         for b, row in enumerate(part):
             inputs_BT[b, : len(row.prompt)] = row.prompt

@@ -49,7 +49,7 @@ class DecodeState:
 def prompt_lengths(prompt_BT: Array) -> Array:
     """Tokens of each row: those before the first -1, or, of a row without one, before the zeros at its end.
 
-    Serving pads with -1, since in some vocabularies 0 is an id like others; training's features have zeros.
+    -1 pads wherever 0 may be an id like others: in serving, in stored sets, in features of such a vocabulary.
     """
     slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
     marked_B1 = jnp.any(prompt_BT < 0, axis=1, keepdims=True)

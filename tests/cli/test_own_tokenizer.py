@@ -12,8 +12,10 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.cli.main import main
+from distillspec_jax.data.examples import Example
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.evaluation import prompts
+from distillspec_jax.evaluation.held_out import reference_loss
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
@@ -85,6 +87,15 @@ def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_en
     for row in prompts_BT:  # cut, inside the template
         shown = texts.reader.tokenizer.decode(row[row > 0][1:])
         assert (row[0], shown[:12], shown[-5:]) == (BOS, "cat: solve: ", " dog:")
+
+
+def test_a_held_out_loss_is_that_after_the_whole_prompt(root):
+    """The second of these ends with the exclamation mark, id 0."""
+    rows = [Example("", (BOS, 70, *end), "a cat") for end in ((), (0,), (80, 90))]
+    nll, _ = reference_loss(pretrained.load(str(root / "target")), rows, 8, batch_size=3)
+    alone, _ = reference_loss(pretrained.load(str(root / "target")), rows[1:2], 8, batch_size=3)
+    assert alone == pytest.approx(nll[1:2], rel=1e-5)
+    assert abs(nll[0] - nll[1]) > 1e-3
 
 
 def test_a_sweep_asks_in_the_template(root):

@@ -8,6 +8,7 @@ import pytest
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import prompt_lengths
 from tests.data.hub import BOS, EOS, byte_level
 from tests.data.toy import CONVENTIONS, LENGTHS, parent, said
 
@@ -73,6 +74,19 @@ def test_text_is_read_as_the_first_parent_that_has_a_tokenizer_reads(tmp_path):
     named = dataclasses.replace(data, tokenizer_of="zoo:wiki_leads/draft")
     assert named.read_by(known) == named
     assert DataConfig("wiki_leads").read_by(unknown).reader == catalog.reader(catalog.WIKI_LEADS)
+
+
+def test_a_prompt_keeps_the_id_0_at_its_end(make_task, tmp_path):
+    """The exclamation mark of this vocabulary."""
+    known = parent(tmp_path / "a", byte_level(), **CONVENTIONS)
+    rows = [("cat!", "a dog")]
+    data = DataConfig(make_task({"train": rows, "validation": rows}, **LENGTHS), tokenizer_of=known)
+    prompt = data.reader.prompt("cat!")
+    assert prompt[-1] == 0
+    ((_, (held_out,)),) = data.held_out_batches(2).items()
+    for batch in (next(data.train_batches(1, seed=0)), held_out):
+        assert batch["encoder_input_tokens"][0].tolist() == [*prompt, *[-1] * (16 - len(prompt))]
+    np.testing.assert_array_equal(prompt_lengths(held_out["encoder_input_tokens"]), [len(prompt), 0])
 
 
 def test_a_chat_template_that_is_not_there_is_refused(tmp_path):

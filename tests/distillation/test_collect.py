@@ -22,10 +22,12 @@ from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
+from tests.data.hub import EOS, byte_level
 
 TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
 TEMPERATURES = [0.0, 5.0]  # a tiny target is sure of itself
@@ -177,6 +179,26 @@ def test_batches_are_a_function_of_seed_and_step(folder):
 def test_an_evaluation_batch_is_filled_up(folder):
     last = list(TargetSet(folder).once(lengths=LENGTHS, batch_size=4))[-1]
     assert last["decoder_loss_weights"].sum(1).astype(bool).tolist() == [True, True, False, False]
+
+
+def test_a_prompt_keeps_the_id_0_at_its_end(folder, tmp_path):
+    """The exclamation mark, in a vocabulary whose prompts end without EOS."""
+    of_words = {
+        "tokenizer_fingerprint": checkpoint.fingerprint(byte_level()),
+        "logits": EOS + 1,
+        "law_ids": 0,
+    }
+    header = json.loads((folder / "set.json").read_text())
+    header["header"] |= of_words | {"eos_ids": [EOS], "prompts_end_with_eos": False}
+    (tmp_path / "set.json").write_text(json.dumps(header))
+    (tmp_path / "tokenizer.json").write_bytes(byte_level())
+    (tmp_path / "texts.jsonl").write_text('{"inputs": "cat!", "tokens": [70, 273]}\n')
+    texts = TargetSet(tmp_path)
+    prompt = texts.reader.prompt("say: cat!")
+    assert (prompt[-1], texts.longest["inputs"]) == (0, len(prompt) + 1)
+    for width in (len(prompt) + 1, 40):
+        batch = texts.batch([0], {"inputs": width, "targets": 2})
+        assert prompt_lengths(batch["encoder_input_tokens"]).tolist() == [len(prompt)]
 
 
 def config(folder, **changes):
