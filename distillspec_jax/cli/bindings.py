@@ -12,6 +12,7 @@ Names in `--gin.NAME=VALUE` are the names that the gin files use. Flags are appl
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import os
@@ -65,6 +66,13 @@ def bind(
     _finalize()
     _check_complete(job, given)
     return gin.get_configurable(job), gin.config_str()
+
+
+def value(job: Callable[..., Any], parameter: str) -> Any:
+    """What `bind` has given one parameter of a job; nothing else is made."""
+    return copy.deepcopy(
+        gin.get_bindings(job, resolve_references=False)[parameter]
+    )  # gin resolves in copying
 
 
 def task(flags: GinFlags) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Distils a draft from a target: divergence × data source.
 A run that was stopped goes on where it was: start it again.
@@ -27,18 +29,21 @@ def main(argv: list[str]) -> int:
     )
     flags = parser.parse(argv)
 
-    import jax
+    with ended_by_sigterm() as progress:
+        import jax
 
-    from distillspec_jax.cli import bindings
-    from distillspec_jax.distillation.distill import distill
-    from distillspec_jax.evaluation import agreement
+        from distillspec_jax import checkpoint
+        from distillspec_jax.cli import bindings
+        from distillspec_jax.distillation.distill import distill
+        from distillspec_jax.evaluation import agreement
 
-    job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
-    directory = job(gin=configuration)
-    print(directory)
-    if flags.check_prompts > 0 and jax.process_count() == 1:
-        found = agreement.check(directory, prompts=flags.check_prompts)
-        print(found or "no target or no held-out prompts to check with", file=sys.stderr)
+        job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
+        progress.newest = functools.partial(checkpoint.latest_step, bindings.value(distill, "model_dir"))
+        directory = job(gin=configuration)
+        print(directory)
+        if flags.check_prompts > 0 and jax.process_count() == 1:
+            found = agreement.check(directory, prompts=flags.check_prompts)
+            print(found or "no target or no held-out prompts to check with", file=sys.stderr)
     return 0
 
 

@@ -52,7 +52,7 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
         # Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except Exception as raised:
+    except BaseException as raised:  # a preempted job's is no `Exception`
         error = _without_gin(raised)
         news = getattr(error, "exit_status", None)
         message = str(error) if news else explain(error) or _explain_missing_values(raised)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Supervised training of a target or a draft.
 A run that was stopped goes on where it was: start it again.
@@ -19,11 +21,14 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     flags = CommandParser("finetune", HELP, gin=True).parse(argv)
 
-    from distillspec_jax.cli import bindings
-    from distillspec_jax.training.finetune import finetune
+    with ended_by_sigterm() as progress:
+        from distillspec_jax import checkpoint
+        from distillspec_jax.cli import bindings
+        from distillspec_jax.training.finetune import finetune
 
-    job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
-    print(job(gin=configuration))
+        job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
+        progress.newest = functools.partial(checkpoint.latest_step, bindings.value(finetune, "model_dir"))
+        print(job(gin=configuration))
     return 0
 
 

@@ -134,6 +134,7 @@ def train(
         return evaluate is not None and (step == total or bool(period and step % period == 0))
 
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())  # until all is written
         snapshots = stack.enter_context(Snapshots(directory, config.keep))
         state, start, pending = snapshots.restore(state, shardings)
         if start > total:
@@ -141,7 +142,6 @@ def train(
         reports = stack.enter_context(Reports(directory, description, total, start))
         for note in snapshots.notes:
             reports.note(note)
-        stop = stack.enter_context(stop_signals())
         patience = config.patience * config.eval_period
         selection = None if select is None else Selection(directory, select, patience)
 
@@ -164,6 +164,8 @@ def train(
         throughput = Throughput()
         interval = _Interval(pending, directory, config, snapshots, reports, throughput)
         alone, began = jax.process_count() == 1, time.monotonic()
+        if stop.requested and start < total:  # before the step that compiles
+            raise Preempted(f"stopped by {stop.name}: resumable, step {start} of {total}")
         source = batches(start) if start < total else iter(())
         for step in range(start + 1, total + 1):
             with throughput.waiting():

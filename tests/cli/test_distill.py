@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
 from pathlib import Path
 
 import jax
@@ -95,6 +96,13 @@ def test_a_finished_run_is_left_as_it_is(base, distilled):
     before = (distilled / "metrics.jsonl").read_text()
     assert main([*base, f"--gin.MODEL_DIR={distilled}"]) == 0
     assert (distilled / "metrics.jsonl").read_text() == before
+
+
+def test_a_sigterm_during_the_final_check_is_no_failure(base, distilled, monkeypatch, capsys):
+    checking = "distillspec_jax.evaluation.agreement.check"
+    monkeypatch.setattr(checking, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert main([*base, f"--gin.MODEL_DIR={distilled}", "--check_prompts=1"]) == 75
+    assert capsys.readouterr().err.endswith("distillspec distill: stopped by SIGTERM: resumable, step 2\n")
 
 
 @pytest.fixture(scope="module")

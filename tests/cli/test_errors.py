@@ -21,7 +21,7 @@ def ends(raised: BaseException, capsys: pytest.CaptureFixture) -> tuple[int, str
     return status, capsys.readouterr().err
 
 
-class Preempted(Exception):
+class Preempted(BaseException):
     exit_status = 75
 
 

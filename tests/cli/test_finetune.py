@@ -87,6 +87,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(base, trained, tmp_
     assert_same_params(directory, trained)
 
 
+def test_a_sigterm_before_the_first_step_is_no_failure(base, trained, tmp_path, monkeypatch, capsys):
+    loading = "distillspec_jax.training.job.initial_params"
+    monkeypatch.setattr(loading, lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    for directory, step in ((tmp_path / "new", 0), (trained, 4)):
+        assert main([*base, f"--gin.MODEL_DIR={directory}"]) == 75
+        error = capsys.readouterr().err
+        assert error == f"distillspec finetune: stopped by SIGTERM: resumable, step {step}\n"
+
+
 def test_a_finished_run_trains_no_more(base, trained, capsys):
     before = (trained / "metrics.jsonl").read_text()
     assert main([*base, f"--gin.MODEL_DIR={trained}"]) == 0

@@ -17,7 +17,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import optimizers
-from distillspec_jax.training.preemption import Preempted, stop_signals
+from distillspec_jax.training.preemption import Preempted, ended_by_sigterm, stop_signals
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import create_state
 from tests.training import toy
@@ -265,9 +265,49 @@ def test_a_second_interrupt_does_not_wait():
             signal.raise_signal(signal.SIGINT)
 
 
+def as_a_command(directory, then=lambda: None, **changes):
+    with ended_by_sigterm() as progress:
+        progress.newest = lambda: checkpoint.latest_step(directory)
+        toy.run(directory, **changes)
+        then()
+
+
+def test_a_sigterm_outside_the_loop_ends_at_once(tmp_path):
+    with pytest.raises(Preempted, match=r"^stopped by SIGTERM: resumable, step 3$"):
+        as_a_command(tmp_path, terminate, total_steps=3)
+
+
+def test_a_sigterm_while_a_checkpoint_is_read_does_not_pass_for_damage(tmp_path):
+    with pytest.raises(Preempted, match="step 0"), ended_by_sigterm(), checkpoint.reading(tmp_path):
+        terminate()
+
+
+def test_a_sigterm_before_the_loop_is_answered_before_a_step_compiles(tmp_path, monkeypatch):
+    toy.run(tmp_path, total_steps=3)
+    whole = Snapshots._read
+
+    def interrupted(self, *arguments):
+        terminate()
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Snapshots, "_read", interrupted)
+    with pytest.raises(Preempted, match=r"^stopped by SIGTERM: resumable, step 3 of 12$"):
+        toy.run(tmp_path, batches=None)
+
+
+def test_a_sigterm_during_the_last_evaluation_is_answered_after_it(tmp_path, uninterrupted):
+    def last(params):
+        terminate()
+        return toy.held_out(params)
+
+    with pytest.raises(Preempted, match=r"step 12$"):
+        as_a_command(tmp_path, evaluate=last, eval_period=0)
+    assert toy.lines(tmp_path)[-1] == uninterrupted[1][-1]
+
+
 def test_handlers_are_given_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stop_signals():
+    with ended_by_sigterm(), stop_signals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
