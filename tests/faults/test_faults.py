@@ -52,18 +52,23 @@ def test_killed_while_saving_and_asked_to_stop_a_run_is_the_same(tmp_path, unint
     assert toy.lines(tmp_path) == uninterrupted[1]
 
 
-def test_two_processes_train_together_and_one_goes_on(tmp_path, uninterrupted):
-    """The first reads a clock that says stop at once; both stop where they agree on it, at a report."""
+def together(directory, *settings):
+    """What two processes say that train together, each by its own settings."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     peers = {"DISTILLSPEC_MULTIHOST": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     processes = [
-        start(tmp_path, {**peers, "JAX_PROCESS_ID": str(index)}, max_seconds=[1e-4, 99.0][index])
-        for index in range(2)
+        start(directory, {**peers, "JAX_PROCESS_ID": str(index)}, **own) for index, own in enumerate(settings)
     ]
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+
+def test_two_processes_train_together_and_one_goes_on(tmp_path, uninterrupted):
+    """The first reads a clock that says stop at once; both stop where they agree on it, at a report."""
+    said = together(tmp_path, {"max_seconds": 1e-4}, {"max_seconds": 99.0})
     assert checkpoint.latest_step(tmp_path) == 5
     assert "train      5/40" in said[0]
     assert "train" not in said[1]  # the first host speaks
@@ -77,3 +82,17 @@ def test_two_processes_train_together_and_one_goes_on(tmp_path, uninterrupted):
     assert found == [
         pytest.approx({k: v for k, v in line.items() if k != "split"}, rel=1e-5) for line in expected
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_for_fifty_steps(tmp_path):
+    settings = {"total_steps": 50, "log_period": 1, "eval_period": 0, "save_period": 50}
+    together(tmp_path / "two", settings, settings)
+    toy.run(tmp_path / "one", **settings)
+    one, two = (
+        [line["loss"] for line in toy.lines(tmp_path / name) if line["split"] == "train"]
+        for name in ("one", "two")
+    )
+    print(f"largest relative difference: {max(abs(b / a - 1) for a, b in zip(one, two, strict=True)):.1e}")
+    assert len(one) == 50
+    assert two == pytest.approx(one, rel=1e-5)
