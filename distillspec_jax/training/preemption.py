@@ -92,5 +92,5 @@ def _handling(handler: Callable[[int, FrameType | None], None], *numbers: signal
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
