@@ -21,7 +21,7 @@ from distillspec_jax.models.zoo import FAMILIES, ROLES, member
 from distillspec_jax.training.finetune import finetune
 from tests import pair
 
-SIZES = {"t5": {"target": 6_690_048, "draft": 918_528}, "decoder": {"target": 4_984_064, "draft": 688_512}}
+SIZES = {"t5": {"target": 6_690_048, "draft": 918_528}, "decoder": {"target": 3_672_320, "draft": 688_512}}
 
 
 @pytest.fixture(autouse=True)
