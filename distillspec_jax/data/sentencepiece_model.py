@@ -54,7 +54,9 @@ class SentencePieceModel:
         return str(self._processor.id_to_piece(token)).replace(SPACE_MARK, " ")
 
     def piece_bytes(self, token: int) -> bytes:
-        if self._processor.is_control(token) or self._processor.is_unknown(token):
+        if self._processor.is_control(token):
             return b""
+        if self._processor.is_unknown(token):
+            return self.decode([token]).encode()  # " ⁇ ", whatever its piece is called
         piece = str(self._processor.id_to_piece(token))
         return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(token) else self.piece(token).encode()

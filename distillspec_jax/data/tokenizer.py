@@ -148,7 +148,7 @@ class Tokenizer:
         return library.decode(kept)
 
     def piece_bytes(self, token: int) -> bytes:
-        """What one id adds to a text, in UTF-8; nothing for EOS, padding and the unknown piece."""
+        """What one id adds to a text, in UTF-8; nothing for EOS and padding."""
         return self._library.piece_bytes(token)
 
     def piece(self, token: int) -> str:

@@ -66,6 +66,8 @@ def test_pieces_spell_the_text_they_are_cut_from():
     ids = tokenizer.encode(text)
     assert b"".join(map(tokenizer.piece_bytes, ids)) == text.encode()
     assert [tokenizer.piece_bytes(i) for i in (tokenizer.pad_id, tokenizer.eos_id)] == [b"", b""]
+    unknown = [*ids, tokenizer.unk_id, *ids]
+    assert b"".join(map(tokenizer.piece_bytes, unknown)) == tokenizer.decode(unknown).encode()
 
 
 @pytest.mark.parametrize("drafted", [False, True])
