@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     add(
         "--resume",
         action="store_true",
-        help="go on after the lines of a run that was cut off or had fewer requests",
+        help="go on after the lines of a run that was cut off",
     )
     add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add(
@@ -120,11 +120,12 @@ def main(argv: list[str]) -> int:
     defaults = {name: getattr(flags, name) for name in requests.OPTIONS} | {"max_new_tokens": limit}
     options = requests.options(asked, defaults)
     limits = options["max_new_tokens"]
+    block_size = _block_size(flags.block_size, max(limits) if isinstance(limits, list) else limits)
     generator = text.TextGenerator(
         target,
         _drafters(flags.drafter or [], flags.dtype),
         form=form,
-        block_size=_block_size(flags.block_size, max(limits) if isinstance(limits, list) else limits),
+        block_size=block_size,
         rule=flags.rule,
         epsilon=flags.epsilon,
         candidates=flags.candidates,
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> int:
         partitioner=partitioner,
         on_compile=lambda line: print(line, file=sys.stderr),
     )
-    settings = {name: getattr(flags, name) for name in _DECISIVE}
+    settings = {name: getattr(flags, name) for name in _DECISIVE} | {"block_size": block_size}
     done = requests.finished(flags.output, asked, settings) if flags.resume else 0
     if done == len(asked) and not os.path.exists(flags.output + ".partial"):
         print(f"{flags.output} is whole: nothing is left to do", file=sys.stderr)

@@ -81,7 +81,7 @@ def sample(
     Args:
       model: the network to sample from, with its current `params`.
       law: the sampling law.
-      prompt_BT: int32, 0-padded on the right.
+      prompt_BT: int32, padded on the right, see `prompt_lengths`.
       keys_B: one PRNG key a row.
       max_new_tokens: static; the width of the result.
       stopping: when a row ends by its content.

@@ -171,7 +171,7 @@ class Engine:
         Those that are done earlier come earlier, whatever their index.
 
         Args:
-          prompts: token ids; none empty, none ending with 0, which at the end is padding.
+          prompts: token ids; none empty.
           law: fields `[]`, or one value a prompt.
           max_new_tokens: one limit, or one a prompt; each at least 1.
           seed: fixes every prompt's text, given its number and the block size.

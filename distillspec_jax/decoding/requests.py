@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -139,7 +138,8 @@ def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any]
       settings: what the lines must have been made with, if `output_lines` noted it.
 
     Raises:
-      UsageError: the lines are of other requests, the first is named; or of other settings.
+      UsageError: the lines are of other requests, the first is named; or of other settings. A file that is
+        whole has no note of its settings: it must answer all requests.
     """
     partial = Path(path + ".partial")
     there = partial if partial.is_file() else Path(path)
@@ -156,9 +156,14 @@ def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any]
     if there != partial:
         if len(whole) < len(content):
             raise UsageError(f"{there}:{len(lines) + 1} is cut off: no output of an earlier run")
+        if len(lines) < len(requests):
+            raise UsageError(
+                f"{there} is whole with {len(lines)} of {len(requests)} outputs: ask for the others in "
+                "requests and an output of their own"
+            )
         return len(lines)
     noted = _settings_file(path)
-    made_with = _fields(noted.read_text(encoding="utf-8")) if settings and noted.is_file() else {}
+    made_with = _fields(noted.read_text(encoding="utf-8")) if lines and noted.is_file() else {}
     for name, value in (settings or {}).items():
         if made_with.get(name, value) != value:
             raise UsageError(
@@ -190,8 +195,8 @@ def output_lines(
     """A writer of lines to a file or, for `-`, to standard output.
 
     A file appears under its own name only when the context ends well; until then, and after an error, its
-    lines are in `PATH.partial`. If `resume`, they come after those there, or after those of a file that was
-    whole once. Pipes and devices get their lines at once.
+    lines are in `PATH.partial`. If `resume`, they come after those there. Pipes and devices get their lines
+    at once.
 
     Args:
       settings: what the lines are made with; noted beside them while they are not whole (see `finished`).
@@ -208,8 +213,6 @@ def output_lines(
     whole = not Path(path).exists() or Path(path).is_file()
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
-        if whole and resume and not partial.exists() and Path(path).exists():
-            shutil.copyfile(path, partial)
         file = partial.open("a" if resume else "w", encoding="utf-8")
         if whole and settings is not None:
             _settings_file(path).write_text(json.dumps(settings), encoding="utf-8")

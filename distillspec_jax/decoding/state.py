@@ -174,7 +174,7 @@ class Loop(Protocol):
     """A way to decode: a frozen, hashable value, a static argument of jitted functions."""
 
     def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
-        """Reads the prompts (int32, 0-padded on the right) and makes room for `max_new_tokens`."""
+        """Reads the prompts (padded as `prompt_lengths` says) and makes room for `max_new_tokens`."""
 
     def run(
         self, params: PairParams, state: State, max_rounds: Array | int, enough: Array | int = 1

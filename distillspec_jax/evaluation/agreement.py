@@ -216,7 +216,11 @@ def sample_rounds(
         measure_overlap=True,
     )
     prompt_BT = jnp.asarray(batch["encoder_input_tokens"])
-    rows, longest = len(prompt_BT), batch["decoder_target_tokens"].shape[1]
+    rows, width = prompt_BT.shape
+    # Where positions end before the texts would, these are shorter.
+    rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
+    fits = [room - width - block_size - 1 for room in rooms]
+    longest = max(1, min([batch["decoder_target_tokens"].shape[1], *fits]))
     keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
     limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
     sampling = law.law(vocabulary)

@@ -123,9 +123,15 @@ def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
     size = read.model.vocab_size
     if read.tokenizer is not None:
         try:
-            size = min(size, Tokenizer.from_bytes(read.tokenizer, read.eos_ids).vocab_size)
+            known = Tokenizer.from_bytes(read.tokenizer, read.eos_ids).vocab_size
         except UsageError as error:
             raise UsageError(f"{read.tokenizer_name}: {error}") from error
+        if known > size:
+            raise UsageError(
+                f"{read.tokenizer_name}: it has {known:,} ids, but the network has logits for {size:,}: "
+                "it is another model's"
+            )
+        size = known
     for token in given_ids:
         if not 0 <= token < size:
             raise UsageError(f"--eos_ids={token}: the vocabulary has ids from 0 to {size - 1}")
@@ -184,12 +190,14 @@ def export(source: str, destination: str) -> Pretrained:
     checkpoint.check_empty(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
-    hf_folder.write(destination, *factorised.expanded(model.model, jax.device_get(model.params)), **special)
+    network, params = factorised.expanded(model.model, jax.device_get(model.params))
+    card = readme.text(model, checkpoint.count_parameters(params))
+    hf_folder.write(destination, network, params, **special)
     root = Path(destination)
     with checkpoint.saving(root):
         for name, content in files.items():
             (root / name).write_bytes(content)
-        (root / "README.md").write_text(readme.text(model), encoding="utf-8")
+        (root / "README.md").write_text(card, encoding="utf-8")
     return model
 
 

@@ -14,13 +14,17 @@ _LOGS = ("training.jsonl", "metrics.jsonl")
 """Of a model of the zoo, and of a run."""
 
 
-def text(model: Pretrained) -> str:
-    """What it is, where it comes from, what was measured."""
+def text(model: Pretrained, num_parameters: int) -> str:
+    """What it is, where it comes from, what was measured.
+
+    Args:
+      num_parameters: as they are written.
+    """
     card = model.card
     lines = [
         f"# {Path(model.name).name}",
         "",
-        f"A {card.family} network of {model.num_parameters:,} parameters, written by `distillspec convert "
+        f"A {card.family} network of {num_parameters:,} parameters, written by `distillspec convert "
         "--to=hf`.",
         "",
     ]
@@ -51,13 +55,17 @@ def _acceptance(directory: Path, card: ModelCard) -> list[str]:
     its log in the run's folder, and a trained draft that was given a shortlist in that of the draft it was.
     """
     made = card.provenance
-    if "shortlist" in made and "layers" not in made:
-        directory = pretrained.resolve(made["shortlist"]["draft"])
     step = checkpoint.latest_step(directory) or 0
+    if "shortlist" in made and "layers" not in made:
+        directory, step = pretrained.resolve(made["shortlist"]["draft"]), made["shortlist"]["step"]
     run = directory.parent if (directory / "selection.json").is_file() else directory
     expected: dict[str, float] = {}
     for path in filter(Path.is_file, map(run.joinpath, _LOGS)):
-        for line in map(json.loads, path.read_text().splitlines()):
+        for written in path.read_text().splitlines():
+            try:
+                line = json.loads(written)
+            except ValueError:
+                break  # cut short by a kill, as `JsonlWriter` knows
             if line["step"] <= step:
                 expected |= {name: value for name, value in line.items() if "acceptance_expected" in name}
     checked, sampled = directory / "agreement.json", []

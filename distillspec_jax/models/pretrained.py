@@ -85,7 +85,9 @@ def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrai
     Args:
       texts: where the ids are from.
     """
-    made = draft.card.provenance | {"shortlist": checkpoint.provenance(draft=draft.name, texts=texts)}
+    step = checkpoint.latest_step(resolve(draft.name)) or 0
+    listed = checkpoint.provenance(draft=draft.name, step=step, texts=texts)
+    made = draft.card.provenance | {"shortlist": listed}
     return dataclasses.replace(
         draft, card=dataclasses.replace(draft.card, shortlist=list(ids), provenance=made)
     )

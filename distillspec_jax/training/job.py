@@ -21,6 +21,7 @@ from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 from distillspec_jax.training.loop import Evaluate
+from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.step import LossFn, evaluate
 
 OptimizerFactory = Callable[[optax.Schedule], optax.GradientTransformation]
@@ -82,12 +83,15 @@ def check_lengths(model: Network, data: DataConfig, name: str) -> None:
     Args:
       name: of the model, in the message.
     """
-    own = [catalog.find_task(task).feature_lengths for task in data.tasks]  # a mixture's, of what is held out
-    for lengths in (data.lengths, *(own if len(own) > 1 else ())):
+    named: dict[str, Mapping[str, int]] = {f"TASK_FEATURE_LENGTHS={dict(data.lengths)}": data.lengths}
+    if len(data.tasks) > 1:  # what is held out of a mixture has its tasks' own
+        own = {task: catalog.find_task(task).feature_lengths for task in data.tasks}
+        named |= {f"feature_lengths={dict(lengths)} of {task}": lengths for task, lengths in own.items()}
+    for what, lengths in named.items():
         if model.room is not None and sum(lengths.values()) > model.room:
             raise UsageError(
-                f"TASK_FEATURE_LENGTHS={dict(lengths)}: {name} has positions for {model.room} tokens, inputs "
-                "and targets together: shorten either"
+                f"{what}: {name} has positions for {model.room} tokens, inputs and targets together: "
+                "shorten either"
             )
 
 
@@ -105,10 +109,14 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
     root = Path(directory)
     if jax.process_index():
         hosts.wait("directory")  # until the first host has written it
+    together = not jax.process_index()
     try:
         _open(root, card, tokenizer)
+    except Preempted:
+        together = False  # the others may have ended, too
+        raise
     finally:
-        if not jax.process_index():
+        if together:
             hosts.wait("directory")
     return root
 

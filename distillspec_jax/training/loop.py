@@ -164,7 +164,7 @@ def train(
         throughput = Throughput()
         interval = _Interval(pending, directory, config, snapshots, reports, throughput)
         alone, began = jax.process_count() == 1, time.monotonic()
-        if stop.requested and start < total:  # before the step that compiles
+        if start < total and hosts.any_host(stop.requested):  # before the step that compiles
             raise Preempted(f"stopped by {stop.name}: resumable, step {start} of {total}")
         source = batches(start) if start < total else iter(())
         for step in range(start + 1, total + 1):

@@ -245,14 +245,13 @@ def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "".join(lines) + "{}\n"
 
 
-def test_a_file_that_was_whole_is_added_to_and_stays_till_then(tmp_path):
+def test_a_file_that_is_whole_answers_all_requests(tmp_path):
     path, asked = tmp_path / "out.jsonl", [Request("a", "f:1", {}), Request("b", "f:2", {})]
     path.write_text('{"inputs": "a"}\n')
-    assert finished(str(path), asked) == 1
-    with output_lines(str(path), resume=True) as put:
-        put("{}")
-        assert path.read_text() == '{"inputs": "a"}\n'
-    assert path.read_text() == '{"inputs": "a"}\n{}\n'
+    assert finished(str(path), asked[:1]) == 1
+    with pytest.raises(UsageError, match=r"out.jsonl is whole with 1 of 2 outputs"):
+        finished(str(path), asked)
+    path.write_text('{"inputs": "a"}\n{}\n')
     with pytest.raises(UsageError, match=r"out.jsonl:2 is of another input"):
         finished(str(path), asked)
     path.write_text('{"inputs": "a"}\n{"inp')

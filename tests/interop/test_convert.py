@@ -1,5 +1,6 @@
 """Checkpoints in and out as a user has them: folders, shards, tokenizers, and what may be wrong with them."""
 
+import dataclasses
 import json
 import shutil
 import weakref
@@ -19,6 +20,7 @@ from distillspec_jax.decoding.text import TextGenerator
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import convert, hf_decoder, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.t5 import EncoderDecoder
 from tests import tiny
 from tests.data.hub import BOS, EOS, byte_level
 
@@ -159,7 +161,8 @@ def with_tokenizer(folder):
 
 
 def test_a_sentencepiece_tokenizer_goes_along_and_is_read_by_transformers(tmp_path, capsys):
-    hf_folder.write(tmp_path / "hf", tiny.T5_1_1, tiny.params(tiny.T5_1_1))
+    network = EncoderDecoder(dataclasses.replace(tiny.T5_1_1.config, vocab_size=4096))
+    hf_folder.write(tmp_path / "hf", network, tiny.params(network))
     with_tokenizer(tmp_path / "hf")
     assert console.main(["convert", "--from=hf", f"--input={tmp_path}/hf", f"--output={tmp_path}/ours"]) == 0
     assert "tokenizer" not in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Tokenizers that cannot be used or written: told when they are converted, not when they are served."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,7 +12,9 @@ from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding.text import tokenizer_of
 from distillspec_jax.interop import convert, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.t5 import EncoderDecoder
 from tests import tiny
 from tests.data.hub import byte_level
 
@@ -54,7 +57,8 @@ def test_a_tokenizer_that_no_text_could_be_read_with_is_refused(name, content, s
 
 
 def test_a_vocabulary_of_another_type_is_not_exported_as_unigram(tmp_path, capsys):
-    hf_folder.write(tmp_path / "hf", tiny.T5_1_1, tiny.params(tiny.T5_1_1))
+    network = EncoderDecoder(dataclasses.replace(tiny.T5_1_1.config, vocab_size=4096))
+    hf_folder.write(tmp_path / "hf", network, tiny.params(network))
     (tmp_path / "hf" / "spiece.model").write_bytes(sentencepiece(model_type=2))
     convert.convert("hf", f"{tmp_path}/hf", f"{tmp_path}/ours")
     assert console.main(["convert", "--to=hf", f"--input={tmp_path}/ours", f"--output={tmp_path}/back"]) == 2
@@ -71,14 +75,25 @@ def test_padding_that_there_is_not_is_not_written():
 
 
 def test_ends_of_texts_may_be_given(tmp_path, capsys):
-    hf_folder.write(tmp_path / "hf", tiny.GPT, tiny.params(tiny.GPT), eos_token_id=3)
+    network = DecoderOnly(dataclasses.replace(tiny.GPT.config, vocab_size=280))
+    hf_folder.write(tmp_path / "hf", network, tiny.params(network), eos_token_id=3)
     (tmp_path / "hf" / "tokenizer.json").write_bytes(byte_level())
     call = ["convert", "--from=hf", f"--input={tmp_path}/hf", f"--output={tmp_path}/ours"]
-    for wrong in ("29", "2,-1"):  # the tokenizer has 274 ids, the network 29
+    for wrong in ("274", "2,-1"):  # the tokenizer has 274 ids, the network 280
         assert console.main([*call, f"--eos_ids={wrong}"]) == 2
-        assert f"--eos_ids={wrong[-2:]}: the vocabulary has ids from 0 to 28\n" in capsys.readouterr().err
+        last = wrong.split(",")[-1]
+        assert f"--eos_ids={last}: the vocabulary has ids from 0 to 273\n" in capsys.readouterr().err
         assert not (tmp_path / "ours").exists()
     assert console.main([*call, "--eos_ids=2,7"]) == 0
     loaded = pretrained.load(f"{tmp_path}/ours")
     assert loaded.card.eos_ids == [2, 7]
     assert tokenizer_of(loaded).eos_ids == (2, 7)
+
+
+def test_a_larger_models_tokenizer_is_refused(tmp_path, capsys):
+    hf_folder.write(tmp_path / "hf", tiny.GPT, tiny.params(tiny.GPT), eos_token_id=3)
+    (tmp_path / "hf" / "tokenizer.json").write_bytes(byte_level())
+    assert console.main(["convert", "--from=hf", f"--input={tmp_path}/hf", f"--output={tmp_path}/ours"]) == 2
+    said = "tokenizer.json: it has 274 ids, but the network has logits for 29: it is another model's\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert not (tmp_path / "ours").exists()
