@@ -5,9 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from distillspec_jax import checkpoint
+from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement
 from distillspec_jax.evaluation.agreement import AgreementError
+from distillspec_jax.models import registry
+from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.vocabulary import Vocabulary
 from tests import pair, tiny
 
@@ -73,6 +78,19 @@ def test_rounds_follow_each_other_and_a_bonus_is_not_tested(sampled):
         untested = length_B.sum() - rounds.tested_RB.sum()
         whole = ((rounds.accepted_RB == 3) & (end_RB < length_B[None])).sum()
         assert untested == whole > 0
+
+
+def test_where_positions_end_texts_are_shorter_and_agree():
+    """Prompts of 8, blocks of 3 and 20 positions leave 9 tokens of 12."""
+    line = DecoderOnly(dataclasses.replace(tiny.GPT.config, max_positions=20))
+    tokenizer = embedded_tokenizer().model_bytes
+    card = checkpoint.ModelCard(*registry.describe(line))
+    target, draft = (Pretrained("line", line, tiny.params(line, seed), card, tokenizer) for seed in (0, 1))
+    given = {**BATCHES[0], "encoder_input_tokens": tiny.ragged(0, (8, 5, 7, 3, 6, 8, 4, 8), 8)}
+    rounds = agreement.sample_rounds(target, draft, LAW, given, 3, (0, 0))
+    assert rounds.tokens_BT.shape == (8, 9)
+    found = agreement.agreement(target, draft, LAW, [given], block_size=3)
+    assert found.recorded == pytest.approx(found.recomputed, abs=agreement.TOLERANCE)
 
 
 @pytest.mark.parametrize(
