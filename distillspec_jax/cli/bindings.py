@@ -70,9 +70,8 @@ def bind(
 
 def value(job: Callable[..., Any], parameter: str) -> Any:
     """What `bind` has given one parameter of a job; nothing else is made."""
-    return copy.deepcopy(
-        gin.get_bindings(job, resolve_references=False)[parameter]
-    )  # gin resolves in copying
+    bound = gin.get_bindings(job, resolve_references=False)[parameter]
+    return copy.deepcopy(bound)  # gin resolves in copying
 
 
 def task(flags: GinFlags) -> str | None:

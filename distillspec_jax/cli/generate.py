@@ -80,11 +80,7 @@ def main(argv: list[str]) -> int:
         help="outputs a prompt, numbered in a field sample (default: 1)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on after the lines of a run that was cut off",
-    )
+    add("--resume", action="store_true", help="go on after the lines of a run that was cut off")
     add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
     add(
         "--num_partitions",
@@ -170,14 +166,14 @@ def _number_or_auto(value: str) -> int | str:
     return value if value == "auto" else int(value)
 
 
+_number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message
+
+
 def _block_size(asked: int | str | None, longest: int) -> int | str:
     """What was asked for, or 5; a block that is longer than any output may be is refused, or shortened."""
     if isinstance(asked, int) and asked > longest >= 1:
         raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
     return max(1, min(5, longest)) if asked is None else asked
-
-
-_number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message
 
 
 def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
