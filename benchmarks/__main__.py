@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import loss, speculative, steps, training
+from benchmarks import loss, roofline, speculative, steps, training
 from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.assisted_acceptance import assisted_acceptance
 from benchmarks.autoregressive import Workload, ar_vs_hf
@@ -33,7 +33,8 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "verify_cost_6_bs1": functools.partial(steps.verify_cost, 1),
     "verify_cost_6_bs8": functools.partial(steps.verify_cost, 8),
     "batch8_step_vs_batch1_of_8": steps.batch8_step,
-    "roofline_share_ar": steps.roofline_share,
+    "roofline_share_ar": roofline.roofline_share,
+    **{f"round_in_plain_tokens_bs{rows}": functools.partial(roofline.round_limit, rows) for rows in (1, 8)},
     "spec_vs_ar_bs1": functools.partial(speculative.spec_vs_ar, 1),
     "spec_vs_ar_bs8": functools.partial(speculative.spec_vs_ar, 8),
     "prediction_ratio_min": speculative.prediction_ratio,

@@ -6,7 +6,8 @@
 
 The file (SmolLM2-135M-Instruct, Apache-2.0; any Llama or Qwen2 will do) is converted, which is timed and its
 memory taken; then transformers loads the same file by its own code, both compute the logits of the same
-texts, and both answer the same prompts greedily; last, both are timed on one of them, in turns.
+texts, and both answer the same prompts greedily; last, both are timed on one of them, in turns, ours in
+float32 and in eight bits.
 `--only=speed` is the timing alone, for a machine that is quiet for a while. Ends with 1 if a bar is missed.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 import tempfile
 import time
@@ -35,7 +37,7 @@ from distillspec_jax.evaluation.identity import differences
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.pretrained import INT8, Pretrained
 
 PARITY, SECONDS, MEMORY, SPEED = 1e-3, 20.0, 1.3, 1.3
 """Bars: of logits, of the import, of its memory beyond the result in units of the largest tensor, and of
@@ -87,7 +89,7 @@ def measure(flags: argparse.Namespace, directory: str) -> Iterator[Line]:
     if flags.only != "speed":
         yield from parity(network, ours, asked, flags.new_tokens)
     if flags.only != "parity":
-        yield speed(network, ours, asked[0], flags.timed_tokens, flags.repeats)
+        yield from speed(network, ours, asked[0], flags.timed_tokens, flags.repeats)
 
 
 def load_by_transformers(file: Path) -> Any:
@@ -184,27 +186,33 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
     print(f"\nfor instance: {tokenizer.decode(answers[0])!r}\n")
 
 
-def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, repeats: int) -> Line:
-    """Greedy one-token decoding of one prompt by both, in turns, without any end of text."""
+def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, repeats: int) -> Iterator[Line]:
+    """Greedy one-token decoding of one prompt by all, in turns, without any end of text."""
     law = sampling_law(0.0, vocab_size=ours.model.vocab_size, excluded_ids=())
-    engine = Engine(ours.model, ours.params, batch_size=1, stopping=StopOnEos(()))
+    models = {"float32": ours, INT8: pretrained.load(ours.name, dtype=INT8)}
+    engines = [Engine(m.model, m.params, batch_size=1, stopping=StopOnEos(())) for m in models.values()]
 
-    def by_us(_: int) -> list[int]:
+    def by_us(engine: Engine, _: int) -> list[int]:
         return list(engine.generate([prompt], law, new_tokens, seed=0)[0].tokens)
 
     def by_them(_: int) -> list[int]:
         return answer(network, prompt, new_tokens)
 
-    slow, fast = timing.interleaved([by_them, by_us], units=1, repeats=repeats)
-    assert len(slow.results[0]) == len(fast.results[0]) == new_tokens
-    found = paired_ratio("ar_vs_hf", slow.seconds_RU[:, 0], fast.seconds_RU[:, 0], "")
-    each = [np.median(t.seconds_RU) / new_tokens * 1e3 for t in (slow, fast)]
-    return Line(
-        f"one token at a time, batch 1, float32, {new_tokens} tokens after {len(prompt)}, {repeats} turns: "
-        f"transformers (torch, {THREADS} threads) {each[0]:.1f} ms a token, ours {each[1]:.1f}: "
-        f"x{found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
-        found.value >= SPEED,
+    systems = [by_them, *(functools.partial(by_us, engine) for engine in engines)]
+    slow, *fast = timing.interleaved(systems, units=1, repeats=repeats)
+    theirs = np.median(slow.seconds_RU) / new_tokens * 1e3
+    yield Line(
+        f"one token at a time, batch 1, {new_tokens} tokens after {len(prompt)}, {repeats} turns: "
+        f"transformers (torch, float32, {THREADS} threads) {theirs:.1f} ms a token"
     )
+    for name, timed in zip(models, fast, strict=True):
+        assert len(slow.results[0]) == len(timed.results[0]) == new_tokens
+        found = paired_ratio("ar_vs_hf", slow.seconds_RU[:, 0], timed.seconds_RU[:, 0], "")
+        each = np.median(timed.seconds_RU) / new_tokens * 1e3
+        what = (
+            f"ours, {name}: {each:.1f} ms a token: x{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+        )
+        yield Line(what, found.value >= SPEED)
 
 
 @contextmanager

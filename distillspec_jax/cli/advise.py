@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser, list_of
+from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser, list_of
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures on this machine what a round of every block size costs and how often the draft is accepted.
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
-    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
+    add("--dtype", help=DTYPE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures models on a task's held-out rows: the loss of the references, nats a token, and its
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     add("--limit", type=int, help="rows (default: all)")
     add("--chat", action="store_true", help="wrap prompts in the model's chat template")
     add("--batch_size", type=int, default=8, help="rows computed together (default: 8)")
-    add("--dtype", help="of weights and activations, as bfloat16 (default: float32, as stored)")
+    add("--dtype", help=DTYPE_HELP)
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)
     if flags.batch_size < 1:

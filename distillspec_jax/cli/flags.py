@@ -18,6 +18,10 @@ from typing import Any, NoReturn
 from distillspec_jax.errors import UsageError, nearest
 
 _GIN_PREFIX = "--gin."
+DTYPE_HELP = (
+    "of weights, activations and caches: bfloat16, or int8, which is of a decoder's weights alone "
+    "(default: float32, as stored); MODEL@int8 in a model's place gives that model its own"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
     add("--resume", action="store_true", help="go on after the lines of a run that was cut off")
-    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
+    add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",
         type=int,

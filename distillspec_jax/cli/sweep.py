@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser, list_of
+from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser, list_of
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         default=None,
         help="vouch for a pair with an unknown tokenizer",
     )
-    add("--dtype", help="of weights, activations and caches, as bfloat16 (default: float32, as stored)")
+    add("--dtype", help=DTYPE_HELP)
     add("--output_dir", metavar="DIR", help="receives results.jsonl")
     flags = parser.parse(argv)
     given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}

@@ -273,7 +273,7 @@ class _Sweep:
             "max_new_tokens": self.workload.max_new_tokens,
             "timing_prompts": self.workload.timed_prompts,
             "repeats": self.workload.repeats,
-            "dtype": self.target.model.config.dtype,
+            "dtype": self.target.dtype,
             "device": device(),
             "version": distillspec_jax.__version__,
         }

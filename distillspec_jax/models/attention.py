@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.models.dense import (
+    TURNED,
     Dense,
     Form,
     StackedDense,
@@ -232,7 +233,7 @@ class Attention(nn.Module):
         b, h, q, d = q_BHQD.shape
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
-        if self.form == "few_rows":
+        if self.form in TURNED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
         else:
             scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])

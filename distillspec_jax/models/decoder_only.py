@@ -263,7 +263,7 @@ class DecoderOnly(LinenModel):
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """The form that decodes fastest; see `t5.EncoderDecoder.prepare`."""
-        return prepared(params, rows, head_dim=self.config.head_dim)
+        return prepared(params, rows, head_dim=self.config.head_dim, int8=self.int8)
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         """See `interface.py`; the targets go on where the row's prompt ends (`line`).

@@ -1,8 +1,9 @@
 """Projections, with their kernels in the form that is stored or in one that decodes faster.
 
-Kernels are T5X's (`kernel`, `[in, out]`). Two more forms exist only inside decoding (see `prepared.py`):
-`stacked`, several kernels of one input side by side, and `few_rows`, which also turns them round
-(`kernel_transposed`, `[out, in]`) for products with few rows on a CPU.
+Kernels are T5X's (`kernel`, `[in, out]`). Three more forms exist only inside decoding (see `prepared.py`):
+`stacked`, several kernels of one input side by side; `few_rows`, which also turns them round
+(`kernel_transposed`, `[out, in]`) for products with few rows on a CPU; and `int8`, the same in eight bits
+(`kernel_int8`, and a `scale` an output, see `quantised.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 from distillspec_jax.shapes import Array
 
 Initializer = Callable[..., Any]
-Form = Literal["canonical", "stacked", "few_rows"]
+Form = Literal["canonical", "stacked", "few_rows", "int8"]
+TURNED: tuple[Form, ...] = ("few_rows", "int8")
+"""Forms for calls of few rows."""
 
 FEW_ROWS = 12
 """Up to so many rows a call `few_rows` beats the compiler's matrix product (`benchmarks.decode_profile`)."""
@@ -48,6 +51,10 @@ class Dense(nn.Module):
         if self.form == "few_rows":
             init = logical(self.kernel_init, *self.axes[::-1])
             y = few_rows(x, self.param("kernel_transposed", init, shape[::-1], jnp.float32))
+        elif self.form == "int8":
+            init = logical(nn.initializers.zeros, *self.axes[::-1])
+            y = few_rows(x, self.param("kernel_int8", init, shape[::-1], jnp.int8))
+            y *= along_last(self.param("scale", logical(nn.initializers.ones, self.axes[1]), shape[1:]), y)
         else:
             kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
             y = jnp.dot(x, kernel.astype(self.dtype))
@@ -75,11 +82,18 @@ class StackedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, ...]:
         width, x = x.shape[-1], x.astype(self.dtype)
-        if self.form == "few_rows":
-            init = logical(fan_in_normal, None, *self.axes[::-1])
-            shape = (self.count, self.features, width)
-            kernel = self.param("kernel_transposed", init, shape, jnp.float32)
+        shape = (self.count, self.features, width)
+        if self.form in TURNED:
+            if self.form == "int8":
+                init = logical(nn.initializers.zeros, None, *self.axes[::-1])
+                kernel = self.param("kernel_int8", init, shape, jnp.int8)
+            else:
+                init = logical(fan_in_normal, None, *self.axes[::-1])
+                kernel = self.param("kernel_transposed", init, shape, jnp.float32)
             y = few_rows(x, kernel.reshape(-1, width)).reshape(*x.shape[:-1], self.count, self.features)
+            if self.form == "int8":
+                init = logical(nn.initializers.ones, None, self.axes[1])
+                y *= along_last(self.param("scale", init, shape[:2]), y)
         else:
             init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
             kernel = self.param("kernel", init, (width, self.count, self.features), jnp.float32)
@@ -102,6 +116,9 @@ def few_rows(x: Array, kernel_NM: Array) -> Array:
     on one core when there is one. As a sum of several numbers at a time, one for every row and part of the
     kernel, the product runs at full speed on all cores, if it is compiled with `compiler_options`; otherwise
     it is right, but fifty times slower.
+
+    Args:
+      kernel_NM: in the dtype of `x` or in int8, which becomes numbers of that dtype one by one.
     """
     rows, (outputs, width) = math.prod(x.shape[:-1]), kernel_NM.shape
     # Parts share their reading of x. Of short sums the ends cost more than that.
@@ -109,10 +126,11 @@ def few_rows(x: Array, kernel_NM: Array) -> Array:
     parts = math.gcd(outputs, parts)
     if not 0 < rows <= FEW_ROWS or rows * parts == 1 or x.dtype != jnp.float32:
         return jnp.einsum("...m,nm->...n", x, kernel_NM.astype(x.dtype))
-    # What makes x stays outside: the compiler would repeat it for every output.
-    x_RM = jax.lax.optimization_barrier(x.reshape(rows, -1))
+    # What makes x stays outside: the compiler would repeat it for every output. What makes int8 a number
+    # stays inside: out of a loop over tokens the compiler would move it, and four times as much is read.
+    x_RM, kernel_NM = jax.lax.optimization_barrier((x.reshape(rows, -1), kernel_NM))
     kernel_PNM = kernel_NM.reshape(parts, outputs // parts, width)
-    sums = _joint_sums([x_M[None] * part_NM for x_M in x_RM for part_NM in kernel_PNM])
+    sums = _joint_sums([x_M[None] * part_NM.astype(x.dtype) for x_M in x_RM for part_NM in kernel_PNM])
     return jnp.stack(sums).reshape(*x.shape[:-1], -1)
 
 

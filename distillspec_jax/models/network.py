@@ -23,6 +23,7 @@ class LinenModel:
     Attributes:
       config: what the network is; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
+      int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
       scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
       transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
         `hidden`, `readout` and `extend` (whose result is hidden, too).
@@ -31,6 +32,7 @@ class LinenModel:
     config: Any
     remat: str = "none"
     scan_layers: bool = False
+    int8: bool = False
     transformer: ClassVar[Any]
 
     def __post_init__(self) -> None:

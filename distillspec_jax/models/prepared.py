@@ -3,8 +3,8 @@
 At batch 1 a token costs one reading of the decoder's weights. Queries, keys and values of self-attention,
 and both inputs of a gated feed-forward, become one array each, read in one go, and an embedding that is also
 the projection to logits gets a kernel of its own. Calls of few rows on a CPU want every kernel turned round
-(`dense.few_rows`). The canonical tree stays what is stored, trained and shown; these forms live inside
-decoding and give the same logits.
+(`dense.few_rows`), and in eight bits where the model was loaded so (`quantised.py`). The canonical tree stays
+what is stored, trained and shown; these forms live inside decoding and give the same logits.
 """
 
 from __future__ import annotations
@@ -15,30 +15,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.models import quantised
 from distillspec_jax.models.dense import FEW_ROWS, Form
 from distillspec_jax.shapes import Array, Params
 
 
-def prepared(params: Params, rows: int | None = None, *, head_dim: int, logits_scale: float = 1.0) -> Params:
+def prepared(
+    params: Params, rows: int | None = None, *, head_dim: int, logits_scale: float = 1.0, int8: bool = False
+) -> Params:
     """The canonical tree with its decoder in the form for calls of so many rows; a prepared one as it is.
 
     Args:
       rows: batch times tokens of a call; None for calls of any size.
       head_dim: width of a head.
       logits_scale: what a tied embedding is multiplied with on its way to logits.
+      int8: kernels for few rows are in eight bits.
     """
     if form_of(params) != "canonical":
         return params
-    turned = rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu"
+    form: Form = "stacked"
+    if rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu":
+        form = "int8" if int8 else "few_rows"
     decoder = {
-        name: _layer(node, turned, head_dim) if name.startswith("layers_") else node
+        name: _layer(node, form, head_dim) if name.startswith("layers_") else node
         for name, node in params["decoder"].items()
     }
     if "logits_dense" not in decoder:
         embedding_VM = params["token_embedder"]["embedding"]
         decoder["logits_dense"] = {"kernel": embedding_VM.T * logits_scale}
     for name in {"narrow", "logits_dense"} & decoder.keys():
-        decoder[name] = _turned(decoder[name], turned)
+        decoder[name] = _formed(decoder[name], form)
     return {**params, "decoder": decoder}
 
 
@@ -47,10 +53,12 @@ def form_of(params: Params) -> Form:
     qkv = params["decoder"]["layers_0"]["self_attention"].get("qkv_stack")
     if qkv is None:
         return "canonical"
-    return "stacked" if "kernel" in qkv else "few_rows"
+    if "kernel" in qkv:
+        return "stacked"
+    return "int8" if "kernel_int8" in qkv else "few_rows"
 
 
-def _layer(layer: Mapping[str, Any], turned: bool, head_dim: int) -> dict[str, Any]:
+def _layer(layer: Mapping[str, Any], form: Form, head_dim: int) -> dict[str, Any]:
     attention, mlp = layer["self_attention"], layer["mlp"]
     gated = sorted(name for name in mlp if name.startswith("wi_"))
     inner = {"wi_stack": _stack([mlp[name] for name in gated])} if gated else {"wi": mlp["wi"]}
@@ -58,14 +66,14 @@ def _layer(layer: Mapping[str, Any], turned: bool, head_dim: int) -> dict[str, A
     qkv = _stack([*_grouped(attention["query"], key, head_dim), key, value])
     found = {
         **layer,
-        "self_attention": {"qkv_stack": _turned(qkv, turned), "out": _turned(attention["out"], turned)},
-        "mlp": {name: _turned(node, turned) for name, node in {**inner, "wo": mlp["wo"]}.items()},
+        "self_attention": {"qkv_stack": _formed(qkv, form), "out": _formed(attention["out"], form)},
+        "mlp": {name: _formed(node, form) for name, node in {**inner, "wo": mlp["wo"]}.items()},
     }
     if "encoder_decoder_attention" in layer:
         cross = layer["encoder_decoder_attention"]
         # Keys and values are made of whole prompts.
-        turned_cross = {name: _turned(cross[name], turned) for name in ("query", "out")}
-        found["encoder_decoder_attention"] = {**cross, **turned_cross}
+        formed = {name: _formed(cross[name], form) for name in ("query", "out")}
+        found["encoder_decoder_attention"] = {**cross, **formed}
     return found
 
 
@@ -89,9 +97,13 @@ def _stack(nodes: list[Mapping[str, Array]]) -> dict[str, Array]:
     return {name: jnp.stack([node[name] for node in nodes], axis=-2) for name in nodes[0]}
 
 
-def _turned(node: Mapping[str, Array], turned: bool) -> dict[str, Array]:
-    """A kernel's `[in, ...]` to `[..., in]`, if so wanted."""
-    if not turned:
+def _formed(node: Mapping[str, Array], form: Form) -> dict[str, Array]:
+    """A kernel's `[in, ...]` to `[..., in]`, and that in eight bits, if so wanted."""
+    if form == "stacked":
         return dict(node)
     rest = {name: array for name, array in node.items() if name != "kernel"}
-    return {"kernel_transposed": jnp.moveaxis(node["kernel"], 0, -1), **rest}
+    kernel = jnp.moveaxis(node["kernel"], 0, -1)
+    if form == "few_rows":
+        return {"kernel_transposed": kernel, **rest}
+    whole, scale = quantised.quantise(kernel)
+    return {"kernel_int8": whole, "scale": scale[..., 0], **rest}

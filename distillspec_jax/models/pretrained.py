@@ -11,12 +11,16 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import registry, shortlist, zoo
+from distillspec_jax.models import checks, quantised, registry, shortlist, zoo
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
+
+INT8 = "int8"
+DTYPES = (*checks.DTYPES, INT8)
+"""That a model can be loaded in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Pretrained:
     """A model ready to use.
 
     Attributes:
-      name: what the user called it (a directory or `zoo:NAME`); errors and reports quote it.
+      name: what the user called it (a directory or `zoo:NAME`, perhaps with `@DTYPE`); errors quote it.
       model: the network.
       params: its parameters, float32 unless `load` was asked otherwise.
       card: what the directory says of itself.
@@ -42,15 +46,27 @@ class Pretrained:
         return checkpoint.count_parameters(self.params)
 
     @property
+    def dtype(self) -> str:
+        """What it was loaded in: of activations, or `int8`."""
+        return INT8 if self.model.int8 else str(self.model.config.dtype)
+
+    @property
     def as_draft(self) -> LanguageModel:
         """The network as it drafts, with these parameters: on its shortlist, where it has one."""
         return Shortlisted(self.model, tuple(self.card.shortlist)) if self.card.shortlist else self.model
 
     def cost_ratio(self, target: Pretrained) -> float:
         """c: bytes of this draft's parameters, less those that its shortlist spares, over the target's."""
-        ours, theirs = (sum(leaf.nbytes for leaf in jax.tree.leaves(m.params)) for m in (self, target))
+        return self._bytes / target._bytes
+
+    @property
+    def _bytes(self) -> float:
+        leaves = jax.tree.leaves(self.params)
         spared = shortlist.spared(self.model, len(self.card.shortlist))
-        return ours * (1 - spared / self.num_parameters) / theirs
+        whole = sum(leaf.nbytes for leaf in leaves) * (1 - spared / self.num_parameters)
+        if not self.model.int8:
+            return whole
+        return whole - (quantised.num_weights(self.params) - spared) * (leaves[0].itemsize - 1)
 
 
 def load(
@@ -59,22 +75,30 @@ def load(
     """Loads a checkpoint directory or a model of the zoo.
 
     Args:
-      name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them).
+      name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them); `@DTYPE` at its end
+        gives it a dtype of its own.
       step: which checkpoint; the newest by default.
       partitioner: parameters are read straight into its shardings; the first device by default.
       dtype: of parameters, activations and caches, for decoding: `bfloat16` halves what a token reads on an
-        accelerator. Logits, norms and sampling stay in float32. None: float32 parameters, and activations as
-        the card says.
+        accelerator. Logits, norms and sampling stay in float32. `int8` rounds the decoder's kernels to eight
+        bits, in which a CPU reads them for few rows (`quantised.py`); activations stay as the card says, as
+        they do, beside float32 parameters, by default.
 
     Raises:
       UsageError: no such model, dtype or finished checkpoint, parameters that contradict the configuration.
     """
     directory = resolve(name)
     card = read_card(name)
-    model = registry.build(card.family, card.config if dtype is None else {**card.config, "dtype": dtype})
+    dtype = split(name)[1] or dtype
+    if dtype not in (None, *DTYPES):
+        raise UsageError(f"dtype: unknown {dtype!r}: {nearest(dtype, DTYPES)}")
+    activations = {} if dtype in (None, INT8) else {"dtype": dtype}
+    model = registry.build(card.family, card.config | activations)
     shardings = None if partitioner is None else registry.shardings(model, partitioner)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
-    if dtype is not None:
+    if dtype == INT8:
+        model, params = dataclasses.replace(model, int8=True), quantised.rounded(params)
+    elif dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
 
@@ -105,8 +129,15 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     return dataclasses.replace(model, name=directory)
 
 
+def split(name: str) -> tuple[str, str | None]:
+    """`MODEL@DTYPE` in its two parts; what is no such name, or a folder as it stands, has no dtype."""
+    model, at, dtype = name.rpartition("@")
+    return (model, dtype) if at and "/" not in dtype and not Path(name).is_dir() else (name, None)
+
+
 def resolve(name: str) -> Path:
     """The directory behind a name."""
+    name, _ = split(name)
     return zoo.directory(name) if zoo.is_zoo_name(name) else Path(name)
 
 
@@ -117,6 +148,7 @@ def read_card(name: str) -> ModelCard:
       UsageError: no such model (names the nearest of either kind), or no card of ours.
     """
     directory = resolve(name)
+    name, _ = split(name)
     if not directory.is_dir():
         beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
         near = nearest(name, [*beside, *zoo.names()])

@@ -57,7 +57,7 @@ class Shortlisted:
         decoder = dict(self.network.prepare(params, rows)["decoder"])
         ids = np.array(self.ids)
         narrow = {
-            name: leaf[ids] if name == "kernel_transposed" else leaf[..., ids]
+            name: leaf[ids] if name in ("kernel_transposed", "kernel_int8") else leaf[..., ids]
             for name, leaf in decoder.pop("logits_dense").items()
         }
         return {**params, "decoder": decoder, _KEY: narrow}

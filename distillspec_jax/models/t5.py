@@ -279,7 +279,8 @@ class EncoderDecoder(LinenModel):
             it must be compiled with `dense.compiler_options`.
         """
         config = self.config
-        return prepared(params, rows, head_dim=config.head_dim, logits_scale=config.emb_dim**-0.5)
+        scale = config.emb_dim**-0.5
+        return prepared(params, rows, head_dim=config.head_dim, logits_scale=scale, int8=self.int8)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]

@@ -51,6 +51,9 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
             f"({tokenizer.vocab_size} pieces): set vocab_size to at least that"
         )
     for role, parent in parents.items():
+        stored, dtype = pretrained.split(parent)
+        if dtype and role != "target":
+            raise UsageError(f"{role} {parent}: training goes on from what is stored, write {stored}")
         known = pretrained.read_card(parent).tokenizer_fingerprint
         if known not in (None, tokenizer.fingerprint):
             raise UsageError(

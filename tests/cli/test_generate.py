@@ -18,7 +18,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding import engine, runner
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, quantised
 from tests import pair
 
 TEXTS = [
@@ -184,6 +184,19 @@ def test_half_precision_is_that_of_weights_and_caches_and_not_of_logits(
     assert len(generate("--dtype=bfloat16")) == len(TEXTS)
     assert main(["generate", f"--model={target_dir}", f"--input={prompts}", "--dtype=float8"]) == 2
     assert "dtype: unknown 'float8': did you mean" in capsys.readouterr().err
+
+
+def test_a_draft_in_eight_bits_leaves_the_output_as_it_is(target_dir, draft_dir, prompts, generate, capsys):
+    eight = pretrained.load(f"{draft_dir}@int8")
+    target, draft = pretrained.load(target_dir), pretrained.load(draft_dir)
+    assert (eight.name, eight.dtype, draft.dtype) == (f"{draft_dir}@int8", "int8", "float32")
+    spared = 3 * quantised.num_weights(draft.params) / (4 * target.num_parameters)
+    assert eight.cost_ratio(target) == pytest.approx(draft.cost_ratio(target) - spared)
+    plain, drafted = generate("--drafter=none"), generate(f"--drafter={draft_dir}@int8")
+    assert texts(drafted) == texts(plain)
+    assert len(generate("--dtype=int8")) == len(TEXTS)
+    assert main(["generate", f"--model={target_dir}@int9", f"--input={prompts}"]) == 2
+    assert "dtype: unknown 'int9': did you mean 'int8'" in capsys.readouterr().err
 
 
 # --- what the model is asked ---

@@ -103,6 +103,12 @@ def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
         describe(parents={"initial": str(tmp_path)})
 
 
+def test_training_does_not_go_on_from_rounded_weights(tmp_path):
+    known = parent(tmp_path, None)
+    with pytest.raises(UsageError, match=rf"draft {known}@int8: training goes on .* write {known}$"):
+        describe(parents={"target": f"{known}@int8", "draft": f"{known}@int8"})
+
+
 def test_a_run_hands_on_how_its_parent_reads(tmp_path):
     unknown, known = parent(tmp_path / "a", None), parent(tmp_path / "b", byte_level(), **CONVENTIONS)
     data = DataConfig("wiki_leads", chat=True).read_by(None, unknown, known)
