@@ -19,7 +19,7 @@ import functools
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,10 @@ def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, re
     def by_them(_: int) -> list[int]:
         return answer(network, prompt, new_tokens)
 
-    systems = [by_them, *(functools.partial(by_us, engine) for engine in engines)]
+    systems: list[Callable[[int], list[int]]] = [
+        by_them,
+        *(functools.partial(by_us, engine) for engine in engines),
+    ]
     slow, *fast = timing.interleaved(systems, units=1, repeats=repeats)
     theirs = np.median(slow.seconds_RU) / new_tokens * 1e3
     yield Line(
