@@ -25,6 +25,7 @@ COMMANDS = {
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",
+    "watch": "acceptance of what was served, window by window, and whether it is too low",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders out",
     "draft": "a draft made of some of its target's layers, and what it would cost and gain",
     "zoo": "list the shipped models",

@@ -16,6 +16,7 @@ from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.served import Served
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
@@ -142,3 +143,23 @@ def _line(row: Row, metric: str) -> list[str]:
     ]
     scores: dict[str, float] = row["quality"]
     return [*line, f"{scores[metric]:.1f}"] if metric else line
+
+
+def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Console | None = None) -> None:
+    """Prints acceptance and block efficiency of files of outputs, window by window."""
+    console = console or Console(highlight=False)
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("served", overflow="fold", min_width=12)
+    for name in ("lines", "prompts", "tokens", "acceptance", "tokens a call"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for label, windows in found.items():
+        for lines, one in windows:
+            rate = _interval(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
+            numbers = (
+                f"{len(one.counts_NC):,}",
+                f"{one.tokens:,}",
+                rate,
+                _interval(one.block_efficiency, ".2f"),
+            )
+            made.add_row(label, lines, *numbers)
+    console.print(made)
