@@ -75,6 +75,8 @@ class Runner:
             raise UsageError(f"block sizes to choose from, {list(block_sizes)}, lack 0, plain decoding")
         self._loops: dict[int, Loop] = {}
         self._params: dict[int, PairParams] = {}
+        # A prompt is many rows: it is read with parameters as they came.
+        self._reading = PairParams(target_params, drafter_params)
         of_target, of_drafter = _Prepared(target, target_params), _Prepared(drafter, drafter_params)
         for size in sorted(set(block_sizes)):
             if drafter is None or (size == 0 and len(block_sizes) > 1):
@@ -93,8 +95,8 @@ class Runner:
 
     def check_room(self, prompt_BT: np.ndarray, requests: Requests, width: int) -> None:
         """Raises what `read` of prompts and outputs so wide would raise, and reads nothing."""
-        loop, params = self._loops[self._largest], self._params[self._largest]
-        _init.eval_shape(loop, params, prompt_BT, requests, width, prompt_BT.shape[1])
+        loop = self._loops[self._largest]
+        _init.eval_shape(loop, self._reading, prompt_BT, requests, width, prompt_BT.shape[1])
 
     def read(
         self, prompt_BT: Array | np.ndarray, requests: Requests, width: int, prompt_width: int | None = None
@@ -102,8 +104,8 @@ class Runner:
         """A fresh state, with room for blocks of every size and for prompts that are wider, if so wanted."""
         if self._partitioner is not None:
             prompt_BT, requests = self._partitioner.put_rows((prompt_BT, requests))
-        loop, params = self._loops[self._largest], self._params[self._largest]
-        return _init(loop, params, prompt_BT, requests, width, prompt_width or prompt_BT.shape[1])
+        loop, prompt_width = self._loops[self._largest], prompt_width or prompt_BT.shape[1]
+        return _init(loop, self._reading, prompt_BT, requests, width, prompt_width)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
         """See `Loop.run`; the state is donated."""
@@ -140,13 +142,13 @@ class Runner:
         (slots, prompt_width), sizes = prompt_BT.shape, (min(self._loops), self._largest)
         one = jax.tree.map(lambda field: field[:1], requests)
         states = {
-            size: _init(self._loops[size], self._params[size], prompt_BT, requests, width, prompt_width)
+            size: _init(self._loops[size], self._reading, prompt_BT, requests, width, prompt_width)
             for size in sizes
         }
         taken: dict[int, list[float]] = {size: [] for size in sizes}
         for _ in range(repeats + 1):
             for size in sizes:
-                loop, params = self._loops[size], self._params[size]
+                loop, params = self._loops[size], self._reading
                 began = time.perf_counter()
                 for slot, reading in enumerate(reading_B):
                     prompt_1T = prompt_BT[slot : slot + 1, :reading]
