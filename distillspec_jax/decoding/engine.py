@@ -2,15 +2,15 @@
 
 The device decodes a fixed number of slots. When a row is done and prompts wait, the loop returns, and the
 next prompts take the free slots: one long row does not hold idle ones. Shapes are few (one width of prompts
-and one of outputs a call, both rounded up, powers of two of prompts that are read together), so that little
-is compiled.
+and one of outputs a call, both rounded up; prompts are read in halves of that width, and in powers of two of
+them together), so that little is compiled.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -198,7 +198,9 @@ class Engine:
         prompt_width, width = self._widths(prompts, asked)
         batch = self._first_batch(prompts, asked, prompt_width)
         costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
-        return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width))
+        slots = np.resize(np.arange(min(len(prompts), self._batch_size)), self._batch_size)
+        reading_B = [self._reading_width([prompts[int(i)]], prompt_width) for i in slots]
+        return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width, reading_B))
 
     def _served(
         self,
@@ -214,11 +216,16 @@ class Engine:
         shape = (slots, prompt_width, width, asked.law.truncates)
         self._announce(f"{slots} rows", shape)
 
+        def reading(indices: Iterable[int]) -> int:
+            return self._reading_width([prompts[i] for i in indices], prompt_width)
+
         def read(indices: Sequence[int], rows: int) -> State:
-            return self._runner.read(*_batch(prompts, asked, indices, rows, prompt_width), width)
+            batch = _batch(prompts, asked, indices, rows, reading(indices))
+            return self._runner.read(*batch, width, prompt_width)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
+        self._compiled.add((f"{slots} of {slots} rows", shape, (None, reading(served.values()))))
         state = read(list(served.values()), slots)
         sizes, draft_counts = self._sizes(shape, state), DraftCounts(state.counts.tested_BG.shape)
         emitted_before = 0
@@ -245,8 +252,9 @@ class Engine:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
                 whole = rows == slots == len(free)
-                if not whole:
-                    self._announce(f"{rows} of {slots} rows", shape, type(state.draft))
+                refilled = None if whole else type(state.draft)
+                variant = (refilled, reading(served[slot] for slot in free))
+                self._announce(f"{rows} of {slots} rows", shape, variant)
                 fresh = read([served[slot] for slot in free], rows)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
@@ -255,9 +263,7 @@ class Engine:
 
     def _widths(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> tuple[int, int]:
         """Of prompts and of outputs: rounded up, but no further than fits the models."""
-        # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
-        longest = max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
-        step = self._prompt_bucket
+        longest, step = _longest(prompts), self._prompt_bucket
         while True:
             prompt_width, width = (-(-size // step) * step for size in (longest, asked.longest))
             width = min(width, _power_of_two(asked.longest))
@@ -270,6 +276,13 @@ class Engine:
                 if step == 1:
                     raise
                 step //= 2
+
+    def _reading_width(self, prompts: Sequence[Sequence[int]], whole: int) -> int:
+        """The width of all prompts, halved (and rounded up) as long as it still holds these."""
+        step, longest, width = self._prompt_bucket, _longest(prompts), whole
+        while (half := -(-(width // 2) // step) * step) < width and half >= longest:
+            width = half
+        return width
 
     def _first_batch(
         self, prompts: Sequence[Sequence[int]], asked: _Asked, width: int
@@ -331,6 +344,11 @@ class _Asked:
     def longest(self) -> int:
         """Most tokens of any output."""
         return int(self.limit_N.max(initial=0))
+
+
+def _longest(prompts: Sequence[Sequence[int]]) -> int:
+    # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
+    return max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
 
 
 def _power_of_two(count: int) -> int:

@@ -75,6 +75,8 @@ class Runner:
             raise UsageError(f"block sizes to choose from, {list(block_sizes)}, lack 0, plain decoding")
         self._loops: dict[int, Loop] = {}
         self._params: dict[int, PairParams] = {}
+        # A prompt is many rows: it is read with parameters as they came.
+        self._reading = PairParams(target_params, drafter_params)
         of_target, of_drafter = _Prepared(target, target_params), _Prepared(drafter, drafter_params)
         for size in sorted(set(block_sizes)):
             if drafter is None or (size == 0 and len(block_sizes) > 1):
@@ -93,13 +95,17 @@ class Runner:
 
     def check_room(self, prompt_BT: np.ndarray, requests: Requests, width: int) -> None:
         """Raises what `read` of prompts and outputs so wide would raise, and reads nothing."""
-        _init.eval_shape(self._loops[self._largest], self._params[self._largest], prompt_BT, requests, width)
+        loop = self._loops[self._largest]
+        _init.eval_shape(loop, self._reading, prompt_BT, requests, width, prompt_BT.shape[1])
 
-    def read(self, prompt_BT: Array | np.ndarray, requests: Requests, width: int) -> State:
-        """A fresh state, with room for blocks of every size."""
+    def read(
+        self, prompt_BT: Array | np.ndarray, requests: Requests, width: int, prompt_width: int | None = None
+    ) -> State:
+        """A fresh state, with room for blocks of every size and for prompts that are wider, if so wanted."""
         if self._partitioner is not None:
             prompt_BT, requests = self._partitioner.put_rows((prompt_BT, requests))
-        return _init(self._loops[self._largest], self._params[self._largest], prompt_BT, requests, width)
+        loop, prompt_width = self._loops[self._largest], prompt_width or prompt_BT.shape[1]
+        return _init(loop, self._reading, prompt_BT, requests, width, prompt_width)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
         """See `Loop.run`; the state is donated."""
@@ -119,24 +125,34 @@ class Runner:
         return _refill(state, _left_behind(fresh) if isinstance(state.draft, Behind) else fresh, slot_B)
 
     def start_seconds(
-        self, prompt_BT: np.ndarray, requests: Requests, width: int, repeats: int = 5
+        self,
+        prompt_BT: np.ndarray,
+        requests: Requests,
+        width: int,
+        reading_B: Sequence[int],
+        repeats: int = 5,
     ) -> dict[int, float]:
         """Of giving every slot to a new prompt, with the models that each size needs.
 
         One after another: in a batch, rows seldom end together, and each is read for and looked at alone.
+
+        Args:
+          reading_B: how wide each prompt is read.
         """
-        slots, sizes = len(prompt_BT), (min(self._loops), self._largest)
+        (slots, prompt_width), sizes = prompt_BT.shape, (min(self._loops), self._largest)
         one = jax.tree.map(lambda field: field[:1], requests)
         states = {
-            size: _init(self._loops[size], self._params[size], prompt_BT, requests, width) for size in sizes
+            size: _init(self._loops[size], self._reading, prompt_BT, requests, width, prompt_width)
+            for size in sizes
         }
         taken: dict[int, list[float]] = {size: [] for size in sizes}
         for _ in range(repeats + 1):
             for size in sizes:
-                loop, params = self._loops[size], self._params[size]
+                loop, params = self._loops[size], self._reading
                 began = time.perf_counter()
-                for slot in range(slots):
-                    fresh = _init(loop, params, prompt_BT[slot : slot + 1], one, width)
+                for slot, reading in enumerate(reading_B):
+                    prompt_1T = prompt_BT[slot : slot + 1, :reading]
+                    fresh = _init(loop, params, prompt_1T, one, width, prompt_width)
                     if slots > 1:
                         fresh = states[size] = _refill(states[size], fresh, np.array([slot], np.int32))
                     jax.device_get((fresh.rows.status_B, fresh.rows.emitted_B))
@@ -193,9 +209,20 @@ class _Prepared:
 
 
 # Shared by all runners: two with equal loops and shapes compile once.
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _init(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, width: int) -> State:
-    return loop.init(params, prompt_BT, requests, width)
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _init(
+    loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, width: int, prompt_width: int
+) -> State:
+    """`loop.init`, with room as if the prompts had been so wide: slots without a token are never seen."""
+    state = loop.init(params, prompt_BT, requests, width)
+    wide_BT = jax.ShapeDtypeStruct((len(prompt_BT), prompt_width), prompt_BT.dtype)
+    init = functools.partial(loop.init, max_new_tokens=width)
+    return jax.tree.map(_with_room, state, jax.eval_shape(init, params, wide_BT, requests))
+
+
+def _with_room(narrow: Array, wide: jax.ShapeDtypeStruct) -> Array:
+    more = [(0, b - a) for a, b in zip(narrow.shape, wide.shape, strict=True)]
+    return jnp.pad(narrow, more) if any(end for _, end in more) else narrow
 
 
 @functools.cache

@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Completion, Engine, Progress, StopOnEos, sampling_law
+from distillspec_jax.decoding import (
+    CandidatesRule,
+    Completion,
+    Engine,
+    HybridDrafter,
+    Progress,
+    PromptLookup,
+    StopOnEos,
+    sampling_law,
+)
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
 from tests import tiny
@@ -188,6 +197,37 @@ def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
     assert len(served.generate([prompt], sampling_law(0.0), 31, seed=0)[0].tokens) == 31
     with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
         served.stream([prompt], sampling_law(0.0), 32, seed=0)
+
+
+@pytest.mark.parametrize("name", ["t5", "decoder_only"])
+def test_short_prompts_beside_a_long_one_are_read_at_a_width_of_their_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read narrowly gives the text of one width for all; with a model's memory and a lookup's."""
+    pair, widths = family(name), []
+
+    def read(self: Runner, prompt_BT: Any, *args: Any, own: Any = Runner.read) -> Any:
+        widths.append(prompt_BT.shape[1])
+        return own(self, prompt_BT, *args)
+
+    monkeypatch.setattr(Runner, "read", read)
+    prompts = [[2 + (i + j) % 4 for j in range(size)] for i, size in enumerate((2, 16, 4, 5, 9, 3, 8))]
+    texts, both = [], (pair.params.draft, None)
+    for bucket in (16, 2):
+        served = Engine(
+            pair.target,
+            pair.params.target,
+            HybridDrafter((pair.drafter, PromptLookup(VOCAB)), block_size=2),
+            both,
+            verifier=CandidatesRule(),
+            block_size=2,
+            batch_size=1,
+            prompt_bucket=bucket,
+        )
+        found = served.generate(prompts, GREEDY, 6, seed=0)
+        texts.append([(completion.tokens, completion.accepted_at) for completion in found])
+    assert texts[0] == texts[1]
+    assert widths == [16] * 7 + [2, 16, 4, 8, 16, 4, 8]
 
 
 def test_a_law_for_another_number_of_prompts_is_refused(plain: Engine, law: Any) -> None:
