@@ -124,6 +124,10 @@ def other_vocabulary(tmp_path_factory) -> str:
             ["--gin.DRAFT=OTHERS"],
             "OTHERS is not a checkpoint directory (no such folder): did you mean 'OTHER'?",
         ),
+        (
+            ["--gin.DIVERGENCE=@divergences.TotalVariation"],
+            "DIVERGENCE is the class TotalVariation: write @divergences.TotalVariation()",
+        ),
         (["--gin.DIVERGENCE=@divergences.ForwardKLL()"], "--gin.DIVERGENCE=@divergences.ForwardKLL(): "),
         (
             ["--gin.SOURCE=@sources.OnPolicy()", "--gin.sources.OnPolicy.temperature=-1"],
