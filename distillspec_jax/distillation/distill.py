@@ -72,7 +72,7 @@ def distill(
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
-    optimizers.check_schedule(loop.total_steps, learning_rate)
+    optimizers.check_schedule(learning_rate, warmup_steps, hold_until, final_fraction)
     _check_settings(target, data, loop, source, normalization, deployment, profile)
     divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, check_number, nearest
 from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
@@ -77,8 +77,8 @@ class LoopConfig:
             ("seed", "eval_period", "patience", "max_seconds"), 0
         )
         for name, minimum in least.items():
-            if not getattr(self, name) >= minimum:
-                raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
+            whole = name != "max_seconds"
+            check_number(f"LoopConfig.{name}", getattr(self, name), minimum, whole=whole)
         check_microbatches(self.batch_size, self.microbatches)
         if self.seed >= 2**32:
             raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
