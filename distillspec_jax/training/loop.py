@@ -111,7 +111,8 @@ def train(
         are reused.
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
-      select: name of an evaluation's value; the step with the highest one is kept apart (`Selection`).
+      select: name of an evaluation's value; the step with the highest one, 0 included, is kept apart
+        (`Selection`).
       profile: reported under `profile`, once, after the first step.
       counted_loss_fn: the loss without rematerialisation, where `loss_fn` has it: the model's operations.
       description: of the progress bar.
@@ -156,8 +157,10 @@ def train(
         def gave_up(step: int) -> bool:
             return selection is not None and selection.exhausted(step)
 
-        if start and evaluates(start) and not reports.holds(start, "eval"):
-            report_evaluation(start)  # the run was stopped before it came to that
+        # A selection judges its start; a later step is due if the run was stopped before it came to that.
+        due = evaluates(start) if start else selection is not None
+        if due and not reports.holds(start, "eval"):
+            report_evaluation(start)
         if gave_up(start):
             return state.params
 
