@@ -106,6 +106,8 @@ def main(argv: list[str]) -> int:
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
+    if flags.input != "-" and os.path.isfile(flags.output) and os.path.samefile(flags.input, flags.output):
+        raise UsageError(f"--output={flags.output} is the file of --input: choose another")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
     form = text.prompt_format(
