@@ -80,7 +80,11 @@ def main(argv: list[str]) -> int:
         help="outputs a prompt, numbered in a field sample (default: 1)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
-    add("--resume", action="store_true", help="go on after the lines of a run that was cut off")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on after the lines of a run that was cut off, which are in OUTPUT.partial",
+    )
     add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",
