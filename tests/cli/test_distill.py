@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from distillspec_jax.cli.distill import final_check
 from distillspec_jax.cli.main import main
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
@@ -103,6 +104,11 @@ def test_a_sigterm_during_the_final_check_is_no_failure(base, distilled, monkeyp
     monkeypatch.setattr(checking, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert main([*base, f"--gin.MODEL_DIR={distilled}", "--check_prompts=1"]) == 75
     assert capsys.readouterr().err.endswith("distillspec distill: stopped by SIGTERM: resumable, step 2\n")
+
+
+def test_several_hosts_are_told_that_nothing_is_checked(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert final_check("run", 4) == "no final check: 2 hosts trained together, and it runs on one"
 
 
 @pytest.fixture(scope="module")
