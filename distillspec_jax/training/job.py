@@ -42,7 +42,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
     """
     family, config = registry.describe(model)
     check_lengths(model, data, "the model")
-    _ = data.held_out_texts  # refused before anything is written
+    data.check()  # before anything is written
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
     if tokenizer.vocab_size > model.vocab_size:
