@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UsageError(ValueError):
@@ -20,3 +21,15 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
     return f"{hint}(valid: {listed})" if valid else "(there are none)"
+
+
+def check_number(name: str, value: Any, minimum: float, *, whole: bool = True) -> None:
+    """Refuses what is no number, or no whole one, and a number below the minimum; NaN is.
+
+    Raises:
+      UsageError: gives name and value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise UsageError(f"{name}={value!r}: must be a {'whole ' if whole else ''}number")
+    if not value >= minimum:
+        raise UsageError(f"{name}={value}: must be at least {minimum}")

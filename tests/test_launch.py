@@ -14,7 +14,8 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 
 # Notes its arguments and DISTILLSPEC_MULTIHOST, and exits with the next status of its plan. The status `wait`
-# stands for a job that runs until SIGTERM, then saves and exits 75.
+# stands for a job that runs until SIGTERM, then saves and exits 75; `75/137` for tasks of which the first
+# exits 75, for which the others are killed.
 STAND_IN = """#!/usr/bin/env bash
 here="$(dirname "$0")"
 printf '%s' "$(basename "$0") multihost=${DISTILLSPEC_MULTIHOST:-}" >> "$here/calls"
@@ -26,6 +27,10 @@ if [[ "$status" == wait ]]; then
   trap 'exit 75' TERM
   kill -TERM "$PPID"
   while true; do sleep 0.01; done
+fi
+if [[ "$status" == */* ]]; then
+  echo "srun: error: node1: task 0: Exited with exit code ${status%/*}" >&2
+  status="${status#*/}"
 fi
 exit "${status:-0}"
 """
@@ -107,12 +112,18 @@ def test_slurm_requeues_only_a_preempted_job(launch):
     assert calls[1] == "scontrol multihost=1 requeue 17"
 
 
-@pytest.mark.parametrize("result", [0, 2])
+def test_slurm_requeues_where_one_preempted_task_had_the_others_killed(launch):
+    job = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "4"}
+    status, calls = launch("slurm.sbatch", "distill", plan={"srun": ["75/137"]}, **job)
+    assert (status, calls[1:]) == (75, ["scontrol multihost=1 requeue 17"])
+
+
+@pytest.mark.parametrize("result", [0, 2, 137, "2/137", "75/2"])
 def test_slurm_leaves_other_ends_alone(launch, result):
     status, calls = launch(
         "slurm.sbatch", "distill", plan={"srun": [result]}, SLURM_JOB_ID="17", SLURM_NTASKS="1"
     )
-    assert status == result
+    assert status == int(str(result).split("/")[-1])
     assert calls == ["srun multihost= --kill-on-bad-exit=1 distillspec distill"]
 
 

@@ -42,10 +42,12 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.decoding import StopOnEos, sampling_law
-    from distillspec_jax.decoding.text import tokenizer_of
+    from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
     from distillspec_jax.evaluation import advice, prompts, tables
     from distillspec_jax.models import pretrained, zoo
 
+    if flags.drafter == LOOKUP:
+        raise UsageError(f"--drafter={LOOKUP}: advise needs a draft model; {LOOKUP} costs nothing to draft")
     target, draft = (pretrained.load(name, dtype=flags.dtype) for name in (flags.target, flags.drafter))
     pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
     task = flags.task or zoo.task_of(target.name)

@@ -54,7 +54,8 @@ def bind(
 
     Raises:
       UsageError: a missing file, an unknown function, parameter or macro, a value that is none, a macro or a
-        parameter left without a value. The message names the flag or the line, and the nearest valid choice.
+        parameter left without a value, a class without its parentheses. The message names the flag or the
+        line, and the nearest valid choice.
     """
     gin.clear_config()
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
@@ -65,6 +66,8 @@ def bind(
             _parse_flag(name, value)
     _finalize()
     _check_complete(job, given)
+    for name, bound in gin.get_bindings(job, resolve_references=False).items():
+        _check_called(f"{job.__name__}.{name}", bound)
     return gin.get_configurable(job), gin.config_str()
 
 
@@ -242,3 +245,26 @@ def _check_complete(job: Callable[..., Any], given: Collection[str]) -> None:
                 f"{job.__name__} needs a value for {name!r}: give --gin.{job.__name__}.{name}=VALUE,"
                 f" or a --gin_file that binds it"
             )
+
+
+def _check_called(name: str, bound: Any) -> None:
+    """Refuses a class that lacks its parentheses, in a value and in all that is made for it.
+
+    Functions may lack them: an optimizer is one.
+    """
+    parts = bound.values() if isinstance(bound, dict) else bound
+    if isinstance(bound, (dict, list, tuple)):
+        for part in parts:
+            _check_called(name, part)
+    if not isinstance(bound, gin.config.ConfigurableReference):
+        return
+    made = bound.configurable.wrapped
+    if not bound.evaluate:
+        if inspect.isclass(made):
+            raise UsageError(f"{name} is the class {made.__name__}: write @{bound.scoped_selector}()")
+        return
+    with gin.config_scope(bound.scopes or gin.current_scope()):
+        inner = gin.get_bindings(bound.configurable.selector, resolve_references=False)
+        for parameter, part in inner.items():
+            is_macro = made is gin.config.macro
+            _check_called("/".join(bound.scopes) if is_macro else f"{made.__name__}.{parameter}", part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
@@ -17,7 +18,9 @@ A run that was stopped goes on where it was: start it again.
       --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
 
 At its end it samples some held-out prompts and checks that accept rate, the overlap of the two laws that the
-sampler recorded, and the same overlap recomputed by the training code agree (MODEL_DIR/agreement.json).
+sampler recorded, and the same overlap recomputed by the training code agree (MODEL_DIR/agreement.json, or
+MODEL_DIR/best/agreement.json with DEPLOYMENT). There is no such check without a target
+(TARGET_SET alone) or on several hosts.
 """
 
 
@@ -35,16 +38,26 @@ def main(argv: list[str]) -> int:
         from distillspec_jax import checkpoint
         from distillspec_jax.cli import bindings
         from distillspec_jax.distillation.distill import distill
-        from distillspec_jax.evaluation import agreement
 
         job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
         progress.newest = functools.partial(checkpoint.latest_step, bindings.value(distill, "model_dir"))
         directory = job(gin=configuration)
         print(directory)
-        if flags.check_prompts > 0 and jax.process_count() == 1:
-            found = agreement.check(directory, prompts=flags.check_prompts)
-            print(found or "no target or no held-out prompts to check with", file=sys.stderr)
+        if flags.check_prompts > 0 and jax.process_index() == 0:
+            print(final_check(directory, flags.check_prompts), file=sys.stderr)
     return 0
+
+
+def final_check(directory: str | Path, prompts: int) -> str:
+    """What the numbers of `agreement.check` are, or why there are none, in a line."""
+    import jax
+
+    from distillspec_jax.evaluation import agreement
+
+    if jax.process_count() > 1:
+        return f"no final check: {jax.process_count()} hosts trained together, and it runs on one"
+    found = agreement.check(directory, prompts=prompts)
+    return str(found or "no target or no held-out prompts to check with")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,11 @@ def main(argv: list[str]) -> int:
         help="outputs a prompt, numbered in a field sample (default: 1)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
-    add("--resume", action="store_true", help="go on after the lines of a run that was cut off")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on after the lines of a run that was cut off, which are in OUTPUT.partial",
+    )
     add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",
@@ -106,6 +110,8 @@ def main(argv: list[str]) -> int:
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
     asked = requests.read_requests(flags.input, flags.field)
+    if flags.input != "-" and os.path.isfile(flags.output) and os.path.samefile(flags.input, flags.output):
+        raise UsageError(f"--output={flags.output} is the file of --input: choose another")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
     form = text.prompt_format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -14,6 +15,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.data.text_sources import Files
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import fingerprints, pretrained
@@ -169,6 +171,18 @@ class DataConfig:
             )
         texts.check(self.mixture_or_task_name, self._reader.tokenizer, self.lengths)
         return texts
+
+    def check(self) -> None:
+        """Reads whatever is read whole anyway, for its errors: a target's texts, and files of rows.
+
+        Raises:
+          UsageError: see `texts`, `held_out_texts` and `catalog.read_rows`.
+        """
+        if self.texts is None:
+            for spec in map(catalog.find_task, self.tasks):
+                if isinstance(spec.source, Files):  # a data set of TFDS may be huge, and is streamed
+                    collections.deque(catalog.read_rows(spec, self.split), maxlen=0)
+        _ = self.held_out_texts
 
     def fingerprint(self) -> str:
         """sha256 over what every task's source says of its rows: what `provenance` remembers of the data."""

@@ -59,7 +59,8 @@ def distill(
       divergence: forward KL by default.
       source: the draft's own samples by default, or the texts of `data.target_set` where there is one.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
-      deployment: keep the evaluation with the highest held-out acceptance under this law in `model_dir/best`.
+      deployment: keep the evaluation with the highest held-out acceptance under this law in `model_dir/best`;
+        step 0 is one of them.
       learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
       optimizer: schedule to transformation.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
@@ -72,7 +73,7 @@ def distill(
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
-    optimizers.check_schedule(loop.total_steps, learning_rate)
+    optimizers.check_schedule(learning_rate, warmup_steps, hold_until, final_fraction)
     _check_settings(target, data, loop, source, normalization, deployment, profile)
     divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)

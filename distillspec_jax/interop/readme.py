@@ -22,7 +22,7 @@ def text(model: Pretrained, num_parameters: int) -> str:
     """
     card = model.card
     lines = [
-        f"# {Path(model.name).name}",
+        f"# {_run(Path(model.name).absolute()).name}",
         "",
         f"A {card.family} network of {num_parameters:,} parameters, written by `distillspec convert "
         "--to=hf`.",
@@ -48,17 +48,22 @@ def text(model: Pretrained, num_parameters: int) -> str:
     return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(told, indent=1), "```", ""])
 
 
+def _run(directory: Path) -> Path:
+    """The folder of a run, of which `directory` may be the best step (`MODEL_DIR/best`)."""
+    return directory.parent if (directory / "selection.json").is_file() else directory
+
+
 def _acceptance(directory: Path, card: ModelCard) -> list[str]:
     """What was measured on a draft, in Markdown; [] where nothing was.
 
-    Of training's evaluations the last up to the checkpoint's step. The best of a run (`MODEL_DIR/best`) has
-    its log in the run's folder, and a trained draft that was given a shortlist in that of the draft it was.
+    Of training's evaluations the last up to the checkpoint's step. The best of a run has its log in the run's
+    folder, and a trained draft that was given a shortlist in that of the draft it was.
     """
     made = card.provenance
     step = checkpoint.latest_step(directory) or 0
     if "shortlist" in made and "layers" not in made:
         directory, step = pretrained.resolve(made["shortlist"]["draft"]), made["shortlist"]["step"]
-    run = directory.parent if (directory / "selection.json").is_file() else directory
+    run = _run(directory)
     expected: dict[str, float] = {}
     for path in filter(Path.is_file, map(run.joinpath, _LOGS)):
         for written in path.read_text().splitlines():

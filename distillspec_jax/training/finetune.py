@@ -52,7 +52,7 @@ def finetune(
     Returns:
       The checkpoint directory.
     """
-    optimizers.check_schedule(loop.total_steps, learning_rate)
+    optimizers.check_schedule(learning_rate, warmup_steps, hold_until, final_fraction)
     if model is None:
         if initial_checkpoint_path is None:
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")

@@ -42,7 +42,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
     """
     family, config = registry.describe(model)
     check_lengths(model, data, "the model")
-    _ = data.held_out_texts  # refused before anything is written
+    data.check()  # before anything is written
     spec = catalog.find_task(data.tasks[0])
     tokenizer = data.tokenizer()
     if tokenizer.vocab_size > model.vocab_size:
@@ -134,9 +134,11 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     there, here = _identity(checkpoint.read_card(root)), _identity(card)
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
+            # Not taken for free before its first step: that run may be under way, its card is in use.
+            unsaved = "" if checkpoint.finished_steps(root) else ", or remove it: no step is saved there"
             raise UsageError(
                 f"MODEL_DIR={root} holds another run, whose {name} is {there.get(name)!r} and not "
-                f"{here.get(name)!r}: choose an empty one"
+                f"{here.get(name)!r}: choose an empty one{unsaved}"
             )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, check_number, nearest
 from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
@@ -77,8 +77,8 @@ class LoopConfig:
             ("seed", "eval_period", "patience", "max_seconds"), 0
         )
         for name, minimum in least.items():
-            if not getattr(self, name) >= minimum:
-                raise UsageError(f"LoopConfig.{name}={getattr(self, name)}: must be at least {minimum}")
+            whole = name != "max_seconds"
+            check_number(f"LoopConfig.{name}", getattr(self, name), minimum, whole=whole)
         check_microbatches(self.batch_size, self.microbatches)
         if self.seed >= 2**32:
             raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
@@ -111,7 +111,8 @@ def train(
         are reused.
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
-      select: name of an evaluation's value; the step with the highest one is kept apart (`Selection`).
+      select: name of an evaluation's value; the step with the highest one, 0 included, is kept apart
+        (`Selection`).
       profile: reported under `profile`, once, after the first step.
       counted_loss_fn: the loss without rematerialisation, where `loss_fn` has it: the model's operations.
       description: of the progress bar.
@@ -156,8 +157,10 @@ def train(
         def gave_up(step: int) -> bool:
             return selection is not None and selection.exhausted(step)
 
-        if start and evaluates(start) and not reports.holds(start, "eval"):
-            report_evaluation(start)  # the run was stopped before it came to that
+        # A selection judges its start; a later step is due if the run was stopped before it came to that.
+        due = evaluates(start) if start else selection is not None
+        if due and not reports.holds(start, "eval"):
+            report_evaluation(start)
         if gave_up(start):
             return state.params
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optax
 
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, check_number
 
 
 def warmup_cosine(
@@ -53,9 +53,11 @@ def adafactor(
     return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), *chain)
 
 
-def check_schedule(total_steps: int, learning_rate: float) -> None:
-    """Refuses a run that could not move."""
-    if total_steps < 1:
-        raise UsageError(f"TRAIN_STEPS={total_steps}: must be at least 1")
-    if not learning_rate > 0:
+def check_schedule(learning_rate: float, warmup_steps: int, hold_until: int, final_fraction: float) -> None:
+    """Refuses what is no number of a `warmup_cosine`, and a rate at which nothing would move."""
+    check_number("LEARNING_RATE", learning_rate, 0, whole=False)
+    if not learning_rate:
         raise UsageError(f"LEARNING_RATE={learning_rate}: must be positive")
+    check_number("warmup_steps", warmup_steps, 0)
+    check_number("hold_until", hold_until, 0)
+    check_number("final_fraction", final_fraction, 0, whole=False)

@@ -135,7 +135,8 @@ class ConsoleWriter:
         done = max(step - self._start, 1)
         left = (time.monotonic() - self._began) / done * (self._total - step)
         shown = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-        tail = "" if self._progress is not None else f"  left {left / 60:.1f} min"
+        timed = self._progress is None and step > self._start  # of no step there is nothing to reckon with
+        tail = f"  left {left / 60:.1f} min" if timed else ""
         self.note(f"{split:<5} {step:>6}/{self._total}  {shown}{tail}")
 
     def close(self) -> None:

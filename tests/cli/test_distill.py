@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from distillspec_jax.cli.distill import final_check
 from distillspec_jax.cli.main import main
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
@@ -105,6 +106,11 @@ def test_a_sigterm_during_the_final_check_is_no_failure(base, distilled, monkeyp
     assert capsys.readouterr().err.endswith("distillspec distill: stopped by SIGTERM: resumable, step 2\n")
 
 
+def test_several_hosts_are_told_that_nothing_is_checked(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert final_check("run", 4) == "no final check: 2 hosts trained together, and it runs on one"
+
+
 @pytest.fixture(scope="module")
 def other_vocabulary(tmp_path_factory) -> str:
     card = dataclasses.replace(pair.draft().card, tokenizer_fingerprint="0" * 64)
@@ -123,6 +129,10 @@ def other_vocabulary(tmp_path_factory) -> str:
         (
             ["--gin.DRAFT=OTHERS"],
             "OTHERS is not a checkpoint directory (no such folder): did you mean 'OTHER'?",
+        ),
+        (
+            ["--gin.DIVERGENCE=@divergences.TotalVariation"],
+            "DIVERGENCE is the class TotalVariation: write @divergences.TotalVariation()",
         ),
         (["--gin.DIVERGENCE=@divergences.ForwardKLL()"], "--gin.DIVERGENCE=@divergences.ForwardKLL(): "),
         (

@@ -117,6 +117,8 @@ def test_a_run_from_another_checkpoint_names_it_as_its_parent(base, trained, tmp
     ("flags", "message"),
     [
         (["--gin.TRAIN_STEPS=0"], "LoopConfig.total_steps=0: must be at least 1"),
+        (["--gin.TRAIN_STEPS=1e3"], "LoopConfig.total_steps=1000.0: must be a whole number"),
+        (["--gin.LEARNING_RATE=fast"], "LEARNING_RATE='fast': must be a number"),
         (["--gin.SEED=4294967296"], "LoopConfig.seed=4294967296: must be at most 4294967295"),
         (
             ["--gin.TRAIN_STEP=9"],
@@ -135,8 +137,13 @@ def test_a_run_from_another_checkpoint_names_it_as_its_parent(base, trained, tmp
             "task 'mine2': train_path 'nope.jsonl' is not a file",
         ),
         (
-            ["--gin.TASK_NAME=mine3", "--gin.VALIDATION_FILE=BAD", "--gin.TARGETS_FIELD=answer"],
+            ["--gin.TASK_NAME=mine3", "--gin.TRAIN_FILE=BAD", "--gin.TARGETS_FIELD=answer"],
             "BAD:1: no field 'answer': did you mean 'answers'? (valid: answers, inputs)",
+        ),
+        (["--gin.TASK_NAME=mine4", "--gin.VALIDATION_FILE=BAD"], "BAD:1: no field 'targets': "),
+        (
+            ["--gin.TASK_NAME=mine5", "--gin.TRAIN_FILE=BAD", "--gin.TARGETS_FIELD=answers"],
+            "BAD:2: malformed JSON (Expecting value",
         ),
         (
             ["--gin.INITIAL_CHECKPOINT_PATH=zoo:drafft"],
@@ -153,7 +160,7 @@ def test_bad_input_is_one_line_and_makes_no_directory(
     base, trained, pair_in_zoo, tmp_path, capsys, flags, message
 ):
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"inputs": "a", "answers": "b"}\n')
+    bad.write_text('{"inputs": "a", "answers": "b"}\n{"inputs": \n')
 
     def filled(text: str) -> str:
         return text.replace("BAD", str(bad)).replace("TRAINED", str(trained))

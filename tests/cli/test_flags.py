@@ -209,6 +209,27 @@ def test_a_bad_flag_is_named_with_the_nearest_choice(write, flag, says):
     assert message.startswith(flag) or "=%" in flag
 
 
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--gin.MODEL=@gin_toy.Model", "MODEL is the class Model: write @gin_toy.Model()"),
+        (
+            "--gin.gin_toy.train.name={'a': [@gin_toy.Model(), @b/gin_toy.Model]}",
+            "train.name is the class Model: write @b/gin_toy.Model()",
+        ),
+        ("--gin.gin_toy.Model.width=@gin_toy.Model", "Model.width is the class Model: write @gin_toy."),
+    ],
+)
+def test_a_class_without_its_parentheses(write, flag, says):
+    assert complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag).startswith(says)
+
+
+def test_a_function_may_lack_them(write):
+    config = write("a.gin", CONFIG)
+    flags = ("--gin.MODEL_DIR=x", "--gin.MODEL=@gin_toy.schedule")
+    assert bindings.bind(gin_toy.train, parse(f"--gin_file={config}", *flags))[0]()[0](2.0) == (2.0, 0)
+
+
 def test_a_function_that_nothing_registers(write):
     assert "there is no function 'trian': did you mean 'train'?" in complaint(
         "--gin.train.model_dir=x", "--gin.trian.steps=3"

@@ -43,9 +43,8 @@ def generate(target_dir, prompts, capsys):
     """Runs the command on the prompts; its lines as JSON, the batch being of 4 unless a flag says so."""
 
     def run(*flags: str) -> list[dict]:
-        assert (
-            main(["generate", f"--model={target_dir}", f"--input={prompts}", "--batch_size=4", *flags]) == 0
-        )
+        argv = ["generate", f"--model={target_dir}", f"--input={prompts}", "--batch_size=4", *flags]
+        assert main(argv) == 0
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     return run
@@ -395,9 +394,6 @@ def test_a_disk_that_fills_up_leaves_the_old_output_as_it_was(target_dir, tmp_pa
         status = main(["generate", f"--model={target_dir}", f"--input={source}", f"--output={output}"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    reason = os.strerror(errno.EFBIG)
-    assert (status, capsys.readouterr().err) == (
-        2,
-        f"distillspec generate: error: cannot save to {output}: {reason}\n",
-    )
+    error = f"distillspec generate: error: cannot save to {output}: {os.strerror(errno.EFBIG)}\n"
+    assert (status, capsys.readouterr().err) == (2, error)
     assert output.read_text() == "before\n"

@@ -1,4 +1,4 @@
-"""`distillspec generate --resume`: lines that an earlier run left behind, whole or not."""
+"""`distillspec generate --resume`: lines that an earlier run left behind, and where none belong."""
 
 import json
 from pathlib import Path
@@ -64,3 +64,12 @@ def test_lines_made_with_another_seed_are_not_mixed(generate, whole, tmp_path, c
     partial.write_text("")  # nothing was made yet
     assert generate(path, 4, "--resume") == 0
     assert path.read_text() == whole
+
+
+def test_prompts_are_never_written_over(generate, tmp_path, capsys):
+    link = tmp_path / "link.jsonl"
+    link.symlink_to("prompts2.jsonl")
+    assert generate(link, 2) == 2
+    assert capsys.readouterr().err.endswith(f"--output={link} is the file of --input: choose another\n")
+    assert link.is_symlink()
+    assert link.read_text() == "".join(LINES[:2])

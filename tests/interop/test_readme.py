@@ -32,6 +32,14 @@ def test_the_best_of_a_run_has_the_acceptance_of_its_own_step(best):
     assert "held-out prompts:\n\n- acceptance_expected_T0: 0.2500\n\n## Provenance" in of(best)
 
 
+def test_the_best_of_a_run_is_called_by_the_runs_name(best, monkeypatch):
+    assert of(best).startswith("# run\n")
+    monkeypatch.chdir(best.parent)
+    assert of("best").startswith("# run\n")
+    (best / "selection.json").unlink()
+    assert of(best).startswith("# best\n")
+
+
 def test_a_check_after_training_is_told_beside(best):
     (best / "agreement.json").write_text(json.dumps(CHECKED))
     checked = "- acceptance_expected_T1: 0.6000\n\nUnder T1 it accepted 0.5000 of the 1,234 drafted tokens"

@@ -167,6 +167,16 @@ def test_another_run_in_the_same_directory_is_refused_by_what_differs(opened, ch
         job.open_directory(directory, dataclasses.replace(card, **change), b"tokenizer")
 
 
+def test_another_run_that_saved_nothing_may_be_removed(opened):
+    directory, card = opened
+    other = dataclasses.replace(card, task="gsm_symbolic")
+    with pytest.raises(UsageError, match=r"choose an empty one, or remove it: no step is saved there$"):
+        job.open_directory(directory, other, b"tokenizer")
+    checkpoint.save_params(directory, 3, toy.fresh_params())
+    with pytest.raises(UsageError, match=r"choose an empty one$"):
+        job.open_directory(directory, other, b"tokenizer")
+
+
 def test_a_bucket_is_no_folder(opened):
     with pytest.raises(UsageError, match="MODEL_DIR=gs://bucket/draft: buckets are not written to; mount it"):
         job.open_directory("gs://bucket/draft", opened[1], b"tokenizer")

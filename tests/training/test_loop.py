@@ -142,6 +142,8 @@ def test_a_run_that_only_skips_ends(tmp_path):
         ({"total_steps": 0}, "total_steps=0: must be at least 1"),
         ({"log_period": 0}, "log_period=0: must be at least 1"),
         ({"keep": 0}, "keep=0: must be at least 1"),
+        ({"save_period": "often"}, "save_period='often': must be a whole number"),
+        ({"max_seconds": "long"}, "max_seconds='long': must be a number"),
         ({"max_seconds": -1.0}, r"max_seconds=-1.0: must be at least 0"),
         ({"max_seconds": float("nan")}, r"max_seconds=nan: must be at least 0"),
     ],

@@ -109,13 +109,19 @@ def test_adafactor_keeps_rows_and_columns_instead_of_a_matrix():
 
 
 @pytest.mark.parametrize(
-    ("steps", "rate", "says"),
+    ("change", "says"),
     [
-        (0, 0.1, "TRAIN_STEPS=0: must be at least 1"),
-        (5, 0.0, r"LEARNING_RATE=0.0: must be positive"),
-        (5, float("nan"), r"LEARNING_RATE=nan: must be positive"),
+        ({"learning_rate": 0.0}, "LEARNING_RATE=0.0: must be positive"),
+        ({"learning_rate": float("nan")}, "LEARNING_RATE=nan: must be at least 0"),
+        ({"learning_rate": "fast"}, "LEARNING_RATE='fast': must be a number"),
+        ({"warmup_steps": 0.1}, "warmup_steps=0.1: must be a whole number"),
+        ({"hold_until": True}, "hold_until=True: must be a whole number"),
+        ({"final_fraction": None}, "final_fraction=None: must be a number"),
+        ({"final_fraction": -1}, "final_fraction=-1: must be at least 0"),
     ],
 )
-def test_a_run_that_could_not_move_is_refused(steps, rate, says):
-    with pytest.raises(UsageError, match=says):
-        optimizers.check_schedule(steps, rate)
+def test_a_schedule_of_no_numbers_or_without_a_rate_is_refused(change, says):
+    possible = {"learning_rate": 1, "warmup_steps": 0, "hold_until": 0, "final_fraction": 0.1}
+    optimizers.check_schedule(**possible)
+    with pytest.raises(UsageError, match=f"^{says}$"):
+        optimizers.check_schedule(**possible | change)

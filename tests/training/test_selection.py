@@ -1,6 +1,7 @@
 """The best evaluation of a run: which is kept, through restarts and cut-short saves, and when to give up."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.selection import BEST, RECORD, Selection
 from tests.training import toy
 
@@ -43,7 +45,7 @@ def run(directory, *values, **changes):
 
 
 def test_the_highest_value_is_kept_beside_the_run_as_a_model_of_its_own(run_dir, tmp_path_factory):
-    run(run_dir, 0.1, 0.5, 0.3)
+    run(run_dir, 0.2, 0.1, 0.5, 0.3)
     assert best_of(run_dir) == (8, 0.5)
     until_then = toy.run(tmp_path_factory.mktemp("other"), total_steps=8)
     toy.assert_equal(params_of(run_dir / BEST), until_then)
@@ -53,12 +55,12 @@ def test_the_highest_value_is_kept_beside_the_run_as_a_model_of_its_own(run_dir,
 
 
 def test_of_equal_values_the_first_is_kept_and_no_number_never_is(run_dir):
-    run(run_dir, float("nan"), 0.5, 0.5)
+    run(run_dir, float("nan"), float("nan"), 0.5, 0.5)
     assert best_of(run_dir) == (8, 0.5)
 
 
 def test_a_restart_remembers_what_was_best(run_dir):
-    run(run_dir, 0.5, total_steps=4)
+    run(run_dir, 0.1, 0.5, total_steps=4)
     first = params_of(run_dir / BEST)
     run(run_dir, 0.4, 0.45)
     assert best_of(run_dir) == (4, 0.5)
@@ -69,7 +71,7 @@ def test_a_restart_remembers_what_was_best(run_dir):
 
 def test_parameters_without_a_record_are_not_believed(run_dir):
     """A kill between the two writes of step 8; step 4 was best until then."""
-    run(run_dir, 0.5, total_steps=4)
+    run(run_dir, 0.1, 0.5, total_steps=4)
     checkpoint.save_params(run_dir / BEST, 8, toy.fresh_params())
     again = Selection(run_dir, "score")
     assert (again.step, again.value) == (4, 0.5)
@@ -80,14 +82,34 @@ def test_parameters_without_a_record_are_not_believed(run_dir):
 
 def test_patience_ends_the_run_and_a_restart_leaves_it_ended(run_dir):
     settings = {"eval_period": 2, "patience": 2, "save_period": 50, "log_period": 50}
-    run(run_dir, 0.2, 0.5, 0.4, 0.3, **settings)
-    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [2, 4, 6, 8]
+    run(run_dir, 0.1, 0.2, 0.5, 0.4, 0.3, **settings)
+    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [0, 2, 4, 6, 8]
     assert best_of(run_dir) == (4, 0.5)
     assert checkpoint.latest_step(run_dir) == 8
     before = params_of(run_dir)
     toy.assert_equal(run(run_dir, **settings), before)  # no value is asked for
     run(run_dir, 0.6, **settings | {"patience": 3, "total_steps": 10})
     assert best_of(run_dir) == (10, 0.6)
+
+
+def test_a_run_that_only_gets_worse_keeps_what_it_started_from(run_dir, capsys):
+    run(run_dir, 0.5, 0.4, 0.3, patience=2)
+    assert best_of(run_dir) == (0, 0.5)
+    toy.assert_equal(params_of(run_dir / BEST), toy.fresh_params())
+    assert checkpoint.latest_step(run_dir) == 8
+    assert "eval       0/12  score 0.5\n" in capsys.readouterr().err
+
+
+def test_a_start_that_was_judged_is_not_judged_again(run_dir):
+    def terminate(params):
+        signal.raise_signal(signal.SIGTERM)
+        return {"score": 0.5}
+
+    with pytest.raises(Preempted, match="step 0 of 12"):
+        run(run_dir, evaluate=terminate)
+    run(run_dir, 0.1, 0.2, 0.3)
+    assert best_of(run_dir) == (0, 0.5)
+    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [0, 4, 8, 12]
 
 
 def test_no_patience_waits_for_ever(run_dir):

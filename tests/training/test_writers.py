@@ -74,11 +74,13 @@ def test_tensorboard_forgets_from_the_step_of_a_restart(tmp_path):
 
 
 def test_the_console_tells_step_values_and_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 60.0])
+    clock = iter([0.0, 60.0, 90.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     writer = ConsoleWriter("training", 40, 10)
     writer.write(20, {"loss": 1.23456, "tokens_per_s": 12345.6}, "train")
     assert capsys.readouterr().err == "train     20/40  loss 1.235  tokens_per_s 12,346  left 2.0 min\n"
+    writer.write(10, {"loss": 1.5}, "eval")
+    assert capsys.readouterr().err == "eval      10/40  loss 1.5\n"
 
 
 def test_a_note_is_not_taken_for_markup(capsys):
