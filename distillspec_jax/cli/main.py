@@ -35,8 +35,8 @@ USAGE = """usage: distillspec COMMAND [flags]
 
 {commands}
 
-`distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input; of finetune and
-distill also 75, preempted (run the same command again to go on).
+`distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input; of finetune, distill
+and demo also 75, preempted (run the same command again to go on).
 """
 
 
