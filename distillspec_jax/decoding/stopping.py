@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,10 +82,14 @@ class StopOnStrings:
         told_BT = jnp.arange(output_BT.shape[1])[None] < emitted_B[:, None]
         moves_BT = jnp.asarray(moves)[output_BT] & told_BT
         back_BT = jnp.cumsum(moves_BT[:, ::-1], axis=1)[:, ::-1]
-        state_B = jnp.zeros_like(emitted_B)
-        for back in range(max(map(len, self.strings)) - 1, 0, -1):
-            token_B = jnp.max(jnp.where(moves_BT & (back_BT == back), output_BT, -1), axis=1, initial=-1)
-            state_B = jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
+        most = min(max(map(len, self.strings)) - 1, output_BT.shape[1])
+
+        def read(i: Array, state_B: Array) -> Array:
+            token_B = jnp.max(jnp.where(moves_BT & (back_BT == most - i), output_BT, -1), axis=1, initial=-1)
+            return jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
+
+        # Written out for short strings alone: of long ones that would take minutes to compile.
+        state_B = jax.lax.fori_loop(0, most, read, jnp.zeros(len(output_BT), jnp.int32), unroll=4)
         ends_KB = []
         for k in range(block_BK.shape[1]):
             state_B = next_state[state_B, block_BK[:, k]]
