@@ -39,7 +39,7 @@ class Completion:
 
     Attributes:
       tokens: emitted tokens, EOS included if it was emitted.
-      finish_reason: `eos`, `length`, or `failed` (the model's logits were not finite).
+      finish_reason: `eos`, `length`, or `failed` (the target's logits were not finite).
       target_calls: verify passes; in autoregressive decoding one a token. Prefill is apart.
       cut_rounds: rounds whose last token was an accepted draft, ended by EOS or the limit, so that
         `len(tokens) == accepted + target_calls - cut_rounds`.

@@ -26,7 +26,7 @@ class Status(enum.IntEnum):
     RUNNING = 0
     ENDED = 1  # by its own content: EOS
     LENGTH = 2  # by its limit
-    FAILED = 3  # its logits were not finite
+    FAILED = 3  # the target's logits were not finite
 
 
 class PairParams(NamedTuple):
@@ -119,7 +119,7 @@ class Rows:
         )
 
     def fail(self, failed_B: Array) -> Rows:
-        """Marks rows whose logits were not finite; what they had emitted stays."""
+        """Marks rows whose target gave logits that were not finite; what they had emitted stays."""
         return dataclasses.replace(
             self, status_B=jnp.where(failed_B, int(Status.FAILED), self.status_B).astype(jnp.int32)
         )
