@@ -22,7 +22,7 @@ from distillspec_jax.decoding.adaptive import BlockSizeChoice, DraftCounts, Fixe
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.runner import Behind, Runner
-from distillspec_jax.decoding.state import Requests, State, Status
+from distillspec_jax.decoding.state import Requests, State, Status, check_limit
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
@@ -384,10 +384,10 @@ def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:
     limits = np.asarray(max_new_tokens)
     if limits.ndim and limits.shape != (prompts,):
         raise UsageError(f"max_new_tokens has {limits.size} values for {prompts} prompts")
-    limits = np.broadcast_to(limits, (prompts,)).astype(np.int32)
-    for i in np.flatnonzero(limits < 1)[:1]:
-        raise UsageError(f"max_new_tokens is {limits[i]} for prompt {i}, must be at least 1")
-    return limits
+    limits = np.broadcast_to(limits, (prompts,))
+    for i, limit in enumerate(limits.tolist()):
+        check_limit(limit, f" for prompt {i}")
+    return limits.astype(np.int32)
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:

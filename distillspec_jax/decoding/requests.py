@@ -13,6 +13,7 @@ from typing import Any
 
 from distillspec_jax.checkpoint import saving
 from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.state import check_limit
 from distillspec_jax.decoding.text import Generation
 from distillspec_jax.errors import UsageError, nearest
 
@@ -59,9 +60,8 @@ def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[st
                 kind = "a number" if OPTIONS[name] is float else "a whole number"
                 raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
         limit = own.pop("max_new_tokens", 1)
-        if limit < 1:
-            raise UsageError(f"{request.where}: max_new_tokens is {limit}, must be at least 1")
         try:
+            check_limit(limit)
             sampling_law(**own)
         except UsageError as error:
             raise UsageError(f"{request.where}: {error}") from error

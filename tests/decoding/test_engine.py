@@ -171,6 +171,9 @@ def test_a_prompt_may_end_with_the_id_0_where_that_is_no_padding() -> None:
         ([[2], []], 4, "prompt 1 is empty"),
         ([[2, -1, 3]], 4, "prompt 0 holds the id -1"),
         ([[2], [3]], [4, 0], "max_new_tokens is 0 for prompt 1"),
+        ([[2], [3]], [4, 2**32 + 5], "is 4294967301 for prompt 1, .* at most 2147483647 and whole"),
+        ([[2], [3]], 10**30, "max_new_tokens is 10+ for prompt 0, must be at least 1, at most 2147483647"),
+        ([[2], [3]], [4, 3.7], "max_new_tokens is 3.7 for prompt 1, .* and whole"),
         ([[2], [3]], [4], "max_new_tokens has 1 values for 2 prompts"),
     ],
 )
