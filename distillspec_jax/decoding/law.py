@@ -133,6 +133,8 @@ def checked(
     _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
     _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
     _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    # Smaller than a normal number is zero to a compiler that knows the value; it would divide by it.
+    temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
     return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
 
 

@@ -93,6 +93,13 @@ def test_extreme_temperatures_and_logits_stay_finite(temperature: float) -> None
     assert found[0, 4] == 0
 
 
+def test_a_temperature_below_the_normal_numbers_is_0() -> None:
+    law = sampling_law(1e-40)
+    assert law.temperature == 0
+    # The law is a constant of the program.
+    assert jax.jit(lambda logits: law.log_probs(logits))(jnp.arange(4.0)[None]).argmax() == 3
+
+
 def test_excluded_and_padded_ids_have_no_probability() -> None:
     law = sampling_law(1.0, vocab_size=4, excluded_ids=(0, 2))
     np.testing.assert_allclose(probs(law, [[50.0, 0.0, 50.0, 0.0, 50.0]]), [[0, 0.5, 0, 0.5]])
