@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -87,6 +88,34 @@ def test_a_longer_string_makes_no_longer_program():
     rules = [StopOnStrings((b"a" * size,), PIECES) for size in (9, 90)]
     sizes = {len(jax.make_jaxpr(rule.ends)(output, emitted, block).eqns) for rule in rules}
     assert len(sizes) == 1
+
+
+SPACED = (b"", b"", b" a", b" ", b"b", b" b")
+FIRST = (b"", b"", b"a", b"", b"b", b"b")
+"""What the same ids add to a text without bytes, as most SentencePiece vocabularies have it."""
+
+
+def spaced_text(tokens: tuple[int, ...]) -> bytes:
+    first, *rest = [token for token in tokens if SPACED[token]] or [0]
+    return FIRST[first] + b"".join(SPACED[token] for token in rest)
+
+
+@pytest.mark.parametrize("stops", [(b" ",), (b" b", b"a a", b"bb")])
+def test_a_space_that_the_first_piece_loses_ends_nothing(stops):
+    """Every text of four pieces, some without bytes, from its beginning and from the middle."""
+    texts = list(itertools.product((0, 2, 3, 4, 5), repeat=4))
+
+    def holds(tokens: tuple[int, ...]) -> bool:
+        return any(stop in spaced_text(tokens) for stop in stops)
+
+    rows = [(text, done) for done in (0, 1, 2) for text in texts if not holds(text[:done])]
+    output_BT = np.array([[*text[:done], *[5] * (4 - done)] for text, done in rows], np.int32)
+    done_B, block_BK = np.array([done for _, done in rows]), np.array([t[n : n + 2] for t, n in rows])
+    rule = StopOnStrings(stops, SPACED, first_pieces=FIRST)
+    found_BK = np.asarray(_ends(rule, output_BT, done_B, block_BK))
+    for (text, done), found in zip(rows, found_BK.tolist(), strict=True):
+        ends = [holds(text[: done + k + 1]) for k in range(2)]
+        assert found[: 1 if ends[0] else 2] == ends[: 1 if ends[0] else 2]
 
 
 def test_an_end_of_sequence_ends_as_ever():
