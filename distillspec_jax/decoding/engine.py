@@ -26,7 +26,7 @@ from distillspec_jax.decoding.state import Requests, State, Status, check_limit
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.models.interface import LanguageModel, padded_prompts, width_of
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
@@ -255,9 +255,7 @@ class Engine:
 
     def _widths(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> tuple[int, int]:
         """Of prompts and of outputs: rounded up, but no further than fits the models."""
-        # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
-        longest = max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
-        step = self._prompt_bucket
+        longest, step = width_of(prompts), self._prompt_bucket
         while True:
             prompt_width, width = (-(-size // step) * step for size in (longest, asked.longest))
             width = min(width, _power_of_two(asked.longest))
@@ -337,13 +335,6 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    padded_BT = np.full((len(prompts), width), -1, np.int32)
-    for row_T, prompt in zip(padded_BT, prompts, strict=True):
-        row_T[: len(prompt)] = prompt
-    return padded_BT
-
-
 def _batch(
     prompts: Sequence[Sequence[int]], asked: _Asked, indices: Sequence[int], rows: int, width: int
 ) -> tuple[np.ndarray, Requests]:
@@ -351,7 +342,7 @@ def _batch(
     index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
     limit_B = np.where(np.arange(rows) < len(indices), asked.limit_N[index_B], 0)
     law = asked.law.select(index_B)
-    return _padded([prompts[i] for i in index_B], width), _requests(
+    return padded_prompts([prompts[i] for i in index_B], width), _requests(
         asked.key, asked.number_N[index_B], limit_B, law
     )
 
