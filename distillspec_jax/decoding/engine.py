@@ -264,9 +264,12 @@ class Engine:
             try:
                 self._runner.check_room(*self._first_batch(prompts, asked, prompt_width), width)
                 self._fitting.add((prompt_width, width))
-            except UsageError:
+            except UsageError as error:
                 if step == 1:
-                    raise
+                    # The models know no more than how much room is wanted.
+                    block = max(self._block_sizes)
+                    of_these = f" ({asked.longest} asked for, and {block + 1} for a block of drafts)"
+                    raise UsageError(f"{error}{of_these if block else ''}") from error
                 step //= 2
 
     def _first_batch(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Completion, Engine, Progress, StopOnEos, sampling_law
+from distillspec_jax.decoding import Completion, Engine, ModelDrafter, Progress, StopOnEos, sampling_law
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
 from tests import tiny
@@ -191,6 +191,10 @@ def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
     assert len(served.generate([prompt], sampling_law(0.0), 31, seed=0)[0].tokens) == 31
     with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
         served.stream([prompt], sampling_law(0.0), 32, seed=0)
+    params = tiny.params(tiny.GPT)
+    drafted = Engine(tiny.GPT, params, ModelDrafter(tiny.GPT), params, batch_size=1, block_size=3)
+    with pytest.raises(UsageError, match=r"and 35 more .* \(31 asked for, and 4 for a block of drafts\)"):
+        drafted.stream([prompt], sampling_law(0.0), 31, seed=0)
 
 
 def test_a_law_for_another_number_of_prompts_is_refused(plain: Engine, law: Any) -> None:
