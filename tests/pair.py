@@ -18,9 +18,11 @@ from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import registry
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from tests import tiny
+from tests.data.hub import EOS, byte_level
 
 PREFIX, INPUTS, TARGETS = "say: ", 32, 8
 """The models' own prefix and lengths."""
@@ -61,3 +63,12 @@ def write(directory: Path, pretrained: Pretrained) -> str:
     checkpoint.write_card(directory, pretrained.card, pretrained.tokenizer_bytes)
     checkpoint.save_params(directory, 1, pretrained.params)
     return str(directory)
+
+
+def without_padding() -> Pretrained:
+    """A decoder-only model of a vocabulary in which the id 0 is a word, the exclamation mark."""
+    model = DecoderOnly(DecoderOnlyConfig(EOS + 1, 8, 1, 1, 8, 1, 16))
+    family, config = registry.describe(model)
+    fingerprint = checkpoint.fingerprint(byte_level())
+    card = ModelCard(family, config, fingerprint, eos_ids=[EOS], prompts_end_with_eos=False)
+    return Pretrained("words", model, tiny.params(model, seed=3), card, byte_level())

@@ -151,6 +151,14 @@ class Tokenizer:
         """What one id adds to a text, in UTF-8; nothing for EOS and padding."""
         return self._library.piece_bytes(token)
 
+    def first_piece_bytes(self, token: int) -> bytes:
+        """What one id adds to a text without bytes: many a vocabulary takes spaces off the beginning."""
+        added = self.piece_bytes(token)
+        if not added.startswith(b" "):
+            return added
+        text = self._library.decode([token])
+        return b" " * (len(text) - len(text.lstrip(" "))) + added.lstrip(b" ")
+
     def piece(self, token: int) -> str:
         """One id as a reader would see it: a space as a space, EOS as `</s>`, a byte as `<0xE2>`."""
         return self._library.piece(token)

@@ -82,7 +82,8 @@ class ModelMemory:
     Attributes:
       cache: the network's state. Once a row has committed anything it lacks the last *two* committed
         tokens, before that only the pending one.
-      previous_B: int32, the committed token before the pending one.
+      previous_B: int32, the committed token before the pending one; until the row first commits, the pending
+        token itself, as this network has it: a target of another family begins with another.
       has_previous_B: boolean; False until the row first commits.
     """
 
@@ -130,11 +131,11 @@ class ModelDrafter:
         return params if prepare is None else prepare(params, calls)
 
     def init(self, params: Params, prompt_BT: Array, max_length: int, pending_B: Array) -> ModelMemory:
-        """See `Drafter.init`. Prefill leaves the pending token out by itself."""
-        cache, _ = self.model.prefill(params, prompt_BT, max_length)
+        """See `Drafter.init`. Prefill leaves out the network's own pending token, not the target's."""
+        cache, own_B = self.model.prefill(params, prompt_BT, max_length)
         return ModelMemory(
             cache=cache,
-            previous_B=jnp.zeros_like(pending_B),
+            previous_B=own_B.astype(jnp.int32),
             has_previous_B=jnp.zeros(pending_B.shape, bool),
         )
 
@@ -148,9 +149,9 @@ class ModelDrafter:
         block_size: int,
     ) -> Draft:
         """See `Drafter.draft`."""
-        two_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
-        dummy_B2 = jnp.stack([pending_B, jnp.zeros_like(pending_B)], axis=1)
-        fed_B2 = jnp.where(state.has_previous_B[:, None], two_B2, dummy_B2)
+        pending_B = _pending(state, pending_B)
+        # Where a row has committed nothing, these are its pending token, twice: the second is the dummy.
+        fed_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
         logits_B2V, cache = self.model.extend(params, state.cache, fed_B2)
         logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
         cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
@@ -216,6 +217,7 @@ class ModelDrafter:
         self, params: Params, state: ModelMemory, pending_B: Array, tokens_BT: Array, count_B: Array
     ) -> ModelMemory:
         """See `Drafter.follow`; one call of the network."""
+        pending_B = _pending(state, pending_B)
         line_BK = jnp.concatenate([state.previous_B[:, None], pending_B[:, None], tokens_BT], axis=1)
         width = tokens_BT.shape[1]
         fed_BT = jnp.where(state.has_previous_B[:, None], line_BK[:, :width], line_BK[:, 1 : width + 1])
@@ -227,3 +229,8 @@ class ModelDrafter:
             previous_B=jnp.take_along_axis(line_BK, count_B[:, None], axis=1)[:, 0],
             has_previous_B=state.has_previous_B | some_B,
         )
+
+
+def _pending(memory: ModelMemory, pending_B: Array) -> Array:
+    """What the drafter reads for the target's pending token: a row's first is the drafter's own."""
+    return jnp.where(memory.has_previous_B, pending_B, memory.previous_B)

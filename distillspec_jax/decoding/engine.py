@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, DraftCounts, FixedBlockSize, RoundCosts
+from distillspec_jax.decoding.asked import Asked
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.runner import Behind, Runner
@@ -26,9 +26,9 @@ from distillspec_jax.decoding.state import Requests, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.models.interface import LanguageModel, width_of
 from distillspec_jax.partitioning import Partitioner
-from distillspec_jax.shapes import Array, Params
+from distillspec_jax.shapes import Params
 
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
@@ -39,7 +39,7 @@ class Completion:
 
     Attributes:
       tokens: emitted tokens, EOS included if it was emitted.
-      finish_reason: `eos`, `length`, or `failed` (the model's logits were not finite).
+      finish_reason: `eos`, `length`, or `failed` (the target's logits were not finite).
       target_calls: verify passes; in autoregressive decoding one a token. Prefill is apart.
       cut_rounds: rounds whose last token was an accepted draft, ended by EOS or the limit, so that
         `len(tokens) == accepted + target_calls - cut_rounds`.
@@ -182,9 +182,9 @@ class Engine:
           UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed;
             more than the models have positions for.
         """
-        asked = _asked(prompts, law, max_new_tokens, seed, numbers)
-        widths = self._widths(prompts, asked) if len(prompts) else (0, 0)
-        return self._served(prompts, asked, widths, progress or (lambda _: None))
+        asked = Asked.of(prompts, law, max_new_tokens, seed, numbers)
+        widths = self._widths(asked) if len(prompts) else (0, 0)
+        return self._served(asked, widths, progress or (lambda _: None))
 
     def round_costs(
         self, prompts: Sequence[Sequence[int]], law: SamplingLaw, max_new_tokens: int | Sequence[int]
@@ -194,22 +194,18 @@ class Engine:
         Raises:
           UsageError: as `stream`.
         """
-        asked = _asked(prompts, law, max_new_tokens, 0, None)
-        prompt_width, width = self._widths(prompts, asked)
-        batch = self._first_batch(prompts, asked, prompt_width)
+        asked = Asked.of(prompts, law, max_new_tokens, seed=0)
+        prompt_width, width = self._widths(asked)
+        batch = self._first_batch(asked, prompt_width)
         costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
         slots = np.resize(np.arange(min(len(prompts), self._batch_size)), self._batch_size)
-        reading_B = [self._reading_width([prompts[int(i)]], prompt_width) for i in slots]
+        reading_B = [self._reading_width(asked, [i], prompt_width) for i in slots.tolist()]
         return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width, reading_B))
 
     def _served(
-        self,
-        prompts: Sequence[Sequence[int]],
-        asked: _Asked,
-        widths: tuple[int, int],
-        progress: Callable[[Progress], None],
+        self, asked: Asked, widths: tuple[int, int], progress: Callable[[Progress], None]
     ) -> Iterator[tuple[int, Completion]]:
-        total, slots = len(prompts), self._batch_size
+        total, slots = len(asked.prompts), self._batch_size
         if not total:
             return
         prompt_width, width = widths
@@ -217,10 +213,10 @@ class Engine:
         self._announce(f"{slots} rows", shape)
 
         def reading(indices: Iterable[int]) -> int:
-            return self._reading_width([prompts[i] for i in indices], prompt_width)
+            return self._reading_width(asked, indices, prompt_width)
 
         def read(indices: Sequence[int], rows: int) -> State:
-            batch = _batch(prompts, asked, indices, rows, reading(indices))
+            batch = asked.batch(indices, rows, reading(indices))
             return self._runner.read(*batch, width, prompt_width)
 
         waiting = collections.deque(range(min(slots, total), total))
@@ -261,34 +257,35 @@ class Engine:
                 draft_counts.refilled(free)
             yield from zip(finished, completions, strict=True)
 
-    def _widths(self, prompts: Sequence[Sequence[int]], asked: _Asked) -> tuple[int, int]:
+    def _widths(self, asked: Asked) -> tuple[int, int]:
         """Of prompts and of outputs: rounded up, but no further than fits the models."""
-        longest, step = _longest(prompts), self._prompt_bucket
+        longest, step = width_of(asked.prompts), self._prompt_bucket
         while True:
             prompt_width, width = (-(-size // step) * step for size in (longest, asked.longest))
             width = min(width, _power_of_two(asked.longest))
             if (prompt_width, width) in self._fitting:
                 return prompt_width, width
             try:
-                self._runner.check_room(*self._first_batch(prompts, asked, prompt_width), width)
+                self._runner.check_room(*self._first_batch(asked, prompt_width), width)
                 self._fitting.add((prompt_width, width))
-            except UsageError:
+            except UsageError as error:
                 if step == 1:
-                    raise
+                    # The models know no more than how much room is wanted.
+                    block = max(self._block_sizes)
+                    of_these = f" ({asked.longest} asked for, and {block + 1} for a block of drafts)"
+                    raise UsageError(f"{error}{of_these if block else ''}") from error
                 step //= 2
 
-    def _reading_width(self, prompts: Sequence[Sequence[int]], whole: int) -> int:
+    def _reading_width(self, asked: Asked, indices: Iterable[int], whole: int) -> int:
         """The width of all prompts, halved (and rounded up) as long as it still holds these."""
-        step, longest, width = self._prompt_bucket, _longest(prompts), whole
+        step, longest, width = self._prompt_bucket, width_of([asked.prompts[i] for i in indices]), whole
         while (half := -(-(width // 2) // step) * step) < width and half >= longest:
             width = half
         return width
 
-    def _first_batch(
-        self, prompts: Sequence[Sequence[int]], asked: _Asked, width: int
-    ) -> tuple[np.ndarray, Requests]:
-        first = range(min(self._batch_size, len(prompts)))
-        return _batch(prompts, asked, first, self._batch_size, width)
+    def _first_batch(self, asked: Asked, width: int) -> tuple[np.ndarray, Requests]:
+        first = range(min(self._batch_size, len(asked.prompts)))
+        return asked.batch(first, self._batch_size, width)
 
     def _announce(self, what: str, shape: tuple[int, int, int, bool], variant: Any = None) -> None:
         if (what, shape, variant) not in self._compiled and self._on_compile is not None:
@@ -324,93 +321,5 @@ class Engine:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """What is asked of all N prompts, on the host; see `Requests`.
-
-    Attributes:
-      key: of the seed.
-      number_N: what tells the prompts' noise apart.
-      limit_N: most tokens.
-      law: its fields `[N]`, numpy's.
-    """
-
-    key: Array
-    number_N: np.ndarray
-    limit_N: np.ndarray
-    law: SamplingLaw
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of any output."""
-        return int(self.limit_N.max(initial=0))
-
-
-def _longest(prompts: Sequence[Sequence[int]]) -> int:
-    # After an id 0 at the end there is padding, which tells it from some (`prompt_lengths`).
-    return max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
-
-
 def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
-
-
-def _padded(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    padded_BT = np.full((len(prompts), width), -1, np.int32)
-    for row_T, prompt in zip(padded_BT, prompts, strict=True):
-        row_T[: len(prompt)] = prompt
-    return padded_BT
-
-
-def _batch(
-    prompts: Sequence[Sequence[int]], asked: _Asked, indices: Sequence[int], rows: int, width: int
-) -> tuple[np.ndarray, Requests]:
-    """Some prompts and their requests; rows that fill the batch up repeat the last one and never run."""
-    index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
-    limit_B = np.where(np.arange(rows) < len(indices), asked.limit_N[index_B], 0)
-    law = asked.law.select(index_B)
-    return _padded([prompts[i] for i in index_B], width), _requests(
-        asked.key, asked.number_N[index_B], limit_B, law
-    )
-
-
-@jax.jit
-def _requests(key: Array, number_B: Array, limit_B: Array, law: SamplingLaw) -> Requests:
-    """In one call of the device: one by one these small steps took milliseconds a batch."""
-    return Requests(randomness.row_keys(key, number_B), limit_B, law)
-
-
-def _asked(
-    prompts: Sequence[Sequence[int]],
-    law: SamplingLaw,
-    max_new_tokens: int | Sequence[int],
-    seed: int,
-    numbers: Sequence[int] | None,
-) -> _Asked:
-    """Checks what is asked of all prompts."""
-    limits = _limits(max_new_tokens, len(prompts))
-    _check_prompts(prompts)
-    for field in (law.temperature, law.top_k, law.top_p):
-        if field.ndim and field.shape != (len(prompts),):
-            raise UsageError(f"the law has {field.shape[0]} rows for {len(prompts)} prompts")
-    number_N = np.arange(len(prompts), dtype=np.uint32) if numbers is None else np.asarray(numbers, np.uint32)
-    rows = jax.tree.map(lambda field: np.broadcast_to(field, len(prompts)), jax.device_get(law))
-    return _Asked(randomness.seed_key(seed), number_N, limits, rows)
-
-
-def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:
-    limits = np.asarray(max_new_tokens)
-    if limits.ndim and limits.shape != (prompts,):
-        raise UsageError(f"max_new_tokens has {limits.size} values for {prompts} prompts")
-    limits = np.broadcast_to(limits, (prompts,)).astype(np.int32)
-    for i in np.flatnonzero(limits < 1)[:1]:
-        raise UsageError(f"max_new_tokens is {limits[i]} for prompt {i}, must be at least 1")
-    return limits
-
-
-def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    for i, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise UsageError(f"prompt {i} is empty, must hold at least one token")
-        if min(prompt) < 0:
-            raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 0 or more")

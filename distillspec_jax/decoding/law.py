@@ -128,13 +128,23 @@ def checked(
     Raises:
       UsageError: see `sampling_law`.
     """
-    temperature_B = np.asarray(temperature, np.float32)
-    top_k_B, top_p_B = np.asarray(top_k), np.asarray(top_p, np.float32)
+    temperature_B, top_k_B, top_p_B = _float32(temperature), np.asarray(top_k), _float32(top_p)
     finite_B = np.isfinite(temperature_B)
     _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
     _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
     _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    # Smaller than a normal number is zero to a compiler that knows the value; it would divide by it.
+    temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
     return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
+
+
+def _float32(value: float | Sequence[float] | Array) -> np.ndarray:
+    """As the device has it: what is beyond its numbers is infinite."""
+    with np.errstate(over="ignore"):
+        try:
+            return np.asarray(value, np.float32)
+        except OverflowError:  # a whole number beyond float64, too
+            return np.asarray(np.asarray(value, object).clip(-1e300, 1e300), np.float32)
 
 
 def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> None:

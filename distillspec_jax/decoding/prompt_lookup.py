@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding.drafters import Draft
 from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.verifiers import accept_left_to_right
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.shapes import Array
@@ -85,12 +86,17 @@ class PromptLookup:
         tokens_BG = jnp.take_along_axis(tokens_BS, jnp.minimum(place_BG, slots - 1), axis=1)
         # What was found reaches up to the pending token, which is the last that is known.
         length_B = jnp.where(found_B, jnp.minimum(state.length_B + 1 - start_B, block_size), 0)
+        # What no law draws ends a block: a lenient rule could keep it.
+        drawn_BG = jnp.ones_like(tokens_BG, bool)
+        for excluded in law.excluded_ids:
+            drawn_BG &= tokens_BG != excluded
+        length_B = accept_left_to_right(drawn_BG, length_B)
         ids_11V = jnp.arange(self.vocab_size)[None, None]
         log_q_BGV = jnp.where(ids_11V == tokens_BG[..., None], 0.0, -jnp.inf)
         return Draft(
             tokens_BNG=tokens_BG[:, None],
             log_q_BNGV=log_q_BGV[:, None],
-            length_BN=length_B[:, None].astype(jnp.int32),
+            length_BN=length_B[:, None],
             state=_LookedUp(History(tokens_BS, state.length_B), tokens_BG),
         )
 

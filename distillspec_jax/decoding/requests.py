@@ -13,6 +13,7 @@ from typing import Any
 
 from distillspec_jax.checkpoint import saving
 from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.state import check_limit
 from distillspec_jax.decoding.text import Generation
 from distillspec_jax.errors import UsageError, nearest
 
@@ -59,9 +60,8 @@ def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[st
                 kind = "a number" if OPTIONS[name] is float else "a whole number"
                 raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
         limit = own.pop("max_new_tokens", 1)
-        if limit < 1:
-            raise UsageError(f"{request.where}: max_new_tokens is {limit}, must be at least 1")
         try:
+            check_limit(limit)
             sampling_law(**own)
         except UsageError as error:
             raise UsageError(f"{request.where}: {error}") from error
@@ -155,7 +155,10 @@ def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any]
             raise UsageError(f"{there}:{number} is of another input: resume with the same requests")
     if there != partial:
         if len(whole) < len(content):
-            raise UsageError(f"{there}:{len(lines) + 1} is cut off: no output of an earlier run")
+            raise UsageError(
+                f"{there}:{len(lines) + 1} is cut off: no output of an earlier run, which leaves lines in "
+                f"{partial} when it is stopped"
+            )
         if len(lines) < len(requests):
             raise UsageError(
                 f"{there} is whole with {len(lines)} of {len(requests)} outputs: ask for the others in "

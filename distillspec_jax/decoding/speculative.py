@@ -80,7 +80,7 @@ class SpeculativeLoop:
 
         log_p_BKV, log_q_BGV = _chosen(log_p_BNKV, branch_B), _chosen(draft.log_q_BNGV, branch_B)
         tested_B = jnp.minimum(accepted_B + 1, _chosen(length_BN, branch_B))
-        failed_B = rows.running_B & self._not_finite(draft, log_p_BKV, accepted_B, tested_B, length_BN)
+        failed_B = rows.running_B & self._not_finite(log_p_BKV, accepted_B, length_BN)
         active_B = rows.running_B & ~failed_B
 
         # The committed block: the accepted drafts, then the verifier's token in every later place.
@@ -114,25 +114,25 @@ class SpeculativeLoop:
     def _usable_length(self, rows: Rows, draft: Draft) -> Array:
         """How many drafts of each block may be tested: up to the first that ends the row, or its limit.
 
-        The cut depends on the drafted prefix alone (a stopping time), so no verifier's law notices it.
+        And none whose own law is NaN: a network that fails to draft costs acceptance, and nothing else. The
+        cut depends on the drafted prefix alone (a stopping time), so no verifier's law notices it.
         """
         ends = jax.vmap(self.stopping.ends, in_axes=(None, None, 1), out_axes=1)
         ends_BNG = ends(rows.output_BT, rows.emitted_B, draft.tokens_BNG)
         first_end_BN = jnp.where(ends_BNG.any(-1), jnp.argmax(ends_BNG, axis=-1) + 1, self.block_size)
+        bad_BNG = jnp.isnan(draft.log_q_BNGV[..., 0])  # then every entry is
+        first_bad_BN = jnp.where(bad_BNG.any(-1), jnp.argmax(bad_BNG, axis=-1), self.block_size)
         remaining_BN = jnp.maximum(rows.remaining_B, 0)[:, None]
-        return jnp.minimum(jnp.minimum(draft.length_BN, first_end_BN), remaining_BN).astype(jnp.int32)
+        length_BN = jnp.minimum(jnp.minimum(draft.length_BN, first_end_BN), first_bad_BN)
+        return jnp.minimum(length_BN, remaining_BN).astype(jnp.int32)
 
-    def _not_finite(
-        self, draft: Draft, log_p_BKV: Array, accepted_B: Array, tested_B: Array, length_BN: Array
-    ) -> Array:
-        """Rows where a law that the outcome depends on was made of NaN (then its every entry is NaN)."""
-        last_p_B, end_q_B = accepted_B, tested_B
+    def _not_finite(self, log_p_BKV: Array, accepted_B: Array, length_BN: Array) -> Array:
+        """Rows where a law of the target that the outcome depends on is NaN (then its every entry is)."""
+        last_B = accepted_B
         if getattr(self.verifier, "depends_on_whole_block", False):
-            last_p_B = end_q_B = length_BN[:, 0]
+            last_B = length_BN[:, 0]
         place_1K = jnp.arange(log_p_BKV.shape[1])[None]
-        bad_p_BK = jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= last_p_B[:, None])
-        bad_q_BG = jnp.isnan(draft.log_q_BNGV[..., 0]).any(1) & (place_1K[:, :-1] < end_q_B[:, None])
-        return bad_p_BK.any(-1) | bad_q_BG.any(-1)
+        return (jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= last_B[:, None])).any(-1)
 
     def _count(
         self,

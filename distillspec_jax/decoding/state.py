@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.shapes import Array, Params
 
@@ -26,7 +27,7 @@ class Status(enum.IntEnum):
     RUNNING = 0
     ENDED = 1  # by its own content: EOS
     LENGTH = 2  # by its limit
-    FAILED = 3  # its logits were not finite
+    FAILED = 3  # the target's logits were not finite
 
 
 class PairParams(NamedTuple):
@@ -34,6 +35,24 @@ class PairParams(NamedTuple):
 
     target: Params
     draft: Any = None
+
+
+_MOST_TOKENS = 2**31 - 1
+"""What an int32 holds."""
+
+
+def check_limit(limit: float, whose: str = "") -> None:
+    """Refuses what `Requests.limit_B` cannot hold.
+
+    Args:
+      whose: of what the limit is, for the message.
+
+    Raises:
+      UsageError: below 1, too large, or not whole.
+    """
+    if not (1 <= limit <= _MOST_TOKENS and limit == int(limit)):
+        whole = f"must be at least 1, at most {_MOST_TOKENS} and whole"
+        raise UsageError(f"max_new_tokens is {limit}{whose}, {whole}")
 
 
 @flax.struct.dataclass
@@ -119,7 +138,7 @@ class Rows:
         )
 
     def fail(self, failed_B: Array) -> Rows:
-        """Marks rows whose logits were not finite; what they had emitted stays."""
+        """Marks rows whose target gave logits that were not finite; what they had emitted stays."""
         return dataclasses.replace(
             self, status_B=jnp.where(failed_B, int(Status.FAILED), self.status_B).astype(jnp.int32)
         )

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,6 +55,7 @@ class StopOnStrings:
       strings: UTF-8, none empty.
       pieces: what each id adds to the text, in UTF-8 (`Tokenizer.piece_bytes`).
       eos_ids: as in `StopOnEos`.
+      first_pieces: what each id adds to a text without bytes (`Tokenizer.first_piece_bytes`); None: the same.
 
     Raises:
       UsageError: an empty string, or none.
@@ -62,6 +64,7 @@ class StopOnStrings:
     strings: tuple[bytes, ...]
     pieces: tuple[bytes, ...]
     eos_ids: tuple[int, ...] = (1,)
+    first_pieces: tuple[bytes, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.strings or not all(self.strings):
@@ -72,19 +75,25 @@ class StopOnStrings:
 
     def ends(self, output_BT: Array, emitted_B: Array, block_BK: Array) -> Array:
         """See `Stopping.ends`."""
-        table = _token_table(self.strings, self.pieces)
-        matched = len(table) - 1
+        table = _token_table(self.strings, self.pieces, self.first_pieces or self.pieces)
+        matched, empty = len(table) - 2, len(table) - 1
         next_state = jnp.asarray(table)
         # A string that ends in the block began fewer bytes before it than it has, and so fewer tokens that
         # have bytes: the state before the block follows from that many. Tokens without are passed over.
-        moves = (table != np.arange(matched + 1)[:, None]).any(0)
+        moves = (table != np.arange(len(table))[:, None]).any(0)
         told_BT = jnp.arange(output_BT.shape[1])[None] < emitted_B[:, None]
         moves_BT = jnp.asarray(moves)[output_BT] & told_BT
         back_BT = jnp.cumsum(moves_BT[:, ::-1], axis=1)[:, ::-1]
-        state_B = jnp.zeros_like(emitted_B)
-        for back in range(max(map(len, self.strings)) - 1, 0, -1):
-            token_B = jnp.max(jnp.where(moves_BT & (back_BT == back), output_BT, -1), axis=1, initial=-1)
-            state_B = jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
+        most = min(max(map(len, self.strings)) - 1, output_BT.shape[1])
+
+        def read(i: Array, state_B: Array) -> Array:
+            token_B = jnp.max(jnp.where(moves_BT & (back_BT == most - i), output_BT, -1), axis=1, initial=-1)
+            return jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
+
+        # Where no more than those were told, the text begins with them.
+        state_B = jnp.where(back_BT[:, 0] <= most, jnp.int32(empty), 0)
+        # Written out for short strings alone: of long ones that would take minutes to compile.
+        state_B = jax.lax.fori_loop(0, most, read, state_B, unroll=4)
         ends_KB = []
         for k in range(block_BK.shape[1]):
             state_B = next_state[state_B, block_BK[:, k]]
@@ -93,10 +102,13 @@ class StopOnStrings:
 
 
 @functools.lru_cache(maxsize=8)
-def _token_table(strings: tuple[bytes, ...], pieces: tuple[bytes, ...]) -> np.ndarray:
-    """int32 `[states, V]`: where a token leads from each state. The last state has seen a string, and stays.
+def _token_table(
+    strings: tuple[bytes, ...], pieces: tuple[bytes, ...], first_pieces: tuple[bytes, ...]
+) -> np.ndarray:
+    """int32 `[states, V]`: where a token leads from each state.
 
-    A state is the longest end of the text that begins a string; state 0 is the empty one.
+    A state is the longest end of the text that begins a string; state 0 is the empty one. The last but one
+    has seen a string, and stays; the last is that of a text to which no id has added anything yet.
     """
     prefixes = sorted({string[:n] for string in strings for n in range(len(string))}, key=len)
     number = {prefix: i for i, prefix in enumerate(prefixes)}
@@ -111,10 +123,15 @@ def _token_table(strings: tuple[bytes, ...], pieces: tuple[bytes, ...]) -> np.nd
         return next(number[text[i:]] for i in range(len(text) + 1) if text[i:] in number)
 
     bytes_SX = np.array([[after(state, byte) for byte in range(256)] for state in range(matched + 1)])
-    table = np.empty((matched + 1, len(pieces)), np.int32)
-    for token, piece in enumerate(pieces):
-        states_S = np.arange(matched + 1)
+
+    def read(states: np.ndarray, piece: bytes) -> np.ndarray:
         for byte in piece:
-            states_S = bytes_SX[states_S, byte]
-        table[:, token] = states_S
+            states = bytes_SX[states, byte]
+        return states
+
+    states_S, empty = np.arange(matched + 1), matched + 1
+    table = np.empty((matched + 2, len(pieces)), np.int32)
+    for token, (piece, first) in enumerate(zip(pieces, first_pieces, strict=True)):
+        table[:empty, token] = read(states_S, piece)
+        table[empty, token] = read(states_S[:1], first)[0] if piece else empty
     return table

@@ -242,8 +242,12 @@ class TextGenerator:
         eos_ids = self.tokenizer.eos_ids
         if not self._stop:
             return StopOnEos(eos_ids)
-        pieces = tuple(map(self.tokenizer.piece_bytes, range(self.tokenizer.vocab_size)))
-        return StopOnStrings(tuple(string.encode() for string in self._stop), pieces, eos_ids)
+        ids = range(self.tokenizer.vocab_size)
+        pieces, first = (
+            tuple(map(bytes_of, ids))
+            for bytes_of in (self.tokenizer.piece_bytes, self.tokenizer.first_piece_bytes)
+        )
+        return StopOnStrings(tuple(string.encode() for string in self._stop), pieces, eos_ids, first)
 
     def stream(
         self,

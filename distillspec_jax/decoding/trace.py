@@ -20,6 +20,7 @@ from distillspec_jax.decoding.state import PairParams, Requests, State
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.decoding.text import prompt_format, tokenizer_of
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
 
@@ -64,7 +65,8 @@ def trace(
         stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
     )
-    prompt_BT = jnp.asarray([form.ids(tokenizer, text, "the text")], jnp.int32)
+    prompts = [form.ids(tokenizer, text, "the text")]
+    prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
     law = sampling_law(temperature, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
     limit = max_new_tokens or form.max_new_tokens
     requests = Requests(

@@ -13,6 +13,7 @@ from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
 from distillspec_jax.decoding.drafters import ModelDrafter
 from distillspec_jax.decoding.text import tokenizer_of
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
 TIE = 1e-4
@@ -102,7 +103,8 @@ def first_difference(reference: Sequence[int], other: Sequence[int]) -> int:
 
 def _gap(target: Pretrained, prompt: Sequence[int], common: Sequence[int]) -> float:
     tokenizer = tokenizer_of(target)
-    state, pending_B = target.model.prefill(target.params, jnp.asarray([prompt], jnp.int32), len(common) + 1)
+    prompt_BT = jnp.asarray(padded_prompts([prompt], width_of([prompt])))
+    state, pending_B = target.model.prefill(target.params, prompt_BT, len(common) + 1)
     fed_BK = jnp.asarray([[int(pending_B[0]), *common]], jnp.int32)
     logits_BKV, _ = target.model.extend(target.params, state, fed_BK)
     logits_V = np.array(logits_BKV[0, -1, : tokenizer.vocab_size], np.float64)

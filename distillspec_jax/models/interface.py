@@ -9,12 +9,13 @@ decoder start token after an encoder-decoder prefill, the last prompt token afte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distillspec_jax.shapes import Array, Params
 
@@ -55,6 +56,19 @@ def prompt_lengths(prompt_BT: Array) -> Array:
     marked_B1 = jnp.any(prompt_BT < 0, axis=1, keepdims=True)
     real_BT = jnp.where(marked_B1, prompt_BT >= 0, prompt_BT > 0)
     return jnp.max(jnp.where(real_BT, slot_1T, 0), axis=1, initial=0).astype(jnp.int32)
+
+
+def width_of(prompts: Sequence[Sequence[int]]) -> int:
+    """Of the narrowest array of prompts: a -1 follows an id 0 at the end, which is padding otherwise."""
+    return max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
+
+
+def padded_prompts(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """int32 `[B, width]`, as `prompt_lengths` reads them; `width` is `width_of` them, or more."""
+    padded_BT = np.full((len(prompts), width), -1, np.int32)
+    for row_T, prompt in zip(padded_BT, prompts, strict=True):
+        row_T[: len(prompt)] = prompt
+    return padded_BT
 
 
 @runtime_checkable

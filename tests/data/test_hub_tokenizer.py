@@ -19,16 +19,21 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_bytes(byte_level(), [EOS])
 
 
-def bytes_with_fallback() -> bytes:
-    """As Llama's: spaces are written U+2581, and what no piece spells is spelt in bytes."""
+def bytes_with_fallback(prepended: bool = False) -> bytes:
+    """As Llama's: spaces are written U+2581, and what no piece spells is spelt in bytes.
+
+    Args:
+      prepended: a text begins with a space more, which decoding takes off.
+    """
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     )
     library = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if prepended else "never")
     library.train_from_iterator(CORPUS, trainer)
+    strip = [decoders.Strip(" ", 1, 0)] if prepended else []
     library.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     content = json.loads(library.to_str())
@@ -53,6 +58,21 @@ def test_pieces_spell_the_text(kind, eos):
         assert b"".join(map(tokenizer.piece_bytes, tokenizer.encode(text))) == text.encode()
     assert tokenizer.piece_bytes(eos) == b""
     assert tokenizer.piece(tokenizer.encode(" the")[0]) in " the"
+
+
+def with_metaspace() -> bytes:
+    content = json.loads(bytes_with_fallback(prepended=True))
+    content["decoder"] = json.loads(decoders.Metaspace(prepend_scheme="always").__getstate__())
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize("kind", [lambda: bytes_with_fallback(prepended=True), with_metaspace])
+def test_the_first_piece_loses_the_space_that_decoding_takes_off(kind):
+    tokenizer = Tokenizer.from_bytes(kind(), [2])
+    first, *rest = ids = tokenizer.encode("the cat")
+    assert tokenizer.piece_bytes(first)[:1] == b" "
+    spelt = tokenizer.first_piece_bytes(first) + b"".join(map(tokenizer.piece_bytes, rest))
+    assert spelt == tokenizer.decode(ids).encode() == b"the cat"
 
 
 def test_a_text_ends_where_it_is_told(tokenizer):

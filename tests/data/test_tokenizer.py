@@ -1,12 +1,15 @@
 import hashlib
+import io
 
 import pytest
+import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distillspec_jax.data import catalog, train_vocabulary
 from distillspec_jax.data.tokenizer import EMBEDDED_MODEL, Tokenizer, embedded_tokenizer
 from distillspec_jax.errors import UsageError
+from tests.data.hub import CORPUS
 
 # Mostly what default SentencePiece settings destroy, and pieces that a text could be taken for.
 NASTY = st.text(
@@ -50,6 +53,29 @@ def test_newline_and_digits_are_pieces_of_their_own():
     tokenizer = embedded_tokenizer()
     assert len(tokenizer.encode("\n")) == 1
     assert len(tokenizer.encode("2024")) == 4
+
+
+def test_the_first_piece_of_a_text_keeps_its_space_where_decoding_does():
+    """By default SentencePiece puts a space before every text, and takes it off again."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    spaced, embedded = Tokenizer.from_bytes(model.getvalue()), embedded_tokenizer()
+    first, *rest = ids = spaced.encode("the cat")
+    assert spaced.piece_bytes(first)[:1] == b" "
+    spelt = spaced.first_piece_bytes(first) + b"".join(map(spaced.piece_bytes, rest))
+    assert spelt == spaced.decode(ids).encode() == b"the cat"
+    assert spaced.first_piece_bytes(2) == spaced.decode([2]).encode()  # the unknown piece keeps its space
+    assert all(embedded.first_piece_bytes(i) == embedded.piece_bytes(i) for i in range(embedded.vocab_size))
 
 
 def test_decode_stops_at_eos_and_drops_padding():

@@ -30,7 +30,7 @@ from distillspec_jax.shapes import Array, Params
 from tests import tiny
 from tests.decoding.batches import merged, padded, start
 from tests.decoding.reference_law import reference_probs
-from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, family
+from tests.exactness.families import FAMILIES, MIXED, PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
 from tests.exactness.grid import CELLS, FALSE_ALARM, REPEATS, SEED
 from tests.exactness.joint import EOS, batch, exact_joint
@@ -63,7 +63,7 @@ def one_round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
     return loop.round(params, state)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *MIXED])
 def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
     pair = family(name)
     loop = SpeculativeLoop(pair.target, Recorder(pair.drafter), block_size=BLOCK)
@@ -101,6 +101,34 @@ def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
         accepted_before, state = accepted_now, after
     # First rounds, and rounds after every number of accepted drafts, have been looked at.
     assert seen == set(range(-1, BLOCK + 1))
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny.QUICK)
+def drafted_after(
+    loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, text_BT: Array, count_B: Array
+) -> Draft:
+    """What is drafted once some tokens of a text were committed without the drafter."""
+    rows, drafter = len(prompt_BT), loop.drafter
+    first_B = loop.target.prefill(params.target, prompt_BT, 1)[1]
+    memory = drafter.init(params.draft, prompt_BT, text_BT.shape[1] + 2, first_B)
+    memory = drafter.follow(params.draft, memory, first_B, text_BT, count_B)
+    pending_B = jnp.where(count_B > 0, text_BT[jnp.arange(rows), count_B - 1], first_B)
+    keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(rows))
+    law = sampling_law(vocab_size=VOCAB).for_rows(rows)
+    return drafter.draft(params.draft, memory, keys_B, pending_B, law, 1)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_a_draft_of_another_family_follows_begins_with_its_own_first_token(name: str) -> None:
+    pair, prompt = family(name), PROMPTS[1]
+    text_BT = np.array([[2, 4, 3], [5, 3, 2], [4, 4, 2]], np.int32)
+    count_B = np.array([0, 1, 3])
+    loop = SpeculativeLoop(pair.target, pair.drafter)
+    draft = drafted_after(loop, pair.params, padded([prompt] * 3), text_BT, count_B)
+    logits_BTV = pair.draft_logits(prompt, text_BT)
+    for b, count in enumerate(count_B):
+        expected = reference_probs(logits_BTV[b, count], *LAWS[0], VOCAB)
+        np.testing.assert_allclose(np.exp(draft.log_q_BNGV[b, 0, 0]), expected, atol=2e-5)
 
 
 @functools.partial(jax.jit, static_argnums=0)

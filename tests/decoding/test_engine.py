@@ -11,6 +11,7 @@ from distillspec_jax.decoding import (
     Completion,
     Engine,
     HybridDrafter,
+    ModelDrafter,
     Progress,
     PromptLookup,
     StopOnEos,
@@ -180,6 +181,9 @@ def test_a_prompt_may_end_with_the_id_0_where_that_is_no_padding() -> None:
         ([[2], []], 4, "prompt 1 is empty"),
         ([[2, -1, 3]], 4, "prompt 0 holds the id -1"),
         ([[2], [3]], [4, 0], "max_new_tokens is 0 for prompt 1"),
+        ([[2], [3]], [4, 2**32 + 5], "is 4294967301 for prompt 1, .* at most 2147483647 and whole"),
+        ([[2], [3]], 10**30, "max_new_tokens is 10+ for prompt 0, must be at least 1, at most 2147483647"),
+        ([[2], [3]], [4, 3.7], "max_new_tokens is 3.7 for prompt 1, .* and whole"),
         ([[2], [3]], [4], "max_new_tokens has 1 values for 2 prompts"),
     ],
 )
@@ -197,6 +201,10 @@ def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
     assert len(served.generate([prompt], sampling_law(0.0), 31, seed=0)[0].tokens) == 31
     with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
         served.stream([prompt], sampling_law(0.0), 32, seed=0)
+    params = tiny.params(tiny.GPT)
+    drafted = Engine(tiny.GPT, params, ModelDrafter(tiny.GPT), params, batch_size=1, block_size=3)
+    with pytest.raises(UsageError, match=r"and 35 more .* \(31 asked for, and 4 for a block of drafts\)"):
+        drafted.stream([prompt], sampling_law(0.0), 31, seed=0)
 
 
 @pytest.mark.parametrize("name", ["t5", "decoder_only"])

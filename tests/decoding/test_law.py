@@ -93,6 +93,13 @@ def test_extreme_temperatures_and_logits_stay_finite(temperature: float) -> None
     assert found[0, 4] == 0
 
 
+def test_a_temperature_below_the_normal_numbers_is_0() -> None:
+    law = sampling_law(1e-40)
+    assert law.temperature == 0
+    # The law is a constant of the program.
+    assert jax.jit(lambda logits: law.log_probs(logits))(jnp.arange(4.0)[None]).argmax() == 3
+
+
 def test_excluded_and_padded_ids_have_no_probability() -> None:
     law = sampling_law(1.0, vocab_size=4, excluded_ids=(0, 2))
     np.testing.assert_allclose(probs(law, [[50.0, 0.0, 50.0, 0.0, 50.0]]), [[0, 0.5, 0, 0.5]])
@@ -130,6 +137,9 @@ def test_new_values_compile_nothing() -> None:
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": [1.0, -1.0]}, "temperature is -1.0"),
+        ({"temperature": 10**400}, "temperature is inf, must be 0 or more and finite"),
+        ({"temperature": [1, -(10**400)]}, "temperature is -inf"),
+        ({"top_p": 10**400}, r"top_p is inf, must be in \(0, 1\]"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_k": 1.5}, "top_k is 1.5"),
         ({"top_p": 0.0}, "top_p is 0.0"),

@@ -54,6 +54,11 @@ def test_matches_shorter_than_the_shortest_are_none() -> None:
     assert offers(PromptLookup(10, longest=3, shortest=2), [[2, 3, 4, 3], [2, 3, 4, 2, 3]]) == [[], [4, 2, 3]]
 
 
+def test_what_no_law_draws_ends_a_block() -> None:
+    """Padding, which may stand in a prompt and begins a T5's output; a lenient rule could keep it."""
+    assert offers(PromptLookup(10), [[2, 3, 0, 4, 5, 2], [2, 0, 4, 5, 6, 2]]) == [[3], []]
+
+
 def test_committed_tokens_are_looked_up_and_rejected_ones_forgotten() -> None:
     lookup = PromptLookup(10)
     pending_B = jnp.asarray([2, 2, 2])

@@ -213,10 +213,12 @@ def test_a_line_may_bring_a_law_and_a_length_of_its_own():
     [
         ({"temperature": "hot"}, "f:7: field 'temperature' is 'hot', must be a number"),
         ({"temperature": -1}, "f:7: temperature is -1.0, must be 0 or more"),
+        ({"temperature": 10**400}, "f:7: temperature is inf, must be 0 or more"),
         ({"top_k": 1.5}, "f:7: field 'top_k' is 1.5, must be a whole number"),
         ({"top_p": True}, "f:7: field 'top_p' is True, must be a number"),
         ({"top_p": 0}, r"f:7: top_p is 0.0, must be in \(0, 1\]"),
         ({"max_new_tokens": 0}, "f:7: max_new_tokens is 0, must be at least 1"),
+        ({"max_new_tokens": 2**32 + 5}, "f:7: max_new_tokens is 4294967301, .* at most 2147483647"),
     ],
 )
 def test_an_impossible_option_is_named_by_its_line(extra, message):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -45,6 +46,76 @@ def test_a_string_ends_the_text_wherever_its_bytes_fall(stops, tokens, done):
     expected = [ended_at(stops, tokens, done + k + 1) for k in range(3)]
     first = expected.index(True) if True in expected else 3
     assert found[: first + 1] == expected[: first + 1]
+
+
+LONG = b"ab" * 20 + b"b"
+
+
+def spelt(rng: np.random.Generator, text: bytes) -> list[int]:
+    """Ids of a text, any of those that begin what is left."""
+    tokens: list[int] = []
+    while text:
+        tokens.append(int(rng.choice([t for t in range(2, 6) if text.startswith(PIECES[t])])))
+        text = text[len(PIECES[tokens[-1]]) :]
+    return tokens
+
+
+@pytest.mark.parametrize("width", [32, 48])
+def test_a_long_string_ends_the_text_too(width):
+    """It has more bytes than are read one by one, and than the narrower output has room for."""
+    rng, rows = np.random.default_rng(0), []
+    for sound in [True, False] * 20:
+        tokens = [*rng.integers(2, 6, rng.integers(5)).tolist(), *spelt(rng, LONG)]
+        done = len(tokens) - int(rng.integers(1, 4))
+        if not sound:
+            tokens[int(rng.integers(len(tokens) - 20, done))] = 6  # within the string
+        if done <= width:
+            rows.append(([*tokens, 2, 3], done))
+    output_BT = np.array([[*tokens[:done], *[5] * (width - done)] for tokens, done in rows], np.int32)
+    block_BK = np.array([tokens[done : done + 3] for tokens, done in rows], np.int32)
+    done_B = np.array([done for _, done in rows])
+    found = np.asarray(_ends(StopOnStrings((LONG,), PIECES), output_BT, done_B, block_BK))
+    ends = [[ended_at((LONG,), tokens, done + k + 1) for k in range(3)] for tokens, done in rows]
+    assert 5 < sum(map(any, ends)) < len(rows) - 5
+    for expected, ours in zip(ends, found.tolist(), strict=True):
+        first = expected.index(True) if True in expected else 3
+        assert ours[: first + 1] == expected[: first + 1]
+
+
+def test_a_longer_string_makes_no_longer_program():
+    """Written out byte by byte, a string of 300 took minutes to compile."""
+    output, emitted, block = np.zeros((1, 100), np.int32), np.array([0]), np.array([[2, 3, 4]])
+    rules = [StopOnStrings((b"a" * size,), PIECES) for size in (9, 90)]
+    sizes = {len(jax.make_jaxpr(rule.ends)(output, emitted, block).eqns) for rule in rules}
+    assert len(sizes) == 1
+
+
+SPACED = (b"", b"", b" a", b" ", b"b", b" b")
+FIRST = (b"", b"", b"a", b"", b"b", b"b")
+"""What the same ids add to a text without bytes, as most SentencePiece vocabularies have it."""
+
+
+def spaced_text(tokens: tuple[int, ...]) -> bytes:
+    first, *rest = [token for token in tokens if SPACED[token]] or [0]
+    return FIRST[first] + b"".join(SPACED[token] for token in rest)
+
+
+@pytest.mark.parametrize("stops", [(b" ",), (b" b", b"a a", b"bb")])
+def test_a_space_that_the_first_piece_loses_ends_nothing(stops):
+    """Every text of four pieces, some without bytes, from its beginning and from the middle."""
+    texts = list(itertools.product((0, 2, 3, 4, 5), repeat=4))
+
+    def holds(tokens: tuple[int, ...]) -> bool:
+        return any(stop in spaced_text(tokens) for stop in stops)
+
+    rows = [(text, done) for done in (0, 1, 2) for text in texts if not holds(text[:done])]
+    output_BT = np.array([[*text[:done], *[5] * (4 - done)] for text, done in rows], np.int32)
+    done_B, block_BK = np.array([done for _, done in rows]), np.array([t[n : n + 2] for t, n in rows])
+    rule = StopOnStrings(stops, SPACED, first_pieces=FIRST)
+    found_BK = np.asarray(_ends(rule, output_BT, done_B, block_BK))
+    for (text, done), found in zip(rows, found_BK.tolist(), strict=True):
+        ends = [holds(text[: done + k + 1]) for k in range(2)]
+        assert found[: 1 if ends[0] else 2] == ends[: 1 if ends[0] else 2]
 
 
 def test_an_end_of_sequence_ends_as_ever():

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import TokenRule
+from distillspec_jax.decoding import (
+    BlockRule,
+    CandidatesRule,
+    GreedyMatch,
+    LenientRule,
+    TokenRule,
+    Verifier,
+)
 from distillspec_jax.decoding.verifiers import acceptance, residual
 from distillspec_jax.errors import UsageError
 from tests.decoding.drafted_blocks import ROWS, P, Q, log, verified
@@ -83,3 +90,27 @@ def test_the_token_rule_refuses_several_candidates() -> None:
             jnp.zeros((1, 2, 3, 4)),
             jnp.full((1, 2), 2),
         )
+
+
+@pytest.mark.parametrize(
+    "rule", [TokenRule(), BlockRule(), CandidatesRule(), LenientRule("linear", 0.5), GreedyMatch()], ids=str
+)
+def test_laws_past_a_blocks_length_may_be_nan(rule: Verifier) -> None:
+    """As they are of a draft that fails inside a block."""
+    rows = 64
+    tokens_BNG = np.random.default_rng(0).integers(0, 4, (rows, 1, 2)).astype(np.int32)
+    log_p_BNKV = np.broadcast_to(log(P), (rows, 1, *P.shape))
+    sound_BNGV = np.broadcast_to(log(Q), (rows, 1, *Q.shape))
+    bad_BNGV = sound_BNGV.copy()
+    bad_BNGV[:, :, 1] = np.nan
+    length_BN = np.tile([0, 1], rows // 2)[:, None].astype(np.int32)
+    bad_BNGV[::2, :, 0] = np.nan
+    keys_B = jax.random.split(jax.random.key(0), rows)
+    verify = jax.jit(rule)
+    found, expected = (
+        verify(keys_B, tokens_BNG, log_q, log_p_BNKV, length_BN, logits_BNKV=log_p_BNKV)
+        for log_q in (bad_BNGV, sound_BNGV)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(np.unique(found.accepted_B)) == 2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.evaluation import identity
+from tests import pair
 from tests.evaluation import tiny
 
 
@@ -45,3 +46,11 @@ def test_a_difference_is_told_with_the_gap_at_its_place(target):
     last = np.asarray(target.model.logits(target.params, batch))[0, 2, 1:]  # without padding's
     first = last.max()
     assert found.gap == pytest.approx(first - np.delete(last, last.argmax()).max(), abs=1e-5)
+
+
+def test_a_gap_is_that_after_the_whole_prompt_where_its_last_id_is_0():
+    words, prompt = pair.without_padding(), [70, 80, 0]
+    (found,) = identity.differences(words, [prompt], [[4]], [[5]])
+    batch = {"decoder_input_tokens": jnp.asarray([prompt])}
+    second, first = np.sort(np.asarray(words.model.logits(words.params, batch))[0, -1])[-2:]
+    assert found.gap == pytest.approx(first - second, abs=1e-5)

@@ -34,7 +34,7 @@ Score = Callable[[LanguageModel, Params, Array, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A pair of one architecture.
+    """A pair, of one architecture unless its name says otherwise.
 
     Attributes:
       target, draft: networks; `params` are theirs.
@@ -149,6 +149,19 @@ def shortlisted_family() -> Family:
     return dataclasses.replace(pair, name="shortlisted", draft=Shortlisted(pair.draft, (0, 2, 3, 5)))
 
 
+def mixed_family(target: str, draft: str) -> Family:
+    """The target of one family and the draft of another, which begins an output with a token of its own."""
+    ours, theirs = family(target), family(draft)
+
+    def flattened(params: Params) -> Params:
+        """Of two networks that have nothing in common few drafts would be accepted."""
+        kernel = 0.3 * params["decoder"]["logits_dense"]["kernel"]
+        return {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": kernel}}}
+
+    params = PairParams(flattened(ours.params.target), flattened(theirs.params.draft))
+    return Family(f"{target} by {draft}", ours.target, theirs.draft, params, _by_features)
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "prefix": prefix_family,
     "t5": t5_family,
@@ -158,8 +171,14 @@ FAMILIES: dict[str, Callable[[], Family]] = {
 VARIANTS: dict[str, Callable[[], Family]] = {"shortlisted": shortlisted_family}
 """Other drafts of a family; one point of the grid each."""
 
+MIXED: dict[str, Callable[[], Family]] = {
+    "t5 by decoder_only": lambda: mixed_family("t5", "decoder_only"),
+    "decoder_only by t5": lambda: mixed_family("decoder_only", "t5"),
+}
+"""One family drafts for another."""
+
 
 @functools.cache
 def family(name: str) -> Family:
     """One instance a process, so that compiled functions are shared."""
-    return (FAMILIES | VARIANTS)[name]()
+    return (FAMILIES | VARIANTS | MIXED)[name]()
