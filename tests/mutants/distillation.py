@@ -111,9 +111,9 @@ DISTILLATION = (
         (
             Edit(
                 _SOURCES,
-                "            networks.draft_params,\n",
-                "            jax.pure_callback(lambda p, first={}: first.setdefault(0, p), "
-                "networks.draft_params, networks.draft_params),\n",
+                "self._of(networks.draft, networks.draft_params,",
+                "self._of(networks.draft, jax.pure_callback(lambda p, first={}: first.setdefault(0, p), "
+                "networks.draft_params, networks.draft_params),",
             ),
         ),
         SOURCES,
@@ -121,7 +121,7 @@ DISTILLATION = (
     Mutant(
         "20b",
         "sequences are drawn at temperature 1, whatever was asked for",
-        (Edit(_SOURCES, "law = sampling_law(temperature, top_k", "law = sampling_law(1.0, top_k"),),
+        (Edit(_SOURCES, "limits = self.temperature, self.max_tokens", "limits = 1.0, self.max_tokens"),),
         SOURCES,
     ),
     Mutant(
