@@ -25,6 +25,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.data.reader import Reader, chat_template
 from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import padded_prompts, width_of
 
 HEADER_FILE, TEXTS_FILE, LAWS = "set.json", "texts.jsonl", "laws"
 ROWS_A_SHARD = 256
@@ -142,10 +143,10 @@ class TargetSet:
     def longest(self) -> dict[str, int]:
         """{"inputs", "targets"}: tokens of the longest prompt and of the longest text.
 
-        An id 0 at a prompt's end counts twice: padding after it tells it from some (`prompt_lengths`).
+        An id 0 at a prompt's end counts twice (`width_of`).
         """
         return {
-            "inputs": max(len(prompt) + (prompt[-1] == 0) for prompt in map(self._prompt, self.texts)),
+            "inputs": width_of([self._prompt(text) for text in self.texts]),
             "targets": max(len(text["tokens"]) for text in self.texts),
         }
 
@@ -211,15 +212,15 @@ class TargetSet:
 
     def batch(self, rows: list[int], lengths: Mapping[str, int]) -> Batch:
         """The features of some texts; see `batches`."""
-        prompt_BT = np.full((len(rows), lengths["inputs"]), -1, np.int32)
+        prompts = [self._prompt(self.texts[row]) for row in rows]
         target_BT = np.zeros((len(rows), lengths["targets"]), np.int32)
         weight_BT = np.zeros(target_BT.shape, np.float32)
         for i, row in enumerate(rows):
-            prompt, tokens = self._prompt(self.texts[row]), self.texts[row]["tokens"]
-            prompt_BT[i, : len(prompt)], target_BT[i, : len(tokens)] = prompt, tokens
+            tokens = self.texts[row]["tokens"]
+            target_BT[i, : len(tokens)] = tokens
             weight_BT[i, : len(tokens)] = 1.0
         found = {
-            "encoder_input_tokens": prompt_BT,
+            "encoder_input_tokens": padded_prompts(prompts, lengths["inputs"]),
             "decoder_input_tokens": np.pad(target_BT, ((0, 0), (1, 0)))[:, :-1],
             "decoder_target_tokens": target_BT,
             "decoder_loss_weights": weight_BT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -198,8 +198,8 @@ class Engine:
         prompt_width, width = self._widths(asked)
         batch = self._first_batch(asked, prompt_width)
         costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
-        slots = np.resize(np.arange(min(len(prompts), self._batch_size)), self._batch_size)
-        reading_B = [self._reading_width(asked, [i], prompt_width) for i in slots.tolist()]
+        slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # as `Asked.batch` fills them up
+        reading_B = [self._reading_width(asked, [i], prompt_width) for i in slots]
         return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width, reading_B))
 
     def _served(
@@ -212,17 +212,15 @@ class Engine:
         shape = (slots, prompt_width, width, asked.law.truncates)
         self._announce(f"{slots} rows", shape)
 
-        def reading(indices: Iterable[int]) -> int:
-            return self._reading_width(asked, indices, prompt_width)
-
-        def read(indices: Sequence[int], rows: int) -> State:
-            batch = asked.batch(indices, rows, reading(indices))
-            return self._runner.read(*batch, width, prompt_width)
+        def read(indices: Sequence[int], rows: int, reading: int) -> State:
+            return self._runner.read(*asked.batch(indices, rows, reading), width, prompt_width)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
-        self._compiled.add((f"{slots} of {slots} rows", shape, (None, reading(served.values()))))
-        state = read(list(served.values()), slots)
+        first = list(served.values())
+        reading = self._reading_width(asked, first, prompt_width)
+        self._compiled.add((f"{slots} of {slots} rows", shape, (None, reading)))  # told as the whole shape
+        state = read(first, slots, reading)
         sizes, draft_counts = self._sizes(shape, state), DraftCounts(state.counts.tested_BG.shape)
         emitted_before = 0
         while served:
@@ -248,10 +246,11 @@ class Engine:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
                 whole = rows == slots == len(free)
+                indices = [served[slot] for slot in free]
+                reading = self._reading_width(asked, indices, prompt_width)
                 refilled = None if whole else type(state.draft)
-                variant = (refilled, reading(served[slot] for slot in free))
-                self._announce(f"{rows} of {slots} rows", shape, variant)
-                fresh = read([served[slot] for slot in free], rows)
+                self._announce(f"{rows} of {slots} rows", shape, (refilled, reading))
+                fresh = read(indices, rows, reading)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
                 draft_counts.refilled(free)
@@ -276,7 +275,7 @@ class Engine:
                     raise UsageError(f"{error}{of_these if block else ''}") from error
                 step //= 2
 
-    def _reading_width(self, asked: Asked, indices: Iterable[int], whole: int) -> int:
+    def _reading_width(self, asked: Asked, indices: Sequence[int], whole: int) -> int:
         """The width of all prompts, halved (and rounded up) as long as it still holds these."""
         step, longest, width = self._prompt_bucket, width_of([asked.prompts[i] for i in indices]), whole
         while (half := -(-(width // 2) // step) * step) < width and half >= longest:

@@ -17,6 +17,7 @@ from distillspec_jax.data.reader import Reader
 from distillspec_jax.decoding.text import TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained
 
 
@@ -116,7 +117,7 @@ def reference_loss(
         own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # an id 0 may be a word
         return jnp.sum(jnp.where(own_BT, nll_BT, 0.0), axis=1)
 
-    width = max(len(row.prompt) + (row.prompt[-1] == 0) for row in rows)  # see `prompt_lengths`
+    width = width_of([row.prompt for row in rows])
     found, counts = [], []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]

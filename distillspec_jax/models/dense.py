@@ -48,13 +48,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape, x = (x.shape[-1], self.features), x.astype(self.dtype)
-        if self.form == "few_rows":
-            init = logical(self.kernel_init, *self.axes[::-1])
-            y = few_rows(x, self.param("kernel_transposed", init, shape[::-1], jnp.float32))
-        elif self.form == "int8":
-            init = logical(nn.initializers.zeros, *self.axes[::-1])
-            y = few_rows(x, self.param("kernel_int8", init, shape[::-1], jnp.int8))
-            y *= along_last(self.param("scale", logical(nn.initializers.ones, self.axes[1]), shape[1:]), y)
+        if self.form in TURNED:
+            y = _turned(self, x, shape[1:], self.axes[1:], self.kernel_init)
         else:
             kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
             y = jnp.dot(x, kernel.astype(self.dtype))
@@ -82,18 +77,8 @@ class StackedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, ...]:
         width, x = x.shape[-1], x.astype(self.dtype)
-        shape = (self.count, self.features, width)
         if self.form in TURNED:
-            if self.form == "int8":
-                init = logical(nn.initializers.zeros, None, *self.axes[::-1])
-                kernel = self.param("kernel_int8", init, shape, jnp.int8)
-            else:
-                init = logical(fan_in_normal, None, *self.axes[::-1])
-                kernel = self.param("kernel_transposed", init, shape, jnp.float32)
-            y = few_rows(x, kernel.reshape(-1, width)).reshape(*x.shape[:-1], self.count, self.features)
-            if self.form == "int8":
-                init = logical(nn.initializers.ones, None, self.axes[1])
-                y *= along_last(self.param("scale", init, shape[:2]), y)
+            y = _turned(self, x, (self.count, self.features), (None, self.axes[1]), fan_in_normal)
         else:
             init = logical(fan_in_normal, self.axes[0], None, self.axes[1])
             kernel = self.param("kernel", init, (width, self.count, self.features), jnp.float32)
@@ -102,6 +87,24 @@ class StackedDense(nn.Module):
             init = logical(nn.initializers.zeros, None, self.axes[1])
             y += along_last(self.param("bias", init, y.shape[-2:], jnp.float32), y)
         return tuple(y[..., i, :] for i in range(self.count))
+
+
+def _turned(
+    module: Dense | StackedDense,
+    x: Array,
+    outputs: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    kernel_init: Initializer,
+) -> Array:
+    """`[..., in] -> [..., *outputs]` by a kernel `[*outputs, in]`, whose outputs lie along `axes`."""
+    width, eight = x.shape[-1], module.form == "int8"
+    name, dtype = ("kernel_int8", jnp.int8) if eight else ("kernel_transposed", jnp.float32)
+    init = logical(nn.initializers.zeros if eight else kernel_init, *axes, module.axes[0])
+    kernel = module.param(name, init, (*outputs, width), dtype)
+    y = few_rows(x, kernel.reshape(-1, width)).reshape(*x.shape[:-1], *outputs)
+    if eight:
+        y *= along_last(module.param("scale", logical(nn.initializers.ones, *axes), outputs), y)
+    return y
 
 
 def along_last(parameter: Array, x: Array) -> Array:

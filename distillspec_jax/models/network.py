@@ -23,8 +23,8 @@ class LinenModel:
     Attributes:
       config: what the network is; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
-      int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
       scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
+      int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
       transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
         `hidden`, `readout` and `extend` (whose result is hidden, too).
     """

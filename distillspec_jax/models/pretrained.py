@@ -57,12 +57,11 @@ class Pretrained:
 
     def cost_ratio(self, target: Pretrained) -> float:
         """c: bytes of this draft's parameters, less those that its shortlist spares, over the target's."""
-        return self._bytes / target._bytes
+        return self._bytes(shortlist.spared(self.model, len(self.card.shortlist))) / target._bytes()
 
-    @property
-    def _bytes(self) -> float:
+    def _bytes(self, spared: int = 0) -> float:
+        """Of all parameters but so many weights of the projection to logits."""
         leaves = jax.tree.leaves(self.params)
-        spared = shortlist.spared(self.model, len(self.card.shortlist))
         whole = sum(leaf.nbytes for leaf in leaves) * (1 - spared / self.num_parameters)
         if not self.model.int8:
             return whole
