@@ -79,7 +79,9 @@ def raced(task: str, batch_size: int) -> Raced:
     costs = engines["auto"].round_costs(others, law, longest)
     seen = engines[str(FIXED[-1])].generate(others, law, longest, seed=0)
     reach_G, length = reach(seen), sum(len(done.tokens) for done in seen) / len(seen)
-    predicted = {str(size): costs.speedup(size, tokens_per_round(reach_G, size), length) for size in FIXED}
+    predicted = {
+        str(size): costs.speedup(size, tokens_per_round(reach_G, size, length), length) for size in FIXED
+    }
 
     unit = UNIT[batch_size]
     chunks = [prompts[i : i + unit] for i in range(0, len(prompts), unit)]

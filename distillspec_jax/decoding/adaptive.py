@@ -40,36 +40,49 @@ class RoundCosts:
         drafted = self.start.get(block_size, 0.0) / length + self.seconds[block_size] / tokens
         return plain / drafted
 
-    def break_even(self, block_size: int) -> float | None:
+    def break_even(self, block_size: int, length: float = math.inf) -> float | None:
         """The acceptance rate from which on this block size is no slower than autoregressive decoding.
 
         Acceptance is taken to be equal and independent from draft to draft (arXiv 2211.17192, theorem 3.8:
         tokens a round = (1 - a**(G + 1)) / (1 - a)). None: not even if every draft is accepted.
+
+        Args:
+          length: as in `speedup`.
         """
-        wanted = self.seconds[block_size] / self.seconds[0]
-        if wanted > block_size + 1:
+
+        def at(rate: float) -> float:
+            tokens = tokens_per_round(rate ** np.arange(1, block_size + 1), block_size, length)
+            return self.speedup(block_size, tokens, length)
+
+        if at(1.0) < 1:
             return None
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = (low + high) / 2
-            if sum(middle**i for i in range(block_size + 1)) < wanted:
-                low = middle
-            else:
-                high = middle
+            low, high = (middle, high) if at(middle) < 1 else (low, middle)
         return high
 
 
-def tokens_per_round(reach_G: Sequence[float] | np.ndarray, block_size: int) -> float:
+def tokens_per_round(
+    reach_G: Sequence[float] | np.ndarray, block_size: int, length: float = math.inf
+) -> float:
     """Expected tokens of a row's round: 1, and each draft position's probability of being accepted.
 
+    A text's end cuts its last block. With T tokens a round, on average the rounds of a text could have
+    emitted E[T²] / 2 E[T] - 1/2 tokens more than it has (the excess of a renewal process).
+
     Args:
-      reach_G: probability that at least i + 1 drafts are accepted; positions past its end go on at the rate
-        of its last step.
+      reach_G: probability that at least i + 1 drafts are accepted, ends left out; positions past it go on at
+        the rate of its last step.
+      length: tokens of a text; infinite: it does not end.
     """
     reach = [1.0, *map(float, reach_G)]
     while len(reach) <= block_size:
         reach.append(reach[-1] * (reach[-1] / reach[-2] if len(reach) > 1 and reach[-2] > 0 else 0.0))
-    return sum(reach[: block_size + 1])
+    reach = reach[: block_size + 1]
+    tokens = sum(reach)
+    excess = sum((2 * i + 1) * probability for i, probability in enumerate(reach)) / (2 * tokens) - 0.5
+    return tokens / (1 + excess / length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +96,7 @@ class FixedBlockSize:
         """See `BlockSizeChoice.next`."""
         return self.block_size, self.rounds
 
-    def observe(self, tested_G: np.ndarray, accepted_G: np.ndarray) -> None:
+    def observe(self, block_size: int, rounds: int, accepted_G: np.ndarray) -> None:
         """Nothing is to be learnt."""
 
 
@@ -91,16 +104,17 @@ class FixedBlockSize:
 class BlockSizeChoice:
     """Picks the size that promises most tokens a second, and keeps testing what it promises.
 
-    Acceptance is the running rate of each draft position, older runs fading; where a position was hardly
-    tested it leans on the rate of all, and that on a prior. When nothing beats one token at a time, no drafts
-    are seen; then a short run with the smallest block is put in, ever more rarely, so that a wrong guess
-    does not last and looking costs little.
+    Acceptance is the running rate at which a round that accepted i drafts accepts one more; older runs
+    fade. A draft that was not offered, or that a text's end cut off, was not accepted: what counts is what rounds
+    yield. A position that was hardly ever reached leans on the rate of all, and that on a prior. When nothing
+    beats one token at a time, no drafts are seen; then a short run with the smallest block is put in, ever
+    more rarely, so that a wrong guess does not last and looking costs little.
 
     Attributes:
       costs: of every size.
       rounds: of one run between two choices.
       fade: weight that a draft keeps from one run to the next.
-      prior_rate, prior_tests: acceptance rate before anything is known, and how many drafts it weighs.
+      prior_rate, prior_weight: acceptance rate before anything is known, and how many drafts it weighs.
       probe_rounds: of the first run, and of a test while speculation does not pay.
     """
 
@@ -108,12 +122,12 @@ class BlockSizeChoice:
     rounds: int
     fade: float = 0.9
     prior_rate: float = 0.7
-    prior_tests: float = 4.0
+    prior_weight: float = 4.0
     probe_rounds: int = 8
 
     def __post_init__(self) -> None:
         self._sizes = sorted(size for size in self.costs.seconds if size)
-        self._tested_G = np.zeros(self._sizes[-1])
+        self._reached_G = np.zeros(self._sizes[-1])
         self._accepted_G = np.zeros(self._sizes[-1])
         self._plain_runs, self._patience = 0, 8
 
@@ -123,7 +137,7 @@ class BlockSizeChoice:
         if best:
             self._plain_runs, self._patience = 0, 8
             # Until something is known, a short look.
-            return best, self.rounds if self._tested_G[0] >= self.probe_rounds else self.probe_rounds
+            return best, self.rounds if self._reached_G[0] >= self.probe_rounds else self.probe_rounds
         self._plain_runs += 1
         if self._plain_runs > self._patience:
             self._plain_runs, self._patience = 0, min(2 * self._patience, 256)
@@ -136,35 +150,38 @@ class BlockSizeChoice:
 
     def reach_G(self) -> np.ndarray:
         """Estimated probability that at least i + 1 drafts of a round are accepted."""
-        prior = self.prior_tests
-        pooled = (self._accepted_G.sum() + prior * self.prior_rate) / (self._tested_G.sum() + prior)
-        return np.cumprod((self._accepted_G + prior * pooled) / (self._tested_G + prior))
+        prior = self.prior_weight
+        pooled = (self._accepted_G.sum() + prior * self.prior_rate) / (self._reached_G.sum() + prior)
+        return np.cumprod((self._accepted_G + prior * pooled) / (self._reached_G + prior))
 
-    def observe(self, tested_G: Sequence[int] | np.ndarray, accepted_G: Sequence[int] | np.ndarray) -> None:
-        """Takes in the drafts of one run, summed over its rows and rounds; shorter blocks fill the front."""
-        tested_G, accepted_G = np.asarray(tested_G), np.asarray(accepted_G)
-        if not tested_G.any():
+    def observe(self, block_size: int, rounds: int, accepted_G: Sequence[int] | np.ndarray) -> None:
+        """Takes in one run: its rows' rounds, and in how many of them at least i + 1 drafts were accepted."""
+        if not block_size or not rounds:
             return
-        for kept, new in ((self._tested_G, tested_G), (self._accepted_G, accepted_G)):
+        accepted_G = np.asarray(accepted_G)[:block_size]
+        for kept, new in (
+            (self._reached_G, [rounds, *accepted_G[:-1]]),
+            (self._accepted_G, accepted_G),
+        ):
             kept *= self.fade
-            kept[: len(new)] += new
+            kept[:block_size] += new
 
 
-class DraftCounts:
-    """Drafts tested and accepted since one last looked, over the rows in the slots.
+class RoundCounts:
+    """Rounds, and accepted drafts, since one last looked, over the rows in the slots.
 
     Args:
-      shape: of the counts, `[B, G]`.
+      shape: of the accepted drafts' counts, `[B, G]`.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._seen = [np.zeros(shape, int) for _ in range(2)]
+        self._seen = np.zeros(shape[:1], int), np.zeros(shape, int)
 
-    def since(self, *now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sums over rows, by draft position, from the rows' `tested_BG` and `accepted_BG`."""
-        tested_G, accepted_G = ((new - old).sum(0) for new, old in zip(now, self._seen, strict=True))
-        self._seen = [counts.copy() for counts in now]
-        return tested_G, accepted_G
+    def since(self, rounds_B: np.ndarray, accepted_BG: np.ndarray) -> tuple[int, np.ndarray]:
+        """Sums over rows, from the counts of the rows as they are now."""
+        before_B, before_BG = self._seen
+        self._seen = rounds_B.copy(), accepted_BG.copy()
+        return int((rounds_B - before_B).sum()), (accepted_BG - before_BG).sum(0)
 
     def refilled(self, slots: Sequence[int]) -> None:
         """Their rows count from zero again."""

@@ -70,7 +70,11 @@ class Asked:
         index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
         limit_B = np.where(np.arange(rows) < len(indices), self.limit_N[index_B], 0)
         requests = _requests(self.key, self.number_N[index_B], limit_B, self.law.select(index_B))
-        return padded_prompts([self.prompts[i] for i in index_B], width), requests
+        return self.padded(index_B, width), requests
+
+    def padded(self, indices: Sequence[int] | np.ndarray, width: int) -> np.ndarray:
+        """Some prompts, int32 `[B, width]`."""
+        return padded_prompts([self.prompts[i] for i in indices], width)
 
 
 @jax.jit

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, DraftCounts, FixedBlockSize, RoundCosts
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCosts, RoundCounts
 from distillspec_jax.decoding.asked import Asked
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.law import SamplingLaw
-from distillspec_jax.decoding.runner import Behind, Runner
+from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.state import Requests, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
@@ -212,48 +212,55 @@ class Engine:
         shape = (slots, prompt_width, width, asked.law.truncates)
         self._announce(f"{slots} rows", shape)
 
-        def read(indices: Sequence[int], rows: int, reading: int) -> State:
-            return self._runner.read(*asked.batch(indices, rows, reading), width, prompt_width)
+        def read(indices: Sequence[int], rows: int, reading: int, block_size: int | None) -> State:
+            return self._runner.read(*asked.batch(indices, rows, reading), width, prompt_width, block_size)
 
         waiting = collections.deque(range(min(slots, total), total))
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
         first = list(served.values())
         reading = self._reading_width(asked, first, prompt_width)
-        self._compiled.add((f"{slots} of {slots} rows", shape, (None, reading)))  # told as the whole shape
-        state = read(first, slots, reading)
-        sizes, draft_counts = self._sizes(shape, state), DraftCounts(state.counts.tested_BG.shape)
+        sizes = self._sizes(shape, lambda: read(first, slots, reading, None))
+        block_size, rounds = sizes.next()
+        # Told as the whole shape.
+        self._compiled.add((f"{slots} of {slots} rows", shape, (False, bool(block_size), reading)))
+        state = read(first, slots, reading, block_size)
+        round_counts = RoundCounts(state.counts.accepted_BG.shape)
         emitted_before = 0
         while served:
+            if block_size and state.draft is None:
+                self._announce("a drafter that resumes", shape)
+                prompt_BT = asked.padded([served.get(slot, 0) for slot in range(slots)], prompt_width)
+                state = self._runner.resumed(state, prompt_BT)
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
             enough = len(served) if waiting else 1
-            block_size, rounds = sizes.next()
-            if block_size and isinstance(state.draft, Behind):
-                self._announce("a drafter that catches up", shape)
             state = self._runner.run(state, block_size, rounds, enough)
             decoded, counts = state.rows, state.counts
             status_B, emitted_B, *counted = jax.device_get(
-                (decoded.status_B, decoded.emitted_B, counts.tested_BG, counts.accepted_BG)
+                (decoded.status_B, decoded.emitted_B, counts.rounds_B, counts.accepted_BG)
             )
-            sizes.observe(*draft_counts.since(*counted))
+            sizes.observe(block_size, *round_counts.since(*counted))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
             completions = self._completions(state, done) if done else []
             emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
             emitted_before += sum(int(emitted_B[slot]) for slot in done)
             finished = [served.pop(slot) for slot in done]
             progress(Progress(total - len(waiting) - len(served), total, emitted))
+            if served or waiting:
+                block_size, rounds = sizes.next()
             free = done[: len(waiting)]
             if free:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
                 whole = rows == slots == len(free)
+                # Rows that a drafter resumes for it reads together; before plain decoding it reads none.
+                read_for = block_size if whole or state.draft is not None else 0
                 indices = [served[slot] for slot in free]
                 reading = self._reading_width(asked, indices, prompt_width)
-                refilled = None if whole else type(state.draft)
-                self._announce(f"{rows} of {slots} rows", shape, (refilled, reading))
-                fresh = read(indices, rows, reading)
+                self._announce(f"{rows} of {slots} rows", shape, (not whole, bool(read_for), reading))
+                fresh = read(indices, rows, reading, read_for)
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
-                draft_counts.refilled(free)
+                round_counts.refilled(free)
             yield from zip(finished, completions, strict=True)
 
     def _widths(self, asked: Asked) -> tuple[int, int]:
@@ -292,12 +299,18 @@ class Engine:
             self._on_compile(f"compiling: {what}, prompts of up to {length}, {width} new tokens")
         self._compiled.add((what, shape, variant))
 
-    def _sizes(self, shape: tuple[int, int, int, bool], state: State) -> BlockSizeChoice | FixedBlockSize:
-        """What chooses block sizes; what it has learnt of a shape lasts as long as the engine."""
+    def _sizes(
+        self, shape: tuple[int, int, int, bool], read: Callable[[], State]
+    ) -> BlockSizeChoice | FixedBlockSize:
+        """What chooses block sizes; what it has learnt of a shape lasts as long as the engine.
+
+        Args:
+          read: makes a state of that shape, to measure costs from.
+        """
         if len(self._block_sizes) == 1:
             return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
         if shape not in self._choices:
-            costs = self._runner.costs(state, self._rounds_per_visit)
+            costs = self._runner.costs(read(), self._rounds_per_visit)
             self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
         return self._choices[shape]
 

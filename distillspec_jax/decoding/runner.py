@@ -1,7 +1,7 @@
 """The device's side of serving: compiled loops of several block sizes that pass one state on.
 
-Every size has a loop and parameters in the form that suits its calls. Plain decoding leaves the drafter
-behind; what it missed it reads in one call when speculation resumes.
+Every size has a loop and parameters in the form that suits its calls. Plain decoding has no drafter: its
+memory is let go, and prompts are read without it. When speculation resumes, it reads prompts and texts again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,20 +27,6 @@ from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
-
-
-@flax.struct.dataclass
-class Behind:
-    """A drafter's memory while the target decodes without it.
-
-    Attributes:
-      memory: as it was when it was left.
-      pending_B, emitted_B: int32, the rows' pending tokens and output lengths at that time.
-    """
-
-    memory: Any
-    pending_B: Array
-    emitted_B: Array
 
 
 class Runner:
@@ -96,33 +81,51 @@ class Runner:
     def check_room(self, prompt_BT: np.ndarray, requests: Requests, width: int) -> None:
         """Raises what `read` of prompts and outputs so wide would raise, and reads nothing."""
         loop = self._loops[self._largest]
-        _init.eval_shape(loop, self._reading, prompt_BT, requests, width, prompt_BT.shape[1])
+        _init.eval_shape(loop, loop, self._reading, prompt_BT, requests, width, prompt_BT.shape[1])
 
     def read(
-        self, prompt_BT: Array | np.ndarray, requests: Requests, width: int, prompt_width: int | None = None
+        self,
+        prompt_BT: Array | np.ndarray,
+        requests: Requests,
+        width: int,
+        prompt_width: int | None = None,
+        block_size: int | None = None,
     ) -> State:
-        """A fresh state, with room for blocks of every size and for prompts that are wider, if so wanted."""
-        if self._partitioner is not None:
-            prompt_BT, requests = self._partitioner.put_rows((prompt_BT, requests))
-        loop, prompt_width = self._loops[self._largest], prompt_width or prompt_BT.shape[1]
-        return _init(loop, self._reading, prompt_BT, requests, width, prompt_width)
+        """A fresh state, with room for blocks of every size and for prompts that are wider, if so wanted.
+
+        Args:
+          block_size: of the next run; before plain decoding the drafter reads nothing. By default it reads.
+        """
+        prompt_BT, requests = self._placed((prompt_BT, requests))
+        largest = self._loops[self._largest]
+        loop = largest if block_size or block_size is None else self._loops[0]
+        prompt_width = prompt_width or prompt_BT.shape[1]
+        return _init(loop, largest, self._reading, prompt_BT, requests, width, prompt_width)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
-        """See `Loop.run`; the state is donated."""
-        if self._drafter is not None:
-            is_behind = isinstance(state.draft, Behind)
-            if block_size and is_behind:
-                memory, behind = state.draft.memory, state.draft.replace(memory=None)
-                params = self._params[block_size].draft
-                memory = _caught_up(self._drafter, params, memory, behind, state.rows)
-                state = state.replace(draft=memory)  # type: ignore[attr-defined]
-            elif not block_size and not is_behind:
-                state = _left_behind(state)
+        """See `Loop.run`; the state is donated. Drafts need a state read for drafting, or `resumed`."""
+        if not block_size:
+            state = plain(state)
         return _compiled_run()(self._loops[block_size], self._params[block_size], state, max_rounds, enough)
+
+    def resumed(self, state: State, prompt_BT: np.ndarray) -> State:
+        """A state of plain decoding, once the drafter has read prompts and texts.
+
+        Args:
+          prompt_BT: of every row, as wide as the state has room for; rows that idle may have any.
+        """
+        (prompt_BT,) = self._placed((prompt_BT,))
+        width = state.rows.output_BT.shape[1]
+        loop = self._loops[self._largest]
+        memory = _resumed(loop, self._reading, prompt_BT, state.rows, width)
+        return state.replace(draft=memory)  # type: ignore[attr-defined]
 
     def refill(self, state: State, fresh: State, slot_B: Array) -> State:
         """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
-        return _refill(state, _left_behind(fresh) if isinstance(state.draft, Behind) else fresh, slot_B)
+        return _refill(plain(state) if fresh.draft is None else state, fresh, slot_B)
+
+    def _placed(self, arrays: Any) -> Any:
+        return arrays if self._partitioner is None else self._partitioner.put_rows(arrays)
 
     def start_seconds(
         self,
@@ -141,8 +144,9 @@ class Runner:
         """
         (slots, prompt_width), sizes = prompt_BT.shape, (min(self._loops), self._largest)
         one = jax.tree.map(lambda field: field[:1], requests)
+        largest = self._loops[self._largest]
         states = {
-            size: _init(self._loops[size], self._reading, prompt_BT, requests, width, prompt_width)
+            size: _init(self._loops[size], largest, self._reading, prompt_BT, requests, width, prompt_width)
             for size in sizes
         }
         taken: dict[int, list[float]] = {size: [] for size in sizes}
@@ -152,7 +156,7 @@ class Runner:
                 began = time.perf_counter()
                 for slot, reading in enumerate(reading_B):
                     prompt_1T = prompt_BT[slot : slot + 1, :reading]
-                    fresh = _init(loop, params, prompt_1T, one, width, prompt_width)
+                    fresh = _init(loop, largest, params, prompt_1T, one, width, prompt_width)
                     if slots > 1:
                         fresh = states[size] = _refill(states[size], fresh, np.array([slot], np.int32))
                     jax.device_get((fresh.rows.status_B, fresh.rows.emitted_B))
@@ -172,8 +176,6 @@ class Runner:
             turns.append({})
             for size in self._loops:
                 copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-                if not size and self._drafter is not None:
-                    copy = jax.block_until_ready(_left_behind(copy))
                 began = time.perf_counter()
                 after = jax.block_until_ready(self.run(copy, size, rounds, 1))
                 seconds = time.perf_counter() - began
@@ -209,15 +211,24 @@ class _Prepared:
 
 
 # Shared by all runners: two with equal loops and shapes compile once.
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5, 6))
 def _init(
-    loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, width: int, prompt_width: int
+    loop: Loop,
+    largest: Loop,
+    params: PairParams,
+    prompt_BT: Array,
+    requests: Requests,
+    width: int,
+    prompt_width: int,
 ) -> State:
-    """`loop.init`, with room as if the prompts had been so wide: slots without a token are never seen."""
+    """`loop.init`, with room as if the prompts had been so wide, and the loop the `largest`.
+
+    Slots without a token are never seen.
+    """
     state = loop.init(params, prompt_BT, requests, width)
     wide_BT = jax.ShapeDtypeStruct((len(prompt_BT), prompt_width), prompt_BT.dtype)
-    init = functools.partial(loop.init, max_new_tokens=width)
-    return jax.tree.map(_with_room, state, jax.eval_shape(init, params, wide_BT, requests))
+    wide = jax.eval_shape(functools.partial(largest.init, max_new_tokens=width), params, wide_BT, requests)
+    return jax.tree.map(_with_room, state, plain(wide) if state.draft is None else wide)
 
 
 def _with_room(narrow: Array, wide: jax.ShapeDtypeStruct) -> Array:
@@ -241,21 +252,15 @@ def _refill(state: State, fresh: State, slot_B: Array) -> State:
     return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
 
 
-def _left_behind(state: State) -> State:
-    rows = state.rows
-    # Copies: the originals go on living in the state, which is donated as a whole.
-    behind = Behind(state.draft, jnp.copy(rows.pending_B), jnp.copy(rows.emitted_B))
-    return state.replace(draft=behind)  # type: ignore[attr-defined]
+def plain(state: State) -> State:
+    """The state without a drafter's memory."""
+    return state.replace(draft=None)  # type: ignore[attr-defined]
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _caught_up(drafter: Drafter, params: Any, memory: Any, behind: Behind, rows: Rows) -> Any:
-    missed_BT, count_B = _missed(rows, behind.emitted_B)
-    return drafter.follow(params, memory, behind.pending_B, missed_BT, count_B)
-
-
-def _missed(rows: Rows, since_B: Array) -> tuple[Array, Array]:
-    """The output after its first `since_B` tokens, moved to the front, and how many there are."""
-    width = rows.output_BT.shape[1]
-    place_BT = jnp.minimum(since_B[:, None] + jnp.arange(width)[None], width - 1)
-    return jnp.take_along_axis(rows.output_BT, place_BT, axis=1), rows.emitted_B - since_B
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _resumed(loop: Loop, params: PairParams, prompt_BT: Array, rows: Rows, width: int) -> Any:
+    """The memory of the loop's drafter, given the rows' prompts and texts."""
+    fresh = loop.init(params, prompt_BT, rows.requests, width)
+    first_B = fresh.rows.pending_B  # nothing else of the target is computed
+    drafter = loop.drafter  # type: ignore[attr-defined]
+    return drafter.follow(params.draft, fresh.draft, first_B, rows.output_BT, rows.emitted_B)

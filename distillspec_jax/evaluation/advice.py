@@ -32,7 +32,7 @@ class SizeAdvice:
       round_ms: a whole round of the batch, as served.
       verify_ms: the target's pass over the block, by itself.
       draft_ms: drafting the block, by itself.
-      tokens: expected tokens a row's round, from the measured acceptance.
+      tokens: expected tokens a row's round, from the measured acceptance and the texts' length.
       speedup: predicted, over autoregressive decoding, the reading of prompts included.
       break_even: acceptance rate from which on the size pays; None: not even if all drafts are accepted.
     """
@@ -136,11 +136,12 @@ def advise(
     completions = engine(sizes[-1]).generate(prompts, law, max_new_tokens, seed=0)
     reach_G = reach(completions)
     emitted = sum(len(done.tokens) for done in completions)
+    length = emitted / len(completions)
     costs = engine((0, *sizes)).round_costs(prompts, law, max_new_tokens)
     width = max(map(len, prompts))
     rows: list[SizeAdvice] = []
     for size in sizes:
-        tokens = tokens_per_round(reach_G, size)
+        tokens = tokens_per_round(reach_G, size, length)
         rows.append(
             SizeAdvice(
                 block_size=size,
@@ -148,8 +149,8 @@ def advise(
                 verify_ms=extend_seconds(target, batch_size, width, size + 1) * 1e3,
                 draft_ms=draft_seconds(draft, law, batch_size, width, size) * 1e3,
                 tokens=tokens,
-                speedup=costs.speedup(size, tokens, emitted / len(completions)),
-                break_even=costs.break_even(size),
+                speedup=costs.speedup(size, tokens, length),
+                break_even=costs.break_even(size, length),
             )
         )
     return Advice(

@@ -28,15 +28,40 @@ def test_break_even_is_where_the_speedup_is_one() -> None:
     assert RoundCosts({0: 1.0, 1: 2.5}).break_even(1) is None
 
 
-def served(choice: BlockSizeChoice, rate: float, runs: int, seed: int = 0) -> list[tuple[int, int]]:
-    """What is chosen run by run where every draft is accepted with one probability."""
+def test_break_even_counts_the_reading_of_prompts_and_the_ends_of_texts() -> None:
+    costs = RoundCosts(COSTS.seconds, start={0: 5.0, 1: 6.0, 3: 6.0, 5: 6.0, 7: 6.0})
+    for size in (1, 3, 5, 7):
+        rate, alone = costs.break_even(size, 40), COSTS.break_even(size)
+        assert rate is not None
+        assert alone is not None
+        assert rate > alone
+        tokens = tokens_per_round(rate ** np.arange(1, size + 1), size, 40)
+        assert costs.speedup(size, tokens, 40) == pytest.approx(1)
+    assert RoundCosts({0: 1.0, 1: 1.2}, start={0: 1.0, 1: 20.0}).break_even(1, 20) is None
+
+
+@pytest.mark.parametrize("size, length", [(1, 25), (3, 16), (7, 20), (7, 55)])
+def test_a_text_s_end_cuts_its_last_block(size: int, length: int) -> None:
+    """Against texts drawn draft by draft; a text that begins is not yet in its steady state: hence 2 %."""
+    rng, rate = np.random.default_rng(0), 0.8
+    drawn = rng.random((2000, length, size)) < rate
+    ends_TR = np.cumsum(1 + np.cumprod(drawn, axis=2).sum(2), axis=1)
+    calls = (ends_TR < length).sum(1) + 1
+    expected = tokens_per_round(rate ** np.arange(1, size + 1), size, length)
+    assert 2000 * length / calls.sum() == pytest.approx(expected, rel=0.02)
+
+
+def served(
+    choice: BlockSizeChoice, rate: float, runs: int, offers: float = 1.0, seed: int = 0
+) -> list[tuple[int, int]]:
+    """What is chosen run by run where drafts are accepted with one probability, in rounds that have any."""
     rng, chosen = np.random.default_rng(seed), []
     for _ in range(runs):
         size, rounds = choice.next()
         chosen.append((size, rounds))
         accepted = np.cumprod(rng.random((rounds, size)) < rate, axis=1)
-        tested = np.concatenate([np.ones((rounds, 1), int), accepted[:, :-1]], axis=1)[:, :size]
-        choice.observe(tested.sum(0), accepted.sum(0))
+        offered = rng.random((rounds, 1)) < offers
+        choice.observe(size, rounds, (accepted & offered).sum(0))
     return chosen
 
 
@@ -55,6 +80,14 @@ def test_a_useless_draft_costs_next_to_nothing() -> None:
     assert sum(size > 0 for size, _ in chosen) > 3  # but it goes on looking
 
 
+@pytest.mark.parametrize("offers", [0.0, 1 / 6])
+def test_a_drafter_that_seldom_offers_anything_is_judged_by_what_its_rounds_yield(offers: float) -> None:
+    """Prompt lookup without a match: nothing is tested, and verifying costs as much as ever."""
+    costs = RoundCosts({0: 1.0, 1: 1.25, 3: 1.5, 5: 1.75, 7: 2.0})
+    chosen = [size for size, _ in served(BlockSizeChoice(costs, rounds=32), 0.8, 60, offers)][10:]
+    assert np.mean(np.array(chosen) > 0) < 0.1
+
+
 def test_it_notices_that_the_text_has_changed() -> None:
     """From a text that cannot be drafted to one that can, and back."""
     choice = BlockSizeChoice(COSTS, rounds=32)
@@ -71,6 +104,6 @@ def test_where_verification_costs_a_round_for_every_token_it_never_speculates_fo
 
 def test_counts_of_shorter_blocks_fill_the_front() -> None:
     choice = BlockSizeChoice(COSTS, rounds=32)
-    choice.observe(np.array([1000]), np.array([200]))
+    choice.observe(1, 1000, np.array([200]))
     assert choice.reach_G()[0] == pytest.approx(0.2, abs=0.01)
     assert choice.reach_G()[6] < 1e-3

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from distillspec_jax.decoding import (
     StopOnEos,
     sampling_law,
 )
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
 from tests import tiny
@@ -273,6 +275,31 @@ def test_an_adaptive_engine_gives_the_same_greedy_texts_and_true_counts(plain: E
     expected = plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
     assert [done.tokens for done in found] == [done.tokens for done in expected]
     assert all(len(done.tokens) == done.accepted + done.target_calls - done.cut_rounds for done in found)
+
+
+def test_a_drafter_that_resumes_has_missed_nothing(plain: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target drafts for itself, so every draft is accepted, however often it was let go and refilled."""
+    runs = itertools.cycle([(3, 1), (0, 1), (1, 1), (0, 2), (3, 1), (1, 1), (0, 1)])
+    monkeypatch.setattr(Runner, "costs", lambda *_: RoundCosts({0: 1.0, 1: 1.2, 3: 1.5}))
+    monkeypatch.setattr(BlockSizeChoice, "next", lambda _: next(runs))
+    read_for: list[int | None] = []
+
+    def read(self: Runner, *args: Any, own: Any = Runner.read) -> Any:
+        read_for.append(args[-1])
+        return own(self, *args)
+
+    monkeypatch.setattr(Runner, "read", read)
+    itself = ModelDrafter(PAIR.target)
+    pair, options = PAIR.params, {"block_size": (0, 1, 3), "batch_size": 2, "prompt_bucket": 8}
+    found = Engine(PAIR.target, pair.target, itself, pair.target, **options).generate(
+        PROMPTS, GREEDY, LIMITS, seed=0
+    )
+    assert [done.tokens for done in found] == [
+        done.tokens for done in plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+    ]
+    assert all(done.accepted == done.tested for done in found)
+    assert sum(done.tested for done in found) > 10
+    assert {0, 3} <= set(read_for)  # some prompts were read before plain decoding, some before drafts
 
 
 def test_several_block_sizes_need_plain_decoding_among_them() -> None:
