@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,11 +45,15 @@ class Served:
         return int(self.counts_NC[:, 0].sum())
 
     @property
+    def tested(self) -> int:
+        return int(self.counts_NC[:, 2].sum())
+
+    @functools.cached_property
     def block_efficiency(self) -> Interval:
         """Tokens a target call."""
         return paired.ratio(self.counts_NC[:, 0], self.counts_NC[:, 1])
 
-    @property
+    @functools.cached_property
     def acceptance(self) -> Interval:
         """Accepted over tested drafts; NaN where none was tested."""
         return paired.ratio(self.counts_NC[:, 3], self.counts_NC[:, 2])
@@ -90,3 +95,9 @@ def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple
     for start in range(0, len(lines), size):
         part = lines[start : start + size]
         yield f"{start + 1:,}–{start + len(part):,}", Served.of(part)
+
+
+def latest_whole(windows: Sequence[tuple[str, Served]]) -> tuple[str, Served]:
+    """Which of `windows` to judge by: a tail that is still growing says little beside a whole one."""
+    growing = len(windows) > 1 and windows[-1][1].lines < windows[0][1].lines
+    return windows[-2] if growing else windows[-1]
