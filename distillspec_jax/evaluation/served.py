@@ -16,6 +16,8 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 
 COUNTS = ("emitted_tokens", "target_calls", "tested", "accepted")
+_MOST = 2**40
+"""Of a count: beyond all that decoding gives, and millions of lines add up in 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,11 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             line = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or a thousand brackets
             raise UsageError(f"{path}:{number}: malformed JSON") from None
         for name in COUNTS:
             count = line.get(name) if isinstance(line, dict) else None
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST:
                 raise UsageError(f"{path}:{number} has no count {name!r}, as lines of generate have")
         yield line
 

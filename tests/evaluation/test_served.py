@@ -76,13 +76,17 @@ def test_what_generate_did_not_write_is_refused_by_its_line(tmp_path, capsys):
         ({"inputs": "a"}, "a.jsonl:3 has no count 'emitted_tokens'"),
         (good[0] | {"tested": -1}, "a.jsonl:3 has no count 'tested'"),
         (good[0] | {"accepted": 1.5}, "a.jsonl:3 has no count 'accepted'"),
+        (good[0] | {"tested": 2**64}, "a.jsonl:3 has no count 'tested'"),
+        (good[0] | {"accepted": 2**62}, "a.jsonl:3 has no count 'accepted'"),
         ([], "a.jsonl:3 has no count 'emitted_tokens'"),
     ):
         with pytest.raises(UsageError, match=message):
             served.read(write(tmp_path / "a.jsonl", [*good, bad]))
     (tmp_path / "b.jsonl").write_text('{"inputs"\n')
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
     for arguments, message in (
         ([str(tmp_path / "b.jsonl")], "b.jsonl:1: malformed JSON"),
+        ([str(tmp_path / "deep.jsonl")], "deep.jsonl:1: malformed JSON"),
         ([str(tmp_path / "c.jsonl")], "there is no file"),
         (["a=x", "a=y"], "there is no file x"),
         ([str(tmp_path / "b.jsonl"), "--window=0"], "--window=0: must be at least 1"),
