@@ -17,13 +17,12 @@ from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw, StopOnEo
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
-from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import cells, grid, prompts, quality, results
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.results import Row
-from distillspec_jax.models import fingerprints, pretrained, zoo
+from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 
 RESULTS = "results.jsonl"
@@ -57,6 +56,7 @@ def sweep(
     metric: str = "none",
     limit: int | None = 64,
     chat: bool = False,
+    truncate_inputs: bool = False,
     block_sizes: Sequence[int] = (1, 3, 5, 7),
     temperatures: Sequence[float] = (0.0, 1.0),
     rules: Sequence[str] = ("token",),
@@ -83,9 +83,11 @@ def sweep(
         appear in every table.
       output_dir: made if it does not exist.
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
-      inputs: a JSONL file of prompts in place of a task; `metric` then says how to score its `targets`.
+      inputs: a JSONL file of prompts in place of a task's, whose prefix they get if `task` is named; `metric`
+        then says how to score its `targets`.
       limit: the first so many prompts; None takes all.
       chat: wrap them in the target's chat template.
+      truncate_inputs: cut those of `inputs` that are too long; a task's always are.
       block_sizes: drafts a round.
       temperatures, top_k, top_p: the sampling laws; 0 is greedy.
       rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
@@ -128,7 +130,16 @@ def sweep(
     for draft in drafts.values():
         if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
-    prompt_set = _prompt_set(target, task, split, inputs, metric, limit, chat)
+    prompt_set = prompts.from_task_or_file(
+        target,
+        task=task,
+        split=split,
+        inputs=inputs,
+        limit=limit,
+        metric=metric,
+        chat=chat,
+        truncate=truncate_inputs,
+    )
     workload = Workload(
         prompts=prompt_set.prompts,
         max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
@@ -334,25 +345,6 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"
-
-
-def _prompt_set(
-    target: Pretrained,
-    task: str | None,
-    split: str,
-    inputs: str | Path | None,
-    metric: str,
-    limit: int | None,
-    chat: bool,
-) -> PromptSet:
-    if inputs is not None:
-        if task is not None:
-            raise UsageError("give a task or a file of inputs, not both")
-        return prompts.from_file(target, inputs, limit, metric, chat=chat)
-    task = task or zoo.task_of(target.name)
-    if task is None:
-        raise UsageError(f"{target.name} speaks of no task: name one, or give a file of inputs")
-    return prompts.from_task(target, task, split, limit, chat=chat)
 
 
 def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:

@@ -211,7 +211,6 @@ FOREIGN = dataclasses.replace(
         ({"task": "wiki_lead"}, "unknown task 'wiki_lead': did you mean 'wiki_leads'"),
         ({"task": None}, "target speaks of no task"),
         ({"split": "tset"}, "no split 'tset': did you mean 'test'"),
-        ({"inputs": "x.jsonl"}, "a task or a file of inputs, not both"),
         ({"drafts": {"none": DRAFT}}, "'none' means decoding without a draft"),
         ({"drafts": {"other": FOREIGN}}, "draft foreign has another vocabulary than target target"),
         ({"drafts": {"other": "no/such/model"}}, "no/such/model is not a checkpoint directory"),
