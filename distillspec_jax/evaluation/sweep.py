@@ -17,6 +17,7 @@ from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw, StopOnEo
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import cells, grid, prompts, quality, results
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
@@ -31,7 +32,7 @@ _PROMPT_BUCKET = 32
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a sweep is; told before each group of cells and after each row.
+    """How far a sweep is; told before each group of cells, after each row, and where prompts fail.
 
     Attributes:
       done, total: cells, those found in the results file included.
@@ -107,7 +108,7 @@ def sweep(
 
     Raises:
       UsageError: an impossible value, unknown task or model, drafts of another vocabulary, a bad line in
-        the prompts or in the results file, a full disk.
+        the prompts or in the results file, a target whose logits are never finite, a full disk.
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
@@ -197,7 +198,7 @@ class _Sweep:
         engine = self._baseline(cell.batch_size)
         once = dataclasses.replace(workload, repeats=1)  # every group below times it again
         timed = cells.in_turns([engine], law, once)[0]
-        measured = cells.completed(timed, engine, law, workload)
+        measured = self._finite(cells.completed(timed, engine, law, workload))
         self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
@@ -214,12 +215,22 @@ class _Sweep:
                 measured = cells.again(part, recorder, law, workload)
             else:
                 measured = cells.completed(part, engine, law, workload)
+            self._finite(measured)
             draft = self.drafts[cell.drafter]
             ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
             row = cells.drafted_row(
                 cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
             )
             self._write(cell, row)
+
+    def _finite(self, measured: Measured) -> Measured:
+        """Itself, if a row can be made of it; tells of prompts that failed."""
+        failed, asked = measured.failed, len(measured.completions)
+        if failed == asked:
+            raise UsageError(f"target {self.target.name}: its logits were not finite, on all {asked} prompts")
+        if failed:
+            self._announce(f"{failed} of {asked} prompts failed: the target's logits were not finite")
+        return measured
 
     def _workload(self, cell: Cell) -> Workload:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
