@@ -247,7 +247,13 @@ class TextGenerator:
             tuple(map(bytes_of, ids))
             for bytes_of in (self.tokenizer.piece_bytes, self.tokenizer.first_piece_bytes)
         )
-        return StopOnStrings(tuple(string.encode() for string in self._stop), pieces, eos_ids, first)
+        try:
+            strings = tuple(string.encode() for string in self._stop)
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"stop string {error.object!r} holds a lone surrogate, no valid Unicode"
+            ) from error
+        return StopOnStrings(strings, pieces, eos_ids, first)
 
     def stream(
         self,
