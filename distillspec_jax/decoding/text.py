@@ -157,7 +157,8 @@ class TextGenerator:
         decodes one token at a time.
       form: how inputs become prompts; the target's own by default.
       block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
-        acceptance, so that the same seed need not give the same text at a temperature above 0.
+        acceptance, so that the same seed need not give the same text, unless at temperature 0 under a rule
+        that is lossless.
       rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
       stop: strings that end an output; it is cut before the first of them.
