@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser, list_of
+from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures on this machine what a round of every block size costs and how often the draft is accepted.
@@ -25,9 +25,10 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--drafter", required=True, metavar="MODEL", help="a draft model for it")
-    add("--task", help="whose prompts (default: the target's, if it is zoo:TASK/...)")
-    add("--split", default="validation", help="train, validation (default) or test")
+    add("--task", help=TASK_HELP)
+    add("--split", help="train, validation (default) or test")
     add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} in place of a task')
+    add("--truncate_inputs", action="store_true", help="cut what is too long of --inputs")
     add("--limit", type=int, default=32, help="prompts to measure acceptance on (default: 32)")
     add("--chat", action="store_true", help="wrap prompts in the target's chat template")
     add("--block_sizes", type=list_of(int), default=[1, 3, 5, 7], metavar="N,N", help="default: 1,3,5,7")
@@ -40,23 +41,26 @@ def main(argv: list[str]) -> int:
     add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)
+    refuse_split(flags)
 
     from distillspec_jax.decoding import StopOnEos, sampling_law
     from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
     from distillspec_jax.evaluation import advice, prompts, tables
-    from distillspec_jax.models import pretrained, zoo
+    from distillspec_jax.models import pretrained
 
     if flags.drafter == LOOKUP:
         raise UsageError(f"--drafter={LOOKUP}: advise needs a draft model; {LOOKUP} costs nothing to draft")
     target, draft = (pretrained.load(name, dtype=flags.dtype) for name in (flags.target, flags.drafter))
     pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
-    task = flags.task or zoo.task_of(target.name)
-    if flags.inputs:
-        asked = prompts.from_file(target, flags.inputs, flags.limit, chat=flags.chat)
-    elif task:
-        asked = prompts.from_task(target, task, flags.split, flags.limit, chat=flags.chat)
-    else:
-        raise UsageError(f"whose prompts? {flags.target} names no task: pass --task or --inputs")
+    asked = prompts.from_task_or_file(
+        target,
+        task=flags.task,
+        split=flags.split or "validation",
+        inputs=flags.inputs,
+        limit=flags.limit,
+        chat=flags.chat,
+        truncate=flags.truncate_inputs,
+    )
     tokenizer = tokenizer_of(target)
     found = advice.advise(
         target,

@@ -23,6 +23,11 @@ DTYPE_HELP = (
     "(default: float32, as stored); MODEL@int8 in a model's place gives that model its own"
 )
 
+TASK_HELP = (
+    "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
+    "they get, as in generate"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class GinFlags:
@@ -111,6 +116,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return choose
+
+
+def refuse_split(flags: argparse.Namespace) -> None:
+    """`--split` is a task's: beside `--inputs` it would mean nothing."""
+    if flags.inputs and flags.split:
+        raise UsageError(f"--split={flags.split}: the lines of --inputs have no splits, leave it out")
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], list[str]]:

@@ -36,7 +36,8 @@ USAGE = """usage: distillspec COMMAND [flags]
 {commands}
 
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input; of finetune, distill
-and demo also 75, preempted (run the same command again to go on).
+and demo also 75, preempted (run the same command again to go on); of watch also 1, too low, and 3, cannot be
+judged.
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser, list_of
+from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
@@ -38,9 +38,14 @@ def main(argv: list[str]) -> int:
         metavar="[LABEL=]MODEL",
         help="a draft, or lookup, and how tables call it; may be repeated",
     )
-    add("--task", help="whose prompts (default: the target's, if it is zoo:TASK/...)")
+    add("--task", help=TASK_HELP)
     add("--split", help="train, validation or test (default: test)")
-    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task')
+    add(
+        "--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task\'s rows'
+    )
+    add(
+        "--truncate_inputs", action="store_true", default=None, help="cut those of --inputs that are too long"
+    )
     add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
     add("--limit", type=_number_or_all, metavar="N", help="prompts, or all (default: 64)")
     add("--chat", action="store_true", default=None, help="wrap prompts in the target's chat template")
@@ -64,6 +69,7 @@ def main(argv: list[str]) -> int:
     add("--dtype", help=DTYPE_HELP)
     add("--output_dir", metavar="DIR", help="receives results.jsonl")
     flags = parser.parse(argv)
+    refuse_split(flags)
     given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     given = {name: value for name, value in given.items() if not name.startswith("gin_")}

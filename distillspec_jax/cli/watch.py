@@ -9,16 +9,19 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 
 HELP = """Adds up the counts that `distillspec generate` writes with every output: acceptance and tokens a
-target call, with 95 % intervals over prompts, file by file or window by window. With --at_least the command
-ends with status 1 where the latest window of some file is accepted less, its whole interval below; what rate
-a draft needs, `distillspec advise` measures.
+target call, with 95 % intervals over prompts, file by file or window by window. With --at_least the latest
+whole window of every file is judged (a file of fewer lines as it is), and the exit status is
+  0  no file's acceptance is known to be lower
+  1  some file's is: its whole interval lies below
+  3  none's is, but some file cannot be judged: too few prompts, or no draft was tested
+What rate a draft needs, `distillspec advise` measures.
 
   distillspec watch served.jsonl --window=1000 --at_least=0.55
   distillspec watch now=a.jsonl next=b.jsonl        # two drafts, each on its share of the servers
 """
 
-TOO_LOW = 1
-"""Exit status."""
+TOO_LOW, NOT_JUDGED = 1, 3
+"""Exit statuses."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> int:
     from pathlib import Path
 
     from distillspec_jax.evaluation import served, tables
+    from distillspec_jax.evaluation.paired import FEWEST
 
     found = {}
     for argument in flags.files:
@@ -49,14 +53,18 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"{argument}: the label {label!r} is taken; write LABEL=FILE")
         found[label] = list(served.windows(served.read(path), flags.window))
     tables.print_served(found)
-    low = [
-        label
-        for label, windows in found.items()
-        if flags.at_least is not None and windows[-1][1].acceptance.high < flags.at_least
-    ]
-    for label in low:
-        print(f"{label}: the latest acceptance is below {flags.at_least:g}: distil on what is asked now")
-    return TOO_LOW if low else 0
+    status = 0
+    for label, windows in found.items() if flags.at_least is not None else ():
+        lines, latest = served.latest_whole(windows)
+        if latest.acceptance.ends is None:
+            lack = "no draft tested" if not latest.tested else f"at least {FEWEST} needed"
+            print(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")
+            status = status or NOT_JUDGED
+        elif latest.acceptance.high < flags.at_least:
+            least = f"{flags.at_least:g}"
+            print(f"{label}: acceptance of lines {lines} is below {least}: distil on what is asked now")
+            status = TOO_LOW
+    return status
 
 
 if __name__ == "__main__":

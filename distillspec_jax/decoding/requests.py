@@ -17,6 +17,9 @@ from distillspec_jax.decoding.state import check_limit
 from distillspec_jax.decoding.text import Generation
 from distillspec_jax.errors import UsageError, nearest
 
+SAMPLE = "sample"
+"""The field that tells several outputs of a prompt apart."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -33,10 +36,19 @@ class Request:
     extra: dict[str, Any]
 
     def repeated(self, samples: int) -> list[Request]:
-        """Itself, or so many of it, told apart by a field `sample`."""
+        """Itself, or so many of it, told apart by a field `sample`.
+
+        Raises:
+          UsageError: it has such a field already, so that its samples would be those of another line, too.
+        """
         if samples == 1:
             return [self]
-        return [dataclasses.replace(self, extra={**self.extra, "sample": i}) for i in range(samples)]
+        if SAMPLE in self.extra:
+            raise UsageError(
+                f"{self.where} has a field {SAMPLE!r}, in which {samples} outputs a prompt are numbered: "
+                "rename it, or ask for one"
+            )
+        return [dataclasses.replace(self, extra={**self.extra, SAMPLE: i}) for i in range(samples)]
 
 
 OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
@@ -93,9 +105,10 @@ def read_requests(path: str, field: str = "inputs") -> list[Request]:
     first: dict[str, str] = {}
     for request in found:
         if "id" in request.extra:
-            key = json.dumps(request.extra["id"], sort_keys=True)
+            own = {name: request.extra[name] for name in ("id", SAMPLE) if name in request.extra}
+            key = ", ".join(f"{name} {json.dumps(value, sort_keys=True)}" for name, value in own.items())
             if first.setdefault(key, request.where) != request.where:
-                raise UsageError(f"{request.where}: id {key} is that of {first[key]} already")
+                raise UsageError(f"{request.where}: {key} is that of {first[key]} already")
     return found
 
 

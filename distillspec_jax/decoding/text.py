@@ -157,7 +157,8 @@ class TextGenerator:
         decodes one token at a time.
       form: how inputs become prompts; the target's own by default.
       block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
-        acceptance, so that the same seed need not give the same text at a temperature above 0.
+        acceptance, so that the same seed need not give the same text, unless at temperature 0 under a rule
+        that is lossless.
       rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
       stop: strings that end an output; it is cut before the first of them.
@@ -247,7 +248,13 @@ class TextGenerator:
             tuple(map(bytes_of, ids))
             for bytes_of in (self.tokenizer.piece_bytes, self.tokenizer.first_piece_bytes)
         )
-        return StopOnStrings(tuple(string.encode() for string in self._stop), pieces, eos_ids, first)
+        try:
+            strings = tuple(string.encode() for string in self._stop)
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"stop string {error.object!r} holds a lone surrogate, no valid Unicode"
+            ) from error
+        return StopOnStrings(strings, pieces, eos_ids, first)
 
     def stream(
         self,

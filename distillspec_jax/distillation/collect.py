@@ -132,16 +132,18 @@ def collect(
         chat=dict(target.card.chat) if chat else {},
     )
     root = Path(directory)
-    _open(root, header, generator.tokenizer.model_bytes)
+    _check_same(root, header)
     asked = [
         requests.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
         for sample in range(num_samples)
     ]
-    _write_texts(
-        root / TEXTS_FILE,
-        asked,
-        lambda left, numbers: generator.stream(
+    path = root / TEXTS_FILE
+    if not path.is_file():
+        done = requests.finished(str(path), asked)
+        numbers, left = range(done, len(asked)), asked[done:]
+        # Nothing is decoded yet, but all is checked: what cannot be decoded leaves no set behind.
+        texts = generator.stream(
             [request.inputs for request in left],
             temperature=[temperatures[number % len(temperatures)] for number in numbers],
             top_k=top_k,
@@ -151,25 +153,33 @@ def collect(
             names=[request.where for request in left],
             progress=progress,
             numbers=numbers,
-        ),
-        say,
-    )
+        )
+        _open(root, header, generator.tokenizer.model_bytes)
+        if done:
+            say(f"resuming after {done} of {len(asked)} texts")
+        _write_texts(path, left, texts)
     if law_ids:
         _write_laws(root, target, header, batch_size, say)
     return TargetSet(root)
 
 
+def _check_same(root: Path, header: Header) -> None:
+    """Refuses a set of other texts."""
+    if not (root / HEADER_FILE).exists():
+        return
+    there, here = (dataclasses.asdict(one) for one in (read_header(root), header))
+    del there["target"], here["target"]  # the same model may go by another name
+    for name in here:
+        if there[name] != here[name]:
+            raise UsageError(
+                f"{root} holds a set whose {name} is {there[name]!r} and not {here[name]!r}: "
+                "choose another folder"
+            )
+
+
 def _open(root: Path, header: Header, tokenizer: bytes) -> None:
-    """Writes the header, or checks that the set there is of the same texts."""
+    """Writes the header and the vocabulary, unless they are there."""
     if (root / HEADER_FILE).exists():
-        there, here = (dataclasses.asdict(one) for one in (read_header(root), header))
-        del there["target"], here["target"]  # the same model may go by another name
-        for name in here:
-            if there[name] != here[name]:
-                raise UsageError(
-                    f"{root} holds a set whose {name} is {there[name]!r} and not {here[name]!r}: "
-                    "choose another folder"
-                )
         return
     with checkpoint.saving(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -181,20 +191,9 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
         )
 
 
-def _write_texts(
-    path: Path,
-    asked: list[requests.Request],
-    generate: Callable[[list[requests.Request], range], Iterator[Generation]],
-    say: Callable[[str], None],
-) -> None:
-    if path.is_file():
-        return
-    done = requests.finished(str(path), asked)
-    if done:
-        say(f"resuming after {done} of {len(asked)} texts")
-    left = asked[done:]
+def _write_texts(path: Path, left: list[requests.Request], texts: Iterator[Generation]) -> None:
     with requests.output_lines(str(path), resume=True) as write:
-        for request, text in zip(left, generate(left, range(done, len(asked))), strict=True):
+        for request, text in zip(left, texts, strict=True):
             if text.finish_reason == "failed":
                 raise UsageError(f"{request.where}: the target's logits were not finite")
             line = {**request.extra, "inputs": text.inputs, "outputs": text.outputs, "tokens": text.tokens}

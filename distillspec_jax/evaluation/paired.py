@@ -22,6 +22,8 @@ FEWEST = 5
 """Prompts below which no interval is given: resampling two or three shows much too little spread."""
 SEED = 20_231_012
 """Of the resampling: fixed, so that the same counts always give the same interval."""
+_HELD = 1 << 24
+"""Entries of the largest matrix of resamples that is made; beyond, resamples are added up one by one."""
 
 Columns = Sequence[float] | np.ndarray
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -96,7 +98,7 @@ def interval(
     value = float(statistic(total_C))
     if prompts < FEWEST or not np.isfinite(value):
         return Interval(value, np.nan, np.nan)
-    drawn_R = np.sort(statistic(_weights(prompts, int(resamples), int(seed)) @ data_NC))
+    drawn_R = np.sort(statistic(_resampled(data_NC, int(resamples), int(seed))))
     drawn_R = drawn_R[np.isfinite(drawn_R)]
     if not drawn_R.size:
         return Interval(value, np.nan, np.nan)
@@ -112,12 +114,23 @@ def interval(
     return Interval(value, float(low), float(high))
 
 
+def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """The sums of every resample, `[R, C]`; of equal N and seed, statistics share the resamples.
+
+    So they may be compared with each other, not only with zero.
+    """
+    prompts = len(data_NC)
+    if prompts * resamples <= _HELD:
+        return _weights(prompts, resamples, seed) @ data_NC
+    rng, data_CN = np.random.default_rng(seed), np.ascontiguousarray(data_NC.T)
+    return np.stack(
+        [data_CN.take(rng.integers(prompts, size=prompts), axis=1).sum(1) for _ in range(resamples)]
+    )
+
+
 @functools.lru_cache(maxsize=4)
 def _weights(prompts: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each prompt, `[R, N]`; shared by all statistics over as many prompts.
-
-    Statistics that share the resamples may be compared with each other, not only with zero.
-    """
+    """How often each resample holds each prompt, `[R, N]`."""
     rng = np.random.default_rng(seed)
     weights_RN = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     return weights_RN.astype(np.float32)  # whole numbers, exact; half the memory

@@ -12,6 +12,7 @@ from distillspec_jax.data import catalog, metrics
 from distillspec_jax.decoding import requests
 from distillspec_jax.decoding.text import PromptFormat, prompt_format, tokenizer_of
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models import zoo
 from distillspec_jax.models.pretrained import Pretrained
 
 
@@ -39,6 +40,39 @@ class PromptSet:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything here."""
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
+
+
+def from_task_or_file(
+    target: Pretrained,
+    *,
+    task: str | None,
+    split: str,
+    inputs: str | Path | None,
+    limit: int | None,
+    metric: str = "none",
+    chat: bool = False,
+    truncate: bool = False,
+) -> PromptSet:
+    """Those of a file where one is named, else those of a task.
+
+    Args:
+      task: whose rows, or whose prefix and lengths the lines of a file get; by default that which the
+        target's name speaks of, and for a file the target's own.
+      split: of the task; a file has none.
+      inputs: the file.
+      metric: compares with the `targets` of a file.
+      limit, chat: see `from_task`.
+      truncate: cut a file's inputs that are too long; those of a task always are.
+
+    Raises:
+      UsageError: neither is named; or as `from_task` and `from_file`.
+    """
+    if inputs is not None:
+        return from_file(target, inputs, limit, metric, task=task, chat=chat, truncate=truncate)
+    task = task or zoo.task_of(target.name)
+    if task is None:
+        raise UsageError(f"whose prompts? {target.name} speaks of no task: name one, or a file of inputs")
+    return from_task(target, task, split, limit, chat=chat)
 
 
 def from_task(
@@ -69,15 +103,23 @@ def from_task(
 
 
 def from_file(
-    target: Pretrained, path: str | Path, limit: int | None, metric: str = "none", *, chat: bool = False
+    target: Pretrained,
+    path: str | Path,
+    limit: int | None,
+    metric: str = "none",
+    *,
+    task: str | None = None,
+    chat: bool = False,
+    truncate: bool = False,
 ) -> PromptSet:
     """The first `limit` lines `{"inputs": ..., "targets": ...}` of a JSONL file; `targets` may be absent.
 
-    Inputs get the prefix that the target brings, and with `chat` its chat template; one that is too long for
-    it is refused.
+    Inputs become prompts as those of `generate` do: with the prefix that the target brings, or that of
+    `task`, and with `chat` the target's chat template.
 
     Raises:
-      UsageError: an unreadable file, a bad line (by file and line), a metric without `targets`.
+      UsageError: an unreadable file, a bad line (by file and line), a metric without `targets`, an input
+        that is too long and may not be cut (`truncate`).
     """
     check_limit(limit)
     metrics.find_metric(metric)
@@ -87,7 +129,7 @@ def from_file(
     if metric != "none" and not known:
         culprit = next(line for line in lines if not isinstance(line.extra.get("targets"), str))
         raise UsageError(f"{culprit.where}: no text in 'targets', which metric {metric!r} compares with")
-    form = prompt_format(target, chat=chat)
+    form = prompt_format(target, task=task, truncate=truncate, chat=chat)
     return PromptSet(
         task=Path(path).stem,
         split=None,

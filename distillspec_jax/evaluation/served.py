@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 
 COUNTS = ("emitted_tokens", "target_calls", "tested", "accepted")
+_MOST = 2**40
+"""Of a count: beyond all that decoding gives, and millions of lines add up in 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +47,15 @@ class Served:
         return int(self.counts_NC[:, 0].sum())
 
     @property
+    def tested(self) -> int:
+        return int(self.counts_NC[:, 2].sum())
+
+    @functools.cached_property
     def block_efficiency(self) -> Interval:
         """Tokens a target call."""
         return paired.ratio(self.counts_NC[:, 0], self.counts_NC[:, 1])
 
-    @property
+    @functools.cached_property
     def acceptance(self) -> Interval:
         """Accepted over tested drafts; NaN where none was tested."""
         return paired.ratio(self.counts_NC[:, 3], self.counts_NC[:, 2])
@@ -75,11 +82,11 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             line = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or a thousand brackets
             raise UsageError(f"{path}:{number}: malformed JSON") from None
         for name in COUNTS:
             count = line.get(name) if isinstance(line, dict) else None
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST:
                 raise UsageError(f"{path}:{number} has no count {name!r}, as lines of generate have")
         yield line
 
@@ -90,3 +97,9 @@ def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple
     for start in range(0, len(lines), size):
         part = lines[start : start + size]
         yield f"{start + 1:,}–{start + len(part):,}", Served.of(part)
+
+
+def latest_whole(windows: Sequence[tuple[str, Served]]) -> tuple[str, Served]:
+    """Which of `windows` to judge by: a tail that is still growing says little beside a whole one."""
+    growing = len(windows) > 1 and windows[-1][1].lines < windows[0][1].lines
+    return windows[-2] if growing else windows[-1]

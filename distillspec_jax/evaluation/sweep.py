@@ -23,7 +23,7 @@ from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.results import Row
-from distillspec_jax.models import fingerprints, pretrained, zoo
+from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 
 RESULTS = "results.jsonl"
@@ -32,7 +32,7 @@ _PROMPT_BUCKET = 32
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a sweep is; told before each group of cells and after each row.
+    """How far a sweep is; told before each group of cells, after each row, and where prompts fail.
 
     Attributes:
       done, total: cells, those found in the results file included.
@@ -57,6 +57,7 @@ def sweep(
     metric: str = "none",
     limit: int | None = 64,
     chat: bool = False,
+    truncate_inputs: bool = False,
     block_sizes: Sequence[int] = (1, 3, 5, 7),
     temperatures: Sequence[float] = (0.0, 1.0),
     rules: Sequence[str] = ("token",),
@@ -83,9 +84,11 @@ def sweep(
         appear in every table.
       output_dir: made if it does not exist.
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
-      inputs: a JSONL file of prompts in place of a task; `metric` then says how to score its `targets`.
+      inputs: a JSONL file of prompts in place of a task's, whose prefix they get if `task` is named; `metric`
+        then says how to score its `targets`.
       limit: the first so many prompts; None takes all.
       chat: wrap them in the target's chat template.
+      truncate_inputs: cut those of `inputs` that are too long; a task's always are.
       block_sizes: drafts a round.
       temperatures, top_k, top_p: the sampling laws; 0 is greedy.
       rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
@@ -105,7 +108,7 @@ def sweep(
 
     Raises:
       UsageError: an impossible value, unknown task or model, drafts of another vocabulary, a bad line in
-        the prompts or in the results file, a full disk.
+        the prompts or in the results file, a target whose logits are never finite, a full disk.
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
@@ -128,7 +131,16 @@ def sweep(
     for draft in drafts.values():
         if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
-    prompt_set = _prompt_set(target, task, split, inputs, metric, limit, chat)
+    prompt_set = prompts.from_task_or_file(
+        target,
+        task=task,
+        split=split,
+        inputs=inputs,
+        limit=limit,
+        metric=metric,
+        chat=chat,
+        truncate=truncate_inputs,
+    )
     workload = Workload(
         prompts=prompt_set.prompts,
         max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
@@ -186,7 +198,7 @@ class _Sweep:
         engine = self._baseline(cell.batch_size)
         once = dataclasses.replace(workload, repeats=1)  # every group below times it again
         timed = cells.in_turns([engine], law, once)[0]
-        measured = cells.completed(timed, engine, law, workload)
+        measured = self._finite(cells.completed(timed, engine, law, workload))
         self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
@@ -203,12 +215,22 @@ class _Sweep:
                 measured = cells.again(part, recorder, law, workload)
             else:
                 measured = cells.completed(part, engine, law, workload)
+            self._finite(measured)
             draft = self.drafts[cell.drafter]
             ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
             row = cells.drafted_row(
                 cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
             )
             self._write(cell, row)
+
+    def _finite(self, measured: Measured) -> Measured:
+        """Itself, if a row can be made of it; tells of prompts that failed."""
+        failed, asked = measured.failed, len(measured.completions)
+        if failed == asked:
+            raise UsageError(f"target {self.target.name}: its logits were not finite, on all {asked} prompts")
+        if failed:
+            self._announce(f"{failed} of {asked} prompts failed: the target's logits were not finite")
+        return measured
 
     def _workload(self, cell: Cell) -> Workload:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
@@ -334,25 +356,6 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"
-
-
-def _prompt_set(
-    target: Pretrained,
-    task: str | None,
-    split: str,
-    inputs: str | Path | None,
-    metric: str,
-    limit: int | None,
-    chat: bool,
-) -> PromptSet:
-    if inputs is not None:
-        if task is not None:
-            raise UsageError("give a task or a file of inputs, not both")
-        return prompts.from_file(target, inputs, limit, metric, chat=chat)
-    task = task or zoo.task_of(target.name)
-    if task is None:
-        raise UsageError(f"{target.name} speaks of no task: name one, or give a file of inputs")
-    return prompts.from_task(target, task, split, limit, chat=chat)
 
 
 def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:

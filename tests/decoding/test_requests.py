@@ -198,6 +198,21 @@ def test_equal_ids_are_refused_by_both_lines(tmp_path):
         read_requests(str(path))
 
 
+def test_samples_of_a_prompt_share_its_id_and_are_not_sampled_again(tmp_path):
+    served = [Request("a", "f:1", {"id": 1}), Request("b", "f:2", {"id": 2})]
+    path = tmp_path / "out.jsonl"
+    lines = [write_line(one, GENERATION) + "\n" for request in served for one in request.repeated(2)]
+    path.write_text("".join(lines))
+    asked = read_requests(str(path))
+    assert [(one.extra["id"], one.extra["sample"]) for one in asked] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert asked[0].repeated(1) == asked[:1]
+    with pytest.raises(UsageError, match=rf"{path}:1 has a field 'sample', .* 3 outputs .*: rename it, or"):
+        asked[0].repeated(3)
+    path.write_text("".join([*lines, lines[1]]))
+    with pytest.raises(UsageError, match=rf"{path}:5: id 1, sample 1 is that of {path}:2 already"):
+        read_requests(str(path))
+
+
 DEFAULTS = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 9}
 
 

@@ -97,6 +97,7 @@ def test_a_lenient_rule_accepts_more():
         (LOOKUP, {"candidates": 2}, "the drafter 'lookup' offers one candidate block, not 2"),
         (None, {"rule": "blok"}, "unknown rule 'blok'"),
         (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
+        (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),
     ],
 )
 def test_an_impossible_way_to_draft_is_refused(draft, settings, message):

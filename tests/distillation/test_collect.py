@@ -149,6 +149,8 @@ def test_nor_one_of_another_target(folder):
         ({"temperature": [1.0, 0.0], "num_samples": 3}, "num_samples is 3 at temperature 1, 0, .* 2"),
         ({"temperature": []}, "temperature names none"),
         ({"split": "test"}, "no split 'test'"),
+        ({"seed": -1}, "seed is -1, must be a whole number from 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
 )
 def test_impossible_sets(task, tmp_path, change, complaint):

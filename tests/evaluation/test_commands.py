@@ -50,6 +50,7 @@ def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, caps
         (["--drafter=x="], "--drafter=x=: write LABEL=MODEL or MODEL"),
         (["--blocksizes=1"], "unknown flag --blocksizes: did you mean '--block_sizes'?"),
         (["--target=zoo:no/target"], "the zoo has no model 'no/target'"),
+        (["--inputs=x.jsonl", "--split=test"], "--split=test: the lines of --inputs have no splits"),
     ],
 )
 def test_bad_flags_of_a_sweep(model, tmp_path, capsys, flags, message):
@@ -114,10 +115,16 @@ def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tm
         (["--block_sizes=3,0"], "block_sizes is [3, 0]: each must be at least 1"),
         (["--task=wiki"], "unknown task 'wiki'"),
         (["--limit=0"], "limit is 0, must be at least 1 prompt"),
+        (["--inputs=x.jsonl", "--split=test"], "--split=test: the lines of --inputs have no splits"),
+        (["--inputs={long}"], "{long}:1 has 304 tokens, the model was built for 192: shorten it or"),
+        (["--inputs={long}", "--truncate_inputs", "--block_sizes=0"], "block_sizes is [0]: each must be"),
         ([], "whose prompts?"),
     ],
 )
-def test_bad_flags_of_advise(model, capsys, flags, message):
+def test_bad_flags_of_advise(model, tmp_path, capsys, flags, message):
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"inputs": "x y " * 99}) + "\n")
+    flags, message = [flag.format(long=long) for flag in flags], message.format(long=long)
     task = ["--task=wiki_leads"] if flags and not flags[0].startswith("--task") else []
     error = fails(capsys, "advise", f"--target={model}", f"--drafter={model}", *task, *flags)
     assert error.startswith(message)

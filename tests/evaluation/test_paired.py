@@ -1,5 +1,7 @@
 """Intervals: literal values, an independent implementation, coverage, and that pairing pays."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -77,6 +79,19 @@ def test_the_same_counts_give_the_same_interval_and_more_confidence_a_wider_one(
     assert once == paired.ratio(emitted, calls)
     wider = paired.ratio(emitted, calls, level=0.99)
     assert wider.low < once.low < once.high < wider.high
+
+
+def test_many_prompts_take_no_memory_to_speak_of():
+    rng = np.random.default_rng(2)
+    tested = rng.integers(5, 20, 20_000)
+    accepted = rng.binomial(tested, 0.7)
+    tracemalloc.start()
+    found = paired.ratio(accepted, tested, resamples=1_000)  # the matrix of them has 160 MB
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    error = np.sqrt(0.7 * 0.3 / tested.sum())
+    assert found.value - found.low == pytest.approx(1.96 * error, rel=0.15)
+    assert found.high - found.value == pytest.approx(1.96 * error, rel=0.15)
 
 
 def test_too_few_prompts_and_undefined_ratios_have_no_interval():

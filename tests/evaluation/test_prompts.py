@@ -46,6 +46,19 @@ def test_a_prompt_that_is_too_long_is_named(tmp_path):
         prompts.from_file(TARGET, path, limit=None)
 
 
+def test_a_files_prompts_may_be_cut_and_get_a_tasks_prefix(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"inputs": "x y " * 99}) + "\n")
+    given = {"split": "test", "inputs": path, "limit": None}
+    found = prompts.from_task_or_file(TARGET, task=None, truncate=True, **given)
+    assert [len(ids) for ids in found.prompts] == [40]
+    found = prompts.from_task_or_file(TARGET, task="gsm_symbolic", truncate=True, **given)
+    (ids,) = found.prompts
+    assert len(ids) == 192
+    assert embedded_tokenizer().decode(ids).startswith("solve: x y x")
+    assert (found.task, found.split, found.max_new_tokens) == ("long", None, 288)
+
+
 def test_the_fingerprint_tells_sets_apart():
     one = prompts.from_task(TARGET, "wiki_leads", "test", 3)
     assert one.fingerprint == prompts.from_task(TARGET, "wiki_leads", "test", 3).fingerprint

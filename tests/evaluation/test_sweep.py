@@ -3,11 +3,14 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation.cells import Workload
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from tests.evaluation import tiny
 
@@ -187,6 +190,27 @@ def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path):
     assert text["mbsu"] == text["block_efficiency"]
 
 
+def test_prompts_of_logits_that_are_not_finite_are_told_and_a_target_that_has_no_others_is_refused(
+    tmp_path, monkeypatch
+):
+    said, decode = [], Workload.decode
+    settings = SETTINGS | {"timing_prompts": 0, "temperatures": (0.0,)}
+
+    def one_fails(*asked):
+        first, *others = decode(*asked)
+        return [dataclasses.replace(first, finish_reason="failed"), *others]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workload, "decode", one_fails)
+        sweep(TARGET, {"other": DRAFT}, output_dir=tmp_path, progress=said.append, **settings)
+    told = [progress.doing for progress in said if "failed" in progress.doing]
+    assert told == ["1 of 7 prompts failed: the target's logits were not finite"] * 2
+    broken = dataclasses.replace(TARGET, params=jax.tree.map(lambda x: x * np.nan, TARGET.params))
+    with pytest.raises(UsageError, match="target target: its logits were not finite, on all 7 prompts"):
+        sweep(broken, {"other": DRAFT}, output_dir=tmp_path / "broken", **settings)
+    assert not (tmp_path / "broken" / RESULTS).exists()
+
+
 FOREIGN = dataclasses.replace(
     DRAFT, name="foreign", card=ModelCard(DRAFT.card.family, DRAFT.card.config, "0" * 64)
 )
@@ -211,7 +235,6 @@ FOREIGN = dataclasses.replace(
         ({"task": "wiki_lead"}, "unknown task 'wiki_lead': did you mean 'wiki_leads'"),
         ({"task": None}, "target speaks of no task"),
         ({"split": "tset"}, "no split 'tset': did you mean 'test'"),
-        ({"inputs": "x.jsonl"}, "a task or a file of inputs, not both"),
         ({"drafts": {"none": DRAFT}}, "'none' means decoding without a draft"),
         ({"drafts": {"other": FOREIGN}}, "draft foreign has another vocabulary than target target"),
         ({"drafts": {"other": "no/such/model"}}, "no/such/model is not a checkpoint directory"),
