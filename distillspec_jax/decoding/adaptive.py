@@ -104,8 +104,8 @@ class FixedBlockSize:
 class BlockSizeChoice:
     """Picks the size that promises most tokens a second, and keeps testing what it promises.
 
-    Acceptance is the running rate at which a round that accepted i drafts accepts one more; older runs
-    fade. A draft that was not offered, or that a text's end cut off, was not accepted: what counts is what rounds
+    Acceptance is the running rate at which a round that accepted i drafts accepts one more; older runs fade.
+    A draft that was not offered, or that a text's end cut off, was not accepted: what counts is what rounds
     yield. A position that was hardly ever reached leans on the rate of all, and that on a prior. When nothing
     beats one token at a time, no drafts are seen; then a short run with the smallest block is put in, ever
     more rarely, so that a wrong guess does not last and looking costs little.

@@ -21,6 +21,8 @@ from distillspec_jax.shapes import Params
 
 PAYS_FROM = 1.03
 """Predicted speed-ups below this are within what the measurement can tell."""
+_ROOM = 70
+"""Tokens of the text that a call is timed in, where so many are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def advise(
     have nothing to do with it.
 
     Raises:
-      UsageError: no prompts, a block size below 1.
+      UsageError: no prompts, a block size below 1, a target whose logits are never finite.
     """
     if not prompts:
         raise UsageError("there are no prompts to measure acceptance on")
@@ -134,9 +136,12 @@ def advise(
         )
 
     completions = engine(sizes[-1]).generate(prompts, law, max_new_tokens, seed=0)
+    if all(done.finish_reason == "failed" for done in completions):
+        raise UsageError(f"target {target.name}: its logits were not finite, on all {len(prompts)} prompts")
     reach_G = reach(completions)
     emitted = sum(len(done.tokens) for done in completions)
     length = emitted / len(completions)
+    room = min(_ROOM, max_new_tokens + sizes[-1] + 1)  # no more than decoding took
     costs = engine((0, *sizes)).round_costs(prompts, law, max_new_tokens)
     width = max(map(len, prompts))
     rows: list[SizeAdvice] = []
@@ -146,8 +151,8 @@ def advise(
             SizeAdvice(
                 block_size=size,
                 round_ms=costs.seconds[size] * 1e3,
-                verify_ms=extend_seconds(target, batch_size, width, size + 1) * 1e3,
-                draft_ms=draft_seconds(draft, law, batch_size, width, size) * 1e3,
+                verify_ms=extend_seconds(target, batch_size, width, size + 1, room) * 1e3,
+                draft_ms=draft_seconds(draft, law, batch_size, width, size, room) * 1e3,
                 tokens=tokens,
                 speedup=costs.speedup(size, tokens, length),
                 break_even=costs.break_even(size, length),
@@ -175,29 +180,29 @@ def reach(completions: Sequence[Any]) -> np.ndarray:
     return np.cumprod(accepted_G / np.maximum(tested_G, 1))
 
 
-def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int) -> float:
-    """One call of `extend` with so many tokens a row, 30 tokens into the text."""
+def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int, room: int = _ROOM) -> float:
+    """One call of `extend` with so many tokens a row, 30 tokens into a text of so much room."""
     network, params = model.model, prepared(model.model, model.params, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
-    state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, 70)
+    state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, room)
     block_BK = jnp.ones((rows, tokens), jnp.int32)
 
     def step(carry: Any) -> Any:
         params, state, block_BK = carry
-        logits, state = network.extend(params, state.rewind(jnp.full(rows, 30)), block_BK)
+        logits, state = network.extend(params, state.rewind(jnp.full(rows, min(30, room - tokens))), block_BK)
         return params, state, jnp.clip(logits[..., 0].astype(jnp.int32), 1, 1)
 
     return step_seconds(step, (params, state, block_BK))
 
 
 def draft_seconds(
-    draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int
+    draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int, room: int = _ROOM
 ) -> float:
-    """Drafting one block for every row."""
+    """Drafting one block for every row, 30 tokens into a text of so much room."""
     drafter, params = ModelDrafter(draft.as_draft), prepared(draft.as_draft, draft.params, rows)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     pending_B = jnp.full(rows, 2, jnp.int32)
-    memory = jax.jit(functools.partial(drafter.init, max_length=70, pending_B=pending_B))(params, prompt_BT)
+    memory = jax.jit(functools.partial(drafter.init, max_length=room, pending_B=pending_B))(params, prompt_BT)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
     law = law.for_rows(rows)
     zero_B = jnp.zeros(rows, jnp.int32)
@@ -206,7 +211,7 @@ def draft_seconds(
         params, memory, pending_B = carry
         block = drafter.draft(params, memory, keys_B, pending_B, law, block_size)
         after = drafter.commit(block.state, zero_B, zero_B)
-        after = dataclasses.replace(after, cache=after.cache.rewind(zero_B + 30))
+        after = dataclasses.replace(after, cache=after.cache.rewind(zero_B + min(30, room - block_size - 1)))
         return params, after, block.tokens_BNG[:, 0, -1]
 
     return step_seconds(step, (params, memory, zero_B + 2))
