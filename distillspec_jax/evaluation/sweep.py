@@ -351,7 +351,7 @@ def _prompt_set(
         return prompts.from_file(target, inputs, limit, metric, chat=chat)
     task = task or zoo.task_of(target.name)
     if task is None:
-        raise UsageError(f"{target.name} speaks of no task: name one, or give a file of inputs")
+        raise UsageError(f"{target.name} names no task: give one, or a file of inputs")
     return prompts.from_task(target, task, split, limit, chat=chat)
 
 

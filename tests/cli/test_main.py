@@ -44,7 +44,7 @@ def test_help_lists_every_command_with_a_line(capsys):
     assert console.main(["--help"]) == 0
     output = capsys.readouterr().out
     assert all(f"  {name}" in output and text in output for name, text in console.COMMANDS.items())
-    assert "of finetune, distill and demo also 75" in " ".join(output.split())  # any other command just ends
+    assert "75 from `finetune`, `distill` and `demo`" in " ".join(output.split())  # others just end
 
 
 def test_no_command_is_bad_usage(capsys):
