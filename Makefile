@@ -104,7 +104,7 @@ demo: setup  ## the whole story on embedded data, in minutes; prints where its r
 zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
 	$(BIN)/distillspec zoo --build $(ARGS)
 
-bench: setup-reference  ## benchmarks beside transformers, same weights, one process tree
+bench: setup-reference  ## speed against transformers on the same weights, and costs (ARGS: ids; default all)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py

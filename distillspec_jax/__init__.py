@@ -4,9 +4,10 @@
 
     target = ds.load("zoo:wiki_leads/target")
 
-`load`, `generate`, `distill` and `sweep` are the whole surface for a user; the packages below (`models`,
-`decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are imported on first
-use, so that `import distillspec_jax` costs nothing.
+`load`, `generate`, `distill` and `sweep` are the whole surface for a user, with the types that they return,
+`Pretrained` and `Generation`, and `UsageError`, which says what is wrong with a call. The packages below
+(`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
+imported on first use, so that `import distillspec_jax` costs nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distillspec_jax.api import distill, generate, load, sweep
+    from distillspec_jax.api import Generation, Pretrained, UsageError, distill, generate, load, sweep
 
 __version__ = "0.1.0"
 
-__all__ = ["load", "generate", "distill", "sweep", "__version__"]
+__all__ = [
+    "load",
+    "generate",
+    "distill",
+    "sweep",
+    "Pretrained",
+    "Generation",
+    "UsageError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

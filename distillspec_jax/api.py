@@ -9,14 +9,19 @@ rows = ds.sweep(target, {"before": draft, "after": better}, task="wiki_leads", o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillspec_jax.decoding.text import LOOKUP, Generation, TextGenerator, prompt_format
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
 
-__all__ = ["Pretrained", "distill", "generate", "load", "sweep"]
+if TYPE_CHECKING:
+    from distillspec_jax.data.data_config import DataConfig
+    from distillspec_jax.distillation.divergences import Divergence
+    from distillspec_jax.distillation.sources import DataSource
+
+__all__ = ["Generation", "Pretrained", "UsageError", "distill", "generate", "load", "sweep"]
 
 Model = str | Pretrained
 
@@ -59,6 +64,10 @@ def generate(
 
     Returns:
       One `Generation` a text, in order.
+
+    Raises:
+      UsageError: no such model, task or rule, an impossible value, a text that is too long, no tokenizer or
+        chat template, or a draft of another vocabulary.
     """
     model = _loaded(target)
     drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
@@ -81,15 +90,16 @@ def generate(
 
 
 def distill(
-    target: str | Pretrained,
-    draft: str | Pretrained,
+    target: Model,
+    draft: Model,
     *,
-    task: str,
+    task: str | None = None,
+    data: DataConfig | None = None,
     output: str,
     steps: int = 200,
     batch_size: int = 24,
-    divergence: str | Any = "fkl",
-    source: Any = None,
+    divergence: str | Divergence = "fkl",
+    source: DataSource | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Pretrained:
@@ -97,10 +107,22 @@ def distill(
 
     Args:
       target, draft: as in `generate`; loaded ones are read again from where they came.
-      task: an embedded or registered task, or a mixture.
+      task: an embedded or registered task, or a mixture; `data.tasks.jsonl_task` registers files of your own.
+      data: in its place, a `data.data_config.DataConfig`: other lengths, a stored set of the target's texts.
       output: checkpoint directory to write; an unfinished run there is resumed.
-      divergence: `fkl`, `rkl`, `jsd`, `tvd`, `nla`, `nll`, or a value of `distillation.divergences`.
-      source: a value of `distillation.sources`; the draft's own samples by default.
+      steps, batch_size, learning_rate: of AdamW, with a short warm-up and a cosine cool-down.
+      divergence: `fkl`, `rkl`, `jsd` (β = 1/2), `tvd`, `nla`, `nll`, or a value of
+        `distillation.divergences`, as `JensenShannon(beta=0.1)`.
+      source: a value of `distillation.sources`; by default the draft's own samples, or the stored texts.
+      seed: of the order of rows, and of all draws.
+
+    Returns:
+      The distilled draft, as `output` now holds it.
+
+    Raises:
+      UsageError: both or neither of task and data, no such model, task or divergence, an impossible value,
+        a draft of another vocabulary, or an `output` that holds another run.
+      Preempted: SIGTERM or ^C, after a save; the same call goes on (`training.preemption`).
     """
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation import distill as job_module
@@ -108,6 +130,10 @@ def distill(
     from distillspec_jax.training import optimizers
     from distillspec_jax.training.loop import LoopConfig
 
+    if data is None and task is not None:
+        data = DataConfig(task)
+    elif data is None or task is not None:
+        raise UsageError("distill: give either task or data")
     if isinstance(divergence, str):
         if divergence not in divergences.NAMES:
             raise UsageError(f"unknown divergence {divergence!r}: {nearest(divergence, divergences.NAMES)}")
@@ -116,7 +142,7 @@ def distill(
         target if isinstance(target, str) else target.name,
         draft if isinstance(draft, str) else draft.name,
         output,
-        DataConfig(task),
+        data,
         LoopConfig(total_steps=steps, batch_size=batch_size, seed=seed, log_period=10, save_period=100),
         divergence=divergence,
         source=source,
@@ -127,15 +153,29 @@ def distill(
 
 
 def sweep(
-    target: Model, drafters: Mapping[str, Model], *, task: str, output: str, **options: Any
+    target: Model,
+    drafters: Mapping[str, Model],
+    *,
+    task: str | None = None,
+    output: str,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
 
     Args:
-      drafters: label to model.
+      drafters: label to model, or to `lookup`.
+      task: whose held-out rows are the prompts; a `zoo:TASK/...` target names its own. Files of your own need
+        none: `inputs="prompts.jsonl"`.
       output: folder for `results.jsonl`; cells that are there already are not run again.
       options: see `evaluation.sweep.sweep`.
+
+    Returns:
+      A row a cell, as in `results.jsonl`.
+
+    Raises:
+      UsageError: both or neither of task and `inputs`, no such model or task, an impossible value, drafts of
+        another vocabulary, or a bad line in a file.
     """
     from distillspec_jax.evaluation import sweep as sweep_module
 
-    return sweep_module.sweep(target, dict(drafters), task=task, output_dir=output, **options)
+    return sweep_module.sweep(target, drafters, task=task, output_dir=output, **options)

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,8 +97,14 @@ def provenance(**more: Any) -> dict[str, Any]:
     # An installed package may lie inside somebody else's checkout, whose revision says nothing.
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
     revision = _git("rev-parse", "--short", "HEAD") if tracked else None
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "git_revision": revision, **more}
+    return {"command": _command(), "git_revision": revision, **more}
+
+
+def _command() -> str:
+    """This process's command, quoted for a shell; a program by its name, a module as `python -m` ran it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["python", "-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str | None:

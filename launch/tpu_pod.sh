@@ -14,7 +14,14 @@
 # was preempted and the host lives on. After the loss of a slice, create it anew and run this line again: the job
 # goes on from its last checkpoint.
 #
+# The job does not need this terminal: ^C, or a connection that drops, leaves it running, and every host adds what it
+# prints to distillspec.log in the checkout. To follow it again, and to save and end it:
+#   gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --command='tail -f distillspec/distillspec.log'
+#   gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all \
+#     --command="pkill -TERM -f '^bash launch/local.sh'"
+#
 # REMOTE_DIR     the checkout on the hosts (default: distillspec, under the home folder)
+# GCLOUD_FLAGS   more flags for gcloud, such as "--project=mine --tunnel-through-iap"
 set -euo pipefail
 
 if [[ $# -eq 0 || -z "${TPU_NAME:-}" || -z "${ZONE:-}" ]]; then
@@ -22,5 +29,8 @@ if [[ $# -eq 0 || -z "${TPU_NAME:-}" || -z "${ZONE:-}" ]]; then
   exit 2
 fi
 
-remote="cd ${REMOTE_DIR:-distillspec} && DISTILLSPEC_MULTIHOST=1 launch/local.sh$(printf ' %q' "$@")"
-exec gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all --command="$remote"
+# Neither hanging up nor a reader that has gone ends the job; its status is what comes back.
+job='trap "" HUP PIPE; launch/local.sh "$@" </dev/null 2>&1 | tee -a -i distillspec.log'
+remote="cd ${REMOTE_DIR:-distillspec} && DISTILLSPEC_MULTIHOST=1 bash -o pipefail -c '$job' job$(printf ' %q' "$@")"
+# shellcheck disable=SC2086  # several flags
+exec gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all ${GCLOUD_FLAGS:-} --command="$remote"

@@ -9,6 +9,7 @@ from benchmarks import assisted, steps
 from benchmarks.__main__ import MEASUREMENTS, add
 from benchmarks.autoregressive import Workload
 from benchmarks.measurement import Measurement
+from tests.test_documents import DOCUMENTS
 
 
 def test_a_measurement_takes_the_place_of_its_id_and_leaves_others(tmp_path):
@@ -35,3 +36,12 @@ def test_the_cost_of_verifying_stands_beside_its_compute_bound(monkeypatch):
     gflop, least_ms, ratio = map(float, re.search(told, found.what).groups())
     assert least_ms == pytest.approx(1e3 * gflop, abs=0.5)
     assert ratio == pytest.approx(gflop / 0.2, abs=0.01)
+
+
+def test_measurements_that_documents_name_exist():
+    """`make bench ARGS=ID`; after one, `…=ID` is another and `…_bs8` the same at another batch size."""
+    named = []
+    for path in DOCUMENTS:
+        for ids, size in re.findall(r"(?:make bench ARGS|…)=\"?([\w ]+)|…(_bs\d+)`", path.read_text()):
+            named += ids.split() or [re.sub(r"_bs\d+$", size, named[-1])]
+    assert {"greedy_identity", "ar_vs_hf_bs4", "spec_vs_hf_assisted_bs4"} <= set(named) <= set(MEASUREMENTS)

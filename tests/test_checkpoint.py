@@ -1,10 +1,13 @@
 """The checkpoint directory: what it says of itself, and what is said of one that is not whole."""
 
 import dataclasses
+import importlib.machinery
 import json
 import os
 import shutil
 import subprocess
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +133,22 @@ def test_provenance_tells_the_revision_of_this_package_alone(monkeypatch):
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert checkpoint.provenance()["git_revision"] is None
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "command"),
+    [
+        (None, ["/usr/bin/distillspec", "generate", "--prefix=a b"], "distillspec generate '--prefix=a b'"),
+        ("benchmarks.chosen", ["/home/chosen.py", "a"], "python -m benchmarks.chosen a"),
+        ("benchmarks.__main__", ["/home/__main__.py"], "python -m benchmarks"),
+    ],
+)
+def test_provenance_has_a_command_to_run_again(monkeypatch, module, argv, command):
+    program = types.ModuleType("__main__")
+    program.__spec__ = module and importlib.machinery.ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert checkpoint.provenance()["command"] == command
 
 
 # --- parameters ---

@@ -127,13 +127,43 @@ def test_slurm_leaves_other_ends_alone(launch, result):
     assert calls == ["srun multihost= --kill-on-bad-exit=1 distillspec distill"]
 
 
-def test_a_tpu_pod_runs_the_local_script_on_every_host(launch):
-    status, (call,) = launch("tpu_pod.sh", "distill", "--gin.NAME=a b", TPU_NAME="slice", ZONE="z")
-    arguments = shlex.split(call)
-    assert status == 0
-    assert {"slice", "--zone=z", "--worker=all"} <= set(arguments)
-    remote = shlex.split(arguments[-1].removeprefix("--command="))
-    assert remote == [
-        *("cd", "distillspec", "&&", "DISTILLSPEC_MULTIHOST=1"),
-        *("launch/local.sh", "distill", "--gin.NAME=a b"),
-    ]
+@pytest.fixture
+def on_a_host(launch, tmp_path):
+    """What `tpu_pod.sh` has a host do, with a job that hangs up on itself: its result and its log."""
+    job = tmp_path / "host" / "check out" / "launch" / "local.sh"
+    job.parent.mkdir(parents=True)
+    says = """printf '%s|' multihost=$DISTILLSPEC_MULTIHOST "$@"; echo >&2"""
+    job.write_text(f"#!/usr/bin/env bash\nkill -HUP $$\n{says}\nexit 3\n")
+    job.chmod(0o755)
+
+    def run(**streams):
+        named = {"TPU_NAME": "slice", "ZONE": "z", "REMOTE_DIR": "'check out'"}
+        status, calls = launch("tpu_pod.sh", "distill", "--gin.NAME=a b", "--gin.X='c'", **named)
+        command = shlex.split(calls[-1])[-1].removeprefix("--command=")
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path / "host", text=True, **streams)
+        assert status == 0
+        return done, (job.parents[1] / "distillspec.log").read_text()
+
+    return run
+
+
+def test_a_tpu_pod_calls_every_host(launch):
+    named = {"TPU_NAME": "slice", "ZONE": "z", "GCLOUD_FLAGS": "--project=p --tunnel-through-iap"}
+    status, (call,) = launch("tpu_pod.sh", "distill", **named)
+    expected = ["slice", "--zone=z", "--worker=all", "--project=p", "--tunnel-through-iap"]
+    assert (status, shlex.split(call)[-6:-1]) == (0, expected)
+    assert shlex.split(call)[-1].startswith("--command=cd distillspec && ")
+
+
+def test_a_host_of_a_tpu_pod_runs_the_local_script_and_keeps_a_log(on_a_host):
+    done, log = on_a_host(capture_output=True)
+    assert (done.returncode, done.stdout) == (3, log)
+    assert log == "multihost=1|distill|--gin.NAME=a b|--gin.X='c'|\n"
+
+
+def test_a_host_of_a_tpu_pod_goes_on_when_nobody_listens(on_a_host):
+    reader, writer = os.pipe()
+    os.close(reader)
+    _, log = on_a_host(stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    assert log.endswith("--gin.X='c'|\n")

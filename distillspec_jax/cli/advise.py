@@ -11,9 +11,9 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
 from distillspec_jax.errors import UsageError
 
-HELP = """Measures on this machine what a round of every block size costs and how often the draft is accepted.
-Prints the cost table, the predicted speed-up over decoding without a draft, the best block size and the
-acceptance rate from which on it pays.
+HELP = """Measures what a round costs at each block size on this machine, and how often the draft is accepted.
+Prints the costs, the predicted speed-up over decoding without a draft, the best block size and the break-even
+acceptance rate.
 
   distillspec advise --target=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --batch_size=8
 """
@@ -24,21 +24,27 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("advise", HELP)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
-    add("--drafter", required=True, metavar="MODEL", help="a draft model for it")
+    add("--drafter", required=True, metavar="MODEL", help="the draft model")
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation (default) or test")
-    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} in place of a task')
-    add("--truncate_inputs", action="store_true", help="cut what is too long of --inputs")
-    add("--limit", type=int, default=32, help="prompts to measure acceptance on (default: 32)")
+    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} instead of a task')
+    add("--truncate_inputs", action="store_true", help="cut lines of --inputs that are too long")
+    add("--limit", type=int, default=32, help="number of prompts to measure acceptance on (default: 32)")
     add("--chat", action="store_true", help="wrap prompts in the target's chat template")
-    add("--block_sizes", type=list_of(int), default=[1, 3, 5, 7], metavar="N,N", help="default: 1,3,5,7")
-    add("--batch_size", type=int, default=1, help="prompts decoded together (default: 1)")
+    add(
+        "--block_sizes",
+        type=list_of(int),
+        default=[1, 3, 5, 7],
+        metavar="N,N",
+        help="to try (default: 1,3,5,7)",
+    )
+    add("--batch_size", type=int, default=1, help="prompts per batch (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
-    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
+    add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
     add("--dtype", help=DTYPE_HELP)
-    add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
+    add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)
     refuse_split(flags)

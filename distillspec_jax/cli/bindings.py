@@ -96,11 +96,6 @@ def task(flags: GinFlags) -> str | None:
         return str(macro())
 
 
-def operative_config() -> str:
-    """The values that were really used, defaults included, as gin text: provenance, once the job has run."""
-    return str(gin.operative_config_str())
-
-
 def gin_value(name: str, text: str) -> str:
     """What a flag's value means, as gin text.
 

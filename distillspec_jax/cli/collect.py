@@ -9,7 +9,7 @@ from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.cli.generate import show_progress
 from distillspec_jax.errors import UsageError
 
-HELP = """Writes a target's texts on the prompts of a task, once, into a folder that training reads:
+HELP = """Generates a target's texts for a task's prompts, once, into a folder that training reads:
 
   distillspec collect --model=zoo:wiki_leads/target --task=wiki_leads --output=runs/wiki_texts --law_ids=32
   distillspec distill --gin_file=runs/distill_stored.gin --gin.TARGET_SET=runs/wiki_texts \\
@@ -19,8 +19,8 @@ HELP = """Writes a target's texts on the prompts of a task, once, into a folder 
   distillspec collect --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
       --gin.TRAIN_FILE=train.jsonl --output=runs/texts
 
-With --law_ids the target's law at every token is there too, so that the target is not needed any more.
-A run that was stopped goes on where it was: start it again.
+With --law_ids it also stores the target's law at every token, so that training does not need the target.
+To resume a stopped run, run the same command.
 """
 
 
@@ -29,43 +29,43 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("collect", HELP, gin=True)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
-    add("--task", help="whose prompts, where no gin file makes the task")
-    add("--output", required=True, metavar="DIR", help="folder to write, or to complete")
-    add("--split", default="train", help="of the task (default: train)")
-    add("--limit", type=int, help="only the first so many prompts (default: all)")
-    add("--num_samples", type=int, default=1, help="texts a prompt (default: 1)")
+    add("--task", help="the task whose prompts are used (default: the gin file's)")
+    add("--output", required=True, metavar="DIR", help="folder to write, or to resume")
+    add("--split", default="train", help="train, validation or test (default: train)")
+    add("--limit", type=int, help="number of prompts (default: all)")
+    add("--num_samples", type=int, default=1, help="texts per prompt (default: 1)")
     add(
         "--temperature",
         type=list_of(float),
         default=[1.0],
         metavar="T,T",
-        help="1 (default) is the target's own law, 0 is greedy; several take turns, text by text",
+        help="1 (default) is the target's own law, 0 is greedy; of several, each text takes the next",
     )
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
-    add("--max_new_tokens", type=int, help="longest text, EOS included (default: the task's target length)")
+    add("--max_new_tokens", type=int, help="longest text in tokens, including EOS (default: the task's)")
     add("--chat", action="store_true", help="wrap prompts in the target's chat template")
-    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
     add(
         "--law_ids",
         type=int,
         default=0,
         metavar="K",
-        help="store the target's law at every token: its K likeliest ids and the mass of the rest, "
-        "4 K + 4 bytes a token (6 K + 4 above 65,536 logits); 0 is off (default)",
+        help="store the target's law at every token: its K likeliest ids and the mass of the rest, in "
+        "4 K + 4 bytes per token (6 K + 4 above 65,536 logits); 0 is off (default)",
     )
     add(
         "--drafter",
         metavar="MODEL",
-        help="speeds up decoding; the texts follow the target's law all the same",
+        help="a draft, for speed; the texts still follow the target's law",
     )
-    add("--block_size", type=int, default=5, metavar="N", help="drafted tokens a round (default: 5)")
-    add("--batch_size", type=int, default=16, help="prompts decoded together (default: 16)")
+    add("--block_size", type=int, default=5, metavar="N", help="drafted tokens per round (default: 5)")
+    add("--batch_size", type=int, default=16, help="prompts per batch (default: 16)")
     add(
         "--num_partitions",
         type=int,
         metavar="N",
-        help="use all devices, the target split over N of them (default: one device)",
+        help="use all devices, with the target split over N of them (default: one device)",
     )
     flags = parser.parse(argv)
 

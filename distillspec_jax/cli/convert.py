@@ -8,8 +8,8 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of, one_of
 from distillspec_jax.errors import UsageError
 
-HELP = """Turns a checkpoint of another framework into a checkpoint directory, or one of ours into a Hugging
-Face folder that transformers loads.
+HELP = """Converts a checkpoint of another framework into a checkpoint directory, or a checkpoint directory
+into a Hugging Face folder that transformers loads.
 
   distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Qwen2, GPT-2; safetensors)
   distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2; any quantisation)
@@ -17,8 +17,8 @@ Face folder that transformers loads.
       --tokenizer=spiece.model --output=DIR                        (T5X's own format, or Orbax's)
   distillspec convert --to=hf --input=DIR --output=FOLDER
 
-A checkpoint without a tokenizer is converted, too; texts then need --tokenizer=FILE here. Which ids end a
-text is told by the input's files, or by --eos_ids.
+Without a tokenizer the weights are converted all the same, but the model cannot read text: give
+--tokenizer=FILE. The ids that end a text come from the input's files, or from --eos_ids.
 """
 
 _T5X_FIELDS = ("mlp_activations", "relpos_max_distance", "dropout_rate", "decoder_start_id")
@@ -30,20 +30,20 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--from", dest="source", type=one_of("gguf", "hf", "t5x"), help="the format to read: gguf, hf or t5x")
     add("--to", type=one_of("hf"), help="the format to write: hf")
-    add("--input", required=True, metavar="PATH", help="what to read, a folder or a file; also zoo:NAME")
-    add("--output", required=True, metavar="DIR", help="the folder to write; it must be new or empty")
+    add("--input", required=True, metavar="PATH", help="the folder, file or zoo:NAME to read")
+    add("--output", required=True, metavar="DIR", help="the folder to write (new or empty)")
     add(
         "--tokenizer",
         metavar="FILE",
-        help="the tokenizer's file, where the input has none or not the right one",
+        help="the tokenizer's file, if the input has none or a wrong one",
     )
     add(
         "--eos_ids",
         type=list_of(int),
         metavar="ID,ID",
-        help="ids that end a text, where the input does not tell or not rightly",
+        help="ids that end a text, if the input has none or wrong ones",
     )
-    group = parser.add_argument_group("what the shapes of a T5X checkpoint do not tell")
+    group = parser.add_argument_group("settings that a T5X checkpoint does not contain")
     group.add_argument("--mlp_activations", type=list_of(str), help="gelu,linear (T5 1.1) or relu (T5 1.0)")
     group.add_argument("--relpos_max_distance", type=int, help="default: 128")
     group.add_argument("--dropout_rate", type=float, help="default: 0")

@@ -9,7 +9,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
 HELP = """Takes the zoo's target and its supervised draft, distils the draft on one task for a few minutes,
-and measures block efficiency and speed-up before and after, beside a control that has no target.
+and measures block efficiency and speed-up before and after, beside a control trained without a target.
 Writes report.html, results.jsonl and summary.json.
 
   distillspec demo
@@ -21,15 +21,15 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("demo", HELP)
     parser.add_argument("--task", default="wiki_leads", help="an embedded task (default: wiki_leads)")
-    parser.add_argument("--family", default="t5", help="of the zoo's pairs: t5 (default) or decoder")
+    parser.add_argument("--family", default="t5", help="which of the zoo's pairs: t5 (default) or decoder")
     parser.add_argument("--output_dir", default=None, help="default: runs/demo, or runs/demo-[FAMILY-]TASK")
     parser.add_argument(
-        "--minutes", type=float, help="distil for about so long (default: the recipe's steps)"
+        "--minutes", type=float, help="minutes to distil (default: the recipe's number of steps)"
     )
     parser.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts to measure on (default: 64)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of training and decoding (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     flags = parser.parse(argv)
 
     from distillspec_jax import demo

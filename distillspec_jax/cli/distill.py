@@ -10,17 +10,17 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.training.preemption import ended_by_sigterm
 
-HELP = """Distils a draft from a target: divergence × data source.
-A run that was stopped goes on where it was: start it again.
+HELP = """Distils a draft from a target, with a choice of divergence and data source.
+To resume a stopped run, run the same command.
 
   distillspec distill --gin_file=runs/distill.gin --gin.TARGET=zoo:wiki_leads/target \\
       --gin.DRAFT=zoo:wiki_leads/draft --gin.MIXTURE_OR_TASK_NAME=wiki_leads \\
       --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
 
-At its end it samples some held-out prompts and checks that accept rate, the overlap of the two laws that the
-sampler recorded, and the same overlap recomputed by the training code agree (MODEL_DIR/agreement.json, or
-MODEL_DIR/best/agreement.json with DEPLOYMENT). There is no such check without a target
-(TARGET_SET alone) or on several hosts.
+At the end it decodes some held-out prompts and checks that three numbers agree: the acceptance rate, the
+overlap of the two laws as the sampler recorded it, and the same overlap recomputed by the training code
+(MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Without a target (TARGET_SET
+alone) or on several hosts the check is skipped.
 """
 
 
@@ -28,7 +28,10 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("distill", HELP, gin=True)
     parser.add_argument(
-        "--check_prompts", type=int, default=32, help="held-out prompts of the final check (32; 0: none)"
+        "--check_prompts",
+        type=int,
+        default=32,
+        help="held-out prompts for the final check; 0 for none (default: 32)",
     )
     flags = parser.parse(argv)
 

@@ -14,20 +14,20 @@ from distillspec_jax.errors import UsageError
 if TYPE_CHECKING:
     from distillspec_jax.checkpoint import ModelCard
 
-HELP = """Makes a draft of some of a target's layers, with its width, its embedding and its tokenizer. Without
---output it prints choices: what each costs, as the share c of the target's bytes, and the memory-bound
-speed-up (MBSU) that it would bring at several rates of acceptance, with the block size for it.
+HELP = """Makes a draft from some of a target's layers, with its width, embedding and tokenizer. Without
+--output it prints choices: the cost c of each (its bytes over the target's), and the memory-bound speed-up
+(MBSU) that it would reach at several acceptance rates, with the best block size.
 
   distillspec draft --target=runs/smollm2
   distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --output=runs/draft
 
-The embedding, which is most of a small draft, may be a product of two, --embedding_rank columns wide:
+The embedding is most of a small draft. --embedding_rank=R factorises it into two matrices of rank R:
 
   distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --embedding_rank=192 --output=runs/draft
 
-Where logits of every id are most of what a draft costs, it may propose the likeliest ids only, without harm
-to the output's law; a set written by `distillspec collect` tells which they are. Training ignores the
-shortlist and does not hand it on: distil first.
+If a draft spends most of its time on logits, let it propose only the likeliest ids, as counted in a set
+written by `distillspec collect`; the output's law stays the same. Training ignores the shortlist and does not
+keep it, so distil first.
 
   distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \\
       --output=runs/shortlisted
@@ -39,12 +39,17 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("draft", HELP)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
-    add("--layers", type=list_of(int), metavar="N,N", help="which, counted from 0; of a T5, of its decoder")
-    add("--embedding_rank", type=int, metavar="R", help="columns of its embedding's table (default: all)")
-    add("--draft", metavar="MODEL", help="in the place of --layers: a draft to be given a shortlist")
-    add("--shortlist", type=int, metavar="N", help="propose this many ids only")
-    add("--texts", metavar="DIR", help="the target's texts: the ids likeliest in them are proposed")
-    add("--output", metavar="DIR", help="the checkpoint directory to write; it must be new or empty")
+    add(
+        "--layers",
+        type=list_of(int),
+        metavar="N,N",
+        help="the layers to keep, counted from 0 (of a T5, decoder layers)",
+    )
+    add("--embedding_rank", type=int, metavar="R", help="rank of the embedding (default: not factorised)")
+    add("--draft", metavar="MODEL", help="instead of --layers: an existing draft, to add a shortlist to")
+    add("--shortlist", type=int, metavar="N", help="number of ids that the draft may propose")
+    add("--texts", metavar="DIR", help="the target's texts, from `collect`, that say which ids are likeliest")
+    add("--output", metavar="DIR", help="the checkpoint directory to write (new or empty)")
     flags = parser.parse(argv)
     if flags.layers is not None and flags.draft is not None:
         raise UsageError("--layers makes a draft and --draft names one: give either")

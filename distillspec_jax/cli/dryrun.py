@@ -13,13 +13,13 @@ from distillspec_jax.errors import UsageError
 if TYPE_CHECKING:
     from distillspec_jax.distillation.dryrun import Costs
 
-HELP = """Lowers and compiles a train step for a mesh of virtual devices, without weights, and prints
-parameters, FLOPs a step and bytes a device: what a pod job needs is known before it is launched.
+HELP = """Compiles a train step for a mesh of virtual devices, without weights, and prints parameters, FLOPs
+per step and bytes per device, so that you know what a pod job needs before you launch it.
 
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
 
-The second compiles for the TPUs themselves, without one: pip install 'distillspec_jax[tpu]'.
+The second compiles for real TPUs without having one; it needs pip install 'distillspec_jax[tpu]'.
 """
 
 
@@ -27,10 +27,12 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("dryrun", HELP, gin=True)
     parser.add_argument(
-        "--mesh", type=_mesh, required=True, metavar="DATAxMODEL", help="devices along each axis, as 4x8"
+        "--mesh", type=_mesh, required=True, metavar="DATAxMODEL", help="devices along each axis, such as 4x8"
     )
     parser.add_argument(
-        "--topology", metavar="TPU", help="the TPU slice to compile for, as v5e:4x8 (default: virtual CPUs)"
+        "--topology",
+        metavar="TPU",
+        help="the TPU slice to compile for, such as v5e:4x8 (default: virtual CPUs)",
     )
     flags = parser.parse(argv)
 

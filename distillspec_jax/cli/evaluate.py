@@ -10,16 +10,16 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
 from distillspec_jax.errors import UsageError
 
-HELP = """Measures models on a task's held-out rows: the loss of the references, nats a token, and its
-perplexity, with 95 % intervals over rows; greedy outputs by the task's metric, if it has one; and how far
-each model's loss lies beyond the first's, row by row, where both have one vocabulary.
+HELP = """Measures models on a task's held-out rows: the loss of the references (nats per token) and its
+perplexity, with 95 % intervals over rows; the task's metric on greedy outputs, if it has one; and, for models
+that share the first one's vocabulary, the paired difference in loss from the first model.
 
   distillspec evaluate --model=zoo:target --model=zoo:draft --task=office_help_ende --limit=100
   distillspec evaluate --model=runs/lm --task=wiki_continued
   distillspec evaluate --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
       --gin.TRAIN_FILE=train.jsonl --gin.VALIDATION_FILE=valid.jsonl --split=validation
 
-Acceptance of a draft is `distillspec sweep`'s affair.
+For acceptance, use `distillspec sweep`.
 """
 
 
@@ -36,12 +36,12 @@ def main(argv: list[str]) -> int:
     )
     add(
         "--task",
-        help="whose rows (default: that of a gin file, else the first model's own)",
+        help="the task whose rows are read (default: the gin file's, else the first model's own)",
     )
     add("--split", default="test", help="train, validation or test (default: test)")
-    add("--limit", type=int, help="rows (default: all)")
+    add("--limit", type=int, help="number of rows (default: all)")
     add("--chat", action="store_true", help="wrap prompts in the model's chat template")
-    add("--batch_size", type=int, default=8, help="rows computed together (default: 8)")
+    add("--batch_size", type=int, default=8, help="rows per batch (default: 8)")
     add("--dtype", help=DTYPE_HELP)
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     flags = parser.parse(argv)
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     first = flags.model[0]
     task = flags.task or bindings.task(flags.gin) or zoo.task_of(first) or pretrained.read_card(first).task
     if task is None:
-        raise UsageError(f"{first} speaks of no task: pass --task")
+        raise UsageError(f"{first} names no task: pass --task")
     found = {}
     for name in flags.model:
         model = pretrained.load(name, dtype=flags.dtype)

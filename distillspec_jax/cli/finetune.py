@@ -10,7 +10,7 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Supervised training of a target or a draft.
-A run that was stopped goes on where it was: start it again.
+To resume a stopped run, run the same command.
 
   distillspec finetune --gin_file=models/zoo_draft.gin --gin_file=runs/finetune.gin \\
       --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/my_draft --gin.TRAIN_STEPS=500

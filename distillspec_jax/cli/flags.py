@@ -19,8 +19,8 @@ from distillspec_jax.errors import UsageError, nearest
 
 _GIN_PREFIX = "--gin."
 DTYPE_HELP = (
-    "of weights, activations and caches: bfloat16, or int8, which is of a decoder's weights alone "
-    "(default: float32, as stored); MODEL@int8 in a model's place gives that model its own"
+    "of weights, activations and caches: bfloat16, or int8 (decoder weights only); default: float32, as "
+    "stored. Write MODEL@int8 to set it for one model"
 )
 
 TASK_HELP = (
@@ -63,20 +63,24 @@ class CommandParser(argparse.ArgumentParser):
         if gin:
             group = self.add_argument_group("configuration (gin)")
             group.add_argument(
-                "--gin_file", action="append", default=[], metavar="PATH", help="may be repeated"
+                "--gin_file",
+                action="append",
+                default=[],
+                metavar="PATH",
+                help="repeatable; later files override earlier ones",
             )
             group.add_argument(
                 "--gin_search_paths",
                 action="append",
                 default=[],
                 metavar="DIR,DIR",
-                help="where gin files are found",
+                help="folders to search for gin files, before the ones that ship with the package",
             )
             group.add_argument(
                 "--gin.NAME",
                 dest="_binding",
                 metavar="VALUE",
-                help="override a macro or a parameter of the gin files",
+                help="set a macro or a parameter of the gin files",
             )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:

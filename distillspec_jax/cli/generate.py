@@ -20,9 +20,9 @@ HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one 
   distillspec generate --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled \\
       --input=prompts.jsonl --output=out.jsonl
 
-A line may bring its own "temperature", "top_k", "top_p" and "max_new_tokens"; its fields are handed through.
-`inputs` is the raw field: zoo:TASK/... and --task=TASK put that task's prefix before it, a bare checkpoint
-the prefix stored in it, --prefix anything you like (--prefix='' nothing).
+A line may set its own "temperature", "top_k", "top_p" and "max_new_tokens"; all its fields are copied to the
+output. `inputs` is raw text. It gets a prefix: the task's for zoo:TASK/... and --task=TASK, the one stored
+with any other checkpoint, or the one given by --prefix (--prefix='' for none).
 """
 
 _DECISIVE = (
@@ -41,14 +41,14 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="MODEL",
-        help="a checkpoint directory, zoo:NAME, lookup (no model: matches in the text), or none (default); "
-        "repeatable: several drafters for one target",
+        help="a checkpoint directory, zoo:NAME, lookup (no model: copies what followed an earlier match in "
+        "the text) or none (default); repeatable, to combine several drafters",
     )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
     add("--field", default="inputs", help="the field that holds the text (default: inputs)")
-    add("--task", help="put this task's prefix before every input, and use its lengths")
-    add("--prefix", help="put this before every input instead")
+    add("--task", help="use this task's prefix and lengths")
+    add("--prefix", help="use this prefix instead")
     add("--chat", action="store_true", help="wrap every input in the target's chat template")
     add(
         "--truncate_inputs",
@@ -59,45 +59,51 @@ def main(argv: list[str]) -> int:
         "--block_size",
         type=_number_or_auto,
         metavar="N",
-        help="drafted tokens a round (default: 5, or all of a shorter output), or auto: by measured costs "
-        "and acceptance, 0 included",
+        help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: chosen while "
+        "decoding from measured costs and acceptance; it may turn drafting off",
     )
     add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
-    add("--epsilon", type=float, help="of a lenient rule, in (0, 1]; 1 (default) is lossless")
-    add("--candidates", type=int, default=1, help="blocks drafted side by side for every prompt (default: 1)")
+    add(
+        "--epsilon",
+        type=float,
+        help="of the lenient rules (linear, square, exponential), in (0, 1]; 1 (default) is lossless",
+    )
+    add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
-    add("--batch_size", type=int, default=8, help="prompts decoded together (default: 8)")
+    add("--batch_size", type=int, default=8, help="prompts per batch (default: 8)")
     add(
-        "--max_new_tokens", type=int, help="longest output, EOS included (default: the model's target length)"
+        "--max_new_tokens",
+        type=int,
+        help="longest output in tokens, including EOS (default: the model's target length)",
     )
-    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
     add(
         "--num_samples",
         type=int,
         default=1,
-        help="outputs a prompt, numbered in a field sample (default: 1)",
+        help="outputs per prompt, numbered in the field `sample` (default: 1)",
     )
-    add("--stop", action="append", default=[], metavar="TEXT", help="end outputs before this; repeatable")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text; repeatable")
     add(
         "--resume",
         action="store_true",
-        help="go on after the lines of a run that was cut off, which are in OUTPUT.partial",
+        help="continue an interrupted run, whose lines so far are in OUTPUT.partial",
     )
     add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",
         type=int,
         metavar="N",
-        help="decode on all devices, the target split over N of them (default: on one device)",
+        help="use all devices, with the target split over N of them (default: one device)",
     )
     add(
         "--compilation_cache",
         metavar="DIR",
-        help="keep compiled programs there, so that the next run with the same shapes need not compile",
+        help="keep compiled programs here, so that the next run with the same shapes starts faster",
     )
-    add("--assume_same_vocabulary", action="store_true", help="vouch for a pair with an unknown tokenizer")
+    add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import compilation

@@ -3,6 +3,9 @@
 `DISTILLSPEC_MULTIHOST=1` asks for it; `launch/slurm.sbatch` and `launch/tpu_pod.sh` set it. Under SLURM, Open
 MPI and on a TPU pod JAX finds its peers by itself. Elsewhere three variables name them:
 `JAX_COORDINATOR_ADDRESS` (`host:port`, the same everywhere), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+
+Under SLURM a task that is alone on its node drives all of the node's GPUs, and several tasks take one GPU
+each. `JAX_LOCAL_DEVICE_IDS` (`0,1`) says otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import os
 from distillspec_jax.errors import UsageError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+DEVICES = "JAX_LOCAL_DEVICE_IDS"
+SLURM_TASKS, SLURM_NODES = "SLURM_NTASKS", "SLURM_STEP_NUM_NODES"
 
 
 def peers() -> tuple[str, int, int] | None:
@@ -38,13 +43,29 @@ def peers() -> tuple[str, int, int] | None:
     return given[ADDRESS], count, index
 
 
+def devices() -> list[int] | None:
+    """Which GPUs JAX is told to use: an empty list for all of the node's, None to let it decide.
+
+    Under SLURM it decides for the one whose number is the task's on its node, however few tasks there are.
+    """
+    if DEVICES in os.environ or SLURM_NODES not in os.environ:
+        return None
+    # A step has a task on each of its nodes: with as many as nodes, every one of them is alone.
+    return [] if os.environ.get(SLURM_TASKS) == os.environ[SLURM_NODES] else None
+
+
 def join() -> None:
     """Connects this process to its peers with `jax.distributed`."""
     named = peers()
     import jax  # Late: `--help` and a bad environment answer without it.
 
     if named is None:
-        jax.distributed.initialize()
+        jax.distributed.initialize(local_device_ids=devices())
     else:
         address, count, index = named
-        jax.distributed.initialize(coordinator_address=address, num_processes=count, process_id=index)
+        jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=count,
+            process_id=index,
+            local_device_ids=devices(),
+        )

@@ -18,16 +18,16 @@ COMMANDS = {
     "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
     "finetune": "supervised training of a target or a draft",
     "distill": "distil a draft from a target: divergence × data source",
-    "collect": "a target's texts on a task's prompts, with its laws if wanted, written once to distil from",
-    "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes a device; without weights",
+    "collect": "generate a target's texts, and optionally its laws, once, to distil from later",
+    "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes per device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
     "evaluate": "held-out loss, perplexity and task quality of models",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
-    "advise": "measured costs and acceptance: the best block size, or that speculation does not pay here",
-    "watch": "acceptance of what was served, window by window, and whether it is too low",
+    "advise": "measure costs and acceptance here; the best block size, or none if drafting does not pay",
+    "watch": "acceptance in production, window by window; exits 1 if it is too low",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders out",
-    "draft": "a draft made of some of its target's layers, and what it would cost and gain",
+    "draft": "make a draft from some of its target's layers; what it would cost and gain",
     "zoo": "list the shipped models",
 }
 
@@ -35,9 +35,9 @@ USAGE = """usage: distillspec COMMAND [flags]
 
 {commands}
 
-`distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input; of finetune, distill
-and demo also 75, preempted (run the same command again to go on); of watch also 1, too low, and 3, cannot be
-judged.
+`distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
+`watch` (acceptance too low; cannot be judged), 75 from `finetune`, `distill` and `demo` (preempted; run the
+same command to resume).
 """
 
 

@@ -8,8 +8,8 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 
-HELP = """Prints the tables of any number of results.jsonl files and writes one HTML page with tables and
-plots, which needs no other file and no network.
+HELP = """Prints tables of any number of results.jsonl files, and writes them with plots to one self-contained
+HTML page.
 
   distillspec report runs/sweep/results.jsonl --output=report.html
   distillspec report runs/*/results.jsonl --training=distilled=runs/my_draft/metrics.jsonl
@@ -20,17 +20,17 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("report", HELP)
     add = parser.add_argument
-    add("results", nargs="+", metavar="RESULTS", help="results.jsonl of a sweep or of the demo")
-    add("--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
+    add("results", nargs="+", metavar="RESULTS", help="results.jsonl files of sweeps or of the demo")
+    add("--output", default="report.html", metavar="FILE", help="the page to write (default: report.html)")
     add(
         "--training",
         action="append",
         default=[],
         metavar="LABEL=FILE",
-        help="metrics.jsonl of a training run, to be plotted; may be repeated",
+        help="metrics.jsonl of a training run to plot; repeatable",
     )
     add("--title", help="the page's heading")
-    add("--block_size", type=int, default=5, help="which one the headline is about (default: 5)")
+    add("--block_size", type=int, default=5, help="the block size of the headline (default: 5)")
     flags = parser.parse(argv)
     training = {}
     for argument in flags.training:

@@ -13,15 +13,15 @@ from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
-temperatures, verification rules and batch sizes, each beside decoding without a draft in the same run, and
-appends a line for every cell to OUTPUT_DIR/results.jsonl. A cell that is there already is not measured again:
-start a stopped sweep once more.
+temperatures, verification rules and batch sizes. Each cell is compared with decoding without a draft in the
+same run, and adds a line to OUTPUT_DIR/results.jsonl. Cells already in that file are not measured again: to
+resume a stopped sweep, run the same command.
 
   distillspec sweep --target=zoo:wiki_leads/target --drafter=supervised=zoo:wiki_leads/draft \\
       --drafter=distilled=zoo:wiki_leads/distilled --output_dir=runs/sweep
 
-`distillspec report OUTPUT_DIR/results.jsonl` makes a page of it. Values may also come from gin files, where
-the function is `sweep.sweep`; flags override them.
+`distillspec report OUTPUT_DIR/results.jsonl` turns it into an HTML page. Values may also come from gin files,
+as parameters of `sweep.sweep`; flags override them.
 """
 
 _LABEL = re.compile(r"[\w .,+-]+")
@@ -36,38 +36,41 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="[LABEL=]MODEL",
-        help="a draft, or lookup, and how tables call it; may be repeated",
+        help="a draft model or lookup, and its label in tables; repeatable",
     )
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation or test (default: test)")
+    add("--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} instead of a task')
     add(
-        "--inputs", metavar="FILE", help='JSONL of {"inputs": ..., "targets": ...} in place of a task\'s rows'
-    )
-    add(
-        "--truncate_inputs", action="store_true", default=None, help="cut those of --inputs that are too long"
+        "--truncate_inputs", action="store_true", default=None, help="cut lines of --inputs that are too long"
     )
     add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
-    add("--limit", type=_number_or_all, metavar="N", help="prompts, or all (default: 64)")
+    add("--limit", type=_number_or_all, metavar="N", help="number of prompts, or all (default: 64)")
     add("--chat", action="store_true", default=None, help="wrap prompts in the target's chat template")
-    add("--block_sizes", type=list_of(int), metavar="N,N", help="drafts a round (default: 1,3,5,7)")
+    add("--block_sizes", type=list_of(int), metavar="N,N", help="drafted tokens per round (default: 1,3,5,7)")
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
     add("--rules", type=list_of(str), metavar="RULE,RULE", help="NAME or NAME:EPSILON (default: token)")
-    add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts decoded together (default: 1)")
-    add("--max_new_tokens", type=int, help="longest output, EOS included (default: the task's)")
-    add("--seed", type=int, help="of all draws (default: 0)")
-    add("--timing_prompts", type=int, help="prompts that are timed; 0: none (default: 16)")
-    add("--repeats", type=int, help="runs of each timed batch, the fastest counts (default: 2)")
-    add("--measure_overlap", action="store_true", default=None, help="also record sum of min(p, q)")
+    add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts per batch (default: 1)")
+    add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
+    add("--seed", type=int, help="random seed (default: 0)")
+    add("--timing_prompts", type=int, help="number of prompts to time; 0 for none (default: 16)")
+    add("--repeats", type=int, help="runs of each timed batch; the fastest counts (default: 2)")
+    add(
+        "--measure_overlap",
+        action="store_true",
+        default=None,
+        help="also record the overlap of the two laws, the sum of min(p, q)",
+    )
     add(
         "--assume_same_vocabulary",
         action="store_true",
         default=None,
-        help="vouch for a pair with an unknown tokenizer",
+        help="accept a pair with an unknown tokenizer",
     )
     add("--dtype", help=DTYPE_HELP)
-    add("--output_dir", metavar="DIR", help="receives results.jsonl")
+    add("--output_dir", metavar="DIR", help="folder for results.jsonl")
     flags = parser.parse(argv)
     refuse_split(flags)
     given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}

@@ -8,16 +8,16 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 
-HELP = """Adds up the counts that `distillspec generate` writes with every output: acceptance and tokens a
-target call, with 95 % intervals over prompts, file by file or window by window. With --at_least the latest
-whole window of every file is judged (a file of fewer lines as it is), and the exit status is
+HELP = """Adds up the counts that `distillspec generate` writes with every output: acceptance and tokens per
+target call, with 95 % intervals over prompts, for each file or each window of it. With --at_least=RATE the
+latest whole window of each file is judged (a shorter file as it is), and the exit status is
   0  no file's acceptance is known to be lower
-  1  some file's is: its whole interval lies below
+  1  some file's is: its whole interval lies below RATE
   3  none's is, but some file cannot be judged: too few prompts, or no draft was tested
-What rate a draft needs, `distillspec advise` measures.
+Use `distillspec advise` to find the break-even rate.
 
   distillspec watch served.jsonl --window=1000 --at_least=0.55
-  distillspec watch now=a.jsonl next=b.jsonl        # two drafts, each on its share of the servers
+  distillspec watch now=a.jsonl next=b.jsonl        # two drafts, each serving part of the traffic
 """
 
 TOO_LOW, NOT_JUDGED = 1, 3
@@ -28,11 +28,9 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("watch", HELP)
     add = parser.add_argument
-    add("files", nargs="+", metavar="[LABEL=]FILE", help="outputs of generate, while they grow, too")
-    add("--window", type=int, metavar="N", help="lines in a row that are added up (default: all)")
-    add(
-        "--at_least", type=float, metavar="RATE", help="acceptance that the latest window must not stay below"
-    )
+    add("files", nargs="+", metavar="[LABEL=]FILE", help="output of generate; it may still be growing")
+    add("--window", type=int, metavar="N", help="lines per window (default: all in one)")
+    add("--at_least", type=float, metavar="RATE", help="exit 1 if the latest window is accepted less often")
     flags = parser.parse(argv)
     if flags.window is not None and flags.window < 1:
         raise UsageError(f"--window={flags.window}: must be at least 1")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 
-HELP = """Lists the models that come with the package; `zoo:NAME` stands for one wherever a model is wanted.
+HELP = """Lists the models that ship with the package. Use `zoo:NAME` wherever a command takes a model.
 
-  distillspec zoo                      the list, with sizes and held-out quality
-  distillspec zoo --build              train every model again (hours; resumes where it stopped)
-  distillspec zoo --build --family=decoder                       or those of one family alone
+  distillspec zoo                             list them, with sizes and held-out quality
+  distillspec zoo --build                     train every model again (hours; resumes where it stopped)
+  distillspec zoo --build --family=decoder    train one family again
 """
 
 STAGES: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -30,12 +30,12 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("zoo", HELP)
     parser.add_argument("--build", action="store_true", help="train, measure and export the zoo")
-    parser.add_argument("--family", help="t5 or decoder: which models --build trains (default: all)")
+    parser.add_argument("--family", help="t5 or decoder: the family that --build trains (default: both)")
     parser.add_argument("--directory", default="runs/zoo", help="where --build trains (default: runs/zoo)")
     parser.add_argument(
         "--export", default=None, metavar="DIR", help="where --build exports (default: the package)"
     )
-    parser.add_argument("--limit", type=int, default=None, help="held-out examples a task (default: all)")
+    parser.add_argument("--limit", type=int, default=None, help="held-out examples per task (default: all)")
     flags = parser.parse(argv)
 
     from distillspec_jax.models import zoo

@@ -5,8 +5,8 @@ tasks (in 27 files), which TFDS lacks, from the files of their authors. Whoever 
 told the command that gets it.
 
 Prefixes are T5's where it has one; GSM8K and BIG-Bench-Hard share one, so that a pair made on the first
-transfers to the second in the form that it knows. Lengths are the paper's as far as they are known, from
-memory.
+transfers to the second in the form that it knows. Lengths and metrics have not been checked against the
+paper.
 """
 
 from __future__ import annotations

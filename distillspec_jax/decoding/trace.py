@@ -88,11 +88,7 @@ def trace(
     return rounds
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _start(
-    loop: SpeculativeLoop, params: PairParams, prompt_BT: jax.Array, requests: Requests, limit: int
-) -> State:
-    return loop.init(params, prompt_BT, requests, limit)
+_start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -260,7 +260,7 @@ def of_vocabulary(divergence: Divergence, vocabulary: Vocabulary) -> Divergence:
     return divergence
 
 
-NAMES: dict[str, type] = {
+NAMES: dict[str, type[Divergence]] = {
     "fkl": ForwardKL,
     "rkl": ReverseKL,
     "jsd": JensenShannon,

@@ -239,11 +239,7 @@ def sample_rounds(
     return Rounds(np.asarray(state.rows.output_BT), *columns)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _start(
-    loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, requests: Requests, limit: int
-) -> State:
-    return loop.init(params, prompt_BT, requests, limit)
+_start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
 
 
 @functools.partial(jax.jit, static_argnums=0)

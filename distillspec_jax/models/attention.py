@@ -38,6 +38,11 @@ def bias_of(mask_BQS: Array) -> Array:
     return jnp.where(mask_BQS, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
+def shared_dropout(rate: float) -> nn.Dropout:
+    """T5X's dropout: one mask of features a sequence, shared by its positions."""
+    return nn.Dropout(rate, broadcast_dims=(-2,))
+
+
 class RMSNorm(nn.Module):
     """T5's layer norm: no mean subtraction, no bias, statistics in float32."""
 
@@ -95,7 +100,7 @@ class MlpBlock(nn.Module):
             h = h if name == "linear" else getattr(nn, name)(h)
             gate = h if gate is None else gate * h
         assert gate is not None
-        gate = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(gate, deterministic=deterministic)
+        gate = shared_dropout(self.dropout_rate)(gate, deterministic=deterministic)
         outer = Dense(x.shape[-1], ("mlp", "embed"), self.dtype, form=form, use_bias=use_bias, name="wo")
         return outer(gate)
 

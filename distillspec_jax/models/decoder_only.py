@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import rotary
-from distillspec_jax.models.attention import Attention, LayerNorm, MlpBlock, RMSNorm, bias_of
+from distillspec_jax.models.attention import (
+    Attention,
+    LayerNorm,
+    MlpBlock,
+    RMSNorm,
+    bias_of,
+    shared_dropout,
+)
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
@@ -104,7 +111,7 @@ class DecoderLayer(nn.Module):
         self.mlp = MlpBlock(
             config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, form, config.mlp_bias
         )
-        self.dropout = _residual_dropout(config)
+        self.dropout = shared_dropout(config.dropout_rate)
 
     def __call__(
         self, x_BTM: Array, bias: Array, rotation: Rotation | None, deterministic: bool
@@ -133,10 +140,6 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(y, deterministic=deterministic)
 
 
-def _residual_dropout(config: DecoderOnlyConfig) -> nn.Dropout:
-    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-
-
 def _norm(config: DecoderOnlyConfig) -> nn.Module:
     kind = RMSNorm if config.norm == "rms" else LayerNorm
     return kind(jnp.dtype(config.dtype), config.norm_epsilon)
@@ -155,7 +158,7 @@ class Decoder(nn.Module):
         layer = rematerialised(DecoderLayer, self.remat, deterministic=4)
         self.layers = [layer(config, self.form) for _ in range(config.num_layers)]
         self.decoder_norm = _norm(config)
-        self.dropout = _residual_dropout(config)
+        self.dropout = shared_dropout(config.dropout_rate)
         if config.embedding_rank:
             self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
         if self.form != "canonical" or not config.logits_via_embedding:

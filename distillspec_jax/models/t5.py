@@ -20,6 +20,7 @@ from distillspec_jax.models.attention import (
     RelativePositionBias,
     RMSNorm,
     bias_of,
+    shared_dropout,
 )
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
@@ -30,10 +31,6 @@ from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
-
-
-def _residual_dropout(config: T5Config) -> nn.Dropout:
-    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
 def _attention(config: T5Config, form: Form = "canonical", fused: bool = False) -> Attention:
@@ -66,7 +63,7 @@ class EncoderLayer(nn.Module):
         self.attention = _attention(self.config)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config)
-        self.dropout = _residual_dropout(self.config)
+        self.dropout = shared_dropout(self.config.dropout_rate)
 
     def __call__(self, x_BTM: Array, bias: Array, deterministic: bool) -> Array:
         y = self.pre_attention_layer_norm(x_BTM)
@@ -89,7 +86,7 @@ class DecoderLayer(nn.Module):
         self.encoder_decoder_attention = _attention(self.config, self.form)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config, self.form)
-        self.dropout = _residual_dropout(self.config)
+        self.dropout = shared_dropout(self.config.dropout_rate)
 
     def _after_self_attention(
         self, x: Array, attended: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool
@@ -139,7 +136,7 @@ class Encoder(nn.Module):
         layer = rematerialised(EncoderLayer, self.remat, deterministic=3)
         self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         self.encoder_norm = _norm(self.config)
-        self.dropout = _residual_dropout(self.config)
+        self.dropout = shared_dropout(self.config.dropout_rate)
 
     def __call__(self, x_BTM: Array, mask_BTT: Array, deterministic: bool) -> Array:
         position = jnp.arange(x_BTM.shape[1])
@@ -164,7 +161,7 @@ class Decoder(nn.Module):
         layer = rematerialised(DecoderLayer, self.remat, deterministic=5)
         self.layers = [layer(config, self.form) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
-        self.dropout = _residual_dropout(config)
+        self.dropout = shared_dropout(config.dropout_rate)
         if config.embedding_rank:
             self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
         if self.form != "canonical" or not config.logits_via_embedding:

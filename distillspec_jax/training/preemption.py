@@ -12,7 +12,7 @@ from types import FrameType
 class Preempted(BaseException):
     """The run was asked to stop, saved, and can be started again: exit status 75.
 
-    It may come in the middle of anything, so that nobody may take it for a failure of what he just tried: a
+    It may come in the middle of anything, and must not be taken for a failure of whatever was being tried: a
     checkpoint that is being read would pass for damaged.
     """
 

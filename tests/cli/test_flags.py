@@ -129,14 +129,6 @@ def test_a_search_path_precedes_the_packaged_files(write, tmp_path, monkeypatch)
     assert bindings.bind(gin_toy.train, flags)[0]()[2] == 5
 
 
-def test_the_operative_config_tells_defaults_too(write):
-    config = write("a.gin", CONFIG)
-    job, text = bindings.bind(gin_toy.train, parse(f"--gin_file={config}", "--gin.MODEL_DIR=x"))
-    job()
-    assert "depth" not in text
-    assert "Model.depth = 2" in bindings.operative_config()
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [

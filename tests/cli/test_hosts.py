@@ -1,7 +1,10 @@
 """What the environment says about the other hosts of a job."""
 
+from unittest import mock
+
 import jax
 import pytest
+from jax._src import distributed
 
 from distillspec_jax.cli import hosts
 from distillspec_jax.cli import main as console
@@ -10,7 +13,8 @@ from distillspec_jax.errors import UsageError
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in (hosts.ADDRESS, hosts.COUNT, hosts.INDEX):
+    slurm = (hosts.SLURM_TASKS, hosts.SLURM_NODES)
+    for name in (hosts.ADDRESS, hosts.COUNT, hosts.INDEX, hosts.DEVICES, *slurm):
         monkeypatch.delenv(name, raising=False)
     return lambda *values: [
         monkeypatch.setenv(name, value)
@@ -51,4 +55,44 @@ def test_a_command_joins_only_when_asked_and_before_it_starts(environment, monke
     monkeypatch.setitem(console.COMMANDS, "errors", "a module without `main`")
     with pytest.raises(AttributeError, match="main"):
         console.main(["errors"])
-    assert calls == [{"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}]
+    named = {"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}
+    assert calls == [{**named, "local_device_ids": None}]
+
+
+@pytest.fixture
+def joined(environment, monkeypatch):
+    """What JAX makes of `hosts.join` in a task of a SLURM step, short of a network."""
+
+    def run(tasks, nodes, task, place, **more):
+        step = {"JOB_ID": 17, "STEP_NODELIST": "gpu[03-06]", "NTASKS": tasks, "STEP_NUM_NODES": nodes}
+        step |= {"PROCID": task, "LOCALID": place}
+        variables = {f"SLURM_{name}": str(value) for name, value in step.items()} | more
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        seen = {"jax_cuda_visible_devices": "all"}
+        state = distributed.State()
+        monkeypatch.setattr(distributed, "_jax", mock.MagicMock())
+        monkeypatch.setattr(distributed, "global_state", state)
+        monkeypatch.setattr(distributed.config, "update", seen.__setitem__)
+        monkeypatch.setattr(distributed.xla_bridge, "backends_are_initialized", lambda: False)
+        hosts.join()
+        return state.process_id, state.num_processes, seen["jax_cuda_visible_devices"]
+
+    return run
+
+
+def test_a_task_alone_on_its_node_drives_all_of_its_gpus(joined):
+    assert joined(tasks=4, nodes=4, task=3, place=0) == (3, 4, "all")
+
+
+def test_so_does_one_whose_peers_are_named(joined):
+    named = {hosts.ADDRESS: "a:1", hosts.COUNT: "4", hosts.INDEX: "2"}
+    assert joined(tasks=4, nodes=4, task=3, place=0, **named) == (2, 4, "all")
+
+
+def test_several_tasks_on_a_node_take_one_gpu_each(joined):
+    assert joined(tasks=32, nodes=4, task=13, place=5) == (13, 32, "5")
+
+
+def test_who_names_gpus_gets_them(joined):
+    assert joined(tasks=4, nodes=4, task=3, place=0, JAX_LOCAL_DEVICE_IDS="2,3") == (3, 4, "2,3")

@@ -45,8 +45,8 @@ def test_help_lists_every_command_with_a_line(capsys):
     output = capsys.readouterr().out
     assert all(f"  {name}" in output and text in output for name, text in console.COMMANDS.items())
     statuses = " ".join(output.split())
-    assert "of finetune, distill and demo also 75" in statuses  # any other command just ends,
-    assert "of watch also 1, too low, and 3, cannot be judged" in statuses  # but that one asks a question
+    assert "75 from `finetune`, `distill` and `demo`" in statuses  # any other command just ends,
+    assert "1 and 3 from `watch`" in statuses  # but that one asks a question
 
 
 def test_no_command_is_bad_usage(capsys):

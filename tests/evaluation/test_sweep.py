@@ -233,7 +233,7 @@ FOREIGN = dataclasses.replace(
         ({"timing_prompts": -1}, "timing_prompts is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"task": "wiki_lead"}, "unknown task 'wiki_lead': did you mean 'wiki_leads'"),
-        ({"task": None}, "target speaks of no task"),
+        ({"task": None}, "target names no task"),
         ({"split": "tset"}, "no split 'tset': did you mean 'test'"),
         ({"drafts": {"none": DRAFT}}, "'none' means decoding without a draft"),
         ({"drafts": {"other": FOREIGN}}, "draft foreign has another vocabulary than target target"),

@@ -1,0 +1,71 @@
+"""The top level's calls: what they pass on, and what they refuse. What they do is tested where it is done."""
+
+import subprocess
+import sys
+
+import pytest
+
+import distillspec_jax as ds
+from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax.decoding import text
+from distillspec_jax.distillation import distill as job
+from distillspec_jax.distillation.divergences import JensenShannon
+from distillspec_jax.distillation.sources import Fixed
+from distillspec_jax.models import pretrained
+from tests import pair
+
+
+@pytest.fixture
+def passed_on(tmp_path, monkeypatch):
+    """The arguments of the last call of the job, by name; it answers with a model that is there."""
+    arguments = {}
+
+    def record(target, draft, model_dir, data, loop, **more):
+        arguments.update(more, target=target, draft=draft, model_dir=model_dir, data=data, loop=loop)
+        return pair.write(tmp_path / "made", pair.draft())
+
+    monkeypatch.setattr(job, "distill", record)
+    return arguments
+
+
+def test_every_public_name_is_there_and_costs_nothing_before_it_is_used():
+    assert all(hasattr(ds, name) for name in ds.__all__)
+    assert (ds.Generation, ds.Pretrained) == (text.Generation, pretrained.Pretrained)
+    alone = "import sys, distillspec_jax; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", alone], check=True)
+
+
+def test_distill_names_a_task_and_its_divergence(passed_on):
+    made = ds.distill("t", "d", task="wiki_leads", output="o", divergence="jsd", steps=7)
+    assert isinstance(made, ds.Pretrained)
+    assert passed_on["data"] == DataConfig("wiki_leads")
+    assert passed_on["divergence"] == JensenShannon(0.5)
+    assert (passed_on["model_dir"], passed_on["loop"].total_steps) == ("o", 7)
+
+
+def test_distill_takes_data_and_values_of_ones_own(passed_on):
+    data = DataConfig("wiki_leads", {"inputs": 8, "targets": 8}, target_set="texts")
+    ds.distill(pair.target(), "d", data=data, output="o", divergence=JensenShannon(0.1), source=Fixed())
+    assert passed_on["data"] is data
+    assert (passed_on["divergence"], passed_on["source"]) == (JensenShannon(0.1), Fixed())
+    assert passed_on["target"] == pair.target().name
+
+
+@pytest.mark.parametrize("given", [{}, {"task": "wiki_leads", "data": DataConfig("wiki_leads")}])
+def test_distill_wants_a_task_or_data(given):
+    with pytest.raises(ds.UsageError, match="either task or data"):
+        ds.distill("t", "d", output="o", **given)
+
+
+def test_distill_names_the_nearest_divergence():
+    with pytest.raises(ds.UsageError, match=r"unknown divergence 'jds'.*jsd"):
+        ds.distill("t", "d", task="wiki_leads", output="o", divergence="jds")
+
+
+def test_a_sweep_reads_a_file_instead_of_a_task(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"text": "say"}\n')
+    call = {"inputs": tmp_path / "mine.jsonl", "output": str(tmp_path / "sweep")}
+    with pytest.raises(ds.UsageError, match=r"mine\.jsonl"):  # it has come as far as the line without inputs
+        ds.sweep(pair.target(), {"draft": pair.draft()}, **call)
+    with pytest.raises(ds.UsageError, match="not both"):
+        ds.sweep(pair.target(), {"draft": pair.draft()}, task="wiki_leads", **call)
