@@ -67,5 +67,3 @@ def test_a_sweep_reads_a_file_instead_of_a_task(tmp_path):
     call = {"inputs": tmp_path / "mine.jsonl", "output": str(tmp_path / "sweep")}
     with pytest.raises(ds.UsageError, match=r"mine\.jsonl"):  # it has come as far as the line without inputs
         ds.sweep(pair.target(), {"draft": pair.draft()}, **call)
-    with pytest.raises(ds.UsageError, match="not both"):
-        ds.sweep(pair.target(), {"draft": pair.draft()}, task="wiki_leads", **call)

@@ -24,6 +24,8 @@ STAGES: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """(command, name, its parents' macros) in the order of training; `experiments/zoo/NAME.gin` configures each,
 with its family's prefix before the name."""
+GREEDY_STEPS = {"wiki_leads": (1500, 1000), "gsm_symbolic": (1500, 1000), "office_help_ende": (1500, 2500)}
+"""Of each task's draft for temperature 0: a part goes on from the one before, the first from `distilled`."""
 
 
 def main(argv: list[str]) -> int:
@@ -82,6 +84,38 @@ def _build(family: str, directory: str, export: str | None, limit: int | None) -
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
         stage.main(stage_flags(family, name, parents, directory))
     print(zoo_export.export(family, list(zoo_export.DESCRIPTIONS), directory, export, limit))
+    if family == "t5":
+        for task in GREEDY_STEPS:
+            for command, argv in greedy_stages(task, directory):
+                importlib.import_module(f"distillspec_jax.cli.{command}").main(argv)
+        print(zoo_export.export_greedy(GREEDY_STEPS, directory, export, limit))
+
+
+def greedy_stages(task: str, directory: str) -> list[tuple[str, list[str]]]:
+    """(command, its flags), in order, of a task's draft for temperature 0."""
+    from distillspec_jax.models import zoo
+
+    name, texts = zoo.greedy(task), f"{directory}/greedy_texts/{task}"
+    collected = [f"--model={directory}/target", f"--task={task}", "--temperature=0", "--law_ids=32"]
+    stages = [
+        ("collect", [*collected, f"--output={texts}"]),
+        ("collect", [*collected, f"--output={texts}_held_out", "--split=validation", "--limit=96"]),
+    ]
+    parent, parts = "distilled", GREEDY_STEPS[task]
+    for i, steps in enumerate(parts, 1):
+        part = name if i == len(parts) else f"{name}_part_{i}"
+        macros = {
+            "MIXTURE_OR_TASK_NAME": task,
+            "TARGET_SET": texts,
+            "HELD_OUT_SET": f"{texts}_held_out",
+            "DRAFT": f"{directory}/{parent}",
+            "MODEL_DIR": f"{directory}/{part}",
+            "TRAIN_STEPS": str(steps),
+        }
+        flags = [f"--gin.{macro}={value}" for macro, value in macros.items()]
+        stages.append(("distill", ["--gin_file=experiments/zoo/greedy.gin", *flags]))
+        parent = part
+    return stages
 
 
 if __name__ == "__main__":

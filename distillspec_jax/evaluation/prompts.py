@@ -71,7 +71,7 @@ def from_task_or_file(
         return from_file(target, inputs, limit, metric, task=task, chat=chat, truncate=truncate)
     task = task or zoo.task_of(target.name)
     if task is None:
-        raise UsageError(f"whose prompts? {target.name} speaks of no task: name one, or a file of inputs")
+        raise UsageError(f"{target.name} names no task: give one, or a file of inputs")
     return from_task(target, task, split, limit, chat=chat)
 
 

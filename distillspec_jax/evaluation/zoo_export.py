@@ -28,6 +28,7 @@ DESCRIPTIONS = {
     "distilled": "the same draft distilled from the target",
 }
 """Of the models of a family, by `zoo.ROLES`."""
+_GREEDY_DESCRIPTION = "the distilled draft, distilled further on greedy texts of {}: for temperature 0"
 LAWS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32
 SHORTLIST_PROMPTS = 400
@@ -59,22 +60,12 @@ def export(
     for role, description in DESCRIPTIONS.items():
         name = zoo.member(family, role)
         if role in trained:
-            source = Path(directory) / name
-            _write(pretrained.load(str(source)), source, root / name)
+            _write(Path(directory) / name, root / name)
         shipped[name] = pretrained.load(str(root / name))
-        measured[name] = {
-            task: held_out.measure(shipped[name], task, split="validation", limit=limit)
-            for task in catalog.EMBEDDED_TASKS
-        }
-        models[name] = {
-            "description": description,
-            "parameters": shipped[name].num_parameters,
-            "quality": {
-                task: _quality(found, measured[target][task]) for task, found in measured[name].items()
-            },
-        }
+        measured[name] = _measured(shipped[name], catalog.EMBEDDED_TASKS, limit)
+        models[name] = _entry(description, shipped[name], measured[name], measured[target])
         if name != target:
-            models[name]["agreement"] = _agreement(shipped[target], shipped[name])
+            models[name]["agreement"] = _agreement(shipped[target], shipped[name], catalog.EMBEDDED_MIXTURE)
     baselines = {}
     for task in catalog.EMBEDDED_TASKS:
         scores, corpus = held_out.copy_baseline(task, split="validation", limit=limit)
@@ -82,16 +73,43 @@ def export(
     aliases = {f"{task}/{name}": name for task in catalog.EMBEDDED_TASKS for name in models}
     distilled = zoo.member(family, "distilled")
     aliases |= dict.fromkeys(write_shortlists(family, shipped[target], root), distilled)
+    _add(root, models, aliases, baselines=baselines)
+    return table({"models": models, "baselines": baselines})
+
+
+def export_greedy(tasks: Collection[str], directory: str, destination: str | None, limit: int | None) -> str:
+    """Likewise the drafts for temperature 0 (`zoo.greedy`), of these tasks, into a zoo that has the others.
+
+    Raises:
+      AgreementError: as `export`.
+    """
+    root = Path(destination) if destination else zoo.ROOT
+    target = pretrained.load(str(root / "target"))
+    models: dict[str, Any] = {}
+    for task in tasks:
+        name = zoo.greedy(task)
+        _write(Path(directory) / name, root / name)
+        draft = pretrained.load(str(root / name))
+        measured = [_measured(model, (task,), limit) for model in (draft, target)]
+        models[name] = _entry(_GREEDY_DESCRIPTION.format(task), draft, *measured)
+        models[name]["agreement"] = _agreement(target, draft, task)
+    lists = zoo.read_shortlists(root)
+    _write_lists(root, {f"{task}/{zoo.GREEDY}": lists[f"{task}/{zoo.SHORTLISTED}"] for task in tasks})
+    _add(root, models, {f"{task}/{zoo.GREEDY}": zoo.greedy(task) for task in tasks})
+    return table({"models": models, "baselines": {}})
+
+
+def _add(root: Path, models: dict[str, Any], aliases: dict[str, str], **more: Any) -> None:
     there = zoo.read(root)
     manifest = {
+        **there,
+        **more,
         "models": there["models"] | models,
         "aliases": there["aliases"] | aliases,
-        "baselines": baselines,
     }
     (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
     zoo.manifest.cache_clear()
     zoo.shortlists.cache_clear()
-    return table({"models": models, "baselines": baselines})
 
 
 def write_shortlists(family: str, target: Pretrained, root: Path) -> dict[str, list[int]]:
@@ -101,14 +119,19 @@ def write_shortlists(family: str, target: Pretrained, root: Path) -> dict[str, l
         with tempfile.TemporaryDirectory() as folder:
             ids = shortlist(target, task, folder, prompts=SHORTLIST_PROMPTS)
         found[f"{task}/{zoo.member(family, zoo.SHORTLISTED)}"] = ids
+    _write_lists(root, found)
+    return found
+
+
+def _write_lists(root: Path, found: dict[str, list[int]]) -> None:
     lines = [
         f"{json.dumps(name)}: {json.dumps(ids)}" for name, ids in (zoo.read_shortlists(root) | found).items()
     ]
     (root / "shortlists.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return found
 
 
-def _write(trained: Pretrained, source: Path, target: Path) -> None:
+def _write(source: Path, target: Path) -> None:
+    trained = pretrained.load(str(source))
     shutil.rmtree(target, ignore_errors=True)
     step = checkpoint.latest_step(source)
     assert step is not None
@@ -118,9 +141,26 @@ def _write(trained: Pretrained, source: Path, target: Path) -> None:
     shutil.copy(source / "metrics.jsonl", target / "training.jsonl")
 
 
-def _agreement(target: Pretrained, draft: Pretrained) -> list[dict[str, Any]]:
-    """The three numbers of `evaluation.agreement` under each law, over all tasks."""
-    data = DataConfig(catalog.EMBEDDED_MIXTURE, eval_limit=AGREEMENT_PROMPTS)
+def _measured(model: Pretrained, tasks: Collection[str], limit: int | None) -> dict[str, held_out.HeldOut]:
+    return {task: held_out.measure(model, task, split="validation", limit=limit) for task in tasks}
+
+
+def _entry(
+    description: str,
+    model: Pretrained,
+    measured: dict[str, held_out.HeldOut],
+    of_target: dict[str, held_out.HeldOut],
+) -> dict[str, Any]:
+    return {
+        "description": description,
+        "parameters": model.num_parameters,
+        "quality": {task: _quality(found, of_target[task]) for task, found in measured.items()},
+    }
+
+
+def _agreement(target: Pretrained, draft: Pretrained, mixture: str) -> list[dict[str, Any]]:
+    """The three numbers of `evaluation.agreement` under each law, over all tasks of a mixture."""
+    data = DataConfig(mixture, eval_limit=AGREEMENT_PROMPTS)
     of_tasks = data.held_out_batches(AGREEMENT_PROMPTS).values()
     batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
     return [dataclasses.asdict(agreement.agreement(target, draft, law, batches)) for law in LAWS]
@@ -144,8 +184,11 @@ def _quality(found: held_out.HeldOut, target: held_out.HeldOut) -> dict[str, Any
 def table(manifest: dict[str, Any]) -> str:
     """The manifest's quality as a Markdown table."""
     lines = ["| task | model | nll a token | metrics |", "|---|---|---|---|"]
-    for task, baseline in manifest["baselines"].items():
+    tasks = dict.fromkeys(task for model in manifest["models"].values() for task in model["quality"])
+    for task in tasks:
         for label, model in manifest["models"].items():
+            if task not in model["quality"]:
+                continue
             quality = model["quality"][task]
             shown = ", ".join(
                 f"{name} {entry['value']:.2f}"
@@ -157,6 +200,8 @@ def table(manifest: dict[str, Any]) -> str:
             if loss["target_minus_this_ci95"]:
                 behind = " (target − this: {:.3f} to {:.3f})".format(*loss["target_minus_this_ci95"])
             lines.append(f"| {task} | {label} | {loss['value']:.3f}{behind} | {shown} |")
-        copied = ", ".join(f"{k} {v:.2f}" for k, v in baseline["copy_the_input"].items())
-        lines.append(f"| {task} | copy the input | – | {copied} |")
+        if task in manifest["baselines"]:
+            copied = manifest["baselines"][task]["copy_the_input"].items()
+            shown = ", ".join(f"{k} {v:.2f}" for k, v in copied)
+            lines.append(f"| {task} | copy the input | – | {shown} |")
     return "\n".join(lines)

@@ -18,6 +18,8 @@ FAMILIES: Mapping[str, str] = {"t5": "", "decoder": "decoder_"}
 ROLES = ("target", "draft", "distilled")
 SHORTLISTED = "shortlisted"
 """In an alias: the distilled draft with a shortlist for the alias's task."""
+GREEDY = "greedy"
+"""In an alias: the distilled draft, distilled further on the task for temperature 0, with its shortlist."""
 
 
 def member(family: str, role: str) -> str:
@@ -29,6 +31,11 @@ def member(family: str, role: str) -> str:
     if family not in FAMILIES:
         raise UsageError(f"the zoo has no family {family!r}: {nearest(family, FAMILIES)}")
     return FAMILIES[family] + role
+
+
+def greedy(task: str) -> str:
+    """The name of the model behind `TASK/greedy`."""
+    return f"{GREEDY}_{task}"
 
 
 @functools.cache

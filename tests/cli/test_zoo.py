@@ -50,6 +50,23 @@ def test_every_stage_binds_to_its_job(family, stage):
         assert config.dropout_rate == (0.1 if name == "target" else 0.0)
 
 
+@pytest.mark.parametrize("task", zoo.GREEDY_STEPS)
+def test_the_parts_of_a_draft_for_temperature_0_go_on_from_each_other(task):
+    collected, trained = zoo.greedy_stages(task, "there")[:2], zoo.greedy_stages(task, "there")[2:]
+    assert [command for command, _ in collected] == ["collect", "collect"]
+    steps, draft = 0, "there/distilled"
+    for command, argv in trained:
+        flags = CommandParser(command, "", gin=True).parse(argv)
+        bindings.bind(distill, flags.gin, given=("gin",))
+        settings = gin.get_bindings(distill)
+        assert (settings["draft"], settings["target"]) == (draft, None)
+        assert settings["data"].target_set == "there/greedy_texts/" + task
+        draft, steps = settings["model_dir"], steps + settings["loop"].total_steps
+        gin.clear_config()
+    assert draft == f"there/{models_zoo.greedy(task)}"
+    assert steps == sum(zoo.GREEDY_STEPS[task])
+
+
 def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
     target = pair.target()
     for role in ROLES:
@@ -78,6 +95,21 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
     assert "| wiki_leads | decoder_distilled | 0.500" in shown
     assert "| target |" not in shown
     assert checkpoint.latest_step(root / "decoder_draft") == 1
+
+    # And a draft for temperature 0 beside them: its task's alone, with its task's list.
+    for name in ("target", models_zoo.greedy("wiki_leads")):
+        folder = tmp_path / "trained" / name
+        pair.write(folder, target)
+        (folder / "metrics.jsonl").write_text("{}\n")
+    pair.write(root / "target", target)
+    (root / "shortlists.json").write_text(json.dumps({"wiki_leads/shortlisted": [1, 2]}))
+    shown = zoo_export.export_greedy(["wiki_leads"], str(tmp_path / "trained"), str(root), limit=None)
+    manifest = json.loads((root / "zoo.json").read_text())
+    assert manifest["aliases"]["wiki_leads/greedy"] == "greedy_wiki_leads"
+    assert manifest["aliases"]["wiki_leads/target"] == "target"
+    assert list(manifest["models"]["greedy_wiki_leads"]["quality"]) == ["wiki_leads"]
+    assert models_zoo.read_shortlists(root)["wiki_leads/greedy"] == [1, 2]
+    assert "| wiki_leads | greedy_wiki_leads | 0.500" in shown
 
 
 def test_a_recipe_is_of_a_family():
