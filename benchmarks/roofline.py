@@ -7,6 +7,7 @@ import dataclasses
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.autoregressive import T5_1_1_SMALL
@@ -18,7 +19,7 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
-from distillspec_jax.training.flops import peak
+from distillspec_jax.training.flops import float32_peak
 
 TEXT_TOKENS = 30
 """Of every row, when its step is reckoned and timed."""
@@ -39,7 +40,7 @@ class Work:
 
     def seconds(self, bytes_per_second: float) -> float:
         """The least time: the memory's or the cores', whichever is longer."""
-        return max(self.bytes / bytes_per_second, self.flop / peak())
+        return max(self.bytes / bytes_per_second, self.flop / float32_peak())
 
 
 def work(model: Pretrained, rows: int, tokens: int) -> Work:
@@ -67,7 +68,7 @@ def roofline_share() -> Measurement:
         shares.append(moved / steps[-1] / speeds[-1])
     what = (
         f"T5 1.1-small, batch 1, one token: {moved / 1e6:.0f} MB of weights and live cache in "
-        f"{1e3 * np.median(steps):.2f} ms, over a two-thread read at {np.median(speeds) / 1e9:.1f} GB/s"
+        f"{1e3 * np.median(steps):.2f} ms, over a read of 256 MB at {np.median(speeds) / 1e9:.1f} GB/s"
     )
     return Measurement("roofline_share_ar", *median_interval(shares), what)
 
@@ -111,7 +112,7 @@ def round_limit(rows: int) -> Measurement:
         )
         + f"; a plain token {1e3 * took[0]:.3f} ms, at its limit {1e3 * least_plain:.3f} ms "
         f"({plain.bytes / 1e6:.1f} MB at {alone / 1e9:.0f} GB/s, {plain.flop / 1e9:.3f} GFLOP at "
-        f"{peak() / 1e9:.0f} GFLOP/s); a round of γ = 5 {1e3 * took[5]:.3f} ms, at its limit "
+        f"{float32_peak() / 1e9:.0f} GFLOP/s); a round of γ = 5 {1e3 * took[5]:.3f} ms, at its limit "
         f"{1e3 * least[5]:.3f} ms (the pair's {both / 1e6:.1f} MB are read at {pair / 1e9:.0f} GB/s)"
     )
     return Measurement(
@@ -120,10 +121,15 @@ def round_limit(rows: int) -> Measurement:
 
 
 def bandwidth(megabytes: float = 256, threads: int = 2, repeats: int = 10) -> float:
-    """Bytes a second of reading one array over and over, in so many threads; the best of some.
+    """Bytes a second of reading one array over and over; the best of some.
 
     By default an array that no cache holds; a small one is read from the cache that holds it.
+
+    Args:
+      threads: of a CPU; an accelerator reads with all it has.
     """
+    if jax.default_backend() != "cpu":
+        return _device_bandwidth(megabytes, repeats)
     halves = np.array_split(np.ones(int(megabytes * 2**18), np.float32), threads)
     passes = max(1, round(256 / megabytes))  # threads take a while to wake
 
@@ -137,4 +143,21 @@ def bandwidth(megabytes: float = 256, threads: int = 2, repeats: int = 10) -> fl
             began = time.perf_counter()
             list(pool.map(read, halves))
             best = max(best, passes * megabytes * 2**20 / (time.perf_counter() - began))
+    return best
+
+
+def _device_bandwidth(megabytes: float, repeats: int) -> float:
+    array, passes = jnp.ones(int(megabytes * 2**18)), max(16, round(16 * 256 / megabytes))
+
+    @jax.jit
+    def read(array: jax.Array) -> jax.Array:
+        # Every pass needs the one before it; the sum never leaves the reading loop.
+        return jax.lax.fori_loop(0, passes, lambda _, last: jnp.max(array + 1e-9 * last), jnp.float32(0))
+
+    read(array).block_until_ready()
+    best = 0.0
+    for _ in range(repeats):
+        began = time.perf_counter()
+        read(array).block_until_ready()
+        best = max(best, passes * array.nbytes / (time.perf_counter() - began))
     return best

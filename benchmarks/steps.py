@@ -10,7 +10,7 @@ from benchmarks.measurement import Measurement, median_interval
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import T5Config
-from distillspec_jax.training.flops import peak
+from distillspec_jax.training.flops import float32_peak
 
 TURNS = 9
 PROMPT_WIDTH = 96
@@ -25,10 +25,9 @@ def _ratio(
     over, under = np.median(pairs, axis=0)
     what += f": {1e3 * over:.3f} ms over {1e3 * under:.3f} ms, median of {TURNS} turns"
     if flop:
-        least = flop / peak()
-        what += (
-            f"; its compute bound at {peak() / 1e9:.0f} GFLOP/s: {1e3 * least:.3f} ms, ×{least / under:.2f}"
-        )
+        least = flop / float32_peak()
+        what += f"; its compute bound at {float32_peak() / 1e9:.0f} GFLOP/s: {1e3 * least:.3f} ms"
+        what += f", ×{least / under:.2f}"
     return Measurement(id, *median_interval(ratios), what)
 
 

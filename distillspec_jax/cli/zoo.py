@@ -24,7 +24,7 @@ STAGES: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """(command, name, its parents' macros) in the order of training; `experiments/zoo/NAME.gin` configures each,
 with its family's prefix before the name."""
-GREEDY_STEPS = {"wiki_leads": (1500, 1000), "gsm_symbolic": (1500, 1000), "office_help_ende": (1500, 2500)}
+GREEDY_STEPS = {"wiki_leads": (1500,), "gsm_symbolic": (1500, 1000), "office_help_ende": (1500, 2500)}
 """Of each task's draft for temperature 0: a part goes on from the one before, the first from `distilled`."""
 
 
@@ -95,7 +95,7 @@ def greedy_stages(task: str, directory: str) -> list[tuple[str, list[str]]]:
     """(command, its flags), in order, of a task's draft for temperature 0."""
     from distillspec_jax.models import zoo
 
-    name, texts = zoo.greedy(task), f"{directory}/greedy_texts/{task}"
+    name, texts = zoo.greedy(task), zoo.greedy_texts(directory, task)
     collected = [f"--model={directory}/target", f"--task={task}", "--temperature=0", "--law_ids=32"]
     stages = [
         ("collect", [*collected, f"--output={texts}"]),

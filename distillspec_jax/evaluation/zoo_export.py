@@ -12,10 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.data.token_mass import heaviest, token_mass
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.shortlists import shortlist
 from distillspec_jax.evaluation import agreement, held_out, paired
@@ -80,12 +83,15 @@ def export(
 def export_greedy(tasks: Collection[str], directory: str, destination: str | None, limit: int | None) -> str:
     """Likewise the drafts for temperature 0 (`zoo.greedy`), of these tasks, into a zoo that has the others.
 
+    A draft proposes what its target says greedily, and nothing else: at temperature 0 that is all it needs.
+
     Raises:
       AgreementError: as `export`.
     """
     root = Path(destination) if destination else zoo.ROOT
     target = pretrained.load(str(root / "target"))
     models: dict[str, Any] = {}
+    lists: dict[str, list[int]] = {}
     for task in tasks:
         name = zoo.greedy(task)
         _write(Path(directory) / name, root / name)
@@ -93,10 +99,17 @@ def export_greedy(tasks: Collection[str], directory: str, destination: str | Non
         measured = [_measured(model, (task,), limit) for model in (draft, target)]
         models[name] = _entry(_GREEDY_DESCRIPTION.format(task), draft, *measured)
         models[name]["agreement"] = _agreement(target, draft, task)
-    lists = zoo.read_shortlists(root)
-    _write_lists(root, {f"{task}/{zoo.GREEDY}": lists[f"{task}/{zoo.SHORTLISTED}"] for task in tasks})
+        lists[f"{task}/{zoo.GREEDY}"] = _said(TargetSet(zoo.greedy_texts(directory, task), with_laws=False))
+    _write_lists(root, lists)
     _add(root, models, {f"{task}/{zoo.GREEDY}": zoo.greedy(task) for task in tasks})
     return table({"models": models, "baselines": {}})
+
+
+def _said(texts: TargetSet) -> list[int]:
+    """Every id in a set's texts, and the least ones beside them up to a power of two."""
+    mass_V = token_mass(texts)
+    size = 1 << (int(np.count_nonzero(mass_V)) - 1).bit_length()
+    return heaviest(mass_V, size, texts.reader.tokenizer.eos_ids)
 
 
 def _add(root: Path, models: dict[str, Any], aliases: dict[str, str], **more: Any) -> None:

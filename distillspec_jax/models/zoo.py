@@ -38,6 +38,11 @@ def greedy(task: str) -> str:
     return f"{GREEDY}_{task}"
 
 
+def greedy_texts(directory: str, task: str) -> str:
+    """Where the texts that it was taught on lie, beside the training directories."""
+    return f"{directory}/greedy_texts/{task}"
+
+
 @functools.cache
 def manifest() -> dict[str, Any]:
     """`read` of the shipped zoo."""

@@ -56,16 +56,19 @@ def _bodies(parameters: dict[str, Any]) -> list[Any]:
 
 @functools.cache
 def peak() -> float:
-    """FLOP/s of all devices together: the makers' figures, or a measurement where there is none.
-
-    The measurement is the fastest of a few float32 products of 1024 x 1024 matrices. The devices of a CPU
-    share its cores.
-    """
+    """FLOP/s of all devices together: the makers' figures, or a measurement where there is none."""
     kind, devices = jax.devices()[0].device_kind, jax.device_count()
     for known in sorted(PEAKS, key=len, reverse=True):  # "TPU v5 lite" before "TPU v5"
         if kind.startswith(known):
             return PEAKS[known] * devices
-    size, seconds = 1024, math.inf
+    # The devices of a CPU share its cores.
+    return float32_peak() * (jax.process_count() if jax.default_backend() == "cpu" else devices)
+
+
+@functools.cache
+def float32_peak() -> float:
+    """FLOP/s of one device: the fastest of a few float32 products of large matrices."""
+    size, seconds = 1024 if jax.default_backend() == "cpu" else 8192, math.inf
     matrix = jax.device_put(jnp.ones((size, size)), jax.local_devices()[0])
     product = jax.jit(jnp.dot)
     product(matrix, matrix).block_until_ready()
@@ -73,4 +76,4 @@ def peak() -> float:
         began = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         seconds = min(seconds, time.perf_counter() - began)
-    return 2 * size**3 / seconds * (jax.process_count() if jax.default_backend() == "cpu" else devices)
+    return 2 * size**3 / seconds

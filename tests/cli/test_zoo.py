@@ -11,6 +11,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.cli import bindings, zoo
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.data.catalog import EMBEDDED_TASKS
+from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.recipes import RECIPES
 from distillspec_jax.evaluation import zoo_export
@@ -102,13 +103,21 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
         pair.write(folder, target)
         (folder / "metrics.jsonl").write_text("{}\n")
     pair.write(root / "target", target)
-    (root / "shortlists.json").write_text(json.dumps({"wiki_leads/shortlisted": [1, 2]}))
+    collect(
+        target,
+        models_zoo.greedy_texts(str(tmp_path / "trained"), "wiki_leads"),
+        "wiki_leads",
+        limit=2,
+        temperature=0.0,
+    )
     shown = zoo_export.export_greedy(["wiki_leads"], str(tmp_path / "trained"), str(root), limit=None)
     manifest = json.loads((root / "zoo.json").read_text())
     assert manifest["aliases"]["wiki_leads/greedy"] == "greedy_wiki_leads"
     assert manifest["aliases"]["wiki_leads/target"] == "target"
     assert list(manifest["models"]["greedy_wiki_leads"]["quality"]) == ["wiki_leads"]
-    assert models_zoo.read_shortlists(root)["wiki_leads/greedy"] == [1, 2]
+    said = models_zoo.read_shortlists(root)["wiki_leads/greedy"]
+    assert len(said) < 16
+    assert 1 in said
     assert "| wiki_leads | greedy_wiki_leads | 0.500" in shown
 
 
