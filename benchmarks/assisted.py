@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.measurement import Measurement, paired_ratio
+from benchmarks.measurement import THREADS, Measurement, paired_ratio
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
 from distillspec_jax.decoding.adaptive import AUTO
@@ -31,7 +31,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     Both generate a fixed number of greedy tokens; prompts are of one length, so that neither is padded.
     """
     # torch takes seconds to import and is needed nowhere else.
-    from benchmarks.transformers_reference import THREADS, TransformersT5
+    from benchmarks.transformers_reference import TransformersT5
 
     target, draft = (pretrained.load(f"zoo:{TASK}/{role}") for role in ("target", "distilled"))
     assert isinstance(target.model.config, T5Config)

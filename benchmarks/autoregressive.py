@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from benchmarks.measurement import Measurement, paired_ratio
+from benchmarks.measurement import THREADS, Measurement, paired_ratio
 from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
@@ -45,7 +45,7 @@ def ar_vs_hf(workload: Workload = Workload()) -> Measurement:
       AssertionError: the two do not even begin alike, so they do not run the same network.
     """
     # torch takes seconds to import and is needed nowhere else.
-    from benchmarks.transformers_reference import THREADS, TransformersT5
+    from benchmarks.transformers_reference import TransformersT5
 
     model = EncoderDecoder(workload.config)
     params = init_params(model, jax.random.key(0))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binom
 
 LEVEL = 0.95
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Torch's, and of whatever else is compared: the cores that this process may use, which JAX takes, too."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.autoregressive import T5_1_1_SMALL
-from benchmarks.measurement import Measurement, median_interval
+from benchmarks.measurement import THREADS, Measurement, median_interval
 from benchmarks.steps import PROMPT_WIDTH, TURNS, decoder_weights
 from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
 from distillspec_jax.evaluation.advice import extend_seconds
@@ -120,7 +120,7 @@ def round_limit(rows: int) -> Measurement:
     )
 
 
-def bandwidth(megabytes: float = 256, threads: int = 2, repeats: int = 10) -> float:
+def bandwidth(megabytes: float = 256, threads: int = THREADS, repeats: int = 10) -> float:
     """Bytes a second of reading one array over and over; the best of some.
 
     By default an array that no cache holds; a small one is read from the cache that holds it.

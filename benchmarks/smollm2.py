@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.measurement import paired_ratio
+from benchmarks.measurement import THREADS, paired_ratio
 from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
@@ -42,9 +42,6 @@ from distillspec_jax.models.pretrained import INT8, Pretrained
 PARITY, SECONDS, MEMORY, SPEED = 1e-3, 20.0, 1.3, 1.3
 """Bars: of logits, of the import, of its memory beyond the result in units of the largest tensor, and of
 transformers' seconds over ours."""
-
-THREADS = 2
-"""Of torch; ours takes the cores that the process may use."""
 
 _PROMPT_LETTERS = 240
 _PROMPTED = "Continue in your own words: "

@@ -12,11 +12,10 @@ import torch
 import transformers
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
 
+from benchmarks.measurement import THREADS
 from distillspec_jax.interop import convert, hf
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Params
-
-THREADS = 2
 
 
 class TransformersT5:
