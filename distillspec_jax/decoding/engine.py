@@ -30,6 +30,8 @@ from distillspec_jax.models.interface import LanguageModel, width_of
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
+_Shape = tuple[int, int, int, tuple[bool, bool]]
+"""Slots, width of prompts and of outputs, and what the law promises: all that a call is compiled for."""
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
 
@@ -133,7 +135,7 @@ class Engine:
             measure_overlap=measure_overlap,
             partitioner=partitioner,
         )
-        self._choices: dict[tuple[int, int, int, bool], BlockSizeChoice] = {}
+        self._choices: dict[_Shape, BlockSizeChoice] = {}
         self._batch_size = batch_size
         self._prompt_bucket = prompt_bucket
         self._rounds_per_visit = rounds_per_visit
@@ -209,7 +211,7 @@ class Engine:
         if not total:
             return
         prompt_width, width = widths
-        shape = (slots, prompt_width, width, asked.law.truncates)
+        shape = (slots, prompt_width, width, (asked.law.truncates, asked.law.greedy))
         self._announce(f"{slots} rows", shape)
 
         def read(indices: Sequence[int], rows: int, reading: int, block_size: int | None) -> State:
@@ -219,7 +221,10 @@ class Engine:
         served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
         first = list(served.values())
         reading = self._reading_width(asked, first, prompt_width)
-        sizes = self._sizes(shape, lambda: read(first, slots, reading, None))
+        padded = np.resize(first, slots)
+        sizes = self._sizes(
+            shape, lambda: (read(first, slots, reading, None), asked.padded(padded, prompt_width))
+        )
         block_size, rounds = sizes.next()
         # Told as the whole shape.
         self._compiled.add((f"{slots} of {slots} rows", shape, (False, bool(block_size), reading)))
@@ -228,7 +233,6 @@ class Engine:
         emitted_before = 0
         while served:
             if block_size and state.draft is None:
-                self._announce("a drafter that resumes", shape)
                 prompt_BT = asked.padded([served.get(slot, 0) for slot in range(slots)], prompt_width)
                 state = self._runner.resumed(state, prompt_BT)
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
@@ -293,24 +297,26 @@ class Engine:
         first = range(min(self._batch_size, len(asked.prompts)))
         return asked.batch(first, self._batch_size, width)
 
-    def _announce(self, what: str, shape: tuple[int, int, int, bool], variant: Any = None) -> None:
+    def _announce(self, what: str, shape: _Shape, variant: Any = None) -> None:
         if (what, shape, variant) not in self._compiled and self._on_compile is not None:
             _, length, width, _ = shape
             self._on_compile(f"compiling: {what}, prompts of up to {length}, {width} new tokens")
         self._compiled.add((what, shape, variant))
 
     def _sizes(
-        self, shape: tuple[int, int, int, bool], read: Callable[[], State]
+        self, shape: _Shape, read: Callable[[], tuple[State, np.ndarray]]
     ) -> BlockSizeChoice | FixedBlockSize:
         """What chooses block sizes; what it has learnt of a shape lasts as long as the engine.
 
         Args:
-          read: makes a state of that shape, to measure costs from.
+          read: makes a state of that shape, to measure costs from, and its prompts.
         """
         if len(self._block_sizes) == 1:
             return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
         if shape not in self._choices:
-            costs = self._runner.costs(read(), self._rounds_per_visit)
+            state, prompt_BT = read()
+            costs = self._runner.costs(state, self._rounds_per_visit)
+            self._runner.resumed(state, prompt_BT)  # compiles it: no pause when its time comes
             self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
         return self._choices[shape]
 
