@@ -24,7 +24,7 @@ _EVERY_ID = 2**30
 class SamplingLaw:
     """Temperature, then top-k, then top-p, over the ids that may be drawn at all. Build it by `sampling_law`.
 
-    The three numbers are traced: no value of theirs compiles anything, but for what the static fields promise.
+    The three numbers are traced: no value of theirs compiles anything, except by what static fields promise.
 
     Attributes:
       temperature: float32, `[]` or `[B]`; 0 is the one-hot law of the largest logit.
