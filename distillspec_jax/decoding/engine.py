@@ -30,8 +30,8 @@ from distillspec_jax.models.interface import LanguageModel, width_of
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
-_Shape = tuple[int, int, int, tuple[bool, bool]]
-"""Slots, width of prompts and of outputs, and what the law promises: all that a call is compiled for."""
+_Shape = tuple[int, int, int, bool]
+"""Slots, width of prompts and of outputs, and whether the law truncates: all that a call is compiled for."""
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
 
@@ -211,7 +211,7 @@ class Engine:
         if not total:
             return
         prompt_width, width = widths
-        shape = (slots, prompt_width, width, (asked.law.truncates, asked.law.greedy))
+        shape = (slots, prompt_width, width, asked.law.truncates)
         self._announce(f"{slots} rows", shape)
 
         def read(indices: Sequence[int], rows: int, reading: int, block_size: int | None) -> State:

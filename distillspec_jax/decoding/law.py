@@ -24,7 +24,7 @@ _EVERY_ID = 2**30
 class SamplingLaw:
     """Temperature, then top-k, then top-p, over the ids that may be drawn at all. Build it by `sampling_law`.
 
-    The three numbers are traced: no value of theirs compiles anything, except by what static fields promise.
+    The three numbers are traced, so no value of theirs compiles anything; the static fields are not.
 
     Attributes:
       temperature: float32, `[]` or `[B]`; 0 is the one-hot law of the largest logit.
@@ -34,7 +34,6 @@ class SamplingLaw:
         and a draft padded to different widths meet in the same V. None: all are real.
       excluded_ids: real ids that are never drawn (padding).
       truncates: False promises that no row uses top-k or top-p, and spares their cost.
-      greedy: True promises that every row's temperature is 0, and spares what it takes to normalise.
     """
 
     temperature: Array
@@ -43,7 +42,6 @@ class SamplingLaw:
     vocab_size: int | None = flax.struct.field(pytree_node=False)
     excluded_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
     truncates: bool = flax.struct.field(pytree_node=False)
-    greedy: bool = flax.struct.field(pytree_node=False, default=False)
 
     def log_probs(self, logits: Array) -> Array:
         """The law's log-probabilities.
@@ -67,8 +65,6 @@ class SamplingLaw:
         peak = jnp.max(logits, axis=-1, keepdims=True)
         first_peak = jnp.min(jnp.where(logits == peak, ids, ids.size), axis=-1, keepdims=True)
         one_hot = jnp.where(ids == first_peak, 0.0, -jnp.inf)
-        if self.greedy:
-            return jnp.where(jnp.isfinite(peak), one_hot, jnp.nan)
         temperature = _per_row(self.temperature, logits.ndim)
         greedy = temperature == 0.0
         # The peak is subtracted first, so that no temperature overflows.
@@ -119,7 +115,6 @@ def sampling_law(
         vocab_size=vocab_size,
         excluded_ids=tuple(excluded_ids),
         truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
-        greedy=not np.any(temperature_B),
     )
 
 

@@ -62,17 +62,6 @@ def test_without_truncation_nothing_is_sorted_and_nothing_changes() -> None:
     np.testing.assert_allclose(probs(law, logits), probs(_truncating(law), logits), atol=1e-7)
 
 
-def test_a_law_that_is_greedy_in_every_row_is_what_it_would_be_among_others() -> None:
-    """Ties, excluded ids, padding and what is not finite included."""
-    logits = jax.random.normal(jax.random.key(0), (6, PADDED)).round()  # many equal ones
-    logits = logits.at[3, 2].set(jnp.nan).at[4, 2].set(jnp.inf).at[5, 0].set(jnp.nan)
-    alone, among = sampling_law(0.0, vocab_size=VOCAB), sampling_law([0.0] * 5 + [1.0], vocab_size=VOCAB)
-    assert alone.greedy
-    assert not among.greedy
-    np.testing.assert_array_equal(alone.log_probs(logits)[:5], among.log_probs(logits)[:5])
-    np.testing.assert_array_equal(alone.log_probs(logits), alone.replace(greedy=False).log_probs(logits))
-
-
 def test_hand_computed_order_of_the_steps() -> None:
     # Softmax of 1..4 would be [.1, .2, .3, .4]; id 0 is padding, so [0, 2, 3, 4] / 9.
     logits = np.log([[1.0, 2.0, 3.0, 4.0]])
