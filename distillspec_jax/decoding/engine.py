@@ -9,6 +9,7 @@ them together), so that little is compiled.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -143,6 +144,18 @@ class Engine:
         self._on_compile = on_compile
         self._compiled: set[tuple[Any, ...]] = set()
         self._fitting: set[tuple[int, int]] = set()
+
+    def held_to(self, block_size: int) -> Engine:
+        """The same engine without a choice: weights and all that is compiled are shared.
+
+        Raises:
+          UsageError: not one of its block sizes.
+        """
+        if block_size not in self._block_sizes:
+            raise UsageError(f"block_size is {block_size}, must be one of {list(self._block_sizes)}")
+        held = copy.copy(self)
+        held._block_sizes = (block_size,)
+        return held
 
     def generate(
         self,

@@ -302,6 +302,20 @@ def test_a_drafter_that_resumes_has_missed_nothing(plain: Engine, monkeypatch: p
     assert {0, 3} <= set(read_for)  # some prompts were read before plain decoding, some before drafts
 
 
+def test_an_engine_held_to_a_size_is_one_of_that_size(plain: Engine) -> None:
+    pair, options = PAIR.params, {"batch_size": 2, "prompt_bucket": 8}
+    choosing = Engine(PAIR.target, pair.target, PAIR.drafter, pair.draft, block_size=(0, 1, 3), **options)
+    for size in (0, 3):
+        own = Engine(PAIR.target, pair.target, PAIR.drafter, pair.draft, block_size=3, **options)
+        expected = plain if size == 0 else own
+        found = choosing.held_to(size).generate(PROMPTS, GREEDY, LIMITS, seed=0)
+        wanted = expected.generate(PROMPTS, GREEDY, LIMITS, seed=0)
+        assert [done.tokens for done in found] == [done.tokens for done in wanted]
+        assert [done.target_calls for done in found] == [done.target_calls for done in wanted]
+    with pytest.raises(UsageError, match=r"block_size is 2, must be one of \[0, 1, 3\]"):
+        choosing.held_to(2)
+
+
 def test_several_block_sizes_need_plain_decoding_among_them() -> None:
     with pytest.raises(UsageError, match="lack 0"):
         Engine(PAIR.target, PAIR.params.target, PAIR.drafter, PAIR.params.draft, block_size=(1, 3))
