@@ -4,13 +4,8 @@ Jobs close over their loss, so JAX's own cache, which goes by function, never me
 persistent cache goes by program.
 """
 
-from pathlib import Path
-
 import jax
 import pytest
-
-MAPPINGS = 30_000
-"""Of memory, half of what Linux grants a process: every compiled program takes some, and beyond them it dies."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,11 +22,3 @@ def compiled_once(tmp_path_factory):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def mappings_left():
-    yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
-        jax.clear_caches()  # what is needed again is read, not compiled
