@@ -101,9 +101,10 @@ def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tm
     assert "best block size: 2" in printed or "speculation does not pay here" in printed
     numbers = json.loads(written.read_text())
     (size,) = numbers["sizes"]
-    # The draft is the target itself: all drafts are accepted.
+    # The draft is the target itself: all drafts are accepted, and a text's end cuts off one token on average.
     assert numbers["acceptance"] == 1
-    assert size["tokens"] == 3
+    length = numbers["tokens"] / 2
+    assert size["tokens"] == pytest.approx(3 * length / (length + 1))
     assert (numbers["prompts"], size["block_size"]) == (2, 2)
     assert min(numbers["plain_ms"], size["round_ms"], size["draft_ms"], size["verify_ms"]) > 0
 
@@ -118,13 +119,13 @@ def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tm
         (["--inputs=x.jsonl", "--split=test"], "--split=test: the lines of --inputs have no splits"),
         (["--inputs={long}"], "{long}:1 has 304 tokens, the model was built for 192: shorten it or"),
         (["--inputs={long}", "--truncate_inputs", "--block_sizes=0"], "block_sizes is [0]: each must be"),
-        ([], "whose prompts?"),
+        ([], "{model} names no task: give one, or a file of inputs"),
     ],
 )
 def test_bad_flags_of_advise(model, tmp_path, capsys, flags, message):
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"inputs": "x y " * 99}) + "\n")
-    flags, message = [flag.format(long=long) for flag in flags], message.format(long=long)
+    flags, message = [flag.format(long=long) for flag in flags], message.format(long=long, model=model)
     task = ["--task=wiki_leads"] if flags and not flags[0].startswith("--task") else []
     error = fails(capsys, "advise", f"--target={model}", f"--drafter={model}", *task, *flags)
     assert error.startswith(message)
