@@ -9,7 +9,7 @@ from benchmarks import assisted, steps
 from benchmarks.__main__ import MEASUREMENTS, add
 from benchmarks.autoregressive import Workload
 from benchmarks.measurement import Measurement
-from tests.test_documents import DOCUMENTS
+from tests.test_documents import ROOT
 
 
 def test_a_measurement_takes_the_place_of_its_id_and_leaves_others(tmp_path):
@@ -27,7 +27,7 @@ def test_transformers_is_compared_with_at_every_batch_size():
 
 
 def test_the_cost_of_verifying_stands_beside_its_compute_bound(monkeypatch):
-    monkeypatch.setattr(steps, "peak", lambda: 1e9)
+    monkeypatch.setattr(steps, "float32_peak", lambda: 1e9)
     monkeypatch.setattr(steps, "extend_seconds", lambda *call: 0.2 if call[-1] == 1 else 0.3)
     found = steps.verify_cost(8)
     assert found.value == pytest.approx(1.5)
@@ -38,10 +38,21 @@ def test_the_cost_of_verifying_stands_beside_its_compute_bound(monkeypatch):
     assert ratio == pytest.approx(gflop / 0.2, abs=0.01)
 
 
-def test_measurements_that_documents_name_exist():
-    """`make bench ARGS=ID`; after one, `…=ID` is another and `…_bs8` the same at another batch size."""
-    named = []
-    for path in DOCUMENTS:
-        for ids, size in re.findall(r"(?:make bench ARGS|…)=\"?([\w ]+)|…(_bs\d+)`", path.read_text()):
-            named += ids.split() or [re.sub(r"_bs\d+$", size, named[-1])]
-    assert {"greedy_identity", "ar_vs_hf_bs4", "spec_vs_hf_assisted_bs4"} <= set(named) <= set(MEASUREMENTS)
+def test_measurements_that_the_benchmarks_page_names_exist():
+    """In a row the last cell; `(ID, ID)` in the text; `…_bs8` is the one before at another batch size."""
+    text = (ROOT / "docs" / "results" / "benchmarks.md").read_text()
+    places = [
+        *re.findall(r"^\|.*\| (`.*`) \|$", text, re.MULTILINE),
+        *re.findall(r"\((`\w+`(?:, `\w+`)*)\)", text),
+    ]
+    named: list[str] = []
+    for name in re.findall(r"`(…_bs\d+|\w+)`", " ".join(places)):
+        named.append(re.sub(r"_bs\d+$", name[1:], named[-1]) if name.startswith("…") else name)
+    expected = {
+        "greedy_identity",
+        "ar_vs_hf_bs16",
+        "spec_vs_hf_assisted_bs8",
+        "spec_vs_ar_bs8",
+        "loss_memory",
+    }
+    assert expected <= set(named) <= set(MEASUREMENTS)
