@@ -165,7 +165,7 @@ def sweep(
     Args:
       drafters: label to model, or to `lookup`.
       task: whose held-out rows are the prompts; a `zoo:TASK/...` target names its own. Files of your own need
-        none: `inputs="prompts.jsonl"`.
+        none: `inputs="prompts.jsonl"`; beside one, its prefix and lengths are used.
       output: folder for `results.jsonl`; cells that are there already are not run again.
       options: see `evaluation.sweep.sweep`.
 
@@ -173,7 +173,7 @@ def sweep(
       A row a cell, as in `results.jsonl`.
 
     Raises:
-      UsageError: both or neither of task and `inputs`, no such model or task, an impossible value, drafts of
+      UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of
         another vocabulary, or a bad line in a file.
     """
     from distillspec_jax.evaluation import sweep as sweep_module

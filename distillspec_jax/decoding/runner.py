@@ -115,9 +115,7 @@ class Runner:
           prompt_BT: of every row, as wide as the state has room for; rows that idle may have any.
         """
         (prompt_BT,) = self._placed((prompt_BT,))
-        width = state.rows.output_BT.shape[1]
-        loop = self._loops[self._largest]
-        memory = _resumed(loop, self._reading, prompt_BT, state.rows, width)
+        memory = _resumed(self._loops[self._largest], self._reading, prompt_BT, state.rows)
         return state.replace(draft=memory)  # type: ignore[attr-defined]
 
     def refill(self, state: State, fresh: State, slot_B: Array) -> State:
@@ -257,10 +255,10 @@ def plain(state: State) -> State:
     return state.replace(draft=None)  # type: ignore[attr-defined]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _resumed(loop: Loop, params: PairParams, prompt_BT: Array, rows: Rows, width: int) -> Any:
+@functools.partial(jax.jit, static_argnums=0)
+def _resumed(loop: Loop, params: PairParams, prompt_BT: Array, rows: Rows) -> Any:
     """The memory of the loop's drafter, given the rows' prompts and texts."""
-    fresh = loop.init(params, prompt_BT, rows.requests, width)
+    fresh = loop.init(params, prompt_BT, rows.requests, rows.output_BT.shape[1])
     first_B = fresh.rows.pending_B  # nothing else of the target is computed
     drafter = loop.drafter  # type: ignore[attr-defined]
     return drafter.follow(params.draft, fresh.draft, first_B, rows.output_BT, rows.emitted_B)

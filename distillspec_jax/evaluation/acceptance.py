@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillspec_jax.decoding import Completion
+from distillspec_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,3 +128,15 @@ def memory_bound_speedup(tau: float, cost_ratio: float, block_size: int) -> floa
 
 def _ratio(top: float, bottom: float) -> float:
     return float(top) / float(bottom) if bottom else float("nan")
+
+
+def failures(target: str, completions: Sequence[Completion]) -> int:
+    """Prompts whose text broke off where the target's logits were not finite.
+
+    Raises:
+      UsageError: all of them, so that nothing was measured.
+    """
+    failed = sum(completion.finish_reason == "failed" for completion in completions)
+    if failed == len(completions):
+        raise UsageError(f"target {target}: its logits were not finite, on all {failed} prompts")
+    return failed

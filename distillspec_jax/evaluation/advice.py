@@ -14,6 +14,7 @@ import numpy as np
 from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw
 from distillspec_jax.decoding.adaptive import tokens_per_round
 from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
@@ -136,8 +137,7 @@ def advise(
         )
 
     completions = engine(sizes[-1]).generate(prompts, law, max_new_tokens, seed=0)
-    if all(done.finish_reason == "failed" for done in completions):
-        raise UsageError(f"target {target.name}: its logits were not finite, on all {len(prompts)} prompts")
+    failures(target.name, completions)
     reach_G = reach(completions)
     emitted = sum(len(done.tokens) for done in completions)
     length = emitted / len(completions)

@@ -73,11 +73,6 @@ class Measured:
         return Tally.of(self.completions)
 
     @property
-    def failed(self) -> int:
-        """Prompts whose text broke off where the target's logits were not finite."""
-        return sum(completion.finish_reason == "failed" for completion in self.completions)
-
-    @property
     def unit_tokens(self) -> list[int]:
         """Emitted tokens of each timed batch."""
         units = self.timing.results if self.timing else []

@@ -17,8 +17,8 @@ from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw, StopOnEo
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
-from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import cells, grid, prompts, quality, results
+from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
@@ -225,9 +225,7 @@ class _Sweep:
 
     def _finite(self, measured: Measured) -> Measured:
         """Itself, if a row can be made of it; tells of prompts that failed."""
-        failed, asked = measured.failed, len(measured.completions)
-        if failed == asked:
-            raise UsageError(f"target {self.target.name}: its logits were not finite, on all {asked} prompts")
+        failed, asked = failures(self.target.name, measured.completions), len(measured.completions)
         if failed:
             self._announce(f"{failed} of {asked} prompts failed: the target's logits were not finite")
         return measured
