@@ -17,6 +17,7 @@ from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState, LanguageModel
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.shapes import Array, Params
 
 
@@ -152,7 +153,10 @@ class ModelDrafter:
         pending_B = _pending(state, pending_B)
         # Where a row has committed nothing, these are its pending token, twice: the second is the dummy.
         fed_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
-        logits_B2V, cache = self.model.extend(params, state.cache, fed_B2)
+        # A draft with a shortlist draws from a law of its ids alone, which becomes one of all at the end.
+        listed = self.model if isinstance(self.model, Shortlisted) else None
+        extend, ids_V = (self.model.extend, None) if listed is None else (listed.extend_listed, listed.ids)
+        logits_B2V, cache = extend(params, state.cache, fed_B2)
         logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
         cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
 
@@ -165,16 +169,17 @@ class ModelDrafter:
             logits_BV, keys_B = logits_BV[row_of_block], keys_B[row_of_block]
 
         def propose(logits_BV: Array, offset: Array | int) -> tuple[Array, Array]:
-            log_q_BV = law.log_probs(logits_BV)
+            log_q_BV = law.log_probs(logits_BV, ids_V)
             keys = randomness.draw_keys(keys_B, first_offset + offset, Purpose.DRAFT)
-            return randomness.draw(keys, log_q_BV), log_q_BV
+            token_B = randomness.draw(keys, log_q_BV)
+            return token_B if ids_V is None else jnp.array(ids_V)[token_B], log_q_BV
 
         def step(
             carry: tuple[DecodeState, Array], offset: Array
         ) -> tuple[tuple[DecodeState, Array], tuple[Array, Array]]:
             cache, logits_BV = carry
             token_B, log_q_BV = propose(logits_BV, offset)
-            logits_B1V, cache = self.model.extend(params, cache, token_B[:, None])
+            logits_B1V, cache = extend(params, cache, token_B[:, None])
             return (cache, logits_B1V[:, 0]), (token_B, log_q_BV)
 
         # The last token is proposed outside the scan: nobody needs the logits after it.
@@ -184,6 +189,8 @@ class ModelDrafter:
         token_B, log_q_BV = propose(logits_BV, block_size - 1)
         tokens_BG = jnp.concatenate([tokens_GB.T, token_B[:, None]], axis=1)
         log_q_BGV = jnp.concatenate([jnp.moveaxis(log_q_GBV, 0, 1), log_q_BV[:, None]], axis=1)
+        if listed is not None:
+            log_q_BGV = listed.spread(log_q_BGV)[..., : law.vocab_size]
         tokens_BNG = tokens_BG.reshape(rows, blocks, block_size)
         return Draft(
             tokens_BNG=tokens_BNG,

@@ -43,7 +43,7 @@ class SamplingLaw:
     excluded_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
     truncates: bool = flax.struct.field(pytree_node=False)
 
-    def log_probs(self, logits: Array) -> Array:
+    def log_probs(self, logits: Array, ids_V: Sequence[int] | None = None) -> Array:
         """The law's log-probabilities.
 
         Exclude ids, divide by T, keep top-k, renormalise, keep the smallest set of mass >= top_p,
@@ -51,19 +51,21 @@ class SamplingLaw:
 
         Args:
           logits: `[..., V]`, raw; the leading axis is B if the law's fields are `[B]`.
+          ids_V: ascending, what they are the logits of; None: ids from 0.
 
         Returns:
-          float32 `[..., V]`, V cut to `vocab_size`; -inf where the probability is zero. Where the
-          largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
+          float32 `[..., V]`, without `ids_V` cut to `vocab_size`; -inf where the probability is zero. Where
+          the largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
         """
-        logits = logits[..., : self.vocab_size].astype(jnp.float32)
-        ids = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,))
-        allowed = jnp.ones_like(ids, bool)
+        logits = (logits if ids_V is not None else logits[..., : self.vocab_size]).astype(jnp.float32)
+        ids = jnp.arange(logits.shape[-1]) if ids_V is None else jnp.array(ids_V)
+        ids = ids.reshape((1,) * (logits.ndim - 1) + (-1,))
+        allowed = jnp.ones_like(ids, bool) if self.vocab_size is None else ids < self.vocab_size
         for excluded in self.excluded_ids:
             allowed &= ids != excluded
         logits = jnp.where(allowed, logits, -jnp.inf)
         peak = jnp.max(logits, axis=-1, keepdims=True)
-        first_peak = jnp.min(jnp.where(logits == peak, ids, ids.size), axis=-1, keepdims=True)
+        first_peak = jnp.min(jnp.where(logits == peak, ids, _EVERY_ID), axis=-1, keepdims=True)
         one_hot = jnp.where(ids == first_peak, 0.0, -jnp.inf)
         temperature = _per_row(self.temperature, logits.ndim)
         greedy = temperature == 0.0

@@ -69,12 +69,22 @@ class Shortlisted:
         return self.network.hidden(params, batch, dropout_key=dropout_key)
 
     def readout(self, params: Params, hidden_BTM: Array) -> Array:
+        return self.spread(self._listed_logits(params, hidden_BTM))
+
+    def _listed_logits(self, params: Params, hidden_BTM: Array) -> Array:
         params = self.prepare(params)
         project = Dense(len(self.ids), ("embed", "vocab"), form=form_of(params))
         logits_BTS: Any = project.apply({"params": params[_KEY]}, hidden_BTM)
+        return logits_BTS
+
+    def spread(self, log_BTS: Array) -> Array:
+        """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list.
+
+        A law that is NaN, which is wholly so, stays NaN everywhere.
+        """
+        beside = jnp.where(jnp.isnan(log_BTS[..., :1]), jnp.nan, -jnp.inf)
         # One more column, which every id beside the list reads: CPUs gather faster than they scatter.
-        beside = [(0, 0)] * (logits_BTS.ndim - 1) + [(0, 1)]
-        return jnp.pad(logits_BTS, beside, constant_values=-jnp.inf)[..., self._column_V]
+        return jnp.concatenate([log_BTS, beside], axis=-1)[..., self._column_V]
 
     @functools.cached_property
     def _column_V(self) -> np.ndarray:
@@ -86,8 +96,15 @@ class Shortlisted:
         return self.network.prefill(params, prompt_BT, max_length)
 
     def extend(self, params: Params, state: DecodeState, tokens_BK: Array) -> tuple[Array, DecodeState]:
+        logits_BKS, state = self.extend_listed(params, state, tokens_BK)
+        return self.spread(logits_BKS), state
+
+    def extend_listed(
+        self, params: Params, state: DecodeState, tokens_BK: Array
+    ) -> tuple[Array, DecodeState]:
+        """`extend` with the logits of the listed ids alone, `[B, K, S]`: a law of S entries costs less."""
         hidden_BKM, state = self.network.extend_hidden(params, state, tokens_BK)
-        return self.readout(params, hidden_BKM), state
+        return self._listed_logits(params, hidden_BKM), state
 
 
 def spared(network: Network, size: int) -> int:

@@ -105,6 +105,18 @@ def test_excluded_and_padded_ids_have_no_probability() -> None:
     np.testing.assert_allclose(probs(law, [[50.0, 0.0, 50.0, 0.0, 50.0]]), [[0, 0.5, 0, 0.5]])
 
 
+def test_the_law_of_some_ids_is_that_of_all_with_nothing_beside_them() -> None:
+    """An excluded id and one past the vocabulary among them, and a tie at the top."""
+    ids = np.array([0, 2, 3, 5, 8])
+    listed = np.array([[9.0, 1.0, 1.0, 0.5, 9.0], [9.0, 0.0, 2.0, 2.0, 9.0], [0.0, 3.0, 2.5, 1.0, 9.0]])
+    wide = np.full((3, PADDED), -np.inf)
+    wide[:, ids] = listed
+    law = sampling_law([0.0, 0.7, 1.5], [0, 0, 2], vocab_size=VOCAB)
+    found = np.exp(np.asarray(law.log_probs(jnp.asarray(listed, jnp.float32), tuple(ids.tolist()))))
+    assert not found[:, [0, 4]].any()
+    np.testing.assert_allclose(found[:, 1:4], probs(law, wide)[:, ids[1:4]], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature, top_k", [(0.0, 0), (1.0, 0), (1.0, 2)])
 def test_logits_that_are_not_finite_give_nan_in_their_row_alone(

@@ -40,6 +40,15 @@ def test_logits_are_the_networks_at_the_ids_and_nowhere_else(model, rows):
         np.testing.assert_allclose(forced[..., IDS], whole[..., IDS], rtol=0, atol=2e-5)
 
 
+def test_a_law_that_is_nan_stays_nan_beside_the_list():
+    law = np.log(np.full((2, len(IDS)), 0.2, np.float32))
+    law[1] = np.nan
+    first, second = np.asarray(Shortlisted(tiny.GPT, IDS).spread(law))
+    assert np.isnan(second).all()
+    assert np.isneginf(np.delete(first, IDS)).all()
+    np.testing.assert_array_equal(first[list(IDS)], law[0])
+
+
 @pytest.mark.parametrize("ids", [(), (3, 2), (2, 2), (-1, 2), (2, tiny.VOCAB)])
 def test_ids_that_are_no_shortlist_are_refused(ids):
     with pytest.raises(UsageError, match="ascending ids below 29"):

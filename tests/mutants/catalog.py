@@ -53,8 +53,8 @@ MUTANTS = (
         (
             Edit(
                 _DRAFTERS,
-                "return randomness.draw(keys, log_q_BV), log_q_BV",
-                "return jnp.argmax(log_q_BV, axis=-1).astype(jnp.int32), log_q_BV",
+                "token_B = randomness.draw(keys, log_q_BV)",
+                "token_B = jnp.argmax(log_q_BV, axis=-1).astype(jnp.int32)",
             ),
         ),
         (*LAW, *DRAFTS),
@@ -65,8 +65,8 @@ MUTANTS = (
         (
             Edit(
                 _DRAFTERS,
-                "return randomness.draw(keys, log_q_BV), log_q_BV",
-                "return randomness.draw(keys, log_q_BV), law.replace(truncates=False).log_probs(logits_BV)",
+                "jnp.array(ids_V)[token_B], log_q_BV",
+                "jnp.array(ids_V)[token_B], law.replace(truncates=False).log_probs(logits_BV, ids_V)",
             ),
         ),
         (*LAW, *DRAFTS),
@@ -266,8 +266,9 @@ MUTANTS = (
         (
             Edit(
                 _DRAFTERS,
-                "log_q_BV = law.log_probs(logits_BV)",
-                "log_q_BV = law.replace(temperature=jnp.ones_like(law.temperature)).log_probs(logits_BV)",
+                "log_q_BV = law.log_probs(logits_BV, ids_V)",
+                "log_q_BV = law.replace(temperature=jnp.ones_like(law.temperature))"
+                ".log_probs(logits_BV, ids_V)",
             ),
         ),
         DRAFTS,
