@@ -107,8 +107,8 @@ class BlockSizeChoice:
     Acceptance is the running rate at which a round that accepted i drafts accepts one more; older runs fade.
     A draft that was not offered, or that a text's end cut off, was not accepted: what counts is what rounds
     yield. A position that was hardly ever reached leans on the rate of all, and that on a prior. When nothing
-    beats one token at a time, no drafts are seen; then a short run with the smallest block is put in, ever
-    more rarely, so that a wrong guess does not last and looking costs little.
+    beats one token at a time by `margin`, no drafts are seen; then a short run with the smallest block is put
+    in, ever more rarely, so that a wrong guess does not last and looking costs little.
 
     Attributes:
       costs: of every size.
@@ -116,6 +116,7 @@ class BlockSizeChoice:
       fade: weight that a draft keeps from one run to the next.
       prior_rate, prior_weight: acceptance rate before anything is known, and how many drafts it weighs.
       probe_rounds: of the first run, and of a test while speculation does not pay.
+      margin: a smaller promised gain is within the error of the costs, and no reason to speculate.
     """
 
     costs: RoundCosts
@@ -124,6 +125,7 @@ class BlockSizeChoice:
     prior_rate: float = 0.7
     prior_weight: float = 4.0
     probe_rounds: int = 8
+    margin: float = 0.03
 
     def __post_init__(self) -> None:
         self._sizes = sorted(size for size in self.costs.seconds if size)
@@ -133,8 +135,8 @@ class BlockSizeChoice:
 
     def next(self) -> tuple[int, int]:
         """Block size and number of rounds of the next run."""
-        best = max((0, *self._sizes), key=self.promise)
-        if best:
+        best = max(self._sizes, key=self.promise)
+        if self.promise(best) > 1 + self.margin:
             self._plain_runs, self._patience = 0, 8
             # Until something is known, a short look.
             return best, self.rounds if self._reached_G[0] >= self.probe_rounds else self.probe_rounds

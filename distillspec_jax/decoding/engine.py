@@ -88,7 +88,7 @@ class Engine:
       verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
       block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
         the one that promises most, by costs measured once for every shape and by the acceptance so far,
-        earlier calls included; 0 among them is plain decoding.
+        earlier calls included; 0 among them is plain decoding, which others must beat by 3 %.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: lengths of prompts and of outputs are rounded up to a multiple of it, short outputs to a
