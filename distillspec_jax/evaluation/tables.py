@@ -64,7 +64,7 @@ def print_advice(advice: Advice, console: Console | None = None) -> None:
         f"{advice.target} drafted by {advice.draft}: batch {advice.batch_size}, T = {advice.temperature:g}"
     )
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for name in ("γ", "round ms", "draft ms", "verify ms", "tokens a round", "speed-up", "break-even α"):
+    for name in ("γ", "round ms", "draft ms", "verify ms", "tokens/round", "speed-up", "break-even"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_row("no draft", f"{advice.plain_ms:.2f}", "–", f"{advice.plain_ms:.2f}", "1.00", "1.00", "–")
     for size in advice.sizes:
