@@ -22,8 +22,8 @@ class RoundCosts:
 
     Attributes:
       seconds: must hold 0.
-      start: seconds of reading a prompt for every slot of the batch, likewise; what is not measured counts as
-        nothing.
+      start: seconds of reading a prompt for every slot of the batch and of beginning to decode it, likewise;
+        what is not measured counts as nothing.
     """
 
     seconds: Mapping[int, float]
@@ -34,7 +34,7 @@ class RoundCosts:
 
         Args:
           tokens: what a row's round yields on average.
-          length: tokens of a whole text, to spread the reading of its prompt over; infinite: not counted.
+          length: tokens of a whole text, to spread its start over; infinite: not counted.
         """
         plain = self.start.get(0, 0.0) / length + self.seconds[0]
         drafted = self.start.get(block_size, 0.0) / length + self.seconds[block_size] / tokens

@@ -202,9 +202,16 @@ class Engine:
         return self._served(asked, widths, progress or (lambda _: None))
 
     def round_costs(
-        self, prompts: Sequence[Sequence[int]], law: SamplingLaw, max_new_tokens: int | Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        law: SamplingLaw,
+        max_new_tokens: int | Sequence[int],
+        repeats: int = 7,
     ) -> RoundCosts:
-        """Measures what reading a batch and a round of every block size cost here, on the first prompts.
+        """Measures what beginning a batch and a round of every block size cost here, on the first prompts.
+
+        Args:
+          repeats: of every measurement; medians count.
 
         Raises:
           UsageError: as `stream`.
@@ -212,10 +219,12 @@ class Engine:
         asked = Asked.of(prompts, law, max_new_tokens, seed=0)
         prompt_width, width = self._widths(asked)
         batch = self._first_batch(asked, prompt_width)
-        costs = self._runner.costs(self._runner.read(*batch, width), self._rounds_per_visit)
+        state = self._runner.read(*batch, width)
+        costs = self._runner.costs(state, self._rounds_per_visit, repeats)
         slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # as `Asked.batch` fills them up
         reading_B = [self._reading_width(asked, [i], prompt_width) for i in slots]
-        return dataclasses.replace(costs, start=self._runner.start_seconds(*batch, width, reading_B))
+        start = self._runner.start_seconds(*batch, width, reading_B, costs.seconds, repeats)
+        return dataclasses.replace(costs, start=start)
 
     def _served(
         self, asked: Asked, widths: tuple[int, int], progress: Callable[[Progress], None]
@@ -243,7 +252,7 @@ class Engine:
         self._compiled.add((f"{slots} of {slots} rows", shape, (False, bool(block_size), reading)))
         state = read(first, slots, reading, block_size)
         round_counts = RoundCounts(state.counts.accepted_BG.shape)
-        emitted_before = 0
+        emitted_before, ready = 0, list[tuple[int, Completion]]()
         while served:
             if block_size and state.draft is None:
                 prompt_BT = asked.padded([served.get(slot, 0) for slot in range(slots)], prompt_width)
@@ -251,20 +260,19 @@ class Engine:
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
             enough = len(served) if waiting else 1
             state = self._runner.run(state, block_size, rounds, enough)
+            yield from ready  # whoever takes them works while the device does
             decoded, counts = state.rows, state.counts
             status_B, emitted_B, *counted = jax.device_get(
                 (decoded.status_B, decoded.emitted_B, counts.rounds_B, counts.accepted_BG)
             )
             sizes.observe(block_size, *round_counts.since(*counted))
             done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
-            completions = self._completions(state, done) if done else []
             emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
             emitted_before += sum(int(emitted_B[slot]) for slot in done)
             finished = [served.pop(slot) for slot in done]
-            progress(Progress(total - len(waiting) - len(served), total, emitted))
             if served or waiting:
                 block_size, rounds = sizes.next()
-            free = done[: len(waiting)]
+            free, fresh = done[: len(waiting)], None
             if free:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
@@ -275,10 +283,15 @@ class Engine:
                 reading = self._reading_width(asked, indices, prompt_width)
                 self._announce(f"{rows} of {slots} rows", shape, (not whole, bool(read_for), reading))
                 fresh = read(indices, rows, reading, read_for)
+                round_counts.refilled(free)
+            # The device reads prompts meanwhile.
+            completions = self._completions(state, done) if done else []
+            progress(Progress(total - len(waiting) - len(served), total, emitted))
+            if fresh is not None:
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
-                round_counts.refilled(free)
-            yield from zip(finished, completions, strict=True)
+            ready = list(zip(finished, completions, strict=True))
+        yield from ready
 
     def _widths(self, asked: Asked) -> tuple[int, int]:
         """Of prompts and of outputs: rounded up, but no further than fits the models."""

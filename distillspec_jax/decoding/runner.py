@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,9 @@ from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
+
+_ENDLESS = 1e6
+"""A temperature at which all ids that may be drawn are about as likely, the end among them."""
 
 
 class Runner:
@@ -118,7 +121,7 @@ class Runner:
         memory = _resumed(self._loops[self._largest], self._reading, prompt_BT, state.rows)
         return state.replace(draft=memory)  # type: ignore[attr-defined]
 
-    def refill(self, state: State, fresh: State, slot_B: Array) -> State:
+    def refill(self, state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
         """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
         return _refill(plain(state) if fresh.draft is None else state, fresh, slot_B)
 
@@ -131,14 +134,18 @@ class Runner:
         requests: Requests,
         width: int,
         reading_B: Sequence[int],
-        repeats: int = 5,
+        round_seconds: Mapping[int, float],
+        repeats: int = 7,
     ) -> dict[int, float]:
         """Of giving every slot to a new prompt, with the models that each size needs.
 
         One after another: in a batch, rows seldom end together, and each is read for and looked at alone.
+        The run that follows is dear to begin: dispatch, and weights that reading has driven out of the cache.
+        What its first round takes beyond any other counts, too.
 
         Args:
           reading_B: how wide each prompt is read.
+          round_seconds: of every size, see `costs`.
         """
         (slots, prompt_width), sizes = prompt_BT.shape, (min(self._loops), self._largest)
         one = jax.tree.map(lambda field: field[:1], requests)
@@ -156,29 +163,33 @@ class Runner:
                     prompt_1T = prompt_BT[slot : slot + 1, :reading]
                     fresh = _init(loop, largest, params, prompt_1T, one, width, prompt_width)
                     if slots > 1:
-                        fresh = states[size] = _refill(states[size], fresh, np.array([slot], np.int32))
-                    jax.device_get((fresh.rows.status_B, fresh.rows.emitted_B))
-                taken[size].append(time.perf_counter() - began)
+                        fresh = self.refill(states[size], fresh, np.array([slot], np.int32))
+                    states[size] = self.run(fresh, size, 1, 1)
+                    jax.device_get((states[size].rows.status_B, states[size].rows.emitted_B))
+                taken[size].append(time.perf_counter() - began - slots * round_seconds[size])
         median = {size: float(np.median(times[1:])) for size, times in taken.items()}  # the first compiled
         return {size: median[size if size in median else self._largest] for size in self._loops}
 
     def costs(self, state: State, rounds: int, repeats: int = 7) -> RoundCosts:
         """Measures a round of every size, 0 among them, from a state on, which stays what it is.
 
-        Every loop runs once to compile and then takes its turns. A shared machine is now faster, now slower:
-        each size is compared with plain decoding in the same turn, and the median counts. A run's fixed cost
-        is in it, as it is in serving.
+        Every loop runs once to compile and then takes its turns, each after a round that is not timed. A
+        shared machine is now faster, now slower: each size is compared with plain decoding in the same turn,
+        and the median counts. A run's fixed cost is in it, as it is in serving, spread over as many rounds:
+        texts are drawn at a temperature at which they hardly ever end, and a round costs the same at any.
         """
+        state = _at_temperature(state, _ENDLESS)
         turns: list[dict[int, float]] = []
         for _ in range(repeats + 1):
             turns.append({})
             for size in self._loops:
-                copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+                copy = jax.tree.map(jnp.copy, state)
+                before = jax.block_until_ready(self.run(copy, size, 1, 1))
+                done = int(jnp.max(before.counts.rounds_B))
                 began = time.perf_counter()
-                after = jax.block_until_ready(self.run(copy, size, rounds, 1))
+                after = jax.block_until_ready(self.run(before, size, rounds, 1))
                 seconds = time.perf_counter() - began
-                done = jnp.max(after.counts.rounds_B - state.counts.rounds_B)
-                turns[-1][size] = seconds / max(int(done), 1)
+                turns[-1][size] = seconds / max(int(jnp.max(after.counts.rounds_B)) - done, 1)
         del turns[0]  # it compiled
         plain = float(np.median([turn[0] for turn in turns]))
         ratio = {size: float(np.median([turn[size] / turn[0] for turn in turns])) for size in self._loops}
@@ -246,8 +257,17 @@ def _compiled_run() -> Callable[[Loop, PairParams, State, int, int], State]:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _refill(state: State, fresh: State, slot_B: Array) -> State:
+def _refill(state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
     return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
+
+
+def _at_temperature(state: State, temperature: float) -> State:
+    requests = state.rows.requests
+    law = requests.law.replace(  # type: ignore[attr-defined]
+        temperature=jnp.full_like(requests.law.temperature, temperature)
+    )
+    requests = requests.replace(law=law)  # type: ignore[attr-defined]
+    return state.replace(rows=state.rows.replace(requests=requests))  # type: ignore[attr-defined]
 
 
 def plain(state: State) -> State:

@@ -55,7 +55,8 @@ class Advice:
 
     Attributes:
       plain_ms: an autoregressive round of the batch.
-      start_ms: reading a prompt for every slot of the batch, one by one, with the target alone and with both.
+      start_ms: reading a prompt for every slot of the batch and beginning to decode it, one by one, with the
+        target alone and with both.
       acceptance: accepted / tested drafts at the largest block size.
       prompts, tokens: how much text the acceptance is from.
       sizes: ascending.

@@ -75,8 +75,8 @@ def print_advice(advice: Advice, console: Console | None = None) -> None:
     console.print(made)
     alone, both = advice.start_ms
     console.print(
-        f"reading the prompts of a batch: {alone:.1f} ms, with the draft's {both:.1f} ms; acceptance from "
-        f"{advice.prompts} prompts, {advice.tokens} tokens; {advice.device}"
+        f"starting a batch, prompts read one by one: {alone:.1f} ms, with the draft's {both:.1f} ms; "
+        f"acceptance from {advice.prompts} prompts, {advice.tokens} tokens; {advice.device}"
     )
     console.print(advice.sentence)
 

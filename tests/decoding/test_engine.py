@@ -16,6 +16,7 @@ from distillspec_jax.decoding import (
     Progress,
     PromptLookup,
     StopOnEos,
+    runner,
     sampling_law,
 )
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts
@@ -300,6 +301,54 @@ def test_a_drafter_that_resumes_has_missed_nothing(plain: Engine, monkeypatch: p
     assert all(done.accepted == done.tested for done in found)
     assert sum(done.tested for done in found) > 10
     assert {0, 3} <= set(read_for)  # some prompts were read before plain decoding, some before drafts
+
+
+def choosing(**options: Any) -> Engine:
+    options = {"block_size": (0, 1, 3), "batch_size": 2, "prompt_bucket": 8, **options}
+    return Engine(PAIR.target, PAIR.params.target, PAIR.drafter, PAIR.params.draft, **options)
+
+
+class _Watch:
+    """A clock on which every run takes two seconds and one more a round, and nothing else takes any."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds, self.rounds = 0.0, dict[int, list[int]]()
+        monkeypatch.setattr(runner.time, "perf_counter", lambda: self.seconds)
+        monkeypatch.setattr(Runner, "run", self._run(Runner.run))
+
+    def _run(self, own: Any) -> Any:
+        def run(of: Runner, state: Any, block_size: int, max_rounds: int, enough: int) -> Any:
+            before = int(np.max(state.counts.rounds_B))
+            state = own(of, state, block_size, max_rounds, enough)
+            self.rounds.setdefault(block_size, []).append(int(np.max(state.counts.rounds_B)) - before)
+            self.seconds += 2 + self.rounds[block_size][-1]
+            return state
+
+        return run
+
+
+def test_costs_are_of_whole_runs_wherever_a_text_would_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a text that ends with its first token every size would bear a run's fixed cost in one round."""
+    model, law = PrefixModel(999), sampling_law(0.0)
+    params, options = model.init_params(1), {"block_size": (0, 1, 3), "batch_size": 1, "rounds_per_visit": 4}
+
+    def of(stopping: StopOnEos) -> Engine:
+        return Engine(model, params, ModelDrafter(model), params, stopping=stopping, **options)
+
+    first = of(StopOnEos(())).held_to(0).generate(PROMPTS[:1], law, 1, seed=0)[0].tokens
+    watch = _Watch(monkeypatch)
+    costs = of(StopOnEos(first)).round_costs(PROMPTS[:1], law, 32, repeats=1)
+    assert {size: max(rounds) for size, rounds in watch.rounds.items()} == {0: 4, 1: 4, 3: 4}
+    assert costs.seconds == {0: 1.5, 1: 1.5, 3: 1.5}
+
+
+def test_the_start_holds_what_beginning_a_run_costs_beyond_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    _Watch(monkeypatch)
+    costs = choosing(stopping=StopOnEos(()), rounds_per_visit=4).round_costs(
+        PROMPTS[:2], GREEDY, 32, repeats=2
+    )
+    assert costs.seconds == {0: 1.5, 1: 1.5, 3: 1.5}
+    assert costs.start == {0: 3.0, 1: 3.0, 3: 3.0}  # two slots, a run of one round for each
 
 
 def test_an_engine_held_to_a_size_is_one_of_that_size(plain: Engine) -> None:
