@@ -12,47 +12,14 @@ import numpy as np
 
 from benchmarks.autoregressive import T5_1_1_SMALL
 from benchmarks.measurement import THREADS, Measurement, median_interval
-from benchmarks.steps import PROMPT_WIDTH, TURNS, decoder_weights
+from benchmarks.steps import PROMPT_WIDTH, TEXT_TOKENS, TURNS, work
 from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.shortlist import Shortlisted
-from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.models.t5 import EncoderDecoder, init_params
 from distillspec_jax.training.flops import float32_peak
 
-TEXT_TOKENS = 30
-"""Of every row, when its step is reckoned and timed."""
 SIZES = (1, 3, 5, 7)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one call of a decoder must do at least.
-
-    Attributes:
-      bytes: of weights and live caches, each read once.
-      flop: of its dense products.
-    """
-
-    bytes: float
-    flop: float
-
-    def seconds(self, bytes_per_second: float) -> float:
-        """The least time: the memory's or the cores', whichever is longer."""
-        return max(self.bytes / bytes_per_second, self.flop / float32_peak())
-
-
-def work(model: Pretrained, rows: int, tokens: int) -> Work:
-    """Of so many tokens of every row."""
-    config = model.model.config
-    assert isinstance(config, T5Config)
-    weights = decoder_weights(config)
-    if isinstance(model.as_draft, Shortlisted):
-        weights -= config.emb_dim * (config.vocab_size - len(model.as_draft.ids))
-    slots = TEXT_TOKENS + PROMPT_WIDTH
-    cached = 2 * config.num_decoder_layers * config.num_heads * config.head_dim * slots * rows
-    return Work(4.0 * (weights + cached), 2.0 * weights * rows * tokens)
 
 
 def roofline_share() -> Measurement:

@@ -1,7 +1,8 @@
-"""Single steps of the target: what more tokens a row cost."""
+"""Single steps of the target: what they must do at least, and what more tokens a row cost."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -9,11 +10,44 @@ import numpy as np
 from benchmarks.measurement import Measurement, median_interval
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.training.flops import float32_peak
 
 TURNS = 9
 PROMPT_WIDTH = 96
+TEXT_TOKENS = 30
+"""Of every row, when its step is reckoned and timed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one call of a decoder must do at least.
+
+    Attributes:
+      bytes: of weights and live caches, each read once.
+      flop: of its dense products.
+    """
+
+    bytes: float
+    flop: float
+
+    def seconds(self, bytes_per_second: float) -> float:
+        """The least time: the memory's or the cores', whichever is longer."""
+        return max(self.bytes / bytes_per_second, self.flop / float32_peak())
+
+
+def work(model: Pretrained, rows: int, tokens: int) -> Work:
+    """Of so many tokens of every row."""
+    config = model.model.config
+    assert isinstance(config, T5Config)
+    weights = decoder_weights(config)
+    if isinstance(model.as_draft, Shortlisted):
+        weights -= config.emb_dim * (config.vocab_size - len(model.as_draft.ids))
+    slots = TEXT_TOKENS + PROMPT_WIDTH
+    cached = 2 * config.num_decoder_layers * config.num_heads * config.head_dim * slots * rows
+    return Work(4.0 * (weights + cached), 2.0 * weights * rows * tokens)
 
 
 def _ratio(
@@ -49,13 +83,15 @@ def verify_cost(rows: int, tokens: int = 6) -> Measurement:
 
 
 def batch8_step() -> Measurement:
-    """Eight rows of one token against one row of eight tokens: the same products, other attention."""
+    """Eight rows of one token against one row of eight tokens: the same products, eight times the cache."""
     target = pretrained.load("zoo:wiki_leads/target")
+    many, one = work(target, 8, 1).bytes, work(target, 1, 8).bytes
     return _ratio(
         "batch8_step_vs_batch1_of_8",
         lambda: extend_seconds(target, 8, PROMPT_WIDTH, 1),
         lambda: extend_seconds(target, 1, PROMPT_WIDTH, 8),
-        "zoo target, batch 8 of one token over batch 1 of 8 tokens",
+        f"zoo target, batch 8 of one token over batch 1 of 8 tokens ({many / 1e6:.1f} MB of weights and live "
+        f"caches over {one / 1e6:.1f} MB, ×{many / one:.2f})",
     )
 
 
