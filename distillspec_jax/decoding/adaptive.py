@@ -135,8 +135,9 @@ class BlockSizeChoice:
 
     def next(self) -> tuple[int, int]:
         """Block size and number of rounds of the next run."""
-        best = max(self._sizes, key=self.promise)
-        if self.promise(best) > 1 + self.margin:
+        promised = self.promises()
+        best = max(promised, key=promised.__getitem__)
+        if promised[best] > 1 + self.margin:
             self._plain_runs, self._patience = 0, 8
             # Until something is known, a short look.
             return best, self.rounds if self._reached_G[0] >= self.probe_rounds else self.probe_rounds
@@ -146,9 +147,10 @@ class BlockSizeChoice:
             return self._sizes[0], self.probe_rounds
         return 0, self.rounds
 
-    def promise(self, block_size: int) -> float:
-        """Predicted speed-up over autoregressive decoding."""
-        return self.costs.speedup(block_size, tokens_per_round(self.reach_G(), block_size))
+    def promises(self) -> dict[int, float]:
+        """Predicted speed-up of every size over autoregressive decoding."""
+        reach_G = self.reach_G()  # once: the device waits for every choice
+        return {size: self.costs.speedup(size, tokens_per_round(reach_G, size)) for size in self._sizes}
 
     def reach_G(self) -> np.ndarray:
         """Estimated probability that at least i + 1 drafts of a round are accepted."""
