@@ -114,24 +114,12 @@ def raced(task: str, batch_size: int) -> Raced:
         for name, plain in baseline.items()
         if "plain" not in name
     }
-    middle = _median(timed_costs)
+    costs_between = RoundCosts.median(timed_costs)
     predicted = {
-        str(size): middle.speedup(size, tokens_per_round(reach_G, size, length), length) for size in FIXED
+        str(size): costs_between.speedup(size, tokens_per_round(reach_G, size, length), length)
+        for size in FIXED
     }
     return Raced(speedup, seconds_U, tokens_U, predicted)
-
-
-def _median(found: Sequence[RoundCosts]) -> RoundCosts:
-    """Of each size's cost in plain rounds of the same time, and of those."""
-    plain = float(np.median([costs.seconds[0] for costs in found]))
-
-    def middle(measured: str) -> dict[int, float]:
-        return {
-            size: plain * float(np.median([getattr(c, measured)[size] / c.seconds[0] for c in found]))
-            for size in AUTO
-        }
-
-    return RoundCosts(middle("seconds"), middle("start"))
 
 
 def _random(draft: Pretrained) -> object:

@@ -29,6 +29,20 @@ class RoundCosts:
     seconds: Mapping[int, float]
     start: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def median(cls, found: Sequence[RoundCosts]) -> RoundCosts:
+        """Of every cost in plain rounds of its own time, and of those: a machine is not always as fast."""
+        plain = float(np.median([costs.seconds[0] for costs in found]))
+
+        def middle(measured: Sequence[Mapping[int, float]]) -> dict[int, float]:
+            ratios = {
+                size: [each[size] / costs.seconds[0] for each, costs in zip(measured, found, strict=True)]
+                for size in measured[0]
+            }
+            return {size: plain * float(np.median(ratio)) for size, ratio in ratios.items()}
+
+        return cls(middle([costs.seconds for costs in found]), middle([costs.start for costs in found]))
+
     def speedup(self, block_size: int, tokens: float, length: float = math.inf) -> float:
         """Predicted, over autoregressive decoding.
 

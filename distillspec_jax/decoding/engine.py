@@ -272,7 +272,7 @@ class Engine:
             finished = [served.pop(slot) for slot in done]
             if served or waiting:
                 block_size, rounds = sizes.next()
-            free, fresh = done[: len(waiting)], None
+            free = done[: len(waiting)]
             if free:
                 served |= {slot: waiting.popleft() for slot in free}
                 rows = min(_power_of_two(len(free)), slots)
@@ -287,7 +287,7 @@ class Engine:
             # The device reads prompts meanwhile.
             completions = self._completions(state, done) if done else []
             progress(Progress(total - len(waiting) - len(served), total, emitted))
-            if fresh is not None:
+            if free:
                 into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
             ready = list(zip(finished, completions, strict=True))

@@ -135,7 +135,7 @@ class Runner:
         width: int,
         reading_B: Sequence[int],
         round_seconds: Mapping[int, float],
-        repeats: int = 7,
+        repeats: int,
     ) -> dict[int, float]:
         """Of giving every slot to a new prompt, with the models that each size needs.
 
@@ -191,9 +191,7 @@ class Runner:
                 seconds = time.perf_counter() - began
                 turns[-1][size] = seconds / max(int(jnp.max(after.counts.rounds_B)) - done, 1)
         del turns[0]  # it compiled
-        plain = float(np.median([turn[0] for turn in turns]))
-        ratio = {size: float(np.median([turn[size] / turn[0] for turn in turns])) for size in self._loops}
-        return RoundCosts({size: plain * ratio[size] for size in self._loops})
+        return RoundCosts.median([RoundCosts(turn) for turn in turns])
 
 
 class _Prepared:

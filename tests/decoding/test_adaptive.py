@@ -72,6 +72,16 @@ def test_it_settles_on_the_best_size(rate: float) -> None:
     assert np.mean([promised[size] for size in chosen]) > 0.97 * max(promised.values())
 
 
+def test_the_median_of_costs_is_of_ratios_to_plain_rounds() -> None:
+    """The same machine at three speeds; a median of seconds would mix them where a size has an outlier."""
+    found = [
+        RoundCosts({0: s, 3: r * s}, {0: 4 * s, 3: 5 * s}) for s, r in ((1.0, 9.0), (2.0, 1.5), (4.0, 1.5))
+    ]
+    middle = RoundCosts.median(found)
+    assert middle == RoundCosts({0: 2.0, 3: 3.0}, {0: 8.0, 3: 10.0})
+    assert RoundCosts.median([RoundCosts({0: 1.0, 3: 2.0})]) == RoundCosts({0: 1.0, 3: 2.0})
+
+
 def test_a_useless_draft_costs_next_to_nothing() -> None:
     chosen = served(BlockSizeChoice(COSTS, rounds=32), 0.02, 200)
     seconds = sum(COSTS.seconds[size] * rounds for size, rounds in chosen)

@@ -352,17 +352,15 @@ def test_the_start_holds_what_beginning_a_run_costs_beyond_a_round(monkeypatch: 
 
 
 def test_an_engine_held_to_a_size_is_one_of_that_size(plain: Engine) -> None:
-    pair, options = PAIR.params, {"batch_size": 2, "prompt_bucket": 8}
-    choosing = Engine(PAIR.target, pair.target, PAIR.drafter, pair.draft, block_size=(0, 1, 3), **options)
+    several = choosing()
     for size in (0, 3):
-        own = Engine(PAIR.target, pair.target, PAIR.drafter, pair.draft, block_size=3, **options)
-        expected = plain if size == 0 else own
-        found = choosing.held_to(size).generate(PROMPTS, GREEDY, LIMITS, seed=0)
+        expected = plain if size == 0 else choosing(block_size=3)
+        found = several.held_to(size).generate(PROMPTS, GREEDY, LIMITS, seed=0)
         wanted = expected.generate(PROMPTS, GREEDY, LIMITS, seed=0)
         assert [done.tokens for done in found] == [done.tokens for done in wanted]
         assert [done.target_calls for done in found] == [done.target_calls for done in wanted]
     with pytest.raises(UsageError, match=r"block_size is 2, must be one of \[0, 1, 3\]"):
-        choosing.held_to(2)
+        several.held_to(2)
 
 
 def test_several_block_sizes_need_plain_decoding_among_them() -> None:
