@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k law".
+# Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k distribution".
 ARGS ?=
 # Of `make dryrun`: a gin file, found in gin_configs, and the devices along data and model.
 CONFIG ?= experiments/dryrun/t5_xl_small.gin

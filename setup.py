@@ -13,7 +13,13 @@ setup(
     packages=[*find_packages(include=["distillspec_jax", "distillspec_jax.*"]), GIN_CONFIGS],
     package_dir={GIN_CONFIGS: "gin_configs"},
     package_data={
-        "distillspec_jax": ["data/corpora/*", "data/vocabulary/*", "evaluation/*.j2", "zoo/**/*", "py.typed"],
+        "distillspec_jax": [
+            "data/corpora/*",
+            "tokenization/vocabulary/*",
+            "reports/*.j2",
+            "zoo/**/*",
+            "py.typed",
+        ],
         GIN_CONFIGS: ["**/*.gin"],
     },
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measurement import THREADS, Measurement, paired_ratio
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
+from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models import pretrained
@@ -42,7 +42,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     width = 32
     rows = [row.prompt for row in examples(TASK, split="test") if len(row.prompt) >= width]
     prompts = [list(prompt[:width]) for prompt in rows[:batch_size]]
-    law = sampling_law(0.0, excluded_ids=())
+    distribution = sampling_distribution(0.0, excluded_ids=())
     ours = {
         str(size): Engine(
             target.model,
@@ -57,7 +57,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     }
 
     def run_ours(name: str, _: int) -> list[list[int]]:
-        return [list(done.tokens) for done in ours[name].generate(prompts, law, NEW_TOKENS, seed=0)]
+        return [list(done.tokens) for done in ours[name].generate(prompts, distribution, NEW_TOKENS, seed=0)]
 
     def run_theirs(setting: tuple[int | None, str], _: int) -> list[list[int]]:
         size, schedule = setting

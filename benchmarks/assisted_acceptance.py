@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.measurement import Measurement
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
-from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.acceptance import Tally
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 
 TASK, PROMPTS, NEW_TOKENS, BLOCK_SIZE = "wiki_leads", 48, 64, 5
@@ -35,7 +35,9 @@ def assisted_acceptance() -> Measurement:
     target, draft = map(pretrained.load, names)
     prompts = [list(row.prompt) for row in examples(TASK, split="test", limit=PROMPTS)]
     tokenizer = tokenizer_of(target)
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    distribution = sampling_distribution(
+        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+    )
     engine = Engine(
         target.model,
         target.params,
@@ -45,7 +47,7 @@ def assisted_acceptance() -> Measurement:
         batch_size=8,
         stopping=StopOnEos(tokenizer.eos_ids),
     )
-    completions = list(engine.generate(prompts, law, NEW_TOKENS, seed=0))
+    completions = list(engine.generate(prompts, distribution, NEW_TOKENS, seed=0))
     ours = Tally.of(completions)
     with tempfile.TemporaryDirectory() as folder:
         writer, assistant = (exported(name, Path(folder) / str(i)) for i, name in enumerate(names))

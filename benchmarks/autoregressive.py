@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks.measurement import THREADS, Measurement, paired_ratio
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
+from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
 
@@ -51,12 +51,12 @@ def ar_vs_hf(workload: Workload = Workload()) -> Measurement:
     params = init_params(model, jax.random.key(0))
     prompts, tokens = workload.prompts(), workload.new_tokens
     engine = Engine(model, params, batch_size=workload.rows, stopping=StopOnEos(()))
-    law = sampling_law(temperature=0.0, excluded_ids=())
+    distribution = sampling_distribution(temperature=0.0, excluded_ids=())
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     reference = TransformersT5(workload.config, params, device)
 
     def ours(_: int) -> list[list[int]]:
-        return [list(done.tokens) for done in engine.generate(prompts, law, tokens, seed=0)]
+        return [list(done.tokens) for done in engine.generate(prompts, distribution, tokens, seed=0)]
 
     def theirs(_: int) -> list[list[int]]:
         return reference.generate(prompts, tokens)

@@ -3,8 +3,8 @@
 Every draft starts from the zoo's supervised one and trains for as many steps of as many rows:
 
   control     on the references
-  white box   on the target's texts, towards the target's whole law (forward KL)
-  k ids       the same texts, towards the stored law: k ids and the mass of the rest
+  white box   on the target's texts, towards the target's whole distribution (forward KL)
+  k ids       the same texts, towards the stored distribution: k ids and the mass of the rest
   black box   on the same texts alone, by negative log-likelihood; also with several texts a prompt
 
 What counts is expected acceptance (1 - TVD on text of the target's own) on validation prompts, so nothing
@@ -26,13 +26,13 @@ import jax.numpy as jnp
 from distillspec_jax.cli import errors
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.distillation import recipes
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
-from distillspec_jax.distillation.held_out import expected_acceptance
-from distillspec_jax.distillation.recipes import RECIPES, Recipe
+from distillspec_jax.distillation.expected_acceptance import expected_acceptance
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
+from distillspec_jax.showcase import recipes
+from distillspec_jax.showcase.recipes import RECIPES, Recipe
 from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
@@ -46,7 +46,7 @@ class Study:
       recipe: whose pair, lengths and learning rates.
       prompts: of the training split, that the target is asked for texts.
       samples: texts a prompt of the larger black-box set.
-      law_ids: k.
+      top_logprobs: k.
       temperature: of the texts.
     """
 
@@ -55,7 +55,7 @@ class Study:
     steps: int
     prompts: int
     samples: int
-    law_ids: int
+    top_logprobs: int
     temperature: float
     seed: int
 
@@ -64,7 +64,7 @@ class Study:
         yield "control", self.recipe.control(self.steps, self.root / "control", self.seed)
         one = self._texts(1)
         yield "white box", self._distilled("white_box", self.recipe.target, self._data(one))
-        yield f"{self.law_ids} ids", self._distilled("stored_laws", None, self._data(one))
+        yield f"{self.top_logprobs} ids", self._distilled("stored_logprobs", None, self._data(one))
         yield "black box", self._black_box("black_box", one)
         if self.samples > 1:
             name = f"black_box_{self.samples}"
@@ -83,7 +83,7 @@ class Study:
             num_samples=samples,
             temperature=self.temperature,
             max_new_tokens=self.recipe.lengths["targets"],
-            law_ids=self.law_ids if samples == 1 else 0,
+            top_logprobs=self.top_logprobs if samples == 1 else 0,
             draft=pretrained.load(self.recipe.draft),
             batch_size=16,
             seed=self.seed,
@@ -189,7 +189,7 @@ def main(argv: list[str]) -> int:
         help="training prompts that the target completes (default: 2000)",
     )
     add("--samples", type=int, default=4, help="texts a prompt of the larger set (default: 4)")
-    add("--law_ids", type=int, default=32, help="ids of a stored law (default: 32)")
+    add("--top_logprobs", type=int, default=32, help="ids of a stored distribution (default: 32)")
     add("--temperature", type=float, default=1.0, help="of the texts (default: 1)")
     add("--limit", type=int, default=96, help="validation prompts (default: 96)")
     add("--seed", type=int, default=0)
@@ -205,7 +205,7 @@ def main(argv: list[str]) -> int:
             flags.steps,
             flags.prompts,
             flags.samples,
-            flags.law_ids,
+            flags.top_logprobs,
             flags.temperature,
             flags.seed,
         )

@@ -12,10 +12,10 @@ from scipy.stats import norm
 from benchmarks.measurement import LEVEL, Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
+from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
 from distillspec_jax.decoding.rules import rule
-from distillspec_jax.decoding.text import tokenizer_of
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 
 TASKS = ("wiki_leads", "gsm_symbolic", "office_help_ende")
@@ -87,7 +87,9 @@ class _Pair:
     def sampled(self, block_size: int, split: str, texts: int, seed: int) -> Sampled:
         """Texts of every prompt in turn, at least one each of at most `texts` prompts."""
         tokenizer = tokenizer_of(self._target)
-        law = sampling_law(1.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+        distribution = sampling_distribution(
+            1.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+        )
         longest = catalog.find_task(self._task).feature_lengths["targets"]
         prompts = [row.prompt for row in examples(self._task, split=split)][:texts]
         asked_N = np.arange(texts) % len(prompts)
@@ -104,7 +106,9 @@ class _Pair:
                 stopping=StopOnEos(tokenizer.eos_ids),
             )
             for i, done in zip(
-                asked_N, engine.generate([prompts[i] for i in asked_N], law, longest, seed), strict=True
+                asked_N,
+                engine.generate([prompts[i] for i in asked_N], distribution, longest, seed),
+                strict=True,
             ):
                 sums_CN[:, i] += len(done.tokens), done.target_calls
         return Sampled(sums_RCN[:, 0], sums_RCN[:, 1])

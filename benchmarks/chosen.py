@@ -17,12 +17,13 @@ import numpy as np
 
 from benchmarks import grid
 from distillspec_jax.cli import errors
-from distillspec_jax.distillation.recipes import RECIPES
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.evaluation import results, summary
+from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
 from distillspec_jax.evaluation.results import Row
 from distillspec_jax.evaluation.sweep import RESULTS
+from distillspec_jax.reports import summary
+from distillspec_jax.showcase.recipes import RECIPES
 
 
 def run_task(task: str, cell: str, seeds: int, seconds: float, prompts: int, root: Path) -> Iterator[str]:

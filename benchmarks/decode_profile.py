@@ -26,7 +26,7 @@ from distillspec_jax.decoding import (
     SpeculativeLoop,
     State,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.evaluation.advice import extend_seconds, prepared
 from distillspec_jax.evaluation.timing import step_seconds
@@ -64,9 +64,9 @@ def products(target: Pretrained, rows: int, form: str) -> float:
 def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:
     """One round of a decoding loop, always at the same place of the text."""
     rows = len(prompt_BT)
-    law = sampling_law(temperature, vocab_size=loop.target.vocab_size).for_rows(rows)
+    distribution = sampling_distribution(temperature, vocab_size=loop.target.vocab_size).for_rows(rows)
     keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
-    requests = Requests(keys_B, jnp.full(rows, 10_000), law)
+    requests = Requests(keys_B, jnp.full(rows, 10_000), distribution)
     start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, requests)
 
     def step(carry: tuple[PairParams, State]) -> tuple[PairParams, State]:

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.distillation.recipes import RECIPES
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.evaluation import results, summary
+from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.results import Row
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
-from distillspec_jax.evaluation.tables import with_interval
+from distillspec_jax.reports import summary
+from distillspec_jax.reports.tables import with_interval
+from distillspec_jax.showcase.recipes import RECIPES
 
 TASKS = ("wiki_leads", "gsm_symbolic")
 SOURCES = ("fixed", "target", "on_policy", "mix")

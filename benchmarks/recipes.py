@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from distillspec_jax.cli import errors
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.distillation import recipes
-from distillspec_jax.distillation.held_out import expected_acceptance
-from distillspec_jax.distillation.recipes import RECIPES, Recipe
+from distillspec_jax.distillation.expected_acceptance import expected_acceptance
 from distillspec_jax.distillation.sources import DataSource, Fixed, Mixture, OnPolicy, TargetGenerated
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
+from distillspec_jax.showcase import recipes
+from distillspec_jax.showcase.recipes import RECIPES, Recipe
 
 PROMPTS = 96
 

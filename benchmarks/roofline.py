@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.autoregressive import T5_1_1_SMALL
 from benchmarks.measurement import THREADS, Measurement, median_interval
 from benchmarks.steps import PROMPT_WIDTH, TEXT_TOKENS, TURNS, work
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_law
+from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, init_params
@@ -61,7 +61,7 @@ def round_limit(rows: int) -> Measurement:
     both = plain.bytes + one_draft.bytes
     costs, alone_speeds, pair_speeds = [], [], []
     for _ in range(TURNS):
-        costs.append(engine.round_costs(prompts, sampling_law(0.0), 2 * TEXT_TOKENS).seconds)
+        costs.append(engine.round_costs(prompts, sampling_distribution(0.0), 2 * TEXT_TOKENS).seconds)
         alone_speeds.append(bandwidth(plain.bytes / 2**20))
         pair_speeds.append(bandwidth(both / 2**20))
     alone, pair = float(np.median(alone_speeds)), float(np.median(pair_speeds))

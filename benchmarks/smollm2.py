@@ -30,10 +30,10 @@ import numpy as np
 from benchmarks.measurement import THREADS, paired_ratio
 from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
-from distillspec_jax.decoding.text import prompt_format, tokenizer_of
+from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.identity import differences
+from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
@@ -169,9 +169,11 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
         error <= PARITY,
     )
 
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    distribution = sampling_distribution(
+        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+    )
     engine = Engine(ours.model, ours.params, batch_size=4, stopping=StopOnEos(tokenizer.eos_ids))
-    answers = [list(done.tokens) for done in engine.generate(asked, law, new_tokens, seed=0)]
+    answers = [list(done.tokens) for done in engine.generate(asked, distribution, new_tokens, seed=0)]
     parted = differences(ours, asked, theirs, answers)
     ties = [one for one in parted if one.gap <= 2 * error]
     told = "; ".join(f"prompt {one.prompt}, token {one.position}: {one.gap:.1e}" for one in parted)
@@ -185,12 +187,12 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
 
 def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, repeats: int) -> Iterator[Line]:
     """Greedy one-token decoding of one prompt by all, in turns, without any end of text."""
-    law = sampling_law(0.0, vocab_size=ours.model.vocab_size, excluded_ids=())
+    distribution = sampling_distribution(0.0, vocab_size=ours.model.vocab_size, excluded_ids=())
     models = {"float32": ours, INT8: pretrained.load(ours.name, dtype=INT8)}
     engines = [Engine(m.model, m.params, batch_size=1, stopping=StopOnEos(())) for m in models.values()]
 
     def by_us(engine: Engine, _: int) -> list[int]:
-        return list(engine.generate([prompt], law, new_tokens, seed=0)[0].tokens)
+        return list(engine.generate([prompt], distribution, new_tokens, seed=0)[0].tokens)
 
     def by_them(_: int) -> list[int]:
         return answer(network, prompt, new_tokens)

@@ -15,12 +15,12 @@ import numpy as np
 from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Completion, Engine, ModelDrafter, StopOnEos, sampling_law
+from distillspec_jax.decoding import Completion, Engine, ModelDrafter, StopOnEos, sampling_distribution
 from distillspec_jax.decoding.adaptive import AUTO, RoundCosts, tokens_per_round
-from distillspec_jax.decoding.text import tokenizer_of
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.advice import reach
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -60,7 +60,9 @@ def raced(task: str, batch_size: int) -> Raced:
     jax.clear_caches()
     target, draft = (pretrained.load(f"zoo:{task}/{role}") for role in ("target", "greedy"))
     tokenizer = tokenizer_of(target)
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    distribution = sampling_distribution(
+        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+    )
     longest = catalog.find_task(task).feature_lengths["targets"]
     prompts = [row.prompt for row in examples(task, split="test")][: PROMPTS[batch_size]]
     others = [row.prompt for row in examples(task, split="validation")][:OTHER_PROMPTS]
@@ -81,20 +83,20 @@ def raced(task: str, batch_size: int) -> Raced:
     auto, misled = engine(draft), engine(useless)
     engines = {"plain": auto.held_to(0), **{str(size): auto.held_to(size) for size in FIXED}}
     engines |= {"auto": auto, "misled_plain": misled.held_to(0), "useless": misled}
-    seen = engines[str(FIXED[-1])].generate(others, law, longest, seed=0)
+    seen = engines[str(FIXED[-1])].generate(others, distribution, longest, seed=0)
     reach_G, length = reach(seen), sum(len(done.tokens) for done in seen) / len(seen)
     unit = UNIT[batch_size]
     chunks = [prompts[i : i + unit] for i in range(0, len(prompts), unit)]
 
     def system(name: str, index: int) -> Sequence[Completion]:
-        return engines[name].generate(chunks[index], law, longest, seed=0)
+        return engines[name].generate(chunks[index], distribution, longest, seed=0)
 
     # A neighbour takes the memory's speed for a minute, and plain decoding lives by that alone.
     timed_costs: list[RoundCosts] = []
 
     def costs(index: int) -> Sequence[Completion]:
         del index
-        timed_costs.append(auto.round_costs(others, law, longest, repeats=1))
+        timed_costs.append(auto.round_costs(others, distribution, longest, repeats=1))
         return ()
 
     systems: list[Callable[[int], Sequence[Completion]]] = [costs]

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from distillspec_jax.version import __version__
+
 if TYPE_CHECKING:
     from distillspec_jax.api import Generation, Pretrained, UsageError, distill, generate, load, sweep
-
-__version__ = "0.1.0"
 
 __all__ = [
     "load",

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillspec_jax.decoding.text import LOOKUP, Generation, TextGenerator, prompt_format
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.generation.text_generator import LOOKUP, Generation, TextGenerator, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
 
@@ -51,7 +51,7 @@ def generate(
     truncate_inputs: bool = False,
     chat: bool = False,
 ) -> list[Generation]:
-    """Completes texts with `target`, sped up by `drafter` if there is one; the law is the target's.
+    """Completes texts with `target`, sped up by `drafter` if there is one; the distribution is the target's.
 
     Args:
       target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model; several

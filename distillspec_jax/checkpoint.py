@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from distillspec_jax.errors import UsageError
+from distillspec_jax.files import saving, write_whole
 from distillspec_jax.shapes import Params
 
 MODEL_FILE, STEPS, DAMAGED = "model.json", "checkpoints", "damaged"
@@ -140,8 +140,10 @@ def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) 
     with saving(root):
         root.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
-            _write(root / tokenizer_file(tokenizer), tokenizer)
-        _write(root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False).encode())
+            write_whole(root / tokenizer_file(tokenizer), tokenizer)
+        write_whole(
+            root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False).encode()
+        )
 
 
 def read_card(directory: str | Path) -> ModelCard:
@@ -327,35 +329,6 @@ def reading(step: Path) -> Iterator[None]:
         said = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
         message = f"{step} is damaged or not a checkpoint of ours: {said[:200]}"
         raise DamagedCheckpointError(message) from error
-
-
-@contextlib.contextmanager
-def saving(place: str | Path) -> Iterator[None]:
-    """Turns a full disk, or a place that cannot be written, into one line that names the place."""
-    try:
-        yield
-    except Exception as error:
-        reason = _why_not_written(error)
-        if reason is None:
-            raise
-        raise UsageError(f"cannot save to {place}: {reason}") from error
-
-
-def _why_not_written(error: Exception) -> str | None:
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    # TensorStore, below Orbax, raises a ValueError that quotes the system's words.
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
-    return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def count_parameters(params: Params) -> int:

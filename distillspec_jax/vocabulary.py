@@ -10,7 +10,8 @@ class Vocabulary:
     """What sampling and losses know of a tokenizer.
 
     Attributes:
-      size: number of real ids; the rows of an embedding beyond are padding, in no law. None: all are real.
+      size: number of real ids; the rows of an embedding beyond are padding, in no distribution. None: all are
+        real.
       eos_ids: end a text.
       padding_ids: real ids that are never sampled.
     """

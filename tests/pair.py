@@ -16,11 +16,11 @@ import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import tiny
 from tests.data.hub import EOS, byte_level
 

@@ -7,10 +7,10 @@ import pytest
 
 import distillspec_jax as ds
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.decoding import text
 from distillspec_jax.distillation import distill as job
 from distillspec_jax.distillation.divergences import JensenShannon
 from distillspec_jax.distillation.sources import Fixed
+from distillspec_jax.generation import text_generator
 from distillspec_jax.models import pretrained
 from tests import pair
 
@@ -30,7 +30,7 @@ def passed_on(tmp_path, monkeypatch):
 
 def test_every_public_name_is_there_and_costs_nothing_before_it_is_used():
     assert all(hasattr(ds, name) for name in ds.__all__)
-    assert (ds.Generation, ds.Pretrained) == (text.Generation, pretrained.Pretrained)
+    assert (ds.Generation, ds.Pretrained) == (text_generator.Generation, pretrained.Pretrained)
     alone = "import sys, distillspec_jax; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", alone], check=True)
 

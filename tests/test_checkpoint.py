@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError
 
@@ -221,7 +221,7 @@ def test_a_damaged_step_is_named(directory):
 
 
 def test_a_failed_save_of_another_kind_keeps_its_class():
-    with pytest.raises(ZeroDivisionError), checkpoint.saving("somewhere"):
+    with pytest.raises(ZeroDivisionError), files.saving("somewhere"):
         raise ZeroDivisionError
 
 
@@ -237,7 +237,7 @@ def test_a_failed_save_of_another_kind_keeps_its_class():
     ],
 )
 def test_what_cannot_be_written_is_one_line(raised, reason):
-    with pytest.raises(UsageError) as caught, checkpoint.saving("somewhere"):
+    with pytest.raises(UsageError) as caught, files.saving("somewhere"):
         raise raised
     assert str(caught.value) == f"cannot save to somewhere: {reason}"
 

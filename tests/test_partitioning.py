@@ -28,7 +28,7 @@ from distillspec_jax.decoding import (
     SpeculativeLoop,
     State,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
@@ -184,7 +184,7 @@ def _decode(partitioner: Partitioner, model: Network) -> dict[str, Any]:
     requests = Requests(
         keys_B=randomness.row_keys(jax.random.key(0), jnp.arange(ROWS)),
         limit_B=jnp.full(ROWS, NEW_TOKENS, jnp.int32),
-        law=sampling_law([0.0, 1.0] * (ROWS // 2)).for_rows(ROWS),
+        distribution=sampling_distribution([0.0, 1.0] * (ROWS // 2)).for_rows(ROWS),
     )
     prompt_BT, requests = jax.device_put((PROMPT_BT, requests), partitioner.batch)
     loop = SpeculativeLoop(model, ModelDrafter(model), block_size=2)
@@ -215,9 +215,9 @@ def _serve(partitioner: Partitioner) -> list[list[int]]:
     )
     prompts = [row[row > 0].tolist() for row in PROMPT_BT]
     prompts += prompts[:2]
-    law = sampling_law([0.0, 1.0] * (len(prompts) // 2))
+    distribution = sampling_distribution([0.0, 1.0] * (len(prompts) // 2))
     limits = [NEW_TOKENS - i % 3 for i in range(len(prompts))]
-    return [list(done.tokens) for done in engine.generate(prompts, law, limits, seed=0)]
+    return [list(done.tokens) for done in engine.generate(prompts, distribution, limits, seed=0)]
 
 
 def _with_eight_devices(*arguments: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def ragged(seed: int, lengths: tuple[int, ...], width: int, vocab: int = VOCAB) 
 
 
 def teacher_batch(inputs: np.ndarray, targets: np.ndarray, start: int = 0) -> dict[str, np.ndarray]:
-    """What `logits` reads: entry t of the result is the law of `targets[:, t]`."""
+    """What `logits` reads: entry t of the result is the distribution of `targets[:, t]`."""
     shifted = np.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
     return {"encoder_input_tokens": inputs, "decoder_input_tokens": shifted}
 

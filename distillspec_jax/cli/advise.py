@@ -49,10 +49,11 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
 
-    from distillspec_jax.decoding import StopOnEos, sampling_law
-    from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
-    from distillspec_jax.evaluation import advice, prompts, tables
+    from distillspec_jax.decoding import StopOnEos, sampling_distribution
+    from distillspec_jax.evaluation import advice, prompts
+    from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
     from distillspec_jax.models import pretrained
+    from distillspec_jax.reports import tables
 
     if flags.drafter == LOOKUP:
         raise UsageError(f"--drafter={LOOKUP}: advise needs a draft model; {LOOKUP} costs nothing to draft")
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
         target,
         draft,
         asked.prompts,
-        sampling_law(
+        sampling_distribution(
             flags.temperature,
             flags.top_k,
             flags.top_p,

@@ -11,7 +11,8 @@ from distillspec_jax.errors import UsageError
 
 HELP = """Generates a target's texts for a task's prompts, once, into a folder that training reads:
 
-  distillspec collect --model=zoo:wiki_leads/target --task=wiki_leads --output=runs/wiki_texts --law_ids=32
+  distillspec collect --model=zoo:wiki_leads/target --task=wiki_leads --output=runs/wiki_texts \\
+      --top_logprobs=32
   distillspec distill --gin_file=runs/distill_stored.gin --gin.TARGET_SET=runs/wiki_texts \\
       --gin.DRAFT=zoo:wiki_leads/draft --gin.MIXTURE_OR_TASK_NAME=wiki_leads \\
       --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
@@ -19,7 +20,8 @@ HELP = """Generates a target's texts for a task's prompts, once, into a folder t
   distillspec collect --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
       --gin.TRAIN_FILE=train.jsonl --output=runs/texts
 
-With --law_ids it also stores the target's law at every token, so that training does not need the target.
+With --top_logprobs it also stores the target's top-k log-probabilities at every token, so that training does
+not need the target.
 To resume a stopped run, run the same command.
 """
 
@@ -39,7 +41,8 @@ def main(argv: list[str]) -> int:
         type=list_of(float),
         default=[1.0],
         metavar="T,T",
-        help="1 (default) is the target's own law, 0 is greedy; of several, each text takes the next",
+        help="1 (default) is the target's own distribution, 0 is greedy; with several, each text takes the "
+        "next",
     )
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
@@ -47,17 +50,18 @@ def main(argv: list[str]) -> int:
     add("--chat", action="store_true", help="wrap prompts in the target's chat template")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add(
-        "--law_ids",
+        "--top_logprobs",
+        "--law_ids",  # its name in 0.1
         type=int,
         default=0,
         metavar="K",
-        help="store the target's law at every token: its K likeliest ids and the mass of the rest, in "
+        help="store the target's top-k log-probabilities at every token: K ids and the mass of the rest, in "
         "4 K + 4 bytes per token (6 K + 4 above 65,536 logits); 0 is off (default)",
     )
     add(
         "--drafter",
         metavar="MODEL",
-        help="a draft, for speed; the texts still follow the target's law",
+        help="a draft, for speed; the texts still follow the target's distribution",
     )
     add("--block_size", type=int, default=5, metavar="N", help="drafted tokens per round (default: 5)")
     add("--batch_size", type=int, default=16, help="prompts per batch (default: 16)")
@@ -70,8 +74,8 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.decoding.text import LOOKUP
     from distillspec_jax.distillation.collect import collect
+    from distillspec_jax.generation.text_generator import LOOKUP
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
 
@@ -92,7 +96,7 @@ def main(argv: list[str]) -> int:
         max_new_tokens=flags.max_new_tokens,
         chat=flags.chat,
         seed=flags.seed,
-        law_ids=flags.law_ids,
+        top_logprobs=flags.top_logprobs,
         draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),
         block_size=flags.block_size,
         batch_size=flags.batch_size,

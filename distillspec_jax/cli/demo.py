@@ -32,9 +32,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     flags = parser.parse(argv)
 
-    from distillspec_jax import demo
-    from distillspec_jax.evaluation import results, tables
+    from distillspec_jax.evaluation import results
     from distillspec_jax.evaluation.sweep import RESULTS, Progress
+    from distillspec_jax.reports import tables
+    from distillspec_jax.showcase import demo
 
     def show(progress: Progress) -> None:
         if progress.row is None:

@@ -18,9 +18,9 @@ To resume a stopped run, run the same command.
       --gin.MODEL_DIR=runs/my_distilled --gin.TRAIN_STEPS=200
 
 At the end it decodes some held-out prompts and checks that three numbers agree: the acceptance rate, the
-overlap of the two laws as the sampler recorded it, and the same overlap recomputed by the training code
-(MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Without a target (TARGET_SET
-alone) or on several hosts the check is skipped.
+overlap of the two distributions as the sampler recorded it, and the same overlap recomputed by the training
+code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Without a target
+(TARGET_SET alone) or on several hosts the check is skipped.
 """
 
 

@@ -26,8 +26,8 @@ The embedding is most of a small draft. --embedding_rank=R factorises it into tw
   distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --embedding_rank=192 --output=runs/draft
 
 If a draft spends most of its time on logits, let it propose only the likeliest ids, as counted in a set
-written by `distillspec collect`; the output's law stays the same. Training ignores the shortlist and does not
-keep it, so distil first.
+written by `distillspec collect`; the output's distribution stays the same. Training ignores the shortlist and
+does not keep it, so distil first.
 
   distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \\
       --output=runs/shortlisted
@@ -64,8 +64,9 @@ def main(argv: list[str]) -> int:
     if flags.draft is not None and flags.shortlist is None:
         raise UsageError("--draft needs --shortlist and --texts: it is written again with those")
 
-    from distillspec_jax.evaluation import draft_shapes, tables
+    from distillspec_jax.evaluation import draft_shapes
     from distillspec_jax.models import factorised, layer_subset, pretrained, registry
+    from distillspec_jax.reports import tables
 
     named = [name for name in (flags.target, flags.draft) if name is not None]
     cards = [pretrained.read_card(name) for name in named]

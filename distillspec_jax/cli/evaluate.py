@@ -49,11 +49,17 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--batch_size={flags.batch_size}: must be at least 1")
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.evaluation import held_out, tables
-    from distillspec_jax.models import pretrained, zoo
+    from distillspec_jax.evaluation import held_out
+    from distillspec_jax.models import pretrained, zoo_manifest
+    from distillspec_jax.reports import tables
 
     first = flags.model[0]
-    task = flags.task or bindings.task(flags.gin) or zoo.task_of(first) or pretrained.read_card(first).task
+    task = (
+        flags.task
+        or bindings.task(flags.gin)
+        or zoo_manifest.task_of(first)
+        or pretrained.read_card(first).task
+    )
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
     found = {}

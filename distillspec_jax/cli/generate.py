@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import compilation
-    from distillspec_jax.decoding import requests, text
+    from distillspec_jax.generation import request_files, text_generator
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
 
@@ -115,21 +115,21 @@ def main(argv: list[str]) -> int:
         compilation.keep(flags.compilation_cache)
     if flags.num_samples < 1:
         raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
-    asked = requests.read_requests(flags.input, flags.field)
+    asked = request_files.read_requests(flags.input, flags.field)
     if flags.input != "-" and os.path.isfile(flags.output) and os.path.samefile(flags.input, flags.output):
         raise UsageError(f"--output={flags.output} is the file of --input: choose another")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
-    form = text.prompt_format(
+    form = text_generator.prompt_format(
         target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
     )
     asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
     limit = form.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens
-    defaults = {name: getattr(flags, name) for name in requests.OPTIONS} | {"max_new_tokens": limit}
-    options = requests.options(asked, defaults)
+    defaults = {name: getattr(flags, name) for name in request_files.OPTIONS} | {"max_new_tokens": limit}
+    options = request_files.options(asked, defaults)
     limits = options["max_new_tokens"]
     block_size = _block_size(flags.block_size, max(limits) if isinstance(limits, list) else limits)
-    generator = text.TextGenerator(
+    generator = text_generator.TextGenerator(
         target,
         _drafters(flags.drafter or [], flags.dtype),
         form=form,
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
         on_compile=lambda line: print(line, file=sys.stderr),
     )
     settings = {name: getattr(flags, name) for name in _DECISIVE} | {"block_size": block_size}
-    done = requests.finished(flags.output, asked, settings) if flags.resume else 0
+    done = request_files.finished(flags.output, asked, settings) if flags.resume else 0
     if done == len(asked) and not os.path.exists(flags.output + ".partial"):
         print(f"{flags.output} is whole: nothing is left to do", file=sys.stderr)
         return 0
@@ -160,9 +160,9 @@ def main(argv: list[str]) -> int:
         numbers=range(done, len(asked)),
     )
     emitted = calls = 0
-    with requests.output_lines(flags.output, flags.resume, settings) as write:
+    with request_files.output_lines(flags.output, flags.resume, settings) as write:
         for request, generation in zip(left, generations, strict=True):
-            write(requests.write_line(request, generation))
+            write(request_files.write_line(request, generation))
             emitted, calls = emitted + generation.emitted_tokens, calls + generation.target_calls
             if generation.finish_reason == "failed":
                 print(f"{request.where}: failed: the model's logits were not finite", file=sys.stderr)
@@ -189,7 +189,7 @@ def _block_size(asked: int | str | None, longest: int) -> int | str:
 
 
 def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
-    from distillspec_jax.decoding import text
+    from distillspec_jax.generation import text_generator
     from distillspec_jax.models import pretrained
 
     if "none" in names and len(names) > 1:
@@ -197,7 +197,7 @@ def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
             f"--drafter=none beside --drafter={next(n for n in names if n != 'none')}: choose one"
         )
     return [
-        name if name == text.LOOKUP else pretrained.load(name, dtype=dtype)
+        name if name == text_generator.LOOKUP else pretrained.load(name, dtype=dtype)
         for name in names
         if name != "none"
     ]

@@ -10,17 +10,17 @@ import importlib
 import os
 import sys
 
-from distillspec_jax import __version__
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.version import __version__
 
 COMMANDS = {
     "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
     "finetune": "supervised training of a target or a draft",
     "distill": "distil a draft from a target: divergence × data source",
-    "collect": "generate a target's texts, and optionally its laws, once, to distil from later",
+    "collect": "write a target's texts, and if asked its top-k log-probabilities, to distil from",
     "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes per device; without weights",
-    "generate": "JSONL in, JSONL out, with any drafter, block size and sampling law",
+    "generate": "JSONL in, JSONL out, with any drafter, block size and sampling parameters",
     "evaluate": "held-out loss, perplexity and task quality of models",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
@@ -65,9 +65,9 @@ def _dispatch(command: str, flags: list[str]) -> int:
         raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
     wants_help = any(flag in ("-h", "--help") for flag in flags)
     if os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
-        from distillspec_jax.cli import hosts
+        from distillspec_jax.cli import distributed
 
-        hosts.join()
+        distributed.join()
     module = importlib.import_module(f"distillspec_jax.cli.{command}")
     status: int = module.main(flags)
     return status

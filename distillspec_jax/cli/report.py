@@ -41,8 +41,9 @@ def main(argv: list[str]) -> int:
     if flags.block_size < 1:
         raise UsageError(f"--block_size={flags.block_size}: must be at least 1")
 
-    from distillspec_jax.evaluation import results, tables
-    from distillspec_jax.evaluation.report import report
+    from distillspec_jax.evaluation import results
+    from distillspec_jax.reports import tables
+    from distillspec_jax.reports.html import report
 
     rows = results.read(flags.results)
     tables.print_table(rows)

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         "--measure_overlap",
         action="store_true",
         default=None,
-        help="also record the overlap of the two laws, the sum of min(p, q)",
+        help="also record the overlap of the two distributions, the sum of min(p, q)",
     )
     add(
         "--assume_same_vocabulary",
@@ -86,8 +86,9 @@ def main(argv: list[str]) -> int:
                 raise UsageError(f"{flag} is missing")
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.evaluation import results, tables
+    from distillspec_jax.evaluation import results
     from distillspec_jax.evaluation.sweep import sweep
+    from distillspec_jax.reports import tables
 
     job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
     rows: list[results.Row] = job(**given, progress=_show)

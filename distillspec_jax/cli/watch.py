@@ -39,8 +39,9 @@ def main(argv: list[str]) -> int:
 
     from pathlib import Path
 
-    from distillspec_jax.evaluation import served, tables
+    from distillspec_jax.evaluation import served_lines
     from distillspec_jax.evaluation.paired import FEWEST
+    from distillspec_jax.reports import tables
 
     found = {}
     for argument in flags.files:
@@ -49,11 +50,11 @@ def main(argv: list[str]) -> int:
             label, path = argument, argument
         if label in found:
             raise UsageError(f"{argument}: the label {label!r} is taken; write LABEL=FILE")
-        found[label] = list(served.windows(served.read(path), flags.window))
+        found[label] = list(served_lines.windows(served_lines.read(path), flags.window))
     tables.print_served(found)
     status = 0
     for label, windows in found.items() if flags.at_least is not None else ():
-        lines, latest = served.latest_whole(windows)
+        lines, latest = served_lines.latest_whole(windows)
         if latest.acceptance.ends is None:
             lack = "no draft tested" if not latest.tested else f"at least {FEWEST} needed"
             print(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")

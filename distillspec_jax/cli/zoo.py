@@ -40,13 +40,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=None, help="held-out examples per task (default: all)")
     flags = parser.parse(argv)
 
-    from distillspec_jax.models import zoo
+    from distillspec_jax.models import zoo_manifest
 
     if flags.build:
-        for family in [flags.family] if flags.family else zoo.FAMILIES:
+        for family in [flags.family] if flags.family else zoo_manifest.FAMILIES:
             _build(family, flags.directory, flags.export, flags.limit)
         return 0
-    listed = zoo.manifest()
+    listed = zoo_manifest.manifest()
     if not listed["models"]:
         print("the zoo is empty: `distillspec zoo --build` trains it", file=sys.stderr)
         return 0
@@ -56,8 +56,9 @@ def main(argv: list[str]) -> int:
             print(f"    {task:<18} " + "  ".join(f"{k} {v['value']:.3g}" for k, v in quality.items()))
         for found in model.get("agreement", ()):
             print(
-                f"    under {found['law']}: {found['accepted']:.3f} of drafts accepted; sum of min(p, q) "
-                f"{found['recorded']:.3f} by the sampler, {found['recomputed']:.3f} by teacher forcing"
+                f"    under {found['distribution']}: {found['accepted']:.3f} of drafts accepted; "
+                f"sum of min(p, q) {found['recorded']:.3f} by the sampler, "
+                f"{found['recomputed']:.3f} by teacher forcing"
             )
     for task, baseline in listed.get("baselines", {}).items():
         copied = "  ".join(f"{k} {v:.3g}" for k, v in baseline["copy_the_input"].items())
@@ -68,17 +69,19 @@ def main(argv: list[str]) -> int:
 
 def stage_flags(family: str, name: str, parents: Mapping[str, str], directory: str) -> list[str]:
     """What a stage's command is called with."""
-    from distillspec_jax.models import zoo
+    from distillspec_jax.models import zoo_manifest
 
-    places = {macro: zoo.member(family, one) for macro, one in {"MODEL_DIR": name, **parents}.items()}
+    places = {
+        macro: zoo_manifest.member(family, one) for macro, one in {"MODEL_DIR": name, **parents}.items()
+    }
     macros = [f"--gin.{macro}={directory}/{place}" for macro, place in places.items()]
-    return [f"--gin_file=experiments/zoo/{zoo.member(family, name)}.gin", *macros]
+    return [f"--gin_file=experiments/zoo/{zoo_manifest.member(family, name)}.gin", *macros]
 
 
 def _build(family: str, directory: str, export: str | None, limit: int | None) -> None:
     import importlib
 
-    from distillspec_jax.evaluation import zoo_export
+    from distillspec_jax.showcase import zoo_export
 
     for command, name, parents in STAGES:
         stage = importlib.import_module(f"distillspec_jax.cli.{command}")
@@ -93,10 +96,10 @@ def _build(family: str, directory: str, export: str | None, limit: int | None) -
 
 def greedy_stages(task: str, directory: str) -> list[tuple[str, list[str]]]:
     """(command, its flags), in order, of a task's draft for temperature 0."""
-    from distillspec_jax.models import zoo
+    from distillspec_jax.models import zoo_manifest
 
-    name, texts = zoo.greedy(task), zoo.greedy_texts(directory, task)
-    collected = [f"--model={directory}/target", f"--task={task}", "--temperature=0", "--law_ids=32"]
+    name, texts = zoo_manifest.greedy(task), zoo_manifest.greedy_texts(directory, task)
+    collected = [f"--model={directory}/target", f"--task={task}", "--temperature=0", "--top_logprobs=32"]
     stages = [
         ("collect", [*collected, f"--output={texts}"]),
         ("collect", [*collected, f"--output={texts}_held_out", "--split=validation", "--limit=96"]),

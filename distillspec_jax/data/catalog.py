@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.data import paper_tasks
-from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.text_sources import Files, Row
-from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.tokenization.prompt_reader import Reader
+from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 
 CORPORA = Path(__file__).parent / "corpora"
 SPLITS = ("train", "validation", "test")

@@ -13,12 +13,12 @@ import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
-from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.data.text_sources import Files
-from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import fingerprints, pretrained
+from distillspec_jax.tokenization.prompt_reader import Reader
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DataConfig:
       target_set: a folder written by `distillspec collect`: train on the target's texts in it, instead of the
         references. Their prompts must be the task's.
       held_out_set: likewise for what is held out, in the place of `validation`.
-      with_laws: batches carry the laws in these sets.
+      with_logprobs: batches carry the distributions in these sets.
       tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and form of prompts the text is
         read with; None: what the run starts from, or else the task's own vocabulary.
       chat: wrap prompts in its chat template.
@@ -47,7 +47,7 @@ class DataConfig:
     eval_limit: int = 96
     target_set: str | None = None
     held_out_set: str | None = None
-    with_laws: bool = False
+    with_logprobs: bool = False
     tokenizer_of: str | None = None
     chat: bool = False
 
@@ -164,10 +164,11 @@ class DataConfig:
         return texts
 
     def _open(self, directory: str) -> TargetSet:
-        texts = TargetSet(directory, with_laws=self.with_laws)
-        if self.with_laws and not texts.has_laws:
+        texts = TargetSet(directory, with_logprobs=self.with_logprobs)
+        if self.with_logprobs and not texts.has_logprobs:
             raise UsageError(
-                f"{directory} holds texts but no laws: collect with --law_ids=32, or give TARGET"
+                f"{directory} holds texts but no log-probabilities: collect with --top_logprobs=32, "
+                "or give TARGET"
             )
         texts.check(self.mixture_or_task_name, self._reader.tokenizer, self.lengths)
         return texts

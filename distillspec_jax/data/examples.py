@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distillspec_jax.data import catalog
-from distillspec_jax.data.reader import Reader
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.prompt_reader import Reader
 
 
 @dataclass(frozen=True)

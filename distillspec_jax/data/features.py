@@ -22,9 +22,9 @@ import numpy as np
 
 from distillspec_jax.data import catalog, packing, tasks
 from distillspec_jax.data.examples import Example, examples
-from distillspec_jax.data.reader import Reader
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.tokenization.prompt_reader import Reader
 
 __all__ = ["Batch", "Example", "eval_batches", "examples", "task_names", "train_batches"]
 

@@ -1,11 +1,11 @@
 """A target's own texts on the prompts of a task, written once and learnt from many times. No TensorFlow here.
 
-    DIR/set.json          whose texts, of what task, under which law (`Header`)
+    DIR/set.json          whose texts, of what task, under which distribution (`Header`)
     DIR/tokenizer.model   the vocabulary of the ids (tokenizer.json, if it is of that kind)
     DIR/texts.jsonl       {"inputs", "outputs", "tokens", "row", "sample", "finish_reason"} a text; `tokens`
                           are the ids as the target emitted them
-    DIR/laws/NUMBER.npz   optional, `ROWS_A_SHARD` texts each: the target's law at every token, as its k
-                          likeliest ids and the mass of all others (`Laws`, `Header.law_bytes`)
+    DIR/logprobs/NUMBER.npz   optional, `ROWS_A_SHARD` texts each: the target's distribution at every token,
+                          as its k likeliest ids and the mass of the others (`TopLogprobs`)
 
 `distillation/collect.py` writes it; `texts.jsonl` is read by `tasks/jsonl.gin`, too.
 """
@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax import checkpoint
-from distillspec_jax.data.reader import Reader, chat_template
-from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import padded_prompts, width_of
+from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
-HEADER_FILE, TEXTS_FILE, LAWS = "set.json", "texts.jsonl", "laws"
+HEADER_FILE, TEXTS_FILE, LOGPROBS = "set.json", "texts.jsonl", "logprobs"
+_LOGPROBS_0_1 = "laws"
+"""The folder of log-probabilities in sets that 0.1 wrote."""
 ROWS_A_SHARD = 256
 
 Batch = dict[str, np.ndarray]
@@ -43,13 +45,13 @@ class Header:
       feature_lengths: {"inputs", "targets"} in tokens: longer prompts were cut, longer texts ended there.
       rows: prompts.
       samples: texts a prompt.
-      temperature, top_k, top_p, seed: of the law that the texts were drawn from; several temperatures take
-        turns, text by text.
+      temperature, top_k, top_p, seed: of the distribution that the texts were drawn from; several
+        temperatures take turns, text by text.
       target: the name under which the target was loaded.
       target_fingerprint: of its parameters.
       tokenizer_fingerprint: of the vocabulary.
       logits: width of the target's logits, padded ids included.
-      law_ids: ids of the law stored for every token, k; 0: no laws.
+      top_logprobs: k, how many log-probabilities are stored for every token; 0: none.
       eos_ids, prompts_end_with_eos, prompts_begin_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty
         where no template was used.
     """
@@ -68,7 +70,7 @@ class Header:
     target_fingerprint: str
     tokenizer_fingerprint: str
     logits: int
-    law_ids: int
+    top_logprobs: int
     eos_ids: list[int] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
     prompts_begin_with_eos: bool = False
@@ -80,14 +82,14 @@ class Header:
         return np.uint16 if self.logits <= 1 << 16 else np.uint32
 
     @property
-    def law_bytes(self) -> int:
-        """Bytes of one token's law: k ids, k half-precision logarithms, a single-precision one."""
-        return self.law_ids * (np.dtype(self.id_type).itemsize + 2) + 4 if self.law_ids else 0
+    def logprob_bytes(self) -> int:
+        """Bytes of one token's distribution: k ids, k half-precision logarithms, a single-precision one."""
+        return self.top_logprobs * (np.dtype(self.id_type).itemsize + 2) + 4 if self.top_logprobs else 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Laws:
-    """The target's law (at temperature 1) at each of N tokens, as k + 1 logarithms of probabilities.
+class TopLogprobs:
+    """The target's distribution (at temperature 1) at each of N tokens, as k + 1 logarithms of probabilities.
 
     Attributes:
       ids_NK: the k likeliest ids, likeliest first.
@@ -105,13 +107,13 @@ class TargetSet:
 
     Args:
       directory: of the set.
-      with_laws: its laws, where it has any, must be there and are part of the batches.
+      with_logprobs: its log-probabilities, where it has any, must be there and are part of the batches.
 
     Raises:
       UsageError: no set, an unfinished one, or a damaged line (by file and line).
     """
 
-    def __init__(self, directory: str | Path, *, with_laws: bool = True):
+    def __init__(self, directory: str | Path, *, with_logprobs: bool = True):
         self.directory = Path(directory)
         self.header = read_header(directory)
         self.reader = self._reader()
@@ -119,11 +121,12 @@ class TargetSet:
         if not path.is_file():
             raise UsageError(f"{directory} is not finished (no {TEXTS_FILE}): run the same `collect` again")
         self.texts = read_texts(path)
-        self.has_laws = with_laws and self.header.law_ids > 0
-        missing = [shard for shard in self.shards() if not law_file(directory, shard).is_file()]
-        if self.has_laws and missing:
+        self.has_logprobs = with_logprobs and self.header.top_logprobs > 0
+        missing = [shard for shard in self.shards() if not logprobs_file(directory, shard).is_file()]
+        if self.has_logprobs and missing:
             raise UsageError(
-                f"{law_file(directory, missing[0])} is missing: run the same `collect` again to complete it"
+                f"{logprobs_file(directory, missing[0])} is missing: run the same `collect` again to "
+                "complete it"
             )
 
     def _reader(self) -> Reader:
@@ -136,8 +139,8 @@ class TargetSet:
         return Reader(tokenizer, header.prompts_end_with_eos, template, header.prompts_begin_with_eos)
 
     def shards(self) -> range:
-        """Numbers of the files of laws."""
-        return range(-(-len(self.texts) // ROWS_A_SHARD) if self.header.law_ids else 0)
+        """Numbers of the files of log-probabilities."""
+        return range(-(-len(self.texts) // ROWS_A_SHARD) if self.header.top_logprobs else 0)
 
     @functools.cached_property
     def longest(self) -> dict[str, int]:
@@ -181,9 +184,9 @@ class TargetSet:
     ) -> Iterator[Batch]:
         """Endless shuffled batches, each epoch a new permutation; a function of (seed, step) alone.
 
-        The features are those of `data.features`, prompts padded with -1; with laws, also `law_ids` [B, T, K]
-        int32, `law_log_p` [B, T, K] and `law_log_tail` [B, T] float32, padded with a law that is sure of the
-        tail.
+        The features are those of `data.features`, prompts padded with -1; with log-probabilities, also
+        `top_ids` [B, T, K] int32, `top_logprobs` [B, T, K] and `tail_logprob` [B, T] float32, padded with a
+        distribution that gives the tail all its mass.
 
         Args:
           lengths: {"inputs", "targets"} in tokens.
@@ -225,46 +228,48 @@ class TargetSet:
             "decoder_target_tokens": target_BT,
             "decoder_loss_weights": weight_BT,
         }
-        return found | self._laws(rows, lengths["targets"]) if self.has_laws else found
+        return found | self._logprobs(rows, lengths["targets"]) if self.has_logprobs else found
 
-    def _laws(self, rows: list[int], width: int) -> Batch:
-        shape = (len(rows), width, self.header.law_ids)
+    def _logprobs(self, rows: list[int], width: int) -> Batch:
+        shape = (len(rows), width, self.header.top_logprobs)
         ids_BTK = np.broadcast_to(
             np.arange(shape[2], dtype=np.int32), shape
         ).copy()  # distinct, as real ones are
         log_p_BTK = np.full(shape, -np.inf, np.float32)
         log_tail_BT = np.zeros(shape[:2], np.float32)
         for i, row in enumerate(rows):
-            laws, bounds = self._shard(row // ROWS_A_SHARD)
+            logprobs, bounds = self._shard(row // ROWS_A_SHARD)
             start, stop = bounds[row % ROWS_A_SHARD : row % ROWS_A_SHARD + 2]
             count = stop - start
-            ids_BTK[i, :count] = laws.ids_NK[start:stop]
-            log_p_BTK[i, :count] = laws.log_p_NK[start:stop]
-            log_tail_BT[i, :count] = laws.log_tail_N[start:stop]
-        return {"law_ids": ids_BTK, "law_log_p": log_p_BTK, "law_log_tail": log_tail_BT}
+            ids_BTK[i, :count] = logprobs.ids_NK[start:stop]
+            log_p_BTK[i, :count] = logprobs.log_p_NK[start:stop]
+            log_tail_BT[i, :count] = logprobs.log_tail_N[start:stop]
+        return {"top_ids": ids_BTK, "top_logprobs": log_p_BTK, "tail_logprob": log_tail_BT}
 
-    def laws(self) -> Iterator[Laws]:
-        """The stored laws of all texts, file by file; none where there are none."""
-        return (self._shard(shard)[0] for shard in (self.shards() if self.has_laws else ()))
+    def logprobs(self) -> Iterator[TopLogprobs]:
+        """Yields the stored log-probabilities of all texts, file by file; nothing where there are none."""
+        return (self._shard(shard)[0] for shard in (self.shards() if self.has_logprobs else ()))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (a set lives as long as the run that reads it)
-    def _shard(self, shard: int) -> tuple[Laws, np.ndarray]:
-        path = law_file(self.directory, shard)
+    def _shard(self, shard: int) -> tuple[TopLogprobs, np.ndarray]:
+        path = logprobs_file(self.directory, shard)
         first = shard * ROWS_A_SHARD
         lengths = [len(text["tokens"]) for text in self.texts[first : first + ROWS_A_SHARD]]
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                laws = Laws(arrays["ids"], arrays["log_p"], arrays["log_tail"])
+                logprobs = TopLogprobs(arrays["ids"], arrays["log_p"], arrays["log_tail"])
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(
                 f"{path} is damaged ({error}): remove it and run the same `collect` again"
             ) from error
-        known = self.reader.tokenizer.vocab_size  # laws have none of an embedding's padded rows
-        if laws.ids_NK.shape != (sum(lengths), self.header.law_ids) or np.any(laws.ids_NK >= known):
+        known = self.reader.tokenizer.vocab_size  # an embedding's padded rows are never stored
+        if logprobs.ids_NK.shape != (sum(lengths), self.header.top_logprobs) or np.any(
+            logprobs.ids_NK >= known
+        ):
             raise UsageError(
                 f"{path} is not of the texts beside it: remove it and run the same `collect` again"
             )
-        return laws, np.concatenate([[0], np.cumsum(lengths)])
+        return logprobs, np.concatenate([[0], np.cumsum(lengths)])
 
     def _row_at(self, position: int, seed: int) -> int:
         epoch, index = divmod(position, len(self.texts))
@@ -291,7 +296,10 @@ def read_header(directory: str | Path) -> Header:
             f"{directory} holds no target-generated set (no {HEADER_FILE}): write one with `collect`"
         )
     try:
-        return Header(**json.loads(path.read_text(encoding="utf-8"))["header"])
+        fields = json.loads(path.read_text(encoding="utf-8"))["header"]
+        if "law_ids" in fields:  # its name in 0.1
+            fields["top_logprobs"] = fields.pop("law_ids")
+        return Header(**fields)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: not the header of a target-generated set ({error})") from error
 
@@ -316,6 +324,7 @@ def read_texts(path: Path) -> list[dict[str, Any]]:
     return texts
 
 
-def law_file(directory: str | Path, shard: int) -> Path:
-    """Where the laws of the texts `shard * ROWS_A_SHARD` and following are."""
-    return Path(directory) / LAWS / f"{shard:05}.npz"
+def logprobs_file(directory: str | Path, shard: int) -> Path:
+    """Where the log-probabilities of the texts `shard * ROWS_A_SHARD` and following are."""
+    old = Path(directory) / _LOGPROBS_0_1
+    return (old if old.is_dir() else Path(directory) / LOGPROBS) / f"{shard:05}.npz"

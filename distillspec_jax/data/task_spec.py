@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillspec_jax.data import metrics
+from distillspec_jax.data import text_metrics
 from distillspec_jax.data.text_sources import TextSource
 
 PROMPT_GROUPS = {"inputs": r"\1\3", "targets": r"\2\4"}
@@ -27,7 +27,7 @@ class TaskSpec:
       inputs_field, targets_field: the fields of the prompt and of the reference in a row; in JSON, dots lead
         into objects and lists (`choices.0.text`). Braces make a text of several: `{title}: {text}`.
       source: where the rows are, by split ("train", "validation", "test"): files or a TFDS data set.
-      metric: a name in `metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
+      metric: a name in `text_metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
       feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
       licence: of the text.
       vocabulary_path: a SentencePiece model; None is the embedded vocabulary.
@@ -72,4 +72,4 @@ class TaskSpec:
     @property
     def primary_metric(self) -> str | None:
         """The one score that comparisons quote ("rougeL", "bleu", "exact_match"), None without a metric."""
-        return metrics.METRICS[self.metric].primary
+        return text_metrics.METRICS[self.metric].primary

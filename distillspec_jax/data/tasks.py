@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax.data import catalog, metrics, tfds_provider
-from distillspec_jax.data.reader import Reader
+from distillspec_jax.data import catalog, text_metrics, tfds_provider
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.tensorflow_setup import seqio, tf
 from distillspec_jax.data.text_sources import Files, Tfds
-from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.prompt_reader import Reader
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
@@ -167,7 +167,7 @@ def _check(spec: TaskSpec, reader: Reader) -> None:
 
 def _add(name: str, spec: TaskSpec, reader: Reader) -> None:
     vocabulary = TokenizerVocabulary(reader.tokenizer)
-    metric = metrics.find_metric(spec.metric).corpus
+    metric = text_metrics.find_metric(spec.metric).corpus
     seqio.TaskRegistry.add(
         name,
         source=_source(spec),
@@ -252,7 +252,7 @@ def jsonl_task(
     for split, path in splits.items():
         if not path.is_file():
             raise UsageError(f"task {name!r}: {split}_path {str(path)!r} is not a file")
-    metrics.find_metric(metric)
+    text_metrics.find_metric(metric)
     _check_words(prompt_words)
     lengths = {"inputs": inputs_length, "targets": targets_length}
     catalog.check_lengths(lengths)

@@ -11,15 +11,15 @@ from distillspec_jax.errors import UsageError
 
 
 def token_mass(texts: TargetSet) -> np.ndarray:
-    """The mean law over all tokens of a set, as far as it is known: `[V]`, of sum 1 or less.
+    """The mean distribution over all tokens of a set, as far as it is known: `[V]`, of sum 1 or less.
 
-    Laws are the stored ones, without the part of it that they keep for all other ids together; of a set
-    without laws, the tokens themselves.
+    Distributions are the stored ones, without the part of it that they keep for all other ids together; of a
+    set without distributions, the tokens themselves.
     """
     mass_V, tokens = np.zeros(texts.header.logits), 0
-    for law in texts.laws():
-        np.add.at(mass_V, law.ids_NK, np.exp(law.log_p_NK.astype(np.float64)))
-        tokens += len(law.ids_NK)
+    for distribution in texts.logprobs():
+        np.add.at(mass_V, distribution.ids_NK, np.exp(distribution.log_p_NK.astype(np.float64)))
+        tokens += len(distribution.ids_NK)
     if not tokens:
         for text in texts.texts:
             np.add.at(mass_V, text["tokens"], 1.0)

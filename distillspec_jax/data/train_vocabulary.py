@@ -15,7 +15,7 @@ from pathlib import Path
 import sentencepiece
 
 from distillspec_jax.data import catalog
-from distillspec_jax.data.tokenizer import EMBEDDED_MODEL, Tokenizer
+from distillspec_jax.tokenization.tokenizer import EMBEDDED_MODEL, Tokenizer
 
 VOCABULARY_SIZE = 4_096
 

@@ -1,4 +1,4 @@
-"""Decoding: sampling laws, drafters, verifiers, and the two loops that use them."""
+"""Decoding: sampling distributions, drafters, verifiers, and the two loops that use them."""
 
 from distillspec_jax.decoding.autoregressive import AutoregressiveLoop, sample
 from distillspec_jax.decoding.block_rule import BlockRule
@@ -6,9 +6,9 @@ from distillspec_jax.decoding.candidates_rule import CandidatesRule
 from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.hybrid import HybridDrafter
-from distillspec_jax.decoding.law import SamplingLaw, sampling_law
 from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
+from distillspec_jax.decoding.sampling import SamplingDistribution, sampling_distribution
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
@@ -31,7 +31,7 @@ __all__ = [
     "Progress",
     "PromptLookup",
     "Requests",
-    "SamplingLaw",
+    "SamplingDistribution",
     "SpeculativeLoop",
     "State",
     "Status",
@@ -42,5 +42,5 @@ __all__ = [
     "Verdict",
     "Verifier",
     "sample",
-    "sampling_law",
+    "sampling_distribution",
 ]

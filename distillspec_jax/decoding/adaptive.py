@@ -1,7 +1,7 @@
 """Choosing the block size while decoding: what a round costs, what it yields, and when not to speculate.
 
 The choice is made on the host between runs of a loop, from rounds that are over: a round's size depends on
-nothing that is drafted in it, so no choice changes the output's law.
+nothing that is drafted in it, so no choice changes the output's distribution.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decoding one token at a time: the reference, the baseline, and the source of on-policy samples.
 
-It shares the law and the bookkeeping with the speculative loop, and nothing of its control flow.
+It shares the distribution and the bookkeeping with the speculative loop, and nothing of its control flow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
-from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, run_rounds
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.models.interface import LanguageModel
@@ -50,7 +50,7 @@ class AutoregressiveLoop:
         """One token for every running row."""
         rows, requests = state.rows, state.rows.requests
         logits_BKV, target = self.target.extend(params.target, state.target, rows.pending_B[:, None])
-        log_p_BV = requests.law.log_probs(logits_BKV[:, 0])
+        log_p_BV = requests.distribution.log_probs(logits_BKV[:, 0])
         keys_B = randomness.round_keys(requests.keys_B, rows.emitted_B)
         token_B1 = randomness.draw(randomness.draw_keys(keys_B, 0, Purpose.BONUS), log_p_BV)[:, None]
         failed_B = rows.running_B & jnp.isnan(log_p_BV[:, 0])
@@ -67,7 +67,7 @@ class AutoregressiveLoop:
 def sample(
     model: LanguageModel,
     params: Params,
-    law: SamplingLaw,
+    distribution: SamplingDistribution,
     prompt_BT: Array,
     keys_B: Array,
     max_new_tokens: int,
@@ -80,7 +80,7 @@ def sample(
 
     Args:
       model: the network to sample from, with its current `params`.
-      law: the sampling law.
+      distribution: the sampling distribution.
       prompt_BT: int32, padded on the right, see `prompt_lengths`.
       keys_B: one PRNG key a row.
       max_new_tokens: static; the width of the result.
@@ -94,6 +94,6 @@ def sample(
     limit_B = jnp.full(prompt_BT.shape[0], max_new_tokens, jnp.int32)
     # Integers carry no gradient anyway; this keeps the tangents of the caller's params out of the loop.
     frozen = PairParams(jax.lax.stop_gradient(params))
-    state = loop.init(frozen, prompt_BT, Requests(keys_B, limit_B, law), max_new_tokens)
+    state = loop.init(frozen, prompt_BT, Requests(keys_B, limit_B, distribution), max_new_tokens)
     rows = loop.run(frozen, state, max_new_tokens).rows
     return rows.output_BT, rows.emitted_B

@@ -1,4 +1,4 @@
-"""Several candidate blocks a row, verified in one target call without leaving the target's law."""
+"""Several candidate blocks a row, verified in one target call without leaving the target's distribution."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class CandidatesRule:
     """Recursive rejection sampling over N blocks (SpecInfer, arXiv 2305.09781; SpecTr, arXiv 2310.15141).
 
     At every position the blocks that agree with what is accepted so far offer their next tokens in turn: y
-    of law q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0, p - q)).
-    The first kept token is accepted, and the blocks that hold it go on; if none is kept, what is left of p
-    draws the last token, and if no block offers any, p itself does. With one block this is the token rule.
+    of distribution q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0,
+    p - q)). The first kept token is accepted, and the blocks that hold it go on; if none is kept, what is
+    left of p draws the last token, and if no block offers any, p itself does. With one block this is the
+    token rule.
     """
 
     def __call__(

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
-from distillspec_jax.decoding.law import SamplingLaw
 from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState, LanguageModel
 from distillspec_jax.models.shortlist import Shortlisted
@@ -26,7 +26,7 @@ class Draft(NamedTuple):
 
     Attributes:
       tokens_BNG: int32.
-      log_q_BNGV: the laws that the tokens were truly drawn from.
+      log_q_BNGV: the distributions that the tokens were truly drawn from.
       length_BN: int32 in 0..G, how many tokens the drafter offers; the rest is garbage.
       state: what `commit` needs; not necessarily of the type that is kept between rounds.
     """
@@ -49,14 +49,20 @@ class Drafter(Protocol):
         """
 
     def draft(
-        self, params: Any, state: Any, keys_B: Array, pending_B: Array, law: SamplingLaw, block_size: int
+        self,
+        params: Any,
+        state: Any,
+        keys_B: Array,
+        pending_B: Array,
+        distribution: SamplingDistribution,
+        block_size: int,
     ) -> Draft:
         """Proposes up to `block_size` (static) tokens to follow `pending_B`.
 
         Args:
           keys_B: the round's keys; single draws are derived from them with `Purpose.DRAFT`.
           pending_B: int32, the last committed token, which the memory has not seen.
-          law: the row's law, the same that the verifier's p is made with.
+          distribution: the row's distribution, the same that the verifier's p is made with.
         """
 
     def commit(self, state: Any, branch_B: Array, accepted_B: Array) -> Any:
@@ -146,14 +152,15 @@ class ModelDrafter:
         state: ModelMemory,
         keys_B: Array,
         pending_B: Array,
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         block_size: int,
     ) -> Draft:
         """See `Drafter.draft`."""
         pending_B = _pending(state, pending_B)
         # Where a row has committed nothing, these are its pending token, twice: the second is the dummy.
         fed_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
-        # A draft with a shortlist draws from a law of its ids alone, which becomes one of all at the end.
+        # A draft with a shortlist draws from a distribution of its ids alone, which becomes one of all at the
+        # end.
         listed = self.model if isinstance(self.model, Shortlisted) else None
         extend, ids_V = (self.model.extend, None) if listed is None else (listed.extend_listed, listed.ids)
         logits_B2V, cache = extend(params, state.cache, fed_B2)
@@ -165,11 +172,11 @@ class ModelDrafter:
         first_offset = jnp.tile(jnp.arange(blocks) * block_size, rows)
         if blocks > 1:
             row_of_block = jnp.repeat(jnp.arange(rows), blocks)
-            cache, law = cache.select(row_of_block), law.select(row_of_block)
+            cache, distribution = cache.select(row_of_block), distribution.select(row_of_block)
             logits_BV, keys_B = logits_BV[row_of_block], keys_B[row_of_block]
 
         def propose(logits_BV: Array, offset: Array | int) -> tuple[Array, Array]:
-            log_q_BV = law.log_probs(logits_BV, ids_V)
+            log_q_BV = distribution.log_probs(logits_BV, ids_V)
             keys = randomness.draw_keys(keys_B, first_offset + offset, Purpose.DRAFT)
             token_B = randomness.draw(keys, log_q_BV)
             return token_B if ids_V is None else jnp.array(ids_V)[token_B], log_q_BV
@@ -190,7 +197,7 @@ class ModelDrafter:
         tokens_BG = jnp.concatenate([tokens_GB.T, token_B[:, None]], axis=1)
         log_q_BGV = jnp.concatenate([jnp.moveaxis(log_q_GBV, 0, 1), log_q_BV[:, None]], axis=1)
         if listed is not None:
-            log_q_BGV = listed.spread(log_q_BGV)[..., : law.vocab_size]
+            log_q_BGV = listed.spread(log_q_BGV)[..., : distribution.vocab_size]
         tokens_BNG = tokens_BG.reshape(rows, blocks, block_size)
         return Draft(
             tokens_BNG=tokens_BNG,

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCosts, RoundCounts
-from distillspec_jax.decoding.asked import Asked
 from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.prompt_batch import Asked
 from distillspec_jax.decoding.runner import Runner
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.state import Requests, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
@@ -32,7 +32,8 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 _Shape = tuple[int, int, int, bool]
-"""Slots, width of prompts and of outputs, and whether the law truncates: all that a call is compiled for."""
+"""Slots, width of prompts and of outputs, and whether the distribution truncates: all that a call is compiled
+for."""
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
 
@@ -160,7 +161,7 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
         seed: int,
         progress: Callable[[Progress], None] | None = None,
@@ -169,13 +170,13 @@ class Engine:
 
         Args: see `stream`.
         """
-        found = dict(self.stream(prompts, law, max_new_tokens, seed, progress))
+        found = dict(self.stream(prompts, distribution, max_new_tokens, seed, progress))
         return [found[i] for i in range(len(prompts))]
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
         seed: int,
         progress: Callable[[Progress], None] | None = None,
@@ -187,24 +188,24 @@ class Engine:
 
         Args:
           prompts: token ids; none empty.
-          law: fields `[]`, or one value a prompt.
+          distribution: fields `[]`, or one value a prompt.
           max_new_tokens: one limit, or one a prompt; each at least 1.
           seed: fixes every prompt's text, given its number and the block size.
           progress: called on the host after every visit.
           numbers: what tells the prompts' noise apart; their indices by default.
 
         Raises:
-          UsageError: a prompt, a limit or a law of the wrong form, named by its index; an impossible seed;
-            more than the models have positions for.
+          UsageError: a prompt, a limit or a distribution of the wrong form, named by its index; an impossible
+            seed; more than the models have positions for.
         """
-        asked = Asked.of(prompts, law, max_new_tokens, seed, numbers)
+        asked = Asked.of(prompts, distribution, max_new_tokens, seed, numbers)
         widths = self._widths(asked) if len(prompts) else (0, 0)
         return self._served(asked, widths, progress or (lambda _: None))
 
     def round_costs(
         self,
         prompts: Sequence[Sequence[int]],
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
         repeats: int = 7,
     ) -> RoundCosts:
@@ -216,7 +217,7 @@ class Engine:
         Raises:
           UsageError: as `stream`.
         """
-        asked = Asked.of(prompts, law, max_new_tokens, seed=0)
+        asked = Asked.of(prompts, distribution, max_new_tokens, seed=0)
         prompt_width, width = self._widths(asked)
         batch = self._first_batch(asked, prompt_width)
         state = self._runner.read(*batch, width)
@@ -233,7 +234,7 @@ class Engine:
         if not total:
             return
         prompt_width, width = widths
-        shape = (slots, prompt_width, width, asked.law.truncates)
+        shape = (slots, prompt_width, width, asked.distribution.truncates)
         self._announce(f"{slots} rows", shape)
 
         def read(indices: Sequence[int], rows: int, reading: int, block_size: int | None) -> State:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafters import Draft, Drafter
-from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.verifiers import row_of
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
@@ -96,13 +96,13 @@ class HybridDrafter:
         state: HybridMemory,
         keys_B: Array,
         pending_B: Array,
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         block_size: int,
     ) -> Draft:
         """See `Drafter.draft`."""
         memories = self._read(params, state, pending_B)
         drafts = tuple(
-            member.draft(own, memory, randomness.member_keys(keys_B, m), pending_B, law, block_size)
+            member.draft(own, memory, randomness.member_keys(keys_B, m), pending_B, distribution, block_size)
             for m, (member, own, memory) in enumerate(zip(self.members, params, memories, strict=True))
         )
         return Draft(

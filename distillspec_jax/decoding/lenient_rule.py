@@ -1,4 +1,4 @@
-"""Rules that leave the target's law: the paper's lenient acceptance, and greedy matching."""
+"""Rules that leave the target's distribution: the paper's lenient acceptance, and greedy matching."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ LENIENCES = ("linear", "square", "exponential")
 class LenientRule:
     """The token rule with min(1, f(p(y), epsilon) / q(y)) in its place (arXiv 2310.08461, section 4.3).
 
-    The residual stays norm(max(0, p - q)), so the output no longer follows the target's law; at epsilon 1
-    it is the token rule, bit for bit. Where the law is one-hot (temperature 0, top-k 1) leniency on it would
-    do nothing: there y is kept if it is the argmax, or if f(p1(y), epsilon) >= max p1, where p1 is the
-    softmax of the target's raw logits, and a rejection emits the argmax. No draw decides it.
+    The residual stays norm(max(0, p - q)), so the output no longer follows the target's distribution; at
+    epsilon 1 it is the token rule, bit for bit. Where the distribution is one-hot (temperature 0, top-k 1)
+    leniency on it would do nothing: there y is kept if it is the argmax, or if f(p1(y), epsilon) >= max p1,
+    where p1 is the softmax of the target's raw logits, and a rejection emits the argmax. No draw decides it.
 
     Attributes:
       function: `linear` p / epsilon, `square` p / epsilon^2, `exponential` p^epsilon.

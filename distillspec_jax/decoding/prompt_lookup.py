@@ -9,7 +9,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from distillspec_jax.decoding.drafters import Draft
-from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.verifiers import accept_left_to_right
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import prompt_lengths
@@ -39,11 +39,11 @@ class PromptLookup:
     """Offers the continuation of the latest earlier occurrence of the text's last n tokens.
 
     The longest n that occurs is taken; without one nothing is offered, and the round is a plain decoding
-    step. The law that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's law. Needs
-    no parameters and next to no time: the baseline that a draft model has to beat.
+    step. The distribution that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's
+    distribution. Needs no parameters and next to no time: the baseline that a draft model has to beat.
 
     Attributes:
-      vocab_size: V of the laws (the sampling law's, where that cuts off padded rows).
+      vocab_size: V of the distributions (the sampling distribution's, where that cuts off padded rows).
       longest, shortest: lengths n of the text looked up.
 
     Raises:
@@ -75,7 +75,7 @@ class PromptLookup:
         state: History,
         keys_B: Array,
         pending_B: Array,
-        law: SamplingLaw,
+        distribution: SamplingDistribution,
         block_size: int,
     ) -> Draft:
         """See `Drafter.draft`. Draws nothing."""
@@ -86,9 +86,9 @@ class PromptLookup:
         tokens_BG = jnp.take_along_axis(tokens_BS, jnp.minimum(place_BG, slots - 1), axis=1)
         # What was found reaches up to the pending token, which is the last that is known.
         length_B = jnp.where(found_B, jnp.minimum(state.length_B + 1 - start_B, block_size), 0)
-        # What no law draws ends a block: a lenient rule could keep it.
+        # What no distribution draws ends a block: a lenient rule could keep it.
         drawn_BG = jnp.ones_like(tokens_BG, bool)
-        for excluded in law.excluded_ids:
+        for excluded in distribution.excluded_ids:
             drawn_BG &= tokens_BG != excluded
         length_B = accept_left_to_right(drawn_BG, length_B)
         ids_11V = jnp.arange(self.vocab_size)[None, None]

@@ -78,7 +78,8 @@ def uniform(keys: Array) -> Array:
 
 
 def draw(keys_B: Array, log_p_BV: Array) -> Array:
-    """Draws one token a row by inverting the cumulative law; a token of probability zero is never drawn.
+    """Draws one token a row by inverting the cumulative distribution; a token of probability zero is never
+    drawn.
 
     One uniform number a row (the Gumbel trick would need V), and two levels of sums, since one long
     cumulative sum is the slower and the less exact.

@@ -15,8 +15,8 @@ def rule(name: str = "token", *, epsilon: float | None = None, candidates: int =
     """The verifier of a name.
 
     Args:
-      name: `token` and `block` keep the target's law, `greedy` its likeliest text; `linear`, `square` and
-        `exponential` are the lenient rules.
+      name: `token` and `block` keep the target's distribution, `greedy` its likeliest text; `linear`,
+        `square` and `exponential` are the lenient rules.
       epsilon: of the lenient rules, and only of them; 1 (lossless) by default.
       candidates: blocks a row; several are verified by recursive rejection, token by token.
 

@@ -261,10 +261,10 @@ def _refill(state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
 
 def _at_temperature(state: State, temperature: float) -> State:
     requests = state.rows.requests
-    law = requests.law.replace(  # type: ignore[attr-defined]
-        temperature=jnp.full_like(requests.law.temperature, temperature)
+    distribution = requests.distribution.replace(  # type: ignore[attr-defined]
+        temperature=jnp.full_like(requests.distribution.temperature, temperature)
     )
-    requests = requests.replace(law=law)  # type: ignore[attr-defined]
+    requests = requests.replace(distribution=distribution)  # type: ignore[attr-defined]
     return state.replace(rows=state.rows.replace(requests=requests))  # type: ignore[attr-defined]
 
 

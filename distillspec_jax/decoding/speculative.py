@@ -29,7 +29,7 @@ class SpeculativeLoop:
     A state made by `init` may be run by a loop of any smaller `block_size`.
 
     Attributes:
-      target: the network whose law the output follows.
+      target: the network whose distribution the output follows.
       drafter: proposes blocks.
       verifier: keeps a prefix of one block and adds a token.
       stopping: when a row ends by its content.
@@ -68,11 +68,13 @@ class SpeculativeLoop:
 
     def round(self, params: PairParams, state: State) -> State:
         """One verify pass for every running row; idle rows keep everything they have."""
-        rows, law = state.rows, state.rows.requests.law
+        rows, distribution = state.rows, state.rows.requests.distribution
         keys_B = randomness.round_keys(rows.requests.keys_B, rows.emitted_B)
-        draft = self.drafter.draft(params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size)
+        draft = self.drafter.draft(
+            params.draft, state.draft, keys_B, rows.pending_B, distribution, self.block_size
+        )
         logits_BNKV, scored = self._score(params, state.target, rows.pending_B, draft.tokens_BNG)
-        log_p_BNKV = law.log_probs(logits_BNKV)
+        log_p_BNKV = distribution.log_probs(logits_BNKV)
         length_BN = self._usable_length(rows, draft)
         branch_B, accepted_B, next_token_B = self.verifier(
             keys_B, draft.tokens_BNG, draft.log_q_BNGV, log_p_BNKV, length_BN, logits_BNKV=logits_BNKV
@@ -114,8 +116,9 @@ class SpeculativeLoop:
     def _usable_length(self, rows: Rows, draft: Draft) -> Array:
         """How many drafts of each block may be tested: up to the first that ends the row, or its limit.
 
-        And none whose own law is NaN: a network that fails to draft costs acceptance, and nothing else. The
-        cut depends on the drafted prefix alone (a stopping time), so no verifier's law notices it.
+        And none whose own distribution is NaN: a network that fails to draft costs acceptance, and nothing
+        else. The cut depends on the drafted prefix alone (a stopping time), so no verifier's distribution
+        notices it.
         """
         ends = jax.vmap(self.stopping.ends, in_axes=(None, None, 1), out_axes=1)
         ends_BNG = ends(rows.output_BT, rows.emitted_B, draft.tokens_BNG)
@@ -127,7 +130,8 @@ class SpeculativeLoop:
         return jnp.minimum(length_BN, remaining_BN).astype(jnp.int32)
 
     def _not_finite(self, log_p_BKV: Array, accepted_B: Array, length_BN: Array) -> Array:
-        """Rows where a law of the target that the outcome depends on is NaN (then its every entry is)."""
+        """Rows where a distribution of the target that the outcome depends on is NaN (then its every entry
+        is)."""
         last_B = accepted_B
         if getattr(self.verifier, "depends_on_whole_block", False):
             last_B = length_BN[:, 0]

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from distillspec_jax.decoding.law import SamplingLaw
+from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.shapes import Array, Params
@@ -62,12 +62,12 @@ class Requests:
     Attributes:
       keys_B: typed PRNG keys, one a row (`randomness.row_keys`).
       limit_B: int32, most tokens to emit, EOS included; 0 makes the row idle from the start.
-      law: the sampling law with `[B]` fields.
+      distribution: the sampling distribution with `[B]` fields.
     """
 
     keys_B: Array
     limit_B: Array
-    law: SamplingLaw
+    distribution: SamplingDistribution
 
 
 @flax.struct.dataclass
@@ -94,7 +94,7 @@ class Rows:
         limit_B = jnp.minimum(requests.limit_B, max_new_tokens).astype(jnp.int32)
         rows = limit_B.shape[0]
         return cls(
-            requests=Requests(requests.keys_B, limit_B, requests.law.for_rows(rows)),
+            requests=Requests(requests.keys_B, limit_B, requests.distribution.for_rows(rows)),
             pending_B=pending_B.astype(jnp.int32),
             output_BT=jnp.zeros((rows, max_new_tokens), jnp.int32),
             emitted_B=jnp.zeros(rows, jnp.int32),

@@ -1,6 +1,6 @@
 """Verification: which drafted tokens to keep, and the one token that the target adds.
 
-A verifier is a pure function of keys, tokens and laws; it knows neither models nor caches.
+A verifier is a pure function of keys, tokens and distributions; it knows neither models nor caches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Verifier(Protocol):
     """A frozen, hashable rule: a static part of the speculative loop.
 
     A rule in which a later draft decides whether an earlier one is kept sets `depends_on_whole_block = True`;
-    one that decodes greedily whatever the law sets `greedy_only = True`.
+    one that decodes greedily whatever the distribution sets `greedy_only = True`.
     """
 
     def __call__(
@@ -46,13 +46,14 @@ class Verifier(Protocol):
         Args:
           keys_B: the round's keys (`randomness.round_keys`); single draws are derived from them.
           tokens_BNG: int32 drafts.
-          log_q_BNGV: the laws that they were drawn from.
-          log_p_BNKV: K = G + 1 laws of the target: position i follows `tokens[..., :i]`.
+          log_q_BNGV: the distributions that they were drawn from.
+          log_p_BNKV: K = G + 1 distributions of the target: position i follows `tokens[..., :i]`.
           length_BN: int32 in 0..G, how many drafts of each block count. The rest is garbage.
-          logits_BNKV: the target's raw logits, for rules that are not functions of the laws alone.
+          logits_BNKV: the target's raw logits, for rules that are not functions of the distributions alone.
 
         Returns:
-          A verdict with `accepted_B <= length_BN[branch]`; the bonus token's law is p at that length.
+          A verdict with `accepted_B <= length_BN[branch]`; the bonus token's distribution is p at that
+          length.
         """
 
 
@@ -91,7 +92,7 @@ def verify_by_ratio(
 ) -> Verdict:
     """Accepts left to right, each draft with the probability `ratio_BG`, and draws the token after.
 
-    That token's law is norm(max(0, p - q)) after a rejection, p after a wholly accepted block.
+    That token's distribution is norm(max(0, p - q)) after a rejection, p after a wholly accepted block.
     """
     offset_1G = jnp.arange(ratio_BG.shape[1])[None]
     keys_BG = randomness.draw_keys(keys_B[:, None], offset_1G, Purpose.ACCEPT)

@@ -1,7 +1,8 @@
-"""Writing a target's texts on a task's prompts once, with its laws if wanted: `distillspec collect`.
+"""Writing a target's texts on a task's prompts once, with its distributions if wanted: `distillspec collect`.
 
-The texts come from the batched decoder, drafted for if there is a draft: the law is the target's anyhow.
-A run that was cut off goes on where it was, text by text and then file of laws by file of laws.
+The texts come from the batched decoder, drafted for if there is a draft: the distribution is the target's
+anyhow. A run that was cut off goes on where it was, text by text and then file of distributions by file of
+distributions.
 """
 
 from __future__ import annotations
@@ -18,25 +19,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files
 from distillspec_jax.data import catalog
 from distillspec_jax.data.target_set import (
     HEADER_FILE,
-    LAWS,
     ROWS_A_SHARD,
     TEXTS_FILE,
     Header,
-    Laws,
     TargetSet,
-    law_file,
+    TopLogprobs,
+    logprobs_file,
     read_header,
 )
-from distillspec_jax.decoding import requests
 from distillspec_jax.decoding.engine import Progress
-from distillspec_jax.decoding.law import sampling_law
-from distillspec_jax.decoding.text import Drafts, Generation, TextGenerator, prompt_format, tokenizer_of
-from distillspec_jax.distillation.stored_laws import likeliest
+from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation import request_files
+from distillspec_jax.generation.text_generator import (
+    Drafts,
+    Generation,
+    TextGenerator,
+    prompt_format,
+    tokenizer_of,
+)
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
@@ -56,7 +62,7 @@ def collect(
     max_new_tokens: int | None = None,
     chat: bool = False,
     seed: int = 0,
-    law_ids: int = 0,
+    top_logprobs: int = 0,
     draft: Drafts = None,
     block_size: int | str = 5,
     batch_size: int = 8,
@@ -71,12 +77,15 @@ def collect(
       directory: of the set; see `data.target_set`.
       task, split, limit: the prompts: the first `limit` rows (all by default), cut as in training.
       num_samples: texts a prompt.
-      temperature, top_k, top_p: of the law that is drawn from; several temperatures take turns, text by text.
+      temperature, top_k, top_p: of the distribution that is drawn from; several temperatures take turns, text
+        by text.
       max_new_tokens: longest text; the task's target length by default.
       chat: wrap the prompts in the target's chat template.
       seed: of all draws.
-      law_ids: store the target's law (at temperature 1) at every token: so many ids and the mass of the rest.
-      draft, block_size, batch_size, partitioner: see `TextGenerator`; laws are computed where the target is.
+      top_logprobs: store the target's distribution (at temperature 1) at every token: so many ids and the
+        mass of the rest.
+      draft, block_size, batch_size, partitioner: see `TextGenerator`; distributions are computed where the
+        target is.
       progress: called while texts are decoded.
       say: told what takes long.
 
@@ -84,7 +93,11 @@ def collect(
       UsageError: an unknown task or split, an impossible number, no chat template, or a set of other texts in
         `directory`.
     """
-    for name, value, least in (("limit", limit, 1), ("num_samples", num_samples, 1), ("law_ids", law_ids, 0)):
+    for name, value, least in (
+        ("limit", limit, 1),
+        ("num_samples", num_samples, 1),
+        ("top_logprobs", top_logprobs, 0),
+    ):
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}, must be at least {least}")
     temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else list(temperature)
@@ -97,10 +110,12 @@ def collect(
             f"ask for {len(temperatures)}"
         )
     known = min(target.model.vocab_size, tokenizer_of(target).vocab_size)
-    if law_ids >= known:
-        raise UsageError(f"law_ids is {law_ids}, must be below the {known} ids that the target knows")
+    if top_logprobs >= known:
+        raise UsageError(
+            f"top_logprobs is {top_logprobs}, must be below the {known} ids that the target knows"
+        )
     for one in temperatures:
-        sampling_law(one, top_k, top_p)
+        sampling_distribution(one, top_k, top_p)
     rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
@@ -125,7 +140,7 @@ def collect(
         target_fingerprint=fingerprints.of_params(target.params),
         tokenizer_fingerprint=generator.tokenizer.fingerprint,
         logits=target.model.vocab_size,
-        law_ids=law_ids,
+        top_logprobs=top_logprobs,
         eos_ids=list(target.card.eos_ids),
         prompts_end_with_eos=form.ends_with_eos,
         prompts_begin_with_eos=form.begins_with_eos,
@@ -134,13 +149,13 @@ def collect(
     root = Path(directory)
     _check_same(root, header)
     asked = [
-        requests.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
+        request_files.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
         for sample in range(num_samples)
     ]
     path = root / TEXTS_FILE
     if not path.is_file():
-        done = requests.finished(str(path), asked)
+        done = request_files.finished(str(path), asked)
         numbers, left = range(done, len(asked)), asked[done:]
         # Nothing is decoded yet, but all is checked: what cannot be decoded leaves no set behind.
         texts = generator.stream(
@@ -158,8 +173,8 @@ def collect(
         if done:
             say(f"resuming after {done} of {len(asked)} texts")
         _write_texts(path, left, texts)
-    if law_ids:
-        _write_laws(root, target, header, batch_size, say)
+    if top_logprobs:
+        _write_logprobs(root, target, header, batch_size, say)
     return TargetSet(root)
 
 
@@ -181,7 +196,7 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
     """Writes the header and the vocabulary, unless they are there."""
     if (root / HEADER_FILE).exists():
         return
-    with checkpoint.saving(root):
+    with files.saving(root):
         root.mkdir(parents=True, exist_ok=True)
         (root / checkpoint.tokenizer_file(tokenizer)).write_bytes(tokenizer)
         content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
@@ -191,8 +206,8 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
         )
 
 
-def _write_texts(path: Path, left: list[requests.Request], texts: Iterator[Generation]) -> None:
-    with requests.output_lines(str(path), resume=True) as write:
+def _write_texts(path: Path, left: list[request_files.Request], texts: Iterator[Generation]) -> None:
+    with request_files.output_lines(str(path), resume=True) as write:
         for request, text in zip(left, texts, strict=True):
             if text.finish_reason == "failed":
                 raise UsageError(f"{request.where}: the target's logits were not finite")
@@ -200,54 +215,54 @@ def _write_texts(path: Path, left: list[requests.Request], texts: Iterator[Gener
             write(json.dumps({**line, "finish_reason": text.finish_reason}, ensure_ascii=False))
 
 
-def _write_laws(
+def _write_logprobs(
     root: Path, target: Pretrained, header: Header, batch_size: int, say: Callable[[str], None]
 ) -> None:
-    """Every missing file of laws; a forward pass of the target over every text."""
-    with checkpoint.saving(root):
-        (root / LAWS).mkdir(exist_ok=True)
-    texts = TargetSet(root, with_laws=False)
+    """Every missing file of distributions; a forward pass of the target over every text."""
+    with files.saving(root):
+        logprobs_file(root, 0).parent.mkdir(exist_ok=True)
+    texts = TargetSet(root, with_logprobs=False)
     lengths = texts.longest  # what is longer in the task need not be read
     for shard in texts.shards():
-        path = law_file(root, shard)
+        path = logprobs_file(root, shard)
         if path.is_file():
             continue
         first = shard * ROWS_A_SHARD
         numbers = list(range(first, min(first + ROWS_A_SHARD, len(texts.texts))))
         parts = [
-            _laws(target, texts, numbers[i : i + batch_size], batch_size, lengths)
+            _distributions(target, texts, numbers[i : i + batch_size], batch_size, lengths)
             for i in range(0, len(numbers), batch_size)
         ]
-        laws = Laws(
+        distributions = TopLogprobs(
             np.concatenate([part.ids_NK for part in parts]),
             np.concatenate([part.log_p_NK for part in parts]),
             np.concatenate([part.log_tail_N for part in parts]),
         )
-        with checkpoint.saving(path):
-            _whole(path, functools.partial(_save_laws, laws))
-    say(f"laws of {header.law_ids} ids and the rest: {header.law_bytes} bytes a token")
+        with files.saving(path):
+            _whole(path, functools.partial(_save_logprobs, distributions))
+    say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
 
 
-def _laws(
+def _distributions(
     target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int, lengths: Mapping[str, int]
-) -> Laws:
-    """The laws at the N tokens of some texts, as they are stored."""
+) -> TopLogprobs:
+    """The distributions at the N tokens of some texts, as they are stored."""
     filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
     batch = texts.batch(filled, lengths)
     known = texts.reader.tokenizer.vocab_size
-    found = likeliest(target.model, target.params, batch, texts.header.law_ids, known)
+    found = likeliest(target.model, target.params, batch, texts.header.top_logprobs, known)
     ids_BTK, log_p_BTK = (np.asarray(x) for x in jax.device_get(found))
     real_BT = batch["decoder_loss_weights"][: len(numbers)] > 0
     ids_NK, log_p_NK = ids_BTK[: len(numbers)][real_BT], log_p_BTK[: len(numbers)][real_BT]
-    return Laws(
+    return TopLogprobs(
         ids_NK.astype(texts.header.id_type),
         log_p_NK[:, :-1].astype(np.float16),
         log_p_NK[:, -1].astype(np.float32),
     )
 
 
-def _save_laws(laws: Laws, path: Path) -> None:
-    np.savez(path, ids=laws.ids_NK, log_p=laws.log_p_NK, log_tail=laws.log_tail_N)
+def _save_logprobs(distributions: TopLogprobs, path: Path) -> None:
+    np.savez(path, ids=distributions.ids_NK, log_p=distributions.log_p_NK, log_tail=distributions.log_tail_N)
 
 
 def _whole(path: Path, write: Callable[[Path], Any]) -> None:

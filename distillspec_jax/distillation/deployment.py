@@ -1,17 +1,18 @@
-"""The law that a draft will be decoded under, in plain numbers, so that it can be configured and compared."""
+"""The distribution that a draft will be decoded under, in plain numbers, so that it can be configured and
+compared."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from distillspec_jax.decoding.law import SamplingLaw, checked, sampling_law
+from distillspec_jax.decoding.sampling import SamplingDistribution, checked, sampling_distribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """Temperature, then top-k, then top-p: `decoding.law.SamplingLaw` as a hashable value.
+    """Temperature, then top-k, then top-p: `decoding.distribution.SamplingDistribution` as a hashable value.
 
     Attributes:
       temperature: 0 is greedy.
@@ -36,7 +37,9 @@ class Deployment:
         top_p = f"_p{self.top_p:g}" if self.top_p < 1 else ""
         return f"T{self.temperature:g}{top_k}{top_p}"
 
-    def law(self, vocabulary: Vocabulary = T5_IDS) -> SamplingLaw:
-        """The law over the real ids, padding left out."""
+    def distribution(self, vocabulary: Vocabulary = T5_IDS) -> SamplingDistribution:
+        """The distribution over the real ids, padding left out."""
         numbers = self.temperature, self.top_k, self.top_p
-        return sampling_law(*numbers, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids)
+        return sampling_distribution(
+            *numbers, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids
+        )

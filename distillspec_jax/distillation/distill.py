@@ -10,11 +10,15 @@ from pathlib import Path
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
-from distillspec_jax.distillation.held_out import GREEDY, SAMPLED, expected_acceptance, metric
+from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy, check_shares
 from distillspec_jax.distillation.step_profile import step_profile
-from distillspec_jax.distillation.stored_laws import check_laws, check_target, make_stored_law_loss
+from distillspec_jax.distillation.stored_logprobs import (
+    check_logprobs,
+    check_target,
+    make_stored_logprobs_loss,
+)
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
@@ -51,7 +55,8 @@ def distill(
     """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
 
     Args:
-      target: checkpoint directory or `zoo:NAME`. None: its laws are in `data.target_set`; it is not loaded.
+      target: checkpoint directory or `zoo:NAME`. None: its distributions are in `data.target_set`; it is not
+        loaded.
       draft: where the draft starts: checkpoint directory or `zoo:NAME`.
       model_dir: the checkpoint directory to make, or to go on with.
       data: prompts (and, for fixed data, references). Rows are never packed here.
@@ -59,8 +64,8 @@ def distill(
       divergence: forward KL by default.
       source: the draft's own samples by default, or the texts of `data.target_set` where there is one.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
-      deployment: keep the evaluation with the highest held-out acceptance under this law in `model_dir/best`;
-        step 0 is one of them.
+      deployment: keep the evaluation with the highest held-out acceptance under this distribution in
+        `model_dir/best`; step 0 is one of them.
       learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
       optimizer: schedule to transformation.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
@@ -80,10 +85,10 @@ def distill(
     data = data.read_by(target, draft)
     student = pretrained.load(draft, partitioner=partitioner)
     if target is None:
-        data = dataclasses.replace(data, with_laws=True)
+        data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
-        check_laws(data.texts, student.model, divergence, source)
-        losses = _of_stored_laws(divergence, data, loop, partitioner)
+        check_logprobs(data.texts, student.model, divergence, source)
+        losses = _of_stored_logprobs(divergence, data, loop, partitioner)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
@@ -139,12 +144,13 @@ def _check_settings(
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
     if loop.patience and (deployment is None or not loop.eval_period):
         raise UsageError(
-            f"PATIENCE={loop.patience} needs DEPLOYMENT, the law by which the best is chosen, and EVAL_PERIOD"
+            f"PATIENCE={loop.patience} needs DEPLOYMENT, the distribution by which the best is "
+            "chosen, and EVAL_PERIOD"
         )
     if target is not None:
         return
     if data.target_set is None:
-        raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its laws")
+        raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its distributions")
     for name, needs_target in (
         ("DEPLOYMENT", deployment is not None),
         ("PROFILE", profile),
@@ -169,13 +175,13 @@ class _Objective:
     profile: Callable[[Network], Profile] | None = None
 
 
-def _of_stored_laws(
+def _of_stored_logprobs(
     divergence: Divergence, data: DataConfig, loop: LoopConfig, partitioner: Partitioner
 ) -> _Objective:
     vocabulary = data.tokenizer().vocabulary
 
     def loss(model: Network, dropout: bool = True) -> LossFn:
-        return make_stored_law_loss(model, divergence, dropout=dropout, vocabulary=vocabulary)
+        return make_stored_logprobs_loss(model, divergence, dropout=dropout, vocabulary=vocabulary)
 
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
@@ -207,7 +213,7 @@ def _of_target(
             f"DEPLOYMENT chooses the best by held-out prompts, but {data.mixture_or_task_name!r} has no "
             "validation split"
         )
-    laws = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
+    distributions = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
 
     def loss(model: Network) -> LossFn:
         return make_distillation_loss(
@@ -218,7 +224,7 @@ def _of_target(
         if not prompts:
             return None
         return expected_acceptance(
-            model, teacher.model, teacher.params, prompts, loop.seed, laws, vocabulary=vocabulary
+            model, teacher.model, teacher.params, prompts, loop.seed, distributions, vocabulary=vocabulary
         )
 
     return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, vocabulary=vocabulary))
@@ -229,5 +235,6 @@ def _check_pair(teacher: Pretrained, student: Pretrained, assume_same_vocabulary
     if teacher.model.vocab_size != student.model.vocab_size:
         raise UsageError(
             f"draft {student.name} has {student.model.vocab_size} logits and target {teacher.name} "
-            f"{teacher.model.vocab_size}: distillation compares whole laws; pad the smaller embedding"
+            f"{teacher.model.vocab_size}: distillation compares whole "
+            "distributions; pad the smaller embedding"
         )

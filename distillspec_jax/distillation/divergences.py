@@ -1,4 +1,4 @@
-"""Divergences between the target's law P and the draft's law Q, token by token.
+"""Divergences between the target's distribution P and the draft's distribution Q, token by token.
 
 Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless told otherwise; the
 gradient reaches the draft alone. Reductions are the caller's (`loss.py`).
@@ -17,13 +17,14 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from distillspec_jax.decoding.law import checked, sampling_law
+from distillspec_jax.decoding.sampling import checked, sampling_distribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 
 NOTHING_SHARED = 24 * math.log(2)
-"""-log alpha, in nats, of two truncated laws without a common token: float32's resolution stands for 0."""
+"""-log alpha, in nats, of two truncated distributions without a common token: float32's resolution stands for
+0."""
 
 
 class Divergence(Protocol):
@@ -34,8 +35,8 @@ class Divergence(Protocol):
     ) -> Array:
         """float32 `[B, T]`, nats (TVD: a probability); exactly 0, with zero gradient, where the mask is 0.
 
-        Infinite only where the formula is: a KL whose second law gives no mass (a logit of -inf) to what the
-        first one may say.
+        Infinite only where the formula is: a KL whose second distribution gives no mass (a logit of -inf) to
+        what the first one may say.
 
         Args:
           tokens_BT: int32, the sequence itself; only hard labels look at it.
@@ -55,13 +56,14 @@ def log_overlap(log_p: Array, log_q: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfLaws:
-    """What divergences between two laws share: how logits become laws, and masks.
+class _OfDistributions:
+    """What divergences between two distributions share: how logits become distributions, and masks.
 
     Attributes:
-      temperature: of both laws; the gradient is not scaled back by its square.
-      top_k, top_p: as the sampler truncates (`decoding.law`; 0 and 1 are off). Truncated laws leave padding
-        out, as the sampler does, and no gradient flows through the choice of what is kept.
+      temperature: of both distributions; the gradient is not scaled back by its square.
+      top_k, top_p: as the sampler truncates (`decoding.distribution`; 0 and 1 are off). Truncated
+        distributions leave padding out, as the sampler does, and no gradient flows through the choice of what
+        is kept.
       padding_ids: real ids that are never sampled; `of_vocabulary` sets them.
     """
 
@@ -83,7 +85,7 @@ class _OfLaws:
         if self._truncates and not self._truncated_sides:
             setting = f"top_k={self.top_k}" if self.top_k else f"top_p={self.top_p}"
             raise UsageError(
-                f"{name}.{setting}: takes only laws over the whole vocabulary; TotalVariation and "
+                f"{name}.{setting}: takes only distributions over the whole vocabulary; TotalVariation and "
                 "NegativeLogAcceptance truncate both, ForwardKL the target's"
             )
 
@@ -93,32 +95,34 @@ class _OfLaws:
 
     @property
     def _truncated_sides(self) -> tuple[str, ...]:
-        """Which of the two laws a truncation may reach."""
+        """Which of the two distributions a truncation may reach."""
         return ()
 
     def __call__(
         self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
     ) -> Array:
-        # Both laws uniform where the mask is 0: nothing there reaches a gradient.
+        # Both distributions uniform where the mask is 0: nothing there reaches a gradient.
         real_BT1 = mask_BT[..., None] > 0
         target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
         draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
-        loss_BT = self._between(self._log_law(target, "target"), self._log_law(draft, "draft"))
+        loss_BT = self._between(
+            self._log_distribution(target, "target"), self._log_distribution(draft, "draft")
+        )
         return jnp.where(mask_BT > 0, loss_BT, 0.0)
 
-    def _log_law(self, logits: Array, side: str) -> Array:
+    def _log_distribution(self, logits: Array, side: str) -> Array:
         logits = logits.astype(jnp.float32)
         if self.temperature != 1:
             peak = jnp.max(jax.lax.stop_gradient(logits), axis=-1, keepdims=True)
             logits = (logits - peak) / self.temperature  # no temperature overflows
         if self._truncates and side in self._truncated_sides:
-            law = sampling_law(1.0, self.top_k, self.top_p, excluded_ids=self.padding_ids)
-            kept = law.log_probs(jax.lax.stop_gradient(logits)) > -jnp.inf
+            distribution = sampling_distribution(1.0, self.top_k, self.top_p, excluded_ids=self.padding_ids)
+            kept = distribution.log_probs(jax.lax.stop_gradient(logits)) > -jnp.inf
             logits = jnp.where(kept, logits, -jnp.inf)
         return jax.nn.log_softmax(logits)
 
     def _between(self, log_p: Array, log_q: Array) -> Array:
-        """The divergence of two log-laws, over the last axis."""
+        """The divergence of two log-distributions, over the last axis."""
         raise NotImplementedError
 
 
@@ -130,7 +134,7 @@ def _kl(log_a: Array, log_b: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL(_OfLaws):
+class ForwardKL(_OfDistributions):
     """KL(P || Q): the draft covers whatever the target may say. A truncation is the target's alone."""
 
     @property
@@ -142,7 +146,7 @@ class ForwardKL(_OfLaws):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReverseKL(_OfLaws):
+class ReverseKL(_OfDistributions):
     """KL(Q || P): the draft keeps to what the target is sure of."""
 
     def _between(self, log_p: Array, log_q: Array) -> Array:
@@ -150,7 +154,7 @@ class ReverseKL(_OfLaws):
 
 
 @dataclasses.dataclass(frozen=True)
-class JensenShannon(_OfLaws):
+class JensenShannon(_OfDistributions):
     """beta KL(P || M) + (1 - beta) KL(Q || M) with M = beta P + (1 - beta) Q; raw, not divided by beta.
 
     Attributes:
@@ -177,7 +181,7 @@ class JensenShannon(_OfLaws):
 
 
 @dataclasses.dataclass(frozen=True)
-class TotalVariation(_OfLaws):
+class TotalVariation(_OfDistributions):
     """1/2 sum |P - Q| = 1 - alpha: the probability that a drafted token is rejected."""
 
     @property
@@ -189,10 +193,10 @@ class TotalVariation(_OfLaws):
 
 
 @dataclasses.dataclass(frozen=True)
-class NegativeLogAcceptance(_OfLaws):
+class NegativeLogAcceptance(_OfDistributions):
     """-log alpha = -log sum min(P, Q). TVD's gradient over alpha: it does not fade where little is accepted.
 
-    Truncated laws that share no token count as `NOTHING_SHARED`, without a gradient.
+    Truncated distributions that share no token count as `NOTHING_SHARED`, without a gradient.
     """
 
     @property
@@ -251,11 +255,11 @@ class WeightedSum:
 
 
 def of_vocabulary(divergence: Divergence, vocabulary: Vocabulary) -> Divergence:
-    """The divergence whose truncated laws are those that a sampler has over this vocabulary."""
+    """The divergence whose truncated distributions are those that a sampler has over this vocabulary."""
     if isinstance(divergence, WeightedSum):
         parts = tuple(of_vocabulary(part, vocabulary) for part in divergence.divergences)
         return dataclasses.replace(divergence, divergences=parts)
-    if isinstance(divergence, _OfLaws):
+    if isinstance(divergence, _OfDistributions):
         return dataclasses.replace(divergence, padding_ids=vocabulary.padding_ids)
     return divergence
 

@@ -80,7 +80,8 @@ def make_distillation_loss(
       divergence: token by token.
       source: of the sequences that it is taken on.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
-      vocabulary: of both; the padded rows of an embedding are in no law, its padding ids in no truncated one.
+      vocabulary: of both; the padded rows of an embedding are in no distribution, its padding ids in no
+        truncated one.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own

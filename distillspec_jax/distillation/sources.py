@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
-from distillspec_jax.decoding.law import sampling_law
+from distillspec_jax.decoding.sampling import sampling_distribution
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
@@ -61,7 +61,7 @@ class _Sampled:
     """What a network writes after the batch's prompts; no gradient flows through it.
 
     Attributes:
-      temperature: of the network's law (the paper: 1).
+      temperature: of the network's distribution (the paper: 1).
       max_tokens: longest sample; None: as long as the batch's targets.
     """
 
@@ -195,19 +195,19 @@ def sampled_batch(
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
       key: of all rows; each has its own stream.
-      temperature, top_k, top_p: the law.
+      temperature, top_k, top_p: the distribution.
       max_tokens: longest sample; None: the width of the targets.
       vocabulary: what ends a sample, and what is never in one.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    law = sampling_law(
+    distribution = sampling_distribution(
         temperature, top_k, top_p, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids
     )
     keys_B = randomness.row_keys(key, jnp.arange(rows))
     stopping = StopOnEos(vocabulary.eos_ids)
-    tokens_BT, length_B = sample(model, params, law, prompt_BT, keys_B, length, stopping)
+    tokens_BT, length_B = sample(model, params, distribution, prompt_BT, keys_B, length, stopping)
     tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, width - length)))
     real_BT = (jnp.arange(width)[None] < length_B[:, None]) & (prompt_lengths(prompt_BT)[:, None] > 0)
     tokens_BT = jax.lax.stop_gradient(jnp.where(real_BT, tokens_BT, 0))

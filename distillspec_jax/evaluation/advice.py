@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingDistribution
 from distillspec_jax.decoding.adaptive import tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.acceptance import failures
@@ -51,7 +51,7 @@ class SizeAdvice:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What was measured for a pair, a batch size and a law, and the conclusion.
+    """What was measured for a pair, a batch size and a distribution, and the conclusion.
 
     Attributes:
       plain_ms: an autoregressive round of the batch.
@@ -105,7 +105,7 @@ def advise(
     target: Pretrained,
     draft: Pretrained,
     prompts: Sequence[Sequence[int]],
-    law: SamplingLaw,
+    distribution: SamplingDistribution,
     *,
     max_new_tokens: int,
     block_sizes: Sequence[int] = (1, 3, 5, 7),
@@ -137,13 +137,13 @@ def advise(
             **(engine_options or {}),
         )
 
-    completions = engine(sizes[-1]).generate(prompts, law, max_new_tokens, seed=0)
+    completions = engine(sizes[-1]).generate(prompts, distribution, max_new_tokens, seed=0)
     failures(target.name, completions)
     reach_G = reach(completions)
     emitted = sum(len(done.tokens) for done in completions)
     length = emitted / len(completions)
     room = min(_ROOM, max_new_tokens + sizes[-1] + 1)  # no more than decoding took
-    costs = engine((0, *sizes)).round_costs(prompts, law, max_new_tokens)
+    costs = engine((0, *sizes)).round_costs(prompts, distribution, max_new_tokens)
     width = max(map(len, prompts))
     rows: list[SizeAdvice] = []
     for size in sizes:
@@ -153,7 +153,7 @@ def advise(
                 block_size=size,
                 round_ms=costs.seconds[size] * 1e3,
                 verify_ms=extend_seconds(target, batch_size, width, size + 1, room) * 1e3,
-                draft_ms=draft_seconds(draft, law, batch_size, width, size, room) * 1e3,
+                draft_ms=draft_seconds(draft, distribution, batch_size, width, size, room) * 1e3,
                 tokens=tokens,
                 speedup=costs.speedup(size, tokens, length),
                 break_even=costs.break_even(size, length),
@@ -163,7 +163,7 @@ def advise(
         target=target.name,
         draft=draft.name,
         batch_size=batch_size,
-        temperature=float(law.temperature),
+        temperature=float(distribution.temperature),
         device=f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
         plain_ms=costs.seconds[0] * 1e3,
         start_ms=(costs.start[0] * 1e3, costs.start[sizes[-1]] * 1e3),
@@ -197,7 +197,12 @@ def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int,
 
 
 def draft_seconds(
-    draft: Pretrained, law: SamplingLaw, rows: int, prompt_width: int, block_size: int, room: int = _ROOM
+    draft: Pretrained,
+    distribution: SamplingDistribution,
+    rows: int,
+    prompt_width: int,
+    block_size: int,
+    room: int = _ROOM,
 ) -> float:
     """Drafting one block for every row, 30 tokens into a text of so much room."""
     drafter, params = ModelDrafter(draft.as_draft), prepared(draft.as_draft, draft.params, rows)
@@ -205,12 +210,12 @@ def draft_seconds(
     pending_B = jnp.full(rows, 2, jnp.int32)
     memory = jax.jit(functools.partial(drafter.init, max_length=room, pending_B=pending_B))(params, prompt_BT)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
-    law = law.for_rows(rows)
+    distribution = distribution.for_rows(rows)
     zero_B = jnp.zeros(rows, jnp.int32)
 
     def step(carry: Any) -> Any:
         params, memory, pending_B = carry
-        block = drafter.draft(params, memory, keys_B, pending_B, law, block_size)
+        block = drafter.draft(params, memory, keys_B, pending_B, distribution, block_size)
         after = drafter.commit(block.state, zero_B, zero_B)
         after = dataclasses.replace(after, cache=after.cache.rewind(zero_B + min(30, room - block_size - 1)))
         return params, after, block.tokens_BNG[:, 0, -1]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from distillspec_jax import checkpoint
+from distillspec_jax import files
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
     ModelDrafter,
@@ -31,9 +31,9 @@ from distillspec_jax.decoding import (
     randomness,
 )
 from distillspec_jax.decoding.state import Counts
-from distillspec_jax.decoding.text import tokenizer_of
-from distillspec_jax.distillation import held_out
+from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained
@@ -58,7 +58,7 @@ class Agreement:
     """The three numbers, pooled over tested positions, and what stands beside them.
 
     Attributes:
-      law: `Deployment.name`.
+      distribution: `Deployment.name`.
       prompts, positions: how many, tested positions.
       accepted: share of tested drafts that were accepted.
       recorded: mean of sum_v min(p, q), by the sampler.
@@ -68,7 +68,7 @@ class Agreement:
       expected: Eq. 3's alpha, on prefixes that the target draws: another quantity.
     """
 
-    law: str
+    distribution: str
     prompts: int
     positions: int
     accepted: float
@@ -81,7 +81,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.positions:,} positions of {self.prompts} prompts tested under {self.law}: "
+            f"{self.positions:,} positions of {self.prompts} prompts tested under {self.distribution}: "
             f"accepted {self.accepted:.4f}; sum of min(p, q) {self.recorded:.4f} recorded by the sampler, "
             f"{self.recomputed:.4f} by teacher forcing; on the target's own prefixes {self.expected:.4f}"
         )
@@ -108,12 +108,12 @@ class Rounds:
 def check(
     directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
 ) -> Agreement | None:
-    """The three numbers of a distilled draft under the law that its card names, on held-out prompts.
+    """The three numbers of a distilled draft under the distribution that its card names, on held-out prompts.
 
     Written to `agreement.json` in the directory.
 
     Args:
-      directory: of a distillation; its card names target, task and law.
+      directory: of a distillation; its card names target, task and distribution.
       prompts: at most so many of each task.
       block_size: of the sampler.
       seed: of all draws.
@@ -129,7 +129,7 @@ def check(
     if "target" not in provenance["parents"]:
         return None
     target = pretrained.load(provenance["parents"]["target"])
-    law = Deployment(**provenance.get("deployment") or {})
+    distribution = Deployment(**provenance.get("deployment") or {})
     data = DataConfig(
         str(draft.card.task),
         draft.card.feature_lengths,
@@ -141,21 +141,23 @@ def check(
     batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
     if not batches:
         return None
-    found = agreement(target, draft, law, batches, block_size=block_size, seed=seed)
-    with checkpoint.saving(directory):
+    found = agreement(target, draft, distribution, batches, block_size=block_size, seed=seed)
+    with files.saving(directory):
         values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
-        (Path(directory) / FILE).write_text(json.dumps({"law": found.law, **values}, indent=1) + "\n")
+        (Path(directory) / FILE).write_text(
+            json.dumps({"distribution": found.distribution, **values}, indent=1) + "\n"
+        )
     return found
 
 
 def _numbers(found: Agreement) -> dict[str, float]:
-    return {name: value for name, value in dataclasses.asdict(found).items() if name != "law"}
+    return {name: value for name, value in dataclasses.asdict(found).items() if name != "distribution"}
 
 
 def agreement(
     target: Pretrained,
     draft: Pretrained,
-    law: Deployment,
+    distribution: Deployment,
     batches: Iterable[Batch],
     *,
     block_size: int = 5,
@@ -165,7 +167,7 @@ def agreement(
 
     Args:
       target, draft: a pair of one vocabulary.
-      law: of both.
+      distribution: of both.
       batches: unpacked evaluation batches; their targets only give the length.
       block_size, seed: see `check`.
 
@@ -176,11 +178,11 @@ def agreement(
     batches = list(batches)
     sampled, recomputed, firm = [], [], []
     for i, batch in enumerate(batches):
-        rounds = sample_rounds(target, draft, law, batch, block_size, (seed, i))
+        rounds = sample_rounds(target, draft, distribution, batch, block_size, (seed, i))
         overlap_BT, firm_BT = teacher_forced(
             (target.model, draft.as_draft),
             (target.params, draft.params),
-            law,
+            distribution,
             batch=batch,
             rounds=rounds,
             vocabulary=vocabulary,
@@ -188,17 +190,17 @@ def agreement(
         sampled.append(rounds)
         recomputed.append(over_rounds(overlap_BT, rounds))
         firm.append(over_rounds(~firm_BT, rounds) == 0)
-    evaluate = held_out.expected_acceptance(
-        draft.as_draft, target.model, target.params, batches, seed, (law,), vocabulary=vocabulary
+    evaluate = expected_acceptance.expected_acceptance(
+        draft.as_draft, target.model, target.params, batches, seed, (distribution,), vocabulary=vocabulary
     )
-    expected = evaluate(draft.params)[held_out.metric(law)]
-    return compare(law, sampled, recomputed, firm, expected)
+    expected = evaluate(draft.params)[expected_acceptance.metric(distribution)]
+    return compare(distribution, sampled, recomputed, firm, expected)
 
 
 def sample_rounds(
     target: Pretrained,
     draft: Pretrained,
-    law: Deployment,
+    distribution: Deployment,
     batch: Batch,
     block_size: int,
     seed: tuple[int, int],
@@ -223,7 +225,7 @@ def sample_rounds(
     longest = max(1, min([batch["decoder_target_tokens"].shape[1], *fits]))
     keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
     limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
-    sampling = law.law(vocabulary)
+    sampling = distribution.distribution(vocabulary)
     requests = Requests(keys_B, limit_B, sampling.for_rows(rows))
     params = PairParams(target.params, draft.params)
     state = _start(loop, params, prompt_BT, requests, longest)
@@ -252,7 +254,7 @@ def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
 def teacher_forced(
     models: tuple[LanguageModel, LanguageModel],
     params: tuple[Params, Params],
-    law: Deployment,
+    distribution: Deployment,
     vocabulary: Vocabulary,
     batch: Batch,
     rounds: Rounds,
@@ -260,7 +262,7 @@ def teacher_forced(
     """sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
 
     Returns:
-      `[B, T]`; and whether both laws there keep their tokens when logits move by `TIED`.
+      `[B, T]`; and whether both distributions there keep their tokens when logits move by `TIED`.
     """
     tokens_BT = jnp.asarray(rounds.tokens_BT)
     forced = {
@@ -268,26 +270,26 @@ def teacher_forced(
         "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": tokens_BT,
     }
-    overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, law, vocabulary, params, forced))
+    overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, distribution, vocabulary, params, forced))
     return overlap_BT, firm_BT
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _teacher_forced(
     models: tuple[LanguageModel, LanguageModel],
-    law: Deployment,
+    distribution: Deployment,
     vocabulary: Vocabulary,
     params: tuple[Params, Params],
     batch: Batch,
 ) -> tuple[Array, Array]:
     both = [model.logits(p, batch) for model, p in zip(models, params, strict=True)]
-    overlap_BT = held_out.overlap(both[0], both[1], law, vocabulary)
-    return overlap_BT, _firm(both[0], law, vocabulary) & _firm(both[1], law, vocabulary)
+    overlap_BT = expected_acceptance.overlap(both[0], both[1], distribution, vocabulary)
+    return overlap_BT, _firm(both[0], distribution, vocabulary) & _firm(both[1], distribution, vocabulary)
 
 
-def _firm(logits_BTV: Array, law: Deployment, vocabulary: Vocabulary) -> Array:
-    """Whether the law keeps the same tokens when those that it keeps rise or fall a little."""
-    sampling = law.law(vocabulary)
+def _firm(logits_BTV: Array, distribution: Deployment, vocabulary: Vocabulary) -> Array:
+    """Whether the distribution keeps the same tokens when those that it keeps rise or fall a little."""
+    sampling = distribution.distribution(vocabulary)
 
     def kept(logits: Array) -> Array:
         return sampling.log_probs(logits) > -jnp.inf
@@ -307,7 +309,7 @@ def over_rounds(values_BT: np.ndarray, rounds: Rounds) -> np.ndarray:
 
 
 def compare(
-    law: Deployment,
+    distribution: Deployment,
     sampled: list[Rounds],
     recomputed: list[np.ndarray],
     firm: list[np.ndarray],
@@ -329,7 +331,7 @@ def compare(
         for r, b in np.argwhere(apart_RB & firm_RB)[:1]:
             raise AgreementError(
                 f"prompt {b} of batch {i}, {rounds.tested_RB[r, b]} positions from {rounds.start_RB[r, b]}, "
-                f"under {law.name}: the sampler recorded a sum of min(p, q) of "
+                f"under {distribution.name}: the sampler recorded a sum of min(p, q) of "
                 f"{rounds.overlap_RB[r, b]:.6f}, teacher forcing recomputes {overlap_RB[r, b]:.6f}"
             )
         ties += int(apart_RB.sum())
@@ -337,7 +339,7 @@ def compare(
     if ties > max(1, rounds_tested // 100):
         raise AgreementError(
             f"sum of min(p, q) recorded by the sampler and recomputed by teacher forcing differ in {ties} of "
-            f"{rounds_tested} rounds under {law.name}; ties of logits excuse one in a hundred"
+            f"{rounds_tested} rounds under {distribution.name}; ties of logits excuse one in a hundred"
         )
     tested_N = np.concatenate([rounds.tested_RB.sum(0) for rounds in sampled])
     some_N = tested_N > 0
@@ -352,12 +354,12 @@ def compare(
     )
     if low > 0 or high < 0:
         raise AgreementError(
-            f"{accepted:.4f} of {positions} tested drafts were accepted under {law.name}, but the sampler "
-            f"recorded a mean sum of min(p, q) of {recorded:.4f}: their difference lies in {low:.4f} to "
-            f"{high:.4f} ({LEVEL:.2%}, {len(accepted_N)} prompts)"
+            f"{accepted:.4f} of {positions} tested drafts were accepted under {distribution.name}, but the "
+            f"sampler recorded a mean sum of min(p, q) of {recorded:.4f}: their difference lies in "
+            f"{low:.4f} to {high:.4f} ({LEVEL:.2%}, {len(accepted_N)} prompts)"
         )
     return Agreement(
-        law.name, len(accepted_N), positions, accepted, recorded, again, low, high, ties, expected
+        distribution.name, len(accepted_N), positions, accepted, recorded, again, low, high, ties, expected
     )
 
 

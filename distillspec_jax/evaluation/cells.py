@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax.decoding import Completion, Engine, SamplingLaw
+from distillspec_jax.decoding import Completion, Engine, SamplingDistribution
 from distillspec_jax.evaluation import acceptance, paired, timing
 from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.evaluation.paired import Interval
@@ -49,11 +49,11 @@ class Workload:
         timed = min(self.timed_prompts, len(self.prompts))
         return [range(i, min(i + self.batch_size, timed)) for i in range(0, timed, self.batch_size)]
 
-    def decode(self, engine: Engine, law: SamplingLaw, indices: range) -> list[Completion]:
+    def decode(self, engine: Engine, distribution: SamplingDistribution, indices: range) -> list[Completion]:
         """Decodes some prompts; a seed of their own keeps their draws apart from all others'."""
         seed = int(np.random.SeedSequence([self.seed, indices.start]).generate_state(1)[0] >> 1)
         prompts = [self.prompts[i] for i in indices]
-        return engine.generate(prompts, law, self.max_new_tokens, seed)
+        return engine.generate(prompts, distribution, self.max_new_tokens, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,33 +84,41 @@ class Measured:
         return [] if self.timing is None else [float(x) for x in self.timing.seconds_U]
 
 
-def in_turns(engines: Sequence[Engine], law: SamplingLaw, workload: Workload) -> list[Measured]:
+def in_turns(
+    engines: Sequence[Engine], distribution: SamplingDistribution, workload: Workload
+) -> list[Measured]:
     """The timed batches alone, decoded by all engines in turns."""
     units = workload.units
     if not units:
         return [Measured([], None) for _ in engines]
 
     def system(engine: Engine, unit: int) -> list[Completion]:
-        return workload.decode(engine, law, units[unit])
+        return workload.decode(engine, distribution, units[unit])
 
     systems = [functools.partial(system, engine) for engine in engines]
     timings = timing.interleaved(systems, len(units), workload.repeats)
     return [Measured([c for unit in timed.results for c in unit], timed) for timed in timings]
 
 
-def completed(measured: Measured, engine: Engine, law: SamplingLaw, workload: Workload) -> Measured:
+def completed(
+    measured: Measured, engine: Engine, distribution: SamplingDistribution, workload: Workload
+) -> Measured:
     """The same with the prompts that are not timed."""
     rest = range(len(measured.completions), len(workload.prompts))
     if not rest:
         return measured
-    return Measured([*measured.completions, *workload.decode(engine, law, rest)], measured.timing)
+    return Measured([*measured.completions, *workload.decode(engine, distribution, rest)], measured.timing)
 
 
-def again(measured: Measured, engine: Engine, law: SamplingLaw, workload: Workload) -> Measured:
+def again(
+    measured: Measured, engine: Engine, distribution: SamplingDistribution, workload: Workload
+) -> Measured:
     """The same timing, with the completions of an engine that counts more than a timed one should."""
     rest = range(sum(map(len, workload.units)), len(workload.prompts))
     parts = [*workload.units, *([rest] if rest else [])]
-    return Measured([c for part in parts for c in workload.decode(engine, law, part)], measured.timing)
+    return Measured(
+        [c for part in parts for c in workload.decode(engine, distribution, part)], measured.timing
+    )
 
 
 def autoregressive_row(measured: Measured, quality: Quality | None) -> Row:

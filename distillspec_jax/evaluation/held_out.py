@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distillspec_jax.data import catalog, metrics
+from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.data.examples import Example, examples
-from distillspec_jax.data.reader import Reader
-from distillspec_jax.decoding.text import TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.generation.text_generator import TextGenerator, prompt_format, tokenizer_of
 from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.prompt_reader import Reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def measure(
     rows = examples(task, split=split, limit=limit, reader=reader)
     spec = catalog.find_task(task)
     nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size)
-    metric = metrics.find_metric(spec.metric)
+    metric = text_metrics.find_metric(spec.metric)
     if metric.corpus is None:
         return HeldOut(nll, tokens, [], np.zeros(0), {})
     generator = TextGenerator(
@@ -95,7 +95,7 @@ def measure(
     )
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
     references = [row.targets_text for row in rows]
-    scores = [metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
+    scores = [text_metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
     return HeldOut(nll, tokens, outputs, np.asarray(scores), dict(metric.corpus(references, outputs)))
 
 
@@ -136,7 +136,7 @@ def copy_baseline(task: str, *, split: str, limit: int | None) -> tuple[np.ndarr
     """The obvious baseline: the input itself as the output."""
     rows = examples(task, split=split, limit=limit)
     spec = catalog.find_task(task)
-    metric = metrics.find_metric(spec.metric)
+    metric = text_metrics.find_metric(spec.metric)
     outputs, references = [row.inputs_text for row in rows], [row.targets_text for row in rows]
-    scores = [metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
+    scores = [text_metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
     return np.asarray(scores), dict(metric.corpus(references, outputs)) if metric.corpus else {}

@@ -9,9 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_law
+from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
 from distillspec_jax.decoding.drafters import ModelDrafter
-from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
@@ -61,7 +61,9 @@ def greedy_differences(
     """
     pretrained.check_pair(target, draft)
     tokenizer = tokenizer_of(target)
-    law = sampling_law(0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids)
+    distribution = sampling_distribution(
+        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+    )
     shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos(tokenizer.eos_ids)}
     alone = Engine(target.model, target.params, **shared)
     pair = Engine(
@@ -73,7 +75,7 @@ def greedy_differences(
         **shared,
     )
     outputs, others = (
-        [done.tokens for done in engine.generate(prompts, law, max_new_tokens, seed=0)]
+        [done.tokens for done in engine.generate(prompts, distribution, max_new_tokens, seed=0)]
         for engine in (alone, pair)
     )
     return differences(target, prompts, outputs, others)

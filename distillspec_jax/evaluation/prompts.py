@@ -8,11 +8,11 @@ import itertools
 import json
 from pathlib import Path
 
-from distillspec_jax.data import catalog, metrics
-from distillspec_jax.decoding import requests
-from distillspec_jax.decoding.text import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import zoo
+from distillspec_jax.generation import request_files
+from distillspec_jax.generation.text_generator import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.models import zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
 
 
@@ -69,7 +69,7 @@ def from_task_or_file(
     """
     if inputs is not None:
         return from_file(target, inputs, limit, metric, task=task, chat=chat, truncate=truncate)
-    task = task or zoo.task_of(target.name)
+    task = task or zoo_manifest.task_of(target.name)
     if task is None:
         raise UsageError(f"{target.name} names no task: give one, or a file of inputs")
     return from_task(target, task, split, limit, chat=chat)
@@ -122,8 +122,8 @@ def from_file(
         that is too long and may not be cut (`truncate`).
     """
     check_limit(limit)
-    metrics.find_metric(metric)
-    lines = requests.read_requests(str(path))[:limit]
+    text_metrics.find_metric(metric)
+    lines = request_files.read_requests(str(path))[:limit]
     references = [line.extra.get("targets") for line in lines]
     known = all(isinstance(reference, str) for reference in references)
     if metric != "none" and not known:

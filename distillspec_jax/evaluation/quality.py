@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from distillspec_jax.data import metrics
-from distillspec_jax.data.tokenizer import Tokenizer
+from distillspec_jax.data import text_metrics
 from distillspec_jax.decoding import Completion
 from distillspec_jax.evaluation.prompts import PromptSet
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Quality:
 
 def score(prompt_set: PromptSet, completions: Sequence[Completion], tokenizer: Tokenizer) -> Quality | None:
     """The outputs against the references; None where there are none or no metric was named."""
-    metric = metrics.find_metric(prompt_set.metric)
+    metric = text_metrics.find_metric(prompt_set.metric)
     if prompt_set.references is None or metric.corpus is None or metric.example is None:
         return None
     assert metric.primary is not None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint
+from distillspec_jax import files
 from distillspec_jax.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -51,7 +51,7 @@ def reopen(path: Path) -> list[Row]:
         return []
     lines = _lines(path)
     if lines and not lines[-1].endswith("\n"):
-        with checkpoint.saving(path.parent), path.open("r+b") as file:
+        with files.saving(path.parent), path.open("r+b") as file:
             file.truncate(sum(len(line.encode()) for line in lines[:-1]))
         lines = lines[:-1]
     return _parse(path, lines)
@@ -64,7 +64,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
       UsageError: it cannot be written (a full disk); what was written of the line is taken back.
     """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    with checkpoint.saving(path.parent):
+    with files.saving(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         size = path.stat().st_size if path.exists() else 0
         try:

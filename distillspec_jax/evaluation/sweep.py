@@ -10,21 +10,27 @@ from pathlib import Path
 
 import jax
 
-import distillspec_jax
 from distillspec_jax import checkpoint
-from distillspec_jax.data.tokenizer import Tokenizer
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingLaw, StopOnEos, sampling_law
+from distillspec_jax.decoding import (
+    Engine,
+    ModelDrafter,
+    SamplingDistribution,
+    StopOnEos,
+    sampling_distribution,
+)
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
-from distillspec_jax.decoding.text import LOOKUP, tokenizer_of
 from distillspec_jax.evaluation import cells, grid, prompts, quality, results
 from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.results import Row
+from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.tokenizer import Tokenizer
+from distillspec_jax.version import __version__
 
 RESULTS = "results.jsonl"
 _PROMPT_BUCKET = 32
@@ -79,7 +85,7 @@ def sweep(
     of device, is not measured again: an interrupted sweep goes on where it stopped.
 
     Args:
-      target: the model whose law the outputs follow.
+      target: the model whose distribution the outputs follow.
       drafters: label to draft model, or to `lookup`, which finds drafts in the text itself; the labels
         appear in every table.
       output_dir: made if it does not exist.
@@ -90,7 +96,7 @@ def sweep(
       chat: wrap them in the target's chat template.
       truncate_inputs: cut those of `inputs` that are too long; a task's always are.
       block_sizes: drafts a round.
-      temperatures, top_k, top_p: the sampling laws; 0 is greedy.
+      temperatures, top_k, top_p: the sampling distributions; 0 is greedy.
       rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
       batch_sizes: prompts decoded together, timed and untimed alike.
       max_new_tokens: longest output, EOS included; the task's target length by default.
@@ -112,7 +118,9 @@ def sweep(
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
-        sampling_law(cell.temperature, top_k, top_p)  # refuses what is impossible before anything is loaded
+        sampling_distribution(
+            cell.temperature, top_k, top_p
+        )  # refuses what is impossible before anything is loaded
     for name, value, least in (
         ("repeats", repeats, 1),
         ("timing_prompts", timing_prompts, 0),
@@ -194,11 +202,11 @@ class _Sweep:
 
     def _run_baseline(self, cell: Cell) -> None:
         self._announce(f"no draft, {cell.conditions}")
-        law, workload = self._law(cell.temperature), self._workload(cell)
+        distribution, workload = self._distribution(cell.temperature), self._workload(cell)
         engine = self._baseline(cell.batch_size)
         once = dataclasses.replace(workload, repeats=1)  # every group below times it again
-        timed = cells.in_turns([engine], law, once)[0]
-        measured = self._finite(cells.completed(timed, engine, law, workload))
+        timed = cells.in_turns([engine], distribution, once)[0]
+        measured = self._finite(cells.completed(timed, engine, distribution, workload))
         self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
@@ -206,15 +214,17 @@ class _Sweep:
         first = missing[0]
         labels = ", ".join(cell.drafter for cell in missing)
         self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
-        law, workload = self._law(first.temperature), self._workload(first)
+        distribution, workload = self._distribution(first.temperature), self._workload(first)
         engines = [self._engine(cell) for cell in missing]
-        baseline, *timed = cells.in_turns([self._baseline(first.batch_size), *engines], law, workload)
+        baseline, *timed = cells.in_turns(
+            [self._baseline(first.batch_size), *engines], distribution, workload
+        )
         for cell, engine, part in zip(missing, engines, timed, strict=True):
             if self.measure_overlap:
                 recorder = self._engine(cell, measure_overlap=True)
-                measured = cells.again(part, recorder, law, workload)
+                measured = cells.again(part, recorder, distribution, workload)
             else:
-                measured = cells.completed(part, engine, law, workload)
+                measured = cells.completed(part, engine, distribution, workload)
             self._finite(measured)
             draft = self.drafts[cell.drafter]
             ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
@@ -233,9 +243,9 @@ class _Sweep:
     def _workload(self, cell: Cell) -> Workload:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
 
-    def _law(self, temperature: float) -> SamplingLaw:
+    def _distribution(self, temperature: float) -> SamplingDistribution:
         vocabulary = self._tokenizer
-        return sampling_law(
+        return sampling_distribution(
             temperature,
             self.top_k,
             self.top_p,
@@ -295,7 +305,7 @@ class _Sweep:
             "repeats": self.workload.repeats,
             "dtype": self.target.dtype,
             "device": device(),
-            "version": distillspec_jax.__version__,
+            "version": __version__,
         }
 
     @functools.cached_property

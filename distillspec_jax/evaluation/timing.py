@@ -93,7 +93,7 @@ def speedup(
     """Tokens a second over the baseline's tokens a second, pooled over units, with its paired interval.
 
     At temperature 0 both emit the same tokens and this is the ratio of seconds. At T > 0 their texts are
-    two draws of one law; per token, a longer draw does not pass for a slower system.
+    two draws of one distribution; per token, a longer draw does not pass for a slower system.
     """
     return paired.ratio_of_ratios(baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U)
 

@@ -11,8 +11,8 @@ import jax
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.files import saving
 from distillspec_jax.interop import (
     gguf_decoder,
     gguf_tokenizer,
@@ -28,6 +28,7 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 FORMATS = ("gguf", "hf", "t5x")
 
@@ -194,7 +195,7 @@ def export(source: str, destination: str) -> Pretrained:
     card = readme.text(model, checkpoint.count_parameters(params))
     hf_folder.write(destination, network, params, **special)
     root = Path(destination)
-    with checkpoint.saving(root):
+    with saving(root):
         for name, content in files.items():
             (root / name).write_bytes(content)
         (root / "README.md").write_text(card, encoding="utf-8")

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from distillspec_jax import checkpoint
+from distillspec_jax import files
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop import hf, hf_decoder
 from distillspec_jax.interop.tensors import Tensors
@@ -143,7 +143,7 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
         tensors, config = hf.to_hf(model.config, params)
     else:
         tensors, config = hf_decoder.to_hf(model.config, params)
-    with checkpoint.saving(root):
+    with files.saving(root):
         root.mkdir(parents=True, exist_ok=True)
         save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})
         written = {**config, "dtype": "float32", "torch_dtype": "float32", **more}

@@ -75,10 +75,11 @@ def _acceptance(directory: Path, card: ModelCard) -> list[str]:
                 expected |= {name: value for name, value in line.items() if "acceptance_expected" in name}
     checked, sampled = directory / "agreement.json", []
     if checked.is_file() and (told := json.loads(checked.read_text()))["positions"]:
-        expected.setdefault(f"acceptance_expected_{told['law']}", told["expected"])
+        distribution = told.get("distribution", told.get("law"))  # its name in 0.1
+        expected.setdefault(f"acceptance_expected_{distribution}", told["expected"])
         sampled = [
             "",
-            f"Under {told['law']} it accepted {told['accepted']:.4f} of the {told['positions']:,} drafted "
+            f"Under {distribution} it accepted {told['accepted']:.4f} of the {told['positions']:,} drafted "
             f"tokens that the sampler asked it about, on {told['prompts']} prompts.",
         ]
     if not expected:

@@ -76,7 +76,7 @@ class LanguageModel(Protocol):
     """A network as decoding, distillation and evaluation see it.
 
     Implementations are frozen, hashable values: they are static arguments of jitted functions.
-    Logits are float32 and raw (padding ids included); `decoding.law` turns them into probabilities.
+    Logits are float32 and raw (padding ids included); `decoding.distribution` turns them into probabilities.
     """
 
     @property
@@ -84,7 +84,7 @@ class LanguageModel(Protocol):
         """Width V of the logits; ids at or past the vocabulary's real size are padding."""
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        """Teacher forcing: `[B, T, V]` float32; position t is the law of target token t."""
+        """Teacher forcing: `[B, T, V]` float32; position t is the distribution of target token t."""
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         """`logits` up to the last projection: `[B, T, M]`."""
@@ -103,6 +103,6 @@ class LanguageModel(Protocol):
         """Appends K tokens to every row at that row's own length.
 
         Returns:
-          `[B, K, V]` logits (position k: the law of the token after `tokens_BK[:, k]`) and the state,
-          `length_B` grown by K. Tokens past the room made by `prefill` are not written.
+          `[B, K, V]` logits (position k: the distribution of the token after `tokens_BK[:, k]`) and the
+          state, `length_B` grown by K. Tokens past the room made by `prefill` are not written.
         """

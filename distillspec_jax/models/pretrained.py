@@ -11,7 +11,7 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models import checks, quantised, registry, shortlist, zoo
+from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.shortlist import Shortlisted
@@ -137,7 +137,7 @@ def split(name: str) -> tuple[str, str | None]:
 def resolve(name: str) -> Path:
     """The directory behind a name."""
     name, _ = split(name)
-    return zoo.directory(name) if zoo.is_zoo_name(name) else Path(name)
+    return zoo_manifest.directory(name) if zoo_manifest.is_zoo_name(name) else Path(name)
 
 
 def read_card(name: str) -> ModelCard:
@@ -150,10 +150,14 @@ def read_card(name: str) -> ModelCard:
     name, _ = split(name)
     if not directory.is_dir():
         beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
-        near = nearest(name, [*beside, *zoo.names()])
+        near = nearest(name, [*beside, *zoo_manifest.names()])
         raise UsageError(f"{name} is not a checkpoint directory (no such folder): {near}")
     card = checkpoint.read_card(directory)
-    ids = zoo.shortlists().get(name.removeprefix(zoo.PREFIX)) if zoo.is_zoo_name(name) else None
+    ids = (
+        zoo_manifest.shortlists().get(name.removeprefix(zoo_manifest.PREFIX))
+        if zoo_manifest.is_zoo_name(name)
+        else None
+    )
     return card if ids is None else dataclasses.replace(card, shortlist=ids)
 
 

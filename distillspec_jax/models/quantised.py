@@ -2,8 +2,8 @@
 
 A token costs one reading of the decoder's weights, which in eight bits is a quarter of one in float32;
 activations and sums stay what they are. A draft may be rounded at will: verification is exact for whatever
-law its tokens were drawn from, and only acceptance can change. A target so rounded is another target, near
-the first; `distillspec evaluate` says how near.
+distribution its tokens were drawn from, and only acceptance can change. A target so rounded is another
+target, near the first; `distillspec evaluate` says how near.
 """
 
 from __future__ import annotations

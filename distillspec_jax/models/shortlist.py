@@ -1,8 +1,8 @@
 """A draft that knows every id and proposes the likeliest few thousand.
 
 A small draft is mostly its projection to logits: two thirds of a SmolLM2 of four layers. Verification is
-exact for whatever law the drafts were truly drawn from, so that a draft's may leave ids out; what it loses is
-the tokens that are never offered (FR-Spec, arXiv 2502.14856).
+exact for whatever distribution the drafts were truly drawn from, so that a draft's may leave ids out; what it
+loses is the tokens that are never offered (FR-Spec, arXiv 2502.14856).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Shortlisted:
     def spread(self, log_BTS: Array) -> Array:
         """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list.
 
-        A law that is NaN, which is wholly so, stays NaN everywhere.
+        A distribution that is NaN, which is wholly so, stays NaN everywhere.
         """
         beside = jnp.where(jnp.isnan(log_BTS[..., :1]), jnp.nan, -jnp.inf)
         # One more column, which every id beside the list reads: CPUs gather faster than they scatter.
@@ -102,7 +102,8 @@ class Shortlisted:
     def extend_listed(
         self, params: Params, state: DecodeState, tokens_BK: Array
     ) -> tuple[Array, DecodeState]:
-        """`extend` with the logits of the listed ids alone, `[B, K, S]`: a law of S entries costs less."""
+        """`extend` with the logits of the listed ids alone, `[B, K, S]`: a distribution of S entries costs
+        less."""
         hidden_BKM, state = self.network.extend_hidden(params, state, tokens_BK)
         return self._listed_logits(params, hidden_BKM), state
 

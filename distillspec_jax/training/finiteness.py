@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distillspec_jax.checkpoint import saving
+from distillspec_jax.files import saving
 from distillspec_jax.metrics import Metrics
 
 POLICIES = ("stop", "skip")

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 
@@ -71,7 +71,7 @@ class Selection:
     def _write_record(self) -> None:
         record = {"step": self.step, "metric": self._metric, "value": self.value}
         temporary = self._root / (RECORD + ".tmp")
-        with checkpoint.saving(self._root):
+        with files.saving(self._root):
             temporary.write_text(json.dumps(record) + "\n")
             os.replace(temporary, self._root / RECORD)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files
 from distillspec_jax.checkpoint import DamagedCheckpointError
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean, Metrics
@@ -40,7 +40,7 @@ class Snapshots:
         unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
         hosts.wait("unfinished steps")
         self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished]
-        with checkpoint.saving(directory):
+        with files.saving(directory):
             self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True)
 
     def restore(self, fresh: TrainState, shardings: TrainState) -> tuple[TrainState, int, dict[str, Mean]]:
@@ -122,7 +122,7 @@ class Snapshots:
         """
         self._check_room(step, state)
         sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
-        with checkpoint.saving(self._directory):
+        with files.saving(self._directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -144,7 +144,7 @@ class Snapshots:
 
     def check(self) -> None:
         """Raises what a save in the background has run into, without waiting for it."""
-        with checkpoint.saving(self._directory):
+        with files.saving(self._directory):
             self._manager.check_for_errors()
 
     def newest(self) -> int | None:
@@ -163,7 +163,7 @@ class Snapshots:
     ) -> None:
         if kind is KeyboardInterrupt:  # asked twice: somebody does not want to wait
             return
-        with checkpoint.saving(self._directory):
+        with files.saving(self._directory):
             self._manager.wait_until_finished()
             self._manager.close()
 

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from distillspec_jax.checkpoint import saving
+from distillspec_jax.files import saving
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distillspec_jax.models import zoo
+from distillspec_jax.models import zoo_manifest
 from tests import pair
 from tests.compilation import compiled_once  # noqa: F401 (a fixture)
 
@@ -62,7 +62,7 @@ def pair_in_zoo(target_dir, draft_dir, monkeypatch) -> Iterator[None]:
     manifest = {"models": {n: {} for n in names}, "aliases": {f"wiki_leads/{n}": n for n in names}}
     root = Path(target_dir).parent
     (root / "zoo.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr(zoo, "ROOT", root)
-    zoo.manifest.cache_clear()
+    monkeypatch.setattr(zoo_manifest, "ROOT", root)
+    zoo_manifest.manifest.cache_clear()
     yield
-    zoo.manifest.cache_clear()
+    zoo_manifest.manifest.cache_clear()

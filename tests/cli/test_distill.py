@@ -151,9 +151,12 @@ def other_vocabulary(tmp_path_factory) -> str:
         (["--gin.LEARNING_RATE=0"], "LEARNING_RATE=0: must be positive"),
         (
             ["--gin.DIVERGENCE=@divergences.ReverseKL()", "--gin.divergences.ReverseKL.top_k=5"],
-            "ReverseKL.top_k=5: takes only laws over the whole vocabulary",
+            "ReverseKL.top_k=5: takes only distributions over the whole vocabulary",
         ),
-        (["--gin.PATIENCE=2"], "PATIENCE=2 needs DEPLOYMENT, the law by which the best is chosen, and"),
+        (
+            ["--gin.PATIENCE=2"],
+            "PATIENCE=2 needs DEPLOYMENT, the distribution by which the best is chosen, and",
+        ),
         (["--gin.NORMALIZATION=tokens"], "unknown normalization 'tokens': did you mean 'token'?"),
         (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--gin.REMAT=fill"], "REMAT='fill': did you mean 'full'?"),
@@ -192,9 +195,9 @@ def test_a_parent_is_never_written_over(base, target_dir, parent, capsys):
     assert f"MODEL_DIR={directory} is the {parent} that the run starts from" in capsys.readouterr().err
 
 
-def test_stored_laws_stand_for_a_target_that_is_not_loaded(distilled, base, target_dir, tmp_path):
+def test_stored_distributions_stand_for_a_target_that_is_not_loaded(distilled, base, target_dir, tmp_path):
     texts, run = tmp_path / "texts", tmp_path / "run"
-    collect = ["collect", f"--model={target_dir}", "--task=mine", f"--output={texts}", "--law_ids=4"]
+    collect = ["collect", f"--model={target_dir}", "--task=mine", f"--output={texts}", "--top_logprobs=4"]
     assert main(collect) == 0
     stored = [flag for flag in base if not flag.startswith(("--gin.TARGET=", "--gin_file=runs"))]
     stored += ["--gin_file=runs/distill_stored.gin", f"--gin.TARGET_SET={texts}", f"--gin.MODEL_DIR={run}"]

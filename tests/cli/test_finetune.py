@@ -11,8 +11,8 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import pretrained
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 
 @pytest.fixture(scope="session")

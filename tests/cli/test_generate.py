@@ -16,9 +16,9 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding import engine, runner
 from distillspec_jax.models import pretrained, quantised
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import pair
 
 TEXTS = [
@@ -102,7 +102,7 @@ def test_the_seed_fixes_the_texts_and_the_batch_size_does_not_touch_them(generat
     assert texts(generate(*sampled, "--seed=4")) != texts(rows)
 
 
-def test_lines_with_laws_of_their_own_and_several_samples(generate, draft_dir, tmp_path):
+def test_lines_with_distributions_of_their_own_and_several_samples(generate, draft_dir, tmp_path):
     path = tmp_path / "own.jsonl"
     lines = [{"inputs": TEXTS[0], "temperature": 1.0}, {"inputs": TEXTS[1], "max_new_tokens": 2}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -206,7 +206,7 @@ def asked(monkeypatch) -> list[tuple[str, int]]:
     """(prompt as text, limit) of every request; nothing is decoded, every answer is EOS."""
     heard = []
 
-    def stream(self, prompts, law, limit, seed, progress, numbers=None):
+    def stream(self, prompts, distribution, limit, seed, progress, numbers=None):
         for i, ids in enumerate(prompts):
             assert ids[-1] == embedded_tokenizer().eos_id
             heard.append((embedded_tokenizer().decode(ids), limit))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from distillspec_jax.cli.main import main
-from distillspec_jax.data.tokenizer import embedded_tokenizer
-from distillspec_jax.decoding.text import prompt_format
+from distillspec_jax.generation.text_generator import prompt_format
 from distillspec_jax.models import pretrained
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import tiny
 
 TINY = """

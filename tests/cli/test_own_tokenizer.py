@@ -49,7 +49,14 @@ def root(tmp_path_factory) -> Path:
     params["decoder"]["logits_dense"]["kernel"] = jnp.asarray(kernel)
     target = pair.write(root / "target", Pretrained("target", MODEL, params, card, byte_level()))
     asked = [f"--model={target}", "--task=gsm_symbolic", "--chat"]
-    collect = ["collect", *asked, "--law_ids=4", "--batch_size=4", "--max_new_tokens=6", "--temperature=0,1"]
+    collect = [
+        "collect",
+        *asked,
+        "--top_logprobs=4",
+        "--batch_size=4",
+        "--max_new_tokens=6",
+        "--temperature=0,1",
+    ]
     sets = {"TARGET_SET": root / "texts", "HELD_OUT_SET": root / "held_out", "DRAFT": root / "draft"}
     run = [f"--gin.{name}={path}" for name, path in sets.items()]
     run += ["--gin.TRAIN_STEPS=1", "--gin.BATCH_SIZE=2", LENGTHS]

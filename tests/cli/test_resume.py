@@ -42,7 +42,7 @@ def test_a_run_that_was_cut_off_goes_on(generate, whole, tmp_path):
 
 
 def test_a_whole_output_is_of_the_very_requests(generate, whole, tmp_path, capsys):
-    """More might be of another law: a whole file has no note of it."""
+    """More might be of another distribution: a whole file has no note of it."""
     path = tmp_path / "out.jsonl"
     path.write_text(whole)
     assert generate(path, 4, "--resume") == 0

@@ -13,12 +13,12 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.data.catalog import EMBEDDED_TASKS
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
-from distillspec_jax.distillation.recipes import RECIPES
-from distillspec_jax.evaluation import zoo_export
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models import zoo as models_zoo
-from distillspec_jax.models.zoo import FAMILIES, ROLES, member
+from distillspec_jax.models import zoo_manifest as models_zoo
+from distillspec_jax.models.zoo_manifest import FAMILIES, ROLES, member
+from distillspec_jax.showcase import zoo_export
+from distillspec_jax.showcase.recipes import RECIPES
 from distillspec_jax.training.finetune import finetune
 from tests import pair
 

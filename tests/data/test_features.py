@@ -8,8 +8,8 @@ import pytest
 
 from distillspec_jax.data import catalog, features
 from distillspec_jax.data.tensorflow_setup import seqio, tf
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 LENGTHS = {"inputs": 10, "targets": 7}
 # Digits are one token each: "34" is [THREE, FOUR], and EOS is 1.

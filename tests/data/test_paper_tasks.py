@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from distillspec_jax.data import catalog, features, metrics, paper_tasks, tasks
+from distillspec_jax.data import catalog, features, paper_tasks, tasks, text_metrics
 from distillspec_jax.data.tensorflow_setup import seqio, tf, tfds
 from distillspec_jax.data.text_sources import Tfds, default_data_dir
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 # Rows as TFDS delivers them, and the prompt and the reference that must come of each.
 ROWS = {
@@ -30,10 +30,10 @@ ROWS = {
     "lm1b": ({"text": "a b c d e f g h i ½"}, "a b c d e f g h", " i ½"),
 }
 METRICS = {
-    "xsum": metrics.rouge,
-    "cnn_dailymail": metrics.rouge,
-    "wmt14_ende": metrics.bleu,
-    "gsm8k": metrics.exact_match,
+    "xsum": text_metrics.rouge,
+    "cnn_dailymail": text_metrics.rouge,
+    "wmt14_ende": text_metrics.bleu,
+    "gsm8k": text_metrics.exact_match,
 }
 LENGTHS = {"inputs": 64, "targets": 64}
 

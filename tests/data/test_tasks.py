@@ -4,10 +4,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from distillspec_jax.data import catalog, features, metrics, tasks, train_vocabulary
+from distillspec_jax.data import catalog, features, tasks, text_metrics, train_vocabulary
 from distillspec_jax.data.tensorflow_setup import seqio, tf
-from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 
 GIN = Path(__file__).parents[2] / "gin_configs" / "tasks"
 
@@ -21,7 +21,7 @@ def write(path, *rows):
 def test_embedded_tasks_are_seqio_tasks(name):
     spec, task = catalog.find_task(name), seqio.get_mixture_or_task(name)
     assert set(task.splits) == {"train", "validation", "test"}
-    assert task.metric_fns == [metrics.find_metric(spec.metric).corpus]
+    assert task.metric_fns == [text_metrics.find_metric(spec.metric).corpus]
     row = next(task.get_dataset({"inputs": 1024, "targets": 1024}, "test", shuffle=False).as_numpy_iterator())
     raw = next(catalog.read_rows(spec, "test"))
     tokenizer = embedded_tokenizer()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingLaw, State, randomness
+from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingDistribution, State, randomness
 from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
 
@@ -27,14 +27,14 @@ def start(
     loop: Loop,
     params: PairParams,
     prompt_BT: Array,
-    law: SamplingLaw,
+    distribution: SamplingDistribution,
     limit_B: Array,
     index_B: Array,
     max_new_tokens: int,
 ) -> State:
     """A fresh state; row keys come from seed 0 and the rows' indices."""
     keys_B = randomness.row_keys(jax.random.key(0), index_B)
-    return loop.init(params, prompt_BT, Requests(keys_B, limit_B, law), max_new_tokens)
+    return loop.init(params, prompt_BT, Requests(keys_B, limit_B, distribution), max_new_tokens)
 
 
 def run(loop: Loop, params: PairParams, state: State, max_rounds: int = 1000) -> State:

@@ -1,4 +1,5 @@
-"""Blocks drafted from given laws and verified by a rule, many rows at once; laws of small vocabularies."""
+"""Blocks drafted from given distributions and verified by a rule, many rows at once; distributions of small
+vocabularies."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ ROWS = 40_000
 
 P = np.array([[0.4, 0.15, 0.45, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.0, 0.5, 0.25]])
 Q = np.array([[0.2, 0.3, 0.1, 0.4], [0.4, 0.3, 0.2, 0.1]])
-"""A target's three laws, each whatever came before it, and a draft's two. A first draft has p / q above 1,
-below it, or 0: only between 0 and 1 does the block rule's residual differ from the token rule's."""
+"""A target's three distributions, each whatever came before it, and a draft's two. A first draft has p / q
+above 1, below it, or 0: only between 0 and 1 does the block rule's residual differ from the token rule's."""
 
 
 def log(p: np.ndarray) -> np.ndarray:

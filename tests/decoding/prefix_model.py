@@ -33,7 +33,8 @@ class PrefixModel:
         }
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        """Direct sums over the prefix, without a cache. `tokens`: position t is the law of token t + 1."""
+        """Direct sums over the prefix, without a cache. `tokens`: position t is the distribution of token t +
+        1."""
         tokens_BT = batch["tokens"]
         slot = jnp.arange(tokens_BT.shape[1])
         age_TT = slot[:, None] - slot[None]

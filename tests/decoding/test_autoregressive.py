@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import AutoregressiveLoop, PairParams, Status, randomness, sample, sampling_law
+from distillspec_jax.decoding import (
+    AutoregressiveLoop,
+    PairParams,
+    Status,
+    randomness,
+    sample,
+    sampling_distribution,
+)
 from tests.decoding.batches import padded, run, start, texts
 from tests.decoding.prefix_model import PrefixModel
 
@@ -16,8 +23,8 @@ KEYS = randomness.row_keys(jax.random.key(0), jnp.arange(ROWS))
 
 
 def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
-    law = sampling_law(0.0)
-    tokens_BT, length_B = jax.jit(lambda p: sample(MODEL, p, law, PROMPTS, KEYS, NEW_TOKENS))(PARAMS)
+    distribution = sampling_distribution(0.0)
+    tokens_BT, length_B = jax.jit(lambda p: sample(MODEL, p, distribution, PROMPTS, KEYS, NEW_TOKENS))(PARAMS)
     score = jax.jit(lambda tokens: MODEL.logits(PARAMS, {"tokens": tokens}))
     for prompt, tokens_T, length in zip(PROMPTS, np.asarray(tokens_BT), np.asarray(length_B), strict=True):
         prompt = prompt[prompt > 0]
@@ -31,7 +38,7 @@ def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
 
 def test_no_gradient_flows_through_sampled_tokens() -> None:
     """Inside a train step: the gradient is that of a loss on the same tokens as constants."""
-    law = sampling_law(1.0)
+    distribution = sampling_distribution(1.0)
     width = PROMPTS.shape[1]
 
     def loss(params: object, tokens_BT: jax.Array) -> jax.Array:
@@ -39,7 +46,7 @@ def test_no_gradient_flows_through_sampled_tokens() -> None:
         return jax.nn.log_softmax(MODEL.logits(params, batch))[:, width:].mean()
 
     def on_policy(params: object) -> tuple[jax.Array, jax.Array]:
-        tokens_BT, _ = sample(MODEL, params, law, PROMPTS, KEYS, NEW_TOKENS)
+        tokens_BT, _ = sample(MODEL, params, distribution, PROMPTS, KEYS, NEW_TOKENS)
         return loss(params, tokens_BT), tokens_BT
 
     (_, tokens_BT), found = jax.jit(jax.value_and_grad(on_policy, has_aux=True))(PARAMS)
@@ -52,10 +59,10 @@ def test_no_gradient_flows_through_sampled_tokens() -> None:
 def test_decoding_stops_when_every_row_has_ended() -> None:
     """A model whose every token is EOS: one round, although fifty were allowed."""
     params = PairParams({**PARAMS, "out_DV": PARAMS["out_DV"] * 0})
-    law = sampling_law(1.0, excluded_ids=(0, *range(2, 8)))
+    distribution = sampling_distribution(1.0, excluded_ids=(0, *range(2, 8)))
     loop = AutoregressiveLoop(MODEL)
     limits, index = np.array([50, 50, 0, 1]), np.arange(ROWS)
-    state = run(loop, params, start(loop, params, PROMPTS, law, limits, index, 50))
+    state = run(loop, params, start(loop, params, PROMPTS, distribution, limits, index, 50))
     assert texts(state) == [[1], [1], [], [1]]
     assert state.rows.status_B.tolist() == [Status.ENDED, Status.ENDED, Status.LENGTH, Status.ENDED]
     assert state.counts.rounds_B.tolist() == [1, 1, 0, 1]

@@ -17,13 +17,15 @@ from distillspec_jax.errors import UsageError
 from tests.decoding.drafted_blocks import ROWS, P, Q, drafted_and_verified, log, verified
 from tests.exactness.goodness import g_test
 
-NextLaw = Callable[[tuple[int, ...]], np.ndarray]
-"""From a drafted prefix to the law of the token after it."""
+NextDistribution = Callable[[tuple[int, ...]], np.ndarray]
+"""From a drafted prefix to the distribution of the token after it."""
 
 
-def block_law(p: NextLaw, q: NextLaw, length: int) -> tuple[Counter[tuple[int, ...]], float]:
-    """The law of (accepted drafts..., next token), and the expected number of accepted drafts."""
-    law: Counter[tuple[int, ...]] = Counter()
+def block_distribution(
+    p: NextDistribution, q: NextDistribution, length: int
+) -> tuple[Counter[tuple[int, ...]], float]:
+    """The distribution of (accepted drafts..., next token), and the expected number of accepted drafts."""
+    distribution: Counter[tuple[int, ...]] = Counter()
     expected = 0.0
     vocabulary = range(len(p(())))
     for block in itertools.product(vocabulary, repeat=length):
@@ -44,15 +46,15 @@ def block_law(p: NextLaw, q: NextLaw, length: int) -> tuple[Counter[tuple[int, .
             expected += n * kept
             last = p(block) if n == length else excess[n] / max(excess[n].sum(), 1e-300)
             for token in vocabulary:
-                law[(*block[:n], token)] += kept * last[token]
-    return law, expected
+                distribution[(*block[:n], token)] += kept * last[token]
+    return distribution, expected
 
 
 def _h(s: float, r: float) -> float:
     return s / (s + 1 - r) if s + 1 - r > 0 else 1.0
 
 
-def token_expected(p: NextLaw, q: NextLaw, length: int) -> float:
+def token_expected(p: NextDistribution, q: NextDistribution, length: int) -> float:
     """Expected accepted drafts of the token rule."""
     alive, expected = {(): 1.0}, 0.0
     for _ in range(length):
@@ -67,43 +69,50 @@ def token_expected(p: NextLaw, q: NextLaw, length: int) -> float:
 
 def test_the_binary_example_of_the_paper() -> None:
     p_KV, q_GV = np.tile([1 / 3, 2 / 3], (3, 1)), np.tile([2 / 3, 1 / 3], (2, 1))
-    laws: tuple[NextLaw, NextLaw] = (lambda _: p_KV[0], lambda _: q_GV[0])
-    law, expected = block_law(*laws, 2)
+    distributions: tuple[NextDistribution, NextDistribution] = (lambda _: p_KV[0], lambda _: q_GV[0])
+    distribution, expected = block_distribution(*distributions, 2)
     assert expected == pytest.approx(11 / 9)
-    assert token_expected(*laws, 2) == pytest.approx(10 / 9)
-    assert g_test(verified(BlockRule(), p_KV, q_GV, 2), law) > 1e-4
-    assert g_test(verified(TokenRule(), p_KV, q_GV, 2), law) < 1e-4  # the test can tell the rules apart
+    assert token_expected(*distributions, 2) == pytest.approx(10 / 9)
+    assert g_test(verified(BlockRule(), p_KV, q_GV, 2), distribution) > 1e-4
+    assert (
+        g_test(verified(TokenRule(), p_KV, q_GV, 2), distribution) < 1e-4
+    )  # the test can tell the rules apart
     mean = float(np.mean(drafted_and_verified(BlockRule(), 1, log(p_KV), log(q_GV), 2, 1)[1].accepted_B))
     # Four standard errors of the mean of 40,000 numbers in 0..2.
     assert abs(mean - 11 / 9) < 4 * 0.9 / np.sqrt(ROWS)
 
 
-def random_laws(rng: np.random.Generator, length: int) -> NextLaw:
-    """A law for every prefix, some entries zero."""
-    table = {prefix: _law(rng) for n in range(length + 1) for prefix in itertools.product(range(3), repeat=n)}
+def random_distributions(rng: np.random.Generator, length: int) -> NextDistribution:
+    """A distribution for every prefix, some entries zero."""
+    table = {
+        prefix: _distribution(rng)
+        for n in range(length + 1)
+        for prefix in itertools.product(range(3), repeat=n)
+    }
     return table.__getitem__
 
 
-def _law(rng: np.random.Generator) -> np.ndarray:
+def _distribution(rng: np.random.Generator) -> np.ndarray:
     weights = rng.dirichlet(np.ones(3)) * (rng.random(3) > 0.15)
     return weights / weights.sum() if weights.sum() else np.eye(3)[0]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_the_definition_is_lossless_and_never_worse_than_token_by_token(length: int) -> None:
-    """1,000 random pairs over the four lengths. The first two tokens emitted follow the target's law."""
+    """1,000 random pairs over the four lengths. The first two tokens emitted follow the target's
+    distribution."""
     rng = np.random.default_rng(length)
     gained = 0
     for _ in range(250):
-        p, q = random_laws(rng, length), random_laws(rng, length)
-        law, block = block_law(p, q, length)
+        p, q = random_distributions(rng, length), random_distributions(rng, length)
+        distribution, block = block_distribution(p, q, length)
         token = token_expected(p, q, length)
         assert block >= token - 1e-9
         if length == 1:
             assert block == pytest.approx(token)
         gained += block > token + 1e-6
         heads: Counter[tuple[int, ...]] = Counter()
-        for output, mass in law.items():
+        for output, mass in distribution.items():
             heads[output[:1]] += mass
             if len(output) == 1:  # a second token would come of the next round: from the target
                 for v in range(3):
@@ -120,17 +129,17 @@ def test_the_definition_is_lossless_and_never_worse_than_token_by_token(length: 
 
 @functools.cache
 def exact(length: int) -> Counter[tuple[int, ...]]:
-    return block_law(lambda prefix: P[len(prefix)], lambda prefix: Q[len(prefix)], length)[0]
+    return block_distribution(lambda prefix: P[len(prefix)], lambda prefix: Q[len(prefix)], length)[0]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_the_rule_is_its_definition_at_every_length(length: int) -> None:
-    """Joint law of accepted drafts and next token; false alarm 1e-4 each."""
+    """Joint distribution of accepted drafts and next token; false alarm 1e-4 each."""
     assert g_test(verified(BlockRule(), P, Q, length, seed=length), exact(length)) > 1e-4
 
 
 @pytest.mark.parametrize("p_KV", [np.eye(4)[[2, 1, 3]], P[[2, 2, 2]]], ids=["one-hot", "spread"])
-def test_equal_laws_keep_the_whole_block(p_KV: np.ndarray) -> None:
+def test_equal_distributions_keep_the_whole_block(p_KV: np.ndarray) -> None:
     """0 / 0 at every place: nothing is NaN, nothing is rejected."""
     _, verdict = drafted_and_verified(BlockRule(), 0, log(p_KV), log(p_KV[:2]), 2, 1)
     assert (np.asarray(verdict.accepted_B) == 2).all()
@@ -138,7 +147,7 @@ def test_equal_laws_keep_the_whole_block(p_KV: np.ndarray) -> None:
     np.testing.assert_allclose(last, p_KV[2], atol=0.01)
 
 
-def test_one_hot_laws_accept_exactly_the_argmax() -> None:
+def test_one_hot_distributions_accept_exactly_the_argmax() -> None:
     one_hot = np.eye(4)
     assert verified(BlockRule(), one_hot[[2, 0, 3]], one_hot[[2, 1]], 2) == {(2, 0): ROWS}
 

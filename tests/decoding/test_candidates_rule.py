@@ -21,7 +21,7 @@ def test_one_candidate_is_the_token_rule_bit_for_bit() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def recursive_law(
+def recursive_distribution(
     p: np.ndarray, q: np.ndarray, candidates: tuple[int, ...]
 ) -> tuple[dict[int, float], float]:
     """From drafted tokens to {kept token: probability} and the probability that none is kept."""
@@ -39,9 +39,10 @@ def recursive_law(
 
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_the_first_place_keeps_what_recursive_rejection_keeps(blocks: int) -> None:
-    """Blocks of one draft: P(accepted and which), and the law of the token after a rejection of all."""
+    """Blocks of one draft: P(accepted and which), and the distribution of the token after a rejection of
+    all."""
     p, q = P[0], Q[0]
-    law: Counter[tuple[int, ...]] = Counter()
+    distribution: Counter[tuple[int, ...]] = Counter()
     left = p.copy()
     for _ in range(blocks):
         left = np.maximum(0, left - q)
@@ -49,18 +50,18 @@ def test_the_first_place_keeps_what_recursive_rejection_keeps(blocks: int) -> No
     accepted = 0.0
     for candidates in itertools.product(range(4), repeat=blocks):
         mass = float(np.prod(q[list(candidates)]))
-        kept, none = recursive_law(p, q, candidates)
+        kept, none = recursive_distribution(p, q, candidates)
         for y, share in kept.items():
             accepted += mass * share
             for after in range(4):
-                law[(y, after)] += mass * share * P[1, after]
+                distribution[(y, after)] += mass * share * P[1, after]
         for v in range(4):
-            law[(v,)] += mass * none * left[v]
-    assert sum(law.values()) == pytest.approx(1)
-    firsts = [sum(mass for output, mass in law.items() if output[0] == v) for v in range(4)]
+            distribution[(v,)] += mass * none * left[v]
+    assert sum(distribution.values()) == pytest.approx(1)
+    firsts = [sum(mass for output, mass in distribution.items() if output[0] == v) for v in range(4)]
     np.testing.assert_allclose(firsts, p, atol=1e-12)  # the reference itself is lossless
     assert accepted > np.minimum(p, q).sum() + 0.05  # and worth it
-    assert g_test(verified(CandidatesRule(), P[:2], Q[:1], 1, blocks=blocks), law) > 1e-4
+    assert g_test(verified(CandidatesRule(), P[:2], Q[:1], 1, blocks=blocks), distribution) > 1e-4
 
 
 def test_a_second_block_goes_on_where_the_first_ends() -> None:

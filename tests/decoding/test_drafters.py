@@ -1,7 +1,7 @@
-"""The draft contract: every recorded log q is the draft's own law on the row's true prefix.
+"""The draft contract: every recorded log q is the draft's own distribution on the row's true prefix.
 
-A draft with a wrong cache or a wrong law still samples from what it records, so the output stays exact and no
-test of the output can see it; only acceptance drops.
+A draft with a wrong cache or a wrong distribution still samples from what it records, so the output stays
+exact and no test of the output can see it; only acceptance drops.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from distillspec_jax.decoding import (
     SpeculativeLoop,
     State,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.shapes import Array, Params
 from tests import tiny
 from tests.decoding.batches import merged, padded, start
-from tests.decoding.reference_law import reference_probs
+from tests.decoding.reference_distribution import reference_probs
 from tests.exactness.families import FAMILIES, MIXED, PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
 from tests.exactness.grid import CELLS, FALSE_ALARM, REPEATS, SEED
 from tests.exactness.joint import EOS, batch, exact_joint
 
 BLOCK, NEW_TOKENS = 3, 9
-LAWS = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.8), (0.0, 0, 1.0)]
+DISTRIBUTIONS = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.8), (0.0, 0, 1.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +64,18 @@ def one_round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *MIXED])
-def test_recorded_laws_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
+def test_recorded_distributions_are_the_drafts_own_on_the_true_prefix(name: str) -> None:
     pair = family(name)
     loop = SpeculativeLoop(pair.target, Recorder(pair.drafter), block_size=BLOCK)
-    cells = [(prompt, law) for prompt in PROMPTS for law in LAWS] * 2
-    law = sampling_law(*zip(*[law for _, law in cells], strict=True), vocab_size=VOCAB)
+    cells = [(prompt, distribution) for prompt in PROMPTS for distribution in DISTRIBUTIONS] * 2
+    distribution = sampling_distribution(
+        *zip(*[distribution for _, distribution in cells], strict=True), vocab_size=VOCAB
+    )
     prompt_BT = padded([prompt for prompt, _ in cells])
     rows = np.arange(len(cells))
-    state = start(loop, pair.params, prompt_BT, law, np.full(len(rows), NEW_TOKENS), rows, NEW_TOKENS)
+    state = start(
+        loop, pair.params, prompt_BT, distribution, np.full(len(rows), NEW_TOKENS), rows, NEW_TOKENS
+    )
 
     # Every second row enters a round late, as a refilled slot would: rows that have committed
     # nothing share a batch with rows that have.
@@ -114,8 +118,8 @@ def drafted_after(
     memory = drafter.follow(params.draft, memory, first_B, text_BT, count_B)
     pending_B = jnp.where(count_B > 0, text_BT[jnp.arange(rows), count_B - 1], first_B)
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(rows))
-    law = sampling_law(vocab_size=VOCAB).for_rows(rows)
-    return drafter.draft(params.draft, memory, keys_B, pending_B, law, 1)
+    distribution = sampling_distribution(vocab_size=VOCAB).for_rows(rows)
+    return drafter.draft(params.draft, memory, keys_B, pending_B, distribution, 1)
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -127,7 +131,7 @@ def test_what_a_draft_of_another_family_follows_begins_with_its_own_first_token(
     draft = drafted_after(loop, pair.params, padded([prompt] * 3), text_BT, count_B)
     logits_BTV = pair.draft_logits(prompt, text_BT)
     for b, count in enumerate(count_B):
-        expected = reference_probs(logits_BTV[b, count], *LAWS[0], VOCAB)
+        expected = reference_probs(logits_BTV[b, count], *DISTRIBUTIONS[0], VOCAB)
         np.testing.assert_allclose(np.exp(draft.log_q_BNGV[b, 0, 0]), expected, atol=2e-5)
 
 
@@ -136,16 +140,17 @@ def first_blocks(drafter: ModelDrafter, params: Params, prompt_BT: Array, reques
     keys_B = randomness.round_keys(requests.keys_B, jnp.zeros(len(prompt_BT), jnp.int32))
     pending_B = drafter.model.prefill(params, prompt_BT, 1)[1]
     memory = drafter.init(params, prompt_BT, 1 + BLOCK, pending_B)
-    return drafter.draft(params, memory, keys_B, pending_B, requests.law, BLOCK)
+    return drafter.draft(params, memory, keys_B, pending_B, requests.distribution, BLOCK)
 
 
-def test_drafted_blocks_are_drawn_from_the_drafts_law() -> None:
-    """The joint law of whole blocks (up to EOS), for temperatures, top-k and top-p, by enumeration."""
+def test_drafted_blocks_are_drawn_from_the_drafts_distribution() -> None:
+    """The joint distribution of whole blocks (up to EOS), for temperatures, top-k and top-p, by
+    enumeration."""
     pair = family("prefix")
     tokens_BNG = first_blocks(pair.drafter, pair.params.draft, *batch(CELLS, REPEATS, SEED)).tokens_BNG
     blocks = [tuple(block[: (*block, EOS).index(EOS) + 1]) for block in np.asarray(tokens_BNG)[:, 0].tolist()]
     drafting = dataclasses.replace(pair, target=pair.draft, params=PairParams(pair.params.draft))
-    for i, (prompt, law) in enumerate(CELLS):
-        expected = exact_joint(drafting, PROMPTS[prompt], BLOCK, law)
+    for i, (prompt, distribution) in enumerate(CELLS):
+        expected = exact_joint(drafting, PROMPTS[prompt], BLOCK, distribution)
         p_value = g_test(Counter(blocks[i :: len(CELLS)]), expected)
-        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"

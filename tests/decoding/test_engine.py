@@ -17,7 +17,7 @@ from distillspec_jax.decoding import (
     PromptLookup,
     StopOnEos,
     runner,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts
 from distillspec_jax.decoding.runner import Runner
@@ -28,7 +28,7 @@ from tests.exactness.families import VOCAB, family
 
 PAIR = family("prefix")
 PROMPTS = [[2 + (3 * i + j) % 4 for j in range(1 + (5 * i) % 7)] for i in range(10)]
-GREEDY = sampling_law(0.0, vocab_size=VOCAB)
+GREEDY = sampling_distribution(0.0, vocab_size=VOCAB)
 LIMITS = [9, 3, 9, 1, 9, 9, 9, 5, 9, 9]
 
 
@@ -46,18 +46,18 @@ def plain() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def law() -> Any:
+def distribution() -> Any:
     """Another temperature for every prompt."""
-    return sampling_law(np.linspace(0, 1.5, len(PROMPTS)), vocab_size=VOCAB)
+    return sampling_distribution(np.linspace(0, 1.5, len(PROMPTS)), vocab_size=VOCAB)
 
 
 @pytest.fixture(scope="module")
-def completions(law: Any) -> list[Completion]:
-    return engine().generate(PROMPTS, law, LIMITS, seed=0)
+def completions(distribution: Any) -> list[Completion]:
+    return engine().generate(PROMPTS, distribution, LIMITS, seed=0)
 
 
-def test_completions_come_in_order_with_their_own_limit_and_law(
-    completions: list[Completion], law: Any
+def test_completions_come_in_order_with_their_own_limit_and_distribution(
+    completions: list[Completion], distribution: Any
 ) -> None:
     assert len(completions) == len(PROMPTS)
     for completion, limit in zip(completions, LIMITS, strict=True):
@@ -71,8 +71,11 @@ def test_completions_come_in_order_with_their_own_limit_and_law(
         assert completion.accepted <= completion.tested
         assert completion.overlap is not None
         assert 0 <= completion.overlap <= completion.tested + 1e-4
-    # The same prompts the other way round: law and limit go with the prompt, the noise with the index.
-    turned = engine().generate(PROMPTS[::-1], law.select(np.arange(10)[::-1]), LIMITS[::-1], seed=0)[::-1]
+    # The same prompts the other way round: distribution and limit go with the prompt, the noise with the
+    # index.
+    turned = engine().generate(PROMPTS[::-1], distribution.select(np.arange(10)[::-1]), LIMITS[::-1], seed=0)[
+        ::-1
+    ]
     assert turned[0].tokens == completions[0].tokens  # temperature 0
     assert [t.tokens for t in turned] != [c.tokens for c in completions]
 
@@ -88,20 +91,20 @@ def test_greedy_text_is_that_of_autoregressive_decoding(plain: Engine) -> None:
     assert sum(c.target_calls for c in found) < sum(c.target_calls for c in expected)
 
 
-def test_batch_size_and_visits_do_not_change_a_text(completions: list[Completion], law: Any) -> None:
-    found = engine(batch_size=3, rounds_per_visit=1).generate(PROMPTS, law, LIMITS, seed=0)
+def test_batch_size_and_visits_do_not_change_a_text(completions: list[Completion], distribution: Any) -> None:
+    found = engine(batch_size=3, rounds_per_visit=1).generate(PROMPTS, distribution, LIMITS, seed=0)
     assert [c.tokens for c in found] == [c.tokens for c in completions]
     assert [c.accepted_at for c in found] == [c.accepted_at for c in completions]
 
 
-def test_the_seed_matters(completions: list[Completion], law: Any) -> None:
-    again = engine().generate(PROMPTS, law, LIMITS, seed=0)
-    other = engine().generate(PROMPTS, law, LIMITS, seed=1)
+def test_the_seed_matters(completions: list[Completion], distribution: Any) -> None:
+    again = engine().generate(PROMPTS, distribution, LIMITS, seed=0)
+    other = engine().generate(PROMPTS, distribution, LIMITS, seed=1)
     assert again == completions
     assert other != completions
 
 
-def test_progress_and_compilations_are_reported(law: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_compilations_are_reported(distribution: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     refilled: list[str] = []
 
@@ -112,12 +115,12 @@ def test_progress_and_compilations_are_reported(law: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(Runner, "refill", refill)
     seen: list[Progress] = []
     reporting = engine(on_compile=said.append, rounds_per_visit=2)
-    found = reporting.generate(PROMPTS, law, LIMITS, seed=0, progress=seen.append)
+    found = reporting.generate(PROMPTS, distribution, LIMITS, seed=0, progress=seen.append)
     announced = [f"compiling: {n} rows, prompts of up to 8, 16 new tokens" for n in (4, *refilled)]
     assert refilled
     assert said == list(dict.fromkeys(announced))
     # Another limit, the same shape: the longest output is rounded up.
-    reporting.generate(PROMPTS[:2], law.select(np.arange(2)), 12, seed=0)
+    reporting.generate(PROMPTS[:2], distribution.select(np.arange(2)), 12, seed=0)
     assert len(said) == len(set(announced))
     assert seen[-1] == Progress(10, 10, sum(len(c.tokens) for c in found))
     assert [p.done_prompts for p in seen] == sorted(p.done_prompts for p in seen)
@@ -125,10 +128,12 @@ def test_progress_and_compilations_are_reported(law: Any, monkeypatch: pytest.Mo
     assert len(seen) > 3
 
 
-def test_prompts_take_the_slots_of_those_that_are_done(completions: list[Completion], law: Any) -> None:
+def test_prompts_take_the_slots_of_those_that_are_done(
+    completions: list[Completion], distribution: Any
+) -> None:
     """One slot is held by a long text; the other serves all short ones meanwhile, and each once."""
     limits = [9, *[1] * 9]
-    found = list(engine(batch_size=2, rounds_per_visit=50).stream(PROMPTS, law, limits, seed=0))
+    found = list(engine(batch_size=2, rounds_per_visit=50).stream(PROMPTS, distribution, limits, seed=0))
     order = [index for index, _ in found]
     assert sorted(order) == list(range(10))
     assert order != sorted(order)
@@ -138,10 +143,10 @@ def test_prompts_take_the_slots_of_those_that_are_done(completions: list[Complet
 
 
 def test_a_completion_is_yielded_before_the_next_prompts_are_done(
-    completions: list[Completion], law: Any
+    completions: list[Completion], distribution: Any
 ) -> None:
     seen: list[Progress] = []
-    stream = engine().stream(PROMPTS, law, LIMITS, seed=0, progress=seen.append)
+    stream = engine().stream(PROMPTS, distribution, LIMITS, seed=0, progress=seen.append)
     index, completion = next(stream)
     assert completion == completions[index]
     assert seen[-1].done_prompts < len(PROMPTS)
@@ -168,10 +173,10 @@ def test_a_model_may_prepare_its_parameters(plain: Engine) -> None:
 
 
 def test_a_prompt_may_end_with_the_id_0_where_that_is_no_padding() -> None:
-    model, law = tiny.LLAMA, sampling_law(0.0, excluded_ids=())
+    model, distribution = tiny.LLAMA, sampling_distribution(0.0, excluded_ids=())
     served = Engine(model, tiny.params(model), batch_size=2, prompt_bucket=3)
     for prompt, done in zip(
-        prompts := [[5, 7, 0], [5, 7]], served.generate(prompts, law, 4, seed=0), strict=True
+        prompts := [[5, 7, 0], [5, 7]], served.generate(prompts, distribution, 4, seed=0), strict=True
     ):
         line = np.array([[*prompt, *done.tokens]])
         after = np.asarray(tiny.logits(model, tiny.params(model), {"decoder_input_tokens": line}))[0]
@@ -201,13 +206,13 @@ def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
     """40 positions: a prompt rounded up to 16 tokens and 31 more are too many, 10 and 31 are not."""
     served = Engine(tiny.GPT, tiny.params(tiny.GPT), batch_size=1, prompt_bucket=8, stopping=StopOnEos(()))
     prompt = [2 + i for i in range(10)]
-    assert len(served.generate([prompt], sampling_law(0.0), 31, seed=0)[0].tokens) == 31
+    assert len(served.generate([prompt], sampling_distribution(0.0), 31, seed=0)[0].tokens) == 31
     with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
-        served.stream([prompt], sampling_law(0.0), 32, seed=0)
+        served.stream([prompt], sampling_distribution(0.0), 32, seed=0)
     params = tiny.params(tiny.GPT)
     drafted = Engine(tiny.GPT, params, ModelDrafter(tiny.GPT), params, batch_size=1, block_size=3)
     with pytest.raises(UsageError, match=r"and 35 more .* \(31 asked for, and 4 for a block of drafts\)"):
-        drafted.stream([prompt], sampling_law(0.0), 31, seed=0)
+        drafted.stream([prompt], sampling_distribution(0.0), 31, seed=0)
 
 
 @pytest.mark.parametrize("name", ["t5", "decoder_only"])
@@ -241,9 +246,9 @@ def test_short_prompts_beside_a_long_one_are_read_at_a_width_of_their_own(
     assert widths == [16] * 7 + [2, 16, 4, 8, 16, 4, 8]
 
 
-def test_a_law_for_another_number_of_prompts_is_refused(plain: Engine, law: Any) -> None:
-    with pytest.raises(UsageError, match="the law has 10 rows for 1 prompts"):
-        plain.stream([[2]], law, 4, seed=0)
+def test_a_distribution_for_another_number_of_prompts_is_refused(plain: Engine, distribution: Any) -> None:
+    with pytest.raises(UsageError, match="the distribution has 10 rows for 1 prompts"):
+        plain.stream([[2]], distribution, 4, seed=0)
 
 
 @pytest.mark.parametrize("size", ["batch_size", "prompt_bucket", "rounds_per_visit", "block_size"])
@@ -329,15 +334,15 @@ class _Watch:
 
 def test_costs_are_of_whole_runs_wherever_a_text_would_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a text that ends with its first token every size would bear a run's fixed cost in one round."""
-    model, law = PrefixModel(999), sampling_law(0.0)
+    model, distribution = PrefixModel(999), sampling_distribution(0.0)
     params, options = model.init_params(1), {"block_size": (0, 1, 3), "batch_size": 1, "rounds_per_visit": 4}
 
     def of(stopping: StopOnEos) -> Engine:
         return Engine(model, params, ModelDrafter(model), params, stopping=stopping, **options)
 
-    first = of(StopOnEos(())).held_to(0).generate(PROMPTS[:1], law, 1, seed=0)[0].tokens
+    first = of(StopOnEos(())).held_to(0).generate(PROMPTS[:1], distribution, 1, seed=0)[0].tokens
     watch = _Watch(monkeypatch)
-    costs = of(StopOnEos(first)).round_costs(PROMPTS[:1], law, 32, repeats=1)
+    costs = of(StopOnEos(first)).round_costs(PROMPTS[:1], distribution, 32, repeats=1)
     assert {size: max(rounds) for size, rounds in watch.rounds.items()} == {0: 4, 1: 4, 3: 4}
     assert costs.seconds == {0: 1.5, 1: 1.5, 3: 1.5}
 

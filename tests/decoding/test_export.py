@@ -19,7 +19,7 @@ from distillspec_jax.decoding import (
     SpeculativeLoop,
     State,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.shapes import Array
 from tests import tiny
@@ -47,7 +47,7 @@ def test_reading_prompts_and_decoding_lower_for(name: str, platform: str) -> Non
     requests = Requests(
         keys_B=randomness.row_keys(randomness.seed_key(0), jnp.arange(4)),
         limit_B=jnp.full(4, 9),
-        law=sampling_law([0.0, 0.5, 1.0, 1.0], 5, 0.9, vocab_size=tiny.VOCAB).for_rows(4),
+        distribution=sampling_distribution([0.0, 0.5, 1.0, 1.0], 5, 0.9, vocab_size=tiny.VOCAB).for_rows(4),
     )
 
     def decode(params: PairParams, prompt_BT: Array, requests: Requests) -> tuple[Array, Array]:

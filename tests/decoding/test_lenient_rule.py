@@ -19,9 +19,9 @@ F = {"linear": lambda p, e: p / e, "square": lambda p, e: p / e**2, "exponential
 
 @pytest.mark.parametrize("function", LENIENCES)
 def test_epsilon_1_is_the_token_rule_bit_for_bit(function: str) -> None:
-    for laws in ((P, Q), (np.eye(4)[[2, 0, 3]], np.eye(4)[[2, 1]])):
+    for distributions in ((P, Q), (np.eye(4)[[2, 0, 3]], np.eye(4)[[2, 1]])):
         both = [
-            drafted_and_verified(rule, 3, log(laws[0]), log(laws[1]), 2, 1)[1]
+            drafted_and_verified(rule, 3, log(distributions[0]), log(distributions[1]), 2, 1)[1]
             for rule in (TokenRule(), LenientRule(function, 1.0))
         ]
         for ours, theirs in zip(*both, strict=True):
@@ -29,19 +29,19 @@ def test_epsilon_1_is_the_token_rule_bit_for_bit(function: str) -> None:
 
 
 @pytest.mark.parametrize("function", LENIENCES)
-def test_the_law_at_positive_temperature_is_the_formulas(function: str) -> None:
+def test_the_distribution_at_positive_temperature_is_the_formulas(function: str) -> None:
     """P(y kept) = q min(1, f(p) / q); a rejection draws from norm(max(0, p - q)): one draft, enumerated."""
     epsilon = 0.4
     p, q = P[0], Q[0]
     kept = q * np.minimum(1, F[function](p, epsilon) / q)
     excess = np.maximum(0, p - q)
-    law: Counter[tuple[int, ...]] = Counter()
+    distribution: Counter[tuple[int, ...]] = Counter()
     for v in range(4):
         for after in range(4):
-            law[(v, after)] = kept[v] * P[1, after]
-        law[(v,)] = (1 - kept.sum()) * excess[v] / excess.sum()
-    assert sum(law.values()) == pytest.approx(1)
-    assert g_test(verified(LenientRule(function, epsilon), P[:2], Q[:1], 1), law) > 1e-4
+            distribution[(v, after)] = kept[v] * P[1, after]
+        distribution[(v,)] = (1 - kept.sum()) * excess[v] / excess.sum()
+    assert sum(distribution.values()) == pytest.approx(1)
+    assert g_test(verified(LenientRule(function, epsilon), P[:2], Q[:1], 1), distribution) > 1e-4
 
 
 P1 = np.array([0.5, 0.3, 0.2 - 1e-6, 1e-6])

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import PromptLookup, Requests, SpeculativeLoop, randomness, sampling_law
+from distillspec_jax.decoding import (
+    PromptLookup,
+    Requests,
+    SpeculativeLoop,
+    randomness,
+    sampling_distribution,
+)
 from distillspec_jax.decoding.drafters import Draft
 from distillspec_jax.errors import UsageError
 from tests.decoding.batches import padded
@@ -20,7 +26,9 @@ from tests.exactness.joint import EVERY_ROUND, batch, counts_of_cell, run
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _draft(lookup, state, pending_B, block_size):
     keys = randomness.row_keys(jax.random.key(0), jnp.arange(len(pending_B)))
-    return lookup.draft(None, state, keys, pending_B, sampling_law().for_rows(len(pending_B)), block_size)
+    return lookup.draft(
+        None, state, keys, pending_B, sampling_distribution().for_rows(len(pending_B)), block_size
+    )
 
 
 def offers(lookup: PromptLookup, texts: list[list[int]], block_size: int = 3) -> list[list[int]]:
@@ -54,7 +62,7 @@ def test_matches_shorter_than_the_shortest_are_none() -> None:
     assert offers(PromptLookup(10, longest=3, shortest=2), [[2, 3, 4, 3], [2, 3, 4, 2, 3]]) == [[], [4, 2, 3]]
 
 
-def test_what_no_law_draws_ends_a_block() -> None:
+def test_what_no_distribution_draws_ends_a_block() -> None:
     """Padding, which may stand in a prompt and begins a T5's output; a lenient rule could keep it."""
     assert offers(PromptLookup(10), [[2, 3, 0, 4, 5, 2], [2, 0, 4, 5, 6, 2]]) == [[3], []]
 
@@ -86,7 +94,9 @@ def test_the_prompts_last_token_is_known_once(name: str, known: list, first: lis
     """Pending it is for one family and not for the other, whose output begins with a token of its own."""
     pair, prompts = family(name), [[2, 3, 4, 5, 2, 3], [4, 4]]
     loop = SpeculativeLoop(pair.target, lookup := PromptLookup(VOCAB), block_size=3)
-    requests = Requests(randomness.row_keys(jax.random.key(0), jnp.arange(2)), jnp.full(2, 4), sampling_law())
+    requests = Requests(
+        randomness.row_keys(jax.random.key(0), jnp.arange(2)), jnp.full(2, 4), sampling_distribution()
+    )
     params = pair.params._replace(draft=None)
     state = jax.jit(loop.init, static_argnums=3)(params, jnp.asarray(padded(prompts)), requests, 4)
     texts = zip(state.draft.tokens_BS.tolist(), state.draft.length_B.tolist(), strict=True)
@@ -95,16 +105,16 @@ def test_the_prompts_last_token_is_known_once(name: str, known: list, first: lis
 
 
 @pytest.mark.parametrize("name", ["prefix", "t5"])
-def test_outputs_follow_the_exact_joint_law(name: str) -> None:
+def test_outputs_follow_the_exact_joint_distribution(name: str) -> None:
     """Blocks of every length, none at all included; false alarm 1e-4."""
     pair = family(name)
     loop = SpeculativeLoop(pair.target, PromptLookup(VOCAB, longest=2), block_size=3)
     prompt_BT, requests = batch(CELLS, 3000, seed=2)
     state = run(loop, pair.params._replace(draft=None), prompt_BT, requests, EVERY_ROUND)
-    for i, (prompt, law) in enumerate(CELLS):
+    for i, (prompt, distribution) in enumerate(CELLS):
         counts = counts_of_cell(state, i, len(CELLS))
-        assert g_test(counts, exact(name, prompt, law)) > FALSE_ALARM / len(CELLS), (
-            f"{PROMPTS[prompt]}, {law}"
+        assert g_test(counts, exact(name, prompt, distribution)) > FALSE_ALARM / len(CELLS), (
+            f"{PROMPTS[prompt]}, {distribution}"
         )
     accepted, tested = (np.asarray(x) for x in (state.counts.accepted_BG, state.counts.tested_BG))
     assert 0 < accepted.sum() < tested.sum()

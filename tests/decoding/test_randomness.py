@@ -35,7 +35,7 @@ def test_a_row_key_depends_on_the_prompt_index_alone() -> None:
     assert (jax.random.key_data(among[1]) == jax.random.key_data(alone[0])).all()
 
 
-def test_draws_follow_the_law_across_blocks() -> None:
+def test_draws_follow_the_distribution_across_blocks() -> None:
     """A vocabulary of three blocks; false alarm 1e-4."""
     p_V = np.zeros(300)
     p_V[[1, 5, 127, 128, 140, 255, 256, 299]] = [0.1, 0.2, 0.05, 0.15, 0.2, 0.1, 0.05, 0.15]
@@ -55,7 +55,7 @@ def test_a_point_past_the_end_means_the_last_token_that_can_be_drawn() -> None:
         assert found.tolist() == [expected]
 
 
-def test_one_hot_laws_and_nan_stay_in_range() -> None:
+def test_one_hot_distributions_and_nan_stay_in_range() -> None:
     one_hot = np.where(np.arange(200) == np.array([[0], [127], [199]]), 0.0, -np.inf).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 3)
     assert draw(keys, one_hot).tolist() == [0, 127, 199]

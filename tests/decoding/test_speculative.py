@@ -18,7 +18,7 @@ from distillspec_jax.decoding import (
     TokenRule,
     Verdict,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.errors import UsageError
@@ -27,7 +27,7 @@ from tests.decoding.batches import merged, padded, run, start, texts
 from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
 from tests.exactness.grid import FALSE_ALARM, exact
-from tests.exactness.joint import Law, counts_of_cell, decode
+from tests.exactness.joint import Distribution, counts_of_cell, decode
 
 PAIR = family("prefix")
 
@@ -45,12 +45,14 @@ LOOP = SpeculativeLoop(PAIR.target, PAIR.drafter, block_size=BLOCK, measure_over
 PROMPT_BT = padded([PROMPTS[i % 3] for i in range(12)])
 LIMITS = np.array([20, 20, 7, 20, 1, 20, 20, 2, 20, 13, 20, 0])
 INDEX = np.arange(12)
-LAW = sampling_law(np.tile([1.0, 0.0, 0.6], 4), np.tile([0, 0, 4, 0], 3), vocab_size=VOCAB).for_rows(12)
+DISTRIBUTION = sampling_distribution(
+    np.tile([1.0, 0.0, 0.6], 4), np.tile([0, 0, 4, 0], 3), vocab_size=VOCAB
+).for_rows(12)
 
 
 @pytest.fixture(scope="module")
 def fresh() -> Any:
-    return start(LOOP, PARAMS, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS)
+    return start(LOOP, PARAMS, PROMPT_BT, DISTRIBUTION, LIMITS, INDEX, NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,8 @@ def done(fresh: Any) -> Any:
 
 def test_greedy_rows_emit_the_autoregressive_text(done: Any) -> None:
     plain = AutoregressiveLoop(PAIR.target)
-    reference = run(plain, PARAMS, start(plain, PARAMS, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
-    greedy = np.flatnonzero(np.asarray(LAW.temperature) == 0)
+    reference = run(plain, PARAMS, start(plain, PARAMS, PROMPT_BT, DISTRIBUTION, LIMITS, INDEX, NEW_TOKENS))
+    greedy = np.flatnonzero(np.asarray(DISTRIBUTION.temperature) == 0)
     assert max(len(texts(reference)[b]) for b in greedy) > 2 * BLOCK
     for b in greedy:
         assert texts(done)[b] == texts(reference)[b]
@@ -69,8 +71,8 @@ def test_greedy_rows_emit_the_autoregressive_text(done: Any) -> None:
 
 def test_a_text_does_not_depend_on_neighbours_or_place(done: Any) -> None:
     turned = np.roll(INDEX, 5)
-    law = LAW.select(turned)
-    state = start(LOOP, PARAMS, PROMPT_BT[turned], law, LIMITS[turned], turned, NEW_TOKENS)
+    distribution = DISTRIBUTION.select(turned)
+    state = start(LOOP, PARAMS, PROMPT_BT[turned], distribution, LIMITS[turned], turned, NEW_TOKENS)
     assert texts(run(LOOP, PARAMS, state)) == [texts(done)[i] for i in turned]
 
 
@@ -130,7 +132,7 @@ def test_accounting(done: Any) -> None:
     assert counts.tested_BG[4].tolist() == [1, 0, 0, 0]
     # Expected acceptance lies near the observed one, and is 0 or 1 a position at temperature 0.
     assert ((counts.overlap_B >= 0) & (counts.overlap_B <= counts.tested_BG.sum(1) + 1e-4)).all()
-    greedy = np.asarray(LAW.temperature) == 0
+    greedy = np.asarray(DISTRIBUTION.temperature) == 0
     np.testing.assert_allclose(counts.overlap_B[greedy], counts.accepted_BG.sum(1)[greedy])
     assert 0 < counts.overlap_B[~greedy].sum() < counts.tested_BG[~greedy].sum()
 
@@ -141,7 +143,7 @@ FAULT_V = np.where(np.arange(8) == 5, np.nan, 0).astype(np.float32)
 def test_rows_whose_logits_are_nan_fail_alone(done: Any) -> None:
     """The target fails after id 5: rows that have to go on from it fail, the others never notice."""
     params = PARAMS._replace(target={**PARAMS.target, "fault_V": FAULT_V})
-    state = run(LOOP, params, start(LOOP, params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
+    state = run(LOOP, params, start(LOOP, params, PROMPT_BT, DISTRIBUTION, LIMITS, INDEX, NEW_TOKENS))
     status = np.asarray(state.rows.status_B)
     failed_late = 0
     for b, (text, sound) in enumerate(zip(texts(state), texts(done), strict=True)):
@@ -163,9 +165,9 @@ def test_rows_whose_logits_are_nan_fail_alone(done: Any) -> None:
 def test_a_nan_in_the_draft_fails_nothing(done: Any) -> None:
     """After id 5 it offers nothing: greedy rows, and rows that never read a 5, emit what they ever do."""
     params = PARAMS._replace(draft={**PARAMS.draft, "fault_V": FAULT_V[:7]})
-    state = run(LOOP, params, start(LOOP, params, PROMPT_BT, LAW, LIMITS, INDEX, NEW_TOKENS))
+    state = run(LOOP, params, start(LOOP, params, PROMPT_BT, DISTRIBUTION, LIMITS, INDEX, NEW_TOKENS))
     assert not (np.asarray(state.rows.status_B) == Status.FAILED).any()
-    greedy, met = np.asarray(LAW.temperature) == 0, 0
+    greedy, met = np.asarray(DISTRIBUTION.temperature) == 0, 0
     for b, text in enumerate(texts(done)):
         read_5 = LIMITS[b] > 0 and 5 in [PROMPTS[b % 3][-1], *text[:-1]]
         met += read_5
@@ -193,7 +195,7 @@ class UniformDrafter:
         return ()
 
     def draft(
-        self, params: None, state: tuple[()], keys_B: Array, pending_B: Array, law: Any, size: int
+        self, params: None, state: tuple[()], keys_B: Array, pending_B: Array, distribution: Any, size: int
     ) -> Draft:
         rows = len(pending_B)
         branch_offset = jnp.arange(2 * size)[None]
@@ -221,11 +223,11 @@ class CoinThenTokenRule:
         return TokenRule()(keys_B, *one)._replace(branch_B=branch_B)
 
 
-def test_several_blocks_of_unequal_length_keep_the_exact_law() -> None:
+def test_several_blocks_of_unequal_length_keep_the_exact_distribution() -> None:
     loop = SpeculativeLoop(PAIR.target, UniformDrafter(), CoinThenTokenRule(), block_size=2)
-    cells = [(prompt, Law(1.0)) for prompt in range(len(PROMPTS))]
+    cells = [(prompt, Distribution(1.0)) for prompt in range(len(PROMPTS))]
     state = decode(loop, PAIR.params, cells, 4000, seed=5)
-    for i, (prompt, law) in enumerate(cells):
+    for i, (prompt, distribution) in enumerate(cells):
         counts: Counter[tuple[int, ...]] = counts_of_cell(state, i, len(cells))
-        assert g_test(counts, exact("prefix", prompt, law)) > FALSE_ALARM / len(cells)
+        assert g_test(counts, exact("prefix", prompt, distribution)) > FALSE_ALARM / len(cells)
     assert 0 < int(state.counts.accepted_BG[:, 1].sum()) < int(state.counts.accepted_BG[:, 0].sum())

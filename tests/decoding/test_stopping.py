@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding import StopOnEos, StopOnStrings
-from distillspec_jax.decoding.text import TextGenerator
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.text_generator import TextGenerator
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import pair
 
 PIECES = (b"", b"", b"a", b"b", b"ab", b"ba", b"\n", b"a\n", b"\xc3", b"\xa4", b"")

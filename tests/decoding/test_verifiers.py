@@ -22,14 +22,14 @@ from distillspec_jax.errors import UsageError
 from tests.decoding.drafted_blocks import ROWS, P, Q, log, verified
 from tests.exactness.goodness import g_test
 
-# Every law on three tokens in quarters: one-hot laws, zeros on either side, p equal to q.
-LAWS = np.array([c for c in itertools.product(range(5), repeat=3) if sum(c) == 4]) / 4.0
+# Every distribution on three tokens in quarters: one-hot distributions, zeros on either side, p equal to q.
+DISTRIBUTIONS = np.array([c for c in itertools.product(range(5), repeat=3) if sum(c) == 4]) / 4.0
 
 
-def test_one_step_gives_exactly_the_target_law_for_every_pair_of_small_laws() -> None:
+def test_one_step_gives_exactly_the_target_distribution_for_every_pair_of_small_distributions() -> None:
     """sum_y q(y) [a(y) 1{x = y} + (1 - a(y)) r(x)] == p(x), by enumeration."""
-    p = np.repeat(LAWS, len(LAWS), axis=0)
-    q = np.tile(LAWS, (len(LAWS), 1))
+    p = np.repeat(DISTRIBUTIONS, len(DISTRIBUTIONS), axis=0)
+    q = np.tile(DISTRIBUTIONS, (len(DISTRIBUTIONS), 1))
     accept = np.where(q > 0, np.asarray(jax.jit(acceptance)(log(p), log(q))), 0.0)
     kept = q * accept
     rejected = 1 - kept.sum(-1, keepdims=True)
@@ -39,15 +39,15 @@ def test_one_step_gives_exactly_the_target_law_for_every_pair_of_small_laws() ->
     np.testing.assert_allclose(kept.sum(-1), np.minimum(p, q).sum(-1), atol=1e-6)
 
 
-def test_a_residual_that_underflows_is_the_target_law() -> None:
+def test_a_residual_that_underflows_is_the_target_distribution() -> None:
     p = log(np.array([0.25, 0.0, 0.75]))
     np.testing.assert_array_equal(jax.jit(residual)(p, p), p)
 
 
 @functools.cache
-def exact_block_law(length: int) -> dict[tuple[int, ...], float]:
-    """The law of (accepted drafts..., next token) by enumeration of drafts."""
-    law: Counter[tuple[int, ...]] = Counter()
+def exact_block_distribution(length: int) -> dict[tuple[int, ...], float]:
+    """The distribution of (accepted drafts..., next token) by enumeration of drafts."""
+    distribution: Counter[tuple[int, ...]] = Counter()
     alive: dict[tuple[int, ...], float] = {(): 1.0}
     for i in range(length):
         ratio = np.minimum(1, P[i] / Q[i])
@@ -55,24 +55,24 @@ def exact_block_law(length: int) -> dict[tuple[int, ...], float]:
         rejection = (Q[i] * (1 - ratio)).sum()
         for prefix, mass in alive.items():
             for v in range(4):
-                law[(*prefix, v)] += mass * rejection * excess[v] / excess.sum()
+                distribution[(*prefix, v)] += mass * rejection * excess[v] / excess.sum()
         alive = {(*pre, v): m * Q[i, v] * ratio[v] for pre, m in alive.items() for v in range(4)}
     for prefix, mass in alive.items():
         for v in range(4):
-            law[(*prefix, v)] += mass * P[length, v]
-    return dict(law)
+            distribution[(*prefix, v)] += mass * P[length, v]
+    return dict(distribution)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
-def test_blocks_shorter_than_gamma_end_with_the_bonus_law_at_their_own_length(length: int) -> None:
-    """Joint law of accepted drafts and next token; false alarm 1e-4 each, 40,000 rows."""
-    law = exact_block_law(length)
-    assert sum(law.values()) == pytest.approx(1)
+def test_blocks_shorter_than_gamma_end_with_the_bonus_distribution_at_their_own_length(length: int) -> None:
+    """Joint distribution of accepted drafts and next token; false alarm 1e-4 each, 40,000 rows."""
+    distribution = exact_block_distribution(length)
+    assert sum(distribution.values()) == pytest.approx(1)
     counts = verified(TokenRule(), P, Q, length, seed=length)
-    assert g_test(counts, law) > 1e-4
+    assert g_test(counts, distribution) > 1e-4
 
 
-def test_one_hot_laws_accept_exactly_the_argmax() -> None:
+def test_one_hot_distributions_accept_exactly_the_argmax() -> None:
     one_hot = np.eye(4)
     counts = verified(TokenRule(), one_hot[[2, 1, 3]], one_hot[[2, 1]], 2)
     assert counts == {(2, 1, 3): ROWS}
@@ -95,7 +95,7 @@ def test_the_token_rule_refuses_several_candidates() -> None:
 @pytest.mark.parametrize(
     "rule", [TokenRule(), BlockRule(), CandidatesRule(), LenientRule("linear", 0.5), GreedyMatch()], ids=str
 )
-def test_laws_past_a_blocks_length_may_be_nan(rule: Verifier) -> None:
+def test_distributions_past_a_blocks_length_may_be_nan(rule: Verifier) -> None:
     """As they are of a draft that fails inside a block."""
     rows = 64
     tokens_BNG = np.random.default_rng(0).integers(0, 4, (rows, 1, 2)).astype(np.int32)

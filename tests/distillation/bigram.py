@@ -1,7 +1,7 @@
 """A network whose next token depends on the last one alone: a table of logits is its parameters.
 
 It is an encoder-decoder to its callers (`pending` is the start token 0), so sampling, teacher forcing and
-every law can be computed by hand.
+every distribution can be computed by hand.
 """
 
 from __future__ import annotations

@@ -9,21 +9,21 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.data.target_set import TargetSet, law_file
+from distillspec_jax.data.target_set import TargetSet, logprobs_file
 from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files
 from distillspec_jax.data.token_mass import heaviest, token_mass
-from distillspec_jax.data.tokenizer import Tokenizer
 from distillspec_jax.data.train_vocabulary import train as train_vocabulary
-from distillspec_jax.decoding.text import TextGenerator, prompt_format
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.text_generator import TextGenerator, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.partitioning import make_partitioner
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
@@ -31,7 +31,7 @@ from tests.data.hub import EOS, byte_level
 
 TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
 TEMPERATURES = [0.0, 5.0]  # a tiny target is sure of itself
-SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "law_ids": 3, "batch_size": 4}
+SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "top_logprobs": 3, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def quiet(line):
 
 @pytest.fixture(scope="module")
 def folder(task, small_shards, tmp_path_factory):
-    """A whole set, its laws in files of 4 texts."""
+    """A whole set, its distributions in files of 4 texts."""
     folder = tmp_path_factory.mktemp("set") / "texts"
     collect(pair.target(), folder, task, **SETTINGS, say=quiet)
     return folder
@@ -83,36 +83,36 @@ def test_texts_are_the_decoders_in_order(folder):
     assert any(one["tokens"] != other["tokens"] for one, other in pairs)  # a greedy one and a draw
 
 
-def test_laws_are_the_targets_at_every_token(folder):
+def test_distributions_are_the_targets_at_every_token(folder):
     texts, target = TargetSet(folder), pair.target()
     batch = texts.batch(list(range(2 * ROWS)), LENGTHS)
     logits = np.asarray(tiny.logits(target.model, target.params, batch), np.float64)
-    law_BTV = np.exp(logits - logits.max(-1, keepdims=True))
-    law_BTV /= law_BTV.sum(-1, keepdims=True)
+    distribution_BTV = np.exp(logits - logits.max(-1, keepdims=True))
+    distribution_BTV /= distribution_BTV.sum(-1, keepdims=True)
     real = batch["decoder_loss_weights"] > 0
     assert real.sum() == sum(len(text["tokens"]) for text in texts.texts)
-    chosen = np.take_along_axis(law_BTV, batch["law_ids"], axis=-1)
+    chosen = np.take_along_axis(distribution_BTV, batch["top_ids"], axis=-1)
     # Half precision keeps 11 bits of a logarithm.
-    np.testing.assert_allclose(batch["law_log_p"][real], np.log(chosen[real]), rtol=2**-11, atol=2e-5)
-    np.testing.assert_allclose(np.exp(batch["law_log_tail"])[real], 1 - chosen.sum(-1)[real], atol=1e-5)
+    np.testing.assert_allclose(batch["top_logprobs"][real], np.log(chosen[real]), rtol=2**-11, atol=2e-5)
+    np.testing.assert_allclose(np.exp(batch["tail_logprob"])[real], 1 - chosen.sum(-1)[real], atol=1e-5)
     np.testing.assert_array_equal(np.sort(chosen[real], axis=-1)[:, ::-1], chosen[real])
-    np.testing.assert_allclose(chosen[..., 0][real], law_BTV.max(-1)[real])
-    assert texts.header.law_bytes == 3 * (2 + 2) + 4
+    np.testing.assert_allclose(chosen[..., 0][real], distribution_BTV.max(-1)[real])
+    assert texts.header.logprob_bytes == 3 * (2 + 2) + 4
 
 
 def test_a_run_that_was_cut_off_goes_on(folder, copy):
     lines = (copy / "texts.jsonl").read_text().splitlines(keepends=True)
     (copy / "texts.jsonl").unlink()
     (copy / "texts.jsonl.partial").write_text("".join(lines[:3]) + lines[3][:7])
-    law_file(copy, 1).unlink()
+    logprobs_file(copy, 1).unlink()
     with pytest.raises(UsageError, match=r"not finished \(no texts\.jsonl\): run the same `collect` again"):
         TargetSet(copy)
     said = []
     collect(pair.target(), copy, TASK, **SETTINGS, say=said.append)
-    assert said == ["resuming after 3 of 10 texts", "laws of 3 ids and the rest: 16 bytes a token"]
+    assert said == ["resuming after 3 of 10 texts", "distributions of 3 ids and the rest: 16 bytes a token"]
     assert (copy / "texts.jsonl").read_bytes() == (folder / "texts.jsonl").read_bytes()
     for shard in range(3):
-        with np.load(law_file(copy, shard)) as ours, np.load(law_file(folder, shard)) as theirs:
+        with np.load(logprobs_file(copy, shard)) as ours, np.load(logprobs_file(folder, shard)) as theirs:
             assert all(np.array_equal(ours[name], theirs[name]) for name in ("ids", "log_p", "log_tail"))
 
 
@@ -122,11 +122,13 @@ def test_a_target_on_a_mesh_writes_the_same(folder, task, tmp_path):
     placed = pretrained.load(saved, partitioner=partitioner)
     collect(placed, tmp_path / "texts", task, **SETTINGS, partitioner=partitioner, say=quiet)
     assert TargetSet(tmp_path / "texts").texts == TargetSet(folder).texts
-    with np.load(law_file(tmp_path / "texts", 0)) as ours, np.load(law_file(folder, 0)) as theirs:
+    with np.load(logprobs_file(tmp_path / "texts", 0)) as ours, np.load(logprobs_file(folder, 0)) as theirs:
         np.testing.assert_allclose(ours["log_p"], theirs["log_p"], rtol=2**-9, atol=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"temperature": 0.5}, {"seed": 4}, {"law_ids": 2}, {"num_samples": 1}])
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.5}, {"seed": 4}, {"top_logprobs": 2}, {"num_samples": 1}]
+)
 def test_a_set_of_other_texts_is_not_added_to(folder, change):
     (name,) = change
     with pytest.raises(UsageError, match=f"holds a set whose {name.removeprefix('num_')} is"):
@@ -143,7 +145,7 @@ def test_nor_one_of_another_target(folder):
     [
         ({"limit": 0}, "limit is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
-        ({"law_ids": 1 << 20}, "law_ids is 1048576, must be below the 4096 ids"),
+        ({"top_logprobs": 1 << 20}, "top_logprobs is 1048576, must be below the 4096 ids"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"temperature": 0.0}, "num_samples is 2 at temperature 0"),
         ({"temperature": [1.0, 0.0], "num_samples": 3}, "num_samples is 3 at temperature 1, 0, .* 2"),
@@ -160,7 +162,7 @@ def test_impossible_sets(task, tmp_path, change, complaint):
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):
-    texts = TargetSet(folder, with_laws=False)
+    texts = TargetSet(folder, with_logprobs=False)
 
     def rows(steps, size, start_step=0):
         stream = texts.batches(lengths=LENGTHS, batch_size=size, seed=1, start_step=start_step)
@@ -188,7 +190,7 @@ def test_a_prompt_keeps_the_id_0_at_its_end(folder, tmp_path):
     of_words = {
         "tokenizer_fingerprint": checkpoint.fingerprint(byte_level()),
         "logits": EOS + 1,
-        "law_ids": 0,
+        "top_logprobs": 0,
     }
     header = json.loads((folder / "set.json").read_text())
     header["header"] |= of_words | {"eos_ids": [EOS], "prompts_end_with_eos": False}
@@ -223,14 +225,14 @@ def test_a_set_that_does_not_fit_is_refused(folder, copy, tmp_path):
     other = Tokenizer.from_bytes(train_vocabulary(["red tea", "blue hat"] * 9, vocabulary_size=270))
     with pytest.raises(UsageError, match="another vocabulary than 'test_collect' is read with"):
         TargetSet(folder).check(TASK, other, LENGTHS)
-    with np.load(law_file(copy, 2)) as laws:
-        np.savez(law_file(copy, 2), **{**laws, "ids": laws["ids"] + np.uint16(4096)})
+    with np.load(logprobs_file(copy, 2)) as distributions:
+        np.savez(logprobs_file(copy, 2), **{**distributions, "ids": distributions["ids"] + np.uint16(4096)})
     with pytest.raises(UsageError, match=r"00002\.npz is not of the texts beside it: remove it"):
         TargetSet(copy).batch([9], LENGTHS)
-    law_file(copy, 2).write_bytes(b"PK")
+    logprobs_file(copy, 2).write_bytes(b"PK")
     with pytest.raises(UsageError, match=r"00002\.npz is damaged"):
         TargetSet(copy).batch([9], LENGTHS)
-    law_file(copy, 2).unlink()
+    logprobs_file(copy, 2).unlink()
     with pytest.raises(UsageError, match=r"00002\.npz is missing"):
         TargetSet(copy)
     lines = (copy / "texts.jsonl").read_text().splitlines(keepends=True)
@@ -249,23 +251,25 @@ def test_what_cannot_be_distilled_from_a_set(folder, tmp_path):
     with pytest.raises(UsageError, match=r"written by another target, target \(.*than .*draft"):
         distill(draft, draft, str(tmp_path / "out"), config(folder), loop)
     header = json.loads((folder / "set.json").read_text())
-    header["header"]["law_ids"] = 0
+    header["header"]["top_logprobs"] = 0
     bare = shutil.copytree(folder, tmp_path / "bare")
     (bare / "set.json").write_text(json.dumps(header))
-    with pytest.raises(UsageError, match="holds texts but no laws: collect with --law_ids"):
+    with pytest.raises(UsageError, match="holds texts but no log-probabilities: collect with --top_logprobs"):
         distill(None, draft, str(tmp_path / "out"), config(bare), loop)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_mass_of_an_id_is_its_mean_probability_or_its_share_of_the_tokens(folder, copy):
-    laws = [np.load(law_file(folder, shard)) for shard in range(3)]
-    ids, p = (np.concatenate([law[name] for law in laws]) for name in ("ids", "log_p"))
+    distributions = [np.load(logprobs_file(folder, shard)) for shard in range(3)]
+    ids, p = (
+        np.concatenate([distribution[name] for distribution in distributions]) for name in ("ids", "log_p")
+    )
     p = np.exp(p.astype(np.float64))
     mass_V = token_mass(TargetSet(folder))
     assert mass_V.shape == (pair.MODEL.vocab_size,)
     for token in pair.SPOKEN:
         assert mass_V[token] == pytest.approx(p[ids == token].sum() / len(ids))
-    counted_V = token_mass(TargetSet(copy, with_laws=False))
+    counted_V = token_mass(TargetSet(copy, with_logprobs=False))
     tokens = [token for text in TargetSet(folder).texts for token in text["tokens"]]
     assert {token: counted_V[token] for token in tokens} == {
         token: pytest.approx(tokens.count(token) / len(tokens)) for token in tokens
@@ -288,12 +292,14 @@ def metrics_of(directory, name):
     return [row[name] for row in rows if name in row]
 
 
-def test_a_draft_learns_from_stored_laws_and_from_texts_alone(folder, tmp_path):
+def test_a_draft_learns_from_stored_distributions_and_from_texts_alone(folder, tmp_path):
     draft = pair.write(tmp_path / "draft", pair.draft())
     loop = LoopConfig(total_steps=40, batch_size=4, log_period=10, eval_period=20, save_period=40)
     data = config(folder, held_out_set=str(folder))
     settings = {"learning_rate": 0.02, "warmup_steps": 1}
-    out = distill(None, draft, str(tmp_path / "laws"), data, loop, divergence=ReverseKL(), **settings)
+    out = distill(
+        None, draft, str(tmp_path / "distributions"), data, loop, divergence=ReverseKL(), **settings
+    )
     losses = metrics_of(out, "loss")
     assert losses[-1] < 0.7 * losses[0]
     card = checkpoint.read_card(out)

@@ -26,7 +26,7 @@ MASK = np.array([[1, 1, 0], [1, 0, 1]], np.float32)
 TOKENS = np.array([[5, 10, 0], [7, 0, 4]], np.int32)
 
 
-def law(logits):
+def distribution(logits):
     logits = np.asarray(logits, np.float64)
     weight = np.exp(logits - logits.max(-1, keepdims=True))
     return weight / weight.sum(-1, keepdims=True)
@@ -79,7 +79,7 @@ def gradients(divergence, target, draft, mask):
 def test_closed_forms(divergence, closed_form, logits):
     found = value(divergence, *logits, MASK)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, MASK * closed_form(*map(law, logits)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found, MASK * closed_form(*map(distribution, logits)), rtol=1e-5, atol=1e-7)
 
 
 def test_directions_by_hand():
@@ -107,10 +107,12 @@ def test_gradients_are_those_of_the_value(divergence, logits):
     )
 
 
-def test_the_gradient_of_forward_kl_is_the_difference_of_the_laws(logits):
+def test_the_gradient_of_forward_kl_is_the_difference_of_the_distributions(logits):
     target, draft = logits
     _, gradient = gradients(ForwardKL(), target, draft, MASK)
-    np.testing.assert_allclose(gradient, MASK[..., None] * (law(draft) - law(target)), atol=1e-6)
+    np.testing.assert_allclose(
+        gradient, MASK[..., None] * (distribution(draft) - distribution(target)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("divergence", EVERY)
@@ -147,7 +149,7 @@ def test_vanishing_probabilities_stay_finite(divergence, sides, low, logits):
 @pytest.mark.parametrize(("divergence", "closed_form"), CASES)
 def test_ids_that_both_exclude_do_not_count(divergence, closed_form, logits):
     excluded = [np.where(np.arange(V) < 4, -np.inf, x).astype(np.float32) for x in logits]
-    expected = MASK * closed_form(*(law(x[..., 4:]) for x in logits))
+    expected = MASK * closed_form(*(distribution(x[..., 4:]) for x in logits))
     np.testing.assert_allclose(value(divergence, *excluded, MASK), expected, rtol=1e-5, atol=1e-7)
     gradient = gradients(divergence, *excluded, MASK)[1]
     assert np.isfinite(gradient).all()
@@ -169,15 +171,15 @@ def test_bfloat16_logits_are_reduced_in_float32(divergence, closed_form, logits)
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in logits]
     found = value(divergence, *rounded, MASK)
     assert found.dtype == jnp.float32
-    expected = MASK * closed_form(*(law(x.astype(jnp.float32)) for x in rounded))
+    expected = MASK * closed_form(*(distribution(x.astype(jnp.float32)) for x in rounded))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert gradients(divergence, *rounded, MASK)[1].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("divergence", EVERY)
-def test_equal_laws_are_at_zero_and_at_rest(divergence, logits):
+def test_equal_distributions_are_at_zero_and_at_rest(divergence, logits):
     target, _ = logits
-    shifted = target + np.float32(2.0)  # the same law
+    shifted = target + np.float32(2.0)  # the same distribution
     np.testing.assert_allclose(value(divergence, target, shifted, MASK), 0.0, atol=1e-6)
 
 
@@ -212,7 +214,7 @@ def test_a_beta_without_a_divergence_is_refused(beta, says):
 
 
 def test_one_minus_tvd_is_the_probability_of_acceptance(logits):
-    overlap = np.minimum(*map(law, logits)).sum(-1)
+    overlap = np.minimum(*map(distribution, logits)).sum(-1)
     np.testing.assert_allclose(1 - value(TotalVariation(), *logits, np.ones((B, T))), overlap, rtol=1e-5)
 
 
@@ -234,10 +236,12 @@ def test_hard_labels_are_cross_entropy_whatever_the_target_says(logits):
     target, draft = logits
     hard = jax.jit(HardLabels())
     found = hard(np.full_like(target, np.nan), draft, MASK, TOKENS)
-    expected = -np.log(np.take_along_axis(law(draft), TOKENS[..., None], -1)[..., 0])
+    expected = -np.log(np.take_along_axis(distribution(draft), TOKENS[..., None], -1)[..., 0])
     np.testing.assert_allclose(found, MASK * expected, rtol=1e-5)
     gradient = gradients(HardLabels(), target, draft, MASK)[1]
-    np.testing.assert_allclose(gradient, MASK[..., None] * (law(draft) - np.eye(V)[TOKENS]), atol=1e-6)
+    np.testing.assert_allclose(
+        gradient, MASK[..., None] * (distribution(draft) - np.eye(V)[TOKENS]), atol=1e-6
+    )
     spoilt = np.where(MASK[..., None] > 0, draft, np.nan)
     np.testing.assert_array_equal(hard(target, spoilt, MASK, TOKENS), found)
 
@@ -263,7 +267,7 @@ TEMPERED = [pytest.param(type(c.values[0]), c.values[1], id=c.id) for c in CASES
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 @pytest.mark.parametrize(("kind", "closed_form"), TEMPERED)
 def test_a_temperature_divides_the_logits_of_both(kind, closed_form, temperature, logits):
-    expected = MASK * closed_form(*(law(x / temperature) for x in logits))
+    expected = MASK * closed_form(*(distribution(x / temperature) for x in logits))
     found = value(kind(temperature=temperature), *logits, MASK)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
@@ -276,8 +280,8 @@ def test_a_small_temperature_overflows_nothing(kind, logits):
 
 
 def truncated(logits, top_k, top_p):
-    """The sampler's law, by sorting: no padding, top-k, then the smallest set of mass top_p."""
-    p = law(np.where(np.arange(V) == 0, -np.inf, logits))
+    """The sampler's distribution, by sorting: no padding, top-k, then the smallest set of mass top_p."""
+    p = distribution(np.where(np.arange(V) == 0, -np.inf, logits))
     order = np.argsort(-p, axis=-1, kind="stable")
     rank = np.argsort(order, axis=-1)
     p = np.where(rank < (top_k or V), p, 0.0)
@@ -289,7 +293,7 @@ def truncated(logits, top_k, top_p):
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (0, 0.8), (6, 0.7)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_truncated_laws_are_the_samplers(top_k, top_p, temperature, logits):
+def test_truncated_distributions_are_the_samplers(top_k, top_p, temperature, logits):
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     p, q = (truncated(x / temperature, top_k, top_p) for x in logits)
     overlap = np.minimum(p, q).sum(-1)
@@ -299,7 +303,7 @@ def test_truncated_laws_are_the_samplers(top_k, top_p, temperature, logits):
     expected = np.where(overlap > 0, -np.log(np.maximum(overlap, 1e-30)), NOTHING_SHARED)
     np.testing.assert_allclose(found, MASK * expected, rtol=1e-5, atol=1e-6)
     # Forward KL truncates the target alone.
-    full = law(logits[1] / temperature)
+    full = distribution(logits[1] / temperature)
     terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(full)), 0.0)
     found = value(ForwardKL(**settings), *logits, MASK)
     np.testing.assert_allclose(found, MASK * terms.sum(-1), rtol=1e-5, atol=1e-6)
@@ -309,7 +313,7 @@ TRUNCATED = [ForwardKL(top_k=3), TotalVariation(top_k=3), NegativeLogAcceptance(
 
 
 @pytest.mark.parametrize("divergence", TRUNCATED)
-def test_gradients_of_truncated_laws_are_those_of_the_value(divergence, logits):
+def test_gradients_of_truncated_distributions_are_those_of_the_value(divergence, logits):
     target, draft = logits
     check_grads(
         lambda q: divergence(target, q, MASK, TOKENS), (draft,), order=1, modes=["rev"], eps=1e-3, rtol=3e-2
@@ -319,7 +323,7 @@ def test_gradients_of_truncated_laws_are_those_of_the_value(divergence, logits):
     assert np.isfinite(gradients(divergence, *rounded, MASK)[1].astype(jnp.float32)).all()
 
 
-def test_truncated_laws_without_a_common_token_are_finite_and_at_rest():
+def test_truncated_distributions_without_a_common_token_are_finite_and_at_rest():
     one = np.ones((1, 1), np.float32)
     pair = np.array([[[0, 9, 0, 0]]], np.float32), np.array([[[0, 0, 0, 9]]], np.float32)
     for divergence, expected in ((TotalVariation(top_k=1), 1.0), (NegativeLogAcceptance(top_k=1), 16.6355)):
@@ -332,9 +336,12 @@ def test_truncated_laws_without_a_common_token_are_finite_and_at_rest():
     [
         (
             lambda: ReverseKL(top_k=5),
-            r"ReverseKL.top_k=5: takes only laws over the whole vocabulary; TotalVar",
+            r"ReverseKL.top_k=5: takes only distributions over the whole vocabulary; TotalVar",
         ),
-        (lambda: JensenShannon(0.3, top_p=0.9), r"JensenShannon.top_p=0.9: takes only laws over the whole"),
+        (
+            lambda: JensenShannon(0.3, top_p=0.9),
+            r"JensenShannon.top_p=0.9: takes only distributions over the whole",
+        ),
         (lambda: ForwardKL(temperature=0), "ForwardKL.temperature=0: must be positive"),
         (lambda: TotalVariation(temperature=float("nan")), "TotalVariation.temperature=nan: must be"),
         (lambda: TotalVariation(top_p=0.0), r"TotalVariation: top_p is 0.0, must be in \(0, 1\]"),

@@ -45,7 +45,7 @@ def token_losses(batch):
     return (np.exp(log_p) * (log_p - log_q)).sum(-1), np.exp(np.minimum(log_p, log_q)).sum(-1)
 
 
-def law(params):
+def distribution(params):
     weight = np.exp(np.asarray(params["table"], np.float64))
     return weight / weight.sum(-1, keepdims=True)
 
@@ -111,16 +111,16 @@ def test_an_unknown_normalization_is_refused():
 def test_hard_labels_are_the_sequences_own_tokens():
     """Of samples: the source's tokens and not the batch's (9, which no table has)."""
     batch = ragged([4, 1, 2, 0])
-    log_q = np.log(law(DRAFT))[batch["decoder_input_tokens"], batch["decoder_target_tokens"]]
+    log_q = np.log(distribution(DRAFT))[batch["decoder_input_tokens"], batch["decoder_target_tokens"]]
     real = batch["decoder_loss_weights"] > 0
     expected = sum(-row[keep].mean() for row, keep in zip(log_q, real, strict=True) if keep.any())
     assert evaluated(batch, divergence=HardLabels())[0] == pytest.approx(expected, rel=1e-5)
     sampled = evaluated(prompts(200, 4), OnPolicy(), HardLabels())
-    entropy = -(law(DRAFT)[0, 1:] * np.log(law(DRAFT)[0, 1:])).sum()
+    entropy = -(distribution(DRAFT)[0, 1:] * np.log(distribution(DRAFT)[0, 1:])).sum()
     assert 0.3 * entropy < sampled[0] / sampled[1] < 3 * entropy
 
 
-def test_padded_rows_of_the_embedding_are_in_no_law():
+def test_padded_rows_of_the_embedding_are_in_no_distribution():
     batch = ragged([4, 3])
     wide = {"table": np.pad(np.asarray(DRAFT["table"]), ((0, 0), (0, 2)), constant_values=3.0)}
     loss = make_distillation_loss(
@@ -136,9 +136,11 @@ def test_padded_rows_of_the_embedding_are_in_no_law():
 
 
 @pytest.mark.parametrize("whole", [TotalVariation(top_k=2), WeightedSum((TotalVariation(top_k=2),), (1.0,))])
-def test_truncated_laws_leave_out_the_vocabularys_own_padding(whole):
+def test_truncated_distributions_leave_out_the_vocabularys_own_padding(whole):
     """P = (0.97, 0.02, 0.01) and Q = (0.01, 0.66, 0.33): where the id 0 is a word they share 2/99."""
-    p, q = ({"table": np.log([law] * 3)} for law in ([0.97, 0.02, 0.01], [0.01, 0.66, 0.33]))
+    p, q = (
+        {"table": np.log([distribution] * 3)} for distribution in ([0.97, 0.02, 0.01], [0.01, 0.66, 0.33])
+    )
 
     def found(padding_ids):
         vocabulary = Vocabulary(padding_ids=padding_ids)

@@ -1,4 +1,5 @@
-"""Where the training sequences come from: whose samples, drawn from which law, and what never flows back."""
+"""Where the training sequences come from: whose samples, drawn from which distribution, and what never flows
+back."""
 
 import functools
 
@@ -72,7 +73,7 @@ def test_the_key_alone_decides_and_rows_are_independent():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_first_tokens_follow_the_stated_law(temperature):
+def test_first_tokens_follow_the_stated_distribution(temperature):
     rows, params = 4000, table(3, 6)
     batch, source = prompts(rows, 1), OnPolicy(temperature)
     found = np.asarray(draw(source, params, params, batch, 0)["decoder_target_tokens"])[:, 0]
@@ -209,6 +210,6 @@ def test_parts_of_a_batch_have_its_shares_or_are_refused():
         ({"max_tokens": 0}, "max_tokens=0: must be at least 1"),
     ],
 )
-def test_an_impossible_law_is_refused_when_it_is_made(kind, settings, says):
+def test_an_impossible_distribution_is_refused_when_it_is_made(kind, settings, says):
     with pytest.raises(UsageError, match=rf"{kind.__name__}\.{says}"):
         kind(**settings)

@@ -1,4 +1,5 @@
-"""Results as a sweep would write them, from a simulated decoder whose every number is known in law."""
+"""Results as a sweep would write them, from a simulated decoder whose every number is known in
+distribution."""
 
 from __future__ import annotations
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from distillspec_jax import checkpoint
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement
 from distillspec_jax.evaluation.agreement import AgreementError
 from distillspec_jax.models import registry
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from distillspec_jax.vocabulary import Vocabulary
 from tests import pair, tiny
 
-LAW = Deployment()
+DISTRIBUTION = Deployment()
 WIDTH = 12
 
 
@@ -34,18 +34,23 @@ BATCHES = [batch(0), batch(1, empty=(6, 7))]
 
 
 @pytest.mark.parametrize(
-    "law", [pytest.param(LAW, marks=pytest.mark.slow), Deployment(0.0), Deployment(0.7, top_k=3, top_p=0.9)]
+    "distribution",
+    [
+        pytest.param(DISTRIBUTION, marks=pytest.mark.slow),
+        Deployment(0.0),
+        Deployment(0.7, top_k=3, top_p=0.9),
+    ],
 )
-def test_an_honest_pair_agrees_under_every_law(law):
-    found = agreement.agreement(pair.target(), pair.draft(), law, BATCHES, block_size=3)
-    assert found.law == law.name
+def test_an_honest_pair_agrees_under_every_distribution(distribution):
+    found = agreement.agreement(pair.target(), pair.draft(), distribution, BATCHES, block_size=3)
+    assert found.distribution == distribution.name
     assert found.prompts == 14
     assert found.positions > 40
     assert found.recorded == pytest.approx(found.recomputed, abs=agreement.TOLERANCE)
     assert found.low <= found.accepted - found.recorded <= found.high
     assert found.ties == 0
     assert 0 < found.expected <= 1
-    if law.temperature == 0:
+    if distribution.temperature == 0:
         assert found.accepted == found.recorded
 
 
@@ -53,15 +58,16 @@ def test_an_honest_pair_agrees_under_every_law(law):
 def sampled():
     """Rounds under T = 1."""
     return [
-        agreement.sample_rounds(pair.target(), pair.draft(), LAW, b, 3, (0, i)) for i, b in enumerate(BATCHES)
+        agreement.sample_rounds(pair.target(), pair.draft(), DISTRIBUTION, b, 3, (0, i))
+        for i, b in enumerate(BATCHES)
     ]
 
 
-def recomputed(sampled, law=LAW, draft=None):
+def recomputed(sampled, distribution=DISTRIBUTION, draft=None):
     models = pair.target().model, (draft or pair.draft()).model
     params = pair.target().params, (draft or pair.draft()).params
     found = [
-        agreement.teacher_forced(models, params, law, Vocabulary(pair.MODEL.vocab_size), b, rounds)
+        agreement.teacher_forced(models, params, distribution, Vocabulary(pair.MODEL.vocab_size), b, rounds)
         for b, rounds in zip(BATCHES, sampled, strict=True)
     ]
     overlaps = [agreement.over_rounds(o, rounds) for (o, _), rounds in zip(found, sampled, strict=True)]
@@ -87,23 +93,23 @@ def test_where_positions_end_texts_are_shorter_and_agree():
     card = checkpoint.ModelCard(*registry.describe(line))
     target, draft = (Pretrained("line", line, tiny.params(line, seed), card, tokenizer) for seed in (0, 1))
     given = {**BATCHES[0], "encoder_input_tokens": tiny.ragged(0, (8, 5, 7, 3, 6, 8, 4, 8), 8)}
-    rounds = agreement.sample_rounds(target, draft, LAW, given, 3, (0, 0))
+    rounds = agreement.sample_rounds(target, draft, DISTRIBUTION, given, 3, (0, 0))
     assert rounds.tokens_BT.shape == (8, 9)
-    found = agreement.agreement(target, draft, LAW, [given], block_size=3)
+    found = agreement.agreement(target, draft, DISTRIBUTION, [given], block_size=3)
     assert found.recorded == pytest.approx(found.recomputed, abs=agreement.TOLERANCE)
 
 
 @pytest.mark.parametrize(
     "lie",
     [
-        {"law": Deployment(0.7)},  # the training code means another temperature
+        {"distribution": Deployment(0.7)},  # the training code means another temperature
         {"draft": pair.target()},  # or another model
     ],
 )
 def test_overlaps_that_differ_are_named_both(sampled, lie):
     overlaps, firm = recomputed(sampled, **lie)
     with pytest.raises(AgreementError, match=r"the sampler recorded a sum .* teacher forcing recomputes"):
-        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+        agreement.compare(DISTRIBUTION, sampled, overlaps, firm, 0.5)
 
 
 def test_one_position_off_by_a_thousandth_is_seen(sampled):
@@ -111,25 +117,25 @@ def test_one_position_off_by_a_thousandth_is_seen(sampled):
     row = int(np.argmax(sampled[1].tested_RB[2] > 0))
     overlaps[1][2, row] += 1e-3 * sampled[1].tested_RB[2, row]
     with pytest.raises(AgreementError, match=rf"prompt {row} of batch 1, \d positions from \d+, under T1: "):
-        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+        agreement.compare(DISTRIBUTION, sampled, overlaps, firm, 0.5)
 
 
-def test_another_accept_rate_than_the_laws_is_named_with_both(sampled):
+def test_another_accept_rate_than_the_distributions_is_named_with_both(sampled):
     overlaps, firm = recomputed(sampled)
     lying = [dataclasses.replace(rounds, accepted_RB=0 * rounds.accepted_RB) for rounds in sampled]
     with pytest.raises(AgreementError, match=r"0.0000 of \d+ tested drafts .* min\(p, q\) of 0\.\d{4}: "):
-        agreement.compare(LAW, lying, overlaps, firm, 0.5)
+        agreement.compare(DISTRIBUTION, lying, overlaps, firm, 0.5)
 
 
 def test_ties_excuse_one_round_in_a_hundred_and_no_more(sampled):
     overlaps, firm = recomputed(sampled)
     overlaps[0][0, 0] += 1.0
     firm[0][0, 0] = False
-    assert agreement.compare(LAW, sampled, overlaps, firm, 0.5).ties == 1
+    assert agreement.compare(DISTRIBUTION, sampled, overlaps, firm, 0.5).ties == 1
     overlaps[0][0, 1] += 1.0
     firm[0][0, 1] = False
     with pytest.raises(AgreementError, match="differ in 2 of "):
-        agreement.compare(LAW, sampled, overlaps, firm, 0.5)
+        agreement.compare(DISTRIBUTION, sampled, overlaps, firm, 0.5)
 
 
 def test_the_interval_holds_zero_as_often_as_it_says_and_sees_a_bias():

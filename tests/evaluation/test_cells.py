@@ -24,7 +24,7 @@ class Pretender:
     def __init__(self):
         self.asked = []
 
-    def generate(self, prompts, law, max_new_tokens, seed):
+    def generate(self, prompts, distribution, max_new_tokens, seed):
         self.asked.append(([prompt[0] for prompt in prompts], seed))
         return [Completion((prompt[0],), "length", 1, 0, (), ()) for prompt in prompts]
 

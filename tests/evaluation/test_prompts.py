@@ -3,10 +3,10 @@ import json
 import pytest
 
 from distillspec_jax.data.examples import examples
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.decoding import Completion
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import prompts, quality
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests.evaluation import tiny
 
 TARGET = tiny.model("target", 0)

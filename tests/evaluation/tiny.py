@@ -8,11 +8,11 @@ import functools
 import jax
 
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.data.tokenizer import embedded_tokenizer
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 
 def model(name: str, seed: int) -> Pretrained:

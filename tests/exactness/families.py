@@ -39,7 +39,7 @@ class Family:
     Attributes:
       target, draft: networks; `params` are theirs.
       score: `(model, params, prompt [S], continuations [N, T]) -> logits [N, T + 1, V]` by `logits`
-        alone: entry t is the law of token t.
+        alone: entry t is the distribution of token t.
     """
 
     name: str

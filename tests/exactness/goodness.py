@@ -1,4 +1,4 @@
-"""How far counts are from a law: the G test, with its false alarms and its power."""
+"""How far counts are from a distribution: the G test, with its false alarms and its power."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEAST_EXPECTED = 5.0
 """Cells expected more rarely are pooled, so that the statistic is chi-square."""
 
 
-def g_test(counts: Counter[Cell], law: Mapping[Cell, float]) -> float:
-    """The p-value of `counts` under `law`; 0 if anything impossible was seen."""
-    if any(law.get(cell, 0.0) <= 0 for cell in counts):
+def g_test(counts: Counter[Cell], distribution: Mapping[Cell, float]) -> float:
+    """The p-value of `counts` under `distribution`; 0 if anything impossible was seen."""
+    if any(distribution.get(cell, 0.0) <= 0 for cell in counts):
         return 0.0
-    expected = np.array(list(law.values())) * counts.total()
+    expected = np.array(list(distribution.values())) * counts.total()
     groups = _groups(expected)
-    observed = _sums(np.array([counts[cell] for cell in law], float), groups)
+    observed = _sums(np.array([counts[cell] for cell in distribution], float), groups)
     expected = _sums(expected, groups)
     if len(expected) == 1:
         return 1.0
@@ -29,11 +29,14 @@ def g_test(counts: Counter[Cell], law: Mapping[Cell, float]) -> float:
     return float(stats.chi2.sf(g, len(expected) - 1))
 
 
-def power(law: Mapping[Cell, float], wrong: Mapping[Cell, float], total: int, false_alarm: float) -> float:
-    """The chance that `total` draws from `wrong` are told from `law` (by the noncentral chi-square)."""
-    expected = np.array(list(law.values())) * total
+def power(
+    distribution: Mapping[Cell, float], wrong: Mapping[Cell, float], total: int, false_alarm: float
+) -> float:
+    """The chance that `total` draws from `wrong` are told from `distribution` (by the noncentral
+    chi-square)."""
+    expected = np.array(list(distribution.values())) * total
     groups = _groups(expected)
-    shifted = _sums(np.array([wrong.get(cell, 0.0) for cell in law]) * total, groups)
+    shifted = _sums(np.array([wrong.get(cell, 0.0) for cell in distribution]) * total, groups)
     expected = _sums(expected, groups)
     freedom = len(expected) - 1
     noncentrality = np.sum((shifted - expected) ** 2 / expected)

@@ -25,7 +25,7 @@ from distillspec_jax.decoding import (
 )
 from tests.exactness.families import FAMILIES, PROMPTS, VARIANTS, VOCAB, Family, family
 from tests.exactness.goodness import Cell
-from tests.exactness.joint import EVERY_ROUND, LIMITS, Law, batch, exact_joint, run
+from tests.exactness.joint import EVERY_ROUND, LIMITS, Distribution, batch, exact_joint, run
 
 FALSE_ALARM = 1e-4
 """Probability, over seeds, with which a sound sampler fails one test. The seeds are fixed: it never does."""
@@ -35,16 +35,24 @@ REPEATS = 3000
 
 SEED = 1
 
-LAWS = (Law(1.0), Law(0.7), Law(1.5, top_k=3), Law(1.0, top_p=0.8), Law(0.7, top_k=4, top_p=0.9), Law(0.0))
-CELLS = [(prompt, law) for prompt in range(len(PROMPTS)) for law in LAWS]
+DISTRIBUTIONS = (
+    Distribution(1.0),
+    Distribution(0.7),
+    Distribution(1.5, top_k=3),
+    Distribution(1.0, top_p=0.8),
+    Distribution(0.7, top_k=4, top_p=0.9),
+    Distribution(0.0),
+)
+CELLS = [(prompt, distribution) for prompt in range(len(PROMPTS)) for distribution in DISTRIBUTIONS]
 
-EVERY_LAW = tuple(
-    Law(temperature, top_k, top_p)
+EVERY_DISTRIBUTION = tuple(
+    Distribution(temperature, top_k, top_p)
     for temperature in (0.0, 0.7, 1.0, 1.5)
     for top_k in (0, 3)
     for top_p in (1.0, 0.8)
 )
-"""Their whole product, by `make test-exact`, on one family: no network knows by what law it is read."""
+"""Their whole product, by `make test-exact`, on one family: no network knows by what distribution it is
+read."""
 
 BLOCK_SIZES = (0, 1, 2, 3, 5)
 """0 is autoregressive decoding. Limits are 3 and 4, so 5 is always cut inside the block."""
@@ -113,6 +121,6 @@ def decoded(name: str, block_size: int, rule: str = "token", max_rounds: int = E
 
 
 @functools.cache
-def exact(name: str, prompt: int, law: Law) -> dict[Cell, float]:
-    """The exact law of a cell."""
-    return exact_joint(family(name), PROMPTS[prompt], LIMITS[prompt], law)
+def exact(name: str, prompt: int, distribution: Distribution) -> dict[Cell, float]:
+    """The exact distribution of a cell."""
+    return exact_joint(family(name), PROMPTS[prompt], LIMITS[prompt], distribution)

@@ -1,4 +1,5 @@
-"""Exact joint laws of whole outputs, by enumeration, and the sampler's counts to compare them with."""
+"""Exact joint distributions of whole outputs, by enumeration, and the sampler's counts to compare them
+with."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Loop, PairParams, Requests, State, randomness, sampling_law
+from distillspec_jax.decoding import Loop, PairParams, Requests, State, randomness, sampling_distribution
 from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
 from tests import tiny
-from tests.decoding.reference_law import reference_probs
+from tests.decoding.reference_distribution import reference_probs
 from tests.exactness.families import PROMPTS, VOCAB, Family
 from tests.exactness.goodness import Cell
 
@@ -29,37 +30,44 @@ EVERY_ROUND = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
-    """The numbers of a sampling law."""
+class Distribution:
+    """The numbers of a sampling distribution."""
 
     temperature: float
     top_k: int = 0
     top_p: float = 1.0
 
 
-def next_laws(
-    logits: Callable[[tuple[int, ...], np.ndarray], np.ndarray], prompt: tuple[int, ...], limit: int, law: Law
+def next_distributions(
+    logits: Callable[[tuple[int, ...], np.ndarray], np.ndarray],
+    prompt: tuple[int, ...],
+    limit: int,
+    distribution: Distribution,
 ) -> dict[Cell, np.ndarray]:
-    """The law of the next token after every text of fewer than `limit` words."""
+    """The distribution of the next token after every text of fewer than `limit` words."""
     width = max(LIMITS) - 1
     full = list(itertools.product(WORDS, repeat=width))
-    laws: dict[Cell, np.ndarray] = {}
+    distributions: dict[Cell, np.ndarray] = {}
     for words, logits_TV in zip(full, logits(prompt, np.array(full)), strict=True):
         for t in range(limit):
-            if words[:t] not in laws:
-                laws[words[:t]] = reference_probs(logits_TV[t], **dataclasses.asdict(law), vocab_size=VOCAB)
-    return laws
+            if words[:t] not in distributions:
+                distributions[words[:t]] = reference_probs(
+                    logits_TV[t], **dataclasses.asdict(distribution), vocab_size=VOCAB
+                )
+    return distributions
 
 
-def exact_joint(family: Family, prompt: tuple[int, ...], limit: int, law: Law) -> dict[Cell, float]:
+def exact_joint(
+    family: Family, prompt: tuple[int, ...], limit: int, distribution: Distribution
+) -> dict[Cell, float]:
     """Every possible output and its probability: it ends with EOS or has `limit` tokens."""
-    next_law = next_laws(family.target_logits, prompt, limit, law)
+    next_distribution = next_distributions(family.target_logits, prompt, limit, distribution)
     joint: dict[Cell, float] = {}
     alive: dict[Cell, float] = {(): 1.0}
     for _ in range(limit):
         grown: dict[Cell, float] = {}
         for prefix, probability in alive.items():
-            p_V = next_law[prefix]
+            p_V = next_distribution[prefix]
             joint[(*prefix, EOS)] = probability * p_V[EOS]
             grown |= {(*prefix, word): probability * p_V[word] for word in WORDS}
         alive = grown
@@ -67,21 +75,21 @@ def exact_joint(family: Family, prompt: tuple[int, ...], limit: int, law: Law) -
 
 
 def exact_first_round(
-    family: Family, prompt: tuple[int, ...], limit: int, law: Law, block_size: int
+    family: Family, prompt: tuple[int, ...], limit: int, distribution: Distribution, block_size: int
 ) -> dict[Cell, float]:
     """Every outcome `(accepted drafts, *emitted tokens)` of one round from the prompt, and its probability.
 
     A token y is drafted and accepted with probability min(p(y), q(y)), or is the correction of a rejected
     draft with probability max(0, p(y) - q(y)); together p(y). An accepted EOS or a full row ends the round.
     """
-    p_law = next_laws(family.target_logits, prompt, limit, law)
-    q_law = next_laws(family.draft_logits, prompt, limit, law)
+    p_distribution = next_distributions(family.target_logits, prompt, limit, distribution)
+    q_distribution = next_distributions(family.draft_logits, prompt, limit, distribution)
     outcomes: dict[Cell, float] = {}
     alive: dict[Cell, float] = {(): 1.0}
     for place in range(min(block_size, limit)):
         grown: dict[Cell, float] = {}
         for prefix, probability in alive.items():
-            p_V, q_V = p_law[prefix], q_law[prefix]
+            p_V, q_V = p_distribution[prefix], q_distribution[prefix]
             for token in (EOS, *WORDS):
                 excess = max(0.0, p_V[token] - q_V[token])
                 outcomes[(place, *prefix, token)] = probability * excess
@@ -93,24 +101,24 @@ def exact_first_round(
             outcomes[(limit, *prefix)] = probability
         else:
             for token in (EOS, *WORDS):
-                outcomes[(block_size, *prefix, token)] = probability * p_law[prefix][token]
+                outcomes[(block_size, *prefix, token)] = probability * p_distribution[prefix][token]
     return outcomes
 
 
-def batch(cells: Sequence[tuple[int, Law]], repeats: int, seed: int) -> tuple[np.ndarray, Requests]:
-    """Prompts and requests of `repeats` rows for each (prompt number, law), interleaved."""
+def batch(cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int) -> tuple[np.ndarray, Requests]:
+    """Prompts and requests of `repeats` rows for each (prompt number, distribution), interleaved."""
     prompt_of_B = np.tile([prompt for prompt, _ in cells], repeats)
-    laws = [law for _, law in cells] * repeats
+    distributions = [distribution for _, distribution in cells] * repeats
     prompt_PT = np.zeros((len(PROMPTS), max(map(len, PROMPTS))), np.int32)
     for row_T, prompt in zip(prompt_PT, PROMPTS, strict=True):
         row_T[: len(prompt)] = prompt
     requests = Requests(
-        keys_B=randomness.row_keys(jax.random.key(seed), jnp.arange(len(laws))),
+        keys_B=randomness.row_keys(jax.random.key(seed), jnp.arange(len(distributions))),
         limit_B=jnp.asarray(np.array(LIMITS)[prompt_of_B]),
-        law=sampling_law(
-            [law.temperature for law in laws],
-            [law.top_k for law in laws],
-            [law.top_p for law in laws],
+        distribution=sampling_distribution(
+            [distribution.temperature for distribution in distributions],
+            [distribution.top_k for distribution in distributions],
+            [distribution.top_p for distribution in distributions],
             vocab_size=VOCAB,
         ),
     )
@@ -124,13 +132,13 @@ def _run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, m
 
 
 run = jax.jit(_run, static_argnums=0, compiler_options=compiler_options())
-"""As it is compiled where it is used; the law of what it emits is what matters."""
+"""As it is compiled where it is used; the distribution of what it emits is what matters."""
 
 run_quickly_compiled = jax.jit(_run, static_argnums=0, compiler_options=tiny.QUICK)
 
 
 def decode(
-    loop: Loop, params: PairParams, cells: Sequence[tuple[int, Law]], repeats: int, seed: int
+    loop: Loop, params: PairParams, cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int
 ) -> State:
     """Decodes `batch(cells, repeats, seed)`."""
     return run(loop, params, *batch(cells, repeats, seed), EVERY_ROUND)

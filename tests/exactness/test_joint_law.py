@@ -1,7 +1,7 @@
-"""The joint law of whole outputs, against enumeration.
+"""The joint distribution of whole outputs, against enumeration.
 
-Every test compares one batch of all `CELLS` (prompts of unequal length x laws, interleaved row by row) with
-the exact law of each cell.
+Every test compares one batch of all `CELLS` (prompts of unequal length x distributions, interleaved row by
+row) with the exact distribution of each cell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.exactness.goodness import Cell, g_test
 from tests.exactness.grid import (
     BLOCK_SIZES,
     CELLS,
-    EVERY_LAW,
+    EVERY_DISTRIBUTION,
     FALSE_ALARM,
     GRID,
     REPEATS,
@@ -36,38 +36,42 @@ from tests.exactness.joint import EOS, LIMITS, counts_of_cell, decode, exact_fir
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)
-def test_every_row_of_the_batch_follows_its_own_exact_law(name: str, block_size: int, rule: str) -> None:
+def test_every_row_of_the_batch_follows_its_own_exact_distribution(
+    name: str, block_size: int, rule: str
+) -> None:
     state = decoded(name, block_size, rule)
-    for i, (prompt, law) in enumerate(CELLS):
+    for i, (prompt, distribution) in enumerate(CELLS):
         counts = counts_of_cell(state, i, len(CELLS))
-        p_value = g_test(counts, exact(name, prompt, law))
-        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+        p_value = g_test(counts, exact(name, prompt, distribution))
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block_size", [size for size in BLOCK_SIZES if size])
 @pytest.mark.parametrize("rule", RULES)
-def test_every_law_of_the_product_is_followed_exactly(block_size: int, rule: str) -> None:
+def test_every_distribution_of_the_product_is_followed_exactly(block_size: int, rule: str) -> None:
     pair = family("prefix")
-    cells = [(prompt, law) for prompt in range(len(PROMPTS)) for law in EVERY_LAW]
+    cells = [(prompt, distribution) for prompt in range(len(PROMPTS)) for distribution in EVERY_DISTRIBUTION]
     loop = make_loop(pair, block_size, rule)
     state = decode(loop, loop_params(pair, rule), cells, REPEATS, SEED)
-    for i, (prompt, law) in enumerate(cells):
-        p_value = g_test(counts_of_cell(state, i, len(cells)), exact("prefix", prompt, law))
-        assert p_value > FALSE_ALARM / len(cells), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+    for i, (prompt, distribution) in enumerate(cells):
+        p_value = g_test(counts_of_cell(state, i, len(cells)), exact("prefix", prompt, distribution))
+        assert p_value > FALSE_ALARM / len(cells), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)
 def test_two_rows_are_independent(name: str, block_size: int, rule: str) -> None:
-    """First two tokens of two rows: their joint law is the product of their laws.
+    """First two tokens of two rows: their joint distribution is the product of their distributions.
 
     Both for rows of one cell, far apart in the batch, and for neighbours, which are of different cells.
     """
     cells = len(CELLS)
     heads = [tuple(output[:2]) for output in outputs(decoded(name, block_size, rule))]
-    laws = [_head_law(exact(name, prompt, law)) for prompt, law in CELLS]
+    distributions = [_head_distribution(exact(name, prompt, distribution)) for prompt, distribution in CELLS]
     for i, j in itertools.chain(*(((k, k), (k, (k + 1) % cells)) for k in range(cells))):
-        product = {(*a, 0, *b): p * q for a, p in laws[i].items() for b, q in laws[j].items()}
+        product = {
+            (*a, 0, *b): p * q for a, p in distributions[i].items() for b, q in distributions[j].items()
+        }
         # Row 2r of cell i beside row 2r + 1 of the same cell, or beside the very next row.
         step = 2 * cells
         seconds = heads[i + cells :: step] if i == j else heads[i + 1 :: step]
@@ -75,26 +79,28 @@ def test_two_rows_are_independent(name: str, block_size: int, rule: str) -> None
         assert g_test(pairs, product) > FALSE_ALARM / (2 * cells), f"{CELLS[i]} and {CELLS[j]}"
 
 
-def _head_law(law: Mapping[Cell, float]) -> Counter[Cell]:
+def _head_distribution(distribution: Mapping[Cell, float]) -> Counter[Cell]:
     heads: Counter[Cell] = Counter()
-    for output, probability in law.items():
+    for output, probability in distribution.items():
         heads[output[:2]] += probability
     return heads
 
 
 @pytest.mark.parametrize("name, block_size, rule", TOKEN_BY_TOKEN)
-def test_the_first_round_accepts_and_corrects_by_its_exact_law(name: str, block_size: int, rule: str) -> None:
-    """The joint law of where the first rejection falls and what the round emits.
+def test_the_first_round_accepts_and_corrects_by_its_exact_distribution(
+    name: str, block_size: int, rule: str
+) -> None:
+    """The joint distribution of where the first rejection falls and what the round emits.
 
-    A draft under another law than the target's would leave the outputs exact and be seen here.
+    A draft under another distribution than the target's would leave the outputs exact and be seen here.
     """
     state = decoded(name, block_size, rule, max_rounds=1)
     accepted = np.asarray(state.counts.accepted_BG).sum(1).tolist()
     outcomes = [(n, *output) for n, output in zip(accepted, outputs(state), strict=True)]
-    for i, (prompt, law) in enumerate(CELLS):
-        expected = exact_first_round(family(name), PROMPTS[prompt], LIMITS[prompt], law, block_size)
+    for i, (prompt, distribution) in enumerate(CELLS):
+        expected = exact_first_round(family(name), PROMPTS[prompt], LIMITS[prompt], distribution, block_size)
         p_value = g_test(Counter(outcomes[i :: len(CELLS)]), expected)
-        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)
@@ -122,9 +128,9 @@ def test_emitted_tokens_are_accounted_for(name: str, block_size: int, rule: str)
 
 @pytest.mark.parametrize("name, block_size, rule", SPECULATIVE_GRID)
 def test_at_temperature_0_the_output_is_the_autoregressive_one(name: str, block_size: int, rule: str) -> None:
-    for i, (prompt, law) in enumerate(CELLS):
-        if law.temperature == 0:
-            (expected,) = (output for output, p in exact(name, prompt, law).items() if p == 1)
+    for i, (prompt, distribution) in enumerate(CELLS):
+        if distribution.temperature == 0:
+            (expected,) = (output for output, p in exact(name, prompt, distribution).items() if p == 1)
             assert counts_of_cell(decoded(name, block_size, rule), i, len(CELLS)) == {expected: REPEATS}
 
 

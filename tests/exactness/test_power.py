@@ -1,4 +1,4 @@
-"""What the joint law test can see: known mutants, and the size of a leak."""
+"""What the joint distribution test can see: known mutants, and the size of a leak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillspec_jax.decoding.randomness import Purpose
 from tests.exactness.families import FAMILIES, PROMPTS, family
 from tests.exactness.goodness import g_test, power
 from tests.exactness.grid import CELLS, FALSE_ALARM, REPEATS, exact
-from tests.exactness.joint import LIMITS, Law, counts_of_cell, decode, exact_joint
+from tests.exactness.joint import LIMITS, Distribution, counts_of_cell, decode, exact_joint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ResidualFromTarget(TokenRule):
 
 @dataclasses.dataclass(frozen=True)
 class BonusFromLastPosition(TokenRule):
-    """Mutant 4: the bonus token follows the law before the last draft."""
+    """Mutant 4: the bonus token follows the distribution before the last draft."""
 
     def __call__(self, keys_B, tokens_BNG, log_q_BNGV, log_p_BNKV, length_BN, **_):
         stale = log_p_BNKV.at[:, :, -1].set(log_p_BNKV[:, :, -2])
@@ -51,12 +51,12 @@ class OneKey(TokenRule):
 
 @dataclasses.dataclass(frozen=True)
 class GreedyDrafter(ModelDrafter):
-    """Mutant 1: drafts the likeliest token and records the soft law."""
+    """Mutant 1: drafts the likeliest token and records the soft distribution."""
 
-    def draft(self, params, state, keys_B, pending_B, law, block_size):
-        greedy = dataclasses.replace(law, temperature=jnp.zeros_like(law.temperature))
+    def draft(self, params, state, keys_B, pending_B, distribution, block_size):
+        greedy = dataclasses.replace(distribution, temperature=jnp.zeros_like(distribution.temperature))
         draft = super().draft(params, state, keys_B, pending_B, greedy, block_size)
-        soft = super().draft(params, state, keys_B, pending_B, law, block_size)
+        soft = super().draft(params, state, keys_B, pending_B, distribution, block_size)
         return draft._replace(log_q_BNGV=soft.log_q_BNGV)
 
 
@@ -72,27 +72,30 @@ class GreedyDrafter(ModelDrafter):
 def test_a_wrong_sampler_is_seen(drafter_type: type[ModelDrafter], verifier: TokenRule) -> None:
     pair = family("prefix")
     loop = SpeculativeLoop(pair.target, drafter_type(pair.draft), verifier, block_size=2)
-    cells = [(prompt, Law(1.0)) for prompt in range(len(PROMPTS))]
+    cells = [(prompt, Distribution(1.0)) for prompt in range(len(PROMPTS))]
     state = decode(loop, pair.params, cells, REPEATS, seed=1)
     p_values = [
-        g_test(counts_of_cell(state, i, len(cells)), exact("prefix", prompt, law))
-        for i, (prompt, law) in enumerate(cells)
+        g_test(counts_of_cell(state, i, len(cells)), exact("prefix", prompt, distribution))
+        for i, (prompt, distribution) in enumerate(cells)
     ]
     assert min(p_values) < FALSE_ALARM / len(CELLS)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_power_against_a_small_leak_of_the_draft_law(name: str) -> None:
+def test_power_against_a_small_leak_of_the_draft_distribution(name: str) -> None:
     """If 6 % of all outputs came straight from the draft, some cell would tell, with probability 0.99."""
     pair = family(name)
     swapped = dataclasses.replace(
         pair, target=pair.draft, params=pair.params._replace(target=pair.params.draft)
     )
     missed = 1.0
-    for prompt, law in CELLS:
-        if law.temperature == 0:
+    for prompt, distribution in CELLS:
+        if distribution.temperature == 0:
             continue
-        right, leak = exact(name, prompt, law), exact_joint(swapped, PROMPTS[prompt], LIMITS[prompt], law)
+        right, leak = (
+            exact(name, prompt, distribution),
+            exact_joint(swapped, PROMPTS[prompt], LIMITS[prompt], distribution),
+        )
         mixed = {output: 0.94 * p + 0.06 * leak[output] for output, p in right.items()}
         missed *= 1 - power(right, mixed, REPEATS, FALSE_ALARM / len(CELLS))
     assert missed < 0.01

@@ -18,7 +18,7 @@ ROWS = 36
 """Both tests run batches of so many rows, so that each point of the grid compiles once more, and quickly."""
 
 FAULT = VOCAB
-"""An id of both tables that no law draws: it is met where a prompt holds it, and nowhere else."""
+"""An id of both tables that no distribution draws: it is met where a prompt holds it, and nowhere else."""
 
 
 @pytest.mark.parametrize("name, block_size, rule", GRID)

@@ -1,4 +1,4 @@
-"""A batch whose block size changes between rounds, plain decoding included, keeps the exact law."""
+"""A batch whose block size changes between rounds, plain decoding included, keeps the exact distribution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillspec_jax.decoding import (
     StopOnEos,
     TokenRule,
     randomness,
-    sampling_law,
+    sampling_distribution,
 )
 from distillspec_jax.decoding.runner import Runner
 from tests.decoding.batches import padded
@@ -56,7 +56,7 @@ def run(runner: Runner, state: Any, prompt_BT: np.ndarray, size: int) -> Any:
     return runner.run(state, size, 1, 1)
 
 
-def test_every_row_follows_its_exact_law_while_the_block_size_changes() -> None:
+def test_every_row_follows_its_exact_distribution_while_the_block_size_changes() -> None:
     prompt_BT, requests = batch(CELLS, REPEATS, SEED)
     runner = make_runner("prefix", len(prompt_BT))
     state = runner.read(prompt_BT, requests, max(LIMITS))
@@ -64,9 +64,9 @@ def test_every_row_follows_its_exact_law_while_the_block_size_changes() -> None:
         if not bool(state.rows.running_B.any()):
             break
         state = run(runner, state, prompt_BT, size)
-    for i, (prompt, law) in enumerate(CELLS):
-        p_value = g_test(counts_of_cell(state, i, len(CELLS)), exact("prefix", prompt, law))
-        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {law}: p = {p_value:.2g}"
+    for i, (prompt, distribution) in enumerate(CELLS):
+        p_value = g_test(counts_of_cell(state, i, len(CELLS)), exact("prefix", prompt, distribution))
+        assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
 def drafters(name: str) -> dict[str, tuple[Drafter, Any]]:
@@ -91,7 +91,8 @@ CASES = [
 
 @pytest.mark.parametrize("name, kind", CASES)
 def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str, kind: str) -> None:
-    """Its laws, given the whole text at once, are those of a memory that has seen nothing but that text.
+    """Its distributions, given the whole text at once, are those of a memory that has seen nothing but that
+    text.
 
     Rows stand at unequal lengths; some have committed nothing when they are left, some nothing since.
     """
@@ -99,7 +100,7 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
     text_BT = np.random.default_rng(3).integers(2, VOCAB, (6, 7)).astype(np.int32)
     prompt_BT = padded([*PROMPTS, *PROMPTS])
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(6))
-    law = sampling_law(1.0, vocab_size=VOCAB).for_rows(6)
+    distribution = sampling_distribution(1.0, vocab_size=VOCAB).for_rows(6)
     first_B = pair.target.prefill(pair.params.target, prompt_BT, 1)[1]
 
     def read(parts: list[list[int]]) -> tuple[Any, Any, Any]:
@@ -113,7 +114,7 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
             done_B += count_B
             last_B = text_BT[np.arange(6), np.maximum(done_B - 1, 0)]
             pending_B = jnp.where(done_B > 0, last_B, first_B)
-        draft = drafter.draft(params, memory, keys_B, pending_B, law, 3)
+        draft = drafter.draft(params, memory, keys_B, pending_B, distribution, 3)
         return draft.tokens_BNG, np.exp(draft.log_q_BNGV), draft.length_BN
 
     expected = read([[1, 0, 2, 0, 3, 1], [1] * 6, [1] * 6, [0, 2, 1, 3, 0, 0], [0, 1, 0, 0, 0, 2]])
@@ -123,21 +124,21 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
 
 
 def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None:
-    """The drafter's next laws are those of a memory that reads the rows' whole output at once."""
+    """The drafter's next distributions are those of a memory that reads the rows' whole output at once."""
     pair, prompt_BT = family("t5"), padded(PROMPTS)
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(3))
-    law = sampling_law(1.0, vocab_size=VOCAB).for_rows(3)
+    distribution = sampling_distribution(1.0, vocab_size=VOCAB).for_rows(3)
     runner = make_runner("t5", 3, StopOnEos(()))
-    state = runner.read(prompt_BT, Requests(keys_B, jnp.full(3, 12), law), 12)
+    state = runner.read(prompt_BT, Requests(keys_B, jnp.full(3, 12), distribution), 12)
     for size in (3, 0, 0):
         state = run(runner, state, prompt_BT, size)
     assert state.draft is None
     resumed = run(runner, state, prompt_BT, 1)
     assert len(set(np.asarray(resumed.rows.emitted_B).tolist())) > 1
 
-    def next_laws(memory: Any) -> np.ndarray:
+    def next_distributions(memory: Any) -> np.ndarray:
         rows = resumed.rows
-        draft = pair.drafter.draft(pair.params.draft, memory, keys_B, rows.pending_B, law, 3)
+        draft = pair.drafter.draft(pair.params.draft, memory, keys_B, rows.pending_B, distribution, 3)
         return np.exp(draft.log_q_BNGV)
 
     first_B = pair.target.prefill(pair.params.target, jnp.asarray(prompt_BT), 1)[1]
@@ -145,4 +146,4 @@ def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None
     whole = pair.drafter.follow(
         pair.params.draft, fresh, first_B, resumed.rows.output_BT, resumed.rows.emitted_B
     )
-    np.testing.assert_allclose(next_laws(resumed.draft), next_laws(whole), atol=2e-5)
+    np.testing.assert_allclose(next_distributions(resumed.draft), next_distributions(whole), atol=2e-5)

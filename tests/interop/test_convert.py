@@ -15,12 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli import main as console
-from distillspec_jax.data.tokenizer import Tokenizer, embedded_tokenizer
-from distillspec_jax.decoding.text import TextGenerator
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.interop import convert, hf_decoder, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 from tests import tiny
 from tests.data.hub import BOS, EOS, byte_level
 
@@ -204,15 +204,17 @@ def test_texts_are_continued_as_transformers_continues_them(tmp_path):
     generator = TextGenerator(pretrained.load(str(tmp_path / "ours")), batch_size=2)
     for text, found in zip(texts, generator.stream(texts, max_new_tokens=8), strict=True):
         ids = theirs(text, return_tensors="pt").input_ids
-        law = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": list(range(EOS + 1, 300))}
-        whole = network.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=EOS, **law)[0]
+        distribution = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": list(range(EOS + 1, 300))}
+        whole = network.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=EOS, **distribution)[
+            0
+        ]
         assert found.outputs == theirs.decode(whole[ids.shape[1] :], skip_special_tokens=True)
         assert found.emitted_tokens == len(whole) - ids.shape[1]
 
     convert.export(str(tmp_path / "ours"), str(tmp_path / "back"))
     assistant = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
     assisted = network.generate(
-        ids, attention_mask=torch.ones_like(ids), pad_token_id=EOS, assistant_model=assistant, **law
+        ids, attention_mask=torch.ones_like(ids), pad_token_id=EOS, assistant_model=assistant, **distribution
     )
     assert assisted[0].tolist() == whole.tolist()
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")

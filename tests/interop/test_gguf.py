@@ -9,14 +9,14 @@ import torch
 import transformers
 
 from distillspec_jax.cli import main as console
-from distillspec_jax.data.chat_template import ChatTemplate
-from distillspec_jax.data.tokenizer import Tokenizer
-from distillspec_jax.decoding import text
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation import text_generator
 from distillspec_jax.interop import convert, gguf_decoder, gguf_file, gguf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained, rotary
 from distillspec_jax.models.rotary import RopeScaling
+from distillspec_jax.tokenization.chat_template import ChatTemplate
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 from tests import tiny
 from tests.data.hub import BOS, EOS
 from tests.interop import tiny_gguf
@@ -133,7 +133,7 @@ def test_a_text_is_cut_up_as_the_name_says(tmp_path, kind, pieces):
 def test_a_chat_is_wrapped_as_transformers_wraps_it(imported, tmp_path):
     convert.export(imported.name, str(tmp_path / "hf"))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    form = text.prompt_format(imported, chat=True)
+    form = text_generator.prompt_format(imported, chat=True)
     tokenizer = Tokenizer.from_bytes(imported.tokenizer_bytes, imported.card.eos_ids)
     for said in TEXTS:
         chat = [{"role": "user", "content": said}]
@@ -153,7 +153,7 @@ def test_generate_wraps_only_where_it_is_told_to_and_there_is_a_template(
     def make(*models, form, **settings):
         raise Made(form.chat and form.chat.source)
 
-    monkeypatch.setattr(text, "TextGenerator", make)
+    monkeypatch.setattr(text_generator, "TextGenerator", make)
     lines = tmp_path / "in.jsonl"
     lines.write_text('{"inputs": "dog"}\n')
     flags = ["generate", f"--model={imported.name}", f"--input={lines}"]

@@ -8,13 +8,13 @@ from sentencepiece import sentencepiece_model_pb2
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli import main as console
-from distillspec_jax.data.tokenizer import embedded_tokenizer
-from distillspec_jax.decoding.text import tokenizer_of
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.interop import convert, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import tiny
 from tests.data.hub import byte_level
 

@@ -9,7 +9,7 @@ from distillspec_jax.models import layer_subset, pretrained
 from tests import pair
 
 LINES = [{"step": step, "split": "eval", "acceptance_expected_T0": step / 4} for step in (0, 1, 2)]
-CHECKED = {"law": "T1", "prompts": 32, "positions": 1234, "accepted": 0.5, "expected": 0.6}
+CHECKED = {"distribution": "T1", "prompts": 32, "positions": 1234, "accepted": 0.5, "expected": 0.6}
 
 
 @pytest.fixture

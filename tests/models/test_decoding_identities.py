@@ -56,7 +56,8 @@ def feed(model, state, tokens, parts):
 
 
 def teacher_forced(model, prompt, tokens):
-    """`[B, T, V]`: entry t is the law after `tokens[:, :t + 1]`, padded to one width for one compilation."""
+    """`[B, T, V]`: entry t is the distribution after `tokens[:, :t + 1]`, padded to one width for one
+    compilation."""
     padded = np.pad(tokens, ((0, 0), (0, ROOM - tokens.shape[1])))
     batch = {"encoder_input_tokens": prompt, "decoder_input_tokens": padded}
     return np.asarray(tiny.logits(model, tiny.params(model), batch))[:, : tokens.shape[1]]

@@ -40,13 +40,13 @@ def test_logits_are_the_networks_at_the_ids_and_nowhere_else(model, rows):
         np.testing.assert_allclose(forced[..., IDS], whole[..., IDS], rtol=0, atol=2e-5)
 
 
-def test_a_law_that_is_nan_stays_nan_beside_the_list():
-    law = np.log(np.full((2, len(IDS)), 0.2, np.float32))
-    law[1] = np.nan
-    first, second = np.asarray(Shortlisted(tiny.GPT, IDS).spread(law))
+def test_a_distribution_that_is_nan_stays_nan_beside_the_list():
+    distribution = np.log(np.full((2, len(IDS)), 0.2, np.float32))
+    distribution[1] = np.nan
+    first, second = np.asarray(Shortlisted(tiny.GPT, IDS).spread(distribution))
     assert np.isnan(second).all()
     assert np.isneginf(np.delete(first, IDS)).all()
-    np.testing.assert_array_equal(first[list(IDS)], law[0])
+    np.testing.assert_array_equal(first[list(IDS)], distribution[0])
 
 
 @pytest.mark.parametrize("ids", [(), (3, 2), (2, 2), (-1, 2), (2, tiny.VOCAB)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-LAW = ("tests/exactness/test_joint_law.py", "tests/exactness/test_rows.py")
+DISTRIBUTION = ("tests/exactness/test_joint_distribution.py", "tests/exactness/test_rows.py")
 DRAFTS = ("tests/decoding/test_drafters.py",)
 RULES = (
     "tests/decoding/test_verifiers.py",
@@ -42,14 +42,14 @@ class Mutant:
 
 
 _DRAFTERS, _VERIFIERS = "decoding/drafters.py", "decoding/verifiers.py"
-_STORED_LAWS = "distillation/stored_laws.py"
+_STORED_DISTRIBUTIONS = "distillation/stored_logprobs.py"
 _SNAPSHOTS = "training/snapshots.py"
 _SPECULATIVE, _RANDOMNESS = "decoding/speculative.py", "decoding/randomness.py"
 
 MUTANTS = (
     Mutant(
         "1",
-        "the draft takes its likeliest token, and its soft law enters the ratio",
+        "the draft takes its likeliest token, and its soft distribution enters the ratio",
         (
             Edit(
                 _DRAFTERS,
@@ -57,7 +57,7 @@ MUTANTS = (
                 "token_B = jnp.argmax(log_q_BV, axis=-1).astype(jnp.int32)",
             ),
         ),
-        (*LAW, *DRAFTS),
+        (*DISTRIBUTION, *DRAFTS),
     ),
     Mutant(
         "2",
@@ -66,10 +66,11 @@ MUTANTS = (
             Edit(
                 _DRAFTERS,
                 "jnp.array(ids_V)[token_B], log_q_BV",
-                "jnp.array(ids_V)[token_B], law.replace(truncates=False).log_probs(logits_BV, ids_V)",
+                "jnp.array(ids_V)[token_B], "
+                "distribution.replace(truncates=False).log_probs(logits_BV, ids_V)",
             ),
         ),
-        (*LAW, *DRAFTS),
+        (*DISTRIBUTION, *DRAFTS),
     ),
     Mutant(
         "3a",
@@ -81,7 +82,7 @@ MUTANTS = (
                 "jnp.maximum(jnp.exp(log_q) - jnp.exp(log_p), 0.0)",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "3b",
@@ -93,7 +94,7 @@ MUTANTS = (
                 "rejected_B[:, None], log_p_BV",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "3c",
@@ -105,11 +106,11 @@ MUTANTS = (
                 "jnp.log(excess)",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "4a",
-        "the bonus token is drawn from the law before the last draft",
+        "the bonus token is drawn from the distribution before the last draft",
         (
             Edit(
                 _VERIFIERS,
@@ -117,7 +118,7 @@ MUTANTS = (
                 "log_p_BV = row_of(log_p_BKV, jnp.minimum(accepted_B, offset_1G.size - 1))",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "4b",
@@ -129,7 +130,7 @@ MUTANTS = (
                 "residual(log_p_BV, log_q_BV)",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "5",
@@ -165,13 +166,13 @@ MUTANTS = (
                 "jnp.where(rejected_B, int(Purpose.ACCEPT)",
             ),
         ),
-        LAW,
+        DISTRIBUTION,
     ),
     Mutant(
         "7b",
         "one key for all rows of a batch",
         (Edit(_RANDOMNESS, "_fold_in(seed_key, prompt_index_B)", "_fold_in(seed_key, prompt_index_B * 0)"),),
-        (*LAW, "tests/decoding/test_randomness.py"),
+        (*DISTRIBUTION, "tests/decoding/test_randomness.py"),
     ),
     Mutant(
         "8a",
@@ -183,20 +184,20 @@ MUTANTS = (
                 "row = jnp.roll(jnp.arange(x_BKM.shape[0]), 1)[:, None, None]",
             ),
         ),
-        (*LAW, *IDENTITIES),
+        (*DISTRIBUTION, *IDENTITIES),
     ),
     Mutant(
         "8b",
         "all rows carry the first row's temperature",
         (
             Edit(
-                "decoding/law.py",
+                "decoding/sampling.py",
                 "temperature = _per_row(self.temperature, logits.ndim)",
                 "first = self.temperature.reshape(-1)[:1].reshape((1,) * self.temperature.ndim)\n"
                 "        temperature = _per_row(first, logits.ndim)",
             ),
         ),
-        (*LAW, "tests/decoding/test_law.py"),
+        (*DISTRIBUTION, "tests/decoding/test_distribution.py"),
     ),
     Mutant(
         "9",
@@ -208,19 +209,19 @@ MUTANTS = (
                 "jnp.full(draft.length_BN.shape, self.block_size)",
             ),
         ),
-        (*LAW, "tests/decoding/test_speculative.py"),
+        (*DISTRIBUTION, "tests/decoding/test_speculative.py"),
     ),
     Mutant(
         "10",
         "above a batch size decoding is silently greedy",
         (
             Edit(
-                "decoding/law.py",
+                "decoding/sampling.py",
                 "greedy = temperature == 0.0",
                 "greedy = (temperature == 0.0) | (logits.shape[0] > 256)",
             ),
         ),
-        LAW,
+        DISTRIBUTION,
     ),
     Mutant(
         "11",
@@ -232,7 +233,7 @@ MUTANTS = (
                 "done_B = take_last(ends_BK, accepted_B) | (accepted_B > rows.remaining_B)",
             ),
         ),
-        (*LAW, "tests/decoding/test_speculative.py"),
+        (*DISTRIBUTION, "tests/decoding/test_speculative.py"),
     ),
     Mutant(
         "12",
@@ -245,7 +246,7 @@ MUTANTS = (
                 "+ jnp.arange(x_BKM.shape[1])[None]",
             ),
         ),
-        (*LAW, *IDENTITIES),
+        (*DISTRIBUTION, *IDENTITIES),
     ),
     Mutant(
         "12b",
@@ -258,7 +259,7 @@ MUTANTS = (
                 "+ jnp.arange(tokens_BK.shape[1])[None]",
             ),
         ),
-        (*LAW, *IDENTITIES),
+        (*DISTRIBUTION, *IDENTITIES),
     ),
     Mutant(
         "13",
@@ -266,8 +267,8 @@ MUTANTS = (
         (
             Edit(
                 _DRAFTERS,
-                "log_q_BV = law.log_probs(logits_BV, ids_V)",
-                "log_q_BV = law.replace(temperature=jnp.ones_like(law.temperature))"
+                "log_q_BV = distribution.log_probs(logits_BV, ids_V)",
+                "log_q_BV = distribution.replace(temperature=jnp.ones_like(distribution.temperature))"
                 ".log_probs(logits_BV, ids_V)",
             ),
         ),
@@ -284,7 +285,7 @@ MUTANTS = (
                 "jnp.minimum(accepted_B, offset_1G.size - 1))",
             ),
         ),
-        (*LAW, *RULES),
+        (*DISTRIBUTION, *RULES),
     ),
     Mutant(
         "14b",
@@ -292,9 +293,9 @@ MUTANTS = (
         (
             Edit(
                 _SPECULATIVE,
-                "self.drafter.draft(params.draft, state.draft, keys_B, rows.pending_B, law, self.block_size)",
-                "self.drafter.draft(params.draft, state.draft, rows.requests.keys_B, rows.pending_B, law, "
-                "self.block_size)",
+                "params.draft, state.draft, keys_B, rows.pending_B, distribution, self.block_size",
+                "params.draft, state.draft, rows.requests.keys_B, rows.pending_B, distribution, "
+                "self.block_size",
             ),
             Edit(
                 _DRAFTERS,
@@ -303,19 +304,19 @@ MUTANTS = (
                 "+ jnp.tile(jnp.arange(blocks) * 64, rows)",
             ),
         ),
-        LAW,
+        DISTRIBUTION,
     ),
     Mutant(
         "17b",
-        "the loss on stored laws sees the target's likeliest ids alone, not the mass of the rest",
+        "the loss on stored distributions sees the target's likeliest ids alone, not the mass of the rest",
         (
             Edit(
-                _STORED_LAWS,
+                _STORED_DISTRIBUTIONS,
                 "return jnp.concatenate([chosen_BTK, tail_BT1], axis=-1)",
                 "return jax.nn.log_softmax(jnp.concatenate([chosen_BTK, tail_BT1 * 0 - 1e30], axis=-1))",
             ),
         ),
-        ("tests/distillation/test_stored_laws.py",),
+        ("tests/distillation/test_stored_distributions.py",),
     ),
     Mutant(
         "22a",

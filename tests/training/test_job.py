@@ -9,11 +9,11 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.data.tokenizer import EMBEDDED_MODEL
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import make_partitioner
+from distillspec_jax.tokenization.tokenizer import EMBEDDED_MODEL
 from distillspec_jax.training import job
 from distillspec_jax.training.step import row_tokens
 from tests.data.hub import byte_level

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distillspec_jax.cli import errors, hosts
+from distillspec_jax.cli import distributed, errors
 from distillspec_jax.metrics import Mean
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Array, Params
@@ -31,7 +31,7 @@ NOISE = 0.1
 
 
 def fresh_params(width: int = VOCAB) -> Params:
-    """A table of logits: the law of the next token given this one."""
+    """A table of logits: the distribution of the next token given this one."""
     return {"table": jnp.zeros((VOCAB, width)), "bias": jnp.zeros(width)}
 
 
@@ -103,7 +103,7 @@ def run(directory: Path, **changes: Any) -> Params:
 def main(directory: str, *settings: str) -> None:
     """`python -m tests.training.toy DIR total_steps=9 ...`: `run` in a process of its own, or in several."""
     if os.environ.get("DISTILLSPEC_MULTIHOST"):
-        hosts.join()
+        distributed.join()
     changes = (setting.split("=") for setting in settings)
     run(Path(directory), **{name: float(value) if "." in value else int(value) for name, value in changes})
 

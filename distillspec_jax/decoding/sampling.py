@@ -1,0 +1,164 @@
+"""The sampling distribution: the only place where logits become probabilities, for drafting and verifying
+alike.
+
+Tokens are drawn from what it returns (`randomness.draw`), never from logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding.truncation import heaviest_prefix
+from distillspec_jax.errors import UsageError
+from distillspec_jax.shapes import Array
+
+_EVERY_ID = 2**30
+"""A top-k that keeps any vocabulary whole, and fits the device's integers."""
+
+
+@flax.struct.dataclass
+class SamplingDistribution:
+    """Temperature, then top-k, then top-p, over the ids that may be drawn at all. Build it by
+    `sampling_distribution`.
+
+    The three numbers are traced, so no value of theirs compiles anything; the static fields are not.
+
+    Attributes:
+      temperature: float32, `[]` or `[B]`; 0 is the one-hot distribution of the largest logit.
+      top_k: int32, `[]` or `[B]`; 0 is off.
+      top_p: float32, `[]` or `[B]`; 1 is off.
+      vocab_size: number of real ids; the embedding's padded rows beyond it are cut off, so that a target
+        and a draft padded to different widths meet in the same V. None: all are real.
+      excluded_ids: real ids that are never drawn (padding).
+      truncates: False promises that no row uses top-k or top-p, and spares their cost.
+    """
+
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    vocab_size: int | None = flax.struct.field(pytree_node=False)
+    excluded_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    truncates: bool = flax.struct.field(pytree_node=False)
+
+    def log_probs(self, logits: Array, ids_V: Sequence[int] | None = None) -> Array:
+        """The distribution's log-probabilities.
+
+        Exclude ids, divide by T, keep top-k, renormalise, keep the smallest set of mass >= top_p,
+        renormalise. Ties go to the lowest id.
+
+        Args:
+          logits: `[..., V]`, raw; the leading axis is B if the distribution's fields are `[B]`.
+          ids_V: ascending, what they are the logits of; None: ids from 0.
+
+        Returns:
+          float32 `[..., V]`, without `ids_V` cut to `vocab_size`; -inf where the probability is zero. Where
+          the largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
+        """
+        logits = (logits if ids_V is not None else logits[..., : self.vocab_size]).astype(jnp.float32)
+        ids = jnp.arange(logits.shape[-1]) if ids_V is None else jnp.array(ids_V)
+        ids = ids.reshape((1,) * (logits.ndim - 1) + (-1,))
+        allowed = jnp.ones_like(ids, bool) if self.vocab_size is None else ids < self.vocab_size
+        for excluded in self.excluded_ids:
+            allowed &= ids != excluded
+        logits = jnp.where(allowed, logits, -jnp.inf)
+        peak = jnp.max(logits, axis=-1, keepdims=True)
+        first_peak = jnp.min(jnp.where(logits == peak, ids, _EVERY_ID), axis=-1, keepdims=True)
+        one_hot = jnp.where(ids == first_peak, 0.0, -jnp.inf)
+        temperature = _per_row(self.temperature, logits.ndim)
+        greedy = temperature == 0.0
+        # The peak is subtracted first, so that no temperature overflows.
+        scaled = (logits - peak) / jnp.where(greedy, 1.0, temperature)
+        if self.truncates:
+            scaled = self._truncate(scaled)
+        log_p = scaled - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True))
+        return jnp.where(jnp.isfinite(peak), jnp.where(greedy, one_hot, log_p), jnp.nan)
+
+    def _truncate(self, scaled: Array) -> Array:
+        top_k, top_p = _per_row(self.top_k, scaled.ndim), _per_row(self.top_p, scaled.ndim)
+        count = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
+        scaled = jnp.where(heaviest_prefix(scaled, jnp.ones_like(scaled), count), scaled, -jnp.inf)
+        mass = jnp.where(top_p < 1.0, top_p, jnp.inf)
+        kept = heaviest_prefix(scaled, jax.nn.softmax(scaled, axis=-1), mass)
+        return jnp.where(kept, scaled, -jnp.inf)
+
+    def for_rows(self, rows: int) -> SamplingDistribution:
+        """The same distribution with every field spread to `[rows]`."""
+        return jax.tree.map(lambda field: jnp.broadcast_to(field, (rows,)), self)
+
+    def select(self, rows: Array | np.ndarray) -> SamplingDistribution:
+        """Gathers the distributions of some rows; what all rows share stays shared."""
+        return jax.tree.map(lambda field: field[rows] if field.ndim else field, self)
+
+
+def sampling_distribution(
+    temperature: float | Sequence[float] | Array = 1.0,
+    top_k: int | Sequence[int] | Array = 0,
+    top_p: float | Sequence[float] | Array = 1.0,
+    *,
+    vocab_size: int | None = None,
+    excluded_ids: tuple[int, ...] = (0,),
+) -> SamplingDistribution:
+    """Checks a user's values and makes the distribution of them; each is one number or one a row.
+
+    Raises:
+      UsageError: temperature below 0 or infinite, top_k below 0, top_p outside (0, 1], or any that is no
+        number.
+    """
+    temperature_B, top_k_B, top_p_B = checked(temperature, top_k, top_p)
+    if vocab_size is not None and vocab_size < 1:
+        raise UsageError(f"vocab_size is {vocab_size}, must be at least 1")
+    return SamplingDistribution(
+        temperature=jnp.asarray(temperature_B),
+        top_k=jnp.asarray(top_k_B, jnp.int32),
+        top_p=jnp.asarray(top_p_B),
+        vocab_size=vocab_size,
+        excluded_ids=tuple(excluded_ids),
+        truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
+    )
+
+
+def checked(
+    temperature: float | Sequence[float] | Array,
+    top_k: int | Sequence[int] | Array,
+    top_p: float | Sequence[float] | Array,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values of a distribution as arrays of the host, so that they can be checked before there is a
+    device.
+
+    Raises:
+      UsageError: see `sampling_distribution`.
+    """
+    temperature_B, top_k_B, top_p_B = _float32(temperature), np.asarray(top_k), _float32(top_p)
+    finite_B = np.isfinite(temperature_B)
+    _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
+    _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
+    _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+    # Smaller than a normal number is zero to a compiler that knows the value; it would divide by it.
+    temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
+    return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
+
+
+def _float32(value: float | Sequence[float] | Array) -> np.ndarray:
+    """As the device has it: what is beyond its numbers is infinite."""
+    with np.errstate(over="ignore"):
+        try:
+            return np.asarray(value, np.float32)
+        except OverflowError:  # a whole number beyond float64, too
+            return np.asarray(np.asarray(value, object).clip(-1e300, 1e300), np.float32)
+
+
+def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> None:
+    if value.ndim > 1:
+        raise UsageError(f"{name} has shape {value.shape}, must be one number or one a row")
+    if not np.all(valid):
+        raise UsageError(f"{name} is {value[~valid][0] if value.ndim else value}, must be {must_be}")
+
+
+def _per_row(field: Array, ndim: int) -> Array:
+    """`[]` or `[B]` to a shape that broadcasts against logits of `ndim` axes."""
+    return field.reshape(field.shape + (1,) * (ndim - field.ndim))

@@ -1,0 +1,146 @@
+"""Distilling without the target: its distribution at every token is stored as k likeliest ids and the rest's
+mass.
+
+Such a distribution is a categorical over k + 1 outcomes. The draft's distribution is gathered to the same
+outcomes, and any `Divergence` applies to the two as it is. The rest is an outcome like the others: a loss
+over the k ids alone is made small by moving mass out of them. What a divergence does not see is how the rest
+is spread: over merged outcomes FKL, RKL, JSD and TVD are at most what they are over the whole vocabulary, and
+equal where the draft spreads the rest as the target does.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.distillation.divergences import Divergence, HardLabels, TotalVariation, WeightedSum
+from distillspec_jax.distillation.loss import by_sequence
+from distillspec_jax.distillation.sources import DataSource, Fixed
+from distillspec_jax.errors import UsageError
+from distillspec_jax.metrics import Mean
+from distillspec_jax.models import fingerprints
+from distillspec_jax.models.interface import Batch, LanguageModel
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training.step import LossFn, row_tokens
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+
+_total_variation = TotalVariation()
+
+
+def check_logprobs(
+    texts: TargetSet, draft: LanguageModel, divergence: Divergence, source: DataSource | None
+) -> None:
+    """Refuses a run that needs more of the target than a set of its distributions.
+
+    Raises:
+      UsageError: a source that makes new sequences, whose distributions nobody stored; a divergence of other
+        distributions than the stored ones; a draft of another width.
+    """
+    for part in divergence.divergences if isinstance(divergence, WeightedSum) else (divergence,):
+        name = type(part).__name__
+        if isinstance(part, HardLabels):
+            raise UsageError(
+                f"DIVERGENCE={name} learns from texts alone: finetune on TARGET_SET needs no distributions"
+            )
+        for field in ("temperature", "top_k", "top_p"):
+            if getattr(part, field, None) != getattr(type(part), field, None):
+                raise UsageError(
+                    f"{name}.{field}={getattr(part, field)} without TARGET: the stored log-probabilities are "
+                    "merged at temperature 1, untruncated; leave it out, or give TARGET"
+                )
+    if source is not None and not isinstance(source, Fixed):
+        raise UsageError(
+            f"SOURCE={type(source).__name__} without TARGET: log-probabilities are stored for the "
+            "set's own texts alone; use @sources.Fixed(), or give TARGET"
+        )
+    if texts.header.logits != draft.vocab_size:
+        raise UsageError(
+            f"the draft has {draft.vocab_size} logits and the distributions in {texts.directory} are of "
+            f"{texts.header.logits}: distillation compares whole distributions; pad the smaller embedding"
+        )
+
+
+def check_target(texts: TargetSet, target: Pretrained) -> None:
+    """Refuses texts that are another target's.
+
+    Raises:
+      UsageError: the fingerprints differ.
+    """
+    known, given = texts.header.target_fingerprint, fingerprints.of_params(target.params)
+    if known != given:
+        raise UsageError(
+            f"{texts.directory} was written by another target, {texts.header.target} ({known}), "
+            f"than {target.name} ({given}): collect again, or distil from that one"
+        )
+
+
+def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
+    """Log-probabilities of the given ids and, last, of all others together: `[B, T, K + 1]`, float32.
+
+    Args:
+      logits_BTV: raw, over the whole vocabulary and nothing else.
+      ids_BTK: distinct at each position, fewer than V.
+    """
+    log_q_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    chosen_BTK = jnp.take_along_axis(log_q_BTV, ids_BTK, axis=-1)
+    # Summed over the others themselves: 1 - sum of the chosen would cancel where they hold nearly everything.
+    others_BTV = jnp.put_along_axis(log_q_BTV, ids_BTK, -jnp.inf, axis=-1, inplace=False)
+    tail_BT1 = jax.nn.logsumexp(others_BTV, axis=-1, keepdims=True)
+    return jnp.concatenate([chosen_BTK, tail_BT1], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def likeliest(
+    model: LanguageModel, params: Params, batch: Batch, count: int, vocab_size: int | None = None
+) -> tuple[Array, Array]:
+    """The distribution of a model at every target token: its likeliest ids and their `merged`
+    log-probabilities.
+
+    Args:
+      vocab_size: number of real ids; the padded rows of an embedding are in no distribution. None: all are
+        real.
+
+    Returns:
+      `[B, T, K]` int32, likeliest first, and `[B, T, K + 1]` float32.
+    """
+    logits_BTV = model.logits(params, batch)[..., :vocab_size]
+    ids_BTK = jax.lax.top_k(logits_BTV, count)[1]
+    return ids_BTK, merged(logits_BTV, ids_BTK)
+
+
+def make_stored_logprobs_loss(
+    draft: LanguageModel, divergence: Divergence, *, dropout: bool = False, vocabulary: Vocabulary = T5_IDS
+) -> LossFn:
+    """A loss for `training.step` on batches of `data.target_set` that have distributions; no target is
+    needed.
+
+    Args:
+      draft: the network; logits as wide as the target's were.
+      divergence: token by token, over k + 1 outcomes.
+      dropout: draw the draft's dropout masks from the step's key.
+      vocabulary: of both; the padded rows of an embedding are in no distribution.
+
+    The metric `acceptance_at_most` is the pooled 1 - TVD of the merged distributions, not below the whole
+    ones'.
+    """
+
+    def loss_fn(params: Params, batch: Batch, key: Array) -> tuple[Array, Array, dict[str, Mean]]:
+        weights_BT = batch["decoder_loss_weights"]
+        log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
+        logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
+        log_q_BTK = merged(logits_BTV[..., : vocabulary.size], batch["top_ids"])
+        tokens_BT = batch["decoder_target_tokens"]
+        loss_BT = divergence(log_p_BTK, log_q_BTK, weights_BT, tokens_BT)
+        weight_BT, weight_sum = by_sequence(weights_BT)
+        tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)
+        metrics = {
+            "acceptance_at_most": Mean.of(1.0 - tvd_BT, weights_BT),
+            "row_tokens": row_tokens(weights_BT),
+        }
+        return jnp.sum(loss_BT * weight_BT), weight_sum, metrics
+
+    return jax.tree_util.Partial(loss_fn)

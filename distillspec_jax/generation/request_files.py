@@ -1,0 +1,250 @@
+"""Request files: JSON lines in, JSON lines out, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.state import check_limit
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.files import saving
+from distillspec_jax.generation.text_generator import Generation
+
+SAMPLE = "sample"
+"""The field that tells several outputs of a prompt apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A line of a request file.
+
+    Attributes:
+      inputs: the raw text.
+      where: `file:line`, for errors.
+      extra: the line's other fields, handed through to the output.
+    """
+
+    inputs: str
+    where: str
+    extra: dict[str, Any]
+
+    def repeated(self, samples: int) -> list[Request]:
+        """Itself, or so many of it, told apart by a field `sample`.
+
+        Raises:
+          UsageError: it has such a field already, so that its samples would be those of another line, too.
+        """
+        if samples == 1:
+            return [self]
+        if SAMPLE in self.extra:
+            raise UsageError(
+                f"{self.where} has a field {SAMPLE!r}, in which {samples} outputs a prompt are numbered: "
+                "rename it, or ask for one"
+            )
+        return [dataclasses.replace(self, extra={**self.extra, SAMPLE: i}) for i in range(samples)]
+
+
+OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
+"""Fields by which a line asks for a sampling distribution and a length of its own."""
+
+
+_GENERATED = {field.name for field in dataclasses.fields(Generation)}
+
+
+def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """For each of `OPTIONS` the default, or, where some request has its own value, a list of one a request.
+
+    Raises:
+      UsageError: a value that is no number or impossible, by file and line.
+    """
+    found: dict[str, Any] = dict(defaults)
+    for request in requests:
+        own = {name: request.extra[name] for name in OPTIONS if name in request.extra}
+        for name, value in own.items():
+            if isinstance(value, bool) or not isinstance(value, (int, OPTIONS[name])):
+                kind = "a number" if OPTIONS[name] is float else "a whole number"
+                raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
+        limit = own.pop("max_new_tokens", 1)
+        try:
+            check_limit(limit)
+            sampling_distribution(**own)
+        except UsageError as error:
+            raise UsageError(f"{request.where}: {error}") from error
+    for name in OPTIONS:
+        if any(name in request.extra for request in requests):
+            found[name] = [request.extra.get(name, defaults[name]) for request in requests]
+    return found
+
+
+def read_requests(path: str, field: str = "inputs") -> list[Request]:
+    """Reads `{"inputs": ...}` lines from a file, or from standard input if `path` is `-`; UTF-8 always.
+
+    Raises:
+      UsageError: names the file and line of malformed JSON, a missing field, or a field that is no text.
+      OSError: the file cannot be opened.
+    """
+    name = "standard input" if path == "-" else path
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        lines = content.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a string
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{number}: not UTF-8 text") from error
+    found = [
+        _parse(line, f"{name}:{number}", field) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
+    if not found:
+        raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
+    first: dict[str, str] = {}
+    for request in found:
+        if "id" in request.extra:
+            own = {name: request.extra[name] for name in ("id", SAMPLE) if name in request.extra}
+            key = ", ".join(f"{name} {json.dumps(value, sort_keys=True)}" for name, value in own.items())
+            if first.setdefault(key, request.where) != request.where:
+                raise UsageError(f"{request.where}: {key} is that of {first[key]} already")
+    return found
+
+
+def _parse(line: str, where: str, field: str) -> Request:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise UsageError(f"{where}: JSON that cannot be read ({error})") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    if field not in row:
+        raise UsageError(f"{where}: no field {field!r}: {nearest(field, row)}")
+    if not isinstance(row[field], str):
+        raise UsageError(f"{where}: field {field!r} must be text, got {type(row[field]).__name__}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: holds a lone surrogate, no valid Unicode") from error
+    return Request(row.pop(field), where, row)
+
+
+def write_line(request: Request, generation: Generation) -> str:
+    """One line of output: the request's own fields, then the generation's, less its token ids.
+
+    Of a name that is both's, the generation's value stays, so that outputs can be inputs again.
+    """
+    fields = dataclasses.asdict(generation)
+    del fields["tokens"]
+    return json.dumps({**request.extra, **fields}, ensure_ascii=False)
+
+
+def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any] | None = None) -> int:
+    """How many requests an earlier run has answered, in `PATH.partial` if it was cut off, else in `PATH`.
+
+    A line that it did not finish is cut away, so that the file holds whole lines alone.
+
+    Args:
+      settings: what the lines must have been made with, if `output_lines` noted it.
+
+    Raises:
+      UsageError: the lines are of other requests, the first is named; or of other settings. A file that is
+        whole has no note of its settings: it must answer all requests.
+    """
+    partial = Path(path + ".partial")
+    there = partial if partial.is_file() else Path(path)
+    if not there.is_file():
+        return 0
+    content = there.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = [_fields(line) for line in whole.decode("utf-8", "replace").split("\n")[:-1]]
+    for number, line in enumerate(lines, start=1):
+        asked = requests[number - 1] if number <= len(requests) else None
+        kept = {k: v for k, v in asked.extra.items() if k not in _GENERATED} if asked else {}
+        if asked is None or {k: line.get(k) for k in ("inputs", *kept)} != {"inputs": asked.inputs, **kept}:
+            raise UsageError(f"{there}:{number} is of another input: resume with the same requests")
+    if there != partial:
+        if len(whole) < len(content):
+            raise UsageError(
+                f"{there}:{len(lines) + 1} is cut off: no output of an earlier run, which leaves lines in "
+                f"{partial} when it is stopped"
+            )
+        if len(lines) < len(requests):
+            raise UsageError(
+                f"{there} is whole with {len(lines)} of {len(requests)} outputs: ask for the others in "
+                "requests and an output of their own"
+            )
+        return len(lines)
+    noted = _settings_file(path)
+    made_with = _fields(noted.read_text(encoding="utf-8")) if lines and noted.is_file() else {}
+    for name, value in (settings or {}).items():
+        if made_with.get(name, value) != value:
+            raise UsageError(
+                f"{there} was made with {name} {made_with[name]!r} and not {value!r}: "
+                "resume with the same, or begin anew without --resume"
+            )
+    with saving(path):
+        os.truncate(partial, len(whole))
+    return len(lines)
+
+
+def _fields(line: str) -> dict[str, Any]:
+    """Those of a JSON object; none of what is no such thing."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _settings_file(path: str) -> Path:
+    return Path(path + ".partial.settings")
+
+
+@contextlib.contextmanager
+def output_lines(
+    path: str, resume: bool = False, settings: Mapping[str, Any] | None = None
+) -> Iterator[Callable[[str], None]]:
+    """A writer of lines to a file or, for `-`, to standard output.
+
+    A file appears under its own name only when the context ends well; until then, and after an error, its
+    lines are in `PATH.partial`. If `resume`, they come after those there. Pipes and devices get their lines
+    at once.
+
+    Args:
+      settings: what the lines are made with; noted beside them while they are not whole (see `finished`).
+
+    Raises:
+      UsageError: the place cannot be written, here or later.
+    """
+    if path == "-":
+        yield lambda line: print(line, flush=True)
+        return
+    if Path(path).is_dir():
+        raise UsageError(f"cannot save to {path}: it is a folder")
+    # A pipe or a device is written to as it is, and never replaced.
+    whole = not Path(path).exists() or Path(path).is_file()
+    partial = Path(path + ".partial") if whole else Path(path)
+    with saving(path):
+        file = partial.open("a" if resume else "w", encoding="utf-8")
+        if whole and settings is not None:
+            _settings_file(path).write_text(json.dumps(settings), encoding="utf-8")
+
+    def write(line: str) -> None:
+        with saving(path):
+            file.write(line + "\n")
+            file.flush()
+
+    try:
+        yield write
+    finally:
+        # Closing tries once more to write what a full disk refused; what failed is said already.
+        with contextlib.suppress(OSError):
+            file.close()
+    if whole:
+        with saving(path):
+            os.replace(partial, path)
+            _settings_file(path).unlink(missing_ok=True)

@@ -1,0 +1,326 @@
+"""Text in, text out: a target, perhaps a draft, and the tokenizer that came with the checkpoint.
+
+No TensorFlow: prompts are tokenised by the checkpoint's own tokenizer, directly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from distillspec_jax.data import catalog
+from distillspec_jax.decoding.adaptive import AUTO
+from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
+from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.hybrid import HybridDrafter
+from distillspec_jax.decoding.prompt_lookup import PromptLookup
+from distillspec_jax.decoding.rules import rule as find_rule
+from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import pretrained, registry, zoo_manifest
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import Partitioner
+from distillspec_jax.tokenization.chat_template import ChatTemplate
+from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
+from distillspec_jax.tokenization.tokenizer import Tokenizer
+
+LOOKUP = "lookup"
+"""In the place of a draft model: `PromptLookup`."""
+
+Drafts = Pretrained | str | None | Sequence[Pretrained | str]
+"""A draft model, `LOOKUP`, several of these for one target, or nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One prompt's text and what it cost.
+
+    Attributes:
+      inputs: the raw input, as given.
+      outputs: the generated text, without EOS, and without the string that stopped it.
+      emitted_tokens: generated tokens, EOS included.
+      target_calls: passes of the target after prefill; without a draft, one a token.
+      accepted, tested: drafted tokens that were accepted, and that were put to the test.
+      finish_reason: `eos`, `stop` (a stop string), `length` or `failed`.
+      tokens: the ids of `outputs` as they were emitted, EOS included.
+    """
+
+    inputs: str
+    outputs: str
+    emitted_tokens: int
+    target_calls: int
+    accepted: int
+    tested: int
+    finish_reason: str
+    tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """How a raw input becomes a prompt.
+
+    Attributes:
+      prefix: put before every input.
+      max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
+      max_new_tokens: default length of the output.
+      truncate: cut longer prompts instead of refusing them.
+      ends_with_eos: EOS follows the text, as the embedded tasks have it.
+      chat: wraps prefix and text; then nothing else is added.
+      begins_with_eos: EOS stands before the text, as in language modelling.
+    """
+
+    prefix: str
+    max_tokens: int | None
+    max_new_tokens: int
+    truncate: bool = False
+    ends_with_eos: bool = True
+    chat: ChatTemplate | None = None
+    begins_with_eos: bool = False
+
+    def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
+        """Prefix, text, and EOS if so wanted. `where` names the input in an error.
+
+        Raises:
+          UsageError: the prompt is too long and may not be cut.
+        """
+        reader = Reader(tokenizer, self.ends_with_eos, self.chat, self.begins_with_eos)
+        ids = reader.prompt(self.prefix + text)
+        if self.max_tokens is None or len(ids) <= self.max_tokens:
+            return ids
+        if not self.truncate:
+            raise UsageError(
+                f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
+                "shorten it or pass --truncate_inputs"
+            )
+        return reader.prompt(self.prefix + text, self.max_tokens)
+
+
+def prompt_format(
+    target: Pretrained,
+    *,
+    task: str | None = None,
+    prefix: str | None = None,
+    truncate: bool = False,
+    chat: bool = False,
+) -> PromptFormat:
+    """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
+
+    Args:
+      task: use this task's prefix and lengths.
+      prefix: overrides the prefix; the empty string means verbatim inputs.
+      chat: wrap inputs in the checkpoint's chat template.
+
+    Raises:
+      UsageError: an unknown task, or a chat template where there is none.
+    """
+    task = task or zoo_manifest.task_of(target.name)
+    lengths = target.card.feature_lengths
+    own_prefix = target.card.prefix
+    if task is not None:
+        spec = catalog.find_task(task)
+        own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
+    template = chat_template(target.card.chat)
+    if chat and template is None:
+        raise UsageError(f"{target.name} has no chat template: leave --chat out")
+    return PromptFormat(
+        prefix=own_prefix if prefix is None else prefix,
+        max_tokens=lengths.get("inputs"),
+        max_new_tokens=lengths.get("targets", 128),
+        truncate=truncate,
+        ends_with_eos=target.card.prompts_end_with_eos,
+        begins_with_eos=target.card.prompts_begin_with_eos,
+        chat=template if chat else None,
+    )
+
+
+def tokenizer_of(model: Pretrained) -> Tokenizer:
+    """The tokenizer in a checkpoint.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if model.tokenizer_bytes is None:
+        raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
+    return Tokenizer.from_bytes(model.tokenizer_bytes, model.card.eos_ids)
+
+
+class TextGenerator:
+    """A target, perhaps with a draft, ready to complete texts.
+
+    Args:
+      target: the model whose distribution the output follows.
+      draft: proposes blocks; `LOOKUP` finds them in the text itself; several lay theirs side by side; None
+        decodes one token at a time.
+      form: how inputs become prompts; the target's own by default.
+      block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
+        acceptance, so that the same seed need not give the same text, unless at temperature 0 under a rule
+        that is lossless.
+      rule, epsilon, candidates: see `rules.rule`.
+      batch_size: prompts decoded together.
+      stop: strings that end an output; it is cut before the first of them.
+      assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
+      partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
+      on_compile: told when a new shape is compiled.
+
+    Raises:
+      UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
+    """
+
+    def __init__(
+        self,
+        target: Pretrained,
+        draft: Drafts = None,
+        *,
+        form: PromptFormat | None = None,
+        block_size: int | str = 5,
+        rule: str = "token",
+        epsilon: float | None = None,
+        candidates: int = 1,
+        batch_size: int = 8,
+        stop: Sequence[str] = (),
+        assume_same_vocabulary: bool = False,
+        partitioner: Partitioner | None = None,
+        on_compile: Callable[[str], None] | None = None,
+    ) -> None:
+        drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
+        models = [target]
+        for one in drafts:
+            if isinstance(one, Pretrained):
+                pretrained.check_pair(target, one, assume_same_vocabulary)
+                models.append(one)
+            elif one != LOOKUP:
+                raise UsageError(f"draft is {one!r}, must be a loaded model, {LOOKUP!r} or None")
+        if isinstance(block_size, str) and block_size != "auto":
+            raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
+        if isinstance(block_size, int) and block_size < 1:
+            raise UsageError(f"block_size is {block_size}, must be at least 1")
+        sizes = AUTO if isinstance(block_size, str) else (block_size,)
+        lookups = sum(one == LOOKUP for one in drafts)
+        if candidates > 1 and lookups:
+            raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
+        blocks = candidates * max(len(drafts), 1)
+        verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
+        self._greedy_only = getattr(verifier, "greedy_only", False)
+        self.tokenizer = tokenizer_of(next((model for model in models if model.tokenizer_bytes), target))
+        for model in models:
+            if model.model.vocab_size < self.tokenizer.vocab_size:
+                raise UsageError(
+                    f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
+                    f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
+                )
+        self.form = form or prompt_format(target)
+        drafters: list[Drafter] = [
+            ModelDrafter(one.as_draft, candidates)
+            if isinstance(one, Pretrained)
+            else PromptLookup(self.tokenizer.vocab_size)
+            for one in drafts
+        ]
+        params = [one.params if isinstance(one, Pretrained) else None for one in drafts]
+        hybrid = len(drafters) > 1
+        target_params = target.params
+        if partitioner is not None:
+            target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
+            params = jax.device_put(params, partitioner.replicated)
+        self._stop = tuple(stop)
+        self._engine = Engine(
+            target.model,
+            target_params,
+            HybridDrafter(tuple(drafters), max(sizes)) if hybrid else next(iter(drafters), None),
+            tuple(params) if hybrid else next(iter(params), None),
+            verifier=verifier,
+            block_size=sizes,
+            batch_size=batch_size,
+            stopping=self._stopping(),
+            partitioner=partitioner,
+            on_compile=on_compile,
+        )
+
+    def _stopping(self) -> Stopping:
+        eos_ids = self.tokenizer.eos_ids
+        if not self._stop:
+            return StopOnEos(eos_ids)
+        ids = range(self.tokenizer.vocab_size)
+        pieces, first = (
+            tuple(map(bytes_of, ids))
+            for bytes_of in (self.tokenizer.piece_bytes, self.tokenizer.first_piece_bytes)
+        )
+        try:
+            strings = tuple(string.encode() for string in self._stop)
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"stop string {error.object!r} holds a lone surrogate, no valid Unicode"
+            ) from error
+        return StopOnStrings(strings, pieces, eos_ids, first)
+
+    def stream(
+        self,
+        texts: Sequence[str],
+        *,
+        temperature: float | Sequence[float] = 0.0,
+        top_k: int | Sequence[int] = 0,
+        top_p: float | Sequence[float] = 1.0,
+        max_new_tokens: int | Sequence[int] | None = None,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[Generation]:
+        """Completes texts, in order; each is yielded when it and those before it are done.
+
+        Args:
+          temperature, top_k, top_p: the sampling distribution, one for all or one a text; temperature 0 is
+            greedy.
+          max_new_tokens: longest output, EOS included; one for all or one a text.
+          seed: of all draws.
+          names: how an error calls each text (`file:line`); `input N` by default.
+          progress: called on the host while decoding.
+          numbers: what tells the texts' noise apart; their indices by default.
+
+        Raises:
+          UsageError: at once, not at the first text: an impossible distribution or length, or a prompt too
+            long.
+        """
+        tokenizer = self.tokenizer
+        hottest = np.max(temperature, initial=0.0)
+        if self._greedy_only and hottest > 0:
+            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
+        names = names or [f"input {i}" for i in range(len(texts))]
+        distribution = sampling_distribution(
+            temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+        )
+        prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
+        limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
+        completions = self._engine.stream(prompts, distribution, limit, seed, progress, numbers)
+        return self._in_order(texts, completions)
+
+    def _in_order(
+        self, texts: Sequence[str], completions: Iterator[tuple[int, Completion]]
+    ) -> Iterator[Generation]:
+        """Prompts end in any order; a text waits for those before it."""
+        early: dict[int, Completion] = {}
+        due = 0
+        for index, completion in completions:
+            early[index] = completion
+            while due in early:
+                yield self._text(texts[due], early.pop(due))
+                due += 1
+
+    def _text(self, inputs: str, completion: Completion) -> Generation:
+        text, reason = self.tokenizer.decode(completion.tokens), completion.finish_reason
+        if reason == "eos" and completion.tokens[-1] not in self.tokenizer.eos_ids:
+            reason = "stop"
+            text = text[: min((i for i in map(text.find, self._stop) if i >= 0), default=None)]
+        return Generation(
+            inputs=inputs,
+            outputs=text,
+            emitted_tokens=len(completion.tokens),
+            target_calls=completion.target_calls,
+            accepted=completion.accepted,
+            tested=completion.tested,
+            finish_reason=reason,
+            tokens=tuple(int(token) for token in completion.tokens),
+        )

@@ -1,0 +1,100 @@
+"""One prompt, round by round: what was drafted, what was kept, what the target added.
+
+For reports, notebooks and debugging: it returns to the host after every round, which decoding never does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.speculative import SpeculativeLoop
+from distillspec_jax.decoding.state import PairParams, Requests, State
+from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import padded_prompts, width_of
+from distillspec_jax.models.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One verify pass.
+
+    Attributes:
+      accepted: pieces of text that the draft proposed and the target kept.
+      added: the piece that the target added (a correction, or a bonus after a wholly accepted block);
+        empty where an accepted EOS or the limit ended the row.
+      tested: drafts put to the test; the first not accepted was rejected.
+    """
+
+    accepted: tuple[str, ...]
+    added: str
+    tested: int
+
+
+def trace(
+    target: Pretrained,
+    draft: Pretrained,
+    text: str,
+    *,
+    block_size: int = 5,
+    temperature: float = 0.0,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+) -> list[Round]:
+    """Decodes one text and tells every round; the text is what `generate` returns for the same seed.
+
+    Args:
+      target, draft: a pair of one vocabulary.
+      text: the raw input; the target's prefix is put before it, and it is cut to the model's length.
+      block_size, temperature, max_new_tokens, seed: as in `TextGenerator`.
+    """
+    pretrained.check_pair(target, draft)
+    tokenizer, form = tokenizer_of(target), prompt_format(target, truncate=True)
+    loop = SpeculativeLoop(
+        target.model,
+        ModelDrafter(draft.as_draft),
+        stopping=StopOnEos(tokenizer.eos_ids),
+        block_size=block_size,
+    )
+    prompts = [form.ids(tokenizer, text, "the text")]
+    prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
+    distribution = sampling_distribution(
+        temperature, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
+    )
+    limit = max_new_tokens or form.max_new_tokens
+    requests = Requests(
+        randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)),
+        jnp.asarray([limit], jnp.int32),
+        distribution,
+    )
+    params = PairParams(target.params, draft.params)
+    state = _start(loop, params, prompt_BT, requests, limit)
+    rounds, emitted, accepted, tested = [], 0, 0, 0
+    while bool(state.rows.running_B[0]):
+        state = _round(loop, params, state)
+        new = np.asarray(state.rows.output_BT[0, emitted : int(state.rows.emitted_B[0])])
+        kept = int(state.counts.accepted_BG.sum()) - accepted
+        put = int(state.counts.tested_BG.sum()) - tested
+        if not len(new):
+            break  # the row failed: its logits were not finite
+        pieces = [tokenizer.piece(int(token)) for token in new]
+        rounds.append(Round(tuple(pieces[:kept]), "".join(pieces[kept:]), put))
+        emitted, accepted, tested = emitted + len(new), accepted + kept, tested + put
+    return rounds
+
+
+_start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
+    return loop.run(params, state, 1)

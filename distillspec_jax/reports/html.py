@@ -1,0 +1,272 @@
+"""One self-contained HTML page from any number of results files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from distillspec_jax import files
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation.acceptance import expected_block_efficiency
+from distillspec_jax.evaluation.cells import NO_DRAFTER
+from distillspec_jax.evaluation.results import Row
+from distillspec_jax.generation.trace import Round
+from distillspec_jax.reports import plots, summary, tables
+
+_TEMPLATE = "report.html.j2"
+_EXPECTED = "acceptance_expected_T"  # in metrics.jsonl, followed by the temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A prompt decoded round by round, to be shown with its accepted tokens marked.
+
+    Attributes:
+      drafter: whose drafts these are.
+      inputs: the raw input.
+      rounds: of `decoding.trace`.
+    """
+
+    drafter: str
+    inputs: str
+    rounds: Sequence[Round]
+
+    @property
+    def tokens_per_call(self) -> float:
+        """Block efficiency of this one prompt."""
+        emitted = sum(len(round_.accepted) + bool(round_.added) for round_ in self.rounds)
+        return emitted / max(len(self.rounds), 1)
+
+
+def report(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    training: Mapping[str, str | Path] | None = None,
+    examples: Sequence[Example] = (),
+    title: str | None = None,
+    block_size: int = summary.BLOCK_SIZE,
+) -> Path:
+    """Writes the page; it needs nothing beside itself, neither files nor a network.
+
+    Args:
+      paths: `results.jsonl` files; rows that cannot be compared get sections of their own, and of several
+        measurements of one cell the last counts.
+      output: the page.
+      training: label to `metrics.jsonl` of training runs.
+      examples: decoded prompts.
+      title: heading of the page.
+      block_size: which one the headline is about; the nearest one measured stands in for it.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UsageError: an unreadable file, no rows, a malformed line by file and line, a full disk.
+    """
+    rows = results.read(paths)
+    if not rows:
+        raise UsageError(f"no results in {', '.join(map(str, paths)) or 'no files'}")
+    curves = {label: _read_curve(Path(path)) for label, path in (training or {}).items()}
+    groups = results.groups(rows)
+    page = _environment().get_template(_TEMPLATE)
+    text = page.render(
+        title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0]["task"] for g in groups)),
+        sections=[_section(group, block_size) for group in groups],
+        curves=_curves(curves, plots.series_of(groups[0])),
+        examples=examples,
+    )
+    output = Path(output)
+    with files.saving(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(output.name + ".tmp")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, output)
+    return output
+
+
+def _environment() -> jinja2.Environment:
+    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({_TEMPLATE: source}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["interval"] = lambda row, field: tables.with_interval(row, field)
+    return environment
+
+
+def _section(rows: Sequence[Row], block_size: int) -> dict[str, Any]:
+    """All that the page shows of one group of comparable rows."""
+    temperatures, labels = summary.temperatures(rows), plots.series_of(rows)
+    size = summary.nearest_block_size(rows, block_size)
+    pair = summary.main_pair(rows)
+    return {
+        "first": rows[0],
+        "metric": rows[0].get("primary_metric"),
+        "series": labels,
+        "pair": pair,
+        "block_size": size,
+        "verdicts": [_card(summary.verdict(rows, t, block_size)) for t in temperatures],
+        "headline": [(t, _lines(rows, t, [0, size or 0])) for t in temperatures],
+        "full": [(t, _lines(rows, t, [0, *summary.block_sizes(rows)])) for t in temperatures],
+        "matches": _matches(rows),
+        "figures": _figures(rows, temperatures, size),
+        "provenance": _provenance(rows),
+    }
+
+
+def _card(verdict: summary.Verdict) -> dict[str, Any]:
+    """A verdict as the big number at the top."""
+    known = math.isfinite(verdict.ratio.value)
+    return {
+        "temperature": verdict.temperature,
+        "outcome": verdict.outcome,
+        "number": f"×{verdict.ratio.value:.2f}" if known else "–",
+        "interval": f"{verdict.ratio.low:.2f} to {verdict.ratio.high:.2f}" if verdict.ratio.ends else None,
+        "sentence": verdict.sentence,
+    }
+
+
+def _lines(rows: Sequence[Row], temperature: float, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    lines = []
+    for size in dict.fromkeys(sizes):
+        for label in [NO_DRAFTER] if size == 0 else results.drafters(rows):
+            row = summary.find(rows, label, temperature, size)
+            if row is not None:
+                lines.append({"row": row, "theory": _theory(row)})
+    return lines
+
+
+def _theory(row: Row) -> float | None:
+    accepted = row["acceptance_tested"]
+    return None if accepted is None else expected_block_efficiency(accepted, row["block_size"])
+
+
+def _matches(rows: Sequence[Row]) -> str | None:
+    """Whether greedy speculative outputs are the baseline's, in words."""
+    greedy = [row for row in rows if row["temperature"] == 0 and row["block_size"] > 0]
+    if not greedy:
+        return None
+    differing = [row for row in greedy if row["matches_autoregressive"] != row["prompts"]]
+    if not differing:
+        return (
+            f"At T = 0 every drafted output equals the output without a draft, token for token: "
+            f"{greedy[0]['prompts']} prompts in each of {len(greedy)} cells."
+        )
+    worst = min(differing, key=lambda row: row["matches_autoregressive"])
+    return (
+        f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(greedy)} cells, "
+        f"most in {worst['drafter']} at γ = {worst['block_size']}: {worst['matches_autoregressive']} of "
+        f"{worst['prompts']} prompts are equal."
+    )
+
+
+def _figures(rows: Sequence[Row], temperatures: Sequence[float], size: int | None) -> list[dict[str, Any]]:
+    if size is None:
+        return []
+    kinds: list[tuple[str, str, list[str | None]]] = [
+        (
+            "Block efficiency by block size",
+            "Bands are 95 % intervals over prompts. Dashed: (1 − α^(γ+1)) / (1 − α), what the measured "
+            "acceptance α would give if drafts were accepted independently.",
+            [plots.block_efficiency(rows, t) for t in temperatures],
+        ),
+        (
+            "Measured speed-up",
+            "Tokens a second over those of decoding without a draft, timed in turns on the same prompts. "
+            "Below the line a draft costs more than it saves.",
+            [plots.speedup(rows, t) for t in temperatures],
+        ),
+        (
+            f"Prompt by prompt, γ = {size}",
+            "Each dot is a prompt; above the line the draft on the upright axis did better.",
+            [plots.per_prompt(rows, t, size) for t in temperatures],
+        ),
+        (
+            "Acceptance by draft position",
+            f"Share of target calls that accepted the draft at this place and all before it, "
+            f"γ = {summary.block_sizes(rows)[-1]}.",
+            [plots.by_position(rows, t) for t in temperatures],
+        ),
+    ]
+    return [
+        {"title": title, "note": note, "plots": drawn}
+        for title, note, made in kinds
+        if (drawn := [(t, plot) for t, plot in zip(temperatures, made, strict=True) if plot])
+    ]
+
+
+def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[str, int]) -> list[str]:
+    wanted = [("train", "loss", "training loss")]
+    seen = {field for lines in curves.values() for line in lines for field in line}
+    for field in sorted(name for name in seen if name.startswith(_EXPECTED)):
+        wanted.append(("eval", field, f"held-out acceptance, T = {field.removeprefix(_EXPECTED)}"))
+    drawn = [plots.training(curves, *what, series) for what in wanted]
+    return [plot for plot in drawn if plot]
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UsageError(
+                    f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno})"
+                ) from error
+            if not isinstance(row, dict) or "step" not in row:
+                raise UsageError(f"{path}:{number}: not a line of metrics.jsonl: it has no field 'step'")
+            found.append(row)
+    return found
+
+
+def _provenance(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """How these numbers came about, as the rows tell."""
+    first = rows[0]
+
+    def all_of(field: str) -> str:
+        return (
+            "; ".join(dict.fromkeys(str(row[field]) for row in rows if row.get(field) is not None))
+            or "unknown"
+        )
+
+    timed = first.get("timing") is not None
+    paths = {row["drafter"]: row["drafter_path"] for row in rows if row.get("drafter_path")}
+    return [
+        ("Command", all_of("command")),
+        ("Source", f"distillspec_jax {all_of('version')}, git revision {all_of('git_revision')}"),
+        ("Device", all_of("device")),
+        ("Target", first["target"]),
+        ("Drafters", "; ".join(f"{label}: {path}" for label, path in paths.items()) or "none"),
+        ("Prompts", f"{first['task']}, {first.get('split') or 'file'}: the first {first['prompts']}"),
+        (
+            "Decoding",
+            f"{first.get('verifier', 'token')} rule, up to {first['max_new_tokens']} tokens, "
+            f"batch size {first['batch_size']}, seed {first['seed']}",
+        ),
+        (
+            "Timing",
+            f"the first {min(first['timing_prompts'], first['prompts'])} prompts, best of "
+            f"{first['repeats']} runs in turns with the baseline, compilation apart"
+            if timed
+            else "none",
+        ),
+        ("Intervals", "95 %, paired BCa bootstrap over prompts"),
+    ]

@@ -1,0 +1,244 @@
+"""The report's plots, as inline SVG that takes its colours from the page.
+
+matplotlib draws with placeholder colours, which are exchanged for CSS variables: one drawing serves light and
+dark pages. Text stays text, so that it is sharp, selectable and read aloud. Every plot is small enough to be
+legible at the width of a phone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation.acceptance import expected_block_efficiency
+from distillspec_jax.evaluation.results import Row
+from distillspec_jax.reports import summary
+
+# A placeholder stands for the CSS variable of the same place in `VARIABLES`.
+_FOREGROUND, _MUTED, _GRID = "#010101", "#020202", "#030303"
+_SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
+_VARIABLES = {
+    _FOREGROUND: "var(--text)",
+    _MUTED: "var(--muted)",
+    _GRID: "var(--rule)",
+    **{color: f"var(--series-{i})" for i, color in enumerate(_SERIES)},
+}
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_DASHED = (0, (4, 3))
+_SIZE = (4.6, 3.1)
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _FOREGROUND,
+    "axes.labelcolor": _FOREGROUND,
+    "axes.edgecolor": _GRID,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def series_of(rows: Sequence[Row]) -> dict[str, int]:
+    """Which colour and marker each drafter has, throughout a report."""
+    return {label: i % len(_SERIES) for i, label in enumerate(results.drafters(rows))}
+
+
+def block_efficiency(rows: Sequence[Row], temperature: float) -> str:
+    """Measured block efficiency by block size with its interval; dashed, what the acceptance predicts."""
+
+    def draw(axes: Axes) -> None:
+        sizes = summary.block_sizes(rows)
+        for label, i in series_of(rows).items():
+            found = [row for size in sizes if (row := summary.find(rows, label, temperature, size))]
+            x = [row["block_size"] for row in found]
+            style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
+            axes.plot(x, [row["block_efficiency"] for row in found], **style)
+            low, high = ([_ends(row, "block_efficiency")[end] for row in found] for end in (0, 1))
+            axes.fill_between(x, low, high, color=_SERIES[i], alpha=0.18, lw=0)
+            axes.plot(x, [_theory(row) for row in found], color=_SERIES[i], ls=_DASHED, lw=1.1)
+        axes.plot([], [], color=_MUTED, ls=_DASHED, lw=1.1, label="if independent")
+        axes.set(xlabel="block size γ", ylabel="tokens per target call", xticks=sizes)
+        axes.set_ylim(_shared_limits(rows, "block_efficiency", lowest=1.0))
+        axes.legend(loc="upper left")
+
+    return _svg(draw, f"Block efficiency by block size at temperature {temperature:g}")
+
+
+def speedup(rows: Sequence[Row], temperature: float) -> str | None:
+    """Measured speed-up over decoding without a draft, by block size; None if nothing was timed."""
+    timed = [row for row in rows if row["temperature"] == temperature and row["speedup"] is not None]
+    labels = results.drafters(timed)
+    if not labels:
+        return None
+
+    def draw(axes: Axes) -> None:
+        sizes, width = summary.block_sizes(timed), 0.8 / len(labels)
+        for n, label in enumerate(labels):
+            own = [row for row in timed if row["drafter"] == label]
+            x = [sizes.index(row["block_size"]) + (n - (len(labels) - 1) / 2) * width for row in own]
+            color = _SERIES[series_of(rows)[label]]
+            axes.bar(x, [row["speedup"] for row in own], 0.9 * width, color=color, label=label)
+            low, high = ([_ends(row, "speedup")[end] for row in own] for end in (0, 1))
+            axes.vlines(x, low, high, color=_FOREGROUND, lw=1.2)
+        axes.axhline(1.0, color=_FOREGROUND, lw=1.2)
+        axes.set(xlabel="block size γ", ylabel="speed-up over no draft", xticks=range(len(sizes)))
+        axes.set_xticklabels(map(str, sizes))
+        axes.grid(visible=False, axis="x")
+        top = _shared_limits(rows, "speedup", lowest=0.0)[1]
+        axes.set_ylim(0, top * 1.2)  # room for the legend
+        axes.legend(loc="upper left", ncols=min(len(labels), 3), columnspacing=1.0, handlelength=1.0)
+
+    return _svg(draw, f"Measured speed-up by block size at temperature {temperature:g}")
+
+
+def per_prompt(rows: Sequence[Row], temperature: float, block_size: int) -> str | None:
+    """Each prompt's block efficiency under two drafters: is the gain broad, or that of a few prompts?
+
+    None where there are no two drafters to compare.
+    """
+    pair = summary.main_pair(rows)
+    if pair is None:
+        return None
+    ours, theirs = (summary.find(rows, label, temperature, block_size) for label in pair)
+    if ours is None or theirs is None:
+        return None
+
+    def draw(axes: Axes) -> None:
+        before, after = (_per_prompt_efficiency(row) for row in (theirs, ours))
+        color, top = _SERIES[series_of(rows)[pair.drafter]], max(*before, *after) * 1.05
+        better, worse = (
+            sum(sign * (a - b) > 0 for a, b in zip(after, before, strict=True)) for sign in (1, -1)
+        )
+        axes.plot([1, top], [1, top], color=_MUTED, lw=1.0)
+        axes.scatter(before, after, s=18, color=color, alpha=0.6, linewidths=0)
+        axes.set(xlabel=f"{pair.against}: tokens per call", ylabel=f"{pair.drafter}: tokens per call")
+        said = f"better on {better}, worse on {worse} of {len(after)}"
+        axes.set_title(said, fontsize=9, color=_MUTED, loc="left")
+
+    names = f"{pair.drafter} against {pair.against}"
+    return _svg(draw, f"Block efficiency prompt by prompt, {names}, at temperature {temperature:g}")
+
+
+def by_position(rows: Sequence[Row], temperature: float) -> str | None:
+    """Share of target calls that accepted each draft position, at the largest block size."""
+    sizes = summary.block_sizes(rows)
+    if not sizes:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for label, i in series_of(rows).items():
+            row = summary.find(rows, label, temperature, sizes[-1])
+            if row is not None:
+                place = range(1, 1 + len(row["acceptance_joint"]))
+                style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
+                axes.plot(place, row["acceptance_joint"], **style)
+        axes.set(xlabel="draft position", ylabel="share of calls accepting it", ylim=(0, 1.02))
+        axes.set_xticks(range(1, sizes[-1] + 1))
+        axes.legend(loc="upper right")
+
+    return _svg(draw, f"Acceptance by draft position at temperature {temperature:g}, block size {sizes[-1]}")
+
+
+def training(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    split: str,
+    field: str,
+    what: str,
+    series: Mapping[str, int] | None = None,
+) -> str | None:
+    """One metric of some training runs, from their `metrics.jsonl`; None where no run has it.
+
+    Args:
+      curves: label to the lines of the file.
+      split, field: which lines and which number of them.
+      what: the axis label.
+      series: colours of drafters (`series_of`); other labels get what is left.
+    """
+    found = {
+        label: [(line["step"], line[field]) for line in lines if line.get("split") == split and field in line]
+        for label, lines in curves.items()
+    }
+    found = {label: points for label, points in found.items() if points}
+    if not found:
+        return None
+    taken = dict(series or {})
+    free = [i for i in range(len(_SERIES)) if i not in taken.values()] or [0]
+    for n, label in enumerate(label for label in found if label not in taken):
+        taken[label] = free[n % len(free)]
+
+    def draw(axes: Axes) -> None:
+        for label, points in found.items():
+            marker = _MARKERS[taken[label]] if len(points) < 20 else None
+            axes.plot(*zip(*points, strict=True), color=_SERIES[taken[label]], marker=marker, label=label)
+        axes.set(xlabel="training step", ylabel=what)
+        axes.legend(loc="best")
+
+    return _svg(draw, f"{what} by training step")
+
+
+def _ends(row: Row, field: str) -> Sequence[float]:
+    """A number's interval, without width where it has none."""
+    return row.get(f"{field}_ci95") or (row[field], row[field])
+
+
+def _shared_limits(rows: Sequence[Row], field: str, lowest: float) -> tuple[float, float]:
+    """One scale for the plots of all temperatures, so that they can be compared by eye."""
+    highest = max(_ends(row, field)[1] for row in rows if row[field] is not None)
+    return lowest, lowest + 1.05 * (max(highest, 1.0) - lowest)
+
+
+def _theory(row: Row) -> float:
+    acceptance = row["acceptance_tested"]
+    return float("nan") if acceptance is None else expected_block_efficiency(acceptance, row["block_size"])
+
+
+def _per_prompt_efficiency(row: Row) -> list[float]:
+    counts = zip(row["per_prompt"]["emitted"], row["per_prompt"]["target_calls"], strict=True)
+    return [emitted / max(calls, 1) for emitted, calls in counts]
+
+
+def _svg(draw: Callable[[Axes], None], title: str) -> str:
+    """A figure with one pair of axes as an `<svg>` element that says what it shows."""
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        draw(figure.subplots())
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    # Several drawings share one page: their ids must not meet.
+    name = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
+    svg = re.sub(r"font(-family)?: ([^;\"]*?)'?(DejaVu Sans|sans-serif)[^;\"]*", _page_font, svg)
+    label = html.escape(title, quote=True)
+    head = f'<svg role="img" aria-label="{label}"'
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg, count=4)  # HTML implies them
+    return svg.replace("<svg", head, 1)
+
+
+def _page_font(match: re.Match[str]) -> str:
+    return "font-family: inherit" if match[1] else f"font: {match[2].strip()} var(--font)"

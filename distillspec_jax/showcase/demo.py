@@ -1,0 +1,185 @@
+"""The whole story on embedded data: a supervised pair, a distilled draft, a control, and what they measure.
+
+It composes the other packages and measures nothing by itself. Whatever comes out is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax import checkpoint, files
+from distillspec_jax.data import catalog, examples
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
+from distillspec_jax.generation.trace import trace
+from distillspec_jax.models import pretrained
+from distillspec_jax.reports.html import Example, report
+from distillspec_jax.reports.summary import summarise
+from distillspec_jax.showcase import recipes, shortlists
+from distillspec_jax.showcase.recipes import RECIPES, Recipe
+
+BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
+MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
+SAME_TIME, SHORTLISTED = "control, same time", "shortlist"
+SHORTLIST_PROMPTS = 100
+EXAMPLES = 2
+"""Prompts that the report shows token by token."""
+
+
+def demo(
+    task: str,
+    output_dir: str | Path,
+    *,
+    family: str = "t5",
+    minutes: float | None = None,
+    prompts: int = 64,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Distils the zoo's supervised draft and measures it before and after, beside a control.
+
+    The control is the same draft after as many more supervised steps: same optimizer, schedule, batches
+    and prompts. A second control trains for as long as the distillation took. A run that was interrupted
+    goes on where it stopped.
+
+    Args:
+      task: an embedded task.
+      output_dir: receives `report.html`, `results.jsonl`, `summary.json` and the drafts.
+      family: of the zoo, `t5` or `decoder`.
+      minutes: distil for about so long; the recipe's number of steps by default.
+      prompts: held-out prompts (the test split's first ones).
+      seed: of training and decoding.
+      say: told what is happening, a line at a time.
+      progress: see `sweep`.
+
+    Returns:
+      The summary, as written to `summary.json`.
+    """
+    if task not in RECIPES:
+        catalog.find_task(task)  # names the nearest when there is none
+        raise UsageError(f"--task={task}: the zoo has no pair for it; choose one of {', '.join(RECIPES)}")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes={minutes}: must be positive")
+    if prompts < 1:
+        raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
+    root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
+    target, draft = recipe.target, recipe.draft
+    sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
+    say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")
+
+    models, steps = root / "models", recipe.steps
+    if minutes is not None:
+        say("timing a few steps on this machine")
+        steps = _steps_in(minutes * 60, recipe, models / f"{task}-timing", seed)
+    say(f"\ndistilling the draft: {steps} steps of {recipes.BATCH_SIZE} prompts")
+    after, seconds = _timed(recipe.distilled, steps, models / f"{task}-distilled-{steps}", seed)
+    say(f"\nthe control: {steps} more supervised steps on the same prompts")
+    same_steps, control_seconds = _timed(recipe.control, steps, models / f"{task}-control-{steps}", seed)
+    longer = max(steps, round(steps * seconds / control_seconds / 10) * 10)
+    say(f"\na control of the same duration: {longer} supervised steps")
+    same_time, _ = _timed(recipe.control, longer, models / f"{task}-control-{longer}", seed)
+
+    say(f"\nthe distilled draft again, that proposes the {shortlists.SIZE:,} likeliest ids alone")
+    short = _shortlisted(after, target, task, models, say)
+
+    drafts = {"supervised": draft, "control": str(same_steps), "distilled": str(after)}
+    say(f"\nmeasuring on {prompts} held-out prompts")
+    shared: dict[str, Any] = {
+        "output_dir": root,
+        "task": task,
+        "limit": prompts,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "seed": seed,
+        "progress": progress,
+    }
+    rows = sweep(target, drafts, block_sizes=BLOCK_SIZES, temperatures=TEMPERATURES, **shared)
+    extra = {SAME_TIME: str(same_time), SHORTLISTED: str(short)}
+    rows += [
+        row
+        for row in sweep(
+            target, extra, block_sizes=(HEADLINE_BLOCK_SIZE,), temperatures=TEMPERATURES, **shared
+        )
+        if row["drafter"] in extra
+    ]
+    summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
+    summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
+    with files.saving(root):
+        (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        report(
+            [root / RESULTS],
+            root / "report.html",
+            training={"distilled": after / "metrics.jsonl"},
+            examples=_examples(task, target, {"supervised": draft, "distilled": str(after)}, seed),
+            title=f"DistillSpec on {task}",
+        )
+    return summary
+
+
+def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> list[Example]:
+    """The test split's first prompts, decoded at T = 1 with each draft in turn."""
+    writer, readers = (
+        pretrained.load(target),
+        {label: pretrained.load(name) for label, name in drafts.items()},
+    )
+    rows = examples.examples(task, split="test", limit=EXAMPLES)
+    shared: dict[str, Any] = {
+        "block_size": HEADLINE_BLOCK_SIZE,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "seed": seed,
+    }
+    return [
+        Example(label, row.inputs_text, trace(writer, reader, row.inputs_text, temperature=1.0, **shared))
+        for row in rows
+        for label, reader in readers.items()
+    ]
+
+
+def _shortlisted(distilled: Path, target: str, task: str, models: Path, say: Callable[[str], None]) -> Path:
+    """The draft with a shortlist of the target's texts on the task's training prompts."""
+    directory = distilled.with_name(f"{distilled.name}-{SHORTLISTED}")
+    if checkpoint.latest_step(directory) is None:
+        shutil.rmtree(directory, ignore_errors=True)  # what a kill left
+        texts = models / f"{task}-texts"
+        ids = shortlists.shortlist(pretrained.load(target), task, texts, prompts=SHORTLIST_PROMPTS, say=say)
+        draft = pretrained.with_shortlist(pretrained.load(str(distilled)), ids, str(texts))
+        pretrained.save(draft, str(directory))
+    return directory
+
+
+def _timed(
+    train: Callable[[int, Path, int], Path], steps: int, directory: Path, seed: int
+) -> tuple[Path, float]:
+    """The trained directory and the seconds it took, all sessions of an interrupted run included."""
+    clock = directory / "seconds.json"
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    if checkpoint.latest_step(directory) == steps:
+        return directory, before
+    began = time.perf_counter()
+    try:
+        train(steps, directory, seed)
+    finally:
+        spent = before + time.perf_counter() - began
+        if directory.is_dir():
+            clock.write_text(json.dumps(spent))
+    return directory, spent
+
+
+def _steps_in(seconds: float, recipe: Recipe, directory: Path, seed: int, trial: int = 6) -> int:
+    """How many distillation steps fit, from the later steps of a short trial (the first ones compile)."""
+    quick = dataclasses.replace(recipe, eval_limit=1)
+    times: list[float] = []
+    shutil.rmtree(directory, ignore_errors=True)
+    for steps in (1, trial):
+        began = time.perf_counter()
+        quick.distilled(steps, directory / str(steps), seed)
+        times.append(time.perf_counter() - began)
+    shutil.rmtree(directory, ignore_errors=True)
+    per_step = max(times[1] - times[0], 1e-3) / (trial - 1)
+    return max(10, round(seconds / per_step / 10) * 10)

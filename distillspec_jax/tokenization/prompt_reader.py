@@ -1,0 +1,103 @@
+"""How a text becomes ids: one code for training streams, for stored sets and for prompts that are served.
+
+No TensorFlow here, and no JAX.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization.chat_template import ChatTemplate
+from distillspec_jax.tokenization.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from distillspec_jax.checkpoint import ModelCard
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A vocabulary and what a model was taught to find around a text.
+
+    Attributes:
+      tokenizer: the vocabulary.
+      ends_with_eos: EOS follows a prompt, as the embedded tasks have it.
+      chat: wraps a prompt; then nothing else is added.
+      begins_with_eos: EOS stands before a prompt, as if it followed another text.
+    """
+
+    tokenizer: Tokenizer
+    ends_with_eos: bool = True
+    chat: ChatTemplate | None = None
+    begins_with_eos: bool = False
+
+    @classmethod
+    def of_card(cls, card: ModelCard, tokenizer: Tokenizer, *, chat: bool = False, name: str = "") -> Reader:
+        """As a checkpoint reads; `name` is what an error calls it.
+
+        Raises:
+          UsageError: a chat template is asked for where there is none.
+        """
+        template = chat_template(card.chat)
+        if chat and template is None:
+            raise UsageError(f"{name} has no chat template: leave CHAT out")
+        return cls(
+            tokenizer, card.prompts_end_with_eos, template if chat else None, card.prompts_begin_with_eos
+        )
+
+    def prompt(self, text: str, max_length: int | None = None) -> list[int]:
+        """Ids of a prompt, its text cut so that what belongs around it survives at `max_length` ids in all.
+
+        Without EOS or template a text goes on where it stops; an empty one begins after the EOS of another.
+
+        Raises:
+          UsageError: the template takes more than that, or is broken.
+        """
+        if self.chat is not None:
+            return self._chat(self.chat, text, max_length)
+        before = [self.tokenizer.eos_id] if self.begins_with_eos else self.tokenizer.first_ids
+        ids = [*before, *self.tokenizer.encode(text)]
+        if not self.ends_with_eos:
+            return ids[:max_length] or [self.tokenizer.eos_id]
+        kept = ids if max_length is None else ids[: max_length - 1]
+        return [*kept, self.tokenizer.eos_id]
+
+    def _chat(self, chat: ChatTemplate, text: str, max_length: int | None) -> list[int]:
+        ids, said = self.tokenizer.encode(chat.wrap(text)), self.tokenizer.encode(text)
+        while max_length is not None and (over := len(ids) - max_length) > 0:
+            if over > len(said):
+                raise UsageError(
+                    f"the chat template alone takes {len(ids) - len(said)} tokens, a prompt may have "
+                    f"{max_length}: raise TASK_FEATURE_LENGTHS['inputs']"
+                )
+            said = said[: len(said) - over]
+            # A cut may go through a character, whose first bytes alone are none.
+            ids = self.tokenizer.encode(chat.wrap(self.tokenizer.decode(said).rstrip("\ufffd")))
+        return ids
+
+    def target(self, text: str, max_length: int | None = None) -> list[int]:
+        """Ids of what a model shall say, EOS last, cut so that EOS survives."""
+        ids = self.tokenizer.encode(text)
+        return [*(ids if max_length is None else ids[: max_length - 1]), self.tokenizer.eos_id]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides the ids."""
+        chat = self.chat and [self.chat.source, dict(self.chat.words)]
+        told = [
+            self.tokenizer.fingerprint,
+            self.tokenizer.eos_ids,
+            self.ends_with_eos,
+            self.begins_with_eos,
+            chat,
+        ]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def chat_template(chat: dict[str, str]) -> ChatTemplate | None:
+    """What `ModelCard.chat` holds; None where that is empty."""
+    words = dict(chat)
+    return ChatTemplate(words.pop("template"), words) if words else None
