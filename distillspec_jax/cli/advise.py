@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
+from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split, rules_help
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures what a round costs at each block size on this machine, and how often the draft is accepted.
@@ -39,6 +39,9 @@ def main(argv: list[str]) -> int:
         help="to try (default: 1,3,5,7)",
     )
     add("--batch_size", type=int, default=1, help="prompts per batch (default: 1)")
+    add("--rule", default="token")
+    parser.late_help["--rule"] = rules_help
+    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
@@ -49,7 +52,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
 
-    from distillspec_jax.decoding import StopOnEos, sampling_distribution
+    from distillspec_jax.decoding import StopOnEos, rules, sampling_distribution
     from distillspec_jax.evaluation import advice, prompts
     from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
     from distillspec_jax.models import pretrained
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> int:
 
     if flags.drafter == LOOKUP:
         raise UsageError(f"--drafter={LOOKUP}: advise needs a draft model; {LOOKUP} costs nothing to draft")
+    verifier = rules.rule(flags.rule, epsilon=flags.epsilon)
     target, draft = (pretrained.load(name, dtype=flags.dtype) for name in (flags.target, flags.drafter))
     pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
     asked = prompts.from_task_or_file(
@@ -83,7 +87,7 @@ def main(argv: list[str]) -> int:
         max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
         block_sizes=flags.block_sizes,
         batch_size=flags.batch_size,
-        engine_options={"stopping": StopOnEos(tokenizer.eos_ids)},
+        engine_options={"stopping": StopOnEos(tokenizer.eos_ids), "verifier": verifier},
     )
     tables.print_advice(found)
     if flags.output:

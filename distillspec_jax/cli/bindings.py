@@ -31,6 +31,9 @@ from distillspec_jax.errors import UsageError, nearest
 
 Result = TypeVar("Result")
 
+REMOVED = {"PROFILE": "trace a run with jax.profiler"}
+"""Macros of earlier versions, each with what to do in its place."""
+
 
 def packaged_configs() -> Path:
     """The gin files of this project: inside an installed wheel, beside the package in a checkout."""
@@ -199,6 +202,8 @@ def _parse_flag(name: str, text: str) -> None:
     flag = f"--gin.{name}={text}"
     value = gin_value(name, text)
     macros, parameters = _known_names()
+    if name in REMOVED and name not in macros:
+        raise UsageError(f"{flag}: {name} was removed: {REMOVED[name]}")
     if "." not in name and name not in macros:
         raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {nearest(name, macros)}")
     # The imports of the files make a flag's names mean what they mean there.

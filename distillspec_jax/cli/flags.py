@@ -47,6 +47,10 @@ class GinFlags:
 class CommandParser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises UsageError instead of printing its usage and leaving.
 
+    Attributes:
+      late_help: flag to a function that makes its help text. `--help` alone calls it, so that a text may
+        come from a module that is slow to import.
+
     Args:
       command: the command's name, `finetune`.
       description: its help text; a command passes its module's `HELP`.
@@ -60,6 +64,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._gin = gin
+        self.late_help: dict[str, Callable[[], str]] = {}
         if gin:
             group = self.add_argument_group("configuration (gin)")
             group.add_argument(
@@ -106,9 +111,24 @@ class CommandParser(argparse.ArgumentParser):
             namespace.gin = GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
         return namespace
 
+    def format_help(self) -> str:
+        """The text of `--help`."""
+        for action in self._actions:
+            for option in action.option_strings:
+                if option in self.late_help:
+                    action.help = self.late_help[option]()
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake on the command line."""
         raise UsageError(message)
+
+
+def rules_help() -> str:
+    """The help of a flag that names a verification rule, for `CommandParser.late_help`."""
+    from distillspec_jax.decoding import rules
+
+    return f"how drafts are verified (default: token): {rules.described()}"
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser, rules_help
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,12 +62,9 @@ def main(argv: list[str]) -> int:
         help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: chosen while "
         "decoding from measured costs and acceptance; it may turn drafting off",
     )
-    add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
-    add(
-        "--epsilon",
-        type=float,
-        help="of the lenient rules (linear, square, exponential), in (0, 1]; 1 (default) is lossless",
-    )
+    add("--rule", default="token")
+    parser.late_help["--rule"] = rules_help
+    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
+from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split, rules_help
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
-    add("--rules", type=list_of(str), metavar="RULE,RULE", help="NAME or NAME:EPSILON (default: token)")
+    add("--rules", type=list_of(str), metavar="RULE,RULE")
+    parser.late_help["--rules"] = lambda: f"NAME or NAME:EPSILON, {rules_help()}"
     add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts per batch (default: 1)")
     add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
     add("--seed", type=int, help="random seed (default: 0)")

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 
 from distillspec_jax.data import catalog
 from distillspec_jax.decoding.adaptive import AUTO
@@ -204,7 +203,6 @@ class TextGenerator:
             raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
         blocks = candidates * max(len(drafts), 1)
         verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
-        self._greedy_only = getattr(verifier, "greedy_only", False)
         self.tokenizer = tokenizer_of(next((model for model in models if model.tokenizer_bytes), target))
         for model in models:
             if model.model.vocab_size < self.tokenizer.vocab_size:
@@ -285,9 +283,6 @@ class TextGenerator:
             long.
         """
         tokenizer = self.tokenizer
-        hottest = np.max(temperature, initial=0.0)
-        if self._greedy_only and hottest > 0:
-            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         distribution = sampling_distribution(
             temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids

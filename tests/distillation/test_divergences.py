@@ -9,8 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from distillspec_jax.distillation.divergences import (
-    NAMES,
-    NOTHING_SHARED,
+    DIVERGENCES,
     ForwardKL,
     HardLabels,
     JensenShannon,
@@ -19,6 +18,7 @@ from distillspec_jax.distillation.divergences import (
     TotalVariation,
     WeightedSum,
 )
+from distillspec_jax.distillation.formulas import NOTHING_SHARED
 from distillspec_jax.errors import UsageError
 
 B, T, V = 2, 3, 11
@@ -219,7 +219,7 @@ def test_one_minus_tvd_is_the_probability_of_acceptance(logits):
 
 
 def test_short_names():
-    assert {name: type(kind()) for name, kind in NAMES.items()} == {
+    assert {name: type(kind()) for name, kind in DIVERGENCES.items()} == {
         "fkl": ForwardKL,
         "rkl": ReverseKL,
         "jsd": JensenShannon,
