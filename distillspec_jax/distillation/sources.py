@@ -165,7 +165,7 @@ class Mixture:
           microbatches: parts that it is cut into, which divide it.
 
         Raises:
-          UsageError: a share is less than a row, or the parts would be rounded otherwise than the batch; gives
+          UsageError: a share is less than a row, or the parts would be rounded otherwise than the batch, with
             the nearest number of parts that fits.
         """
         whole = self._dealt(rows)
