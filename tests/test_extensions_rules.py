@@ -22,7 +22,6 @@ from distillspec_jax.distillation.sources import Networks
 from distillspec_jax.models.interface import Batch
 from distillspec_jax.shapes import Array
 from tests import pair
-from tests.compilation import compiled_once  # noqa: F401 (a fixture)
 from tests.decoding.drafted_blocks import P, Q, verified
 
 
