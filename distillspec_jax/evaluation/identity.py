@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
-from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import padded_prompts, width_of
@@ -69,8 +69,7 @@ def greedy_differences(
     pair = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.as_draft),
-        draft.params,
+        *make_drafter([draft], vocab_size=tokenizer.vocab_size),
         block_size=block_size,
         **shared,
     )
