@@ -7,7 +7,7 @@ from tests.mutants.catalog import Edit, Mutant
 DIVERGENCES = ("tests/distillation/test_divergences.py",)
 LOSS = ("tests/distillation/test_loss.py",)
 SOURCES = ("tests/distillation/test_sources.py",)
-HELD_OUT = ("tests/distillation/test_held_out.py",)
+HELD_OUT = ("tests/distillation/test_expected_acceptance.py",)
 
 _DIVERGENCES, _LOSS, _SOURCES = (f"distillation/{name}.py" for name in ("divergences", "loss", "sources"))
 
