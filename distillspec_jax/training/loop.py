@@ -212,7 +212,7 @@ def train(
             if gave_up(step) and not last:
                 reports.note(f"stopped at step {step}: {config.patience} evaluations without a better one")
                 if not saves:
-                    snapshots.save(step, state, pending)
+                    snapshots.save(step, state, interval.metrics)
             if last or gave_up(step):
                 break
     return state.params

@@ -92,6 +92,17 @@ def test_patience_ends_the_run_and_a_restart_leaves_it_ended(run_dir):
     assert best_of(run_dir) == (10, 0.6)
 
 
+def test_a_run_that_patience_ended_goes_on_with_the_metrics_of_its_open_interval(run_dir, tmp_path_factory):
+    settings = {"eval_period": 2, "save_period": 50, "log_period": 3}
+    run(run_dir, 0.5, 0.4, patience=1, **settings)  # ends at step 2, one step before a report
+    run(run_dir, 0.6, 0.7, 0.8, patience=0, **settings | {"total_steps": 6})
+    whole = tmp_path_factory.mktemp("whole")
+    toy.run(whole, **settings | {"total_steps": 6})
+    reports = [[line for line in toy.lines(one) if line["split"] == "train"] for one in (run_dir, whole)]
+    assert reports[0] == reports[1]
+    assert [line["step"] for line in reports[0]] == [3, 6]
+
+
 def test_a_run_that_only_gets_worse_keeps_what_it_started_from(run_dir, capsys):
     run(run_dir, 0.5, 0.4, 0.3, patience=2)
     assert best_of(run_dir) == (0, 0.5)
