@@ -296,7 +296,7 @@ def truncated(logits, top_k, top_p):
 @pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (0, 0.8), (6, 0.7)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_truncated_distributions_are_the_samplers(top_k, top_p, temperature, logits):
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "padding_ids": (0,)}
     p, q = (truncated(x / temperature, top_k, top_p) for x in logits)
     overlap = np.minimum(p, q).sum(-1)
     found = value(TotalVariation(**settings), *logits, MASK)

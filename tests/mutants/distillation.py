@@ -121,7 +121,7 @@ DISTILLATION = (
     Mutant(
         "20b",
         "sequences are drawn at temperature 1, whatever was asked for",
-        (Edit(_SOURCES, "limits = self.temperature, self.max_tokens", "limits = 1.0, self.max_tokens"),),
+        (Edit(_SOURCES, "sampling = SamplingParams(self.temperature)", "sampling = SamplingParams(1.0)"),),
         SOURCES,
     ),
     Mutant(
