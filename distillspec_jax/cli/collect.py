@@ -6,7 +6,7 @@ import sys
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of
-from distillspec_jax.cli.generate import show_progress
+from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
 HELP = """Generates a target's texts for a task's prompts, once, into a folder that training reads:
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
         block_size=flags.block_size,
         batch_size=flags.batch_size,
         partitioner=partitioner,
-        progress=show_progress if sys.stderr.isatty() else None,
+        progress=ProgressLine().prompts,
         say=lambda line: print(line, file=sys.stderr),
     )
     tokens = sum(len(text["tokens"]) for text in texts.texts)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
+from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from distillspec_jax.decoding.engine import Progress
     from distillspec_jax.models.pretrained import Pretrained
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
@@ -156,7 +156,7 @@ def main(argv: list[str]) -> int:
         **{name: value[done:] if isinstance(value, list) else value for name, value in options.items()},
         seed=flags.seed,
         names=[request.where for request in left],
-        progress=show_progress if sys.stderr.isatty() else None,
+        progress=ProgressLine().prompts,
         numbers=range(done, len(asked)),
     )
     emitted = calls = 0
@@ -201,14 +201,6 @@ def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
         for name in names
         if name != "none"
     ]
-
-
-def show_progress(progress: Progress) -> None:
-    """One line on stderr, written over again."""
-    line = f"\r{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens"
-    print(
-        line, end="\n" if progress.done_prompts == progress.total_prompts else "", file=sys.stderr, flush=True
-    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.data.target_set import TargetSet, logprobs_file
+from distillspec_jax.data.target_set import TargetSet, heaviest, logprobs_file, token_mass
 from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files
-from distillspec_jax.data.token_mass import heaviest, token_mass
 from distillspec_jax.data.train_vocabulary import train as train_vocabulary
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill

@@ -1,0 +1,50 @@
+"""Progress on standard error: one line that is overwritten on a terminal, one every half minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distillspec_jax.decoding.engine import Progress
+
+INTERVAL = 30.0
+"""Seconds between two lines where standard error is no terminal (SLURM, nohup, a pipe)."""
+
+
+class ProgressLine:
+    """Shows how far a job is; call it whenever there is news, as often as you like.
+
+    On a terminal every call overwrites the line before. Elsewhere a line is printed once `interval` seconds
+    have passed since the last one (or since this object was made): a job shorter than that prints none.
+
+    Args:
+      interval: seconds.
+      clock: seconds; only its differences count.
+    """
+
+    def __init__(self, interval: float = INTERVAL, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._printed = clock()
+
+    def __call__(self, line: str, *, last: bool = False) -> None:
+        """Shows a line.
+
+        Args:
+          last: the job is over; on a terminal the line then stays.
+        """
+        if sys.stderr.isatty():
+            print(f"\r{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif self._clock() - self._printed >= self._interval:
+            self._printed = self._clock()
+            print(line, file=sys.stderr, flush=True)
+
+    def prompts(self, progress: Progress) -> None:
+        """Shows how many prompts are decoded: a `progress` argument of `Engine` and `TextGenerator`."""
+        self(
+            f"{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens",
+            last=progress.done_prompts == progress.total_prompts,
+        )
