@@ -10,8 +10,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Each program is compiled once a session, by whichever worker or command needs it first: JAX's own cache goes
-# by function and dies with the process, this one goes by program. Workers and subprocesses inherit the folder.
+# Each program is compiled once a session, by whichever worker or command needs it first. JAX's own cache
+# goes by function and dies with the process; this one goes by program. Subprocesses inherit the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
