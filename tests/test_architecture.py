@@ -1,9 +1,10 @@
 """The layers of docs/architecture.md, read off the imports; deferred imports inside functions count too."""
 
 import ast
+import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,8 @@ ROWS: list[set[str]] = [
     {"distillation"},
     {"training"},
     {"generation"},
-    {"interop"},
-    {"decoding", "data"},
-    {"models"},
-    {"tokenization"},
+    {"decoding", "data", "interop"},
+    {"models", "tokenization"},
     {"partitioning", "metrics", "checkpoint", "shapes", "errors", "vocabulary", "version", "files"},
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
@@ -40,6 +39,18 @@ ONLY = {
 }
 # What a package dependency must never become: these are for tests, benchmarks and notebooks.
 NEVER = {"torch", "transformers", "pytest", "hypothesis", "t5x"}
+
+# Packages that do without others although those stand beside or below: decoding speaks ids alone, training
+# knows no sampler, evaluation no trainer.
+WITHOUT = {
+    "models": {"tokenization"},
+    "decoding": {"tokenization", "data", "interop"},
+    "data": {"decoding", "interop"},
+    "interop": {"decoding", "data"},
+    "training": {"decoding", "generation"},
+    "evaluation": {"training"},
+    "reports": {"training", "distillation"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -74,8 +85,41 @@ def violations(source: str, path: Path) -> list[str]:
             found.append(f"{name}: only {ONLY[top]}/ may import it")
         if top != "distillspec_jax" or not rest or rest[0] not in HEIGHT or own == "__init__":
             continue
+        if rest[0] in WITHOUT.get(own, ()):
+            found.append(f"{name}: {own} does without {rest[0]}")
         if HEIGHT[rest[0]] > HEIGHT[own]:
             found.append(f"{name}: {rest[0]} stands above {own}")
+    return found
+
+
+def graph(sources: Mapping[Path, str]) -> dict[str, set[str]]:
+    """The modules that each module imports, by full name; a name in a package counts as its module."""
+    names = {dotted(path): path for path in sources}
+    return {name: set(known(imports(sources[path], path), names)) - {name} for name, path in names.items()}
+
+
+def dotted(path: Path) -> str:
+    """`distillspec_jax/data/__init__.py` -> `distillspec_jax.data`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def known(names: Iterable[str], modules: Iterable[str]) -> Iterator[str]:
+    """`distillspec_jax.errors.UsageError` -> `distillspec_jax.errors`; other packages' modules fall out."""
+    for name in names:
+        parts = name.split(".")
+        ends = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        yield from [end for end in ends if end in modules][:1]
+
+
+def floors(of: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """The floor of every node: one above the highest that it imports, 0 if it imports none.
+
+    Raises:
+      graphlib.CycleError: the first circle that is found.
+    """
+    found: dict[str, int] = {}
+    for node in graphlib.TopologicalSorter(of).static_order():
+        found[node] = 1 + max((found[below] for below in of.get(node, ())), default=-1)
     return found
 
 
@@ -86,6 +130,27 @@ def test_every_module_has_a_row():
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_downwards(path):
     assert violations(path.read_text(), path) == []
+
+
+def test_no_circle_between_files_nor_between_packages():
+    """Each file has a floor of its own above all that it imports, and so has each package."""
+    files = graph({path: path.read_text() for path in MODULES})
+    height = floors(files)
+    assert all(height[below] < height[name] for name, imported in files.items() for below in imported)
+    packages: dict[str, set[str]] = {}
+    for name, imported in files.items():
+        own, *others = ([*module.split("."), "__init__"][1] for module in (name, *imported))
+        packages.setdefault(own, set()).update({*others} - {own})
+    floors(packages)
+
+
+@pytest.mark.parametrize(
+    "lower", ["from distillspec_jax.data.b import x", "def f():\n  from . import b", "from .b import x"]
+)
+def test_a_circle_would_be_seen(lower):
+    sources = {PACKAGE / "data" / "a.py": lower, PACKAGE / "data" / "b.py": "import distillspec_jax.data.a"}
+    with pytest.raises(graphlib.CycleError, match="cycle"):
+        floors(graph(sources))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +170,7 @@ def test_imports_point_downwards(path):
         ("models/t5.py", "from ..interop.t5x import read", "interop stands above models"),
         ("errors.py", "from . import models", "models stands above errors"),
         ("api.py", "from distillspec_jax.cli import errors", "cli stands above api"),
+        ("decoding/engine.py", "from distillspec_jax.data import tasks", "decoding does without data"),
         ("decoding/sampling.py", "import tensorflow as tf", "only data/ may import it"),
         ("training/loop.py", "import gin", "only cli/ may import it"),
         ("interop/hf.py", "def f():\n  from torch import nn", "never inside the package"),

@@ -95,8 +95,7 @@ def main(argv: list[str]) -> int:
 
 def _likeliest(directory: str, count: int, vocab_size: int, cards: Sequence[ModelCard]) -> list[int]:
     """The ids that a target's texts ask for; they and the models must speak one vocabulary."""
-    from distillspec_jax.data.target_set import TargetSet
-    from distillspec_jax.data.token_mass import heaviest, token_mass
+    from distillspec_jax.data.target_set import TargetSet, heaviest, token_mass
 
     texts = TargetSet(directory)
     if {card.tokenizer_fingerprint for card in cards} != {texts.header.tokenizer_fingerprint}:

@@ -13,7 +13,7 @@ from typing import Any
 
 from distillspec_jax.data import paper_tasks
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
-from distillspec_jax.data.text_sources import Files, Row
+from distillspec_jax.data.text_sources import Fields, Files
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
@@ -157,7 +157,7 @@ def read_rows(spec: TaskSpec, split: str) -> Iterator[dict[str, str]]:
         raise UsageError(f"task {spec.name!r}: {error}") from error
 
 
-def _examples(row: Row, place: str, spec: TaskSpec) -> Iterator[dict[str, str]]:
+def _examples(row: Fields, place: str, spec: TaskSpec) -> Iterator[dict[str, str]]:
     prompt = _text(_field(row, spec.inputs_field, place), spec.inputs_field, place)
     if spec.needs_prompt and not prompt.strip():
         raise UsageError(f"{place}: the prompt in field {spec.inputs_field!r} is empty")
@@ -170,7 +170,7 @@ def _examples(row: Row, place: str, spec: TaskSpec) -> Iterator[dict[str, str]]:
         yield example
 
 
-def _field(row: Row, field: str, place: str) -> Any:
+def _field(row: Fields, field: str, place: str) -> Any:
     """A field by name, by the names and numbers that lead to it (`choices.0.text`), or made of several."""
     if field in row:
         return row[field]

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-Row = dict[str, np.ndarray]
+PackedRow = dict[str, np.ndarray]
 
 
 def pack(
     examples: Iterable[Mapping[str, np.ndarray]], lengths: Mapping[str, int], open_rows: int = 64
-) -> Iterator[Row]:
+) -> Iterator[PackedRow]:
     """Best-fit packing; a pure function of the examples' order.
 
     Args:
@@ -46,8 +46,8 @@ def pack(
     yield from (_row(examples, lengths) for examples in members if examples)
 
 
-def _row(examples: list[Mapping[str, np.ndarray]], lengths: Mapping[str, int]) -> Row:
-    row: Row = {}
+def _row(examples: list[Mapping[str, np.ndarray]], lengths: Mapping[str, int]) -> PackedRow:
+    row: PackedRow = {}
     for side, feature, tokens in (
         ("encoder", "inputs", "encoder_input_tokens"),
         ("decoder", "targets", "decoder_target_tokens"),

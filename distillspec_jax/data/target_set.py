@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +328,34 @@ def logprobs_file(directory: str | Path, shard: int) -> Path:
     """Where the log-probabilities of the texts `shard * ROWS_A_SHARD` and following are."""
     old = Path(directory) / _LOGPROBS_0_1
     return (old if old.is_dir() else Path(directory) / LOGPROBS) / f"{shard:05}.npz"
+
+
+def token_mass(texts: TargetSet) -> np.ndarray:
+    """Averages the distributions at all tokens of a set, as far as they are known: `[V]`, of sum 1 or less.
+
+    The stored top-k log-probabilities count, without the mass that they keep for all other ids together; in a
+    set without any, each token counts 1. A draft's shortlist is made of it.
+    """
+    mass_V, tokens = np.zeros(texts.header.logits), 0
+    for distribution in texts.logprobs():
+        np.add.at(mass_V, distribution.ids_NK, np.exp(distribution.log_p_NK.astype(np.float64)))
+        tokens += len(distribution.ids_NK)
+    if not tokens:
+        for text in texts.texts:
+            np.add.at(mass_V, text["tokens"], 1.0)
+            tokens += len(text["tokens"])
+    return mass_V / tokens
+
+
+def heaviest(mass_V: np.ndarray, count: int, always: Sequence[int] = ()) -> list[int]:
+    """Picks `count` ids, ascending: those of `always`, then the heaviest; the lowest of equal ones.
+
+    Raises:
+      UsageError: not fewer than all ids, or too few for `always`.
+    """
+    least, all_ids = max(len(always), 1), len(mass_V)
+    if not least <= count < all_ids:
+        raise UsageError(f"--shortlist={count}: must be at least {least} and below {all_ids}, all ids")
+    order = np.argsort(-mass_V, kind="stable")
+    rest = order[~np.isin(order, always)]
+    return sorted({*always, *rest[: count - len(always)].tolist()})

@@ -68,7 +68,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
 def _source(spec: TaskSpec) -> seqio.DataSource:
     if isinstance(spec.source, Tfds):
-        return tfds_provider.provider(spec.source)
+        return tfds_provider.provider(spec.source.name, spec.source.data_dir, spec.source.slices)
 
     def rows(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # Always in file order; `features` shuffles.

@@ -10,16 +10,17 @@ import dataclasses
 import gzip
 import hashlib
 import itertools
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from distillspec_jax import files
 from distillspec_jax.errors import UsageError
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
+"""One row of a file or data set, by the names of its fields."""
 
 
 def default_data_dir() -> Path:
@@ -34,7 +35,7 @@ class TextSource(Protocol):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that can be read."""
 
-    def rows(self, split: str) -> Iterator[tuple[str, Row]]:
+    def rows(self, split: str) -> Iterator[tuple[str, Fields]]:
         """Every row of a split, in an order that never changes, beside its place (`file:line`) for errors.
 
         Raises:
@@ -78,7 +79,7 @@ class Files:
         """See `TextSource`."""
         return dataclasses.replace(self, data_dir=data_dir)
 
-    def rows(self, split: str) -> Iterator[tuple[str, Row]]:
+    def rows(self, split: str) -> Iterator[tuple[str, Fields]]:
         """See `TextSource`."""
         readers = [self._of_file(self.data_dir / path) for path in self.paths[split]]
         for turn in itertools.zip_longest(*readers):
@@ -89,7 +90,7 @@ class Files:
         files = [self.data_dir / path for path in self.paths[split]]
         return b"".join(file.read_bytes() for file in files if file.is_file())
 
-    def _of_file(self, path: Path) -> Iterator[tuple[str, Row]]:
+    def _of_file(self, path: Path) -> Iterator[tuple[str, Fields]]:
         reader = _json_examples if path.suffix == ".json" else _json_lines
         try:
             yield from reader(path)
@@ -101,7 +102,7 @@ class Files:
             raise UsageError(f"cannot read {str(path)!r}: {reason}{how}") from error
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, Fields]]:
     """Rows of a file with one JSON object a line; blank lines are skipped."""
     number = 0
     opener = gzip.open if path.suffix == ".gz" else open
@@ -110,31 +111,21 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     place = f"{path}:{number}"
-                    yield place, _object(line, place)
+                    yield place, files.parse_json_object(line, place)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}:{number + 1}: not UTF-8 text") from error
 
 
-def _json_examples(path: Path) -> Iterator[tuple[str, Row]]:
+def _json_examples(path: Path) -> Iterator[tuple[str, Fields]]:
     """Rows of a file that is one JSON object with a list `examples` (BIG-Bench's layout)."""
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text") from error
-    examples = _object(content, str(path)).get("examples")
+    examples = files.parse_json_object(content, str(path)).get("examples")
     if not isinstance(examples, list) or not all(isinstance(row, dict) for row in examples):
         raise UsageError(f"{path}: expected a list of JSON objects in its field 'examples'")
     yield from ((f"{path} example {number}", row) for number, row in enumerate(examples, start=1))
-
-
-def _object(text: str, place: str) -> Row:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise UsageError(f"{place}: expected a JSON object, got {type(row).__name__}")
-    return row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +150,11 @@ class Tfds:
         """See `TextSource`."""
         return dataclasses.replace(self, data_dir=data_dir)
 
-    def rows(self, split: str) -> Iterator[tuple[str, Row]]:
+    def rows(self, split: str) -> Iterator[tuple[str, Fields]]:
         """See `TextSource`; the rows come in the order in which training sees them before it shuffles."""
         from distillspec_jax.data.tfds_provider import provider
 
-        dataset = provider(self).get_dataset(split, shuffle=False)
+        dataset = provider(self.name, self.data_dir, self.slices).get_dataset(split, shuffle=False)
         for number, row in enumerate(dataset.as_numpy_iterator(), start=1):
             text = {
                 name: x.decode(errors="replace") if isinstance(x, bytes) else x for name, x in row.items()
@@ -171,7 +162,7 @@ class Tfds:
             yield f"{self.name} {self.slices[split]} row {number}", text
 
     def fingerprint(self, split: str) -> bytes:
-        """Of the version's own description, which has the sizes of its shards: the files may be huge."""
+        """Digests the version's own description, which has the sizes of its shards: the files may be huge."""
         folder = self.data_dir / self.name.replace(":", "/")
         description = folder / "dataset_info.json"
         text = description.read_bytes() if description.is_file() else b""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distillspec_jax.data.tensorflow_setup import seqio, tfds
-from distillspec_jax.data.text_sources import Tfds
 from distillspec_jax.errors import UsageError
 
 
@@ -43,8 +44,12 @@ def _how_to_prepare(name: str, data_dir: str, builder: Any) -> str:
     return f"data set {name!r} is not prepared in {data_dir}: run `{command}`{first}"
 
 
-def provider(source: Tfds) -> PreparedTfds:
-    """The seqio source of `source`; nothing is read yet."""
-    return PreparedTfds(
-        source.name, tfds_data_dir=str(source.data_dir), splits=dict(source.slices), read_only=True
-    )
+def provider(name: str, data_dir: str | Path, slices: Mapping[str, str]) -> PreparedTfds:
+    """Makes the seqio source of a data set; nothing is read yet.
+
+    Args:
+      name: with its version, as `wmt14_translate/de-en:1.0.0`.
+      data_dir: where TFDS keeps prepared data sets.
+      slices: split to TFDS's own (`train[:-512]`).
+    """
+    return PreparedTfds(name, tfds_data_dir=str(data_dir), splits=dict(slices), read_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from distillspec_jax.data.token_mass import heaviest, token_mass
+from distillspec_jax.data.target_set import heaviest, token_mass
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.models.pretrained import Pretrained
 

@@ -17,8 +17,7 @@ import numpy as np
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.data.target_set import TargetSet
-from distillspec_jax.data.token_mass import heaviest, token_mass
+from distillspec_jax.data.target_set import TargetSet, heaviest, token_mass
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.models import pretrained, zoo_manifest
