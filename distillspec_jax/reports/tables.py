@@ -11,37 +11,36 @@ from rich.table import Table
 
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.advice import Advice
-from distillspec_jax.evaluation.cells import NO_DRAFTER
 from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import MEASURES, NO_DRAFTER, Measure, ResultRow
 from distillspec_jax.evaluation.served_lines import Served
 from distillspec_jax.reports import summary
 
 
-def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_table(rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Prints a table for every group of comparable rows."""
     console = console or Console(highlight=False)
     for group in results.groups(rows):
         console.print(table(group))
 
 
-def print_verdicts(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_findings(rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Prints what every group says, a paragraph a temperature."""
     console = console or Console(highlight=False)
     for group in results.groups(rows):
         for temperature in summary.temperatures(group):
-            console.print(summary.verdict(group, temperature).sentence)
+            console.print(summary.finding(group, temperature).sentence)
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """One group: a line a drafter, block size and temperature; intervals in brackets."""
-    first: Row = rows[0]
-    metric: str = first.get("primary_metric") or ""
+def table(rows: Sequence[ResultRow]) -> Table:
+    """Makes the table of one group: a line a drafter, block size and temperature; intervals in brackets."""
+    first = rows[0]
+    metric = first.primary_metric or ""
     title = (
-        f"{first['task']}: {first['prompts']} prompts, target {first['target']}, "
-        f"{first.get('verifier', 'token')} rule, batch {first['batch_size']}"
+        f"{first.task}: {first.prompts} prompts, target {first.target}, "
+        f"{first.verifier or 'token'} rule, batch {first.batch_size}"
     )
     made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     for name in ("T", "γ"):
@@ -50,10 +49,10 @@ def table(rows: Sequence[Row]) -> Table:
     for name in ("acceptance", "block efficiency", "speed-up", *([metric] if metric else [])):
         made.add_column(name, justify="right", no_wrap=True)
     for temperature in summary.temperatures(rows):
-        lines = [row for row in rows if row["temperature"] == temperature]
-        lines.sort(key=lambda row: row["block_size"])  # stable: drafters stay in their order
+        lines = [row for row in rows if row.temperature == temperature]
+        lines.sort(key=lambda row: row.block_size)  # stable: drafters stay in their order
         for i, row in enumerate(lines):
-            last = i + 1 == len(lines) or lines[i + 1]["block_size"] != row["block_size"]
+            last = i + 1 == len(lines) or lines[i + 1].block_size != row.block_size
             made.add_row(*_line(row, metric), end_section=last)
     return made
 
@@ -124,26 +123,25 @@ def _interval(of: Interval, form: str) -> str:
     return value if of.ends is None else f"{value} ({of.low:{form}}–{of.high:{form}})"
 
 
-def with_interval(row: Row, field: str) -> str:
-    """`2.82 (2.75–2.90)`; `–` where the row has no such number."""
-    value, ends = row[field], row.get(f"{field}_ci95")
-    if value is None:
+def with_interval(row: ResultRow, measure: Measure) -> str:
+    """Writes a number as `2.82 (2.75–2.90)`; `–` where the row has no such number."""
+    found = row.interval(measure)
+    if np.isnan(found.value):
         return "–"
-    if ends is None or ends[0] == ends[1]:
-        return f"{value:.2f}"
-    return f"{value:.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
+    if found.ends is None or found.low == found.high:
+        return f"{found.value:.2f}"
+    return _interval(found, ".2f")
 
 
-def _line(row: Row, metric: str) -> list[str]:
-    draft = row["drafter"] != NO_DRAFTER
+def _line(row: ResultRow, metric: str) -> list[str]:
+    draft = row.drafter != NO_DRAFTER
     line = [
-        f"{row['temperature']:g}",
-        str(row["block_size"]) if draft else "–",
-        row["drafter"] if draft else "no draft",
-        *(with_interval(row, field) for field in ("acceptance_tested", "block_efficiency", "speedup")),
+        f"{row.temperature:g}",
+        str(row.block_size) if draft else "–",
+        row.drafter if draft else "no draft",
+        *(with_interval(row, measure) for measure in MEASURES),
     ]
-    scores: dict[str, float] = row["quality"]
-    return [*line, f"{scores[metric]:.1f}"] if metric else line
+    return [*line, f"{row.quality[metric]:.1f}"] if metric else line
 
 
 def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Console | None = None) -> None:
