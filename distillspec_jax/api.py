@@ -147,8 +147,7 @@ def distill(
         LoopConfig(total_steps=steps, batch_size=batch_size, seed=seed, log_period=10, save_period=100),
         divergence=divergence,
         source=source,
-        learning_rate=learning_rate,
-        optimizer=optimizers.adamw,
+        optimizer=optimizers.adamw(optimizers.warmup_cosine(learning_rate, steps, warmup_steps=20)),
     )
     return pretrained.load(str(directory))
 

@@ -1,11 +1,22 @@
 """Settings of every test: CPU, quiet, deterministic; in place before any test imports JAX or TensorFlow."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # An accelerator is asked for by name: `JAX_PLATFORMS=cuda pytest -m gpu`.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Each program is compiled once a session, by whichever worker or command needs it first. JAX's own cache
+# goes by function and dies with the process; this one goes by program. Subprocesses inherit the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax

@@ -21,10 +21,8 @@ ROWS: list[set[str]] = [
     {"distillation"},
     {"training"},
     {"generation"},
-    {"interop"},
-    {"decoding", "data"},
-    {"models"},
-    {"tokenization"},
+    {"decoding", "data", "interop"},
+    {"models", "tokenization"},
     {"partitioning", "metrics", "checkpoint", "shapes", "errors", "vocabulary", "version", "files"},
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
@@ -42,11 +40,13 @@ ONLY = {
 # What a package dependency must never become: these are for tests, benchmarks and notebooks.
 NEVER = {"torch", "transformers", "pytest", "hypothesis", "t5x"}
 
-# Packages that do without others although those stand below: decoding speaks ids alone, training knows no
-# sampler, evaluation no trainer.
+# Packages that do without others although those stand beside or below: decoding speaks ids alone, training
+# knows no sampler, evaluation no trainer.
 WITHOUT = {
     "models": {"tokenization"},
     "decoding": {"tokenization", "data", "interop"},
+    "data": {"decoding", "interop"},
+    "interop": {"decoding", "data"},
     "training": {"decoding", "generation"},
     "evaluation": {"training"},
     "reports": {"training", "distillation"},

@@ -6,7 +6,6 @@ import pytest
 
 from distillspec_jax.models import zoo_manifest
 from tests import pair
-from tests.compilation import compiled_once  # noqa: F401 (a fixture)
 
 TINY_GIN = f"""
 from __gin__ import dynamic_registration

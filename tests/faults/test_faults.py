@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from distillspec_jax import checkpoint
-from tests.compilation import compiled_once  # noqa: F401 (a fixture)
 from tests.faults.killing import kill
 from tests.training import toy
 

@@ -8,7 +8,6 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
-from tests.compilation import compiled_once  # noqa: F401 (a fixture)
 from tests.faults.killing import Job
 
 pytestmark = pytest.mark.slow  # test_faults.py has a short form
