@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.drafters import ModelDrafter
 from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
@@ -88,9 +88,7 @@ def greedy_differences(
     """
     pretrained.check_pair(target, draft)
     tokenizer = tokenizer_of(target)
-    distribution = sampling_distribution(
-        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-    )
+    distribution = SamplingParams(0.0).distribution(tokenizer.vocabulary)
     shared: dict[str, Any] = {"batch_size": batch_size, "stopping": StopOnEos(tokenizer.eos_ids)}
     alone = Engine(target.model, target.params, **shared)
     pair = Engine(

@@ -16,8 +16,8 @@ from distillspec_jax.decoding import (
     Engine,
     ModelDrafter,
     SamplingDistribution,
+    SamplingParams,
     StopOnEos,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
@@ -119,9 +119,7 @@ def sweep(
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
-        sampling_distribution(
-            cell.temperature, top_k, top_p
-        )  # refuses what is impossible before anything is loaded
+        SamplingParams(cell.temperature, top_k, top_p)  # refuses impossible values before anything is loaded
     for name, value, least in (
         ("repeats", repeats, 1),
         ("timing_prompts", timing_prompts, 0),
@@ -252,14 +250,7 @@ class _Sweep:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
 
     def _distribution(self, temperature: float) -> SamplingDistribution:
-        vocabulary = self._tokenizer
-        return sampling_distribution(
-            temperature,
-            self.top_k,
-            self.top_p,
-            vocab_size=vocabulary.vocab_size,
-            excluded_ids=vocabulary.padding_ids,
-        )
+        return SamplingParams(temperature, self.top_k, self.top_p).distribution(self._tokenizer.vocabulary)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
