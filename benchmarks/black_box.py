@@ -33,7 +33,6 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import pretrained
 from distillspec_jax.showcase import recipes
 from distillspec_jax.showcase.recipes import RECIPES, Recipe
-from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 
@@ -116,9 +115,7 @@ class Study:
             str(self.root / name),
             data,
             self._loop,
-            learning_rate=self.recipe.learning_rate,
-            warmup_steps=recipes.WARMUP_STEPS,
-            optimizer=optimizers.adamw,
+            optimizer=recipes.adamw(self.recipe.learning_rate, self._loop.total_steps),
         )
 
     def _black_box(self, name: str, texts: Path) -> Path:
@@ -127,9 +124,7 @@ class Study:
             str(self.root / name),
             self._data(texts),
             self._loop,
-            learning_rate=self.recipe.control_learning_rate,
-            warmup_steps=recipes.WARMUP_STEPS,
-            optimizer=optimizers.adamw,
+            optimizer=recipes.adamw(self.recipe.control_learning_rate, self._loop.total_steps),
             initial_checkpoint_path=self.recipe.draft,
         )
 

@@ -20,21 +20,22 @@ import numpy as np
 from distillspec_jax.cli import errors
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
-    ModelDrafter,
     PairParams,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     State,
     randomness,
-    sampling_distribution,
 )
-from distillspec_jax.evaluation.advice import extend_seconds, prepared
+from distillspec_jax.decoding.drafter_registry import make_drafter
+from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.dense import few_rows
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import Vocabulary
 
 
 def products(target: Pretrained, rows: int, form: str) -> float:
@@ -64,7 +65,8 @@ def products(target: Pretrained, rows: int, form: str) -> float:
 def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:
     """One round of a decoding loop, always at the same place of the text."""
     rows = len(prompt_BT)
-    distribution = sampling_distribution(temperature, vocab_size=loop.target.vocab_size).for_rows(rows)
+    vocabulary = Vocabulary(loop.target.vocab_size, eos_ids=(1,), padding_ids=(0,))
+    distribution = SamplingParams(temperature).distribution(vocabulary).for_rows(rows)
     keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
     requests = Requests(keys_B, jnp.full(rows, 10_000), distribution)
     start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, requests)
@@ -101,15 +103,15 @@ def main(argv: list[str]) -> int:
             )
     print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
     rows = flags.batch_size
-    params = PairParams(prepared(target.model, target.params, rows))
+    prepare_target = jax.jit(target.model.prepare, static_argnums=1)
+    drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size)
+    draft_params = jax.jit(drafter.prepare, static_argnums=1)(draft_params, rows)
+    params = PairParams(prepare_target(target.params, rows))
     alone = rounds(AutoregressiveLoop(target.model), params, prompt_BT, flags.temperature)
     print(f"| autoregressive | {alone:.3f} |", flush=True)
     for size in (1, 3, 5, 7):
-        loop = SpeculativeLoop(target.model, ModelDrafter(draft.as_draft), block_size=size)
-        params = PairParams(
-            prepared(target.model, target.params, rows * (size + 1)),
-            prepared(draft.as_draft, draft.params, rows),
-        )
+        loop = SpeculativeLoop(target.model, drafter, block_size=size)
+        params = PairParams(prepare_target(target.params, rows * (size + 1)), draft_params)
         took = rounds(loop, params, prompt_BT, flags.temperature)
         print(f"| speculative, γ = {size} | {took:.3f} |", flush=True)
     return 0

@@ -31,7 +31,7 @@ t5.T5Config:
 large/t5.T5Config.emb_dim = 32
 TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 6}
 BATCH_SIZE = 8
-OPTIMIZER = @optimizers.adamw
+OPTIMIZER = @optimizers.adamw()
 FULLY_SHARDED = True
 REMAT = 'full'
 """

@@ -3,8 +3,9 @@
 Library code holds no gin. A gin file that opens with `from __gin__ import dynamic_registration` imports the
 modules that it configures, and `bind` gives the command its job with every argument in place:
 
-    job, config = bind(loop.train, flags.gin)   # parses, checks, explains mistakes; `config` goes into
-    provenance job()
+    # Parses, checks and explains mistakes; the configuration goes into the checkpoint's provenance.
+    job, configuration = bind(finetune.finetune, flags.gin, given=("gin",))
+    job(gin=configuration)
 
 Names in `--gin.NAME=VALUE` are the names that the gin files use. Flags are applied after all files.
 """
@@ -57,8 +58,8 @@ def bind(
 
     Raises:
       UsageError: a missing file, an unknown function, parameter or macro, a value that is none, a macro or a
-        parameter left without a value, a class without its parentheses. The message names the flag or the
-        line, and the nearest valid choice.
+        parameter left without a value, a class or function without its parentheses. The message names the
+        flag or the line, and the nearest valid choice.
     """
     gin.clear_config()
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
@@ -248,10 +249,7 @@ def _check_complete(job: Callable[..., Any], given: Collection[str]) -> None:
 
 
 def _check_called(name: str, bound: Any) -> None:
-    """Refuses a class that lacks its parentheses, in a value and in all that is made for it.
-
-    Functions may lack them: an optimizer is one.
-    """
+    """Refuses a class or function that lacks its parentheses, in a value and in all that is made for it."""
     parts = bound.values() if isinstance(bound, dict) else bound
     if isinstance(bound, (dict, list, tuple)):
         for part in parts:
@@ -260,9 +258,8 @@ def _check_called(name: str, bound: Any) -> None:
         return
     made = bound.configurable.wrapped
     if not bound.evaluate:
-        if inspect.isclass(made):
-            raise UsageError(f"{name} is the class {made.__name__}: write @{bound.scoped_selector}()")
-        return
+        kind = "class" if inspect.isclass(made) else "function"
+        raise UsageError(f"{name} is the {kind} {made.__name__}: write @{bound.scoped_selector}()")
     with gin.config_scope(bound.scopes or gin.current_scope()):
         inner = gin.get_bindings(bound.configurable.selector, resolve_references=False)
         for parameter, part in inner.items():

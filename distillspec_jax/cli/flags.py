@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distillspec_jax.errors import UsageError, nearest
@@ -23,10 +23,30 @@ DTYPE_HELP = (
     "stored. Write MODEL@int8 to set it for one model"
 )
 
+DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
+
+RULE_HELP = "how drafts are verified (default: token): {rules}"
+
 TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
     "they get, as in generate"
 )
+
+
+def _drafter_names() -> str:
+    from distillspec_jax.decoding import drafter_registry
+
+    return ", ".join(drafter_registry.names())
+
+
+def _rules() -> str:
+    from distillspec_jax.decoding import rules
+
+    return rules.described()
+
+
+_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names, "{rules}": _rules}
+"""Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +67,6 @@ class GinFlags:
 class CommandParser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises UsageError instead of printing its usage and leaving.
 
-    Attributes:
-      late_help: flag to a function that makes its help text. `--help` alone calls it, so that a text may
-        come from a module that is slow to import.
-
     Args:
       command: the command's name, `finetune`.
       description: its help text; a command passes its module's `HELP`.
@@ -64,7 +80,6 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._gin = gin
-        self.late_help: dict[str, Callable[[], str]] = {}
         if gin:
             group = self.add_argument_group("configuration (gin)")
             group.add_argument(
@@ -112,23 +127,16 @@ class CommandParser(argparse.ArgumentParser):
         return namespace
 
     def format_help(self) -> str:
-        """The text of `--help`."""
+        """The help text, with the names that registries know."""
         for action in self._actions:
-            for option in action.option_strings:
-                if option in self.late_help:
-                    action.help = self.late_help[option]()
+            for word, names in _LATE_WORDS.items():
+                if word in (action.help or ""):
+                    action.help = str(action.help).replace(word, names())
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake on the command line."""
         raise UsageError(message)
-
-
-def rules_help() -> str:
-    """The help of a flag that names a verification rule, for `CommandParser.late_help`."""
-    from distillspec_jax.decoding import rules
-
-    return f"how drafts are verified (default: token): {rules.described()}"
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -18,6 +18,14 @@ from distillspec_jax.errors import UsageError, nearest
 CONFIG_ERRORS = (AttributeError, ImportError, NameError, OSError, SyntaxError, ValueError)
 """What gin raises about a configuration. Or an imported module raised it: `explain` is then None."""
 
+_RENAMED = {
+    "learning_rate": "the macro LEARNING_RATE, or optimizers.warmup_cosine.learning_rate",
+    "warmup_steps": "the macro WARMUP_STEPS, or optimizers.warmup_cosine.warmup_steps",
+    "hold_until": "the macro HOLD_UNTIL, or optimizers.warmup_cosine.hold_until",
+    "final_fraction": "optimizers.warmup_cosine.final_fraction",
+}
+"""The training jobs' parameters in 0.1, and what has taken their place."""
+
 _IMPORT = re.compile(
     r"^(?:from\s+(?P<package>[\w.]+)\s+)?import\s+(?P<name>[\w.]+)(?:\s+as\s+(?P<alias>\w+))?", re.M
 )
@@ -62,7 +70,10 @@ def explain(
         functions = {parameter.rpartition(".")[0] for parameter in bound_parameters}
         return f"there is no function {match[1]!r}: {nearest(match[1], functions)}"
     if match := re.match(r"Configurable '(.+?)' doesn't have a parameter named '(.+?)'", first):
-        hint = nearest(match[2], _parameters(match[1], symbols))
+        if match[2] in _RENAMED and match[1].endswith(("finetune", "distill")):
+            hint = f"write {_RENAMED[match[2]]}"
+        else:
+            hint = nearest(match[2], _parameters(match[1], symbols))
         return f"{match[1]} has no parameter {match[2]!r}: {hint}"
     if match := re.search(r"Failed to parse token '(.+)'", text):
         return f"{match[1]} is no Python literal, @function or %MACRO (a string needs quotes)"

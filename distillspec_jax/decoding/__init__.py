@@ -8,7 +8,7 @@ from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.lenient_rule import LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
-from distillspec_jax.decoding.sampling import SamplingDistribution, sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingDistribution, SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
@@ -31,6 +31,7 @@ __all__ = [
     "PromptLookup",
     "Requests",
     "SamplingDistribution",
+    "SamplingParams",
     "SpeculativeLoop",
     "State",
     "Status",
@@ -41,5 +42,4 @@ __all__ = [
     "Verdict",
     "Verifier",
     "sample",
-    "sampling_distribution",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
+
+import optax
 
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
@@ -21,12 +22,12 @@ from distillspec_jax.distillation.stored_logprobs import (
     make_stored_logprobs_loss,
 )
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
-from distillspec_jax.training import job, optimizers, selection
-from distillspec_jax.training.loop import Evaluate, LoopConfig, train
+from distillspec_jax.training import job, selection
+from distillspec_jax.training.loop import Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn
 
 
@@ -37,15 +38,12 @@ def distill(
     data: DataConfig,
     loop: LoopConfig,
     *,
+    optimizer: optax.GradientTransformation,
     divergence: str | Divergence | None = None,
     source: str | DataSource | None = None,
     normalization: str = "sequence",
     deployment: Deployment | None = None,
-    learning_rate: float = 3e-4,
-    warmup_steps: int = 20,
-    hold_until: int = 0,
-    final_fraction: float = 0.1,
-    optimizer: job.OptimizerFactory = optimizers.adafactor,
+    dropout_rate: float | None = None,
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
     remat: str = "none",
@@ -61,14 +59,14 @@ def distill(
       model_dir: the checkpoint directory to make or to continue.
       data: prompts (and, for fixed data, references). Rows are never packed here.
       loop: steps, batch size, periods.
+      optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
       divergence: a value or a name of `divergences.DIVERGENCES`; forward KL by default.
       source: a value or a name of `sources.SOURCES`; the draft's own samples by default, or the texts of
         `data.target_set` where there is one.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
       deployment: keep the evaluation with the highest held-out acceptance under this distribution in
         `model_dir/best`; step 0 is one of them.
-      learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
-      optimizer: makes a transformation of a schedule.
+      dropout_rate: of the draft, in place of its own.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
       remat: of the draft, see `models.rematerialisation`.
@@ -78,7 +76,6 @@ def distill(
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
-    optimizers.check_schedule(learning_rate, warmup_steps, hold_until, final_fraction)
     divergence = find_divergence(divergence or "fkl")
     source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
     _check_settings(target, data, loop, source, normalization, deployment)
@@ -86,6 +83,7 @@ def distill(
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
     student = pretrained.load(draft, partitioner=partitioner)
+    student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
     if target is None:
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
@@ -107,23 +105,20 @@ def distill(
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
     trained = dataclasses.replace(student.model, remat=remat, scan_layers=scan_layers)
-    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
-    schedule = optimizers.warmup_cosine(
-        learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
-    )
-    train(
-        directory=directory,
-        config=loop,
-        params=student.params,
-        param_shardings=registry.shardings(student.model, partitioner),
-        loss_fn=objective.loss(trained),
+    directory = job.run(
+        model_dir,
+        card,
+        student.model,
+        student.params,
+        objective.loss(trained),
+        data,
+        loop,
+        optimizer,
+        partitioner,
         counted_loss_fn=objective.loss(student.model) if remat != "none" else None,
-        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
-        optimizer=optimizer(schedule),
-        partitioner=partitioner,
         evaluate=objective.evaluate(student.model),
         select=None if deployment is None else metric(deployment),
-        description=f"distil {data.mixture_or_task_name}",
+        verb="distil",
     )
     best = directory / selection.BEST
     return best if deployment is not None and best.is_dir() else directory

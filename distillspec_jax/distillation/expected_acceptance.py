@@ -21,7 +21,7 @@ from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
 
@@ -34,8 +34,8 @@ def metric(deployment: Deployment) -> str:
 def overlap(
     target_logits_BTV: Array,
     draft_logits_BTV: Array,
-    deployment: Deployment = SAMPLED,
-    vocabulary: Vocabulary = T5_IDS,
+    deployment: Deployment,
+    vocabulary: Vocabulary,
 ) -> Array:
     """Computes sum_v min(p, q) under the settings that both are sampled by, `[B, T]`."""
     distribution = deployment.distribution(vocabulary)
@@ -52,7 +52,7 @@ def expected_acceptance(
     seed: int,
     distributions: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
-    vocabulary: Vocabulary = T5_IDS,
+    vocabulary: Vocabulary,
 ) -> Callable[[Params], dict[str, float]]:
     """Draws the target's texts and makes a function from the draft's parameters to alpha on them.
 
@@ -68,16 +68,7 @@ def expected_acceptance(
     @jax.jit
     def draw(target_params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
         return tuple(
-            sampled_batch(
-                target,
-                target_params,
-                batch,
-                key,
-                distribution.temperature,
-                top_k=distribution.top_k,
-                top_p=distribution.top_p,
-                vocabulary=vocabulary,
-            )
+            sampled_batch(target, target_params, batch, key, distribution, vocabulary)
             for distribution in distributions
         )
 

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError, find
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Networks:
     draft_params: Params
     target: LanguageModel
     target_params: Params
-    vocabulary: Vocabulary = T5_IDS
+    vocabulary: Vocabulary
 
 
 class DataSource(Protocol):
@@ -78,6 +78,11 @@ class _Sampled:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"{name}.max_tokens={self.max_tokens}: must be at least 1")
 
+    @property
+    def sampling(self) -> SamplingParams:
+        """The distribution that the network's tokens are drawn from."""
+        return SamplingParams(self.temperature)
+
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicy(_Sampled):
@@ -89,15 +94,8 @@ class OnPolicy(_Sampled):
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         """See `DataSource`."""
-        return sampled_batch(
-            networks.draft,
-            networks.draft_params,
-            batch,
-            key,
-            self.temperature,
-            self.max_tokens,
-            vocabulary=networks.vocabulary,
-        )
+        model, params = networks.draft, networks.draft_params
+        return sampled_batch(model, params, batch, key, self.sampling, networks.vocabulary, self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +108,8 @@ class TargetGenerated(_Sampled):
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         """See `DataSource`."""
-        return sampled_batch(
-            networks.target,
-            networks.target_params,
-            batch,
-            key,
-            self.temperature,
-            self.max_tokens,
-            vocabulary=networks.vocabulary,
-        )
+        model, params = networks.target, networks.target_params
+        return sampled_batch(model, params, batch, key, self.sampling, networks.vocabulary, self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +205,9 @@ def sampled_batch(
     params: Params,
     batch: Batch,
     key: Array,
-    temperature: float,
+    sampling: SamplingParams,
+    vocabulary: Vocabulary,
     max_tokens: int | None = None,
-    *,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    vocabulary: Vocabulary = T5_IDS,
 ) -> Batch:
     """Replaces a batch's targets by samples of `model` on the same prompts.
 
@@ -230,16 +218,14 @@ def sampled_batch(
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
       key: of the batch; each row draws from a stream of its own.
-      temperature, top_k, top_p: the distribution.
-      max_tokens: longest sample; None: the width of the targets.
+      sampling: the distribution.
       vocabulary: what ends a sample, and what is never in one.
+      max_tokens: longest sample; None: the width of the targets.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    distribution = sampling_distribution(
-        temperature, top_k, top_p, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids
-    )
+    distribution = sampling.distribution(vocabulary)
     keys_B = randomness.row_keys(key, jnp.arange(rows))
     stopping = StopOnEos(vocabulary.eos_ids)
     tokens_BT, length_B = sample(model, params, distribution, prompt_BT, keys_B, length, stopping)

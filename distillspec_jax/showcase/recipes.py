@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import optax
+
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import Divergence, ForwardKL
@@ -74,9 +76,7 @@ class Recipe:
             _loop(steps, seed),
             divergence=self.divergence,
             source=self.source,
-            learning_rate=self.learning_rate,
-            warmup_steps=WARMUP_STEPS,
-            optimizer=optimizers.adamw,
+            optimizer=adamw(self.learning_rate, steps),
         )
 
     def control(self, steps: int, directory: Path, seed: int) -> Path:
@@ -86,9 +86,7 @@ class Recipe:
             str(directory),
             self.data,
             _loop(steps, seed),
-            learning_rate=self.control_learning_rate,
-            warmup_steps=WARMUP_STEPS,
-            optimizer=optimizers.adamw,
+            optimizer=adamw(self.control_learning_rate, steps),
             initial_checkpoint_path=self.draft,
         )
 
@@ -101,6 +99,11 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe("gsm_symbolic", {"inputs": 128, "targets": 176}),
     )
 }
+
+
+def adamw(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """The optimizer of all recipes, for a run of so many steps."""
+    return optimizers.adamw(optimizers.warmup_cosine(learning_rate, steps, WARMUP_STEPS))
 
 
 def _loop(steps: int, seed: int) -> LoopConfig:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
+
+import optax
 
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
-from distillspec_jax.training import job, optimizers
-from distillspec_jax.training.loop import LoopConfig, train
+from distillspec_jax.training import job
+from distillspec_jax.training.loop import LoopConfig
 from distillspec_jax.training.supervised import make_supervised_loss
 
 
@@ -22,12 +23,9 @@ def finetune(
     data: DataConfig,
     loop: LoopConfig,
     *,
-    learning_rate: float = 1e-3,
-    warmup_steps: int = 100,
-    hold_until: int = 0,
-    final_fraction: float = 0.1,
-    optimizer: job.OptimizerFactory = optimizers.adafactor,
+    optimizer: optax.GradientTransformation,
     initial_checkpoint_path: str | None = None,
+    dropout_rate: float | None = None,
     z_loss: float = 0.0,
     partitioner: Partitioner | None = None,
     remat: str = "none",
@@ -41,9 +39,9 @@ def finetune(
       model_dir: the checkpoint directory to make, or to go on with.
       data: the text.
       loop: steps, batch size, periods.
-      learning_rate, warmup_steps, hold_until, final_fraction: see `optimizers.warmup_cosine`.
-      optimizer: schedule to transformation (`@optimizers.adamw`, `@optimizers.adafactor`).
+      optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
       initial_checkpoint_path: a checkpoint directory to start from.
+      dropout_rate: in place of the model's own.
       z_loss: see `make_supervised_loss`.
       partitioner: where arrays live; all devices on the data axis by default.
       remat, scan_layers: see `models.rematerialisation` and `models.layer_stack`.
@@ -52,37 +50,33 @@ def finetune(
     Returns:
       The checkpoint directory.
     """
-    optimizers.check_schedule(learning_rate, warmup_steps, hold_until, final_fraction)
     if model is None:
         if initial_checkpoint_path is None:
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")
         initial = pretrained.read_card(initial_checkpoint_path)
         model = registry.build(initial.family, initial.config)
+    model = job.with_dropout(model, dropout_rate)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     data = data.read_by(initial_checkpoint_path)
     card = job.describe_run(model, data, parents, gin)
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
-    params, shardings = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
+    params = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
     held_out = job.held_out_loss(
         make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner
     )
-    directory = job.open_directory(model_dir, card, data.tokenizer().model_bytes)
-    schedule = optimizers.warmup_cosine(
-        learning_rate, loop.total_steps, warmup_steps, hold_until, final_fraction
-    )
-    train(
-        directory=directory,
-        config=loop,
-        params=params,
-        param_shardings=shardings,
-        loss_fn=make_supervised_loss(trained, dropout=True, z_loss=z_loss),
+    return job.run(
+        model_dir,
+        card,
+        model,
+        params,
+        make_supervised_loss(trained, dropout=True, z_loss=z_loss),
+        data,
+        loop,
+        optimizer,
+        partitioner,
         counted_loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss) if remat != "none" else None,
-        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
-        optimizer=optimizer(schedule),
-        partitioner=partitioner,
         evaluate=held_out,
-        description=f"finetune {data.mixture_or_task_name}",
+        verb="finetune",
     )
-    return directory

@@ -1,8 +1,13 @@
-"""What `finetune` and `distill` share: the checkpoint directory and its card, parameters, held-out loss."""
+"""What `finetune` and `distill` share: the checkpoint directory and its card, parameters, held-out loss.
+
+`describe_run` checks a run and writes its card, `run` opens the directory and trains in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,9 @@ from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
-from distillspec_jax.training.loop import Evaluate
+from distillspec_jax.training.loop import Evaluate, LoopConfig, train
 from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.step import LossFn, evaluate
-
-OptimizerFactory = Callable[[optax.Schedule], optax.GradientTransformation]
 
 
 def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
@@ -134,7 +137,7 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     there, here = _identity(checkpoint.read_card(root)), _identity(card)
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
-            # Not taken for free before its first step: that run may be under way, its card is in use.
+            # Before its first step, too: the other run may be under way and not have saved yet.
             unsaved = "" if checkpoint.finished_steps(root) else ", or remove it: no step is saved there"
             raise UsageError(
                 f"MODEL_DIR={root} holds another run, whose {name} is {there.get(name)!r} and not "
@@ -156,13 +159,70 @@ def _identity(card: ModelCard) -> dict[str, Any]:
 
 def initial_params(
     model: Network, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
-) -> tuple[Params, Params]:
-    """Parameters (fresh, or from a checkpoint directory) and their shardings."""
-    shardings = registry.shardings(model, partitioner)
+) -> Params:
+    """Makes a model's parameters, or reads them from a checkpoint directory."""
     if initial_checkpoint is None:
-        return sharded_init(partitioner, model.init, jax.random.key(seed)), shardings
+        return sharded_init(partitioner, model.init, jax.random.key(seed))
     directory = pretrained.resolve(initial_checkpoint)
-    return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings), shardings
+    shardings = registry.shardings(model, partitioner)
+    return checkpoint.load_params(directory, registry.shapes(model), shardings=shardings)
+
+
+def with_dropout(model: Network, rate: float | None) -> Network:
+    """Gives a network another dropout rate; None leaves its own."""
+    if rate is None:
+        return model
+    config: Any = dataclasses.replace(model.config, dropout_rate=rate)
+    return dataclasses.replace(model, config=config)
+
+
+def run(
+    model_dir: str,
+    card: ModelCard,
+    model: Network,
+    params: Params,
+    loss_fn: LossFn,
+    data: DataConfig,
+    loop: LoopConfig,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner,
+    *,
+    evaluate: Evaluate | None = None,
+    select: str | None = None,
+    counted_loss_fn: LossFn | None = None,
+    verb: str,
+) -> Path:
+    """Trains a network in its checkpoint directory, or goes on with the run that is there.
+
+    Args:
+      model_dir, card: see `open_directory`.
+      params: of `model`; given away.
+      loss_fn, optimizer, evaluate, select, counted_loss_fn: see `loop.train`.
+      data: the batches, and the tokenizer that is kept beside the card.
+      verb: what the run does, for the progress bar.
+
+    Returns:
+      The checkpoint directory.
+
+    Raises:
+      UsageError: see `open_directory` and `loop.train`.
+    """
+    directory = open_directory(model_dir, card, data.tokenizer().model_bytes)
+    train(
+        directory=directory,
+        config=loop,
+        params=params,
+        param_shardings=registry.shardings(model, partitioner),
+        loss_fn=loss_fn,
+        counted_loss_fn=counted_loss_fn,
+        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
+        optimizer=optimizer,
+        partitioner=partitioner,
+        evaluate=evaluate,
+        select=select,
+        description=f"{verb} {data.mixture_or_task_name}",
+    )
+    return directory
 
 
 def held_out_loss(
@@ -173,7 +233,7 @@ def held_out_loss(
     if not batches:
         return None
 
-    def run(params: Params) -> dict[str, float]:
+    def measure(params: Params) -> dict[str, float]:
         values: dict[str, float] = {}
         for task, of_task in batches.items():
             merged = evaluate(loss_fn, params, (partitioner.put_batch(batch) for batch in of_task))
@@ -181,4 +241,4 @@ def held_out_loss(
             values |= {prefix + name: value for name, value in metrics_lib.compute(merged).items()}
         return values
 
-    return run
+    return measure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optax
 
 from distillspec_jax.errors import UsageError, check_number
@@ -19,10 +21,17 @@ def warmup_cosine(
     Args:
       learning_rate: the peak.
       total_steps: where the cool-down ends.
-      warmup_steps: steps from 0 to the peak.
+      warmup_steps: steps from 0 to the peak; at most half of the run.
       hold_until: the cool-down starts at this step (the paper: half of the run), or after warm-up.
       final_fraction: learning rate at the end, as a fraction of the peak.
+
+    Raises:
+      UsageError: an argument is no number, or a rate is one at which nothing would move.
     """
+    _check_rate(learning_rate)
+    check_number("warmup_steps", warmup_steps, 0)
+    check_number("hold_until", hold_until, 0)
+    check_number("final_fraction", final_fraction, 0, whole=False)
     warmup_steps = min(warmup_steps, max(total_steps // 2, 1))
     start = max(hold_until, warmup_steps)
     pieces = [
@@ -41,23 +50,30 @@ def adamw(
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW behind a global-norm clip; no weight decay by default, as in the paper."""
-    chain = [optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)]
-    return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), *chain)
+    chosen = optax.adamw(_checked(learning_rate), b1=b1, b2=b2, weight_decay=weight_decay)
+    return _clipped(chosen, clip_norm)
 
 
 def adafactor(
     learning_rate: optax.ScalarOrSchedule, weight_decay: float | None = None, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
     """Adafactor (the paper's optimizer) with T5X's step-size scaling by parameter norm."""
-    chain = [optax.adafactor(learning_rate, weight_decay_rate=weight_decay)]
-    return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), *chain)
+    return _clipped(optax.adafactor(_checked(learning_rate), weight_decay_rate=weight_decay), clip_norm)
 
 
-def check_schedule(learning_rate: float, warmup_steps: int, hold_until: int, final_fraction: float) -> None:
-    """Refuses what is no number of a `warmup_cosine`, and a rate at which nothing would move."""
+def _clipped(
+    optimizer: optax.GradientTransformation, clip_norm: float | None
+) -> optax.GradientTransformation:
+    return optax.chain(*([optax.clip_by_global_norm(clip_norm)] if clip_norm else []), optimizer)
+
+
+def _checked(learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    if not callable(learning_rate):
+        _check_rate(learning_rate)
+    return learning_rate
+
+
+def _check_rate(learning_rate: Any) -> None:
     check_number("LEARNING_RATE", learning_rate, 0, whole=False)
     if not learning_rate:
         raise UsageError(f"LEARNING_RATE={learning_rate}: must be positive")
-    check_number("warmup_steps", warmup_steps, 0)
-    check_number("hold_until", hold_until, 0)
-    check_number("final_fraction", final_fraction, 0, whole=False)

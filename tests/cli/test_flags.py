@@ -10,7 +10,9 @@ import pytest
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.flags import CommandParser, GinFlags, one_of
 from distillspec_jax.data import catalog
+from distillspec_jax.distillation.distill import distill
 from distillspec_jax.errors import UsageError
+from distillspec_jax.training.finetune import finetune
 from tests.cli import gin_toy
 
 CONFIG = """
@@ -216,10 +218,32 @@ def test_a_class_without_its_parentheses(write, flag, says):
     assert complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag).startswith(says)
 
 
-def test_a_function_may_lack_them(write):
+def test_a_function_without_its_parentheses(write):
     config = write("a.gin", CONFIG)
-    flags = ("--gin.MODEL_DIR=x", "--gin.MODEL=@gin_toy.schedule")
-    assert bindings.bind(gin_toy.train, parse(f"--gin_file={config}", *flags))[0]()[0](2.0) == (2.0, 0)
+    message = complaint(f"--gin_file={config}", "--gin.MODEL_DIR=x", "--gin.MODEL=@gin_toy.schedule")
+    assert message == "MODEL is the function schedule: write @gin_toy.schedule()"
+
+
+@pytest.mark.parametrize("job", [finetune, distill])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "{job}.warmup_steps=9",
+            "has no parameter 'warmup_steps': write the macro WARMUP_STEPS, or optimizers.warmup_cosine.",
+        ),
+        ("{job}.learning_rate=9", "write the macro LEARNING_RATE, or optimizers.warmup_cosine.learning_rate"),
+        ("{job}.hold_until=9", "write the macro HOLD_UNTIL, or optimizers.warmup_cosine.hold_until"),
+        ("{job}.final_fraction=9", "write optimizers.warmup_cosine.final_fraction"),
+        ("OPTIMIZER=@optimizers.adamw", "OPTIMIZER is the function adamw: write @optimizers.adamw()"),
+    ],
+)
+def test_the_names_of_0_1_are_answered_by_their_new_ones(job, old, new):
+    name = job.__name__
+    macros = ["TARGET", "DRAFT"] if job is distill else ["MODEL"]
+    given = [f"--gin.{macro}=x" for macro in (*macros, "MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS")]
+    old_flag = f"--gin.{old.format(job=f'{name}.{name}')}"
+    assert new in complaint(f"--gin_file=runs/{name}.gin", *given, old_flag, job=job)
 
 
 def test_a_function_that_nothing_registers(write):

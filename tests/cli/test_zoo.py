@@ -48,7 +48,7 @@ def test_every_stage_binds_to_its_job(family, stage):
         config = settings["model"].config
         count = checkpoint.count_parameters(registry.shapes(settings["model"]))
         assert count == SIZES[family][name.removesuffix("_first")]
-        assert config.dropout_rate == (0.1 if name == "target" else 0.0)
+        assert (config.dropout_rate, settings["dropout_rate"]) == (0.0, 0.1 if name == "target" else None)
 
 
 @pytest.mark.parametrize("task", zoo.GREEDY_STEPS)

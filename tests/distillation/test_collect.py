@@ -23,6 +23,7 @@ from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.tokenization.tokenizer import Tokenizer
+from distillspec_jax.training import optimizers
 from distillspec_jax.training.finetune import finetune
 from distillspec_jax.training.loop import LoopConfig
 from tests import pair, tiny
@@ -243,18 +244,19 @@ def test_a_set_that_does_not_fit_is_refused(folder, copy, tmp_path):
 def test_what_cannot_be_distilled_from_a_set(folder, tmp_path):
     draft = pair.write(tmp_path / "draft", pair.draft())
     loop = LoopConfig(total_steps=1, batch_size=4)
+    adamw = optimizers.adamw(1e-3)
     with pytest.raises(UsageError, match="SOURCE=OnPolicy without TARGET"):
-        distill(None, draft, str(tmp_path / "out"), config(folder), loop, source=OnPolicy())
+        distill(None, draft, str(tmp_path / "out"), config(folder), loop, optimizer=adamw, source=OnPolicy())
     with pytest.raises(UsageError, match="TARGET=None: without a target, give TARGET_SET"):
-        distill(None, draft, str(tmp_path / "out"), config(folder, target_set=None), loop)
+        distill(None, draft, str(tmp_path / "out"), config(folder, target_set=None), loop, optimizer=adamw)
     with pytest.raises(UsageError, match=r"written by another target, target \(.*than .*draft"):
-        distill(draft, draft, str(tmp_path / "out"), config(folder), loop)
+        distill(draft, draft, str(tmp_path / "out"), config(folder), loop, optimizer=adamw)
     header = json.loads((folder / "set.json").read_text())
     header["header"]["top_logprobs"] = 0
     bare = shutil.copytree(folder, tmp_path / "bare")
     (bare / "set.json").write_text(json.dumps(header))
     with pytest.raises(UsageError, match="holds texts but no log-probabilities: collect with --top_logprobs"):
-        distill(None, draft, str(tmp_path / "out"), config(bare), loop)
+        distill(None, draft, str(tmp_path / "out"), config(bare), loop, optimizer=adamw)
     assert not (tmp_path / "out").exists()
 
 
@@ -295,7 +297,7 @@ def test_a_draft_learns_from_stored_distributions_and_from_texts_alone(folder, t
     draft = pair.write(tmp_path / "draft", pair.draft())
     loop = LoopConfig(total_steps=40, batch_size=4, log_period=10, eval_period=20, save_period=40)
     data = config(folder, held_out_set=str(folder))
-    settings = {"learning_rate": 0.02, "warmup_steps": 1}
+    settings = {"optimizer": optimizers.adafactor(optimizers.warmup_cosine(0.02, 40, warmup_steps=1))}
     out = distill(
         None, draft, str(tmp_path / "distributions"), data, loop, divergence=ReverseKL(), **settings
     )

@@ -117,9 +117,9 @@ DISTILLATION = (
         (
             Edit(
                 _SOURCES,
-                "            networks.draft_params,\n",
-                "            jax.pure_callback(lambda p, first={}: first.setdefault(0, p), "
-                "networks.draft_params, networks.draft_params),\n",
+                "model, params = networks.draft, networks.draft_params",
+                "model, params = networks.draft, jax.pure_callback("
+                "lambda p, first={}: first.setdefault(0, p), networks.draft_params, networks.draft_params)",
             ),
         ),
         SOURCES,
@@ -127,13 +127,7 @@ DISTILLATION = (
     Mutant(
         "20b",
         "sequences are drawn at temperature 1, whatever was asked for",
-        (
-            Edit(
-                _SOURCES,
-                "networks.draft_params,\n            batch,\n            key,\n            self.temperature,",
-                "networks.draft_params,\n            batch,\n            key,\n            1.0,",
-            ),
-        ),
+        (Edit(_SOURCES, "return SamplingParams(self.temperature)", "return SamplingParams(1.0)"),),
         SOURCES,
     ),
     Mutant(

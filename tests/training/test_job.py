@@ -187,3 +187,11 @@ def test_a_run_may_not_write_over_what_it_starts_from(opened, tmp_path):
     card = describe(parents={"draft": str(directory)})
     with pytest.raises(UsageError, match="is the draft that the run starts from: choose another"):
         job.open_directory(tmp_path / "elsewhere" / ".." / "run", card, b"tokenizer")
+
+
+def test_a_run_may_have_another_dropout_rate_than_its_model():
+    model = EncoderDecoder(T5Config(64, dropout_rate=0.1))
+    assert job.with_dropout(model, None) is model
+    assert job.with_dropout(model, 0.0) == EncoderDecoder(T5Config(64))
+    with pytest.raises(UsageError, match="dropout_rate"):
+        job.with_dropout(model, 1.5)

@@ -122,6 +122,13 @@ def test_adafactor_keeps_rows_and_columns_instead_of_a_matrix():
 )
 def test_a_schedule_of_no_numbers_or_without_a_rate_is_refused(change, says):
     possible = {"learning_rate": 1, "warmup_steps": 0, "hold_until": 0, "final_fraction": 0.1}
-    optimizers.check_schedule(**possible)
+    optimizers.warmup_cosine(total_steps=10, **possible)
     with pytest.raises(UsageError, match=f"^{says}$"):
-        optimizers.check_schedule(**possible | change)
+        optimizers.warmup_cosine(total_steps=10, **possible | change)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+@pytest.mark.parametrize("rate", [0, "fast", float("nan"), True])
+def test_a_constant_rate_is_held_to_the_same(optimizer, rate):
+    with pytest.raises(UsageError, match=r"^LEARNING_RATE="):
+        optimizer(rate)
