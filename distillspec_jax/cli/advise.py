@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
+from distillspec_jax import files
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
 from distillspec_jax.errors import UsageError
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     )
     tables.print_advice(found)
     if flags.output:
-        Path(flags.output).write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        files.write_whole(flags.output, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     return 0
 
 
