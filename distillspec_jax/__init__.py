@@ -5,9 +5,9 @@
     target = ds.load("zoo:wiki_leads/target")
 
 `load`, `generate`, `distill` and `sweep` are the whole surface for a user, with the types that they return,
-`Pretrained`, `Generation` and `ResultRow`, and `UsageError`, which says what is wrong with a call. The packages below
-(`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
-imported on first use, so that `import distillspec_jax` costs nothing.
+`Pretrained`, `Generation` and `ResultRow`, and `UsageError`, which says what is wrong with a call. The
+packages below (`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it.
+Names are imported on first use, so that `import distillspec_jax` costs nothing.
 """
 
 from __future__ import annotations
