@@ -11,11 +11,12 @@ import numpy as np
 
 from benchmarks.measurement import THREADS, Measurement, paired_ratio
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import T5Config
+from distillspec_jax.vocabulary import Vocabulary
 
 TASK, NEW_TOKENS = "wiki_leads", 64
 TURNS = {1: 7, 4: 7, 8: 4, 16: 2}
@@ -42,7 +43,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
     width = 32
     rows = [row.prompt for row in examples(TASK, split="test") if len(row.prompt) >= width]
     prompts = [list(prompt[:width]) for prompt in rows[:batch_size]]
-    distribution = sampling_distribution(0.0, excluded_ids=())
+    distribution = SamplingParams(0.0).distribution(Vocabulary(None, (1,), ()))
     ours = {
         str(size): Engine(
             target.model,

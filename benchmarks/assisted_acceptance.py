@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.measurement import Measurement
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.generation.text_generator import tokenizer_of
@@ -35,9 +35,7 @@ def assisted_acceptance() -> Measurement:
     target, draft = map(pretrained.load, names)
     prompts = [list(row.prompt) for row in examples(TASK, split="test", limit=PROMPTS)]
     tokenizer = tokenizer_of(target)
-    distribution = sampling_distribution(
-        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-    )
+    distribution = SamplingParams(0.0).distribution(tokenizer.vocabulary)
     engine = Engine(
         target.model,
         target.params,

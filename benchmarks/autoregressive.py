@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from benchmarks.measurement import THREADS, Measurement, paired_ratio
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config, init_params
+from distillspec_jax.vocabulary import Vocabulary
 
 T5_1_1_SMALL = T5Config(vocab_size=32128)
 
@@ -51,7 +52,7 @@ def ar_vs_hf(workload: Workload = Workload()) -> Measurement:
     params = init_params(model, jax.random.key(0))
     prompts, tokens = workload.prompts(), workload.new_tokens
     engine = Engine(model, params, batch_size=workload.rows, stopping=StopOnEos(()))
-    distribution = sampling_distribution(temperature=0.0, excluded_ids=())
+    distribution = SamplingParams(temperature=0.0).distribution(Vocabulary(None, (1,), ()))
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     reference = TransformersT5(workload.config, params, device)
 

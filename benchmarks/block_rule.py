@@ -12,7 +12,7 @@ from scipy.stats import norm
 from benchmarks.measurement import LEVEL, Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.decoding.rules import rule
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
 from distillspec_jax.generation.text_generator import tokenizer_of
@@ -87,9 +87,7 @@ class _Pair:
     def sampled(self, block_size: int, split: str, texts: int, seed: int) -> Sampled:
         """Texts of every prompt in turn, at least one each of at most `texts` prompts."""
         tokenizer = tokenizer_of(self._target)
-        distribution = sampling_distribution(
-            1.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-        )
+        distribution = SamplingParams(1.0).distribution(tokenizer.vocabulary)
         longest = catalog.find_task(self._task).feature_lengths["targets"]
         prompts = [row.prompt for row in examples(self._task, split=split)][:texts]
         asked_N = np.arange(texts) % len(prompts)

@@ -23,10 +23,10 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     PairParams,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     State,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.evaluation.advice import extend_seconds, prepared
 from distillspec_jax.evaluation.timing import step_seconds
@@ -35,6 +35,7 @@ from distillspec_jax.models.dense import few_rows
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import Vocabulary
 
 
 def products(target: Pretrained, rows: int, form: str) -> float:
@@ -64,7 +65,8 @@ def products(target: Pretrained, rows: int, form: str) -> float:
 def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) -> float:
     """One round of a decoding loop, always at the same place of the text."""
     rows = len(prompt_BT)
-    distribution = sampling_distribution(temperature, vocab_size=loop.target.vocab_size).for_rows(rows)
+    vocabulary = Vocabulary(loop.target.vocab_size, eos_ids=(1,), padding_ids=(0,))
+    distribution = SamplingParams(temperature).distribution(vocabulary).for_rows(rows)
     keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
     requests = Requests(keys_B, jnp.full(rows, 10_000), distribution)
     start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, requests)

@@ -21,6 +21,7 @@ from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.interface import Batch
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import T5_IDS
 
 TURNS = 15
 Step = Callable[[Params, Params, dict[str, Array]], Any]
@@ -43,7 +44,7 @@ def by_parts(model: Any, draft: Any) -> Step:
     """What `distill` runs."""
 
     def loss(params: Params, target_params: Params, batch: dict[str, Array]) -> tuple[Array, Mean]:
-        loss_fn = make_distillation_loss(draft, model, target_params, ForwardKL(), Fixed())
+        loss_fn = make_distillation_loss(draft, model, target_params, ForwardKL(), Fixed(), vocabulary=T5_IDS)
         loss_sum, _, metrics = loss_fn(params, batch, jax.random.key(0))
         return loss_sum, metrics["acceptance_on_batch"]
 

@@ -13,11 +13,12 @@ import numpy as np
 from benchmarks.autoregressive import T5_1_1_SMALL
 from benchmarks.measurement import THREADS, Measurement, median_interval
 from benchmarks.steps import PROMPT_WIDTH, TEXT_TOKENS, TURNS, work
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, init_params
 from distillspec_jax.training.flops import float32_peak
+from distillspec_jax.vocabulary import T5_IDS
 
 SIZES = (1, 3, 5, 7)
 
@@ -60,8 +61,9 @@ def round_limit(rows: int) -> Measurement:
     plain, one_draft = work(target, rows, 1), work(draft, rows, 1)
     both = plain.bytes + one_draft.bytes
     costs, alone_speeds, pair_speeds = [], [], []
+    greedy = SamplingParams(0.0).distribution(T5_IDS)
     for _ in range(TURNS):
-        costs.append(engine.round_costs(prompts, sampling_distribution(0.0), 2 * TEXT_TOKENS).seconds)
+        costs.append(engine.round_costs(prompts, greedy, 2 * TEXT_TOKENS).seconds)
         alone_speeds.append(bandwidth(plain.bytes / 2**20))
         pair_speeds.append(bandwidth(both / 2**20))
     alone, pair = float(np.median(alone_speeds)), float(np.median(pair_speeds))

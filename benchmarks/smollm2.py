@@ -27,17 +27,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.greedy_identity import differences
 from benchmarks.measurement import THREADS, paired_ratio
 from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import timing
-from distillspec_jax.evaluation.identity import differences
 from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import INT8, Pretrained
+from distillspec_jax.vocabulary import Vocabulary
 
 PARITY, SECONDS, MEMORY, SPEED = 1e-3, 20.0, 1.3, 1.3
 """Bars: of logits, of the import, of its memory beyond the result in units of the largest tensor, and of
@@ -169,9 +170,7 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
         error <= PARITY,
     )
 
-    distribution = sampling_distribution(
-        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-    )
+    distribution = SamplingParams(0.0).distribution(tokenizer.vocabulary)
     engine = Engine(ours.model, ours.params, batch_size=4, stopping=StopOnEos(tokenizer.eos_ids))
     answers = [list(done.tokens) for done in engine.generate(asked, distribution, new_tokens, seed=0)]
     parted = differences(ours, asked, theirs, answers)
@@ -187,7 +186,7 @@ def parity(network: Any, ours: Pretrained, asked: list[list[int]], new_tokens: i
 
 def speed(network: Any, ours: Pretrained, prompt: list[int], new_tokens: int, repeats: int) -> Iterator[Line]:
     """Greedy one-token decoding of one prompt by all, in turns, without any end of text."""
-    distribution = sampling_distribution(0.0, vocab_size=ours.model.vocab_size, excluded_ids=())
+    distribution = SamplingParams(0.0).distribution(Vocabulary(ours.model.vocab_size, (1,), ()))
     models = {"float32": ours, INT8: pretrained.load(ours.name, dtype=INT8)}
     engines = [Engine(m.model, m.params, batch_size=1, stopping=StopOnEos(())) for m in models.values()]
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Completion, Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Completion, Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.decoding.adaptive import AUTO, RoundCosts, tokens_per_round
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.advice import reach
@@ -60,9 +60,7 @@ def raced(task: str, batch_size: int) -> Raced:
     jax.clear_caches()
     target, draft = (pretrained.load(f"zoo:{task}/{role}") for role in ("target", "greedy"))
     tokenizer = tokenizer_of(target)
-    distribution = sampling_distribution(
-        0.0, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-    )
+    distribution = SamplingParams(0.0).distribution(tokenizer.vocabulary)
     longest = catalog.find_task(task).feature_lengths["targets"]
     prompts = [row.prompt for row in examples(task, split="test")][: PROMPTS[batch_size]]
     others = [row.prompt for row in examples(task, split="validation")][:OTHER_PROMPTS]

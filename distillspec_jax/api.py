@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation.divergences import Divergence
     from distillspec_jax.distillation.sources import DataSource
+    from distillspec_jax.evaluation.result_row import ResultRow
 
 __all__ = ["Generation", "Pretrained", "UsageError", "distill", "generate", "load", "sweep"]
 
@@ -158,7 +159,7 @@ def sweep(
     task: str | None = None,
     output: str,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
 
     Args:
@@ -169,7 +170,7 @@ def sweep(
       options: see `evaluation.sweep.sweep`.
 
     Returns:
-      A row a cell, as in `results.jsonl`.
+      A `evaluation.result_row.ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
 
     Raises:
       UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of

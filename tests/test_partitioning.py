@@ -25,10 +25,10 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     PairParams,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     State,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
@@ -38,6 +38,7 @@ from distillspec_jax.partitioning import Partitioner, make_partitioner, sharded_
 from distillspec_jax.shapes import Params
 from distillspec_jax.training.step import create_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
+from distillspec_jax.vocabulary import T5_IDS
 from tests import tiny
 
 FULLY_SHARDED = "4x2 fully sharded"
@@ -184,7 +185,7 @@ def _decode(partitioner: Partitioner, model: Network) -> dict[str, Any]:
     requests = Requests(
         keys_B=randomness.row_keys(jax.random.key(0), jnp.arange(ROWS)),
         limit_B=jnp.full(ROWS, NEW_TOKENS, jnp.int32),
-        distribution=sampling_distribution([0.0, 1.0] * (ROWS // 2)).for_rows(ROWS),
+        distribution=SamplingParams([0.0, 1.0] * (ROWS // 2)).distribution(T5_IDS).for_rows(ROWS),
     )
     prompt_BT, requests = jax.device_put((PROMPT_BT, requests), partitioner.batch)
     loop = SpeculativeLoop(model, ModelDrafter(model), block_size=2)
@@ -215,7 +216,7 @@ def _serve(partitioner: Partitioner) -> list[list[int]]:
     )
     prompts = [row[row > 0].tolist() for row in PROMPT_BT]
     prompts += prompts[:2]
-    distribution = sampling_distribution([0.0, 1.0] * (len(prompts) // 2))
+    distribution = SamplingParams([0.0, 1.0] * (len(prompts) // 2)).distribution(T5_IDS)
     limits = [NEW_TOKENS - i % 3 for i in range(len(prompts))]
     return [list(done.tokens) for done in engine.generate(prompts, distribution, limits, seed=0)]
 

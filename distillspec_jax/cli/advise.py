@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
 
-    from distillspec_jax.decoding import StopOnEos, sampling_distribution
+    from distillspec_jax.decoding import SamplingParams, StopOnEos
     from distillspec_jax.evaluation import advice, prompts
     from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
     from distillspec_jax.models import pretrained
@@ -73,13 +73,7 @@ def main(argv: list[str]) -> int:
         target,
         draft,
         asked.prompts,
-        sampling_distribution(
-            flags.temperature,
-            flags.top_k,
-            flags.top_p,
-            vocab_size=tokenizer.vocab_size,
-            excluded_ids=tokenizer.padding_ids,
-        ),
+        SamplingParams(flags.temperature, flags.top_k, flags.top_p).distribution(tokenizer.vocabulary),
         max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
         block_sizes=flags.block_sizes,
         batch_size=flags.batch_size,

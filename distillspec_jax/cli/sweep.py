@@ -86,14 +86,14 @@ def main(argv: list[str]) -> int:
                 raise UsageError(f"{flag} is missing")
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.evaluation import results
+    from distillspec_jax.evaluation.result_row import ResultRow
     from distillspec_jax.evaluation.sweep import sweep
     from distillspec_jax.reports import tables
 
     job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
-    rows: list[results.Row] = job(**given, progress=_show)
+    rows: list[ResultRow] = job(**given, progress=_show)
     tables.print_table(rows)
-    tables.print_verdicts(rows)
+    tables.print_findings(rows)
     if "output_dir" in given:
         print(f"\nresults: {Path(given['output_dir']) / 'results.jsonl'}")
     return 0

@@ -8,7 +8,7 @@ from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
-from distillspec_jax.decoding.sampling import SamplingDistribution, sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingDistribution, SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, Requests, State, Status
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
@@ -32,6 +32,7 @@ __all__ = [
     "PromptLookup",
     "Requests",
     "SamplingDistribution",
+    "SamplingParams",
     "SpeculativeLoop",
     "State",
     "Status",
@@ -42,5 +43,4 @@ __all__ = [
     "Verdict",
     "Verifier",
     "sample",
-    "sampling_distribution",
 ]

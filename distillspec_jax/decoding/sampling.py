@@ -6,6 +6,7 @@ Tokens are drawn from what it returns (`randomness.draw`), never from logits.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
@@ -16,6 +17,7 @@ import numpy as np
 from distillspec_jax.decoding.truncation import heaviest_prefix
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import Vocabulary
 
 _EVERY_ID = 2**30
 """A top-k that keeps any vocabulary whole, and fits the device's integers."""
@@ -23,10 +25,10 @@ _EVERY_ID = 2**30
 
 @flax.struct.dataclass
 class SamplingDistribution:
-    """Temperature, then top-k, then top-p, over the ids that may be drawn at all. Build it by
-    `sampling_distribution`.
+    """Temperature, then top-k, then top-p, over the ids that may be drawn at all.
 
-    The three numbers are traced, so no value of theirs compiles anything; the static fields are not.
+    `SamplingParams.distribution` builds it. The three numbers are traced, so that no new value of theirs
+    compiles anything; the other fields are static.
 
     Attributes:
       temperature: float32, `[]` or `[B]`; 0 is the one-hot distribution of the largest logit.
@@ -95,56 +97,65 @@ class SamplingDistribution:
         return jax.tree.map(lambda field: field[rows] if field.ndim else field, self)
 
 
-def sampling_distribution(
-    temperature: float | Sequence[float] | Array = 1.0,
-    top_k: int | Sequence[int] | Array = 0,
-    top_p: float | Sequence[float] | Array = 1.0,
-    *,
-    vocab_size: int | None = None,
-    excluded_ids: tuple[int, ...] = (0,),
-) -> SamplingDistribution:
-    """Checks a user's values and makes the distribution of them; each is one number or one a row.
+@dataclasses.dataclass(frozen=True)
+class SamplingParams:
+    """What a user asks of sampling: temperature, then top-k, then top-p; each is one number or one a row.
+
+    The values are checked on the host when the object is made, before any device is needed. Sequences become
+    tuples, so that the object is hashable.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: 0 is off.
+      top_p: 1 is off.
 
     Raises:
       UsageError: temperature below 0 or infinite, top_k below 0, top_p outside (0, 1], or any that is no
         number.
     """
-    temperature_B, top_k_B, top_p_B = checked(temperature, top_k, top_p)
-    if vocab_size is not None and vocab_size < 1:
-        raise UsageError(f"vocab_size is {vocab_size}, must be at least 1")
-    return SamplingDistribution(
-        temperature=jnp.asarray(temperature_B),
-        top_k=jnp.asarray(top_k_B, jnp.int32),
-        top_p=jnp.asarray(top_p_B),
-        vocab_size=vocab_size,
-        excluded_ids=tuple(excluded_ids),
-        truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
-    )
+
+    temperature: float | Sequence[float] | np.ndarray = 1.0
+    top_k: int | Sequence[int] | np.ndarray = 0
+    top_p: float | Sequence[float] | np.ndarray = 1.0
+
+    def __post_init__(self) -> None:
+        self._checked()
+        for name in ("temperature", "top_k", "top_p"):
+            value = np.asarray(getattr(self, name), object)
+            if value.ndim:
+                object.__setattr__(self, name, tuple(value.tolist()))
+
+    def distribution(self, vocabulary: Vocabulary) -> SamplingDistribution:
+        """The distribution over the real ids of a vocabulary, its padding left out."""
+        temperature_B, top_k_B, top_p_B = self._checked()
+        return SamplingDistribution(
+            temperature=jnp.asarray(temperature_B),
+            top_k=jnp.asarray(top_k_B, jnp.int32),
+            top_p=jnp.asarray(top_p_B),
+            vocab_size=vocabulary.size,
+            excluded_ids=tuple(vocabulary.padding_ids),
+            truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
+        )
+
+    def _checked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three values in the dtypes of the device, as arrays of the host."""
+        temperature_B, top_k_B, top_p_B = (
+            _float32(self.temperature),
+            np.asarray(self.top_k),
+            _float32(self.top_p),
+        )
+        finite_B = np.isfinite(temperature_B)
+        _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
+        whole_B = (top_k_B >= 0) & (top_k_B == np.floor(top_k_B))
+        _require("top_k", top_k_B, whole_B, "0 (off) or a whole number")
+        _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
+        # A compiler that knows the value takes a number below the normal ones for zero, and divides by it.
+        temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
+        return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
 
 
-def checked(
-    temperature: float | Sequence[float] | Array,
-    top_k: int | Sequence[int] | Array,
-    top_p: float | Sequence[float] | Array,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The values of a distribution as arrays of the host, so that they can be checked before there is a
-    device.
-
-    Raises:
-      UsageError: see `sampling_distribution`.
-    """
-    temperature_B, top_k_B, top_p_B = _float32(temperature), np.asarray(top_k), _float32(top_p)
-    finite_B = np.isfinite(temperature_B)
-    _require("temperature", temperature_B, (temperature_B >= 0) & finite_B, "0 or more and finite")
-    _require("top_k", top_k_B, (top_k_B >= 0) & (top_k_B == np.floor(top_k_B)), "0 (off) or a whole number")
-    _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
-    # Smaller than a normal number is zero to a compiler that knows the value; it would divide by it.
-    temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
-    return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
-
-
-def _float32(value: float | Sequence[float] | Array) -> np.ndarray:
-    """As the device has it: what is beyond its numbers is infinite."""
+def _float32(value: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    """Casts to float32; overflow becomes infinite."""
     with np.errstate(over="ignore"):
         try:
             return np.asarray(value, np.float32)

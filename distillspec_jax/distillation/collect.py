@@ -32,7 +32,7 @@ from distillspec_jax.data.target_set import (
     read_header,
 )
 from distillspec_jax.decoding.engine import Progress
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
@@ -114,8 +114,7 @@ def collect(
         raise UsageError(
             f"top_logprobs is {top_logprobs}, must be below the {known} ids that the target knows"
         )
-    for one in temperatures:
-        sampling_distribution(one, top_k, top_p)
+    SamplingParams(temperatures, top_k, top_p)  # refuses impossible values before anything is decoded
     rows = list(itertools.islice(catalog.read_rows(catalog.find_task(task), split), limit))
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")

@@ -17,10 +17,10 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from distillspec_jax.decoding.sampling import checked, sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 NOTHING_SHARED = 24 * math.log(2)
 """-log alpha, in nats, of two truncated distributions without a common token: float32's resolution stands for
@@ -64,13 +64,14 @@ class _OfDistributions:
       top_k, top_p: as the sampler truncates (`decoding.distribution`; 0 and 1 are off). Truncated
         distributions leave padding out, as the sampler does, and no gradient flows through the choice of what
         is kept.
-      padding_ids: real ids that are never sampled; `of_vocabulary` sets them.
+      padding_ids: real ids that are never sampled; `of_vocabulary` sets them. Only truncated distributions
+        need them.
     """
 
     temperature: float = dataclasses.field(default=1.0, kw_only=True)
     top_k: int = dataclasses.field(default=0, kw_only=True)
     top_p: float = dataclasses.field(default=1.0, kw_only=True)
-    padding_ids: tuple[int, ...] = dataclasses.field(default=T5_IDS.padding_ids, kw_only=True)
+    padding_ids: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -79,7 +80,7 @@ class _OfDistributions:
                 f"{name}.temperature={self.temperature}: must be positive and finite (0 has no gradient)"
             )
         try:
-            checked(self.temperature, self.top_k, self.top_p)
+            SamplingParams(self.temperature, self.top_k, self.top_p)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
         if self._truncates and not self._truncated_sides:
@@ -116,7 +117,13 @@ class _OfDistributions:
             peak = jnp.max(jax.lax.stop_gradient(logits), axis=-1, keepdims=True)
             logits = (logits - peak) / self.temperature  # no temperature overflows
         if self._truncates and side in self._truncated_sides:
-            distribution = sampling_distribution(1.0, self.top_k, self.top_p, excluded_ids=self.padding_ids)
+            if self.padding_ids is None:
+                raise UsageError(
+                    f"{type(self).__name__}.padding_ids is None: a truncated divergence needs those of the "
+                    "vocabulary; make it by divergences.of_vocabulary"
+                )
+            real = Vocabulary(None, eos_ids=(), padding_ids=self.padding_ids)
+            distribution = SamplingParams(1.0, self.top_k, self.top_p).distribution(real)
             kept = distribution.log_probs(jax.lax.stop_gradient(logits)) > -jnp.inf
             logits = jnp.where(kept, logits, -jnp.inf)
         return jax.nn.log_softmax(logits)

@@ -33,6 +33,7 @@ from distillspec_jax.shapes import Params
 from distillspec_jax.training.flops import product_flops
 from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
+from distillspec_jax.vocabulary import T5_IDS
 
 _NO_CLOUD = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -156,7 +157,8 @@ def dryrun(
         if target is None:
             return make_supervised_loss(model, dropout=True)
         kind = divergence or ForwardKL(), source or OnPolicy()
-        return make_distillation_loss(model, target, parts["target"], *kind, dropout=True)
+        # Which ids are real changes neither memory nor operations: T5's stand for any.
+        return make_distillation_loss(model, target, parts["target"], *kind, vocabulary=T5_IDS, dropout=True)
 
     step = make_train_step(optimizer, partitioner, state_shardings, seed=0, microbatches=microbatches)
     batch = _batch(batch_size, feature_lengths, partitioner)

@@ -22,7 +22,7 @@ from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
 
@@ -35,8 +35,8 @@ def metric(deployment: Deployment) -> str:
 def overlap(
     target_logits_BTV: Array,
     draft_logits_BTV: Array,
-    deployment: Deployment = SAMPLED,
-    vocabulary: Vocabulary = T5_IDS,
+    deployment: Deployment,
+    vocabulary: Vocabulary,
 ) -> Array:
     """sum_v min(p, q) under the distribution that both are sampled by, `[B, T]`."""
     distribution = deployment.distribution(vocabulary)
@@ -53,7 +53,7 @@ def expected_acceptance(
     seed: int,
     distributions: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
-    vocabulary: Vocabulary = T5_IDS,
+    vocabulary: Vocabulary,
 ) -> Callable[[Params], dict[str, float]]:
     """Parameters of the draft to alpha under each distribution, by its `metric` (`acceptance_expected_T0`).
 
@@ -67,16 +67,7 @@ def expected_acceptance(
     @jax.jit
     def draw(target_params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
         return tuple(
-            sampled_batch(
-                target,
-                target_params,
-                batch,
-                key,
-                distribution.temperature,
-                top_k=distribution.top_k,
-                top_p=distribution.top_p,
-                vocabulary=vocabulary,
-            )
+            sampled_batch(target, target_params, batch, key, distribution, vocabulary)
             for distribution in distributions
         )
 

@@ -15,7 +15,7 @@ from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 _total_variation = TotalVariation()
 
@@ -66,8 +66,8 @@ def make_distillation_loss(
     divergence: Divergence,
     source: DataSource,
     *,
+    vocabulary: Vocabulary,
     dropout: bool = False,
-    vocabulary: Vocabulary = T5_IDS,
     normalization: str = "sequence",
 ) -> LossFn:
     """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
@@ -79,9 +79,9 @@ def make_distillation_loss(
       target_params: frozen.
       divergence: token by token.
       source: of the sequences that it is taken on.
-      dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
       vocabulary: of both; the padded rows of an embedding are in no distribution, its padding ids in no
         truncated one.
+      dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Networks:
     draft_params: Params
     target: LanguageModel
     target_params: Params
-    vocabulary: Vocabulary = T5_IDS
+    vocabulary: Vocabulary
 
 
 class DataSource(Protocol):
@@ -79,8 +79,8 @@ class _Sampled:
     def _of(
         self, model: LanguageModel, params: Params, vocabulary: Vocabulary, batch: Batch, key: Array
     ) -> Batch:
-        limits = self.temperature, self.max_tokens
-        return sampled_batch(model, params, batch, key, *limits, vocabulary=vocabulary)
+        sampling = SamplingParams(self.temperature)
+        return sampled_batch(model, params, batch, key, sampling, vocabulary, self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class OnPolicy(_Sampled):
 
 @dataclasses.dataclass(frozen=True)
 class TargetGenerated(_Sampled):
-    """The target's samples, drawn anew in every step. Dear: the target decodes token by token.
+    """The target's samples, drawn anew in every step. Slow: the target decodes token by token.
 
     Attributes: as `OnPolicy`.
     """
@@ -179,12 +179,9 @@ def sampled_batch(
     params: Params,
     batch: Batch,
     key: Array,
-    temperature: float,
+    sampling: SamplingParams,
+    vocabulary: Vocabulary,
     max_tokens: int | None = None,
-    *,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    vocabulary: Vocabulary = T5_IDS,
 ) -> Batch:
     """The batch with its targets replaced by samples of `model` on the same prompts.
 
@@ -195,16 +192,14 @@ def sampled_batch(
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
       key: of all rows; each has its own stream.
-      temperature, top_k, top_p: the distribution.
-      max_tokens: longest sample; None: the width of the targets.
+      sampling: the distribution.
       vocabulary: what ends a sample, and what is never in one.
+      max_tokens: longest sample; None: the width of the targets.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape
     length = min(width, max_tokens or width)
-    distribution = sampling_distribution(
-        temperature, top_k, top_p, vocab_size=vocabulary.size, excluded_ids=vocabulary.padding_ids
-    )
+    distribution = sampling.distribution(vocabulary)
     keys_B = randomness.row_keys(key, jnp.arange(rows))
     stopping = StopOnEos(vocabulary.eos_ids)
     tokens_BT, length_B = sample(model, params, distribution, prompt_BT, keys_B, length, stopping)

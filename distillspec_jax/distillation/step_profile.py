@@ -19,7 +19,7 @@ from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, Networks
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 REPEATS = 3
 
@@ -31,7 +31,7 @@ def step_profile(
     divergence: Divergence,
     source: DataSource,
     *,
-    vocabulary: Vocabulary = T5_IDS,
+    vocabulary: Vocabulary,
 ) -> Callable[[Params, Batch], dict[str, float]]:
     """The draft's parameters and a batch to `{rollout_s, target_forward_s, draft_forward_backward_s}`.
 

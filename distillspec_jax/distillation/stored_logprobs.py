@@ -26,7 +26,7 @@ from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
-from distillspec_jax.vocabulary import T5_IDS, Vocabulary
+from distillspec_jax.vocabulary import Vocabulary
 
 _total_variation = TotalVariation()
 
@@ -113,7 +113,7 @@ def likeliest(
 
 
 def make_stored_logprobs_loss(
-    draft: LanguageModel, divergence: Divergence, *, dropout: bool = False, vocabulary: Vocabulary = T5_IDS
+    draft: LanguageModel, divergence: Divergence, *, vocabulary: Vocabulary, dropout: bool = False
 ) -> LossFn:
     """A loss for `training.step` on batches of `data.target_set` that have distributions; no target is
     needed.
@@ -121,8 +121,8 @@ def make_stored_logprobs_loss(
     Args:
       draft: the network; logits as wide as the target's were.
       divergence: token by token, over k + 1 outcomes.
-      dropout: draw the draft's dropout masks from the step's key.
       vocabulary: of both; the padded rows of an embedding are in no distribution.
+      dropout: draw the draft's dropout masks from the step's key.
 
     The metric `acceptance_at_most` is the pooled 1 - TVD of the merged distributions, not below the whole
     ones'.

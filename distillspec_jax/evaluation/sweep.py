@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,17 +16,17 @@ from distillspec_jax.decoding import (
     Engine,
     ModelDrafter,
     SamplingDistribution,
+    SamplingParams,
     StopOnEos,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
-from distillspec_jax.evaluation import cells, grid, prompts, quality, results
+from distillspec_jax.evaluation import grid, measured, prompts, results, rows
 from distillspec_jax.evaluation.acceptance import failures
-from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
+from distillspec_jax.evaluation.measured import Measured, Workload
 from distillspec_jax.evaluation.prompts import PromptSet
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import NO_DRAFTER, SCHEMA_VERSION, ResultRow
 from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
@@ -37,7 +38,7 @@ _PROMPT_BUCKET = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class SweepProgress:
     """How far a sweep is; told before each group of cells, after each row, and where prompts fail.
 
     Attributes:
@@ -49,7 +50,7 @@ class Progress:
     done: int
     total: int
     doing: str
-    row: Row | None = None
+    row: ResultRow | None = None
 
 
 def sweep(
@@ -77,8 +78,8 @@ def sweep(
     measure_overlap: bool = False,
     assume_same_vocabulary: bool = False,
     dtype: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> list[Row]:
+    progress: Callable[[SweepProgress], None] | None = None,
+) -> list[ResultRow]:
     """Measures every cell of the grid and appends it to `output_dir/results.jsonl`.
 
     A cell that the file holds already, measured with the same models, prompts and settings on the same kind
@@ -118,9 +119,7 @@ def sweep(
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
-        sampling_distribution(
-            cell.temperature, top_k, top_p
-        )  # refuses what is impossible before anything is loaded
+        SamplingParams(cell.temperature, top_k, top_p)  # refuses impossible values before anything is loaded
     for name, value, least in (
         ("repeats", repeats, 1),
         ("timing_prompts", timing_prompts, 0),
@@ -185,29 +184,30 @@ class _Sweep:
     workload: Workload
     measure_overlap: bool
     path: Path
-    tell: Callable[[Progress], None]
-    rows: dict[Cell, Row] = dataclasses.field(default_factory=dict)
+    tell: Callable[[SweepProgress], None]
+    done: dict[Cell, ResultRow] = dataclasses.field(default_factory=dict)
     baselines: dict[int, Engine] = dataclasses.field(default_factory=dict)
 
-    def run(self, before: Sequence[Row]) -> list[Row]:
-        found = {row.get("fingerprint"): row for row in before}
-        self.rows.update({c: found[f] for c, f in self._fingerprints.items() if f in found})
+    def run(self, before: Sequence[ResultRow]) -> list[ResultRow]:
+        found = {row.fingerprint: row for row in before}
+        self.done.update({c: found[f] for c, f in self._fingerprints.items() if f in found})
         for group in grid.groups(self.cells):
-            missing = [cell for cell in group if cell not in self.rows]
+            missing = [cell for cell in group if cell not in self.done]
             if missing and missing[0].is_baseline:
                 self._run_baseline(*missing)
             elif missing:
                 self._run_group(missing)
-        return [self.rows[cell] for cell in self.cells]
+        return [self.done[cell] for cell in self.cells]
 
     def _run_baseline(self, cell: Cell) -> None:
         self._announce(f"no draft, {cell.conditions}")
         distribution, workload = self._distribution(cell.temperature), self._workload(cell)
         engine = self._baseline(cell.batch_size)
         once = dataclasses.replace(workload, repeats=1)  # every group below times it again
-        timed = cells.in_turns([engine], distribution, once)[0]
-        measured = self._finite(cells.completed(timed, engine, distribution, workload))
-        self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
+        timed = measured.in_turns([engine], distribution, once)[0]
+        complete = self._finite(measured.completed(timed, engine, distribution, workload))
+        row = rows.autoregressive_row(complete, self._quality(complete), self._conditions(cell))
+        self._write(cell, row)
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
         """Several drafters under the same conditions, timed in turns with the baseline."""
@@ -216,42 +216,41 @@ class _Sweep:
         self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
         distribution, workload = self._distribution(first.temperature), self._workload(first)
         engines = [self._engine(cell) for cell in missing]
-        baseline, *timed = cells.in_turns(
+        baseline, *timed = measured.in_turns(
             [self._baseline(first.batch_size), *engines], distribution, workload
         )
         for cell, engine, part in zip(missing, engines, timed, strict=True):
             if self.measure_overlap:
                 recorder = self._engine(cell, measure_overlap=True)
-                measured = cells.again(part, recorder, distribution, workload)
+                complete = measured.again(part, recorder, distribution, workload)
             else:
-                measured = cells.completed(part, engine, distribution, workload)
-            self._finite(measured)
+                complete = measured.completed(part, engine, distribution, workload)
+            self._finite(complete)
             draft = self.drafts[cell.drafter]
             ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
-            row = cells.drafted_row(
-                cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
+            row = rows.drafted_row(
+                cell.drafter,
+                cell.block_size,
+                ratio,
+                complete,
+                baseline,
+                self._quality(complete),
+                self._conditions(cell),
             )
             self._write(cell, row)
 
-    def _finite(self, measured: Measured) -> Measured:
-        """Itself, if a row can be made of it; tells of prompts that failed."""
-        failed, asked = failures(self.target.name, measured.completions), len(measured.completions)
+    def _finite(self, complete: Measured) -> Measured:
+        """Reports failed prompts; raises if all failed."""
+        failed, asked = failures(self.target.name, complete.completions), len(complete.completions)
         if failed:
             self._announce(f"{failed} of {asked} prompts failed: the target's logits were not finite")
-        return measured
+        return complete
 
     def _workload(self, cell: Cell) -> Workload:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
 
     def _distribution(self, temperature: float) -> SamplingDistribution:
-        vocabulary = self._tokenizer
-        return sampling_distribution(
-            temperature,
-            self.top_k,
-            self.top_p,
-            vocab_size=vocabulary.vocab_size,
-            excluded_ids=vocabulary.padding_ids,
-        )
+        return SamplingParams(temperature, self.top_k, self.top_p).distribution(self._tokenizer.vocabulary)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -284,14 +283,13 @@ class _Sweep:
             measure_overlap=measure_overlap,
         )
 
-    def _quality(self, measured: Measured) -> quality.Quality | None:
-        return quality.score(self.prompt_set, measured.completions, self._tokenizer)
+    def _quality(self, complete: Measured) -> prompts.Quality | None:
+        return prompts.score(self.prompt_set, complete.completions, self._tokenizer)
 
     @functools.cached_property
-    def _settings(self) -> Row:
-        """What all rows of this sweep share and what decides their numbers."""
+    def _settings(self) -> dict[str, Any]:
+        """Fields that all rows of this sweep share and that decide their numbers."""
         return {
-            "schema_version": results.SCHEMA_VERSION,
             "task": self.prompt_set.task,
             "split": self.prompt_set.split,
             "target": self.target.name,
@@ -310,7 +308,7 @@ class _Sweep:
 
     @functools.cached_property
     def _fingerprints(self) -> dict[Cell, str]:
-        """A name for all that a cell's numbers depend on."""
+        """Names all that a cell's numbers depend on."""
         target = fingerprints.of_params(self.target.params)
         drafts = {
             label: [fingerprints.of_params(draft.params), draft.card.shortlist]
@@ -318,45 +316,39 @@ class _Sweep:
             else draft
             for label, draft in self.drafts.items()
         }
-        fixed = [self._settings, target, self.measure_overlap]
+        fixed = [{"schema_version": SCHEMA_VERSION, **self._settings}, target, self.measure_overlap]
         return {
             cell: fingerprints.of_json([fixed, drafts.get(cell.drafter), dataclasses.astuple(cell)])
             for cell in self.cells
         }
 
     @functools.cached_property
-    def _provenance(self) -> Row:
+    def _provenance(self) -> dict[str, Any]:
         return checkpoint.provenance()
 
-    def _write(self, cell: Cell, measured: Row) -> None:
+    def _conditions(self, cell: Cell) -> dict[str, Any]:
+        """The fields of a cell's row that are not measured."""
         draft = self.drafts.get(cell.drafter)
-        row = {
+        return {
             **self._settings,
             "verifier": cell.rule,
             "batch_size": cell.batch_size,
             "temperature": cell.temperature,
             "drafter_path": draft.name if isinstance(draft, Pretrained) else draft,
-            **measured,
-            "matches_autoregressive": self._matches(cell, measured),
             **self._provenance,
             "fingerprint": self._fingerprints[cell],
         }
+
+    def _write(self, cell: Cell, row: ResultRow) -> None:
+        if cell.temperature == 0:
+            baseline = self.done.get(cell.baseline, row)
+            row = dataclasses.replace(row, matches_autoregressive=row.same_outputs(baseline))
         results.append(self.path, row)
-        self.rows[cell] = row
+        self.done[cell] = row
         self._announce("", row)
 
-    def _matches(self, cell: Cell, measured: Row) -> int | None:
-        """At temperature 0, how many prompts have the baseline's very tokens."""
-        if cell.temperature != 0:
-            return None
-        baseline = self.rows.get(cell.baseline, measured)
-        pairs = zip(
-            measured["per_prompt"]["output_digest"], baseline["per_prompt"]["output_digest"], strict=True
-        )
-        return sum(ours == theirs for ours, theirs in pairs)
-
-    def _announce(self, doing: str, row: Row | None = None) -> None:
-        self.tell(Progress(len(self.rows), len(self.cells), doing, row))
+    def _announce(self, doing: str, row: ResultRow | None = None) -> None:
+        self.tell(SweepProgress(len(self.done), len(self.cells), doing, row))
 
 
 def device() -> str:

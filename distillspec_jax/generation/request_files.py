@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.state import check_limit
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
@@ -74,7 +74,7 @@ def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[st
         limit = own.pop("max_new_tokens", 1)
         try:
             check_limit(limit)
-            sampling_distribution(**own)
+            SamplingParams(**own)
         except UsageError as error:
             raise UsageError(f"{request.where}: {error}") from error
     for name in OPTIONS:

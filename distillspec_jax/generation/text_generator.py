@@ -18,7 +18,7 @@ from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry, zoo_manifest
@@ -289,9 +289,7 @@ class TextGenerator:
         if self._greedy_only and hottest > 0:
             raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
-        distribution = sampling_distribution(
-            temperature, top_k, top_p, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-        )
+        distribution = SamplingParams(temperature, top_k, top_p).distribution(tokenizer.vocabulary)
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
         completions = self._engine.stream(prompts, distribution, limit, seed, progress, numbers)

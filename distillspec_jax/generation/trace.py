@@ -14,7 +14,7 @@ import numpy as np
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafters import ModelDrafter
-from distillspec_jax.decoding.sampling import sampling_distribution
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, Requests, State
 from distillspec_jax.decoding.stopping import StopOnEos
@@ -67,9 +67,7 @@ def trace(
     )
     prompts = [form.ids(tokenizer, text, "the text")]
     prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
-    distribution = sampling_distribution(
-        temperature, vocab_size=tokenizer.vocab_size, excluded_ids=tokenizer.padding_ids
-    )
+    distribution = SamplingParams(temperature).distribution(tokenizer.vocabulary)
     limit = max_new_tokens or form.max_new_tokens
     requests = Requests(
         randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)),

@@ -7,11 +7,12 @@ import numpy as np
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
     PairParams,
+    SamplingParams,
     Status,
     randomness,
     sample,
-    sampling_distribution,
 )
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests.decoding.batches import padded, run, start, texts
 from tests.decoding.prefix_model import PrefixModel
 
@@ -23,7 +24,7 @@ KEYS = randomness.row_keys(jax.random.key(0), jnp.arange(ROWS))
 
 
 def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
-    distribution = sampling_distribution(0.0)
+    distribution = SamplingParams(0.0).distribution(T5_IDS)
     tokens_BT, length_B = jax.jit(lambda p: sample(MODEL, p, distribution, PROMPTS, KEYS, NEW_TOKENS))(PARAMS)
     score = jax.jit(lambda tokens: MODEL.logits(PARAMS, {"tokens": tokens}))
     for prompt, tokens_T, length in zip(PROMPTS, np.asarray(tokens_BT), np.asarray(length_B), strict=True):
@@ -38,7 +39,7 @@ def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
 
 def test_no_gradient_flows_through_sampled_tokens() -> None:
     """Inside a train step: the gradient is that of a loss on the same tokens as constants."""
-    distribution = sampling_distribution(1.0)
+    distribution = SamplingParams(1.0).distribution(T5_IDS)
     width = PROMPTS.shape[1]
 
     def loss(params: object, tokens_BT: jax.Array) -> jax.Array:
@@ -59,7 +60,7 @@ def test_no_gradient_flows_through_sampled_tokens() -> None:
 def test_decoding_stops_when_every_row_has_ended() -> None:
     """A model whose every token is EOS: one round, although fifty were allowed."""
     params = PairParams({**PARAMS, "out_DV": PARAMS["out_DV"] * 0})
-    distribution = sampling_distribution(1.0, excluded_ids=(0, *range(2, 8)))
+    distribution = SamplingParams(1.0).distribution(Vocabulary(None, (1,), (0, *range(2, 8))))
     loop = AutoregressiveLoop(MODEL)
     limits, index = np.array([50, 50, 0, 1]), np.arange(ROWS)
     state = run(loop, params, start(loop, params, PROMPTS, distribution, limits, index, 50))

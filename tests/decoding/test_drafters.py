@@ -21,12 +21,13 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     PairParams,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     State,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 from tests.decoding.batches import merged, padded, start
 from tests.decoding.reference_distribution import reference_probs
@@ -68,9 +69,9 @@ def test_recorded_distributions_are_the_drafts_own_on_the_true_prefix(name: str)
     pair = family(name)
     loop = SpeculativeLoop(pair.target, Recorder(pair.drafter), block_size=BLOCK)
     cells = [(prompt, distribution) for prompt in PROMPTS for distribution in DISTRIBUTIONS] * 2
-    distribution = sampling_distribution(
-        *zip(*[distribution for _, distribution in cells], strict=True), vocab_size=VOCAB
-    )
+    distribution = SamplingParams(
+        *zip(*[distribution for _, distribution in cells], strict=True)
+    ).distribution(Vocabulary(VOCAB, (1,), (0,)))
     prompt_BT = padded([prompt for prompt, _ in cells])
     rows = np.arange(len(cells))
     state = start(
@@ -118,7 +119,7 @@ def drafted_after(
     memory = drafter.follow(params.draft, memory, first_B, text_BT, count_B)
     pending_B = jnp.where(count_B > 0, text_BT[jnp.arange(rows), count_B - 1], first_B)
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(rows))
-    distribution = sampling_distribution(vocab_size=VOCAB).for_rows(rows)
+    distribution = SamplingParams().distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(rows)
     return drafter.draft(params.draft, memory, keys_B, pending_B, distribution, 1)
 
 

@@ -15,20 +15,21 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     Progress,
     PromptLookup,
+    SamplingParams,
     StopOnEos,
     runner,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
 from tests.decoding.prefix_model import PrefixModel
 from tests.exactness.families import VOCAB, family
 
 PAIR = family("prefix")
 PROMPTS = [[2 + (3 * i + j) % 4 for j in range(1 + (5 * i) % 7)] for i in range(10)]
-GREEDY = sampling_distribution(0.0, vocab_size=VOCAB)
+GREEDY = SamplingParams(0.0).distribution(Vocabulary(VOCAB, (1,), (0,)))
 LIMITS = [9, 3, 9, 1, 9, 9, 9, 5, 9, 9]
 
 
@@ -48,7 +49,7 @@ def plain() -> Engine:
 @pytest.fixture(scope="module")
 def distribution() -> Any:
     """Another temperature for every prompt."""
-    return sampling_distribution(np.linspace(0, 1.5, len(PROMPTS)), vocab_size=VOCAB)
+    return SamplingParams(np.linspace(0, 1.5, len(PROMPTS))).distribution(Vocabulary(VOCAB, (1,), (0,)))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_a_model_may_prepare_its_parameters(plain: Engine) -> None:
 
 
 def test_a_prompt_may_end_with_the_id_0_where_that_is_no_padding() -> None:
-    model, distribution = tiny.LLAMA, sampling_distribution(0.0, excluded_ids=())
+    model, distribution = tiny.LLAMA, SamplingParams(0.0).distribution(Vocabulary(None, (1,), ()))
     served = Engine(model, tiny.params(model), batch_size=2, prompt_bucket=3)
     for prompt, done in zip(
         prompts := [[5, 7, 0], [5, 7]], served.generate(prompts, distribution, 4, seed=0), strict=True
@@ -206,13 +207,15 @@ def test_widths_are_rounded_no_further_than_the_models_positions() -> None:
     """40 positions: a prompt rounded up to 16 tokens and 31 more are too many, 10 and 31 are not."""
     served = Engine(tiny.GPT, tiny.params(tiny.GPT), batch_size=1, prompt_bucket=8, stopping=StopOnEos(()))
     prompt = [2 + i for i in range(10)]
-    assert len(served.generate([prompt], sampling_distribution(0.0), 31, seed=0)[0].tokens) == 31
+    assert (
+        len(served.generate([prompt], SamplingParams(0.0).distribution(T5_IDS), 31, seed=0)[0].tokens) == 31
+    )
     with pytest.raises(UsageError, match="prompts of up to 10 tokens and 32 more do not fit the model's 40"):
-        served.stream([prompt], sampling_distribution(0.0), 32, seed=0)
+        served.stream([prompt], SamplingParams(0.0).distribution(T5_IDS), 32, seed=0)
     params = tiny.params(tiny.GPT)
     drafted = Engine(tiny.GPT, params, ModelDrafter(tiny.GPT), params, batch_size=1, block_size=3)
     with pytest.raises(UsageError, match=r"and 35 more .* \(31 asked for, and 4 for a block of drafts\)"):
-        drafted.stream([prompt], sampling_distribution(0.0), 31, seed=0)
+        drafted.stream([prompt], SamplingParams(0.0).distribution(T5_IDS), 31, seed=0)
 
 
 @pytest.mark.parametrize("name", ["t5", "decoder_only"])
@@ -334,7 +337,7 @@ class _Watch:
 
 def test_costs_are_of_whole_runs_wherever_a_text_would_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a text that ends with its first token every size would bear a run's fixed cost in one round."""
-    model, distribution = PrefixModel(999), sampling_distribution(0.0)
+    model, distribution = PrefixModel(999), SamplingParams(0.0).distribution(T5_IDS)
     params, options = model.init_params(1), {"block_size": (0, 1, 3), "batch_size": 1, "rounds_per_visit": 4}
 
     def of(stopping: StopOnEos) -> Engine:

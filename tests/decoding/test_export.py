@@ -16,12 +16,13 @@ from distillspec_jax.decoding import (
     PairParams,
     PromptLookup,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     State,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 
 MODEL = tiny.T5_1_1
@@ -47,7 +48,9 @@ def test_reading_prompts_and_decoding_lower_for(name: str, platform: str) -> Non
     requests = Requests(
         keys_B=randomness.row_keys(randomness.seed_key(0), jnp.arange(4)),
         limit_B=jnp.full(4, 9),
-        distribution=sampling_distribution([0.0, 0.5, 1.0, 1.0], 5, 0.9, vocab_size=tiny.VOCAB).for_rows(4),
+        distribution=SamplingParams([0.0, 0.5, 1.0, 1.0], 5, 0.9)
+        .distribution(Vocabulary(tiny.VOCAB, (1,), (0,)))
+        .for_rows(4),
     )
 
     def decode(params: PairParams, prompt_BT: Array, requests: Requests) -> tuple[Array, Array]:

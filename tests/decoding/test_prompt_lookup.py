@@ -10,12 +10,13 @@ import pytest
 from distillspec_jax.decoding import (
     PromptLookup,
     Requests,
+    SamplingParams,
     SpeculativeLoop,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.drafters import Draft
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import T5_IDS
 from tests.decoding.batches import padded
 from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
@@ -27,7 +28,12 @@ from tests.exactness.joint import EVERY_ROUND, batch, counts_of_cell, run
 def _draft(lookup, state, pending_B, block_size):
     keys = randomness.row_keys(jax.random.key(0), jnp.arange(len(pending_B)))
     return lookup.draft(
-        None, state, keys, pending_B, sampling_distribution().for_rows(len(pending_B)), block_size
+        None,
+        state,
+        keys,
+        pending_B,
+        SamplingParams().distribution(T5_IDS).for_rows(len(pending_B)),
+        block_size,
     )
 
 
@@ -95,7 +101,9 @@ def test_the_prompts_last_token_is_known_once(name: str, known: list, first: lis
     pair, prompts = family(name), [[2, 3, 4, 5, 2, 3], [4, 4]]
     loop = SpeculativeLoop(pair.target, lookup := PromptLookup(VOCAB), block_size=3)
     requests = Requests(
-        randomness.row_keys(jax.random.key(0), jnp.arange(2)), jnp.full(2, 4), sampling_distribution()
+        randomness.row_keys(jax.random.key(0), jnp.arange(2)),
+        jnp.full(2, 4),
+        SamplingParams().distribution(T5_IDS),
     )
     params = pair.params._replace(draft=None)
     state = jax.jit(loop.init, static_argnums=3)(params, jnp.asarray(padded(prompts)), requests, 4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from distillspec_jax.decoding import SamplingDistribution, sampling_distribution
+from distillspec_jax.decoding import SamplingDistribution, SamplingParams
 from distillspec_jax.decoding.truncation import heaviest_prefix
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests.decoding.reference_distribution import reference_probs
 
 VOCAB, PADDED = 7, 9
+IDS = Vocabulary(VOCAB, eos_ids=(1,), padding_ids=(0,))
 log_probs = jax.jit(SamplingDistribution.log_probs)
+
+
+def made(*args: Any, **kwargs: Any) -> SamplingDistribution:
+    return SamplingParams(*args, **kwargs).distribution(T5_IDS)
 
 
 def probs(distribution: SamplingDistribution, logits: object) -> np.ndarray:
@@ -35,7 +43,7 @@ def test_every_row_agrees_with_sorting_in_float64(rows: list[tuple[list[float], 
     logits, temperature, top_k, top_p = zip(*rows, strict=True)
     for logits_V, t, k, p in rows:
         assume(t == 0 or not _mass_meets(logits_V, t, k, p))
-    distribution = sampling_distribution(temperature, top_k, top_p, vocab_size=VOCAB)
+    distribution = SamplingParams(temperature, top_k, top_p).distribution(IDS)
     # The same distribution for both positions of an axis between row and vocabulary.
     twice = probs(_truncating(distribution), np.repeat(np.array(logits)[:, None], 2, axis=1))
     for b, (logits_V, t, k, p) in enumerate(rows):
@@ -57,7 +65,7 @@ def _truncating(distribution: SamplingDistribution) -> SamplingDistribution:
 
 def test_without_truncation_nothing_is_sorted_and_nothing_changes() -> None:
     logits = jax.random.normal(jax.random.key(0), (3, PADDED))
-    distribution = sampling_distribution([0.0, 0.5, 2.0], vocab_size=VOCAB)
+    distribution = SamplingParams([0.0, 0.5, 2.0]).distribution(IDS)
     assert not distribution.truncates
     np.testing.assert_allclose(
         probs(distribution, logits), probs(_truncating(distribution), logits), atol=1e-7
@@ -67,35 +75,29 @@ def test_without_truncation_nothing_is_sorted_and_nothing_changes() -> None:
 def test_hand_computed_order_of_the_steps() -> None:
     # Softmax of 1..4 would be [.1, .2, .3, .4]; id 0 is padding, so [0, 2, 3, 4] / 9.
     logits = np.log([[1.0, 2.0, 3.0, 4.0]])
-    np.testing.assert_allclose(probs(sampling_distribution(), logits), [[0, 2 / 9, 3 / 9, 4 / 9]], rtol=1e-5)
+    np.testing.assert_allclose(probs(made(), logits), [[0, 2 / 9, 3 / 9, 4 / 9]], rtol=1e-5)
     # At T = 1/2 the weights are squared: [0, 4, 9, 16] / 29.
-    np.testing.assert_allclose(
-        probs(sampling_distribution(0.5), logits), [[0, 4 / 29, 9 / 29, 16 / 29]], rtol=1e-5
-    )
+    np.testing.assert_allclose(probs(made(0.5), logits), [[0, 4 / 29, 9 / 29, 16 / 29]], rtol=1e-5)
     # Top-2 leaves [3, 4] / 7; the mass 4 / 7 < 0.6 needs both, although 0.6 of the whole distribution would,
     # too...
-    np.testing.assert_allclose(
-        probs(sampling_distribution(1.0, 2, 0.6), logits), [[0, 0, 3 / 7, 4 / 7]], rtol=1e-5
-    )
+    np.testing.assert_allclose(probs(made(1.0, 2, 0.6), logits), [[0, 0, 3 / 7, 4 / 7]], rtol=1e-5)
     # ... and 0.5 needs one only because top-k is renormalised first (4 / 9 < 0.5 < 4 / 7).
-    np.testing.assert_allclose(probs(sampling_distribution(1.0, 2, 0.5), logits), [[0, 0, 0, 1]], rtol=1e-5)
+    np.testing.assert_allclose(probs(made(1.0, 2, 0.5), logits), [[0, 0, 0, 1]], rtol=1e-5)
 
 
 def test_ties_go_to_the_lowest_id() -> None:
     logits = [[9.0, 1.0, 2.0, 2.0, 2.0]]
-    assert probs(sampling_distribution(0.0), logits).tolist() == [[0, 0, 1, 0, 0]]
-    np.testing.assert_allclose(probs(sampling_distribution(1.0, 2), logits), [[0, 0, 0.5, 0.5, 0]], rtol=1e-6)
-    np.testing.assert_allclose(
-        probs(sampling_distribution(1.0, 3, 0.6), logits), [[0, 0, 0.5, 0.5, 0]], rtol=1e-6
-    )
+    assert probs(made(0.0), logits).tolist() == [[0, 0, 1, 0, 0]]
+    np.testing.assert_allclose(probs(made(1.0, 2), logits), [[0, 0, 0.5, 0.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(probs(made(1.0, 3, 0.6), logits), [[0, 0, 0.5, 0.5, 0]], rtol=1e-6)
     zeros = [[9.0, -1.0, -0.0, 0.0, -0.0]]
-    np.testing.assert_allclose(probs(sampling_distribution(1.0, 1), zeros), [[0, 0, 1, 0, 0]])
+    np.testing.assert_allclose(probs(made(1.0, 1), zeros), [[0, 0, 1, 0, 0]])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-6, 1e30])
 def test_extreme_temperatures_and_logits_stay_finite(temperature: float) -> None:
     logits = [[0.0, -3e38, 3e38, 1e38, -np.inf]]
-    found = probs(sampling_distribution(temperature, 4, 0.9), logits)
+    found = probs(made(temperature, 4, 0.9), logits)
     assert np.isfinite(found).all()
     assert found.sum() == pytest.approx(1)
     assert found[0, 0] == 0
@@ -103,14 +105,14 @@ def test_extreme_temperatures_and_logits_stay_finite(temperature: float) -> None
 
 
 def test_a_temperature_below_the_normal_numbers_is_0() -> None:
-    distribution = sampling_distribution(1e-40)
+    distribution = made(1e-40)
     assert distribution.temperature == 0
     # The distribution is a constant of the program.
     assert jax.jit(lambda logits: distribution.log_probs(logits))(jnp.arange(4.0)[None]).argmax() == 3
 
 
 def test_excluded_and_padded_ids_have_no_probability() -> None:
-    distribution = sampling_distribution(1.0, vocab_size=4, excluded_ids=(0, 2))
+    distribution = SamplingParams(1.0).distribution(Vocabulary(4, (1,), (0, 2)))
     np.testing.assert_allclose(probs(distribution, [[50.0, 0.0, 50.0, 0.0, 50.0]]), [[0, 0.5, 0, 0.5]])
 
 
@@ -120,7 +122,7 @@ def test_the_distribution_of_some_ids_is_that_of_all_with_nothing_beside_them() 
     listed = np.array([[9.0, 1.0, 1.0, 0.5, 9.0], [9.0, 0.0, 2.0, 2.0, 9.0], [0.0, 3.0, 2.5, 1.0, 9.0]])
     wide = np.full((3, PADDED), -np.inf)
     wide[:, ids] = listed
-    distribution = sampling_distribution([0.0, 0.7, 1.5], [0, 0, 2], vocab_size=VOCAB)
+    distribution = SamplingParams([0.0, 0.7, 1.5], [0, 0, 2]).distribution(IDS)
     found = np.exp(np.asarray(distribution.log_probs(jnp.asarray(listed, jnp.float32), tuple(ids.tolist()))))
     assert not found[:, [0, 4]].any()
     np.testing.assert_allclose(found[:, 1:4], probs(distribution, wide)[:, ids[1:4]], rtol=0, atol=1e-6)
@@ -131,7 +133,7 @@ def test_the_distribution_of_some_ids_is_that_of_all_with_nothing_beside_them() 
 def test_logits_that_are_not_finite_give_nan_in_their_row_alone(
     bad: float, temperature: float, top_k: int
 ) -> None:
-    found = probs(sampling_distribution(temperature, top_k), [[0.0, 1.0, bad], [0.0, 1.0, 2.0]])
+    found = probs(made(temperature, top_k), [[0.0, 1.0, bad], [0.0, 1.0, 2.0]])
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
 
@@ -139,16 +141,16 @@ def test_logits_that_are_not_finite_give_nan_in_their_row_alone(
 @pytest.mark.parametrize("top_k", [2**32 + 1, 2**70, [2**33, 2**70, 4]])
 def test_a_top_k_beyond_the_vocabulary_keeps_it_whole(top_k: int | list[int]) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    found = probs(sampling_distribution(1.0, top_k), logits)
+    found = probs(made(1.0, top_k), logits)
     assert (found[:2, 1:] > 0).all()
     assert (found[2, 1:] > 0).sum() == 4
 
 
 def test_new_values_compile_nothing() -> None:
     logits = jnp.zeros((2, 5))
-    log_probs(sampling_distribution([0.1, 1.0], [1, 2], 0.9), logits)
+    log_probs(made([0.1, 1.0], [1, 2], 0.9), logits)
     before = log_probs._cache_size()
-    log_probs(sampling_distribution([0.0, 2.0], [4, 0], 0.1), logits)
+    log_probs(made([0.0, 2.0], [4, 0], 0.1), logits)
     assert log_probs._cache_size() == before
 
 
@@ -166,12 +168,22 @@ def test_new_values_compile_nothing() -> None:
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_p": [[0.5]]}, "top_p has shape"),
-        ({"vocab_size": 0}, "vocab_size is 0"),
     ],
 )
-def test_impossible_values_are_named(values: dict[str, object], culprit: str) -> None:
+def test_impossible_values_are_named(values: dict[str, Any], culprit: str) -> None:
     with pytest.raises(UsageError, match=culprit):
-        sampling_distribution(**values)  # type: ignore[arg-type]
+        SamplingParams(**values)
+
+
+def test_a_vocabulary_has_at_least_one_id() -> None:
+    with pytest.raises(UsageError, match="vocab_size is 0"):
+        Vocabulary(0, eos_ids=(1,), padding_ids=())
+
+
+def test_values_of_rows_are_hashable_and_compare_by_value() -> None:
+    rows = SamplingParams(np.array([0.0, 0.5]), [0, 3])
+    assert rows == SamplingParams((0.0, 0.5), (0, 3))
+    assert len({rows, SamplingParams([0.0, 0.5], [0, 3])}) == 1
 
 
 @given(

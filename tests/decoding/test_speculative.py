@@ -13,16 +13,17 @@ from distillspec_jax.decoding import (
     AutoregressiveLoop,
     Draft,
     PairParams,
+    SamplingParams,
     SpeculativeLoop,
     Status,
     TokenRule,
     Verdict,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.vocabulary import Vocabulary
 from tests.decoding.batches import merged, padded, run, start, texts
 from tests.exactness.families import PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
@@ -45,9 +46,11 @@ LOOP = SpeculativeLoop(PAIR.target, PAIR.drafter, block_size=BLOCK, measure_over
 PROMPT_BT = padded([PROMPTS[i % 3] for i in range(12)])
 LIMITS = np.array([20, 20, 7, 20, 1, 20, 20, 2, 20, 13, 20, 0])
 INDEX = np.arange(12)
-DISTRIBUTION = sampling_distribution(
-    np.tile([1.0, 0.0, 0.6], 4), np.tile([0, 0, 4, 0], 3), vocab_size=VOCAB
-).for_rows(12)
+DISTRIBUTION = (
+    SamplingParams(np.tile([1.0, 0.0, 0.6], 4), np.tile([0, 0, 4, 0], 3))
+    .distribution(Vocabulary(VOCAB, (1,), (0,)))
+    .for_rows(12)
+)
 
 
 @pytest.fixture(scope="module")

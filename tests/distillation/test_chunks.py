@@ -12,6 +12,7 @@ from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, TotalVariation
 from distillspec_jax.distillation.loss import by_sequence, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed
+from distillspec_jax.vocabulary import T5_IDS
 from tests import tiny
 
 ROWS, WIDTH = 3, 7
@@ -48,7 +49,7 @@ def test_value_and_gradients_are_those_of_all_logits_at_once(model, divergence, 
     monkeypatch.setattr(chunks, "LOGITS", -(-logits // count))
     assert chunks.parts(ROWS, WIDTH, tiny.VOCAB) == count
     target_params, params = tiny.params(model, 1), tiny.params(model, 2)
-    loss = make_distillation_loss(model, model, target_params, divergence, Fixed())
+    loss = make_distillation_loss(model, model, target_params, divergence, Fixed(), vocabulary=T5_IDS)
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def by_parts(params):
@@ -74,7 +75,9 @@ def test_no_array_holds_all_logits(monkeypatch):
     """Neither network's: the largest float array of the step is smaller than a third of them."""
     monkeypatch.setattr(chunks, "LOGITS", ROWS * WIDTH * tiny.VOCAB // 7)
     model = tiny.T5_1_1
-    loss = make_distillation_loss(model, model, tiny.params(model, 1), ForwardKL(), Fixed())
+    loss = make_distillation_loss(
+        model, model, tiny.params(model, 1), ForwardKL(), Fixed(), vocabulary=T5_IDS
+    )
     step = jax.grad(lambda p: loss(p, BATCH, jax.random.key(0))[0])
     jaxpr = jax.make_jaxpr(step)(tiny.params(model, 2))
     with_vocabulary = [shape for shape in shapes(jaxpr.jaxpr) if tiny.VOCAB in shape]

@@ -18,8 +18,10 @@ from distillspec_jax.distillation.divergences import (
     ReverseKL,
     TotalVariation,
     WeightedSum,
+    of_vocabulary,
 )
 from distillspec_jax.errors import UsageError
+from distillspec_jax.vocabulary import T5_IDS
 
 B, T, V = 2, 3, 11
 MASK = np.array([[1, 1, 0], [1, 0, 1]], np.float32)
@@ -294,7 +296,7 @@ def truncated(logits, top_k, top_p):
 @pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (0, 0.8), (6, 0.7)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_truncated_distributions_are_the_samplers(top_k, top_p, temperature, logits):
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "padding_ids": (0,)}
     p, q = (truncated(x / temperature, top_k, top_p) for x in logits)
     overlap = np.minimum(p, q).sum(-1)
     found = value(TotalVariation(**settings), *logits, MASK)
@@ -309,7 +311,14 @@ def test_truncated_distributions_are_the_samplers(top_k, top_p, temperature, log
     np.testing.assert_allclose(found, MASK * terms.sum(-1), rtol=1e-5, atol=1e-6)
 
 
-TRUNCATED = [ForwardKL(top_k=3), TotalVariation(top_k=3), NegativeLogAcceptance(top_p=0.9, temperature=0.8)]
+TRUNCATED = [
+    of_vocabulary(divergence, T5_IDS)
+    for divergence in (
+        ForwardKL(top_k=3),
+        TotalVariation(top_k=3),
+        NegativeLogAcceptance(top_p=0.9, temperature=0.8),
+    )
+]
 
 
 @pytest.mark.parametrize("divergence", TRUNCATED)
@@ -326,7 +335,8 @@ def test_gradients_of_truncated_distributions_are_those_of_the_value(divergence,
 def test_truncated_distributions_without_a_common_token_are_finite_and_at_rest():
     one = np.ones((1, 1), np.float32)
     pair = np.array([[[0, 9, 0, 0]]], np.float32), np.array([[[0, 0, 0, 9]]], np.float32)
-    for divergence, expected in ((TotalVariation(top_k=1), 1.0), (NegativeLogAcceptance(top_k=1), 16.6355)):
+    for one_token, expected in ((TotalVariation(top_k=1), 1.0), (NegativeLogAcceptance(top_k=1), 16.6355)):
+        divergence = of_vocabulary(one_token, T5_IDS)
         assert float(value(divergence, *pair, one)[0, 0]) == pytest.approx(expected, rel=1e-5)
         np.testing.assert_array_equal(gradients(divergence, *pair, one)[1], np.zeros_like(pair[1]))
 

@@ -5,7 +5,7 @@ import pytest
 
 from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.errors import UsageError
-from distillspec_jax.vocabulary import Vocabulary
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests.distillation.bigram import Bigram, chain, prompts, table
 
 V, WIDTH = 6, 5
@@ -34,7 +34,9 @@ def exact_alpha(target, draft, width):
 
 def evaluator(target, draft=NETWORK, rows=8, batches=1, **settings):
     given = [prompts(rows, WIDTH) for _ in range(batches)]
-    return expected_acceptance.expected_acceptance(draft, NETWORK, target, given, seed=3, **settings)
+    return expected_acceptance.expected_acceptance(
+        draft, NETWORK, target, given, 3, vocabulary=T5_IDS, **settings
+    )
 
 
 def test_alpha_pools_the_overlap_over_prefixes_that_the_target_draws():
@@ -64,7 +66,7 @@ def test_a_pair_of_twins_is_always_accepted():
 def test_rows_without_a_prompt_do_not_count():
     target, draft = chain([3, 0, 1, 4, 2, 0], V), chain([3, 0, 1, 5, 2, 0], V)
     given = [prompts(4, WIDTH), prompts(4, WIDTH, empty=(1, 2, 3))]  # a last batch that was filled up
-    run = expected_acceptance.expected_acceptance(NETWORK, NETWORK, target, given, seed=0)
+    run = expected_acceptance.expected_acceptance(NETWORK, NETWORK, target, given, seed=0, vocabulary=T5_IDS)
     assert run(draft)["acceptance_expected_T0"] == pytest.approx(3 / 4)
 
 
@@ -72,7 +74,7 @@ def test_batches_of_unequal_tokens_are_pooled():
     """Batches of 8 tokens and of 4, accepted 1 in 2 and 3 in 4: the pool, not the mean of the two shares."""
     target, draft = chain([3, 0, 1, 4, 2, 0], V), chain([3, 0, 1, 5, 2, 0], V)
     given = [prompts(4, 2), prompts(1, WIDTH)]  # cut after two tokens: 0 -> 3 -> 4, agreement after 0 alone
-    run = expected_acceptance.expected_acceptance(NETWORK, NETWORK, target, given, seed=0)
+    run = expected_acceptance.expected_acceptance(NETWORK, NETWORK, target, given, seed=0, vocabulary=T5_IDS)
     assert run(draft)["acceptance_expected_T0"] == pytest.approx((4 + 3) / (8 + 4))
 
 
@@ -88,7 +90,7 @@ def test_padded_rows_of_the_embedding_belong_to_no_distribution():
     target, draft = table(0, V), table(0, V)
     wide = {"table": np.pad(np.asarray(draft["table"]), ((0, 2), (0, 2)), constant_values=3.0)}
     real = expected_acceptance.expected_acceptance(
-        Bigram(V + 2), NETWORK, target, [prompts(8, WIDTH)], seed=0, vocabulary=Vocabulary(V)
+        Bigram(V + 2), NETWORK, target, [prompts(8, WIDTH)], seed=0, vocabulary=Vocabulary(V, (1,), (0,))
     )
     assert real(wide)["acceptance_expected_T1"] == pytest.approx(1.0)
 

@@ -18,7 +18,7 @@ from distillspec_jax.distillation.divergences import (
 from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed, OnPolicy
 from distillspec_jax.errors import UsageError
-from distillspec_jax.vocabulary import Vocabulary
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests.distillation.bigram import Bigram, prompts, table
 
 V = 6
@@ -51,7 +51,7 @@ def distribution(params):
 
 
 def evaluated(batch, source=Fixed(), divergence=ForwardKL(), key=0, **settings):  # noqa: B008 (frozen values)
-    loss = make_distillation_loss(NETWORK, NETWORK, TARGET, divergence, source, **settings)
+    loss = make_distillation_loss(NETWORK, NETWORK, TARGET, divergence, source, vocabulary=T5_IDS, **settings)
     loss_sum, weight_sum, metrics = jax.jit(lambda f, p, b: f(p, b, jax.random.key(key)))(loss, DRAFT, batch)
     return float(loss_sum), float(weight_sum), metrics_lib.to_host(metrics)
 
@@ -129,7 +129,7 @@ def test_padded_rows_of_the_embedding_are_in_no_distribution():
         {"table": np.pad(np.asarray(TARGET["table"]), ((0, 0), (0, 2)), constant_values=1.0)},
         ForwardKL(),
         Fixed(),
-        vocabulary=Vocabulary(V),
+        vocabulary=Vocabulary(V, (1,), (0,)),
     )
     found = jax.jit(lambda f, p, b: f(p, b, jax.random.key(0))[0])(loss, wide, batch)
     assert float(found) == pytest.approx(evaluated(batch)[0], rel=1e-5)
@@ -143,7 +143,7 @@ def test_truncated_distributions_leave_out_the_vocabularys_own_padding(whole):
     )
 
     def found(padding_ids):
-        vocabulary = Vocabulary(padding_ids=padding_ids)
+        vocabulary = Vocabulary(None, (1,), padding_ids)
         loss = make_distillation_loss(Bigram(3), Bigram(3), p, whole, Fixed(), vocabulary=vocabulary)
         return float(loss(q, prompts(1, 1), jax.random.key(0))[0])
 
@@ -158,7 +158,7 @@ def gradient(loss, params, batch, key=0):
 def test_on_policy_the_gradient_is_that_of_fixed_data_with_the_same_tokens():
     """Nothing flows through the sampling: neither through the tokens nor through their number."""
     batch = prompts(3, 5)
-    on_policy = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), OnPolicy())
+    on_policy = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), OnPolicy(), vocabulary=T5_IDS)
     seen = []
 
     @dataclasses.dataclass(frozen=True)
@@ -168,11 +168,11 @@ def test_on_policy_the_gradient_is_that_of_fixed_data_with_the_same_tokens():
             jax.debug.callback(lambda b: seen.append(b), found)
             return found
 
-    spying = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), Spy())
+    spying = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), Spy(), vocabulary=T5_IDS)
     found = gradient(spying, DRAFT, batch)
     jax.effects_barrier()
     np.testing.assert_array_equal(found, gradient(on_policy, DRAFT, batch))
-    fixed = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), Fixed())
+    fixed = make_distillation_loss(NETWORK, NETWORK, TARGET, ForwardKL(), Fixed(), vocabulary=T5_IDS)
     np.testing.assert_allclose(found, gradient(fixed, DRAFT, seen[0]), rtol=1e-5, atol=1e-7)
     assert np.abs(found).max() > 0.01
 
@@ -182,7 +182,7 @@ def test_nothing_flows_into_the_target_even_where_it_is_the_draft():
     batch = ragged([4, 3])
 
     def of_target(target):
-        loss = make_distillation_loss(NETWORK, NETWORK, target, TotalVariation(), Fixed())
+        loss = make_distillation_loss(NETWORK, NETWORK, target, TotalVariation(), Fixed(), vocabulary=T5_IDS)
         return loss(DRAFT, batch, jax.random.key(0))[0]
 
     np.testing.assert_array_equal(jax.jit(jax.grad(of_target))(TARGET)["table"], np.zeros((V, V)))
@@ -192,7 +192,10 @@ def test_the_target_is_an_argument_and_no_constant():
     """A program that held the target would compile again for another one."""
     compiled = jax.jit(lambda f, p, b: f(p, b, jax.random.key(0))[0])
     batch = ragged([4, 3])
-    losses = [make_distillation_loss(NETWORK, NETWORK, t, ForwardKL(), Fixed()) for t in (TARGET, DRAFT)]
+    losses = [
+        make_distillation_loss(NETWORK, NETWORK, t, ForwardKL(), Fixed(), vocabulary=T5_IDS)
+        for t in (TARGET, DRAFT)
+    ]
     assert len(jax.tree.leaves(losses[0])) == len(jax.tree.leaves(TARGET))
     assert float(compiled(losses[0], DRAFT, batch)) > 0.1
     assert float(compiled(losses[1], DRAFT, batch)) == pytest.approx(0.0, abs=1e-6)
@@ -210,7 +213,9 @@ def test_the_draft_alone_drops_out_and_only_when_told():
     batch = ragged([4, 3])
 
     def value(dropout, key):
-        loss = make_distillation_loss(Probe(V), Probe(V), TARGET, ForwardKL(), Fixed(), dropout=dropout)
+        loss = make_distillation_loss(
+            Probe(V), Probe(V), TARGET, ForwardKL(), Fixed(), vocabulary=T5_IDS, dropout=dropout
+        )
         return float(loss(DRAFT, batch, jax.random.key(key))[0])
 
     assert value(False, 0) == value(False, 1) == pytest.approx(evaluated(batch)[0], rel=1e-5)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.sources import (
     Fixed,
     Mixture,
@@ -17,7 +18,7 @@ from distillspec_jax.distillation.sources import (
     sampled_batch,
 )
 from distillspec_jax.errors import UsageError
-from distillspec_jax.vocabulary import Vocabulary
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
 from tests.distillation.bigram import Bigram, chain, prompts, table
 
@@ -29,7 +30,9 @@ BATCH = prompts(3, 5, empty=(2,))
 
 @functools.partial(jax.jit, static_argnums=0)
 def draw(source, draft_params, target_params, batch, seed):
-    return source(Networks(NETWORK, draft_params, NETWORK, target_params), batch, jax.random.key(seed))
+    return source(
+        Networks(NETWORK, draft_params, NETWORK, target_params, T5_IDS), batch, jax.random.key(seed)
+    )
 
 
 def test_fixed_data_stay_as_they_are():
@@ -97,7 +100,7 @@ def test_a_real_network_is_sampled_as_its_teacher_forced_logits_say():
 
     @jax.jit
     def sampled_and_scored(params):
-        found = sampled_batch(tiny.T5_1_1, params, batch, jax.random.key(0), 0.0)
+        found = sampled_batch(tiny.T5_1_1, params, batch, jax.random.key(0), SamplingParams(0.0), T5_IDS)
         return found, tiny.T5_1_1.logits(params, found)
 
     found, logits = jax.device_get(sampled_and_scored(params))
@@ -118,7 +121,7 @@ def test_padded_rows_of_the_embedding_are_never_sampled():
     """Ids 4 and 5 are no pieces of the vocabulary, however likely they are."""
 
     def sample(vocab_size):
-        networks = Networks(NETWORK, LONG, NETWORK, LONG, vocabulary=Vocabulary(vocab_size))
+        networks = Networks(NETWORK, LONG, NETWORK, LONG, vocabulary=Vocabulary(vocab_size, (1,), (0,)))
         batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 4), jax.random.key(0)))()
         return np.asarray(batch["decoder_target_tokens"])
 
@@ -127,14 +130,14 @@ def test_padded_rows_of_the_embedding_are_never_sampled():
 
 
 def test_the_vocabularys_own_eos_ends_a_sample():
-    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, vocabulary=Vocabulary(eos_ids=(4,)))
+    networks = Networks(NETWORK, SHORT, NETWORK, SHORT, vocabulary=Vocabulary(None, (4,), (0,)))
     batch = jax.jit(lambda: OnPolicy()(networks, prompts(1, 5), jax.random.key(0)))()
     np.testing.assert_array_equal(batch["decoder_target_tokens"], [[3, 4, 0, 0, 0]])
 
 
 def test_no_gradient_flows_through_the_tokens():
     def surrogate(params):
-        networks = Networks(NETWORK, params, NETWORK, params)
+        networks = Networks(NETWORK, params, NETWORK, params, T5_IDS)
         batch = OnPolicy()(networks, prompts(2, 4), jax.random.key(0))
         return jnp.sum(batch["decoder_loss_weights"] + batch["decoder_target_tokens"])
 

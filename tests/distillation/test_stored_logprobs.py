@@ -7,7 +7,7 @@ import pytest
 
 from distillspec_jax.distillation.divergences import ForwardKL, JensenShannon, ReverseKL, TotalVariation
 from distillspec_jax.distillation.stored_logprobs import likeliest, make_stored_logprobs_loss, merged
-from distillspec_jax.vocabulary import Vocabulary
+from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
 
 B, T, V, K = 2, 3, 7, 3
@@ -84,7 +84,7 @@ def test_a_rest_below_float32s_resolution_keeps_its_logarithm():
 def test_any_divergence_applies_to_merged_distributions(distributions, divergence):
     target, draft, ids = distributions
     weights = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
-    loss, count, metrics = make_stored_logprobs_loss(Table(), divergence)(
+    loss, count, metrics = make_stored_logprobs_loss(Table(), divergence, vocabulary=T5_IDS)(
         draft, batch_of(target, ids, weights), jax.random.key(0)
     )
     p, q = (merge_by_hand(softmax(logits), ids) for logits in (target, draft))
@@ -104,7 +104,9 @@ def test_all_ids_but_one_are_the_whole_distribution_with_its_gradient(distributi
     mask = np.ones((B, T), np.float32)
 
     def stored(logits):
-        return make_stored_logprobs_loss(Table(), divergence)(logits, batch, jax.random.key(0))[0]
+        return make_stored_logprobs_loss(Table(), divergence, vocabulary=T5_IDS)(
+            logits, batch, jax.random.key(0)
+        )[0]
 
     def whole(logits):
         return jnp.sum(divergence(target, logits, mask, batch["decoder_target_tokens"])) / T
@@ -133,7 +135,7 @@ def test_mass_outside_the_stored_ids_is_not_free(divergence):
     assert softmax(fled)[0, 0, :K].sum() == pytest.approx(0.01)
 
     def loss(logits):
-        return make_stored_logprobs_loss(Table(), divergence)(
+        return make_stored_logprobs_loss(Table(), divergence, vocabulary=T5_IDS)(
             logits, batch_of(target, ids), jax.random.key(0)
         )[0]
 
@@ -156,7 +158,7 @@ def test_padded_rows_of_the_embedding_are_in_no_distribution(distributions):
     np.testing.assert_allclose(log_p[..., -1], batch["tail_logprob"], rtol=1e-5)
 
     def loss(logits, size):
-        made = make_stored_logprobs_loss(Table(), ForwardKL(), vocabulary=Vocabulary(size))
+        made = make_stored_logprobs_loss(Table(), ForwardKL(), vocabulary=Vocabulary(size, (1,), (0,)))
         return made(logits, batch, jax.random.key(0))[0]
 
     value, slope = jax.value_and_grad(loss)(wide[1], V)

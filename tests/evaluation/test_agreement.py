@@ -67,7 +67,9 @@ def recomputed(sampled, distribution=DISTRIBUTION, draft=None):
     models = pair.target().model, (draft or pair.draft()).model
     params = pair.target().params, (draft or pair.draft()).params
     found = [
-        agreement.teacher_forced(models, params, distribution, Vocabulary(pair.MODEL.vocab_size), b, rounds)
+        agreement.teacher_forced(
+            models, params, distribution, Vocabulary(pair.MODEL.vocab_size, (1,), (0,)), b, rounds
+        )
         for b, rounds in zip(BATCHES, sampled, strict=True)
     ]
     overlaps = [agreement.over_rounds(o, rounds) for (o, _), rounds in zip(found, sampled, strict=True)]

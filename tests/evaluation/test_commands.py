@@ -34,7 +34,7 @@ def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, caps
     assert console.main(["sweep", *gin, *flags]) == 0
     captured = capsys.readouterr()
     (row,) = results.read([tmp_path / "out" / "results.jsonl"])
-    assert (row["task"], row["prompts"], row["max_new_tokens"]) == ("office_help_ende", 2, 3)
+    assert (row.task, row.prompts, row.max_new_tokens) == ("office_help_ende", 2, 3)
     assert "[0/1] no draft, T = 0" in captured.err
     assert "office_help_ende: 2 prompts" in captured.out
 

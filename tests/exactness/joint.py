@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Loop, PairParams, Requests, State, randomness, sampling_distribution
+from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingParams, State, randomness
 from distillspec_jax.models.dense import compiler_options
 from distillspec_jax.shapes import Array
+from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
 from tests.decoding.reference_distribution import reference_probs
 from tests.exactness.families import PROMPTS, VOCAB, Family
@@ -115,12 +116,11 @@ def batch(cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int) ->
     requests = Requests(
         keys_B=randomness.row_keys(jax.random.key(seed), jnp.arange(len(distributions))),
         limit_B=jnp.asarray(np.array(LIMITS)[prompt_of_B]),
-        distribution=sampling_distribution(
+        distribution=SamplingParams(
             [distribution.temperature for distribution in distributions],
             [distribution.top_k for distribution in distributions],
             [distribution.top_p for distribution in distributions],
-            vocab_size=VOCAB,
-        ),
+        ).distribution(Vocabulary(VOCAB, (1,), (0,))),
     )
     return prompt_PT[prompt_of_B], requests
 

@@ -16,12 +16,13 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     PromptLookup,
     Requests,
+    SamplingParams,
     StopOnEos,
     TokenRule,
     randomness,
-    sampling_distribution,
 )
 from distillspec_jax.decoding.runner import Runner
+from distillspec_jax.vocabulary import Vocabulary
 from tests.decoding.batches import padded
 from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
@@ -100,7 +101,7 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
     text_BT = np.random.default_rng(3).integers(2, VOCAB, (6, 7)).astype(np.int32)
     prompt_BT = padded([*PROMPTS, *PROMPTS])
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(6))
-    distribution = sampling_distribution(1.0, vocab_size=VOCAB).for_rows(6)
+    distribution = SamplingParams(1.0).distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(6)
     first_B = pair.target.prefill(pair.params.target, prompt_BT, 1)[1]
 
     def read(parts: list[list[int]]) -> tuple[Any, Any, Any]:
@@ -127,7 +128,7 @@ def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None
     """The drafter's next distributions are those of a memory that reads the rows' whole output at once."""
     pair, prompt_BT = family("t5"), padded(PROMPTS)
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(3))
-    distribution = sampling_distribution(1.0, vocab_size=VOCAB).for_rows(3)
+    distribution = SamplingParams(1.0).distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(3)
     runner = make_runner("t5", 3, StopOnEos(()))
     state = runner.read(prompt_BT, Requests(keys_B, jnp.full(3, 12), distribution), 12)
     for size in (3, 0, 0):

@@ -7,10 +7,11 @@ import numpy as np
 
 from benchmarks.transformers_reference import assisted, exported
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.decoding import Engine, ModelDrafter, StopOnEos, sampling_distribution
+from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
 from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.vocabulary import Vocabulary
 from tests import pair, tiny
 
 BLOCK_SIZE, NEW_TOKENS = 4, 18
@@ -24,7 +25,7 @@ def test_drafts_are_accepted_there_as_they_are_here(tmp_path):
     near = jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), target.params)
     draft = dataclasses.replace(target, params=near)
     prompts = [tiny.tokens(seed, 3 + seed).tolist() for seed in range(6)]
-    distribution = sampling_distribution(0.0, excluded_ids=())
+    distribution = SamplingParams(0.0).distribution(Vocabulary(None, (1,), ()))
     options = {"block_size": BLOCK_SIZE, "batch_size": len(prompts), "stopping": StopOnEos(())}
     engine = Engine(model, target.params, ModelDrafter(model), near, **options)
     completions = list(engine.generate(prompts, distribution, NEW_TOKENS, seed=0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-DISTRIBUTION = ("tests/exactness/test_joint_distribution.py", "tests/exactness/test_rows.py")
+DISTRIBUTION = ("tests/exactness/test_joint_law.py", "tests/exactness/test_rows.py")
 DRAFTS = ("tests/decoding/test_drafters.py",)
 RULES = (
     "tests/decoding/test_verifiers.py",
@@ -197,7 +197,7 @@ MUTANTS = (
                 "        temperature = _per_row(first, logits.ndim)",
             ),
         ),
-        (*DISTRIBUTION, "tests/decoding/test_distribution.py"),
+        (*DISTRIBUTION, "tests/decoding/test_sampling.py"),
     ),
     Mutant(
         "9",
@@ -316,7 +316,7 @@ MUTANTS = (
                 "return jax.nn.log_softmax(jnp.concatenate([chosen_BTK, tail_BT1 * 0 - 1e30], axis=-1))",
             ),
         ),
-        ("tests/distillation/test_stored_distributions.py",),
+        ("tests/distillation/test_stored_logprobs.py",),
     ),
     Mutant(
         "22a",

@@ -7,7 +7,7 @@ from tests.mutants.catalog import Edit, Mutant
 DIVERGENCES = ("tests/distillation/test_divergences.py",)
 LOSS = ("tests/distillation/test_loss.py",)
 SOURCES = ("tests/distillation/test_sources.py",)
-HELD_OUT = ("tests/distillation/test_held_out.py",)
+HELD_OUT = ("tests/distillation/test_expected_acceptance.py",)
 
 _DIVERGENCES, _LOSS, _SOURCES = (f"distillation/{name}.py" for name in ("divergences", "loss", "sources"))
 
@@ -121,7 +121,7 @@ DISTILLATION = (
     Mutant(
         "20b",
         "sequences are drawn at temperature 1, whatever was asked for",
-        (Edit(_SOURCES, "limits = self.temperature, self.max_tokens", "limits = 1.0, self.max_tokens"),),
+        (Edit(_SOURCES, "sampling = SamplingParams(self.temperature)", "sampling = SamplingParams(1.0)"),),
         SOURCES,
     ),
     Mutant(

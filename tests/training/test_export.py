@@ -25,7 +25,7 @@ REMATERIALISED = dataclasses.replace(MODEL, remat="full")
 def distillation():
     parts = REMATERIALISED, MODEL, tiny.params(MODEL)
     return make_distillation_loss(
-        *parts, ForwardKL(), OnPolicy(), dropout=True, vocabulary=Vocabulary(tiny.VOCAB)
+        *parts, ForwardKL(), OnPolicy(), dropout=True, vocabulary=Vocabulary(tiny.VOCAB, (1,), (0,))
     )
 
 
