@@ -28,7 +28,7 @@ import gin
 
 import distillspec_jax
 from distillspec_jax.cli import gin_messages
-from distillspec_jax.cli.flags import GinFlags
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
 Result = TypeVar("Result")

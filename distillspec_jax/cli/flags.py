@@ -11,10 +11,10 @@ for.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
 _GIN_PREFIX = "--gin."
@@ -30,21 +30,6 @@ TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
     "they get, as in generate"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class GinFlags:
-    """The gin flags of one command line, in its order.
-
-    Attributes:
-      files: paths of gin files, as given.
-      bindings: (name, value) of each `--gin.NAME=VALUE`, both as typed.
-      search_paths: folders to look in, before the gin files that come with the package.
-    """
-
-    files: tuple[str, ...] = ()
-    bindings: tuple[tuple[str, str], ...] = ()
-    search_paths: tuple[str, ...] = ()
 
 
 class CommandParser(argparse.ArgumentParser):
