@@ -13,7 +13,7 @@ from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
-from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import padded_prompts, width_of
@@ -94,8 +94,7 @@ def greedy_differences(
     pair = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.as_draft),
-        draft.params,
+        *make_drafter([draft], vocab_size=tokenizer.vocab_size),
         block_size=block_size,
         **shared,
     )

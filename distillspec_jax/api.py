@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.generation.text_generator import LOOKUP, Generation, TextGenerator, prompt_format
+from distillspec_jax.generation.text_generator import Generation, TextGenerator, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
 
@@ -74,7 +75,7 @@ def generate(
     drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
     generator = TextGenerator(
         model,
-        [one if one == LOOKUP else _loaded(one) for one in drafters],
+        [drafter_registry.load(one) for one in drafters],
         form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs, chat=chat),
         block_size=block_size,
         rule=rule,

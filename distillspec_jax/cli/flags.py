@@ -11,7 +11,7 @@ for.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distillspec_jax.cli.gin_flags import GinFlags
@@ -26,10 +26,22 @@ DTYPE_HELP = (
 COMPILATION_CACHE_HELP = (
     "keep compiled programs here, so that the next run with the same shapes starts faster"
 )
+DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
+
 TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
     "they get, as in generate"
 )
+
+
+def _drafter_names() -> str:
+    from distillspec_jax.decoding import drafter_registry
+
+    return ", ".join(drafter_registry.names())
+
+
+_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names}
+"""Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -127,6 +139,14 @@ class CommandParser(argparse.ArgumentParser):
             else:
                 found.append(f"{option}={','.join(map(str, values))}")
         return found
+
+    def format_help(self) -> str:
+        """The help text, with the names that registries know."""
+        for action in self._actions:
+            for word, names in _LATE_WORDS.items():
+                if word in (action.help or ""):
+                    action.help = str(action.help).replace(word, names())
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake on the command line."""

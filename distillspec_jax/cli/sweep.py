@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
+from distillspec_jax.cli.flags import (
+    DRAFTER_HELP,
+    DTYPE_HELP,
+    TASK_HELP,
+    CommandParser,
+    list_of,
+    refuse_split,
+)
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
@@ -36,7 +43,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="[LABEL=]MODEL",
-        help="a draft model or lookup, and its label in tables; repeatable",
+        help=f"{DRAFTER_HELP}, and its label in tables; repeatable",
     )
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation or test (default: test)")

@@ -14,20 +14,19 @@ import jax
 from distillspec_jax import checkpoint
 from distillspec_jax.decoding import (
     Engine,
-    ModelDrafter,
     SamplingDistribution,
     SamplingParams,
     StopOnEos,
+    drafter_registry,
 )
-from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.prompt_lookup import PromptLookup
+from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
 from distillspec_jax.evaluation import grid, measured, prompts, results, rows
 from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.measured import Measured, Workload
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, SCHEMA_VERSION, ResultRow
-from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.tokenizer import Tokenizer
@@ -87,8 +86,8 @@ def sweep(
 
     Args:
       target: the model whose distribution the outputs follow.
-      drafters: label to draft model, or to `lookup`, which finds drafts in the text itself; the labels
-        appear in every table.
+      drafters: label to draft model, or to the name of a drafter that needs none (`lookup`, see
+        `decoding.drafter_registry`); the labels appear in every table.
       output_dir: made if it does not exist.
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
       inputs: a JSONL file of prompts in place of a task's, whose prefix they get if `task` is named; `metric`
@@ -131,13 +130,9 @@ def sweep(
 
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)
-    target = _loaded(target, dtype)
-    drafts = {
-        label: LOOKUP if model == LOOKUP else _loaded(model, dtype) for label, model in drafters.items()
-    }
-    for draft in drafts.values():
-        if isinstance(draft, Pretrained):
-            pretrained.check_pair(target, draft, assume_same_vocabulary)
+    target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
+    drafts = {label: drafter_registry.load(draft, dtype) for label, draft in drafters.items()}
+    drafter_registry.check_pairs(target, list(drafts.values()), assume_same_vocabulary)
     prompt_set = prompts.from_task_or_file(
         target,
         task=task,
@@ -176,7 +171,7 @@ class _Sweep:
     """A sweep whose arguments are known to be good; the workload's batch size is each cell's."""
 
     target: Pretrained
-    drafts: Mapping[str, Pretrained | str]
+    drafts: Mapping[str, NamedDraft]
     cells: Sequence[Cell]
     top_k: int
     top_p: float
@@ -262,18 +257,17 @@ class _Sweep:
         return self.baselines[batch_size]
 
     def _engine(self, cell: Cell, measure_overlap: bool = False) -> Engine:
-        draft = self.drafts.get(cell.drafter)
-        drafter: Drafter | None = None
-        if isinstance(draft, Pretrained):
-            drafter = ModelDrafter(draft.as_draft)
-        elif draft is not None:
-            drafter = PromptLookup(self._tokenizer.vocab_size)
+        drafter, params = None, None
+        if not cell.is_baseline:
+            drafter, params = make_drafter(
+                [self.drafts[cell.drafter]], vocab_size=self._tokenizer.vocab_size, block_size=cell.block_size
+            )
         longest = max(map(len, self.workload.prompts))
         return Engine(
             self.target.model,
             self.target.params,
             drafter,
-            draft.params if isinstance(draft, Pretrained) else None,
+            params,
             verifier=grid.verifier(cell.rule),
             stopping=StopOnEos(self._tokenizer.eos_ids),
             block_size=max(cell.block_size, 1),
@@ -356,7 +350,3 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"
-
-
-def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:
-    return pretrained.load(model, dtype=dtype) if isinstance(model, str) else model

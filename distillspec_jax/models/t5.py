@@ -269,12 +269,7 @@ class EncoderDecoder(LinenModel):
     transformer = Transformer
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
-        """The form that decodes fastest, for any method here in the place of `params`; same logits.
-
-        Args:
-          rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
-            it must be compiled with `dense.compiler_options`.
-        """
+        """See `LanguageModel.prepare`."""
         config = self.config
         scale = config.emb_dim**-0.5
         return prepared(params, rows, head_dim=config.head_dim, logits_scale=scale, int8=self.int8)

@@ -112,7 +112,6 @@ def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tm
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--drafter=lookup"], "--drafter=lookup: advise needs a draft model; lookup costs nothing to draft"),
         (["--block_sizes=3,0"], "block_sizes is [3, 0]: each must be at least 1"),
         (["--task=wiki"], "unknown task 'wiki'"),
         (["--limit=0"], "limit is 0, must be at least 1 prompt"),
