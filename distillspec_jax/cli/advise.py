@@ -27,7 +27,7 @@ acceptance rate.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("advise", HELP)
+    parser = CommandParser("advise", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--drafter", required=True, metavar="MODEL", help=DRAFTER_HELP)

@@ -26,7 +26,7 @@ For acceptance, use `distillspec sweep`.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("evaluate", HELP, gin=True)
+    parser = CommandParser("evaluate", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add(
         "--model",
