@@ -111,8 +111,8 @@ def demo(
     ]
     summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
     summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
+    files.write_whole(root / "summary.json", json.dumps(summary, indent=1) + "\n")
     with files.saving(root):
-        (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         report(
             results.read([root / RESULTS]),
             root / "report.html",
@@ -170,7 +170,7 @@ def _timed(
     finally:
         spent = before + time.perf_counter() - began
         if directory.is_dir():
-            clock.write_text(json.dumps(spent))
+            files.write_whole(clock, json.dumps(spent))
     return directory, spent
 
 
