@@ -19,7 +19,7 @@ import numpy as np
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.models.dense import compiler_options
+from distillspec_jax.models.cpu_forms import compiled
 
 Result = TypeVar("Result")
 Carry = TypeVar("Carry")
@@ -101,14 +101,11 @@ def speedup(
 def step_seconds(
     step: Callable[[Carry], Carry], start: Carry, iterations: int = 50, repeats: int = 7
 ) -> float:
-    """Of one application of `step`, inside a compiled loop of many: dispatch from Python is not in it.
+    """Seconds of one application of `step` inside a compiled loop of many, without dispatch from Python.
 
     `step` must need its carry, or the compiler takes it out of the loop.
     """
-    loop = jax.jit(
-        lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry),
-        compiler_options=compiler_options(),
-    )
+    loop = compiled(lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry))
     jax.block_until_ready(loop(start))
     best = math.inf
     for _ in range(repeats):

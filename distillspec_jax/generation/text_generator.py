@@ -14,7 +14,7 @@ import numpy as np
 from distillspec_jax.data import catalog
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
-from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
 from distillspec_jax.decoding.hybrid import HybridDrafter
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
@@ -266,7 +266,7 @@ class TextGenerator:
         max_new_tokens: int | Sequence[int] | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[DecodingProgress], None] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[Generation]:
         """Completes texts, in order; each is yielded when it and those before it are done.

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax.models.cpu_forms import few_queries
 from distillspec_jax.models.dense import (
-    TURNED,
+    TRANSPOSED,
     Dense,
     Form,
     StackedDense,
     along_last,
     fan_in_normal,
-    few_queries,
     logical,
 )
 from distillspec_jax.models.rotary import Rotation, rotate
@@ -238,7 +238,7 @@ class Attention(nn.Module):
         b, h, q, d = q_BHQD.shape
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
-        if self.form in TURNED:
+        if self.form in TRANSPOSED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
         else:
             scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])

@@ -258,6 +258,8 @@ class DecoderOnly(LinenModel):
 
     config: DecoderOnlyConfig
     transformer = Transformer
+    config_type = DecoderOnlyConfig
+    depth_field = "num_layers"
 
     @property
     def room(self) -> int | None:

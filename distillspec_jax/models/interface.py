@@ -9,6 +9,7 @@ decoder start token after an encoder-decoder prefill, the last prompt token afte
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,7 +41,7 @@ class DecodeState:
 
     def rewind(self, length_B: Array) -> DecodeState:
         """Forgets the tail of each row, in O(1): garbage past `length_B` is never attended to."""
-        return self.replace(length_B=length_B.astype(jnp.int32))  # type: ignore[attr-defined]
+        return dataclasses.replace(self, length_B=length_B.astype(jnp.int32))
 
     def select(self, rows: Array) -> DecodeState:
         """Gathers rows (several drafts a prompt, a refilled slot)."""

@@ -267,13 +267,21 @@ class EncoderDecoder(LinenModel):
 
     config: T5Config
     transformer = Transformer
+    config_type = T5Config
+    depth_field = "num_decoder_layers"
+    prompts_end_with_eos = True
+
+    @property
+    def logits_scale(self) -> float:
+        """Tied logits are scaled as in T5: the table also has to embed."""
+        return self.config.emb_dim**-0.5
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """The form that decodes fastest, for any method here in the place of `params`; same logits.
 
         Args:
           rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
-            it must be compiled with `dense.compiler_options`.
+            it must be compiled by `cpu_forms.compiled`.
         """
         config = self.config
         scale = config.emb_dim**-0.5

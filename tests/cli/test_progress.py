@@ -1,11 +1,11 @@
-"""Progress lines: overwritten on a terminal, at a steady interval in a log."""
+"""DecodingProgress lines: overwritten on a terminal, at a steady interval in a log."""
 
 from __future__ import annotations
 
 import pytest
 
 from distillspec_jax.cli.progress import ProgressLine
-from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.engine import DecodingProgress
 
 
 def test_a_log_gets_a_line_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +22,6 @@ def test_a_terminal_gets_one_line_that_is_overwritten(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     line = ProgressLine()
-    line.prompts(Progress(done_prompts=1, total_prompts=2, emitted_tokens=5))
-    line.prompts(Progress(done_prompts=2, total_prompts=2, emitted_tokens=9))
+    line.prompts(DecodingProgress(done_prompts=1, total_prompts=2, emitted_tokens=5))
+    line.prompts(DecodingProgress(done_prompts=2, total_prompts=2, emitted_tokens=9))
     assert capsys.readouterr() == ("", "\r1/2 prompts, 5 tokens\r2/2 prompts, 9 tokens\n")
