@@ -19,7 +19,7 @@ from benchmarks.assisted import spec_vs_hf_assisted
 from benchmarks.assisted_acceptance import assisted_acceptance
 from benchmarks.autoregressive import Workload, ar_vs_hf
 from benchmarks.block_rule import block_vs_token
-from benchmarks.identity import greedy_identity
+from benchmarks.greedy_identity import greedy_identity
 from benchmarks.measurement import Measurement
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest

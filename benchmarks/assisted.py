@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmarks.measurement import THREADS, Measurement, paired_ratio
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.adaptive import AUTO
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation import timing
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import T5Config
@@ -48,8 +49,7 @@ def spec_vs_hf_assisted(batch_size: int) -> Measurement:
         str(size): Engine(
             target.model,
             target.params,
-            ModelDrafter(draft.as_draft),
-            draft.params,
+            *make_drafter([draft], vocab_size=target.model.vocab_size),
             block_size=size,
             batch_size=batch_size,
             stopping=StopOnEos(()),

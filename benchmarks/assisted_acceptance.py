@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.measurement import Measurement
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.generation.text_generator import tokenizer_of
@@ -39,8 +40,7 @@ def assisted_acceptance() -> Measurement:
     engine = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.as_draft),
-        draft.params,
+        *make_drafter([draft], vocab_size=tokenizer.vocab_size),
         block_size=BLOCK_SIZE,
         batch_size=8,
         stopping=StopOnEos(tokenizer.eos_ids),

@@ -12,7 +12,8 @@ from scipy.stats import norm
 from benchmarks.measurement import LEVEL, Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.rules import rule
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
 from distillspec_jax.generation.text_generator import tokenizer_of
@@ -96,8 +97,7 @@ class _Pair:
             engine = Engine(
                 self._target.model,
                 self._target.params,
-                ModelDrafter(self._draft.as_draft),
-                self._draft.params,
+                *make_drafter([self._draft], vocab_size=tokenizer.vocab_size),
                 verifier=rule(name),
                 block_size=block_size,
                 batch_size=BATCH_SIZE,

@@ -20,7 +20,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.evaluation.sweep import RESULTS
 from distillspec_jax.reports import summary
 from distillspec_jax.showcase.recipes import RECIPES
@@ -42,7 +42,7 @@ def _drafter(name: str, seed: int) -> str:
     return f"{name}, seed {seed}"
 
 
-def over_control(rows: Sequence[Row], cell: str, seeds: int, temperature: float) -> Interval:
+def over_control(rows: Sequence[ResultRow], cell: str, seeds: int, temperature: float) -> Interval:
     """Block efficiency of the cell over the control's, seeds added up prompt by prompt."""
     columns = []
     for name in (cell, grid.CONTROL):
@@ -51,7 +51,7 @@ def over_control(rows: Sequence[Row], cell: str, seeds: int, temperature: float)
             for seed in range(seeds):
                 row = summary.find(rows, _drafter(name, seed), temperature, grid.BLOCK_SIZE)
                 assert row is not None
-                of_seeds.append(row["per_prompt"][field])
+                of_seeds.append(getattr(row.per_prompt, field))
             columns.append(np.sum(of_seeds, axis=0))
     return ratio_of_ratios(*columns)
 
@@ -67,7 +67,7 @@ def table(tasks: Sequence[str], cell: str, seeds: int, root: Path) -> str:
         rows = results.read([root / task / RESULTS])
         ratios = [over_control(rows, cell, seeds, t) for t in grid.TEMPERATURES]
         shown = " | ".join(f"{r.value:.2f} ({r.low:.2f}–{r.high:.2f})" for r in ratios)
-        lines.append(f"| {task} | {shown} | {len(rows[0]['per_prompt']['emitted'])} |")
+        lines.append(f"| {task} | {shown} | {len(rows[0].per_prompt.emitted)} |")
     return "\n".join(lines)
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from distillspec_jax.cli import errors
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
-    ModelDrafter,
     PairParams,
     RowSettings,
     SamplingParams,
@@ -28,7 +27,8 @@ from distillspec_jax.decoding import (
     State,
     randomness,
 )
-from distillspec_jax.evaluation.advice import extend_seconds, prepared
+from distillspec_jax.decoding.drafter_registry import make_drafter
+from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.cpu_forms import few_rows
@@ -103,15 +103,15 @@ def main(argv: list[str]) -> int:
             )
     print(f"\n| round, batch {flags.batch_size}, temperature {flags.temperature:g} | ms |\n|---|---|")
     rows = flags.batch_size
-    params = PairParams(prepared(target.model, target.params, rows))
+    prepare_target = jax.jit(target.model.prepare, static_argnums=1)
+    drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size)
+    draft_params = jax.jit(drafter.prepare, static_argnums=1)(draft_params, rows)
+    params = PairParams(prepare_target(target.params, rows))
     alone = rounds(AutoregressiveLoop(target.model), params, prompt_BT, flags.temperature)
     print(f"| autoregressive | {alone:.3f} |", flush=True)
     for size in (1, 3, 5, 7):
-        loop = SpeculativeLoop(target.model, ModelDrafter(draft.as_draft), block_size=size)
-        params = PairParams(
-            prepared(target.model, target.params, rows * (size + 1)),
-            prepared(draft.as_draft, draft.params, rows),
-        )
+        loop = SpeculativeLoop(target.model, drafter, block_size=size)
+        params = PairParams(prepare_target(target.params, rows * (size + 1)), draft_params)
         took = rounds(loop, params, prompt_BT, flags.temperature)
         print(f"| speculative, γ = {size} | {took:.3f} |", flush=True)
     return 0

@@ -22,7 +22,7 @@ from pathlib import Path
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.tables import with_interval
@@ -84,7 +84,7 @@ def measure(
     steps: Mapping[str, int],
     seed: int,
     folder: Path,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Trains and measures a cell, the control or the supervised draft, unless the folder's results hold it.
 
     Args:
@@ -94,7 +94,7 @@ def measure(
       steps: see `steps_in`.
     """
     measured = results.reopen(folder / RESULTS)
-    if sum(row["drafter"] == drafter for row in measured) >= len(TEMPERATURES):
+    if sum(row.drafter == drafter for row in measured) >= len(TEMPERATURES):
         return measured
     draft = f"zoo:{task}/draft"
     if cell != SUPERVISED:
@@ -115,7 +115,7 @@ def measure(
     )
 
 
-def table(task: str, rows: Sequence[Row]) -> str:
+def table(task: str, rows: Sequence[ResultRow]) -> str:
     """Block efficiency of every cell over the supervised draft's, paired by prompt, in Markdown."""
     lines = [f"\n## {task}\n"]
     for temperature in TEMPERATURES:
@@ -135,14 +135,14 @@ def table(task: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _ratio(row: Row | None, base: Row) -> str:
+def _ratio(row: ResultRow | None, base: ResultRow) -> str:
     if row is None:
         return "–"
     found = summary.block_efficiency_ratio(row, base)
     return f"{found.value:.2f} ({found.low:.2f}–{found.high:.2f})"
 
 
-def _row(rows: Sequence[Row], name: str, temperature: float) -> Row | None:
+def _row(rows: Sequence[ResultRow], name: str, temperature: float) -> ResultRow | None:
     return summary.find(rows, name, temperature, BLOCK_SIZE)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.autoregressive import T5_1_1_SMALL
 from benchmarks.measurement import THREADS, Measurement, median_interval
 from benchmarks.steps import PROMPT_WIDTH, TEXT_TOKENS, TURNS, work
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, init_params
@@ -51,8 +52,7 @@ def round_limit(rows: int) -> Measurement:
     engine = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.as_draft),
-        draft.params,
+        *make_drafter([draft], vocab_size=target.model.vocab_size),
         block_size=(0, *SIZES),
         batch_size=rows,
         stopping=StopOnEos(()),

@@ -27,12 +27,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.greedy_identity import differences
 from benchmarks.measurement import THREADS, paired_ratio
 from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import timing
-from distillspec_jax.evaluation.identity import differences
 from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile

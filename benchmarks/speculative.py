@@ -15,8 +15,9 @@ import numpy as np
 from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
-from distillspec_jax.decoding import Completion, Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.decoding import Completion, Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.adaptive import AUTO
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.advice import reach
@@ -71,8 +72,7 @@ def raced(task: str, batch_size: int) -> Raced:
         return Engine(
             target.model,
             target.params,
-            ModelDrafter(draft.as_draft),
-            draft.params,
+            *make_drafter([draft], vocab_size=tokenizer.vocab_size),
             block_size=AUTO,
             batch_size=batch_size,
             stopping=StopOnEos(tokenizer.eos_ids),

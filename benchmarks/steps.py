@@ -11,7 +11,6 @@ from benchmarks.measurement import Measurement, median_interval
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.training.flops import float32_peak
 
@@ -43,8 +42,8 @@ def work(model: Pretrained, rows: int, tokens: int) -> Work:
     config = model.model.config
     assert isinstance(config, T5Config)
     weights = decoder_weights(config)
-    if isinstance(model.as_draft, Shortlisted):
-        weights -= config.emb_dim * (config.vocab_size - len(model.as_draft.ids))
+    if listed := model.as_draft.listed_ids:
+        weights -= config.emb_dim * (config.vocab_size - len(listed))
     slots = TEXT_TOKENS + PROMPT_WIDTH
     cached = 2 * config.num_decoder_layers * config.num_heads * config.head_dim * slots * rows
     return Work(4.0 * (weights + cached), 2.0 * weights * rows * tokens)

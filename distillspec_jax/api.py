@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.generation.text_generator import LOOKUP, Generation, TextGenerator, prompt_format
+from distillspec_jax.generation.text_generator import Generation, TextGenerator, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation.divergences import Divergence
     from distillspec_jax.distillation.sources import DataSource
+    from distillspec_jax.evaluation.result_row import ResultRow
 
 __all__ = ["Generation", "Pretrained", "UsageError", "distill", "generate", "load", "sweep"]
 
@@ -73,7 +75,7 @@ def generate(
     drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
     generator = TextGenerator(
         model,
-        [one if one == LOOKUP else _loaded(one) for one in drafters],
+        [drafter_registry.load(one) for one in drafters],
         form=prompt_format(model, task=task, prefix=prefix, truncate=truncate_inputs, chat=chat),
         block_size=block_size,
         rule=rule,
@@ -158,7 +160,7 @@ def sweep(
     task: str | None = None,
     output: str,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
 
     Args:
@@ -169,7 +171,7 @@ def sweep(
       options: see `evaluation.sweep.sweep`.
 
     Returns:
-      A row a cell, as in `results.jsonl`.
+      A `evaluation.result_row.ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
 
     Raises:
       UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of

@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
-from distillspec_jax.errors import UsageError
+from distillspec_jax.cli.flags import (
+    DRAFTER_HELP,
+    DTYPE_HELP,
+    TASK_HELP,
+    CommandParser,
+    list_of,
+    refuse_split,
+)
 
 HELP = """Measures what a round costs at each block size on this machine, and how often the draft is accepted.
 Prints the costs, the predicted speed-up over decoding without a draft, the best block size and the break-even
@@ -24,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("advise", HELP)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
-    add("--drafter", required=True, metavar="MODEL", help="the draft model")
+    add("--drafter", required=True, metavar="MODEL", help=DRAFTER_HELP)
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation (default) or test")
     add("--inputs", metavar="FILE", help='JSONL of {"inputs": ...} instead of a task')
@@ -49,16 +55,15 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
 
-    from distillspec_jax.decoding import SamplingParams, StopOnEos
+    from distillspec_jax.decoding import SamplingParams, StopOnEos, drafter_registry
     from distillspec_jax.evaluation import advice, prompts
-    from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
+    from distillspec_jax.generation.text_generator import tokenizer_of
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
 
-    if flags.drafter == LOOKUP:
-        raise UsageError(f"--drafter={LOOKUP}: advise needs a draft model; {LOOKUP} costs nothing to draft")
-    target, draft = (pretrained.load(name, dtype=flags.dtype) for name in (flags.target, flags.drafter))
-    pretrained.check_pair(target, draft, flags.assume_same_vocabulary)
+    target = pretrained.load(flags.target, dtype=flags.dtype)
+    draft = drafter_registry.load(flags.drafter, flags.dtype)
+    drafter_registry.check_pairs(target, [draft], flags.assume_same_vocabulary)
     asked = prompts.from_task_or_file(
         target,
         task=flags.task,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser, list_of
+from distillspec_jax.cli.flags import DRAFTER_HELP, CommandParser, list_of
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     add(
         "--drafter",
         metavar="MODEL",
-        help="a draft, for speed; the texts still follow the target's distribution",
+        help=f"{DRAFTER_HELP}, for speed; the texts still follow the target's distribution",
     )
     add("--block_size", type=int, default=5, metavar="N", help="drafted tokens per round (default: 5)")
     add("--batch_size", type=int, default=16, help="prompts per batch (default: 16)")
@@ -74,12 +74,12 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
+    from distillspec_jax.decoding import drafter_registry
     from distillspec_jax.distillation.collect import collect
-    from distillspec_jax.generation.text_generator import LOOKUP
     from distillspec_jax.models import pretrained
     from distillspec_jax.partitioning import make_partitioner
 
-    drafter, task = flags.drafter, flags.task or bindings.task(flags.gin)
+    task = flags.task or bindings.task(flags.gin)
     if task is None:
         raise UsageError("--task is missing: name one, or give a --gin_file that makes one")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         chat=flags.chat,
         seed=flags.seed,
         top_logprobs=flags.top_logprobs,
-        draft=drafter if drafter in (None, LOOKUP) else pretrained.load(drafter),
+        draft=flags.drafter and drafter_registry.load(flags.drafter),
         block_size=flags.block_size,
         batch_size=flags.batch_size,
         partitioner=partitioner,

@@ -33,11 +33,11 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.evaluation import results
-    from distillspec_jax.evaluation.sweep import RESULTS, Progress
+    from distillspec_jax.evaluation.sweep import RESULTS, SweepProgress
     from distillspec_jax.reports import tables
     from distillspec_jax.showcase import demo
 
-    def show(progress: Progress) -> None:
+    def show(progress: SweepProgress) -> None:
         if progress.row is None:
             print(f"  [{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distillspec_jax.errors import UsageError, nearest
@@ -23,10 +23,22 @@ DTYPE_HELP = (
     "stored. Write MODEL@int8 to set it for one model"
 )
 
+DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
+
 TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
     "they get, as in generate"
 )
+
+
+def _drafter_names() -> str:
+    from distillspec_jax.decoding import drafter_registry
+
+    return ", ".join(drafter_registry.names())
+
+
+_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names}
+"""Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +117,14 @@ class CommandParser(argparse.ArgumentParser):
             paths = [path for group in namespace.gin_search_paths for path in group.split(",") if path]
             namespace.gin = GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
         return namespace
+
+    def format_help(self) -> str:
+        """The help text, with the names that registries know."""
+        for action in self._actions:
+            for word, names in _LATE_WORDS.items():
+                if word in (action.help or ""):
+                    action.help = str(action.help).replace(word, names())
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake on the command line."""

@@ -7,12 +7,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import DRAFTER_HELP, DTYPE_HELP, CommandParser
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from distillspec_jax.models.pretrained import Pretrained
+    from distillspec_jax.decoding.drafter_registry import NamedDraft
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="MODEL",
-        help="a checkpoint directory, zoo:NAME, lookup (no model: copies what followed an earlier match in "
-        "the text) or none (default); repeatable, to combine several drafters",
+        help=f"{DRAFTER_HELP}; none is the default; repeatable, to combine several drafters",
     )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
@@ -188,19 +187,14 @@ def _block_size(asked: int | str | None, longest: int) -> int | str:
     return max(1, min(5, longest)) if asked is None else asked
 
 
-def _drafters(names: list[str], dtype: str | None) -> list[Pretrained | str]:
-    from distillspec_jax.generation import text_generator
-    from distillspec_jax.models import pretrained
+def _drafters(names: list[str], dtype: str | None) -> list[NamedDraft]:
+    from distillspec_jax.decoding import drafter_registry
 
     if "none" in names and len(names) > 1:
         raise UsageError(
             f"--drafter=none beside --drafter={next(n for n in names if n != 'none')}: choose one"
         )
-    return [
-        name if name == text_generator.LOOKUP else pretrained.load(name, dtype=dtype)
-        for name in names
-        if name != "none"
-    ]
+    return [drafter_registry.load(name, dtype) for name in names if name != "none"]
 
 
 if __name__ == "__main__":

@@ -47,10 +47,8 @@ def main(argv: list[str]) -> int:
 
     rows = results.read(flags.results)
     tables.print_table(rows)
-    tables.print_verdicts(rows)
-    page = report(
-        flags.results, flags.output, training=training, title=flags.title, block_size=flags.block_size
-    )
+    tables.print_findings(rows)
+    page = report(rows, flags.output, training=training, title=flags.title, block_size=flags.block_size)
     print(f"\nreport: {page}")
     return 0
 

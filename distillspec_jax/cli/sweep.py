@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, TASK_HELP, CommandParser, list_of, refuse_split
+from distillspec_jax.cli.flags import (
+    DRAFTER_HELP,
+    DTYPE_HELP,
+    TASK_HELP,
+    CommandParser,
+    list_of,
+    refuse_split,
+)
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
@@ -36,7 +43,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="[LABEL=]MODEL",
-        help="a draft model or lookup, and its label in tables; repeatable",
+        help=f"{DRAFTER_HELP}, and its label in tables; repeatable",
     )
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation or test (default: test)")
@@ -86,14 +93,14 @@ def main(argv: list[str]) -> int:
                 raise UsageError(f"{flag} is missing")
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.evaluation import results
+    from distillspec_jax.evaluation.result_row import ResultRow
     from distillspec_jax.evaluation.sweep import sweep
     from distillspec_jax.reports import tables
 
     job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
-    rows: list[results.Row] = job(**given, progress=_show)
+    rows: list[ResultRow] = job(**given, progress=_show)
     tables.print_table(rows)
-    tables.print_verdicts(rows)
+    tables.print_findings(rows)
     if "output_dir" in given:
         print(f"\nresults: {Path(given['output_dir']) / 'results.jsonl'}")
     return 0

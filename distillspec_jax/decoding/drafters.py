@@ -17,7 +17,6 @@ from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState, LanguageModel
-from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.shapes import Array, Params
 
 
@@ -40,6 +39,13 @@ class Draft(NamedTuple):
 class Drafter(Protocol):
     """A frozen, hashable value: a static part of the speculative loop. Candidates of a row are drawn
     independently of each other given the prefix."""
+
+    @property
+    def candidates(self) -> int:
+        """N, blocks a row; more than one need a rule that verifies several."""
+
+    def prepare(self, params: Any, rows: int | None) -> Any:
+        """The parameters in the form that drafts fastest for a batch of so many rows; None: of any number."""
 
     def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> Any:
         """The memory after reading the prompts, with room for `max_length` generated tokens.
@@ -132,10 +138,8 @@ class ModelDrafter:
             raise UsageError(f"candidates is {self.candidates}, must be at least 1")
 
     def prepare(self, params: Params, rows: int | None) -> Params:
-        """The network's own `prepare`, if it offers one, for a batch of so many rows."""
-        prepare = getattr(self.model, "prepare", None)
-        calls = None if rows is None else rows * self.candidates
-        return params if prepare is None else prepare(params, calls)
+        """See `Drafter.prepare`; every call of the network has a row a block."""
+        return self.model.prepare(params, None if rows is None else rows * self.candidates)
 
     def init(self, params: Params, prompt_BT: Array, max_length: int, pending_B: Array) -> ModelMemory:
         """See `Drafter.init`. Prefill leaves out the network's own pending token, not the target's."""
@@ -161,8 +165,7 @@ class ModelDrafter:
         fed_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
         # A draft with a shortlist draws from a distribution of its ids alone, which becomes one of all at the
         # end.
-        listed = self.model if isinstance(self.model, Shortlisted) else None
-        extend, ids_V = (self.model.extend, None) if listed is None else (listed.extend_listed, listed.ids)
+        extend, ids_V = self.model.extend_listed, self.model.listed_ids
         logits_B2V, cache = extend(params, state.cache, fed_B2)
         logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
         cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
@@ -196,8 +199,7 @@ class ModelDrafter:
         token_B, log_q_BV = propose(logits_BV, block_size - 1)
         tokens_BG = jnp.concatenate([tokens_GB.T, token_B[:, None]], axis=1)
         log_q_BGV = jnp.concatenate([jnp.moveaxis(log_q_GBV, 0, 1), log_q_BV[:, None]], axis=1)
-        if listed is not None:
-            log_q_BGV = listed.spread(log_q_BGV)[..., : distribution.vocab_size]
+        log_q_BGV = self.model.spread(log_q_BGV)[..., : distribution.vocab_size]
         tokens_BNG = tokens_BG.reshape(rows, blocks, block_size)
         return Draft(
             tokens_BNG=tokens_BNG,

@@ -68,12 +68,11 @@ class HybridDrafter:
 
     @property
     def _blocks(self) -> list[int]:
-        return [getattr(member, "candidates", 1) for member in self.members]
+        return [member.candidates for member in self.members]
 
     def prepare(self, params: tuple[Any, ...], rows: int | None) -> tuple[Any, ...]:
-        """Each member's own `prepare`, if it offers one."""
-        prepares = [getattr(member, "prepare", lambda params, rows: params) for member in self.members]
-        return tuple(prepare(own, rows) for prepare, own in zip(prepares, params, strict=True))
+        """See `Drafter.prepare`; each member's own."""
+        return tuple(member.prepare(own, rows) for member, own in zip(self.members, params, strict=True))
 
     def init(
         self, params: tuple[Any, ...], prompt_BT: Array, max_length: int, pending_B: Array

@@ -61,6 +61,15 @@ class PromptLookup:
                 "need 1 <= shortest <= longest"
             )
 
+    @property
+    def candidates(self) -> int:
+        """One: the latest of the longest matches."""
+        return 1
+
+    def prepare(self, params: Any, rows: int | None) -> Any:
+        """See `Drafter.prepare`. There are none."""
+        return params
+
     def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> History:
         """See `Drafter.init`."""
         tokens_BS = jnp.pad(jnp.maximum(prompt_BT, 0).astype(jnp.int32), ((0, 0), (0, max_length + 1)))

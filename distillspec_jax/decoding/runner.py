@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ class Runner:
                 self._loops[size] = SpeculativeLoop(
                     target, drafter, verifier, stopping, size, measure_overlap
                 )
-                tokens = (size + 1) * getattr(drafter, "candidates", 1)
+                tokens = (size + 1) * drafter.candidates
             # Products of few rows are one device's.
             wide, narrow = (None, None) if partitioner else (rows * tokens, rows)
             self._params[size] = PairParams(of_target.for_rows(wide), of_drafter.for_rows(narrow))
@@ -137,21 +137,21 @@ class Runner:
 
 
 class _Prepared:
-    """Parameters in the forms that their owner knows, each made once."""
+    """Parameters in the forms that their owner knows, each made once; a form is told by its tree."""
 
-    def __init__(self, owner: Any, params: Any) -> None:
-        self._prepare: Callable[[Any, int | None], Any] | None = getattr(owner, "prepare", None)
+    def __init__(self, owner: LanguageModel | Drafter | None, params: Any) -> None:
+        self._owner = owner
         self._params = params
-        self._forms: dict[Any, Any] = {}
+        self._forms: dict[Any, Any] = {jax.tree.structure(params): params}
 
     def for_rows(self, rows: int | None) -> Any:
         """The form for calls of so many rows; None where they may be many."""
-        if self._prepare is None:
+        owner = self._owner
+        if owner is None:
             return self._params
-        own = self._prepare
 
         def prepare(params: Any) -> Any:
-            return own(params, rows)
+            return owner.prepare(params, rows)
 
         form = jax.tree.structure(jax.eval_shape(prepare, self._params))
         if form not in self._forms:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Engine, ModelDrafter, SamplingDistribution
+from distillspec_jax.decoding import Drafter, Engine, SamplingDistribution
+from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
 from distillspec_jax.decoding.round_costs import tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.timing import step_seconds
-from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.shapes import Params
 
 PAYS_FROM = 1.03
 """Predicted speed-ups below this are within what the measurement can tell."""
@@ -103,7 +101,7 @@ class Advice:
 
 def advise(
     target: Pretrained,
-    draft: Pretrained,
+    draft: NamedDraft,
     prompts: Sequence[Sequence[int]],
     distribution: SamplingDistribution,
     *,
@@ -117,6 +115,9 @@ def advise(
     Acceptance comes from decoding the prompts once at the largest block size; costs from timed rounds that
     have nothing to do with it.
 
+    Args:
+      draft: a loaded model, or the name of a drafter that needs none.
+
     Raises:
       UsageError: no prompts, a block size below 1, a target whose logits are never finite.
     """
@@ -126,12 +127,15 @@ def advise(
     if not sizes or sizes[0] < 1:
         raise UsageError(f"block_sizes is {list(block_sizes)}: each must be at least 1")
 
+    vocab_size = distribution.vocab_size or target.model.vocab_size
+    drafter, params = make_drafter([draft], vocab_size=vocab_size, block_size=sizes[-1])
+
     def engine(block_size: int | tuple[int, ...]) -> Engine:
         return Engine(
             target.model,
             target.params,
-            ModelDrafter(draft.as_draft),
-            draft.params,
+            drafter,
+            params,
             block_size=block_size,
             batch_size=batch_size,
             **(engine_options or {}),
@@ -153,7 +157,7 @@ def advise(
                 block_size=size,
                 round_ms=costs.seconds[size] * 1e3,
                 verify_ms=extend_seconds(target, batch_size, width, size + 1, room) * 1e3,
-                draft_ms=draft_seconds(draft, distribution, batch_size, width, size, room) * 1e3,
+                draft_ms=draft_seconds(drafter, params, distribution, batch_size, width, size, room) * 1e3,
                 tokens=tokens,
                 speedup=costs.speedup(size, tokens, length),
                 break_even=costs.break_even(size, length),
@@ -161,7 +165,7 @@ def advise(
         )
     return Advice(
         target=target.name,
-        draft=draft.name,
+        draft=draft.name if isinstance(draft, Pretrained) else draft,
         batch_size=batch_size,
         temperature=float(distribution.temperature),
         device=f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
@@ -183,7 +187,8 @@ def reach(completions: Sequence[Any]) -> np.ndarray:
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int, room: int = _ROOM) -> float:
     """One call of `extend` with so many tokens a row, 30 tokens into a text of so much room."""
-    network, params = model.model, prepared(model.model, model.params, rows * tokens)
+    network = model.model
+    params = jax.jit(network.prepare, static_argnums=1)(model.params, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     state, _ = jax.jit(network.prefill, static_argnums=2)(params, prompt_BT, room)
     block_BK = jnp.ones((rows, tokens), jnp.int32)
@@ -197,7 +202,8 @@ def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int,
 
 
 def draft_seconds(
-    draft: Pretrained,
+    drafter: Drafter,
+    params: Any,
     distribution: SamplingDistribution,
     rows: int,
     prompt_width: int,
@@ -205,25 +211,21 @@ def draft_seconds(
     room: int = _ROOM,
 ) -> float:
     """Drafting one block for every row, 30 tokens into a text of so much room."""
-    drafter, params = ModelDrafter(draft.as_draft), prepared(draft.as_draft, draft.params, rows)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
-    pending_B = jnp.full(rows, 2, jnp.int32)
-    memory = jax.jit(functools.partial(drafter.init, max_length=room, pending_B=pending_B))(params, prompt_BT)
+    two_B, zero_B = jnp.full(rows, 2, jnp.int32), jnp.zeros(rows, jnp.int32)
+    text_BT = jnp.ones((rows, min(30, room - block_size - 1)), jnp.int32)
     keys_B = jax.random.split(jax.random.key(0, impl="threefry2x32"), rows)
     distribution = distribution.for_rows(rows)
-    zero_B = jnp.zeros(rows, jnp.int32)
+
+    def read(params: Any) -> Any:
+        memory = drafter.init(params, prompt_BT, room, two_B)
+        return drafter.follow(params, memory, two_B, text_BT, zero_B + text_BT.shape[1])
 
     def step(carry: Any) -> Any:
         params, memory, pending_B = carry
         block = drafter.draft(params, memory, keys_B, pending_B, distribution, block_size)
-        after = drafter.commit(block.state, zero_B, zero_B)
-        after = dataclasses.replace(after, cache=after.cache.rewind(zero_B + min(30, room - block_size - 1)))
-        return params, after, block.tokens_BNG[:, 0, -1]
+        # Nothing is committed, so that every step stands at the same place of the text.
+        return params, drafter.commit(block.state, zero_B, zero_B - 1), block.tokens_BNG[:, 0, -1]
 
-    return step_seconds(step, (params, memory, zero_B + 2))
-
-
-def prepared(model: LanguageModel, params: Params, rows: int) -> Params:
-    """Parameters in the form for calls of so many rows."""
-    prepare = getattr(model, "prepare", None)
-    return params if prepare is None else jax.jit(prepare, static_argnums=1)(params, rows)
+    formed = jax.jit(drafter.prepare, static_argnums=1)(params, rows)
+    return step_seconds(step, (formed, jax.jit(read)(params), two_B))

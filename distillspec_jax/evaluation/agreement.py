@@ -21,7 +21,6 @@ from scipy import stats
 from distillspec_jax import files
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
-    ModelDrafter,
     PairParams,
     RowSettings,
     SpeculativeLoop,
@@ -30,6 +29,7 @@ from distillspec_jax.decoding import (
     StopOnEos,
     randomness,
 )
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.state import Counts
 from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.distillation.deployment import Deployment
@@ -210,9 +210,10 @@ def sample_rounds(
     Rows without a prompt emit nothing.
     """
     vocabulary = tokenizer_of(target).vocabulary
+    drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size)
     loop = SpeculativeLoop(
         target.model,
-        ModelDrafter(draft.as_draft),
+        drafter,
         stopping=StopOnEos(vocabulary.eos_ids),
         block_size=block_size,
         measure_overlap=True,
@@ -227,7 +228,7 @@ def sample_rounds(
     limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
     sampling = distribution.distribution(vocabulary)
     settings = RowSettings(keys_B, limit_B, sampling.for_rows(rows))
-    params = PairParams(target.params, draft.params)
+    params = PairParams(target.params, draft_params)
     state = _start(loop, params, prompt_BT, settings, longest)
     found: list[tuple[np.ndarray, ...]] = []
     while bool(state.rows.running_B.any()):

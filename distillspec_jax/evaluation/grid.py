@@ -10,7 +10,7 @@ from typing import Any
 from distillspec_jax.decoding import rules
 from distillspec_jax.decoding.verifiers import Verifier
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation.cells import NO_DRAFTER
+from distillspec_jax.evaluation.result_row import NO_DRAFTER
 
 
 @dataclasses.dataclass(frozen=True)

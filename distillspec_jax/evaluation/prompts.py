@@ -1,4 +1,4 @@
-"""What is decoded in an evaluation: a task's held-out rows, or a user's own file."""
+"""The prompts of an evaluation, a task's held-out rows or a user's own file, and scores of their outputs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from distillspec_jax.data import catalog, text_metrics
+from distillspec_jax.decoding import Completion
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
 from distillspec_jax.generation.text_generator import PromptFormat, prompt_format, tokenizer_of
 from distillspec_jax.models import zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class PromptSet:
       split: of the task; None for a file.
       prompts: token ids, prefix and EOS included.
       references: what a metric compares the outputs with; None without.
-      metric: a name in `data.metrics.METRICS`.
+      metric: a name in `data.text_metrics.METRICS`.
       max_new_tokens: default limit of the outputs.
     """
 
@@ -53,11 +56,11 @@ def from_task_or_file(
     chat: bool = False,
     truncate: bool = False,
 ) -> PromptSet:
-    """Those of a file where one is named, else those of a task.
+    """Reads the prompts of a file where one is named, else those of a task.
 
     Args:
-      task: whose rows, or whose prefix and lengths the lines of a file get; by default that which the
-        target's name speaks of, and for a file the target's own.
+      task: whose rows, or whose prefix and lengths the lines of a file get; by default the task
+        encoded in the target's zoo name, and for a file the target's own.
       split: of the task; a file has none.
       inputs: the file.
       metric: compares with the `targets` of a file.
@@ -78,9 +81,9 @@ def from_task_or_file(
 def from_task(
     target: Pretrained, task: str, split: str, limit: int | None, *, chat: bool = False
 ) -> PromptSet:
-    """The first `limit` rows of a split, tokenised as the target was trained; long inputs are cut as there.
+    """Reads the first `limit` rows of a split, tokenised as the target was trained; long inputs are cut.
 
-    With `chat`, wrapped in the target's chat template.
+    With `chat`, each is wrapped in the target's chat template.
 
     Raises:
       UsageError: an unknown task or split, a limit below 1, an empty split, a target without tokenizer or
@@ -112,7 +115,7 @@ def from_file(
     chat: bool = False,
     truncate: bool = False,
 ) -> PromptSet:
-    """The first `limit` lines `{"inputs": ..., "targets": ...}` of a JSONL file; `targets` may be absent.
+    """Reads the first `limit` lines `{"inputs": ..., "targets": ...}` of a file; `targets` may be absent.
 
     Inputs become prompts as those of `generate` do: with the prefix that the target brings, or that of
     `task`, and with `chat` the target's chat template.
@@ -151,3 +154,34 @@ def _prompts(
 ) -> tuple[tuple[int, ...], ...]:
     tokenizer = tokenizer_of(target)
     return tuple(tuple(form.ids(tokenizer, text, where)) for text, where in texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """Scores in 0..100.
+
+    Attributes:
+      primary: the key of `corpus` that comparisons quote.
+      corpus: the metric function's values over all prompts.
+      example_N: each prompt's score, for pairing; its mean need not be a corpus value (BLEU).
+    """
+
+    primary: str
+    corpus: dict[str, float]
+    example_N: list[float]
+
+
+def score(prompt_set: PromptSet, completions: Sequence[Completion], tokenizer: Tokenizer) -> Quality | None:
+    """Compares outputs with the references; None where there are none or no metric was named."""
+    metric = text_metrics.find_metric(prompt_set.metric)
+    if prompt_set.references is None or metric.corpus is None or metric.example is None:
+        return None
+    assert metric.primary is not None
+    outputs = [tokenizer.decode(completion.tokens) for completion in completions]
+    references = prompt_set.references
+    pairs = zip(references, outputs, strict=True)
+    return Quality(
+        primary=metric.primary,
+        corpus={name: float(value) for name, value in metric.corpus(references, outputs).items()},
+        example_N=[float(metric.example(reference, output)) for reference, output in pairs],
+    )

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from distillspec_jax import files
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 
 COUNTS = ("emitted_tokens", "target_calls", "tested", "accepted")
-_MOST = 2**40
-"""Of a count: beyond all that decoding gives, and millions of lines add up in 64 bits."""
+_MAX_COUNT = 2**40
+"""A count beyond all that decoding gives; millions of lines of it add up in 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Served:
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]]) -> Served:
-        """Of lines as `read` gives them."""
+        """Adds up lines as `read` gives them."""
         by_prompt: dict[str, np.ndarray] = {}
         for number, line in enumerate(lines):
             prompt = json.dumps(line.get("inputs", number))
@@ -62,7 +63,7 @@ class Served:
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    """The lines of a file that `generate` wrote or is writing; a last line that is not whole yet is left out.
+    """Reads the lines that `generate` wrote or is writing; a last line that is not whole yet is left out.
 
     Raises:
       UsageError: no such file, no lines, or one that has no such counts; named by its number.
@@ -76,23 +77,18 @@ def read(path: str) -> list[dict[str, Any]]:
 
 
 def _lines(path: str) -> Iterator[dict[str, Any]]:
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    for number, content in enumerate(text[: text.rfind("\n") + 1].split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            line = json.loads(content)
-        except (ValueError, RecursionError):  # no JSON, or a thousand brackets
-            raise UsageError(f"{path}:{number}: malformed JSON") from None
+    content = Path(path).read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    for place, line in files.json_lines(files.decoded_lines(whole, path), path):
         for name in COUNTS:
-            count = line.get(name) if isinstance(line, dict) else None
-            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST:
-                raise UsageError(f"{path}:{number} has no count {name!r}, as lines of generate have")
+            count = line.get(name)
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MAX_COUNT:
+                raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
         yield line
 
 
 def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple[str, Served]]:
-    """`FIRST-LAST` and counts of so many lines in a row, None: all; the last window may have fewer."""
+    """Yields `FIRST–LAST` and counts of `size` lines in a row (None: all); the last window may have fewer."""
     size = size or len(lines)
     for start in range(0, len(lines), size):
         part = lines[start : start + size]
@@ -100,6 +96,6 @@ def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple
 
 
 def latest_whole(windows: Sequence[tuple[str, Served]]) -> tuple[str, Served]:
-    """Which of `windows` to judge by: a tail that is still growing says little beside a whole one."""
+    """Chooses which of `windows` to judge by: a tail that is still growing says little beside a whole one."""
     growing = len(windows) > 1 and windows[-1][1].lines < windows[0][1].lines
     return windows[-2] if growing else windows[-1]

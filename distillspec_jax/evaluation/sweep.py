@@ -7,26 +7,26 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from distillspec_jax import checkpoint
 from distillspec_jax.decoding import (
     Engine,
-    ModelDrafter,
     SamplingDistribution,
     SamplingParams,
     StopOnEos,
+    drafter_registry,
 )
-from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.prompt_lookup import PromptLookup
-from distillspec_jax.evaluation import cells, grid, prompts, quality, results
+from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
+from distillspec_jax.evaluation import grid, measured, prompts, results, rows
 from distillspec_jax.evaluation.acceptance import failures
-from distillspec_jax.evaluation.cells import NO_DRAFTER, Measured, Workload
 from distillspec_jax.evaluation.grid import Cell
+from distillspec_jax.evaluation.measured import Measured, Workload
 from distillspec_jax.evaluation.prompts import PromptSet
-from distillspec_jax.evaluation.results import Row
-from distillspec_jax.generation.text_generator import LOOKUP, tokenizer_of
+from distillspec_jax.evaluation.result_row import NO_DRAFTER, SCHEMA_VERSION, ResultRow
+from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ _PROMPT_BUCKET = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class SweepProgress:
     """How far a sweep is; told before each group of cells, after each row, and where prompts fail.
 
     Attributes:
@@ -49,7 +49,7 @@ class Progress:
     done: int
     total: int
     doing: str
-    row: Row | None = None
+    row: ResultRow | None = None
 
 
 def sweep(
@@ -77,8 +77,8 @@ def sweep(
     measure_overlap: bool = False,
     assume_same_vocabulary: bool = False,
     dtype: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> list[Row]:
+    progress: Callable[[SweepProgress], None] | None = None,
+) -> list[ResultRow]:
     """Measures every cell of the grid and appends it to `output_dir/results.jsonl`.
 
     A cell that the file holds already, measured with the same models, prompts and settings on the same kind
@@ -86,8 +86,8 @@ def sweep(
 
     Args:
       target: the model whose distribution the outputs follow.
-      drafters: label to draft model, or to `lookup`, which finds drafts in the text itself; the labels
-        appear in every table.
+      drafters: label to draft model, or to the name of a drafter that needs none (`lookup`, see
+        `decoding.drafter_registry`); the labels appear in every table.
       output_dir: made if it does not exist.
       task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
       inputs: a JSONL file of prompts in place of a task's, whose prefix they get if `task` is named; `metric`
@@ -130,13 +130,9 @@ def sweep(
 
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)
-    target = _loaded(target, dtype)
-    drafts = {
-        label: LOOKUP if model == LOOKUP else _loaded(model, dtype) for label, model in drafters.items()
-    }
-    for draft in drafts.values():
-        if isinstance(draft, Pretrained):
-            pretrained.check_pair(target, draft, assume_same_vocabulary)
+    target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
+    drafts = {label: drafter_registry.load(draft, dtype) for label, draft in drafters.items()}
+    drafter_registry.check_pairs(target, list(drafts.values()), assume_same_vocabulary)
     prompt_set = prompts.from_task_or_file(
         target,
         task=task,
@@ -175,7 +171,7 @@ class _Sweep:
     """A sweep whose arguments are known to be good; the workload's batch size is each cell's."""
 
     target: Pretrained
-    drafts: Mapping[str, Pretrained | str]
+    drafts: Mapping[str, NamedDraft]
     cells: Sequence[Cell]
     top_k: int
     top_p: float
@@ -183,29 +179,30 @@ class _Sweep:
     workload: Workload
     measure_overlap: bool
     path: Path
-    tell: Callable[[Progress], None]
-    rows: dict[Cell, Row] = dataclasses.field(default_factory=dict)
+    tell: Callable[[SweepProgress], None]
+    done: dict[Cell, ResultRow] = dataclasses.field(default_factory=dict)
     baselines: dict[int, Engine] = dataclasses.field(default_factory=dict)
 
-    def run(self, before: Sequence[Row]) -> list[Row]:
-        found = {row.get("fingerprint"): row for row in before}
-        self.rows.update({c: found[f] for c, f in self._fingerprints.items() if f in found})
+    def run(self, before: Sequence[ResultRow]) -> list[ResultRow]:
+        found = {row.fingerprint: row for row in before}
+        self.done.update({c: found[f] for c, f in self._fingerprints.items() if f in found})
         for group in grid.groups(self.cells):
-            missing = [cell for cell in group if cell not in self.rows]
+            missing = [cell for cell in group if cell not in self.done]
             if missing and missing[0].is_baseline:
                 self._run_baseline(*missing)
             elif missing:
                 self._run_group(missing)
-        return [self.rows[cell] for cell in self.cells]
+        return [self.done[cell] for cell in self.cells]
 
     def _run_baseline(self, cell: Cell) -> None:
         self._announce(f"no draft, {cell.conditions}")
         distribution, workload = self._distribution(cell.temperature), self._workload(cell)
         engine = self._baseline(cell.batch_size)
         once = dataclasses.replace(workload, repeats=1)  # every group below times it again
-        timed = cells.in_turns([engine], distribution, once)[0]
-        measured = self._finite(cells.completed(timed, engine, distribution, workload))
-        self._write(cell, cells.autoregressive_row(measured, self._quality(measured)))
+        timed = measured.in_turns([engine], distribution, once)[0]
+        complete = self._finite(measured.completed(timed, engine, distribution, workload))
+        row = rows.autoregressive_row(complete, self._quality(complete), self._conditions(cell))
+        self._write(cell, row)
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
         """Several drafters under the same conditions, timed in turns with the baseline."""
@@ -214,29 +211,35 @@ class _Sweep:
         self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
         distribution, workload = self._distribution(first.temperature), self._workload(first)
         engines = [self._engine(cell) for cell in missing]
-        baseline, *timed = cells.in_turns(
+        baseline, *timed = measured.in_turns(
             [self._baseline(first.batch_size), *engines], distribution, workload
         )
         for cell, engine, part in zip(missing, engines, timed, strict=True):
             if self.measure_overlap:
                 recorder = self._engine(cell, measure_overlap=True)
-                measured = cells.again(part, recorder, distribution, workload)
+                complete = measured.again(part, recorder, distribution, workload)
             else:
-                measured = cells.completed(part, engine, distribution, workload)
-            self._finite(measured)
+                complete = measured.completed(part, engine, distribution, workload)
+            self._finite(complete)
             draft = self.drafts[cell.drafter]
             ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
-            row = cells.drafted_row(
-                cell.drafter, cell.block_size, ratio, measured, baseline, self._quality(measured)
+            row = rows.drafted_row(
+                cell.drafter,
+                cell.block_size,
+                ratio,
+                complete,
+                baseline,
+                self._quality(complete),
+                self._conditions(cell),
             )
             self._write(cell, row)
 
-    def _finite(self, measured: Measured) -> Measured:
-        """Itself, if a row can be made of it; tells of prompts that failed."""
-        failed, asked = failures(self.target.name, measured.completions), len(measured.completions)
+    def _finite(self, complete: Measured) -> Measured:
+        """Reports failed prompts; raises if all failed."""
+        failed, asked = failures(self.target.name, complete.completions), len(complete.completions)
         if failed:
             self._announce(f"{failed} of {asked} prompts failed: the target's logits were not finite")
-        return measured
+        return complete
 
     def _workload(self, cell: Cell) -> Workload:
         return dataclasses.replace(self.workload, batch_size=cell.batch_size)
@@ -254,18 +257,17 @@ class _Sweep:
         return self.baselines[batch_size]
 
     def _engine(self, cell: Cell, measure_overlap: bool = False) -> Engine:
-        draft = self.drafts.get(cell.drafter)
-        drafter: Drafter | None = None
-        if isinstance(draft, Pretrained):
-            drafter = ModelDrafter(draft.as_draft)
-        elif draft is not None:
-            drafter = PromptLookup(self._tokenizer.vocab_size)
+        drafter, params = None, None
+        if not cell.is_baseline:
+            drafter, params = make_drafter(
+                [self.drafts[cell.drafter]], vocab_size=self._tokenizer.vocab_size, block_size=cell.block_size
+            )
         longest = max(map(len, self.workload.prompts))
         return Engine(
             self.target.model,
             self.target.params,
             drafter,
-            draft.params if isinstance(draft, Pretrained) else None,
+            params,
             verifier=grid.verifier(cell.rule),
             stopping=StopOnEos(self._tokenizer.eos_ids),
             block_size=max(cell.block_size, 1),
@@ -275,14 +277,13 @@ class _Sweep:
             measure_overlap=measure_overlap,
         )
 
-    def _quality(self, measured: Measured) -> quality.Quality | None:
-        return quality.score(self.prompt_set, measured.completions, self._tokenizer)
+    def _quality(self, complete: Measured) -> prompts.Quality | None:
+        return prompts.score(self.prompt_set, complete.completions, self._tokenizer)
 
     @functools.cached_property
-    def _settings(self) -> Row:
-        """What all rows of this sweep share and what decides their numbers."""
+    def _settings(self) -> dict[str, Any]:
+        """Fields that all rows of this sweep share and that decide their numbers."""
         return {
-            "schema_version": results.SCHEMA_VERSION,
             "task": self.prompt_set.task,
             "split": self.prompt_set.split,
             "target": self.target.name,
@@ -301,7 +302,7 @@ class _Sweep:
 
     @functools.cached_property
     def _fingerprints(self) -> dict[Cell, str]:
-        """A name for all that a cell's numbers depend on."""
+        """Names all that a cell's numbers depend on."""
         target = fingerprints.of_params(self.target.params)
         drafts = {
             label: [fingerprints.of_params(draft.params), draft.card.shortlist]
@@ -309,45 +310,39 @@ class _Sweep:
             else draft
             for label, draft in self.drafts.items()
         }
-        fixed = [self._settings, target, self.measure_overlap]
+        fixed = [{"schema_version": SCHEMA_VERSION, **self._settings}, target, self.measure_overlap]
         return {
             cell: fingerprints.of_json([fixed, drafts.get(cell.drafter), dataclasses.astuple(cell)])
             for cell in self.cells
         }
 
     @functools.cached_property
-    def _provenance(self) -> Row:
+    def _provenance(self) -> dict[str, Any]:
         return checkpoint.provenance()
 
-    def _write(self, cell: Cell, measured: Row) -> None:
+    def _conditions(self, cell: Cell) -> dict[str, Any]:
+        """The fields of a cell's row that are not measured."""
         draft = self.drafts.get(cell.drafter)
-        row = {
+        return {
             **self._settings,
             "verifier": cell.rule,
             "batch_size": cell.batch_size,
             "temperature": cell.temperature,
             "drafter_path": draft.name if isinstance(draft, Pretrained) else draft,
-            **measured,
-            "matches_autoregressive": self._matches(cell, measured),
             **self._provenance,
             "fingerprint": self._fingerprints[cell],
         }
+
+    def _write(self, cell: Cell, row: ResultRow) -> None:
+        if cell.temperature == 0:
+            baseline = self.done.get(cell.baseline, row)
+            row = dataclasses.replace(row, matches_autoregressive=row.same_outputs(baseline))
         results.append(self.path, row)
-        self.rows[cell] = row
+        self.done[cell] = row
         self._announce("", row)
 
-    def _matches(self, cell: Cell, measured: Row) -> int | None:
-        """At temperature 0, how many prompts have the baseline's very tokens."""
-        if cell.temperature != 0:
-            return None
-        baseline = self.rows.get(cell.baseline, measured)
-        pairs = zip(
-            measured["per_prompt"]["output_digest"], baseline["per_prompt"]["output_digest"], strict=True
-        )
-        return sum(ours == theirs for ours, theirs in pairs)
-
-    def _announce(self, doing: str, row: Row | None = None) -> None:
-        self.tell(Progress(len(self.rows), len(self.cells), doing, row))
+    def _announce(self, doing: str, row: ResultRow | None = None) -> None:
+        self.tell(SweepProgress(len(self.done), len(self.cells), doing, row))
 
 
 def device() -> str:
@@ -355,7 +350,3 @@ def device() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"
-
-
-def _loaded(model: str | Pretrained, dtype: str | None) -> Pretrained:
-    return pretrained.load(model, dtype=dtype) if isinstance(model, str) else model

@@ -13,26 +13,21 @@ import numpy as np
 
 from distillspec_jax.data import catalog
 from distillspec_jax.decoding.adaptive import AUTO
-from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
+from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
-from distillspec_jax.decoding.hybrid import HybridDrafter
-from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained, registry, zoo_manifest
+from distillspec_jax.models import registry, zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.tokenization.chat_template import ChatTemplate
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
-LOOKUP = "lookup"
-"""In the place of a draft model: `PromptLookup`."""
-
-Drafts = Pretrained | str | None | Sequence[Pretrained | str]
-"""A draft model, `LOOKUP`, several of these for one target, or nothing."""
+Drafts = NamedDraft | None | Sequence[NamedDraft]
+"""A draft model, or the name of a drafter that needs none; several of these for one target; or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +148,8 @@ class TextGenerator:
 
     Args:
       target: the model whose distribution the output follows.
-      draft: proposes blocks; `LOOKUP` finds them in the text itself; several lay theirs side by side; None
-        decodes one token at a time.
+      draft: proposes blocks: a model, or a drafter without one by name (`lookup`, see
+        `decoding.drafter_registry`); several lay theirs side by side; None decodes one token at a time.
       form: how inputs become prompts; the target's own by default.
       block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
         acceptance, so that the same seed need not give the same text, unless at temperature 0 under a rule
@@ -187,24 +182,13 @@ class TextGenerator:
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
         drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
-        models = [target]
-        for one in drafts:
-            if isinstance(one, Pretrained):
-                pretrained.check_pair(target, one, assume_same_vocabulary)
-                models.append(one)
-            elif one != LOOKUP:
-                raise UsageError(f"draft is {one!r}, must be a loaded model, {LOOKUP!r} or None")
+        check_pairs(target, drafts, assume_same_vocabulary)
+        models = [target, *(one for one in drafts if isinstance(one, Pretrained))]
         if isinstance(block_size, str) and block_size != "auto":
             raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
         if isinstance(block_size, int) and block_size < 1:
             raise UsageError(f"block_size is {block_size}, must be at least 1")
         sizes = AUTO if isinstance(block_size, str) else (block_size,)
-        lookups = sum(one == LOOKUP for one in drafts)
-        if candidates > 1 and lookups:
-            raise UsageError(f"the drafter {LOOKUP!r} offers one candidate block, not {candidates}")
-        blocks = candidates * max(len(drafts), 1)
-        verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
-        self._greedy_only = getattr(verifier, "greedy_only", False)
         self.tokenizer = tokenizer_of(next((model for model in models if model.tokenizer_bytes), target))
         for model in models:
             if model.model.vocab_size < self.tokenizer.vocab_size:
@@ -213,14 +197,14 @@ class TextGenerator:
                     f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
                 )
         self.form = form or prompt_format(target)
-        drafters: list[Drafter] = [
-            ModelDrafter(one.as_draft, candidates)
-            if isinstance(one, Pretrained)
-            else PromptLookup(self.tokenizer.vocab_size)
-            for one in drafts
-        ]
-        params = [one.params if isinstance(one, Pretrained) else None for one in drafts]
-        hybrid = len(drafters) > 1
+        drafter, params, blocks = None, None, candidates
+        if drafts:
+            drafter, params = make_drafter(
+                drafts, vocab_size=self.tokenizer.vocab_size, candidates=candidates, block_size=max(sizes)
+            )
+            blocks = drafter.candidates
+        verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
+        self._greedy_only = getattr(verifier, "greedy_only", False)
         target_params = target.params
         if partitioner is not None:
             target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
@@ -229,8 +213,8 @@ class TextGenerator:
         self._engine = Engine(
             target.model,
             target_params,
-            HybridDrafter(tuple(drafters), max(sizes)) if hybrid else next(iter(drafters), None),
-            tuple(params) if hybrid else next(iter(params), None),
+            drafter,
+            params,
             verifier=verifier,
             block_size=sizes,
             batch_size=batch_size,

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import randomness
-from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, RowSettings, State
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
-from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -42,7 +41,7 @@ class Round:
 
 def trace(
     target: Pretrained,
-    draft: Pretrained,
+    draft: NamedDraft,
     text: str,
     *,
     block_size: int = 5,
@@ -50,18 +49,19 @@ def trace(
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> list[Round]:
-    """Decodes one text and tells every round; the text is what `generate` returns for the same seed.
+    """Decodes one text and returns its rounds; the text is what `generate` returns for the same seed.
 
     Args:
-      target, draft: a pair of one vocabulary.
+      target, draft: a pair of one vocabulary; or a drafter without a model, by name.
       text: the raw input; the target's prefix is put before it, and it is cut to the model's length.
       block_size, temperature, max_new_tokens, seed: as in `TextGenerator`.
     """
-    pretrained.check_pair(target, draft)
+    check_pairs(target, [draft])
     tokenizer, form = tokenizer_of(target), prompt_format(target, truncate=True)
+    drafter, draft_params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
     loop = SpeculativeLoop(
         target.model,
-        ModelDrafter(draft.as_draft),
+        drafter,
         stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
     )
@@ -74,7 +74,7 @@ def trace(
         jnp.asarray([limit], jnp.int32),
         distribution,
     )
-    params = PairParams(target.params, draft.params)
+    params = PairParams(target.params, draft_params)
     state = _start(loop, params, prompt_BT, settings, limit)
     rounds, emitted, accepted, tested = [], 0, 0, 0
     while bool(state.rows.running_B[0]):

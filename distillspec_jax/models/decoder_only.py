@@ -267,7 +267,7 @@ class DecoderOnly(LinenModel):
         return self.config.max_positions + 1 if self.config.positions == "learned" else None
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
-        """The form that decodes fastest; see `t5.EncoderDecoder.prepare`."""
+        """See `LanguageModel.prepare`."""
         return prepared(params, rows, head_dim=self.config.head_dim, int8=self.int8)
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:

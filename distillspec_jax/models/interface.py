@@ -60,7 +60,7 @@ def prompt_lengths(prompt_BT: Array) -> Array:
 
 
 def width_of(prompts: Sequence[Sequence[int]]) -> int:
-    """Of the narrowest array of prompts: a -1 follows an id 0 at the end, which is padding otherwise."""
+    """The smallest width that holds the prompts: one more where the last id is 0, which -1 must follow."""
     return max(len(prompt) + (prompt[-1] == 0) for prompt in prompts)
 
 
@@ -107,3 +107,46 @@ class LanguageModel(Protocol):
           `[B, K, V]` logits (position k: the distribution of the token after `tokens_BK[:, k]`) and the
           state, `length_B` grown by K. Tokens past the room made by `prefill` are not written.
         """
+
+    def prepare(self, params: Params, rows: int | None = None) -> Params:
+        """The form of `params` that decodes fastest, for any method here in their place; same logits.
+
+        Args:
+          rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
+            it must be compiled by `cpu_forms.compiled`.
+        """
+
+    @property
+    def listed_ids(self) -> tuple[int, ...] | None:
+        """The S ids, ascending, whose logits alone are above -inf (`shortlist.py`); None: all V may be."""
+
+    def extend_listed(
+        self, params: Params, state: DecodeState, tokens_BK: Array
+    ) -> tuple[Array, DecodeState]:
+        """`extend` with the logits of the listed ids alone, `[B, K, S]`: fewer logits cost less."""
+
+    def spread(self, log_BTS: Array) -> Array:
+        """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list."""
+
+
+class LanguageModelDefaults:
+    """The members of a `LanguageModel` that has one form of parameters and no shortlist."""
+
+    def prepare(self, params: Params, rows: int | None = None) -> Params:
+        """See `LanguageModel.prepare`."""
+        return params
+
+    @property
+    def listed_ids(self) -> tuple[int, ...] | None:
+        """See `LanguageModel.listed_ids`."""
+        return None
+
+    def extend_listed(
+        self: LanguageModel, params: Params, state: DecodeState, tokens_BK: Array
+    ) -> tuple[Array, DecodeState]:
+        """See `LanguageModel.extend_listed`."""
+        return self.extend(params, state, tokens_BK)
+
+    def spread(self, log_BTS: Array) -> Array:
+        """See `LanguageModel.spread`."""
+        return log_BTS

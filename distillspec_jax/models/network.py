@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.interface import Batch, DecodeState, LanguageModelDefaults
 from distillspec_jax.models.prepared import form_of
 from distillspec_jax.models.rematerialisation import check_policy
 from distillspec_jax.shapes import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenModel:
+class LinenModel(LanguageModelDefaults):
     """A `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
 
     A family adds `prefill`, and `prepare`, which makes parameters decode faster (see `prepared.py`).

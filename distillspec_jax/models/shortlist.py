@@ -50,8 +50,12 @@ class Shortlisted:
     def vocab_size(self) -> int:
         return self.network.vocab_size
 
+    @property
+    def listed_ids(self) -> tuple[int, ...]:
+        return self.ids
+
     def prepare(self, params: Params, rows: int | None = None) -> Params:
-        """See `t5.EncoderDecoder.prepare`."""
+        """See `LanguageModel.prepare`."""
         if _KEY in params:
             return params
         decoder = dict(self.network.prepare(params, rows)["decoder"])

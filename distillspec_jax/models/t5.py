@@ -277,15 +277,9 @@ class EncoderDecoder(LinenModel):
         return self.config.emb_dim**-0.5
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
-        """The form that decodes fastest, for any method here in the place of `params`; same logits.
-
-        Args:
-          rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
-            it must be compiled by `cpu_forms.compiled`.
-        """
-        config = self.config
-        scale = config.emb_dim**-0.5
-        return prepared(params, rows, head_dim=config.head_dim, logits_scale=scale, int8=self.int8)
+        """See `LanguageModel.prepare`."""
+        head_dim, scale = self.config.head_dim, self.logits_scale
+        return prepared(params, rows, head_dim=head_dim, logits_scale=scale, int8=self.int8)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,7 @@ import jinja2
 from distillspec_jax import files
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
-from distillspec_jax.evaluation.acceptance import expected_block_efficiency
-from distillspec_jax.evaluation.cells import NO_DRAFTER
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
 from distillspec_jax.generation.trace import Round
 from distillspec_jax.reports import plots, summary, tables
 
@@ -27,13 +23,13 @@ _EXPECTED = "acceptance_expected_T"  # in metrics.jsonl, followed by the tempera
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class TracedPrompt:
     """A prompt decoded round by round, to be shown with its accepted tokens marked.
 
     Attributes:
       drafter: whose drafts these are.
       inputs: the raw input.
-      rounds: of `decoding.trace`.
+      rounds: of `generation.trace`.
     """
 
     drafter: str
@@ -48,19 +44,19 @@ class Example:
 
 
 def report(
-    paths: Sequence[str | Path],
+    rows: Sequence[ResultRow],
     output: str | Path,
     *,
     training: Mapping[str, str | Path] | None = None,
-    examples: Sequence[Example] = (),
+    examples: Sequence[TracedPrompt] = (),
     title: str | None = None,
     block_size: int = summary.BLOCK_SIZE,
 ) -> Path:
     """Writes the page; it needs nothing beside itself, neither files nor a network.
 
     Args:
-      paths: `results.jsonl` files; rows that cannot be compared get sections of their own, and of several
-        measurements of one cell the last counts.
+      rows: of any number of files (`results.read`), at least one; rows that cannot be compared get sections
+        of their own, and of several measurements of one cell the last counts.
       output: the page.
       training: label to `metrics.jsonl` of training runs.
       examples: decoded prompts.
@@ -71,27 +67,19 @@ def report(
       The path of the page.
 
     Raises:
-      UsageError: an unreadable file, no rows, a malformed line by file and line, a full disk.
+      UsageError: an unreadable training file, a malformed line of it by file and line, a full disk.
     """
-    rows = results.read(paths)
-    if not rows:
-        raise UsageError(f"no results in {', '.join(map(str, paths)) or 'no files'}")
-    curves = {label: _read_curve(Path(path)) for label, path in (training or {}).items()}
+    curves = {label: _read_curve(path) for label, path in (training or {}).items()}
     groups = results.groups(rows)
     page = _environment().get_template(_TEMPLATE)
     text = page.render(
-        title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0]["task"] for g in groups)),
+        title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0].task for g in groups)),
         sections=[_section(group, block_size) for group in groups],
         curves=_curves(curves, plots.series_of(groups[0])),
         examples=examples,
     )
-    output = Path(output)
-    with files.saving(output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(output.name + ".tmp")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, output)
-    return output
+    files.write_whole(output, text)
+    return Path(output)
 
 
 def _environment() -> jinja2.Environment:
@@ -107,18 +95,18 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _section(rows: Sequence[Row], block_size: int) -> dict[str, Any]:
-    """All that the page shows of one group of comparable rows."""
+def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
+    """Collects all that the page shows of one group of comparable rows."""
     temperatures, labels = summary.temperatures(rows), plots.series_of(rows)
     size = summary.nearest_block_size(rows, block_size)
     pair = summary.main_pair(rows)
     return {
         "first": rows[0],
-        "metric": rows[0].get("primary_metric"),
+        "metric": rows[0].primary_metric,
         "series": labels,
         "pair": pair,
         "block_size": size,
-        "verdicts": [_card(summary.verdict(rows, t, block_size)) for t in temperatures],
+        "findings": [_card(summary.finding(rows, t, block_size)) for t in temperatures],
         "headline": [(t, _lines(rows, t, [0, size or 0])) for t in temperatures],
         "full": [(t, _lines(rows, t, [0, *summary.block_sizes(rows)])) for t in temperatures],
         "matches": _matches(rows),
@@ -127,53 +115,50 @@ def _section(rows: Sequence[Row], block_size: int) -> dict[str, Any]:
     }
 
 
-def _card(verdict: summary.Verdict) -> dict[str, Any]:
-    """A verdict as the big number at the top."""
-    known = math.isfinite(verdict.ratio.value)
+def _card(finding: summary.Finding) -> dict[str, Any]:
+    """Shows a finding as the big number at the top."""
+    known = math.isfinite(finding.ratio.value)
     return {
-        "temperature": verdict.temperature,
-        "outcome": verdict.outcome,
-        "number": f"×{verdict.ratio.value:.2f}" if known else "–",
-        "interval": f"{verdict.ratio.low:.2f} to {verdict.ratio.high:.2f}" if verdict.ratio.ends else None,
-        "sentence": verdict.sentence,
+        "temperature": finding.temperature,
+        "outcome": finding.outcome,
+        "number": f"×{finding.ratio.value:.2f}" if known else "–",
+        "interval": f"{finding.ratio.low:.2f} to {finding.ratio.high:.2f}" if finding.ratio.ends else None,
+        "sentence": finding.sentence,
     }
 
 
-def _lines(rows: Sequence[Row], temperature: float, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def _lines(rows: Sequence[ResultRow], temperature: float, sizes: Sequence[int]) -> list[dict[str, Any]]:
     lines = []
     for size in dict.fromkeys(sizes):
         for label in [NO_DRAFTER] if size == 0 else results.drafters(rows):
             row = summary.find(rows, label, temperature, size)
             if row is not None:
-                lines.append({"row": row, "theory": _theory(row)})
+                lines.append({"row": row, "if_independent": summary.if_independent(row)})
     return lines
 
 
-def _theory(row: Row) -> float | None:
-    accepted = row["acceptance_tested"]
-    return None if accepted is None else expected_block_efficiency(accepted, row["block_size"])
-
-
-def _matches(rows: Sequence[Row]) -> str | None:
-    """Whether greedy speculative outputs are the baseline's, in words."""
-    greedy = [row for row in rows if row["temperature"] == 0 and row["block_size"] > 0]
+def _matches(rows: Sequence[ResultRow]) -> str | None:
+    """Says whether greedy speculative outputs are the baseline's."""
+    greedy = [row for row in rows if row.temperature == 0 and row.block_size > 0]
     if not greedy:
         return None
-    differing = [row for row in greedy if row["matches_autoregressive"] != row["prompts"]]
+    differing = [row for row in greedy if row.matches_autoregressive != row.prompts]
     if not differing:
         return (
             f"At T = 0 every drafted output equals the output without a draft, token for token: "
-            f"{greedy[0]['prompts']} prompts in each of {len(greedy)} cells."
+            f"{greedy[0].prompts} prompts in each of {len(greedy)} cells."
         )
-    worst = min(differing, key=lambda row: row["matches_autoregressive"])
+    worst = min(differing, key=lambda row: row.matches_autoregressive or 0)
     return (
         f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(greedy)} cells, "
-        f"most in {worst['drafter']} at γ = {worst['block_size']}: {worst['matches_autoregressive']} of "
-        f"{worst['prompts']} prompts are equal."
+        f"most in {worst.drafter} at γ = {worst.block_size}: {worst.matches_autoregressive} of "
+        f"{worst.prompts} prompts are equal."
     )
 
 
-def _figures(rows: Sequence[Row], temperatures: Sequence[float], size: int | None) -> list[dict[str, Any]]:
+def _figures(
+    rows: Sequence[ResultRow], temperatures: Sequence[float], size: int | None
+) -> list[dict[str, Any]]:
     if size is None:
         return []
     kinds: list[tuple[str, str, list[str | None]]] = [
@@ -217,54 +202,43 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[s
     return [plot for plot in drawn if plot]
 
 
-def _read_curve(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
+def _read_curve(path: str | Path) -> list[dict[str, Any]]:
     found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UsageError(
-                    f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno})"
-                ) from error
-            if not isinstance(row, dict) or "step" not in row:
-                raise UsageError(f"{path}:{number}: not a line of metrics.jsonl: it has no field 'step'")
-            found.append(row)
+    for place, line in files.json_lines(files.read_lines(path), path):
+        if "step" not in line:
+            raise UsageError(f"{place}: not a line of metrics.jsonl: it has no field 'step'")
+        found.append(line)
     return found
 
 
-def _provenance(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """How these numbers came about, as the rows tell."""
+def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
+    """Says how the numbers came about."""
     first = rows[0]
 
     def all_of(field: str) -> str:
         return (
-            "; ".join(dict.fromkeys(str(row[field]) for row in rows if row.get(field) is not None))
+            "; ".join(dict.fromkeys(str(x) for row in rows if (x := getattr(row, field)) is not None))
             or "unknown"
         )
 
-    timed = first.get("timing") is not None
-    paths = {row["drafter"]: row["drafter_path"] for row in rows if row.get("drafter_path")}
+    timed = first.timing is not None
+    paths = {row.drafter: row.drafter_path for row in rows if row.drafter_path}
     return [
         ("Command", all_of("command")),
         ("Source", f"distillspec_jax {all_of('version')}, git revision {all_of('git_revision')}"),
         ("Device", all_of("device")),
-        ("Target", first["target"]),
+        ("Target", first.target),
         ("Drafters", "; ".join(f"{label}: {path}" for label, path in paths.items()) or "none"),
-        ("Prompts", f"{first['task']}, {first.get('split') or 'file'}: the first {first['prompts']}"),
+        ("Prompts", f"{first.task}, {first.split or 'file'}: the first {first.prompts}"),
         (
             "Decoding",
-            f"{first.get('verifier', 'token')} rule, up to {first['max_new_tokens']} tokens, "
-            f"batch size {first['batch_size']}, seed {first['seed']}",
+            f"{first.verifier or 'token'} rule, up to {first.max_new_tokens} tokens, "
+            f"batch size {first.batch_size}, seed {first.seed}",
         ),
         (
             "Timing",
-            f"the first {min(first['timing_prompts'], first['prompts'])} prompts, best of "
-            f"{first['repeats']} runs in turns with the baseline, compilation apart"
+            f"the first {min(first.timing_prompts or first.prompts, first.prompts)} prompts, best of "
+            f"{first.repeats} runs in turns with the baseline, compilation apart"
             if timed
             else "none",
         ),

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distillspec_jax.evaluation import results
-from distillspec_jax.evaluation.acceptance import expected_block_efficiency
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import Measure, ResultRow
 from distillspec_jax.reports import summary
 
 # A placeholder stands for the CSS variable of the same place in `VARIABLES`.
@@ -59,24 +59,27 @@ _STYLE = {
 }
 
 
-def series_of(rows: Sequence[Row]) -> dict[str, int]:
-    """Which colour and marker each drafter has, throughout a report."""
+def series_of(rows: Sequence[ResultRow]) -> dict[str, int]:
+    """Numbers the colour and marker of each drafter, throughout a report."""
     return {label: i % len(_SERIES) for i, label in enumerate(results.drafters(rows))}
 
 
-def block_efficiency(rows: Sequence[Row], temperature: float) -> str:
-    """Measured block efficiency by block size with its interval; dashed, what the acceptance predicts."""
+def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str:
+    """Plots block efficiency by block size with its interval; dashed, what the acceptance predicts."""
 
     def draw(axes: Axes) -> None:
         sizes = summary.block_sizes(rows)
         for label, i in series_of(rows).items():
             found = [row for size in sizes if (row := summary.find(rows, label, temperature, size))]
-            x = [row["block_size"] for row in found]
+            x = [row.block_size for row in found]
             style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
-            axes.plot(x, [row["block_efficiency"] for row in found], **style)
+            axes.plot(x, [row.block_efficiency for row in found], **style)
             low, high = ([_ends(row, "block_efficiency")[end] for row in found] for end in (0, 1))
             axes.fill_between(x, low, high, color=_SERIES[i], alpha=0.18, lw=0)
-            axes.plot(x, [_theory(row) for row in found], color=_SERIES[i], ls=_DASHED, lw=1.1)
+            expected = np.array(
+                [summary.if_independent(row) for row in found], float
+            )  # None is NaN: no point
+            axes.plot(x, expected, color=_SERIES[i], ls=_DASHED, lw=1.1)
         axes.plot([], [], color=_MUTED, ls=_DASHED, lw=1.1, label="if independent")
         axes.set(xlabel="block size γ", ylabel="tokens per target call", xticks=sizes)
         axes.set_ylim(_shared_limits(rows, "block_efficiency", lowest=1.0))
@@ -85,9 +88,9 @@ def block_efficiency(rows: Sequence[Row], temperature: float) -> str:
     return _svg(draw, f"Block efficiency by block size at temperature {temperature:g}")
 
 
-def speedup(rows: Sequence[Row], temperature: float) -> str | None:
-    """Measured speed-up over decoding without a draft, by block size; None if nothing was timed."""
-    timed = [row for row in rows if row["temperature"] == temperature and row["speedup"] is not None]
+def speedup(rows: Sequence[ResultRow], temperature: float) -> str | None:
+    """Plots the speed-up over decoding without a draft, by block size; None if nothing was timed."""
+    timed = [row for row in rows if row.temperature == temperature and row.speedup is not None]
     labels = results.drafters(timed)
     if not labels:
         return None
@@ -95,10 +98,10 @@ def speedup(rows: Sequence[Row], temperature: float) -> str | None:
     def draw(axes: Axes) -> None:
         sizes, width = summary.block_sizes(timed), 0.8 / len(labels)
         for n, label in enumerate(labels):
-            own = [row for row in timed if row["drafter"] == label]
-            x = [sizes.index(row["block_size"]) + (n - (len(labels) - 1) / 2) * width for row in own]
+            own = [row for row in timed if row.drafter == label]
+            x = [sizes.index(row.block_size) + (n - (len(labels) - 1) / 2) * width for row in own]
             color = _SERIES[series_of(rows)[label]]
-            axes.bar(x, [row["speedup"] for row in own], 0.9 * width, color=color, label=label)
+            axes.bar(x, [row.interval("speedup").value for row in own], 0.9 * width, color=color, label=label)
             low, high = ([_ends(row, "speedup")[end] for row in own] for end in (0, 1))
             axes.vlines(x, low, high, color=_FOREGROUND, lw=1.2)
         axes.axhline(1.0, color=_FOREGROUND, lw=1.2)
@@ -112,8 +115,8 @@ def speedup(rows: Sequence[Row], temperature: float) -> str | None:
     return _svg(draw, f"Measured speed-up by block size at temperature {temperature:g}")
 
 
-def per_prompt(rows: Sequence[Row], temperature: float, block_size: int) -> str | None:
-    """Each prompt's block efficiency under two drafters: is the gain broad, or that of a few prompts?
+def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
+    """Plots each prompt's block efficiency under two drafters: is the gain broad, or that of a few prompts?
 
     None where there are no two drafters to compare.
     """
@@ -125,7 +128,7 @@ def per_prompt(rows: Sequence[Row], temperature: float, block_size: int) -> str 
         return None
 
     def draw(axes: Axes) -> None:
-        before, after = (_per_prompt_efficiency(row) for row in (theirs, ours))
+        before, after = (row.per_prompt.efficiency for row in (theirs, ours))
         color, top = _SERIES[series_of(rows)[pair.drafter]], max(*before, *after) * 1.05
         better, worse = (
             sum(sign * (a - b) > 0 for a, b in zip(after, before, strict=True)) for sign in (1, -1)
@@ -140,8 +143,8 @@ def per_prompt(rows: Sequence[Row], temperature: float, block_size: int) -> str 
     return _svg(draw, f"Block efficiency prompt by prompt, {names}, at temperature {temperature:g}")
 
 
-def by_position(rows: Sequence[Row], temperature: float) -> str | None:
-    """Share of target calls that accepted each draft position, at the largest block size."""
+def by_position(rows: Sequence[ResultRow], temperature: float) -> str | None:
+    """Plots the share of target calls that accepted each draft position, at the largest block size."""
     sizes = summary.block_sizes(rows)
     if not sizes:
         return None
@@ -150,9 +153,9 @@ def by_position(rows: Sequence[Row], temperature: float) -> str | None:
         for label, i in series_of(rows).items():
             row = summary.find(rows, label, temperature, sizes[-1])
             if row is not None:
-                place = range(1, 1 + len(row["acceptance_joint"]))
+                place = range(1, 1 + len(row.acceptance_joint))
                 style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
-                axes.plot(place, row["acceptance_joint"], **style)
+                axes.plot(place, np.array(row.acceptance_joint, float), **style)
         axes.set(xlabel="draft position", ylabel="share of calls accepting it", ylim=(0, 1.02))
         axes.set_xticks(range(1, sizes[-1] + 1))
         axes.legend(loc="upper right")
@@ -167,7 +170,7 @@ def training(
     what: str,
     series: Mapping[str, int] | None = None,
 ) -> str | None:
-    """One metric of some training runs, from their `metrics.jsonl`; None where no run has it.
+    """Plots one metric of some training runs, from their `metrics.jsonl`; None where no run has it.
 
     Args:
       curves: label to the lines of the file.
@@ -197,29 +200,21 @@ def training(
     return _svg(draw, f"{what} by training step")
 
 
-def _ends(row: Row, field: str) -> Sequence[float]:
-    """A number's interval, without width where it has none."""
-    return row.get(f"{field}_ci95") or (row[field], row[field])
+def _ends(row: ResultRow, measure: Measure) -> Sequence[float]:
+    """The ends of a number's interval, without width where it has none."""
+    found = row.interval(measure)
+    return found.ends or (found.value, found.value)
 
 
-def _shared_limits(rows: Sequence[Row], field: str, lowest: float) -> tuple[float, float]:
-    """One scale for the plots of all temperatures, so that they can be compared by eye."""
-    highest = max(_ends(row, field)[1] for row in rows if row[field] is not None)
+def _shared_limits(rows: Sequence[ResultRow], measure: Measure, lowest: float) -> tuple[float, float]:
+    """Sets one scale for the plots of all temperatures, so that they can be compared by eye."""
+    known = [row for row in rows if np.isfinite(row.interval(measure).value)]
+    highest = max(_ends(row, measure)[1] for row in known)
     return lowest, lowest + 1.05 * (max(highest, 1.0) - lowest)
 
 
-def _theory(row: Row) -> float:
-    acceptance = row["acceptance_tested"]
-    return float("nan") if acceptance is None else expected_block_efficiency(acceptance, row["block_size"])
-
-
-def _per_prompt_efficiency(row: Row) -> list[float]:
-    counts = zip(row["per_prompt"]["emitted"], row["per_prompt"]["target_calls"], strict=True)
-    return [emitted / max(calls, 1) for emitted, calls in counts]
-
-
 def _svg(draw: Callable[[Axes], None], title: str) -> str:
-    """A figure with one pair of axes as an `<svg>` element that says what it shows."""
+    """Draws one pair of axes as an `<svg>` element that says what it shows."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.subplots())

@@ -1,10 +1,9 @@
-"""From rows to what they say: who beats whom, by how much, and whether that is more than chance."""
+"""Findings from rows: who beats whom, by how much, and whether that is more than chance."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +11,21 @@ from typing import Any, NamedTuple
 from distillspec_jax import files
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired, results
+from distillspec_jax.evaluation.acceptance import expected_block_efficiency
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.evaluation.results import Row
+from distillspec_jax.evaluation.result_row import MEASURES, ResultRow
 
 WIN, LOSS, NO_DIFFERENCE, UNKNOWN = "win", "loss", "no difference", "cannot tell"
 DISTILLED, SUPERVISED = "distilled", "supervised"
 BLOCK_SIZE = 5
-"""The block size that verdicts are about; the nearest one measured stands in for it."""
+"""The block size that findings are about; the nearest one measured stands in for it."""
 
-_REPORTED = ("acceptance_tested", "block_efficiency", "speedup")
 _IN_WORDS = {WIN: "a win", LOSS: "a loss", NO_DIFFERENCE: "no difference", UNKNOWN: "too few prompts to tell"}
 _OUTCOME = ("temperature", "block_size", "outcome")
 
 
-class Verdict(NamedTuple):
-    """What was found at one temperature, whatever it is.
+class Finding(NamedTuple):
+    """A finding at one temperature, win or loss.
 
     Attributes:
       block_size: the one that it is about; None if no drafter was measured.
@@ -50,12 +49,12 @@ class Pair(NamedTuple):
     against: str
 
 
-def summarise(rows: Sequence[Row], block_size: int = BLOCK_SIZE) -> dict[str, Any]:
-    """The content of `summary.json`.
+def summarise(rows: Sequence[ResultRow], block_size: int = BLOCK_SIZE) -> dict[str, Any]:
+    """Makes the content of `summary.json`.
 
     Args:
       rows: of one group (`results.groups`).
-      block_size: which one the verdicts are about.
+      block_size: which one the findings are about.
 
     Returns:
       `{"task", "rows", "ratios", "outcomes", "verdicts"}`: the three headline numbers of each row with their
@@ -73,51 +72,46 @@ def summarise(rows: Sequence[Row], block_size: int = BLOCK_SIZE) -> dict[str, An
             "distribution or device): summarise one at a time"
         )
     rows = found[0]
-    verdicts = [verdict(rows, temperature, block_size) for temperature in temperatures(rows)]
+    findings = [finding(rows, temperature, block_size) for temperature in temperatures(rows)]
     return {
-        "task": rows[0]["task"],
+        "task": rows[0].task,
         "rows": [_headline(row) for row in rows],
         "ratios": {f"{pair.drafter}/{pair.against}": ratios(rows, pair) for pair in pairs(rows)},
-        "outcomes": [{field: v._asdict()[field] for field in _OUTCOME} for v in verdicts],
-        "verdicts": [v.sentence for v in verdicts],
+        "outcomes": [{field: found._asdict()[field] for field in _OUTCOME} for found in findings],
+        "verdicts": [found.sentence for found in findings],
     }
 
 
 def write(path: str | Path, summary: dict[str, Any]) -> None:
     """Writes `summary.json`, whole or not at all."""
-    path = Path(path)
-    with files.saving(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(partial, path)
+    files.write_whole(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def temperatures(rows: Sequence[Row]) -> list[float]:
-    """The temperatures that were measured, rising."""
-    return sorted({float(row["temperature"]) for row in rows})
+def temperatures(rows: Sequence[ResultRow]) -> list[float]:
+    """Lists the temperatures that were measured, rising."""
+    return sorted({float(row.temperature) for row in rows})
 
 
-def block_sizes(rows: Sequence[Row]) -> list[int]:
-    """The block sizes that were measured, rising, the baseline's 0 apart."""
-    return sorted({int(row["block_size"]) for row in rows} - {0})
+def block_sizes(rows: Sequence[ResultRow]) -> list[int]:
+    """Lists the block sizes that were measured, rising, the baseline's 0 apart."""
+    return sorted({row.block_size for row in rows if row.is_drafted})
 
 
-def find(rows: Sequence[Row], drafter: str, temperature: float, block_size: int) -> Row | None:
-    """The row of a cell, if it was measured."""
+def find(rows: Sequence[ResultRow], drafter: str, temperature: float, block_size: int) -> ResultRow | None:
+    """Finds the row of a cell, if it was measured."""
     wanted = (drafter, temperature, block_size)
-    found = [row for row in rows if (row["drafter"], row["temperature"], row["block_size"]) == wanted]
+    found = [row for row in rows if (row.drafter, row.temperature, row.block_size) == wanted]
     return found[-1] if found else None
 
 
-def pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Every drafter against every one before it in the results; the distilled one counts as the last."""
+def pairs(rows: Sequence[ResultRow]) -> list[Pair]:
+    """Pairs every drafter with every one before it in the results; the distilled one counts as the last."""
     labels = sorted(results.drafters(rows), key=lambda label: label == DISTILLED)
     return [Pair(later, earlier) for i, later in enumerate(labels) for earlier in labels[:i]]
 
 
-def ratios(rows: Sequence[Row], pair: Pair) -> list[dict[str, Any]]:
-    """Block efficiency and speed-up of the drafter over those of `pair.against`, cell by cell."""
+def ratios(rows: Sequence[ResultRow], pair: Pair) -> list[dict[str, Any]]:
+    """Divides block efficiency and speed-up of the drafter by those of `pair.against`, cell by cell."""
     found = []
     for temperature in temperatures(rows):
         for block_size in block_sizes(rows):
@@ -138,22 +132,23 @@ def ratios(rows: Sequence[Row], pair: Pair) -> list[dict[str, Any]]:
     return found
 
 
-def block_efficiency_ratio(ours: Row, theirs: Row) -> Interval:
-    """tau of one row over tau of another on the same prompts, paired."""
-    columns = [row["per_prompt"][field] for row in (ours, theirs) for field in ("emitted", "target_calls")]
-    return paired.ratio_of_ratios(*columns)
+def block_efficiency_ratio(ours: ResultRow, theirs: ResultRow) -> Interval:
+    """Divides the block efficiency of one row by that of another on the same prompts, paired."""
+    one, other = ours.per_prompt, theirs.per_prompt
+    return paired.ratio_of_ratios(one.emitted, one.target_calls, other.emitted, other.target_calls)
 
 
-def speedup_ratio(ours: Row, theirs: Row) -> Interval | None:
-    """Speed-up of one row over that of another, paired by timed batch; None where either was not timed.
+def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
+    """Divides the speed-up of one row by that of another, paired by timed batch; None if one was not timed.
 
     Each is first taken relative to its own baseline: in rows that were timed in turns it is the same and
     cancels, in rows of two runs it takes out how fast the machine was.
     """
-    if not ours["timing"] or not theirs["timing"]:
+    if not ours.timing or not theirs.timing:
         return None
-    fields = ("baseline_seconds", "baseline_emitted", "seconds", "emitted")
-    columns = [row["timing"][field] for row in (ours, theirs) for field in fields]
+    columns: list[Sequence[float]] = []
+    for timed in (ours.timing, theirs.timing):
+        columns += [timed.baseline_seconds, timed.baseline_emitted, timed.seconds, timed.emitted]
     if len(set(map(len, columns))) != 1:
         return None
     return paired.interval(
@@ -161,64 +156,70 @@ def speedup_ratio(ours: Row, theirs: Row) -> Interval | None:
     )
 
 
+def if_independent(row: ResultRow) -> float | None:
+    """The block efficiency that the acceptance would give if drafts were accepted independently."""
+    accepted = row.acceptance_tested
+    return None if accepted is None else expected_block_efficiency(accepted, row.block_size)
+
+
 def outcome(interval: Interval) -> str:
-    """What an interval of a ratio says about 1."""
+    """Says how the interval of a ratio lies to 1."""
     if not math.isfinite(interval.low) or not math.isfinite(interval.high):
         return UNKNOWN
     return WIN if interval.low > 1 else LOSS if interval.high < 1 else NO_DIFFERENCE
 
 
-def main_pair(rows: Sequence[Row]) -> Pair | None:
-    """What the results are about: distilled against supervised, else the last drafter against the first."""
+def main_pair(rows: Sequence[ResultRow]) -> Pair | None:
+    """Chooses what the results are about: distilled against supervised, else the last against the first."""
     labels = results.drafters(rows)
     if DISTILLED in labels and SUPERVISED in labels:
         return Pair(DISTILLED, SUPERVISED)
     return Pair(labels[-1], labels[0]) if len(labels) > 1 else None
 
 
-def nearest_block_size(rows: Sequence[Row], wanted: int) -> int | None:
-    """The measured block size nearest to the wanted one, the smaller of two."""
+def nearest_block_size(rows: Sequence[ResultRow], wanted: int) -> int | None:
+    """Finds the measured block size nearest to the wanted one, the smaller of two."""
     return min(block_sizes(rows), key=lambda size: (abs(size - wanted), size), default=None)
 
 
-def verdict(rows: Sequence[Row], temperature: float, block_size: int = BLOCK_SIZE) -> Verdict:
-    """What the rows say at one temperature: win, loss or no difference, decided by intervals."""
+def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLOCK_SIZE) -> Finding:
+    """Says what the rows show at one temperature: win, loss or no difference, decided by intervals."""
     size = nearest_block_size(rows, block_size)
     labels, pair = results.drafters(rows), main_pair(rows)
     ours = find(rows, pair.drafter if pair else labels[-1], temperature, size) if labels and size else None
     if ours is None:
         nothing = Interval(math.nan, math.nan, math.nan)
-        return Verdict(
+        return Finding(
             temperature, None, UNKNOWN, nothing, f"At T = {temperature:g} no drafter was measured."
         )
-    ratio = stored(ours, "speedup")
-    said = f"At T = {temperature:g} and γ = {size}, {ours['drafter']} emits {ours['block_efficiency']:.2f}"
+    ratio = ours.interval("speedup")
+    said = f"At T = {temperature:g} and γ = {size}, {ours.drafter} emits {ours.block_efficiency:.2f}"
     sentences = [f"{said} tokens a target call."]
-    theirs = find(rows, pair.against, temperature, ours["block_size"]) if pair else None
+    theirs = find(rows, pair.against, temperature, ours.block_size) if pair else None
     if pair and theirs is not None:
         ratio = block_efficiency_ratio(ours, theirs)
         sentences = [
-            f"{said} tokens a target call where {pair.against} emits {theirs['block_efficiency']:.2f}: "
+            f"{said} tokens a target call where {pair.against} emits {theirs.block_efficiency:.2f}: "
             f"{times(ratio)}, {_IN_WORDS[outcome(ratio)]}."
         ]
         for other in labels:
-            row = find(rows, other, temperature, ours["block_size"])
+            row = find(rows, other, temperature, ours.block_size)
             if other not in pair and row is not None:
                 against = block_efficiency_ratio(ours, row)
                 sentences.append(f"Against {other}: {times(against)}, {_IN_WORDS[outcome(against)]}.")
     sentences += [_speed_sentence(ours), _fastest_sentence(rows, ours)]
-    return Verdict(temperature, size, outcome(ratio), ratio, " ".join(filter(None, sentences)))
+    return Finding(temperature, size, outcome(ratio), ratio, " ".join(filter(None, sentences)))
 
 
 def times(interval: Interval) -> str:
-    """`×1.17 (95 % interval 1.13 to 1.21)`."""
+    """Writes a ratio as `×1.17 (95 % interval 1.13 to 1.21)`."""
     if interval.ends is None:
         return f"×{interval.value:.2f} (no interval)"
     return f"×{interval.value:.2f} (95\u00a0% interval {interval.low:.2f} to {interval.high:.2f})"
 
 
-def _speed_sentence(row: Row) -> str:
-    speed = stored(row, "speedup")
+def _speed_sentence(row: ResultRow) -> str:
+    speed = row.interval("speedup")
     if not math.isfinite(speed.value):
         return ""
     said = f"Measured speed-up over no draft: {times(speed)}"
@@ -233,24 +234,16 @@ def _speed_sentence(row: Row) -> str:
     )
 
 
-def _fastest_sentence(rows: Sequence[Row], ours: Row) -> str:
+def _fastest_sentence(rows: Sequence[ResultRow], ours: ResultRow) -> str:
     """Names a drafter that made the same cell faster, if one did."""
-    cell = [find(rows, label, ours["temperature"], ours["block_size"]) for label in results.drafters(rows)]
-    speeds = {row["drafter"]: stored(row, "speedup") for row in cell if row is not None}
+    cell = [find(rows, label, ours.temperature, ours.block_size) for label in results.drafters(rows)]
+    speeds = {row.drafter: row.interval("speedup") for row in cell if row is not None}
     timed = [label for label, speed in speeds.items() if math.isfinite(speed.value)]
-    fastest = max(timed, key=lambda label: speeds[label].value, default=ours["drafter"])
-    return "" if fastest == ours["drafter"] else f"Fastest: {fastest}, {times(speeds[fastest])}."
+    fastest = max(timed, key=lambda label: speeds[label].value, default=ours.drafter)
+    return "" if fastest == ours.drafter else f"Fastest: {fastest}, {times(speeds[fastest])}."
 
 
-def stored(row: Row, field: str) -> Interval:
-    """A row's number and its interval; NaN where the row has none."""
-    value, ends = row[field], row.get(f"{field}_ci95")
-    low, high = ends or (math.nan, math.nan)
-    return Interval(math.nan if value is None else value, low, high)
-
-
-def _headline(row: Row) -> dict[str, Any]:
-    kept = {field: row[field] for field in ("drafter", "temperature", "block_size")}
-    for field in _REPORTED:
-        kept |= {field: row[field], f"{field}_ci95": row.get(f"{field}_ci95")}
-    return kept
+def _headline(row: ResultRow) -> dict[str, Any]:
+    fields = ["drafter", "temperature", "block_size"]
+    fields += [name for measure in MEASURES for name in (measure, f"{measure}_ci95")]
+    return {field: getattr(row, field) for field in fields}

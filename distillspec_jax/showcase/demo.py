@@ -16,10 +16,11 @@ from typing import Any
 from distillspec_jax import checkpoint, files
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation.sweep import RESULTS, Progress, sweep
+from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation.sweep import RESULTS, SweepProgress, sweep
 from distillspec_jax.generation.trace import trace
 from distillspec_jax.models import pretrained
-from distillspec_jax.reports.html import Example, report
+from distillspec_jax.reports.html import TracedPrompt, report
 from distillspec_jax.reports.summary import summarise
 from distillspec_jax.showcase import recipes, shortlists
 from distillspec_jax.showcase.recipes import RECIPES, Recipe
@@ -41,7 +42,7 @@ def demo(
     prompts: int = 64,
     seed: int = 0,
     say: Callable[[str], None] = print,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SweepProgress], None] | None = None,
 ) -> dict[str, Any]:
     """Distils the zoo's supervised draft and measures it before and after, beside a control.
 
@@ -106,14 +107,14 @@ def demo(
         for row in sweep(
             target, extra, block_sizes=(HEADLINE_BLOCK_SIZE,), temperatures=TEMPERATURES, **shared
         )
-        if row["drafter"] in extra
+        if row.drafter in extra
     ]
     summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
     summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
     with files.saving(root):
         (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         report(
-            [root / RESULTS],
+            results.read([root / RESULTS]),
             root / "report.html",
             training={"distilled": after / "metrics.jsonl"},
             examples=_examples(task, target, {"supervised": draft, "distilled": str(after)}, seed),
@@ -122,7 +123,7 @@ def demo(
     return summary
 
 
-def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> list[Example]:
+def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> list[TracedPrompt]:
     """The test split's first prompts, decoded at T = 1 with each draft in turn."""
     writer, readers = (
         pretrained.load(target),
@@ -135,7 +136,9 @@ def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> l
         "seed": seed,
     }
     return [
-        Example(label, row.inputs_text, trace(writer, reader, row.inputs_text, temperature=1.0, **shared))
+        TracedPrompt(
+            label, row.inputs_text, trace(writer, reader, row.inputs_text, temperature=1.0, **shared)
+        )
         for row in rows
         for label, reader in readers.items()
     ]

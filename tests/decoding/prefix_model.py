@@ -12,14 +12,14 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.interface import Batch, DecodeState, LanguageModelDefaults
 from distillspec_jax.shapes import Array, Params
 
 FADE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixModel:
+class PrefixModel(LanguageModelDefaults):
     vocab_size: int
     width: int = 6
 

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.interface import Batch, DecodeState, LanguageModelDefaults
 from distillspec_jax.shapes import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Bigram:
+class Bigram(LanguageModelDefaults):
     vocab_size: int
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:

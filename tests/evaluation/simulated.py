@@ -3,13 +3,15 @@ distribution."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from distillspec_jax.decoding import Completion
-from distillspec_jax.evaluation import cells
-from distillspec_jax.evaluation.cells import Measured
-from distillspec_jax.evaluation.quality import Quality
-from distillspec_jax.evaluation.results import SCHEMA_VERSION, Row
+from distillspec_jax.evaluation.measured import Measured
+from distillspec_jax.evaluation.prompts import Quality
+from distillspec_jax.evaluation.result_row import ResultRow
+from distillspec_jax.evaluation.rows import autoregressive_row, drafted_row
 from distillspec_jax.evaluation.timing import Timing
 
 ACCEPTANCE = {"supervised": 0.62, "control": 0.63, "distilled": 0.74}
@@ -47,11 +49,10 @@ def measured(acceptance: float, block_size: int, prompts: int, seed: int, hardne
 
 def rows(
     prompts: int = 40, block_sizes: tuple[int, ...] = (1, 3, 5, 7), seed: int = 0, **more: object
-) -> list[Row]:
+) -> list[ResultRow]:
     """The grid of three drafters at T = 0 and 1; prompts differ in how predictable they are."""
     hardness = np.random.default_rng(seed).normal(0, 0.08, prompts)
-    shared = {
-        "schema_version": SCHEMA_VERSION,
+    shared: dict[str, Any] = {
         "task": "wiki_leads",
         "split": "test",
         "target": "zoo:wiki_leads/target",
@@ -69,21 +70,18 @@ def rows(
         "version": "0.1.0",
         "command": "distillspec demo",
         "git_revision": "abc1234",
+        "fingerprint": "f",
     } | more
     quality = Quality("rougeL", {"rouge1": 22.0, "rougeL": 19.5}, [19.5] * prompts)
     made = []
     for temperature in (0.0, 1.0):
         baseline = measured(0.0, 0, prompts, 1, hardness)
-        cell = {**shared, "temperature": temperature}
         same = prompts if temperature == 0 else None
-        row = cells.autoregressive_row(baseline, quality)
-        made.append({**cell, "drafter_path": None, **row, "matches_autoregressive": same, "fingerprint": "f"})
+        cell = {**shared, "temperature": temperature, "matches_autoregressive": same}
+        made.append(autoregressive_row(baseline, quality, cell))
         for i, (label, acceptance) in enumerate(ACCEPTANCE.items()):
             for size in block_sizes:
                 drafted = measured(acceptance - 0.03 * temperature, size, prompts, 10 * i + size, hardness)
-                row = cells.drafted_row(label, size, 0.1, drafted, baseline, quality)
-                path = f"runs/demo/{label}"
-                made.append(
-                    {**cell, "drafter_path": path, **row, "matches_autoregressive": same, "fingerprint": "f"}
-                )
+                own = {**cell, "drafter_path": f"runs/demo/{label}"}
+                made.append(drafted_row(label, size, 0.1, drafted, baseline, quality, own))
     return made

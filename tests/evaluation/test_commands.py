@@ -34,7 +34,7 @@ def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, caps
     assert console.main(["sweep", *gin, *flags]) == 0
     captured = capsys.readouterr()
     (row,) = results.read([tmp_path / "out" / "results.jsonl"])
-    assert (row["task"], row["prompts"], row["max_new_tokens"]) == ("office_help_ende", 2, 3)
+    assert (row.task, row.prompts, row.max_new_tokens) == ("office_help_ende", 2, 3)
     assert "[0/1] no draft, T = 0" in captured.err
     assert "office_help_ende: 2 prompts" in captured.out
 
@@ -112,7 +112,6 @@ def test_advise_prints_the_table_and_a_sentence_and_writes_the_numbers(model, tm
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--drafter=lookup"], "--drafter=lookup: advise needs a draft model; lookup costs nothing to draft"),
         (["--block_sizes=3,0"], "block_sizes is [3, 0]: each must be at least 1"),
         (["--task=wiki"], "unknown task 'wiki'"),
         (["--limit=0"], "limit is 0, must be at least 1 prompt"),

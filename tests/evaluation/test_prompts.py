@@ -5,7 +5,7 @@ import pytest
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Completion
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import prompts, quality
+from distillspec_jax.evaluation import prompts
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests.evaluation import tiny
 
@@ -72,8 +72,8 @@ def test_quality_over_the_corpus_and_by_prompt():
     asked = prompts.PromptSet("t", "test", ((5,), (6,)), references, "rouge", 8)
     said = [tokenizer.encode(text) for text in ("the river flows", "something else")]
     completions = [Completion((*ids, 1), "eos", 3, 0, (), ()) for ids in said]
-    found = quality.score(asked, completions, tokenizer)
+    found = prompts.score(asked, completions, tokenizer)
     assert found.example_N == [100.0, 0.0]
     assert found.corpus[found.primary] == 50.0
     bare = prompts.PromptSet("t", None, ((5,), (6,)), None, "none", 8)
-    assert quality.score(bare, completions, tokenizer) is None
+    assert prompts.score(bare, completions, tokenizer) is None

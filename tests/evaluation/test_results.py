@@ -1,5 +1,6 @@
 """The results file: whole lines, errors by file and line, the last measurement counts."""
 
+import dataclasses
 import json
 import resource
 import signal
@@ -20,7 +21,7 @@ def path(tmp_path):
 
 
 def test_what_is_appended_is_read(path):
-    odd = {**ROWS[0], "task": "line\u2028separator\u0085 and ½"}
+    odd = dataclasses.replace(ROWS[0], task="line\u2028separator\u0085 and ½")
     for row in (*ROWS, odd):
         results.append(path, row)
     assert results.read([path]) == [*ROWS, odd]
@@ -30,7 +31,7 @@ def test_what_is_appended_is_read(path):
 def test_a_line_that_a_kill_cut_short_is_dropped_on_reopening(path):
     results.append(path, ROWS[0])
     whole = path.read_bytes()
-    path.write_bytes(whole + json.dumps(ROWS[1]).encode()[:200])
+    path.write_bytes(whole + json.dumps(ROWS[1].to_json()).encode()[:200])
     assert results.reopen(path) == [ROWS[0]]
     assert path.read_bytes() == whole
     assert results.reopen(path.with_name("absent")) == []
@@ -42,7 +43,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped_on_reopening(path):
         ('{"a": 1', r"results.jsonl:2: malformed JSON \(Expecting ',' delimiter, column 8\)"),
         ("[1]", "results.jsonl:2: expected a JSON object, got list"),
         ('{"schema_version": 1}', "results.jsonl:2: not a row of a sweep: it has no field 'task'"),
-        (json.dumps({**ROWS[0], "schema_version": 99}), "results.jsonl:2: schema version 99"),
+        (json.dumps({**ROWS[0].to_json(), "schema_version": 99}), "results.jsonl:2: schema version 99"),
     ],
 )
 def test_a_bad_line_is_named(path, line, message):
@@ -52,6 +53,15 @@ def test_a_bad_line_is_named(path, line, message):
     for reader in (lambda: results.read([path]), lambda: results.reopen(path)):
         with pytest.raises(UsageError, match=message):
             reader()
+
+
+def test_files_without_a_row_are_named(path):
+    path.parent.mkdir()
+    path.write_text("\n")
+    with pytest.raises(UsageError, match=r"no results in .*results\.jsonl"):
+        results.read([path])
+    with pytest.raises(UsageError, match="no results in no files"):
+        results.read([])
 
 
 def test_a_missing_or_binary_file_is_named(path):
@@ -67,7 +77,7 @@ def test_what_json_cannot_say_leaves_the_file_alone(path):
     results.append(path, ROWS[0])
     before = path.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.append(path, {**ROWS[1], "speedup": float("nan")})
+        results.append(path, dataclasses.replace(ROWS[1], speedup=float("nan")))
     assert path.read_bytes() == before
 
 
@@ -92,17 +102,17 @@ def test_a_line_that_does_not_fit_is_taken_back(path):
 
 
 def test_the_last_measurement_of_a_cell_counts():
-    again = {**ROWS[1], "block_efficiency": 9.0}
+    again = dataclasses.replace(ROWS[1], block_efficiency=9.0)
     found = results.latest([*ROWS, again])
     assert len(found) == len(ROWS)
-    assert [row["block_efficiency"] for row in found if row["drafter"] == again["drafter"]][-1] == 9.0
+    assert [row.block_efficiency for row in found if row.drafter == again.drafter][-1] == 9.0
 
 
 @pytest.mark.parametrize(
     "field", ["task", "target", "prompts_digest", "batch_size", "device", "dtype", "top_p"]
 )
 def test_rows_that_cannot_be_compared_are_kept_apart(field):
-    other = [{**row, field: "other"} for row in ROWS]
+    other = [dataclasses.replace(row, **{field: "other"}) for row in ROWS]
     assert results.groups([*ROWS, *other]) == [ROWS, other]
 
 

@@ -78,7 +78,7 @@ def test_what_generate_did_not_write_is_refused_by_its_line(tmp_path, capsys):
         (good[0] | {"accepted": 1.5}, "a.jsonl:3 has no count 'accepted'"),
         (good[0] | {"tested": 2**64}, "a.jsonl:3 has no count 'tested'"),
         (good[0] | {"accepted": 2**62}, "a.jsonl:3 has no count 'accepted'"),
-        ([], "a.jsonl:3 has no count 'emitted_tokens'"),
+        ([], "a.jsonl:3: expected a JSON object, got list"),
     ):
         with pytest.raises(UsageError, match=message):
             served_lines.read(write(tmp_path / "a.jsonl", [*good, bad]))
@@ -86,7 +86,7 @@ def test_what_generate_did_not_write_is_refused_by_its_line(tmp_path, capsys):
     (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
     for arguments, message in (
         ([str(tmp_path / "b.jsonl")], "b.jsonl:1: malformed JSON"),
-        ([str(tmp_path / "deep.jsonl")], "deep.jsonl:1: malformed JSON"),
+        ([str(tmp_path / "deep.jsonl")], "deep.jsonl:1: JSON that cannot be read"),
         ([str(tmp_path / "c.jsonl")], "there is no file"),
         (["a=x", "a=y"], "there is no file x"),
         ([str(tmp_path / "b.jsonl"), "--window=0"], "--window=0: must be at least 1"),

@@ -10,7 +10,7 @@ import pytest
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
-from distillspec_jax.evaluation.cells import Workload
+from distillspec_jax.evaluation.measured import Workload
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from tests.evaluation import tiny
 
@@ -31,11 +31,11 @@ def run(directory, drafts=None, **changes):
 
     def note(progress):
         if progress.row is not None:
-            measured.append((progress.row["drafter"], progress.row["temperature"]))
+            measured.append((progress.row.drafter, progress.row.temperature))
 
     drafts = {"other": DRAFT, "self": TARGET} if drafts is None else drafts
     rows = sweep(TARGET, drafts, output_dir=directory, progress=note, **{**SETTINGS, **changes})
-    return {(row["drafter"], row["temperature"]): row for row in rows}, measured
+    return {(row.drafter, row.temperature): row for row in rows}, measured
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +50,34 @@ def test_the_file_holds_the_rows(done):
     directory, rows = done
     read = results.read([directory / RESULTS])
     assert sorted(read, key=str) == sorted(rows.values(), key=str)
-    assert {row["drafter"] for row in read} == {"none", "other", "self"}
+    assert {row.drafter for row in read} == {"none", "other", "self"}
 
 
 def test_the_baseline_emits_a_token_a_call(done):
     for temperature in (0.0, 1.0):
         row = done[1]["none", temperature]
-        assert (row["block_efficiency"], row["speedup"], row["block_size"]) == (1.0, 1.0, 0)
-        assert row["target_calls"] == row["emitted_tokens"] == sum(row["per_prompt"]["emitted"])
+        assert (row.block_efficiency, row.speedup, row.block_size) == (1.0, 1.0, 0)
+        assert row.target_calls == row.emitted_tokens == sum(row.per_prompt.emitted)
 
 
 def test_greedy_outputs_are_the_baselines(done):
     rows = done[1]
     for drafter in ("other", "self"):
         row = rows[drafter, 0.0]
-        assert row["matches_autoregressive"] == row["prompts"] == PROMPTS
-        assert row["emitted_tokens"] == rows["none", 0.0]["emitted_tokens"]
-        assert row["quality"] == rows["none", 0.0]["quality"]
-        assert rows[drafter, 1.0]["matches_autoregressive"] is None
-    assert "rougeL" in rows["self", 0.0]["quality"]
+        assert row.matches_autoregressive == row.prompts == PROMPTS
+        assert row.emitted_tokens == rows["none", 0.0].emitted_tokens
+        assert row.quality == rows["none", 0.0].quality
+        assert rows[drafter, 1.0].matches_autoregressive is None
+    assert "rougeL" in rows["self", 0.0].quality
 
 
 def test_a_draft_that_is_the_target_is_always_accepted(done):
     for temperature in (0.0, 1.0):
         row = done[1]["self", temperature]
-        assert row["acceptance_tested"] == 1.0
-        assert row["block_efficiency"] > done[1]["other", temperature]["block_efficiency"]
-        assert row["cost_ratio"] == 1.0
-        assert row["mbsu"] == pytest.approx(row["block_efficiency"] / (GAMMA + 1))
+        assert row.acceptance_tested == 1.0
+        assert row.block_efficiency > done[1]["other", temperature].block_efficiency
+        assert row.cost_ratio == 1.0
+        assert row.mbsu == pytest.approx(row.block_efficiency / (GAMMA + 1))
 
 
 def test_totals_are_the_sums_of_the_prompts(done):
@@ -88,35 +88,35 @@ def test_totals_are_the_sums_of_the_prompts(done):
             ("tested", "tested"),
             ("accepted", "accepted"),
         ):
-            assert row[total] == sum(row["per_prompt"][column])
-            assert len(row["per_prompt"][column]) == PROMPTS
-        if row["block_size"]:
-            assert row["acceptance_tested"] == row["accepted"] / row["tested"]
-            assert row["block_efficiency"] == row["emitted_tokens"] / row["target_calls"]
-            assert sum(row["acceptance_joint"]) == pytest.approx(row["accepted"] / row["target_calls"])
-            assert row["acceptance_joint"][0] >= row["acceptance_joint"][1]
+            assert getattr(row, total) == sum(getattr(row.per_prompt, column))
+            assert len(getattr(row.per_prompt, column)) == PROMPTS
+        if row.block_size:
+            assert row.acceptance_tested == row.accepted / row.tested
+            assert row.block_efficiency == row.emitted_tokens / row.target_calls
+            assert sum(row.acceptance_joint) == pytest.approx(row.accepted / row.target_calls)
+            assert row.acceptance_joint[0] >= row.acceptance_joint[1]
 
 
 def test_the_timed_prompts_are_the_first_of_the_counted_ones(done):
     for row in done[1].values():
-        assert len(row["timing"]["seconds"]) == len(row["timing"]["baseline_seconds"]) == TIMED
-        assert row["timing"]["emitted"] == row["per_prompt"]["emitted"][:TIMED]
-        assert row["seconds"] == pytest.approx(sum(row["timing"]["seconds"]))
-        assert all(seconds > 0 for seconds in row["timing"]["seconds"])
+        assert len(row.timing.seconds) == len(row.timing.baseline_seconds) == TIMED
+        assert row.timing.emitted == row.per_prompt.emitted[:TIMED]
+        assert row.seconds == pytest.approx(sum(row.timing.seconds))
+        assert all(seconds > 0 for seconds in row.timing.seconds)
     row = done[1]["other", 1.0]
-    speed = row["baseline_seconds"] / sum(row["timing"]["baseline_emitted"])
-    assert row["speedup"] == pytest.approx(speed / (row["seconds"] / sum(row["timing"]["emitted"])))
-    assert row["speedup_ci95"][0] <= row["speedup"] <= row["speedup_ci95"][1]
+    speed = row.baseline_seconds / sum(row.timing.baseline_emitted)
+    assert row.speedup == pytest.approx(speed / (row.seconds / sum(row.timing.emitted)))
+    assert row.speedup_ci95[0] <= row.speedup <= row.speedup_ci95[1]
 
 
 def test_rows_say_how_they_came_about(done):
     row = done[1]["other", 1.0]
     expected = {"task": "wiki_leads", "split": "test", "target": "target", "drafter_path": "draft"}
     expected |= {"verifier": "token", "batch_size": 1, "seed": 0, "prompts": PROMPTS, "max_new_tokens": 9}
-    assert {field: row[field] for field in expected} == expected
-    assert row["device"].startswith("cpu")
-    assert "command" in row
-    assert "git_revision" in row
+    assert {field: getattr(row, field) for field in expected} == expected
+    assert row.device.startswith("cpu")
+    assert row.command
+    assert {"command", "git_revision"} <= row.to_json().keys()
 
 
 def test_a_second_run_measures_nothing(done):
@@ -136,8 +136,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(done, tmp_path):
     assert measured == [("self", 0.0), ("self", 1.0)]
     assert len(results.read([tmp_path / RESULTS])) == 6
     for cell, row in done[1].items():
-        assert rows[cell]["per_prompt"] == row["per_prompt"], "the same seed draws the same tokens"
-    assert rows["self", 0.0]["matches_autoregressive"] == PROMPTS
+        assert rows[cell].per_prompt == row.per_prompt, "the same seed draws the same tokens"
+    assert rows["self", 0.0].matches_autoregressive == PROMPTS
 
 
 def test_a_draft_that_was_trained_again_is_measured_again(done, tmp_path):
@@ -145,7 +145,7 @@ def test_a_draft_that_was_trained_again_is_measured_again(done, tmp_path):
     drafts = {"other": tiny.retrained(DRAFT, 2), "self": TARGET}
     rows, measured = run(tmp_path, drafts)
     assert measured == [("other", 0.0), ("other", 1.0)]
-    assert rows["other", 1.0]["per_prompt"] != done[1]["other", 1.0]["per_prompt"]
+    assert rows["other", 1.0].per_prompt != done[1]["other", 1.0].per_prompt
     (group,) = results.groups(results.read([tmp_path / RESULTS]))
     assert rows["other", 1.0] in group
     assert done[1]["other", 1.0] not in group, "the older measurement of the cell no longer counts"
@@ -164,15 +164,13 @@ def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     changes = {"task": None, "inputs": path, "batch_sizes": (3,), "measure_overlap": True}
     rows, _ = run(tmp_path, timing_prompts=0, **changes)
     greedy, drawn = rows["other", 0.0], rows["other", 1.0]
-    assert (greedy["task"], greedy["split"], greedy["prompts"], greedy["quality"]) == ("mine", None, 4, {})
-    assert greedy["speedup"] is greedy["timing"] is greedy["seconds"] is None
-    assert greedy["matches_autoregressive"] == 4
-    assert rows["self", 1.0]["overlap"] == pytest.approx(1.0, abs=1e-5)
-    assert 0 < drawn["overlap"] < 1
-    assert drawn["overlap"] == pytest.approx(sum(drawn["per_prompt"]["overlap"]) / drawn["tested"])
-    assert greedy["overlap"] == pytest.approx(greedy["acceptance_tested"]), (
-        "at T = 0 both ask for equal argmaxes"
-    )
+    assert (greedy.task, greedy.split, greedy.prompts, greedy.quality) == ("mine", None, 4, {})
+    assert greedy.speedup is greedy.timing is greedy.seconds is None
+    assert greedy.matches_autoregressive == 4
+    assert rows["self", 1.0].overlap == pytest.approx(1.0, abs=1e-5)
+    assert 0 < drawn.overlap < 1
+    assert drawn.overlap == pytest.approx(sum(drawn.per_prompt.overlap) / drawn.tested)
+    assert greedy.overlap == pytest.approx(greedy.acceptance_tested), "at T = 0 both ask for equal argmaxes"
 
 
 def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path):
@@ -181,13 +179,13 @@ def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path):
     measured, _ = run(tmp_path, {"text": "lookup"}, **untimed)
     groups = results.groups(results.read([tmp_path / RESULTS]))
     assert [len(group) for group in groups] == [2] * 3
-    conditions = [(group[0]["verifier"], group[0]["batch_size"]) for group in groups]
+    conditions = [(group[0].verifier, group[0].batch_size) for group in groups]
     assert conditions == [("token", 4), ("exponential:0.01", 4), ("token", 1)]
-    strict, lenient = (group[-1]["acceptance_tested"] for group in groups[:2])
+    strict, lenient = (group[-1].acceptance_tested for group in groups[:2])
     assert lenient > strict + 0.1
     text = measured["text", 1.0]
-    assert (text["cost_ratio"], text["drafter_path"]) == (0.0, "lookup")
-    assert text["mbsu"] == text["block_efficiency"]
+    assert (text.cost_ratio, text.drafter_path) == (0.0, "lookup")
+    assert text.mbsu == text.block_efficiency
 
 
 def test_prompts_of_logits_that_are_not_finite_are_told_and_a_target_that_has_no_others_is_refused(

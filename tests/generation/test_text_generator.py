@@ -8,7 +8,6 @@ import pytest
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.text_generator import (
-    LOOKUP,
     PromptFormat,
     TextGenerator,
     prompt_format,
@@ -75,7 +74,7 @@ def test_outputs_exclude_eos_and_emitted_tokens_include_it(expected, drafted):
         ("model", {"rule": "greedy"}),
         ("model", {"candidates": 2}),
         ("model", {"rule": "exponential", "epsilon": 1.0}),
-        (LOOKUP, {}),
+        ("lookup", {}),
     ],
 )
 def test_every_lossless_rule_and_drafter_gives_the_greedy_text(expected, draft, settings):
@@ -100,7 +99,7 @@ def test_a_lenient_rule_accepts_more():
     ("draft", "settings", "message"),
     [
         ("lookupp", {}, "draft is 'lookupp', must be a loaded model, 'lookup' or None"),
-        (LOOKUP, {"candidates": 2}, "the drafter 'lookup' offers one candidate block, not 2"),
+        ("lookup", {"candidates": 2}, "the drafter 'lookup' offers one candidate block, not 2"),
         (None, {"rule": "blok"}, "unknown rule 'blok'"),
         (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
         (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),

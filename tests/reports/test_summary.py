@@ -1,14 +1,16 @@
 """What the rows say: ratios by pair, and sentences that follow the intervals, whatever they are."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import cells, paired, results
+from distillspec_jax.evaluation import paired, results, rows
 from distillspec_jax.reports import summary
 from tests.evaluation import simulated
+from tests.evaluation.test_rows import CONDITIONS
 
 ROWS = simulated.rows()
 
@@ -16,9 +18,9 @@ ROWS = simulated.rows()
 def relabelled(names):
     """The simulated rows of some drafters under other names, beside the baseline."""
     return [
-        {**row, "drafter": {**names, "none": "none"}[row["drafter"]]}
+        dataclasses.replace(row, drafter={**names, "none": "none"}[row.drafter])
         for row in ROWS
-        if row["drafter"] in {*names, "none"}
+        if row.drafter in {*names, "none"}
     ]
 
 
@@ -47,26 +49,29 @@ def test_ratios_are_of_the_rows_and_their_intervals_are_paired():
         if (r["temperature"], r["block_size"]) == (1.0, 5)
     )
     ours, theirs = (summary.find(ROWS, label, 1.0, 5) for label in ("distilled", "supervised"))
-    assert ratio["block_efficiency"] == pytest.approx(ours["block_efficiency"] / theirs["block_efficiency"])
-    assert ratio["speedup"] == pytest.approx(ours["speedup"] / theirs["speedup"])
+    assert ratio["block_efficiency"] == pytest.approx(ours.block_efficiency / theirs.block_efficiency)
+    assert ratio["speedup"] == pytest.approx(ours.speedup / theirs.speedup)
     assert ratio["block_efficiency_ci95"][0] < ratio["block_efficiency"] < ratio["block_efficiency_ci95"][1]
-    columns = [row["per_prompt"][c] for row in (ours, theirs) for c in ("emitted", "target_calls")]
+    columns = [getattr(row.per_prompt, c) for row in (ours, theirs) for c in ("emitted", "target_calls")]
     assert ratio["block_efficiency_ci95"] == paired.ratio_of_ratios(*columns).ends
 
 
 def test_a_shared_baseline_cancels_from_the_ratio_of_speedups():
     ours, theirs = (summary.find(ROWS, label, 0.0, 3) for label in ("distilled", "supervised"))
-    noisy = [5.0 * seconds for seconds in ours["timing"]["baseline_seconds"]]
-    same = [{**row, "timing": {**row["timing"], "baseline_seconds": noisy}} for row in (ours, theirs)]
+    noisy = [5.0 * seconds for seconds in ours.timing.baseline_seconds]
+    same = [
+        dataclasses.replace(row, timing=dataclasses.replace(row.timing, baseline_seconds=noisy))
+        for row in (ours, theirs)
+    ]
     assert summary.speedup_ratio(*same) == pytest.approx(summary.speedup_ratio(ours, theirs))
-    untimed = {**theirs, "timing": None}
+    untimed = dataclasses.replace(theirs, timing=None)
     assert summary.speedup_ratio(ours, untimed) is None
 
 
 def test_a_gain_is_called_a_win():
-    said = summary.verdict(ROWS, 1.0)
+    said = summary.finding(ROWS, 1.0)
     assert said.outcome == summary.WIN
-    tau = {label: summary.find(ROWS, label, 1.0, 5)["block_efficiency"] for label in simulated.ACCEPTANCE}
+    tau = {label: summary.find(ROWS, label, 1.0, 5).block_efficiency for label in simulated.ACCEPTANCE}
     assert said.sentence.startswith(
         f"At T = 1 and γ = 5, distilled emits {tau['distilled']:.2f} tokens a target call where supervised "
         f"emits {tau['supervised']:.2f}: ×{tau['distilled'] / tau['supervised']:.2f} (95"
@@ -76,10 +81,10 @@ def test_a_gain_is_called_a_win():
 
 
 def test_a_loss_is_called_a_loss_and_chance_is_called_chance():
-    worse = summary.verdict(relabelled({"distilled": "supervised", "supervised": "distilled"}), 0.0)
+    worse = summary.finding(relabelled({"distilled": "supervised", "supervised": "distilled"}), 0.0)
     assert worse.outcome == summary.LOSS
     assert ", a loss." in worse.sentence
-    even = summary.verdict(relabelled({"supervised": "supervised", "control": "distilled"}), 0.0)
+    even = summary.finding(relabelled({"supervised": "supervised", "control": "distilled"}), 0.0)
     assert even.outcome == summary.NO_DIFFERENCE
     assert ", no difference." in even.sentence
 
@@ -102,7 +107,7 @@ def test_the_interval_decides_and_not_the_value(ends, expected, value):
 
 def test_the_distilled_draft_is_compared_with_all_others():
     late = relabelled({"supervised": "supervised", "distilled": "distilled", "control": "same time"})
-    late.sort(key=lambda row: row["drafter"] == "same time")
+    late.sort(key=lambda row: row.drafter == "same time")
     assert [f"{p.drafter}/{p.against}" for p in summary.pairs(late)] == [
         "same time/supervised",
         "distilled/supervised",
@@ -113,10 +118,10 @@ def test_the_distilled_draft_is_compared_with_all_others():
 def test_a_draft_that_costs_more_than_it_saves_is_said_to():
     slow = []
     for row in relabelled({"supervised": "supervised"}):
-        if row["drafter"] == "supervised":
-            row = {**row, "speedup": 0.8, "speedup_ci95": [0.7, 0.9]}
+        if row.drafter == "supervised":
+            row = dataclasses.replace(row, speedup=0.8, speedup_ci95=[0.7, 0.9])
         slow.append(row)
-    said = summary.verdict(slow, 0.0)
+    said = summary.finding(slow, 0.0)
     assert said.outcome == summary.LOSS, "without another draft the outcome is that of the speed"
     assert said.sentence.endswith("; speculation does not pay here.")
 
@@ -124,10 +129,12 @@ def test_a_draft_that_costs_more_than_it_saves_is_said_to():
 def test_a_faster_draft_beside_the_distilled_one_is_named():
     rows = relabelled({"supervised": "supervised", "distilled": "distilled", "control": "shortlisted"})
     fast = [
-        {**row, "speedup": 9.0, "speedup_ci95": [8.0, 10.0]} if row["drafter"] == "shortlisted" else row
+        dataclasses.replace(row, speedup=9.0, speedup_ci95=[8.0, 10.0])
+        if row.drafter == "shortlisted"
+        else row
         for row in rows
     ]
-    assert summary.verdict(fast, 0.0).sentence.endswith(
+    assert summary.finding(fast, 0.0).sentence.endswith(
         "Fastest: shortlisted, ×9.00 (95\u00a0% interval 8.00 to 10.00)."
     )
 
@@ -136,14 +143,14 @@ def test_the_nearest_block_size_stands_in():
     rows = simulated.rows(prompts=10, block_sizes=(2, 8))
     assert summary.nearest_block_size(rows, 5) == 2
     assert summary.nearest_block_size(rows, 6) == 8
-    assert summary.verdict(rows, 0.0, 8).block_size == 8
-    bare = [row for row in rows if row["drafter"] == "none"]
-    assert summary.verdict(bare, 0.0).sentence == "At T = 0 no drafter was measured."
+    assert summary.finding(rows, 0.0, 8).block_size == 8
+    bare = [row for row in rows if row.drafter == "none"]
+    assert summary.finding(bare, 0.0).sentence == "At T = 0 no drafter was measured."
     assert summary.summarise(bare)["ratios"] == {}
 
 
 def test_a_few_prompts_cannot_tell():
-    said = summary.verdict(simulated.rows(prompts=4), 0.0)
+    said = summary.finding(simulated.rows(prompts=4), 0.0)
     assert said.outcome == summary.UNKNOWN
     assert "too few prompts to tell" in said.sentence
 
@@ -158,6 +165,6 @@ def test_sets_that_cannot_be_compared_are_refused():
 def test_the_simulation_is_what_it_says():
     """The oracle of this folder: its pooled acceptance is the one asked for."""
     found = simulated.measured(0.6, 5, 200, 0, np.zeros(200))
-    row = cells.drafted_row("x", 5, 0.1, found, found, None)
-    assert row["acceptance_tested"] == pytest.approx(0.6, abs=0.02)
+    row = rows.drafted_row("x", 5, 0.1, found, found, None, CONDITIONS)
+    assert row.acceptance_tested == pytest.approx(0.6, abs=0.02)
     assert results.drafters([row]) == ["x"]

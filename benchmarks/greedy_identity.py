@@ -9,15 +9,42 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measurement import Measurement
+from distillspec_jax.data import catalog
+from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
-from distillspec_jax.decoding.drafters import ModelDrafter
+from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.generation.text_generator import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
+BATCH_SIZES = (1, 8)
 TIE = 1e-4
 """Two logits this close are one value to float32: the order of adding decides, and both texts are greedy."""
+
+
+def greedy_identity(task: str = "wiki_leads", block_size: int = 5) -> Measurement:
+    """The share of prompts whose two outputs are equal up to a float tie; must be 1."""
+    target, draft = (pretrained.load(f"zoo:{task}/{role}") for role in ("target", "draft"))
+    prompts = [row.prompt for row in examples(task, split="test")]
+    longest = catalog.find_task(task).feature_lengths["targets"]
+    found = [
+        (size, difference)
+        for size in BATCH_SIZES
+        for difference in greedy_differences(
+            target, draft, prompts, block_size=block_size, max_new_tokens=longest, batch_size=size
+        )
+    ]
+    unexplained = sum(not difference.is_tie for _, difference in found)
+    ties = [f"batch {size}, row {d.prompt}, token {d.position}: {d.gap:.1e}" for size, d in found if d.is_tie]
+    share = 1 - unexplained / len(prompts) / len(BATCH_SIZES)
+    what = (
+        f"share of the {len(prompts)} test prompts of {task} with equal tokens at T = 0 with and without the "
+        f"zoo's draft, block size {block_size}, batches of {BATCH_SIZES}; float ties (top two logits within "
+        f"{TIE:.0e}): {'; '.join(ties) or 'none'}"
+    )
+    return Measurement("greedy_identity", share, share, share, what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +94,7 @@ def greedy_differences(
     pair = Engine(
         target.model,
         target.params,
-        ModelDrafter(draft.as_draft),
-        draft.params,
+        *make_drafter([draft], vocab_size=tokenizer.vocab_size),
         block_size=block_size,
         **shared,
     )
@@ -85,7 +111,7 @@ def differences(
     outputs: Sequence[Sequence[int]],
     others: Sequence[Sequence[int]],
 ) -> list[Difference]:
-    """One entry for each prompt whose two outputs differ."""
+    """Lists the prompts whose two outputs differ, with the place and its gap."""
     found = []
     for index, (reference, other) in enumerate(zip(outputs, others, strict=True)):
         if tuple(reference) != tuple(other):
@@ -95,7 +121,7 @@ def differences(
 
 
 def first_difference(reference: Sequence[int], other: Sequence[int]) -> int:
-    """The number of leading tokens that agree; the shorter length where one begins the other."""
+    """Counts the leading tokens that agree; the shorter length where one begins the other."""
     length = min(len(reference), len(other))
     unequal = np.flatnonzero(np.asarray(reference[:length]) != np.asarray(other[:length]))
     return int(unequal[0]) if unequal.size else length

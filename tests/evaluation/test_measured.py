@@ -1,0 +1,68 @@
+"""What is timed and what is counted, with engines that only pretend."""
+
+from distillspec_jax.decoding import Completion
+from distillspec_jax.evaluation import measured
+from distillspec_jax.evaluation.measured import Workload
+
+WORKLOAD = Workload(
+    prompts=[[10 + i, 1] for i in range(8)],
+    max_new_tokens=4,
+    batch_size=2,
+    timed_prompts=5,
+    repeats=2,
+    seed=3,
+)
+
+
+class Pretender:
+    """Answers every prompt with its own first id, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, prompts, distribution, max_new_tokens, seed):
+        self.asked.append(([prompt[0] for prompt in prompts], seed))
+        return [Completion((prompt[0],), "length", 1, 0, (), ()) for prompt in prompts]
+
+
+def test_timed_batches_first_then_the_rest_at_once():
+    one, other = Pretender(), Pretender()
+    timed = measured.in_turns([one, other], None, WORKLOAD)
+    assert [list(unit) for unit in WORKLOAD.units] == [[0, 1], [2, 3], [4]]
+    assert one.asked == other.asked, "the same prompts with the same seeds for every system"
+    assert [prompts for prompts, _ in one.asked] == [[10, 11], *2 * [[10, 11]], *2 * [[12, 13]], *2 * [[14]]]
+    assert timed[0].unit_tokens == [2, 2, 1]
+    complete = measured.completed(timed[0], one, None, WORKLOAD)
+    assert one.asked[-1][0] == [15, 16, 17]
+    assert [c.tokens[0] for c in complete.completions] == list(range(10, 18))
+    assert complete.timing is timed[0].timing
+
+
+def test_no_two_batches_share_their_draws():
+    engine = Pretender()
+    measured.completed(measured.in_turns([engine], None, WORKLOAD)[0], engine, None, WORKLOAD)
+    seeds = {tuple(prompts): seed for prompts, seed in engine.asked}
+    assert len(set(seeds.values())) == len(seeds) == 4
+    other = Pretender()
+    measured.in_turns([other], None, Workload(**{**vars(WORKLOAD), "seed": 4}))
+    assert not {seed for _, seed in other.asked} & set(seeds.values())
+
+
+def test_counting_again_repeats_the_very_same_draws():
+    engine, recorder = Pretender(), Pretender()
+    timed = measured.in_turns([engine], None, WORKLOAD)[0]
+    measured.completed(timed, engine, None, WORKLOAD)
+    found = measured.again(timed, recorder, None, WORKLOAD)
+    assert recorder.asked == [engine.asked[i] for i in (1, 3, 5, 7)]
+    assert [c.tokens[0] for c in found.completions] == list(range(10, 18))
+    assert found.timing is timed.timing
+
+
+def test_untimed_work_is_one_call():
+    engine = Pretender()
+    untimed = Workload(**{**vars(WORKLOAD), "timed_prompts": 0})
+    (part,) = measured.in_turns([engine], None, untimed)
+    assert engine.asked == []
+    assert part.timing is None
+    assert len(measured.completed(part, engine, None, untimed).completions) == 8
+    assert [prompts for prompts, _ in engine.asked] == [list(range(10, 18))]
