@@ -81,14 +81,14 @@ class Engine:
       verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
       block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
         the one that promises most, by costs measured once for every shape and by the acceptance so far,
-        earlier calls included; 0 among them is plain decoding, which others must beat by 3 %.
+        earlier calls included; 0 among them is autoregressive, which others must beat by 3 %.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: lengths of prompts and of outputs are rounded up to a multiple of it, short outputs to a
         power of two, as far as the models have positions; limits count as they are.
       rounds_per_visit: rounds between two visits of the host.
       partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
-      on_compile: told, in one line, when something is about to be compiled for a new shape.
+      on_compile: called with one line of text when something is about to be compiled for a new shape.
 
     Raises:
       UsageError: a size below 1.
@@ -139,7 +139,7 @@ class Engine:
         self._fitting: set[tuple[int, int]] = set()
 
     def held_to(self, block_size: int) -> Engine:
-        """The same engine without a choice: weights and all that is compiled are shared.
+        """An engine that uses one of the block sizes only; it shares weights and compiled programs.
 
         Raises:
           UsageError: not one of its block sizes.

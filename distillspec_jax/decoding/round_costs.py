@@ -1,4 +1,4 @@
-"""What a round costs at each block size and what it yields: predicted speed-ups and break-even rates."""
+"""Costs of a round at each block size and its yield: predicted speed-ups and break-even rates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class RoundCosts:
 
     @classmethod
     def median(cls, found: Sequence[RoundCosts]) -> RoundCosts:
-        """Of every cost in plain rounds of its own time, and of those: a machine is not always as fast."""
+        """The median cost of each block size, relative to an autoregressive round of the same measurement.
+
+        It is given in seconds by the median of those rounds: the speed of a shared machine varies over time.
+        """
         plain = float(np.median([costs.seconds[0] for costs in found]))
 
         def middle(measured: Sequence[Mapping[int, float]]) -> dict[int, float]:

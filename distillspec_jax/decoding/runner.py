@@ -137,7 +137,7 @@ class Runner:
 
 
 class _Prepared:
-    """Parameters in the forms that their owner knows, each made once; a form is told by its tree."""
+    """Parameters in the forms that their owner knows, each made once; a form is known by its tree."""
 
     def __init__(self, owner: LanguageModel | Drafter | None, params: Any) -> None:
         self._owner = owner

@@ -51,7 +51,7 @@ class Slots:
 
     @property
     def progress(self) -> DecodingProgress:
-        """What has been done when `release` was called last."""
+        """Counts as of the last call of `release`."""
         done = self._prompts - len(self.waiting) - len(self.in_flight)
         return DecodingProgress(done, self._prompts, self._emitted)
 

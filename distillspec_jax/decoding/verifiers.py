@@ -17,7 +17,7 @@ from distillspec_jax.shapes import Array
 
 
 class Verdict(NamedTuple):
-    """What a round commits: `tokens[branch, :accepted]`, then `next_token`; each int32 `[B]`."""
+    """The tokens that a round commits: `tokens[branch, :accepted]`, then `next_token`; each int32 `[B]`."""
 
     branch_B: Array
     accepted_B: Array

@@ -1,4 +1,4 @@
-"""Multi-head attention, in T5's form unless told otherwise: no biases, and no 1/sqrt(d) (it is folded into
+"""Multi-head attention, in T5's form by default: no biases, and no 1/sqrt(d) (it is folded into
 the query's init).
 
 Two ways through the same parameters: `attend` over a whole sequence (training, encoding), and
@@ -213,10 +213,10 @@ class Attention(nn.Module):
     def queries_keys_values(
         self, x_BTM: Array, rotation: Rotation | None = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """What self-attention needs of its one input; alone in reading stacked parameters.
+        """Queries, keys and values of one input, for self-attention; it alone reads stacked parameters.
 
         Args:
-          rotation: turns queries and keys by their positions.
+          rotation: rotates queries and keys by their positions.
         """
         if self.fused:
             # Members are the first heads of every group, the second heads, ...; then keys and values.

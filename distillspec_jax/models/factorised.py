@@ -84,9 +84,9 @@ def _directions(table_VM: np.ndarray, rank: int) -> np.ndarray:
 
 
 def expanded(model: Network, params: Params) -> tuple[Network, Params]:
-    """The same network with a whole embedding and a projection to logits of its own; others as they are.
+    """Undoes the factorisation: a whole embedding and a separate projection; other networks stay as they are.
 
-    For formats that have no word for a factorised one. Logits are the same but for rounding.
+    For formats that cannot describe a factorised embedding. Logits are the same but for rounding.
     """
     config: Any = model.config
     if not config.embedding_rank:

@@ -1,4 +1,4 @@
-"""What decoding, distillation and evaluation know of a network, and no more.
+"""The interface of a network to decoding, distillation and evaluation.
 
 Parameters are an argument, never state; encoder-decoder and decoder-only models differ only in
 `prefill`. Nothing above this package asks which of the two it is given.
@@ -51,7 +51,7 @@ class DecodeState:
 def prompt_lengths(prompt_BT: Array) -> Array:
     """Tokens of each row: those before the first -1, or, of a row without one, before the zeros at its end.
 
-    -1 pads wherever 0 may be an id like others: in serving, in stored sets, in features of such a vocabulary.
+    -1 pads wherever 0 may be an id like others: in decoding, stored sets, features of such a vocabulary.
     """
     slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
     marked_B1 = jnp.any(prompt_BT < 0, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What every family's face shares: a Linen module behind the `LanguageModel` contract."""
+"""The common base of all families: a Linen module behind the `LanguageModel` contract."""
 
 from __future__ import annotations
 
