@@ -5,9 +5,9 @@
     target = ds.load("zoo:wiki_leads/target")
 
 `load`, `generate`, `distill` and `sweep` are the whole surface for a user, with the types that they return,
-`Pretrained` and `Generation`, and `UsageError`, which says what is wrong with a call. The packages below
-(`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
-imported on first use, so that `import distillspec_jax` costs nothing.
+`Pretrained`, `Generation` and `ResultRow`, and `UsageError`, which says what is wrong with a call. The
+packages below (`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it.
+Names are imported on first use, so that `import distillspec_jax` costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from distillspec_jax.version import __version__
 
 if TYPE_CHECKING:
-    from distillspec_jax.api import Generation, Pretrained, UsageError, distill, generate, load, sweep
+    from distillspec_jax.api import (
+        Generation,
+        Pretrained,
+        ResultRow,
+        UsageError,
+        distill,
+        generate,
+        load,
+        sweep,
+    )
 
 __all__ = [
     "load",
@@ -26,6 +35,7 @@ __all__ = [
     "sweep",
     "Pretrained",
     "Generation",
+    "ResultRow",
     "UsageError",
     "__version__",
 ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.generation.text_generator import Generation, TextGenerator, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation.divergences import Divergence
     from distillspec_jax.distillation.sources import DataSource
-    from distillspec_jax.evaluation.result_row import ResultRow
 
-__all__ = ["Generation", "Pretrained", "UsageError", "distill", "generate", "load", "sweep"]
+__all__ = ["Generation", "Pretrained", "ResultRow", "UsageError", "distill", "generate", "load", "sweep"]
 
 Model = str | Pretrained
 
@@ -171,7 +171,7 @@ def sweep(
       options: see `evaluation.sweep.sweep`.
 
     Returns:
-      A `evaluation.result_row.ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
+      A `ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
 
     Raises:
       UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of

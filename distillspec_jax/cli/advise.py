@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
+from distillspec_jax import files
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
@@ -27,7 +27,7 @@ acceptance rate.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("advise", HELP)
+    parser = CommandParser("advise", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--drafter", required=True, metavar="MODEL", help=DRAFTER_HELP)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     )
     tables.print_advice(found)
     if flags.output:
-        Path(flags.output).write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        files.write_whole(flags.output, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DRAFTER_HELP, DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, DRAFTER_HELP, DTYPE_HELP, CommandParser
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
@@ -34,7 +34,7 @@ _DECISIVE = (
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("generate", HELP)
+    parser = CommandParser("generate", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add(
@@ -97,11 +97,7 @@ def main(argv: list[str]) -> int:
         metavar="N",
         help="use all devices, with the target split over N of them (default: one device)",
     )
-    add(
-        "--compilation_cache",
-        metavar="DIR",
-        help="keep compiled programs here, so that the next run with the same shapes starts faster",
-    )
+    add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     flags = parser.parse(argv)
 

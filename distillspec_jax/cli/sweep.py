@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
@@ -17,7 +18,11 @@ from distillspec_jax.cli.flags import (
     list_of,
     refuse_split,
 )
+from distillspec_jax.cli.progress import INTERVAL, heartbeat
 from distillspec_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from distillspec_jax.evaluation.sweep import SweepProgress
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
 temperatures, verification rules and batch sizes. Each cell is compared with decoding without a draft in the
@@ -98,7 +103,8 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import tables
 
     job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
-    rows: list[ResultRow] = job(**given, progress=_show)
+    with shown() as progress:
+        rows: list[ResultRow] = job(**given, progress=progress)
     tables.print_table(rows)
     tables.print_findings(rows)
     if "output_dir" in given:
@@ -125,9 +131,18 @@ def _number_or_all(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
-def _show(progress: Any) -> None:
-    if progress.row is None:
-        print(f"[{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def shown(interval: float = INTERVAL) -> Iterator[Callable[[SweepProgress], None]]:
+    """Prints a line a group of cells to standard error, and in a log how long it takes; yields `progress`."""
+    with heartbeat("loading", interval) as doing:
+
+        def show(progress: SweepProgress) -> None:
+            if progress.row is None:
+                said = f"[{progress.done}/{progress.total}] {progress.doing}"
+                print(said, file=sys.stderr, flush=True)
+                doing(said)
+
+        yield show
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The points of a sweep, and what makes a grid of them impossible."""
+"""The points of a sweep, and the checks of a grid of them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Cell:
 
     @property
     def conditions(self) -> str:
-        """All but the drafter and the block size, in words."""
+        """Temperature, rule and batch size, in words."""
         return f"T = {self.temperature:g}, {self.rule} rule, batch {self.batch_size}"
 
 
 def verifier(rule: str) -> Verifier:
-    """`NAME` or `NAME:EPSILON`.
+    """Makes the rule of `NAME` or `NAME:EPSILON`.
 
     Raises:
       UsageError: as `rules.rule`; an epsilon that is no number.
@@ -65,7 +65,7 @@ def cells(
     rule_names: Sequence[str],
     batch_sizes: Sequence[int],
 ) -> list[Cell]:
-    """Every point, table by table, the baseline first for every temperature.
+    """Lists every point, table by table, the baseline first for every temperature.
 
     Raises:
       UsageError: a label that means something else, an axis that is empty or holds a value twice, a size
@@ -99,7 +99,7 @@ def cells(
 
 
 def groups(points: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells to be measured together: the baselines, then table by table and, what compiles, by block size."""
+    """Groups cells to be measured together: baselines, then tables and, since each compiles, block sizes."""
     tables = list(dict.fromkeys((cell.rule, cell.batch_size) for cell in points))
 
     def order(cell: Cell) -> tuple[bool, int, int]:
