@@ -33,6 +33,9 @@ from distillspec_jax.errors import UsageError, nearest
 
 Result = TypeVar("Result")
 
+_REMOVED = {"PROFILE": "trace a run with jax.profiler"}
+"""Macros of 0.1 that are no more, each with what to do in its place."""
+
 _MOVED = {"experiments/sweep.gin": "runs/sweep.gin"}
 """Where the gin files of 0.1 lie now."""
 
@@ -237,6 +240,8 @@ def _parse_flag(name: str, text: str) -> None:
     flag = f"--gin.{name}={text}"
     value = gin_value(name, text)
     macros, parameters = _known_names()
+    if name in _REMOVED and name not in macros:
+        raise UsageError(f"{flag}: {name} was removed: {_REMOVED[name]}")
     if "." not in name and name not in macros:
         raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {nearest(name, macros)}")
     # The imports of the files make a flag's names mean what they mean there.

@@ -28,6 +28,8 @@ COMPILATION_CACHE_HELP = (
 )
 DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
 
+RULE_HELP = "how drafts are verified (default: token): {rules}"
+
 TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
     "they get, as in generate"
@@ -40,7 +42,13 @@ def _drafter_names() -> str:
     return ", ".join(drafter_registry.names())
 
 
-_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names}
+def _rules() -> str:
+    from distillspec_jax.decoding import rules
+
+    return rules.described()
+
+
+_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names, "{rules}": _rules}
 """Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
 
 

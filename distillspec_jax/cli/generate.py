@@ -7,7 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, DRAFTER_HELP, DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import (
+    COMPILATION_CACHE_HELP,
+    DRAFTER_HELP,
+    DTYPE_HELP,
+    RULE_HELP,
+    CommandParser,
+)
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 
@@ -61,12 +67,8 @@ def main(argv: list[str]) -> int:
         help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: chosen while "
         "decoding from measured costs and acceptance; it may turn drafting off",
     )
-    add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
-    add(
-        "--epsilon",
-        type=float,
-        help="of the lenient rules (linear, square, exponential), in (0, 1]; 1 (default) is lossless",
-    )
+    add("--rule", default="token", help=RULE_HELP)
+    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")

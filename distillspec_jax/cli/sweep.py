@@ -13,6 +13,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
     DTYPE_HELP,
+    RULE_HELP,
     TASK_HELP,
     CommandParser,
     list_of,
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
-    add("--rules", type=list_of(str), metavar="RULE,RULE", help="NAME or NAME:EPSILON (default: token)")
+    add("--rules", type=list_of(str), metavar="RULE,RULE", help=f"NAME or NAME:EPSILON, {RULE_HELP}")
     add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts per batch (default: 1)")
     add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
     add("--seed", type=int, help="random seed (default: 0)")

@@ -11,10 +11,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -195,14 +193,9 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
     """Writes the header and the vocabulary, unless they are there."""
     if (root / HEADER_FILE).exists():
         return
-    with files.saving(root):
-        root.mkdir(parents=True, exist_ok=True)
-        (root / checkpoint.tokenizer_file(tokenizer)).write_bytes(tokenizer)
-        content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
-        _whole(
-            root / HEADER_FILE,
-            lambda path: path.write_text(json.dumps(content, indent=1, ensure_ascii=False)),
-        )
+    files.write_whole(root / checkpoint.tokenizer_file(tokenizer), tokenizer)
+    content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
+    files.write_whole(root / HEADER_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _write_texts(path: Path, left: list[request_files.Request], texts: Iterator[Generation]) -> None:
@@ -237,8 +230,7 @@ def _write_logprobs(
             np.concatenate([part.log_p_NK for part in parts]),
             np.concatenate([part.log_tail_N for part in parts]),
         )
-        with files.saving(path):
-            _whole(path, functools.partial(_save_logprobs, distributions))
+        files.write_whole_by(path, functools.partial(_save_logprobs, distributions))
     say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
 
 
@@ -262,13 +254,3 @@ def _distributions(
 
 def _save_logprobs(distributions: TopLogprobs, path: Path) -> None:
     np.savez(path, ids=distributions.ids_NK, log_p=distributions.log_p_NK, log_tail=distributions.log_tail_N)
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file that appears whole or not at all."""
-    temporary = path.with_name(f"partial-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

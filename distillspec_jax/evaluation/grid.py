@@ -69,7 +69,7 @@ def cells(
 
     Raises:
       UsageError: a label that means something else, an axis that is empty or holds a value twice, a size
-        below 1, an unknown rule or one that cannot decode at a temperature.
+        below 1, an unknown rule.
     """
     drafters = list(drafters)
     if NO_DRAFTER in drafters:
@@ -85,10 +85,7 @@ def cells(
         for size in sizes:
             at_least(name, size, 1)
     for rule in rule_names:
-        if getattr(verifier(rule), "greedy_only", False) and max(temperatures) > 0:
-            raise UsageError(
-                f"rule {rule!r} decodes greedily: temperatures is {list(temperatures)}, must be 0"
-            )
+        verifier(rule)
     found = []
     for rule, batch_size, temperature in itertools.product(rule_names, batch_sizes, temperatures):
         found.append(Cell(NO_DRAFTER, 0, temperature, rule, batch_size))

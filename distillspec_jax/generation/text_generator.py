@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 
 from distillspec_jax.data import catalog
 from distillspec_jax.decoding.adaptive import AUTO
@@ -204,7 +203,6 @@ class TextGenerator:
             )
             blocks = drafter.candidates
         verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
-        self._greedy_only = getattr(verifier, "greedy_only", False)
         target_params = target.params
         if partitioner is not None:
             target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
@@ -269,9 +267,6 @@ class TextGenerator:
             long.
         """
         tokenizer = self.tokenizer
-        hottest = np.max(temperature, initial=0.0)
-        if self._greedy_only and hottest > 0:
-            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         distribution = SamplingParams(temperature, top_k, top_p).distribution(tokenizer.vocabulary)
         prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]

@@ -10,7 +10,6 @@ parameters, so parameters without a record are those of a save that was cut shor
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,7 @@ class Selection:
 
     def _write_record(self) -> None:
         record = {"step": self.step, "metric": self._metric, "value": self.value}
-        temporary = self._root / (RECORD + ".tmp")
-        with files.saving(self._root):
-            temporary.write_text(json.dumps(record) + "\n")
-            os.replace(temporary, self._root / RECORD)
+        files.write_whole(self._root / RECORD, json.dumps(record) + "\n")
 
     def _record(self) -> dict[str, Any]:
         try:

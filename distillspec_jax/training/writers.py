@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from distillspec_jax.files import saving
+from distillspec_jax.files import saving, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -55,9 +55,7 @@ class JsonlWriter:
                     self._reported.add((step, split))
         if jax.process_index():  # another host's file
             return
-        shortened = self._path.with_name(METRICS_FILE + ".tmp")
-        shortened.write_text("".join(line + "\n" for line in kept))
-        os.replace(shortened, self._path)
+        write_whole(self._path, "".join(line + "\n" for line in kept))
 
     def holds(self, step: int, split: str) -> bool:
         """Whether a line of this step and split was there when the run started."""
