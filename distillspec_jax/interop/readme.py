@@ -11,7 +11,7 @@ from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 
 _LOGS = ("training.jsonl", "metrics.jsonl")
-"""Of a model of the zoo, and of a run."""
+"""The logs of a model of the zoo, and of a run."""
 
 
 def text(model: Pretrained, num_parameters: int) -> str:
