@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Drafter, Engine, SamplingDistribution
-from distillspec_jax.decoding.adaptive import tokens_per_round
 from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
+from distillspec_jax.decoding.round_costs import tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.timing import step_seconds
