@@ -48,7 +48,7 @@ class Selection:
             self._forget_others()
 
     def offer(self, step: int, value: float, params: Params) -> bool:
-        """Saves the parameters if their value is the best; whether it is. NaN never is."""
+        """Saves the parameters if their value is the best, and tells whether it is. NaN never is."""
         if not value > self.value:
             return False
         writes = jax.process_index() == 0
@@ -64,7 +64,7 @@ class Selection:
         return True
 
     def exhausted(self, step: int) -> bool:
-        """Whether nothing better has come for too long."""
+        """Tells whether nothing better has come for too long."""
         return bool(self._patience) and self.step is not None and step - self.step >= self._patience
 
     def _write_record(self) -> None:

@@ -28,13 +28,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Writer(Protocol):
-    """Somewhere to report to."""
+    """A place to report to."""
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
         """Reports values of `train` or `eval` at a step."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Ends the reports."""
 
 
 class JsonlWriter:
