@@ -29,7 +29,7 @@ from distillspec_jax.data.target_set import (
     logprobs_file,
     read_header,
 )
-from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
@@ -65,7 +65,7 @@ def collect(
     block_size: int | str = 5,
     batch_size: int = 8,
     partitioner: Partitioner | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DecodingProgress], None] | None = None,
     say: Callable[[str], None] = print,
 ) -> TargetSet:
     """Writes a set, or completes the one that is there.
