@@ -217,6 +217,8 @@ class UniformDrafter:
 class CoinThenTokenRule:
     """Verifies the branch that a coin chooses without looking: lossless if the loop keeps that branch."""
 
+    depends_on_whole_block = False
+
     def __call__(
         self, keys_B: Array, tokens: Array, log_q: Array, log_p: Array, length: Array, *, logits_BNKV: Any
     ) -> Verdict:
