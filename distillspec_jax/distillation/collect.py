@@ -11,10 +11,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -36,13 +34,9 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
-from distillspec_jax.generation.text_generator import (
-    Drafts,
-    Generation,
-    TextGenerator,
-    prompt_format,
-    tokenizer_of,
-)
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
+from distillspec_jax.generation.request_files import GenerationRequest
+from distillspec_jax.generation.text_generator import Drafts, Generation, TextGenerator
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
@@ -141,14 +135,14 @@ def collect(
         logits=target.model.vocab_size,
         top_logprobs=top_logprobs,
         eos_ids=list(target.card.eos_ids),
-        prompts_end_with_eos=form.ends_with_eos,
-        prompts_begin_with_eos=form.begins_with_eos,
+        prompts_end_with_eos=form.reader.ends_with_eos,
+        prompts_begin_with_eos=form.reader.begins_with_eos,
         chat=dict(target.card.chat) if chat else {},
     )
     root = Path(directory)
     _check_same(root, header)
     asked = [
-        request_files.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
+        GenerationRequest(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
         for sample in range(num_samples)
     ]
@@ -199,13 +193,10 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
         root.mkdir(parents=True, exist_ok=True)
         (root / checkpoint.tokenizer_file(tokenizer)).write_bytes(tokenizer)
         content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
-        _whole(
-            root / HEADER_FILE,
-            lambda path: path.write_text(json.dumps(content, indent=1, ensure_ascii=False)),
-        )
+    files.write_whole(root / HEADER_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def _write_texts(path: Path, left: list[request_files.Request], texts: Iterator[Generation]) -> None:
+def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Generation]) -> None:
     with request_files.output_lines(str(path), resume=True) as write:
         for request, text in zip(left, texts, strict=True):
             if text.finish_reason == "failed":
@@ -237,8 +228,7 @@ def _write_logprobs(
             np.concatenate([part.log_p_NK for part in parts]),
             np.concatenate([part.log_tail_N for part in parts]),
         )
-        with files.saving(path):
-            _whole(path, functools.partial(_save_logprobs, distributions))
+        files.write_whole_by(path, functools.partial(_save_logprobs, distributions))
     say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
 
 
@@ -262,13 +252,3 @@ def _distributions(
 
 def _save_logprobs(distributions: TopLogprobs, path: Path) -> None:
     np.savez(path, ids=distributions.ids_NK, log_p=distributions.log_p_NK, log_tail=distributions.log_tail_N)
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file that appears whole or not at all."""
-    temporary = path.with_name(f"partial-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
