@@ -5,11 +5,11 @@
     target = ds.load("zoo:wiki_leads/target")
 
 The verbs are `load`, `generate`, `distill` and `sweep`; `trace` decodes one text round by round, `examples`
-reads a task's rows. `Pretrained` and `Generation` are what they return; `UsageError` says what is wrong with
-a call. `TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids: a distribution
-is made by `SamplingParams` and the vocabulary of a model (`tokenizer_of`). The packages below (`models`,
-`decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are imported on first
-use, so that `import distillspec_jax` costs nothing.
+reads a task's rows. `Pretrained`, `Generation` and `ResultRow` are what they return; `UsageError` says what
+is wrong with a call. `TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids: a
+distribution is made by `SamplingParams` and the vocabulary of a model (`tokenizer_of`). The packages below
+(`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
+imported on first use, so that `import distillspec_jax` costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 from distillspec_jax.version import __version__
 
 if TYPE_CHECKING:
-    from distillspec_jax.api import Generation, Pretrained, UsageError, distill, generate, load, sweep
+    from distillspec_jax.api import (
+        Generation,
+        Pretrained,
+        ResultRow,
+        UsageError,
+        distill,
+        generate,
+        load,
+        sweep,
+    )
     from distillspec_jax.data.examples import examples
     from distillspec_jax.decoding.engine import Engine
     from distillspec_jax.decoding.sampling import SamplingParams
@@ -41,6 +50,7 @@ __all__ = [
     "SamplingParams",
     "Pretrained",
     "Generation",
+    "ResultRow",
     "UsageError",
     "__version__",
 ]

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distillspec_jax.decoding import drafter_registry
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.generation.text_generator import Generation, TextGenerator
 from distillspec_jax.models import pretrained
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation.divergences import Divergence
     from distillspec_jax.distillation.sources import DataSource
-    from distillspec_jax.evaluation.result_row import ResultRow
 
-__all__ = ["Generation", "Pretrained", "UsageError", "distill", "generate", "load", "sweep"]
+__all__ = ["Generation", "Pretrained", "ResultRow", "UsageError", "distill", "generate", "load", "sweep"]
 
 Model = str | Pretrained
 
@@ -102,7 +102,7 @@ def distill(
     steps: int = 200,
     batch_size: int = 24,
     divergence: str | Divergence = "fkl",
-    source: DataSource | None = None,
+    source: str | DataSource | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Pretrained:
@@ -116,20 +116,20 @@ def distill(
       steps, batch_size, learning_rate: of AdamW, with a short warm-up and a cosine cool-down.
       divergence: `fkl`, `rkl`, `jsd` (β = 1/2), `tvd`, `nla`, `nll`, or a value of
         `distillation.divergences`, as `JensenShannon(beta=0.1)`.
-      source: a value of `distillation.sources`; by default the draft's own samples, or the stored texts.
+      source: `fixed`, `on_policy`, `target`, or a value of `distillation.sources`; by default the draft's own
+        samples, or the stored texts.
       seed: of the order of rows, and of all draws.
 
     Returns:
       The distilled draft, as `output` now holds it.
 
     Raises:
-      UsageError: both or neither of task and data, no such model, task or divergence, an impossible value,
-        a draft of another vocabulary, or an `output` that holds another run.
+      UsageError: both or neither of task and data, no such model, task, divergence or source, an impossible
+        value, a draft of another vocabulary, or an `output` that holds another run.
       Preempted: SIGTERM or ^C, after a save; the same call goes on (`training.preemption`).
     """
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation import distill as job_module
-    from distillspec_jax.distillation import divergences
     from distillspec_jax.training import optimizers
     from distillspec_jax.training.loop import LoopConfig
 
@@ -137,10 +137,6 @@ def distill(
         data = DataConfig(task)
     elif data is None or task is not None:
         raise UsageError("distill: give either task or data")
-    if isinstance(divergence, str):
-        if divergence not in divergences.NAMES:
-            raise UsageError(f"unknown divergence {divergence!r}: {nearest(divergence, divergences.NAMES)}")
-        divergence = divergences.NAMES[divergence]()
     directory = job_module.distill(
         target if isinstance(target, str) else target.name,
         draft if isinstance(draft, str) else draft.name,
@@ -172,7 +168,7 @@ def sweep(
       options: see `evaluation.sweep.sweep`.
 
     Returns:
-      A `evaluation.result_row.ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
+      A `ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
 
     Raises:
       UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of

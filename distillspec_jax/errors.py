@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 class UsageError(ValueError):
@@ -23,8 +25,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"{hint}(valid: {listed})" if valid else "(there are none)"
 
 
+def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
+    """Looks a name up in a registry; `kind` says in the error what it names.
+
+    Raises:
+      UsageError: there is no such name; gives the nearest.
+    """
+    if name not in known:
+        raise UsageError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
 def check_number(name: str, value: Any, minimum: float, *, whole: bool = True) -> None:
-    """Refuses what is no number, or no whole one, and a number below the minimum; NaN is.
+    """Refuses what is no number, or no whole one, and a number below the minimum, as NaN is.
 
     Raises:
       UsageError: gives name and value.

@@ -3,9 +3,13 @@
 # to this script goes on to the job, which saves and ends; it is then not run again.
 #
 #   launch/local.sh finetune --gin_file=models/zoo_draft.gin --gin_file=runs/finetune.gin \
-#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/draft --gin.TRAIN_STEPS=2000
+#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/draft --gin.TRAIN_STEPS=2000 \
+#     --compilation_cache=runs/compiled
 #   launch/local.sh distill --gin_file=runs/distill.gin --gin.TARGET=zoo:target --gin.DRAFT=runs/draft \
-#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/distilled --gin.TRAIN_STEPS=300
+#     --gin.MIXTURE_OR_TASK_NAME=wiki_leads --gin.MODEL_DIR=runs/distilled --gin.TRAIN_STEPS=300 \
+#     --compilation_cache=runs/compiled
+#
+# With --compilation_cache a job that is started again does not compile again.
 #
 # MAX_RESTARTS   how often at most (default 100)
 # DISTILLSPEC    the command (default: distillspec on the PATH, else the one in this checkout's .venv)

@@ -3,7 +3,8 @@
 #
 #   TPU_NAME=v5e-32 ZONE=us-west4-a launch/tpu_pod.sh \
 #     distill --gin_file=runs/distill.gin --gin.TARGET=/mnt/bucket/target --gin.DRAFT=/mnt/bucket/draft \
-#       --gin.MIXTURE_OR_TASK_NAME=xsum --gin.MODEL_DIR=/mnt/bucket/distilled --gin.TRAIN_STEPS=10000
+#       --gin.MIXTURE_OR_TASK_NAME=xsum --gin.MODEL_DIR=/mnt/bucket/distilled --gin.TRAIN_STEPS=10000 \
+#       --compilation_cache=/tmp/compiled
 #
 # /mnt/bucket is a folder that every host sees: a bucket mounted with gcsfuse, or NFS.
 #

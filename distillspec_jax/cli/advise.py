@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
+from distillspec_jax import files
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
     DTYPE_HELP,
+    RULE_HELP,
     TASK_HELP,
     CommandParser,
     list_of,
@@ -27,7 +28,7 @@ acceptance rate.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("advise", HELP)
+    parser = CommandParser("advise", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--drafter", required=True, metavar="MODEL", help=DRAFTER_HELP)
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
         help="to try (default: 1,3,5,7)",
     )
     add("--batch_size", type=int, default=1, help="prompts per batch (default: 1)")
+    add("--rule", default="token", help=RULE_HELP)
+    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
@@ -55,12 +58,13 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
 
-    from distillspec_jax.decoding import SamplingParams, StopOnEos, drafter_registry
+    from distillspec_jax.decoding import SamplingParams, StopOnEos, drafter_registry, rules
     from distillspec_jax.evaluation import advice, prompts
     from distillspec_jax.generation.prompt_format import tokenizer_of
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
 
+    verifier = rules.rule(flags.rule, epsilon=flags.epsilon)
     target = pretrained.load(flags.target, dtype=flags.dtype)
     draft = drafter_registry.load(flags.drafter, flags.dtype)
     drafter_registry.check_pairs(target, [draft], flags.assume_same_vocabulary)
@@ -82,11 +86,11 @@ def main(argv: list[str]) -> int:
         max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
         block_sizes=flags.block_sizes,
         batch_size=flags.batch_size,
-        engine_options={"stopping": StopOnEos(tokenizer.eos_ids)},
+        engine_options={"stopping": StopOnEos(tokenizer.eos_ids), "verifier": verifier},
     )
     tables.print_advice(found)
     if flags.output:
-        Path(flags.output).write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        files.write_whole(flags.output, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import os
@@ -27,10 +28,16 @@ import gin
 
 import distillspec_jax
 from distillspec_jax.cli import gin_messages
-from distillspec_jax.cli.flags import GinFlags
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
 Result = TypeVar("Result")
+
+_REMOVED = {"PROFILE": "trace a run with jax.profiler"}
+"""Macros of 0.1 that are no more, each with what to do in its place."""
+
+_MOVED = {"experiments/sweep.gin": "runs/sweep.gin"}
+"""Where the gin files of 0.1 lie now."""
 
 
 def packaged_configs() -> Path:
@@ -76,6 +83,38 @@ def value(job: Callable[..., Any], parameter: str) -> Any:
     """What `bind` has given one parameter of a job; nothing else is made."""
     bound = gin.get_bindings(job, resolve_references=False)[parameter]
     return copy.deepcopy(bound)  # gin resolves in copying
+
+
+def flag_values(command: str, names: tuple[str, ...], flags: GinFlags) -> dict[str, Any]:
+    """Reads what gin files set of a command's own flags: `generate.block_size = 3`.
+
+    Args:
+      command: the command's name.
+      names: its flags, without dashes.
+      flags: from the command line.
+
+    Raises:
+      UsageError: see `bind`.
+    """
+    gin.clear_config()  # which unlocks gin's registry, too
+    job, _ = bind(_flags_of(command, names), flags)
+    given: dict[str, Any] = job()
+    return given
+
+
+@functools.cache
+def _flags_of(command: str, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    """A function with a command's flags for parameters, known to gin by the command's name."""
+
+    def flags(**given: Any) -> dict[str, Any]:
+        return given
+
+    flags.__name__ = flags.__qualname__ = command
+    flags.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    )
+    gin.external_configurable(flags, name=command)
+    return flags
 
 
 def task(flags: GinFlags) -> str | None:
@@ -159,9 +198,10 @@ class _GinFiles:
 
     def open(self, path: str) -> io.TextIOWrapper:
         """Opens the first file of that name; raises UsageError with the nearest one if there is none."""
-        for root in self._roots:
-            if (root / path).is_file():
-                return (root / path).open(encoding="utf-8")
+        for name in (path, _MOVED.get(path, path)):
+            for root in self._roots:
+                if (root / name).is_file():
+                    return (root / name).open(encoding="utf-8")
         if os.path.isdir(path):
             raise UsageError("is a folder, name a file in it")
         # Not all of the current folder, which may be a home folder.
@@ -200,6 +240,8 @@ def _parse_flag(name: str, text: str) -> None:
     flag = f"--gin.{name}={text}"
     value = gin_value(name, text)
     macros, parameters = _known_names()
+    if name in _REMOVED and name not in macros:
+        raise UsageError(f"{flag}: {name} was removed: {_REMOVED[name]}")
     if "." not in name and name not in macros:
         raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {nearest(name, macros)}")
     # The imports of the files make a flag's names mean what they mean there.

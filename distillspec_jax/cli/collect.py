@@ -28,7 +28,7 @@ To resume a stopped run, run the same command.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("collect", HELP, gin=True)
+    parser = CommandParser("collect", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add("--task", help="the task whose prompts are used (default: the gin file's)")

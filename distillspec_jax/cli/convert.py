@@ -6,6 +6,7 @@ import sys
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of, one_of
+from distillspec_jax.cli.progress import heartbeat
 from distillspec_jax.errors import UsageError
 
 HELP = """Converts a checkpoint of another framework into a checkpoint directory, or a checkpoint directory
@@ -63,16 +64,17 @@ def main(argv: list[str]) -> int:
 
     from distillspec_jax.interop import convert
 
-    if flags.to is not None:
-        model = convert.export(flags.input, flags.output)
-        tokenizer = model.tokenizer_bytes
-        print(f"{flags.output}: {model.card.family}, {model.num_parameters:,} parameters")
-    else:
-        card, read = convert.convert(flags.source, flags.input, flags.output, **own, **known)
-        tokenizer = read.tokenizer
-        print(f"{flags.output}: {card.family}, {read.num_parameters:,} parameters")
-        for left in read.skipped:
-            print(f"{flags.output}: not taken along: {left}", file=sys.stderr)
+    with heartbeat(f"converting {flags.input}"):
+        if flags.to is not None:
+            model = convert.export(flags.input, flags.output)
+            tokenizer, family, size = model.tokenizer_bytes, model.card.family, model.num_parameters
+            skipped: tuple[str, ...] = ()
+        else:
+            card, read = convert.convert(flags.source, flags.input, flags.output, **own, **known)
+            tokenizer, family, size, skipped = read.tokenizer, card.family, read.num_parameters, read.skipped
+    print(f"{flags.output}: {family}, {size:,} parameters")
+    for left in skipped:
+        print(f"{flags.output}: not taken along: {left}", file=sys.stderr)
     if tokenizer is None:
         print(f"{flags.output}: no tokenizer in {flags.input}: texts need one", file=sys.stderr)
     return 0

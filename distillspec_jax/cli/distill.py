@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
 from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Distils a draft from a target, with a choice of divergence and data source.
@@ -33,15 +33,18 @@ def main(argv: list[str]) -> int:
         default=32,
         help="held-out prompts for the final check; 0 for none (default: 32)",
     )
+    parser.add_argument("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
 
     with ended_by_sigterm() as progress:
         import jax
 
         from distillspec_jax import checkpoint
-        from distillspec_jax.cli import bindings
+        from distillspec_jax.cli import bindings, compilation
         from distillspec_jax.distillation.distill import distill
 
+        if flags.compilation_cache:
+            compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
         progress.newest = functools.partial(checkpoint.latest_step, bindings.value(distill, "model_dir"))
         directory = job(gin=configuration)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
+from distillspec_jax import files
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
+from distillspec_jax.cli.progress import heartbeat
 from distillspec_jax.errors import UsageError
 
 HELP = """Measures models on a task's held-out rows: the loss of the references (nats per token) and its
@@ -25,7 +26,7 @@ For acceptance, use `distillspec sweep`.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("evaluate", HELP, gin=True)
+    parser = CommandParser("evaluate", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add(
         "--model",
@@ -63,14 +64,16 @@ def main(argv: list[str]) -> int:
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
     found = {}
-    for name in flags.model:
-        model = pretrained.load(name, dtype=flags.dtype)
-        options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size}
-        found[name] = held_out.measure(model, task, chat=flags.chat, **options)
+    with heartbeat("loading") as doing:
+        for number, name in enumerate(flags.model, start=1):
+            doing(f"[{number}/{len(flags.model)}] {name}")
+            model = pretrained.load(name, dtype=flags.dtype)
+            options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size}
+            found[name] = held_out.measure(model, task, chat=flags.chat, **options)
     tables.print_held_out(f"{task}, {flags.split} split", found)
     if flags.output:
         rows = {name: one.summary for name, one in found.items()}
-        Path(flags.output).write_text(json.dumps(rows, indent=1) + "\n")
+        files.write_whole(flags.output, json.dumps(rows, indent=1) + "\n")
     return 0
 
 

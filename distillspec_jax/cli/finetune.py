@@ -6,7 +6,7 @@ import functools
 import sys
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
 from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Supervised training of a target or a draft.
@@ -19,13 +19,17 @@ To resume a stopped run, run the same command.
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    flags = CommandParser("finetune", HELP, gin=True).parse(argv)
+    parser = CommandParser("finetune", HELP, gin=True)
+    parser.add_argument("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
+    flags = parser.parse(argv)
 
     with ended_by_sigterm() as progress:
         from distillspec_jax import checkpoint
-        from distillspec_jax.cli import bindings
+        from distillspec_jax.cli import bindings, compilation
         from distillspec_jax.training.finetune import finetune
 
+        if flags.compilation_cache:
+            compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
         progress.newest = functools.partial(checkpoint.latest_step, bindings.value(finetune, "model_dir"))
         print(job(gin=configuration))

@@ -11,10 +11,10 @@ for.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
 _GIN_PREFIX = "--gin."
@@ -23,7 +23,12 @@ DTYPE_HELP = (
     "stored. Write MODEL@int8 to set it for one model"
 )
 
+COMPILATION_CACHE_HELP = (
+    "keep compiled programs here, so that the next run with the same shapes starts faster"
+)
 DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
+
+RULE_HELP = "how drafts are verified (default: token): {rules}"
 
 TASK_HELP = (
     "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
@@ -37,23 +42,14 @@ def _drafter_names() -> str:
     return ", ".join(drafter_registry.names())
 
 
-_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names}
+def _rules() -> str:
+    from distillspec_jax.decoding import rules
+
+    return rules.described()
+
+
+_LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names, "{rules}": _rules}
 """Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GinFlags:
-    """The gin flags of one command line, in its order.
-
-    Attributes:
-      files: paths of gin files, as given.
-      bindings: (name, value) of each `--gin.NAME=VALUE`, both as typed.
-      search_paths: folders to look in, before the gin files that come with the package.
-    """
-
-    files: tuple[str, ...] = ()
-    bindings: tuple[tuple[str, str], ...] = ()
-    search_paths: tuple[str, ...] = ()
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -63,16 +59,21 @@ class CommandParser(argparse.ArgumentParser):
       command: the command's name, `finetune`.
       description: its help text; a command passes its module's `HELP`.
       gin: accept the gin flags; `parse` then sets `gin` (a `GinFlags`) on the namespace.
+      gin_sets_flags: gin files may also set the command's flags, under the command's name:
+        `generate.block_size = 3`. The command line overrides them.
     """
 
-    def __init__(self, command: str, description: str, *, gin: bool = False):
+    def __init__(
+        self, command: str, description: str, *, gin: bool = False, gin_sets_flags: bool = False
+    ) -> None:
         super().__init__(
             prog=f"distillspec {command}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self._gin = gin
-        if gin:
+        self._command, self._gin_sets_flags = command, gin_sets_flags
+        self._gin = gin or gin_sets_flags
+        if self._gin:
             group = self.add_argument_group("configuration (gin)")
             group.add_argument(
                 "--gin_file",
@@ -108,15 +109,44 @@ class CommandParser(argparse.ArgumentParser):
             flag = argument.split("=", 1)[0]
             if flag.startswith("--") and flag not in flags:
                 raise UsageError(f"unknown flag {flag}: {nearest(flag, flags - {'-h'})}")
+        if self._gin_sets_flags:
+            rest = [*self._from_gin(rest, bindings), *rest]
         namespace, unknown = self.parse_known_args(rest)
         if unknown:
             raise UsageError(
                 f"unexpected argument {unknown[0]!r}: values belong to a flag, --flag={unknown[0]}"
             )
         if self._gin:
-            paths = [path for group in namespace.gin_search_paths for path in group.split(",") if path]
-            namespace.gin = GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
+            namespace.gin = _gin_flags(namespace, bindings)
         return namespace
+
+    def _from_gin(self, argv: list[str], bound: tuple[tuple[str, str], ...]) -> list[str]:
+        """The flags that gin files set and the command line does not, as arguments."""
+        reader = argparse.ArgumentParser(add_help=False)
+        for name in ("--gin_file", "--gin_search_paths"):
+            reader.add_argument(name, action="append", default=[])
+        flags = _gin_flags(reader.parse_known_args(argv)[0], bound)
+        if not flags.files and not flags.bindings:
+            return []
+        from distillspec_jax.cli import bindings
+
+        gin_own = ("help", "_binding", "gin_file", "gin_search_paths")
+        options = {a.dest: a.option_strings[0] for a in self._actions if a.dest not in gin_own}
+        repeatable = {action.dest for action in self._actions if isinstance(action, argparse._AppendAction)}
+        given = {argument.split("=", 1)[0] for argument in argv}
+        found = []
+        for name, value in bindings.flag_values(self._command, tuple(options), flags).items():
+            option = options[name]
+            if option in given or value is None or value is False:
+                continue
+            values = value if isinstance(value, (list, tuple)) else [value]
+            if value is True:
+                found.append(option)
+            elif name in repeatable:
+                found += [f"{option}={one}" for one in values]
+            else:
+                found.append(f"{option}={','.join(map(str, values))}")
+        return found
 
     def format_help(self) -> str:
         """The help text, with the names that registries know."""
@@ -146,6 +176,11 @@ def refuse_split(flags: argparse.Namespace) -> None:
     """`--split` is a task's: beside `--inputs` it would mean nothing."""
     if flags.inputs and flags.split:
         raise UsageError(f"--split={flags.split}: the lines of --inputs have no splits, leave it out")
+
+
+def _gin_flags(namespace: argparse.Namespace, bindings: tuple[tuple[str, str], ...]) -> GinFlags:
+    paths = [path for group in namespace.gin_search_paths for path in group.split(",") if path]
+    return GinFlags(tuple(namespace.gin_file), bindings, tuple(paths))
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], list[str]]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import sys
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DRAFTER_HELP, DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import (
+    COMPILATION_CACHE_HELP,
+    DRAFTER_HELP,
+    DTYPE_HELP,
+    RULE_HELP,
+    CommandParser,
+)
 from distillspec_jax.cli.progress import ProgressLine
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
@@ -22,7 +28,7 @@ with any other checkpoint, or the one given by --prefix (--prefix='' for none).
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("generate", HELP)
+    parser = CommandParser("generate", HELP, gin_sets_flags=True)
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add(
@@ -49,12 +55,8 @@ def main(argv: list[str]) -> int:
         help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: chosen while "
         "decoding from measured costs and acceptance; it may turn drafting off",
     )
-    add("--rule", default="token", help="token (default), block, greedy, linear, square or exponential")
-    add(
-        "--epsilon",
-        type=float,
-        help="of the lenient rules (linear, square, exponential), in (0, 1]; 1 (default) is lossless",
-    )
+    add("--rule", default="token", help=RULE_HELP)
+    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
@@ -85,11 +87,7 @@ def main(argv: list[str]) -> int:
         metavar="N",
         help="use all devices, with the target split over N of them (default: one device)",
     )
-    add(
-        "--compilation_cache",
-        metavar="DIR",
-        help="keep compiled programs here, so that the next run with the same shapes starts faster",
-    )
+    add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     flags = vars(parser.parse(argv))
 

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from distillspec_jax.errors import UsageError, nearest
@@ -32,19 +32,15 @@ _IMPORT = re.compile(
 
 
 def location(error: BaseException) -> tuple[str, int] | None:
-    """The innermost file and line that gin's error belongs to, or None if it came from a flag."""
+    """Finds the innermost file and line that gin's error belongs to; None if it came from a flag."""
     if isinstance(error, SyntaxError):
         return (error.filename, error.lineno or 0) if error.filename else None
     found = re.search(r'In file "(.+?)", line (\d+)', str(error))
     return (found[1], int(found[2])) if found else None
 
 
-def explain(
-    error: BaseException,
-    imports: str,
-    bound_parameters: Collection[str],
-) -> str | None:
-    """gin's message as one line.
+def explain(error: BaseException, imports: str, bound_parameters: Collection[str]) -> str | None:
+    """Says gin's message in one line.
 
     Args:
       error: one of CONFIG_ERRORS.
@@ -56,25 +52,30 @@ def explain(
     """
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first, *rest = text.splitlines() or [""]
-    symbols = _symbols(imports)
-
-    if isinstance(error, UsageError):  # From our own reader of files.
+    known = _importable(imports)
+    if isinstance(error, UsageError):  # from `bindings`' reader of files
         include = re.search(r"^\s*(include .+)$", text, re.MULTILINE)
         return f"{include[1]}: {first}" if include else first
     if match := re.match(r"Couldn't resolve selector (\S+?);", first):
-        return f"there is no {match[1]!r}: {nearest(match[1], _members(match[1], symbols))}"
+        return f"there is no {match[1]!r}: {nearest(match[1], known)}"
     if match := re.match(r"'(\w+)' was not provided by an import statement", first):
-        hint = _nearest_import(match[1], rest, symbols, bound_parameters)
+        statement = re.search(r"^\s*([\w./]+)", rest[-1]) if rest else None
+        ending = f".{statement[1]}" if statement else ""  # `train.seed` where files say `loop.train.seed`
+        longer = [name for name in bound_parameters if ending and name.endswith(ending)]
+        modules = {name.partition(".")[0] for name in known}
+        hint = f"did you mean {longer[0]!r}?" if longer else nearest(match[1], modules)
         return f"no gin file imports {match[1]!r}: {hint}"
     if match := re.match(r"No configurable matching (?:reference )?'@?(.+?)(?:\(\))?'", first):
         functions = {parameter.rpartition(".")[0] for parameter in bound_parameters}
         return f"there is no function {match[1]!r}: {nearest(match[1], functions)}"
     if match := re.match(r"Configurable '(.+?)' doesn't have a parameter named '(.+?)'", first):
-        if match[2] in _RENAMED and match[1].endswith(("finetune", "distill")):
-            hint = f"write {_RENAMED[match[2]]}"
+        function, parameter = match.groups()
+        if parameter in _RENAMED and function.endswith(("finetune", "distill")):
+            hint = f"write {_RENAMED[parameter]}"
         else:
-            hint = nearest(match[2], _parameters(match[1], symbols))
-        return f"{match[1]} has no parameter {match[2]!r}: {hint}"
+            parameters = inspect.signature(known[function]).parameters if function in known else ()
+            hint = nearest(parameter, parameters)
+        return f"{function} has no parameter {parameter!r}: {hint}"
     if match := re.search(r"Failed to parse token '(.+)'", text):
         return f"{match[1]} is no Python literal, @function or %MACRO (a string needs quotes)"
     imported = any(_IMPORT.match(line.strip()) for line in rest)
@@ -84,12 +85,11 @@ def explain(
 
 
 def explain_unfinished(error: BaseException, macros: Collection[str]) -> str | None:
-    """The same for what `gin.finalize` finds: a macro that is used, or is required, and has no value."""
+    """Says likewise what `gin.finalize` finds: a macro that is used, or is required, and has no value."""
     first = str(error).splitlines()[0]
-    if match := re.match(r"(.+?)/(?:gin\.)?macro\.value set to `%gin.REQUIRED`", first):
-        return f"the macro {match[1]} needs a value: give --gin.{match[1]}=VALUE"
-    if match := re.match(r"(.+?) set to `%gin.REQUIRED`", first):
-        return f"{match[1]} needs a value: give --gin.{match[1]}=VALUE"
+    if match := re.match(r"(.+?)(/(?:gin\.)?macro\.value)? set to `%gin.REQUIRED`", first):
+        macro = "the macro " if match[2] else ""
+        return f"{macro}{match[1]} needs a value: give --gin.{match[1]}=VALUE"
     if match := re.match(r"No bindings specified for '(.+?)/gin\.macro'", first):
         close = difflib.get_close_matches(match[1], set(macros) - {match[1]}, n=1, cutoff=0.8)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -98,49 +98,14 @@ def explain_unfinished(error: BaseException, macros: Collection[str]) -> str | N
     return None
 
 
-def _symbols(imports: str) -> dict[str, Any]:
-    """What each import statement binds: name -> module."""
-    bound = {}
+def _importable(imports: str) -> dict[str, Any]:
+    """The public classes and functions of the modules that are imported, by their names in a gin file."""
+    found = {}
     for match in _IMPORT.finditer(imports):
-        package, name, alias = match["package"], match["name"], match["alias"]
-        module = f"{package}.{name}" if package else name
-        if alias or package:
-            bound[alias or name] = sys.modules.get(module)
-        else:
-            top = name.partition(".")[0]
-            bound[top] = sys.modules.get(top)
-    return {name: module for name, module in bound.items() if module is not None}
-
-
-def _nearest_import(
-    symbol: str, quoted: list[str], symbols: dict[str, Any], parameters: Collection[str]
-) -> str:
-    """A hint for a name whose first part nothing imports: `train.seed` where files say `loop.train.seed`."""
-    statement = re.search(r"^\s*([\w./]+)", quoted[-1]) if quoted else None
-    name = statement[1] if statement else symbol
-    longer = [parameter for parameter in parameters if parameter.endswith(f".{name}")]
-    return f"did you mean {longer[0]!r}?" if longer else nearest(symbol, symbols)
-
-
-def _members(selector: str, symbols: dict[str, Any]) -> Iterable[str]:
-    """Full names of what a selector could have meant: members of the module or class where it went astray."""
-    prefix, value = "", None
-    for part in selector.split("."):
-        following = symbols.get(part) if value is None else getattr(value, part, None)
-        if following is None:
-            break
-        prefix, value = f"{prefix}{part}.", following
-    for name, member in vars(value).items() if value is not None else ():
-        defined_here = not inspect.ismodule(value) or getattr(member, "__module__", None) == value.__name__
-        if not name.startswith("_") and callable(member) and defined_here:
-            yield prefix + name
-
-
-def _parameters(selector: str, symbols: dict[str, Any]) -> list[str]:
-    value: Any = None
-    for part in selector.split("."):
-        value = symbols.get(part) if value is None else getattr(value, part, None)
-    try:
-        return list(inspect.signature(value).parameters)
-    except TypeError:  # A selector that only gin's registry knows.
-        return []
+        full = ".".join(filter(None, (match["package"], match["name"])))
+        module, name = sys.modules.get(full), match["alias"] or match["name"]
+        for member, value in vars(module).items() if module else ():
+            defined_there = getattr(value, "__module__", None) == full
+            if callable(value) and defined_there and not member.startswith("_"):
+                found[f"{name}.{member}"] = value
+    return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,3 +50,39 @@ class ProgressLine:
             f"{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens",
             last=progress.done_prompts == progress.total_prompts,
         )
+
+
+@contextlib.contextmanager
+def heartbeat(doing: str, interval: float = INTERVAL) -> Iterator[Callable[[str], None]]:
+    """Says in a log, every `interval` seconds, what a job is doing and for how long; silent on a terminal.
+
+    A thread of its own prints, so that a step that calls nobody back, as reading a checkpoint, is no silence,
+    and what is timed is not disturbed by more than that.
+
+    Args:
+      doing: in words.
+      interval: seconds.
+
+    Yields:
+      A function to be called with whatever the job does next.
+    """
+    if sys.stderr.isatty():
+        yield lambda _: None
+        return
+    now, over = [(doing, time.monotonic())], threading.Event()
+
+    def beat() -> None:
+        while not over.wait(interval):
+            said, since = now[0]
+            print(f"{said}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+
+    def change(said: str) -> None:
+        now[0] = said, time.monotonic()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield change
+    finally:
+        over.set()
+        thread.join()

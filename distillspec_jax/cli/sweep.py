@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
     DTYPE_HELP,
+    RULE_HELP,
     TASK_HELP,
     CommandParser,
     list_of,
     refuse_split,
 )
+from distillspec_jax.cli.progress import INTERVAL, heartbeat
 from distillspec_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from distillspec_jax.evaluation.sweep import SweepProgress
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
 temperatures, verification rules and batch sizes. Each cell is compared with decoding without a draft in the
@@ -58,7 +64,7 @@ def main(argv: list[str]) -> int:
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
-    add("--rules", type=list_of(str), metavar="RULE,RULE", help="NAME or NAME:EPSILON (default: token)")
+    add("--rules", type=list_of(str), metavar="RULE,RULE", help=f"NAME or NAME:EPSILON, {RULE_HELP}")
     add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts per batch (default: 1)")
     add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
     add("--seed", type=int, help="random seed (default: 0)")
@@ -98,7 +104,8 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import tables
 
     job, _ = bindings.bind(sweep, flags.gin, given=(*given, "progress"))
-    rows: list[ResultRow] = job(**given, progress=_show)
+    with shown() as progress:
+        rows: list[ResultRow] = job(**given, progress=progress)
     tables.print_table(rows)
     tables.print_findings(rows)
     if "output_dir" in given:
@@ -125,9 +132,18 @@ def _number_or_all(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
-def _show(progress: Any) -> None:
-    if progress.row is None:
-        print(f"[{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def shown(interval: float = INTERVAL) -> Iterator[Callable[[SweepProgress], None]]:
+    """Prints a line a group of cells to standard error, and in a log how long it takes; yields `progress`."""
+    with heartbeat("loading", interval) as doing:
+
+        def show(progress: SweepProgress) -> None:
+            if progress.row is None:
+                said = f"[{progress.done}/{progress.total}] {progress.doing}"
+                print(said, file=sys.stderr, flush=True)
+                doing(said)
+
+        yield show
 
 
 if __name__ == "__main__":

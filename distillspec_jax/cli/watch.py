@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     from pathlib import Path
 
     from distillspec_jax.evaluation import served_lines
-    from distillspec_jax.evaluation.paired import FEWEST
+    from distillspec_jax.evaluation.paired import MIN_PROMPTS
     from distillspec_jax.reports import tables
 
     found = {}
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     for label, windows in found.items() if flags.at_least is not None else ():
         lines, latest = served_lines.latest_whole(windows)
         if latest.acceptance.ends is None:
-            lack = "no draft tested" if not latest.tested else f"at least {FEWEST} needed"
+            lack = "no draft tested" if not latest.tested else f"at least {MIN_PROMPTS} needed"
             print(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")
             status = status or NOT_JUDGED
         elif latest.acceptance.high < flags.at_least:

@@ -50,20 +50,9 @@ def main(argv: list[str]) -> int:
     if not listed["models"]:
         print("the zoo is empty: `distillspec zoo --build` trains it", file=sys.stderr)
         return 0
-    for name, model in listed["models"].items():
-        print(f"zoo:{name:<17} {model['parameters'] / 1e6:6.2f} M parameters  {model['description']}")
-        for task, quality in model.get("quality", {}).items():
-            print(f"    {task:<18} " + "  ".join(f"{k} {v['value']:.3g}" for k, v in quality.items()))
-        for found in model.get("agreement", ()):
-            print(
-                f"    under {found['distribution']}: {found['accepted']:.3f} of drafts accepted; "
-                f"sum of min(p, q) {found['recorded']:.3f} by the sampler, "
-                f"{found['recomputed']:.3f} by teacher forcing"
-            )
-    for task, baseline in listed.get("baselines", {}).items():
-        copied = "  ".join(f"{k} {v:.3g}" for k, v in baseline["copy_the_input"].items())
-        print(f"copying the input of {task:<18} {copied}")
-    print("\nAliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))
+    from distillspec_jax.reports.zoo_listing import print_zoo
+
+    print_zoo(listed)
     return 0
 
 

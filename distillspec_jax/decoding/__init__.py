@@ -6,7 +6,7 @@ from distillspec_jax.decoding.candidates_rule import CandidatesRule
 from distillspec_jax.decoding.drafters import Draft, Drafter, ModelDrafter
 from distillspec_jax.decoding.engine import Completion, Engine, Progress
 from distillspec_jax.decoding.hybrid import HybridDrafter
-from distillspec_jax.decoding.lenient_rule import GreedyMatch, LenientRule
+from distillspec_jax.decoding.lenient_rule import LenientRule
 from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.decoding.sampling import SamplingDistribution, SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
@@ -22,7 +22,6 @@ __all__ = [
     "Draft",
     "Drafter",
     "Engine",
-    "GreedyMatch",
     "HybridDrafter",
     "LenientRule",
     "Loop",

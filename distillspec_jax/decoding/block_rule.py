@@ -14,7 +14,7 @@ from distillspec_jax.shapes import Array
 
 @dataclasses.dataclass(frozen=True)
 class BlockRule:
-    """Lossless, one candidate (Sun et al., arXiv 2403.10444, algorithm 2).
+    """Lossless verification of one candidate as a whole (Sun et al., arXiv 2403.10444, algorithm 2).
 
     With r_0 = 1, r_i = min(1, r_{i-1} p(y_i) / q(y_i)), let S_i be the sum over the vocabulary of
     max(0, r_i p - q) at the position after y_i, and h_i = S_i / (S_i + 1 - r_i), at the block's last draft
@@ -73,7 +73,7 @@ class BlockRule:
 
 
 def _running_minimum(ratio_BG: Array) -> Array:
-    """log r_0 .. log r_G, `[B, G + 1]`: r_i = min(1, r_{i-1} * ratio_i) in logarithms."""
+    """Computes log r_0 .. log r_G, `[B, G + 1]`: r_i = min(1, r_{i-1} * ratio_i) in logarithms."""
     log_r_BK = [jnp.zeros_like(ratio_BG[:, 0])]
     for i in range(ratio_BG.shape[1]):
         log_r_BK.append(jnp.minimum(0.0, log_r_BK[-1] + ratio_BG[:, i]))

@@ -23,6 +23,8 @@ class CandidatesRule:
     token rule.
     """
 
+    depends_on_whole_block = False
+
     def __call__(
         self,
         keys_B: Array,

@@ -1,4 +1,4 @@
-"""Rules that leave the target's distribution: the paper's lenient acceptance, and greedy matching."""
+"""The paper's lenient acceptance, which leaves the target's distribution for more accepted drafts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from distillspec_jax.decoding.verifiers import (
-    Verdict,
-    accept_left_to_right,
-    acceptance,
-    log_at,
-    one_candidate,
-    row_of,
-    verify_by_ratio,
-)
+from distillspec_jax.decoding.verifiers import Verdict, acceptance, log_at, one_candidate, verify_by_ratio
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.shapes import Array
 
@@ -25,7 +17,7 @@ LENIENCES = ("linear", "square", "exponential")
 
 @dataclasses.dataclass(frozen=True)
 class LenientRule:
-    """The token rule with min(1, f(p(y), epsilon) / q(y)) in its place (arXiv 2310.08461, section 4.3).
+    """The token rule that accepts y with min(1, f(p(y), epsilon) / q(y)) (arXiv 2310.08461, section 4.3).
 
     The residual stays norm(max(0, p - q)), so the output no longer follows the target's distribution; at
     epsilon 1 it is the token rule, bit for bit. Where the distribution is one-hot (temperature 0, top-k 1)
@@ -42,6 +34,7 @@ class LenientRule:
 
     function: str = "exponential"
     epsilon: float = 1.0
+    depends_on_whole_block = False
 
     def __post_init__(self) -> None:
         if self.function not in LENIENCES:
@@ -83,30 +76,3 @@ class LenientRule:
         """Whether f(p1(y), epsilon) >= max p1, p1 = softmax of the logits."""
         log_p1_BGV = jax.nn.log_softmax(logits_BGV.astype(jnp.float32))
         return self.lenient(log_at(log_p1_BGV, tokens_BG)) >= jnp.max(log_p1_BGV, axis=-1)
-
-
-@dataclasses.dataclass(frozen=True)
-class GreedyMatch:
-    """Keeps drafts while they are the target's likeliest token, and adds the likeliest token; draws nothing.
-
-    At temperature 0 this is the token rule without its arithmetic. At any other it decodes greedily, whatever
-    was asked for; `TextGenerator` refuses that.
-    """
-
-    greedy_only = True
-
-    def __call__(
-        self,
-        keys_B: Array,
-        tokens_BNG: Array,
-        log_q_BNGV: Array,
-        log_p_BNKV: Array,
-        length_BN: Array,
-        *,
-        logits_BNKV: Array | None = None,
-    ) -> Verdict:
-        """See `Verifier`."""
-        tokens_BG, _, log_p_BKV, length_B = one_candidate(self, tokens_BNG, log_q_BNGV, log_p_BNKV, length_BN)
-        best_BK = jnp.argmax(log_p_BKV, axis=-1).astype(jnp.int32)
-        accepted_B = accept_left_to_right(tokens_BG == best_BK[:, :-1], length_B)
-        return Verdict(jnp.zeros_like(accepted_B), accepted_B, row_of(best_BK, accepted_B))

@@ -1,42 +1,81 @@
-"""Verification rules by the names that commands and tables use."""
+"""Verification rules by the names that commands and tables use.
+
+A rule joins by its file and one line in `RULES`. Then `--rule` and `--rules` know it, `--help` describes it,
+and, if it is exact, `make test` holds whole outputs to their exact joint distribution (`tests/exactness`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
+
 from distillspec_jax.decoding.block_rule import BlockRule
 from distillspec_jax.decoding.candidates_rule import CandidatesRule
-from distillspec_jax.decoding.lenient_rule import LENIENCES, GreedyMatch, LenientRule
+from distillspec_jax.decoding.lenient_rule import LenientRule
 from distillspec_jax.decoding.verifiers import TokenRule, Verifier
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, find
 
-NAMES = ("token", "block", "greedy", *LENIENCES)
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One entry of `RULES`.
+
+    Attributes:
+      make: makes the verifier; takes `epsilon` if `takes_epsilon`.
+      description: a phrase for `--help`.
+      exact: the output follows the target's distribution. False for a rule that gives that up for speed.
+      takes_epsilon: the rule has a parameter epsilon, which is 1 by default.
+      make_for_several: makes the verifier of several candidate blocks a row; None if the rule takes only one.
+    """
+
+    make: Callable[..., Verifier]
+    description: str
+    exact: bool = True
+    takes_epsilon: bool = False
+    make_for_several: Callable[..., Verifier] | None = None
+
+
+_lenient = functools.partial(Rule, exact=False, takes_epsilon=True)
+
+RULES: dict[str, Rule] = {
+    "token": Rule(TokenRule, "exact; judges draft by draft", make_for_several=CandidatesRule),
+    "block": Rule(BlockRule, "exact; judges the block as a whole, which keeps more of it"),
+    "linear": _lenient(functools.partial(LenientRule, "linear"), "lenient; p / epsilon in the place of p"),
+    "square": _lenient(functools.partial(LenientRule, "square"), "lenient; p / epsilon^2"),
+    "exponential": _lenient(functools.partial(LenientRule, "exponential"), "lenient; p^epsilon"),
+}
 
 
 def rule(name: str = "token", *, epsilon: float | None = None, candidates: int = 1) -> Verifier:
-    """The verifier of a name.
+    """Makes the verifier of a name.
 
     Args:
-      name: `token` and `block` keep the target's distribution, `greedy` its likeliest text; `linear`,
-        `square` and `exponential` are the lenient rules.
-      epsilon: of the lenient rules, and only of them; 1 (lossless) by default.
+      name: a key of `RULES`.
+      epsilon: the parameter of a rule that takes one, and of no other; 1 (lossless) by default.
       candidates: blocks a row; several are verified by recursive rejection, token by token.
 
     Raises:
       UsageError: an unknown name, an epsilon that is out of place or range, candidates below 1 or more than
         the rule can verify.
     """
-    if name not in NAMES:
-        raise UsageError(f"unknown rule {name!r}: {nearest(name, NAMES)}")
+    if name == "greedy" and name not in RULES:
+        raise UsageError("rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same tokens")
+    found = find("rule", name, RULES)
     if candidates < 1:
         raise UsageError(f"candidates is {candidates}, must be at least 1")
-    if candidates > 1 and name != "token":
-        raise UsageError(f"rule {name!r} verifies one candidate block, not {candidates}: use rule 'token'")
-    if name in LENIENCES:
-        return LenientRule(name, 1.0 if epsilon is None else epsilon)
+    make = found.make if candidates == 1 else found.make_for_several
+    if make is None:
+        able = " or ".join(repr(known) for known, entry in RULES.items() if entry.make_for_several)
+        raise UsageError(f"rule {name!r} verifies one candidate block, not {candidates}: use rule {able}")
+    if found.takes_epsilon:
+        return make(epsilon=1.0 if epsilon is None else epsilon)
     if epsilon is not None:
-        raise UsageError(
-            f"rule {name!r} takes no epsilon (it is {epsilon}): choose a lenient rule, {', '.join(LENIENCES)}"
-        )
-    if candidates > 1:
-        return CandidatesRule()
-    lossless: dict[str, Verifier] = {"token": TokenRule(), "block": BlockRule(), "greedy": GreedyMatch()}
-    return lossless[name]
+        able = ", ".join(known for known, entry in RULES.items() if entry.takes_epsilon)
+        raise UsageError(f"rule {name!r} takes no epsilon (it is {epsilon}): choose a lenient rule, {able}")
+    return make()
+
+
+def described() -> str:
+    """Every rule and what it does, for `--help`."""
+    return ", ".join(f"{name} ({entry.description})" for name, entry in RULES.items())

@@ -132,9 +132,7 @@ class SpeculativeLoop:
     def _not_finite(self, log_p_BKV: Array, accepted_B: Array, length_BN: Array) -> Array:
         """Rows where a distribution of the target that the outcome depends on is NaN (then its every entry
         is)."""
-        last_B = accepted_B
-        if getattr(self.verifier, "depends_on_whole_block", False):
-            last_B = length_BN[:, 0]
+        last_B = length_BN[:, 0] if self.verifier.depends_on_whole_block else accepted_B
         place_1K = jnp.arange(log_p_BKV.shape[1])[None]
         return (jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= last_B[:, None])).any(-1)
 

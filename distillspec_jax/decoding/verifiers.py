@@ -17,7 +17,7 @@ from distillspec_jax.shapes import Array
 
 
 class Verdict(NamedTuple):
-    """What a round commits: `tokens[branch, :accepted]`, then `next_token`; each int32 `[B]`."""
+    """A round's outcome: commit `tokens[branch, :accepted]`, then `next_token`; each int32 `[B]`."""
 
     branch_B: Array
     accepted_B: Array
@@ -25,11 +25,15 @@ class Verdict(NamedTuple):
 
 
 class Verifier(Protocol):
-    """A frozen, hashable rule: a static part of the speculative loop.
+    """A frozen, hashable rule: a static part of the speculative loop."""
 
-    A rule in which a later draft decides whether an earlier one is kept sets `depends_on_whole_block = True`;
-    one that decodes greedily whatever the distribution sets `greedy_only = True`.
-    """
+    @property
+    def depends_on_whole_block(self) -> bool:
+        """Whether a later draft may decide that an earlier one is kept.
+
+        If so, a row fails when any distribution of its block is NaN; if not, only when one of a kept draft,
+        or of the token after it, is.
+        """
 
     def __call__(
         self,
@@ -59,11 +63,13 @@ class Verifier(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TokenRule:
-    """Speculative sampling, one candidate: lossless token by token (Leviathan et al., arXiv 2211.17192).
+    """Speculative sampling of one candidate, lossless token by token (Leviathan et al., arXiv 2211.17192).
 
     Accept y with probability min(1, p(y) / q(y)), left to right; at the first rejection draw from
     norm(max(0, p - q)), after the last accepted draft from p.
     """
+
+    depends_on_whole_block = False
 
     def __call__(
         self,
@@ -107,13 +113,13 @@ def verify_by_ratio(
 
 
 def draw_last(keys_B: Array, accepted_B: Array, rejected_B: Array, log_next_BV: Array) -> Array:
-    """The token after the accepted drafts: a replacement where one was rejected, else the bonus token."""
+    """Draws the token after the accepted drafts: a replacement of a rejected one, else the bonus token."""
     purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
     return randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
 
 
 def accept_left_to_right(passes_BG: Array, length_B: Array) -> Array:
-    """How many drafts pass before the first that does not, or that is past the block's length."""
+    """Counts the drafts that pass before the first that does not, or that is past the block's length."""
     kept_BG = passes_BG & (jnp.arange(passes_BG.shape[1])[None] < length_B[:, None])
     return jnp.cumprod(kept_BG.astype(jnp.int32), axis=1).sum(axis=1)
 
@@ -139,7 +145,7 @@ def residual(log_p: Array, log_q: Array) -> Array:
 def one_candidate(
     rule: object, tokens_BNG: Array, log_q_BNGV: Array, log_p_BNKV: Array, length_BN: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """The only candidate of every row, for rules that know no other.
+    """Takes the only candidate of every row, for rules that verify one.
 
     Raises:
       UsageError: there are several.
@@ -151,11 +157,11 @@ def one_candidate(
 
 
 def log_at(log_BGV: Array, tokens_BG: Array) -> Array:
-    """The entries of drawn tokens, `[..., G]`."""
+    """Looks up the log-probabilities of drawn tokens, `[..., G]`."""
     return jnp.take_along_axis(log_BGV, tokens_BG[..., None], axis=-1)[..., 0]
 
 
 def row_of(values_BG: Array, index_B: Array) -> Array:
-    """`values[b, index[b]]`, whatever axes follow."""
+    """Takes `values[b, index[b]]` of every row b, whatever axes follow."""
     index = index_B.reshape(-1, *[1] * (values_BG.ndim - 1))
     return jnp.take_along_axis(values_BG, index, axis=1)[:, 0]

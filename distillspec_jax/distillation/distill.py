@@ -10,11 +10,12 @@ import optax
 
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
-from distillspec_jax.distillation.divergences import Divergence, ForwardKL
+from distillspec_jax.distillation.divergences import Divergence
+from distillspec_jax.distillation.divergences import divergence as find_divergence
 from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
-from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy, check_shares
-from distillspec_jax.distillation.step_profile import step_profile
+from distillspec_jax.distillation.sources import DataSource, check_shares
+from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.distillation.stored_logprobs import (
     check_logprobs,
     check_target,
@@ -26,7 +27,7 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, selection
-from distillspec_jax.training.loop import Evaluate, LoopConfig, Profile
+from distillspec_jax.training.loop import Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn
 
 
@@ -38,8 +39,8 @@ def distill(
     loop: LoopConfig,
     *,
     optimizer: optax.GradientTransformation,
-    divergence: Divergence | None = None,
-    source: DataSource | None = None,
+    divergence: str | Divergence | None = None,
+    source: str | DataSource | None = None,
     normalization: str = "sequence",
     deployment: Deployment | None = None,
     dropout_rate: float | None = None,
@@ -47,7 +48,6 @@ def distill(
     partitioner: Partitioner | None = None,
     remat: str = "none",
     scan_layers: bool = False,
-    profile: bool = False,
     gin: str = "",
 ) -> Path:
     """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
@@ -56,12 +56,13 @@ def distill(
       target: checkpoint directory or `zoo:NAME`. None: its distributions are in `data.target_set`; it is not
         loaded.
       draft: where the draft starts: checkpoint directory or `zoo:NAME`.
-      model_dir: the checkpoint directory to make, or to go on with.
+      model_dir: the checkpoint directory to make or to continue.
       data: prompts (and, for fixed data, references). Rows are never packed here.
       loop: steps, batch size, periods.
       optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
-      divergence: forward KL by default.
-      source: the draft's own samples by default, or the texts of `data.target_set` where there is one.
+      divergence: a value or a name of `divergences.DIVERGENCES`; forward KL by default.
+      source: a value or a name of `sources.SOURCES`; the draft's own samples by default, or the texts of
+        `data.target_set` where there is one.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
       deployment: keep the evaluation with the highest held-out acceptance under this distribution in
         `model_dir/best`; step 0 is one of them.
@@ -70,14 +71,15 @@ def distill(
       partitioner: where arrays live; all devices on the data axis by default.
       remat: of the draft, see `models.rematerialisation`.
       scan_layers: of both, see `models.layer_stack`.
-      profile: report where a step's time goes, see `step_profile`; three more programs to compile.
       gin: the bindings in force, for the card.
 
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
-    _check_settings(target, data, loop, source, normalization, deployment, profile)
-    divergence, partitioner = divergence or ForwardKL(), partitioner or make_partitioner()
+    divergence = find_divergence(divergence or "fkl")
+    source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
+    _check_settings(target, data, loop, source, normalization, deployment)
+    partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
     student = pretrained.load(draft, partitioner=partitioner)
@@ -86,7 +88,7 @@ def distill(
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
-        losses = _of_stored_logprobs(divergence, data, loop, partitioner)
+        objective = _stored_objective(divergence, data, loop, partitioner)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
@@ -95,8 +97,9 @@ def distill(
         job.check_lengths(teacher.model, data, f"target {target}")
         if data.texts is not None:
             check_target(data.texts, teacher)
-        source = source or (OnPolicy() if data.texts is None else Fixed())
-        losses = _of_target(teacher, divergence, source, data, loop, partitioner, normalization, deployment)
+        objective = _live_objective(
+            teacher, divergence, source, data, loop, partitioner, normalization, deployment
+        )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     card = job.describe_run(student.model, data, parents, gin)
     if deployment is not None:
@@ -107,14 +110,13 @@ def distill(
         card,
         student.model,
         student.params,
-        losses.loss(trained),
+        objective.loss(trained),
         data,
         loop,
         optimizer,
         partitioner,
-        counted_loss_fn=losses.loss(student.model) if remat != "none" else None,
-        evaluate=losses.evaluate(student.model),
-        profile=losses.profile(trained) if profile and losses.profile else None,
+        counted_loss_fn=objective.loss(student.model) if remat != "none" else None,
+        evaluate=objective.evaluate(student.model),
         select=None if deployment is None else metric(deployment),
         verb="distil",
     )
@@ -126,15 +128,13 @@ def _check_settings(
     target: str | None,
     data: DataConfig,
     loop: LoopConfig,
-    source: DataSource | None,
+    source: DataSource,
     normalization: str,
     deployment: Deployment | None,
-    profile: bool,
 ) -> None:
-    """Refuses what cannot go together, before anything is loaded."""
+    """Refuses settings that cannot go together, before anything is loaded."""
     find_normalization(normalization)
-    if source is not None:
-        check_shares(source, loop.batch_size, loop.microbatches)
+    check_shares(source, loop.batch_size, loop.microbatches)
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
     if loop.patience and (deployment is None or not loop.eval_period):
@@ -148,7 +148,6 @@ def _check_settings(
         raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its distributions")
     for name, needs_target in (
         ("DEPLOYMENT", deployment is not None),
-        ("PROFILE", profile),
         (f"NORMALIZATION={normalization!r}", normalization != "sequence"),
     ):
         if needs_target:
@@ -157,22 +156,21 @@ def _check_settings(
 
 @dataclasses.dataclass(frozen=True)
 class _Objective:
-    """What is learnt from, as functions of the draft's network (rematerialised or not).
+    """The draft's objective, for a network that may be rematerialised.
 
     Attributes:
-      loss: the training loss.
-      evaluate: held-out values; None where nothing is held out.
-      profile: where a step's time goes.
+      loss: makes the training loss.
+      evaluate: makes the evaluation, once all is checked: it may draw texts. None: nothing is held out.
     """
 
     loss: Callable[[Network], LossFn]
     evaluate: Callable[[Network], Evaluate | None]
-    profile: Callable[[Network], Profile] | None = None
 
 
-def _of_stored_logprobs(
+def _stored_objective(
     divergence: Divergence, data: DataConfig, loop: LoopConfig, partitioner: Partitioner
 ) -> _Objective:
+    """The objective on the stored log-probabilities of a target that is not loaded."""
     vocabulary = data.tokenizer().vocabulary
 
     def loss(model: Network, dropout: bool = True) -> LossFn:
@@ -186,7 +184,7 @@ def _of_stored_logprobs(
     return _Objective(loss, evaluate)
 
 
-def _of_target(
+def _live_objective(
     teacher: Pretrained,
     divergence: Divergence,
     source: DataSource,
@@ -196,8 +194,8 @@ def _of_target(
     normalization: str,
     deployment: Deployment | None,
 ) -> _Objective:
+    """The objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
-    parts = teacher.model, teacher.params, divergence, source
     prompts = [
         partitioner.put_batch(batch)
         for of_task in data.held_out_batches(loop.batch_size).values()
@@ -212,7 +210,14 @@ def _of_target(
 
     def loss(model: Network) -> LossFn:
         return make_distillation_loss(
-            model, *parts, dropout=True, vocabulary=vocabulary, normalization=normalization
+            model,
+            teacher.model,
+            teacher.params,
+            divergence,
+            source,
+            dropout=True,
+            vocabulary=vocabulary,
+            normalization=normalization,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
@@ -222,7 +227,7 @@ def _of_target(
             model, teacher.model, teacher.params, prompts, loop.seed, distributions, vocabulary=vocabulary
         )
 
-    return _Objective(loss, evaluate, lambda model: step_profile(model, *parts, vocabulary=vocabulary))
+    return _Objective(loss, evaluate)
 
 
 def _check_pair(teacher: Pretrained, student: Pretrained, assume_same_vocabulary: bool) -> None:

@@ -22,9 +22,11 @@ from jax.experimental import topologies
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
-from distillspec_jax.distillation.divergences import Divergence, ForwardKL
+from distillspec_jax.distillation.divergences import Divergence
+from distillspec_jax.distillation.divergences import divergence as find_divergence
 from distillspec_jax.distillation.loss import make_distillation_loss
-from distillspec_jax.distillation.sources import DataSource, OnPolicy, check_shares
+from distillspec_jax.distillation.sources import DataSource, check_shares
+from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
@@ -115,8 +117,8 @@ def dryrun(
     *,
     optimizer: optax.GradientTransformation,
     target: Network | None = None,
-    divergence: Divergence | None = None,
-    source: DataSource | None = None,
+    divergence: str | Divergence | None = None,
+    source: str | DataSource | None = None,
     microbatches: int = 1,
     remat: str = "none",
     scan_layers: bool = False,
@@ -135,14 +137,14 @@ def dryrun(
       num_partitions, fully_sharded, devices: see `partitioning.make_partitioner`.
 
     Raises:
-      UsageError: what does not divide what.
+      UsageError: a number that does not divide another, or an unknown name.
     """
     catalog.check_lengths(feature_lengths)
     partitioner = make_partitioner(num_partitions, fully_sharded, devices)
     partitioner.check_batch(batch_size)
     check_microbatches(batch_size, microbatches)
-    if source is not None:
-        check_shares(source, batch_size, microbatches)
+    divergence, source = find_divergence(divergence or "fkl"), find_source(source or "on_policy")
+    check_shares(source, batch_size, microbatches)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     params, shardings = _placed(trained, partitioner)
     state, state_shardings = describe_state(params, shardings, optimizer, partitioner)
@@ -156,9 +158,10 @@ def dryrun(
     def loss(model: Network) -> LossFn:
         if target is None:
             return make_supervised_loss(model, dropout=True)
-        kind = divergence or ForwardKL(), source or OnPolicy()
         # Which ids are real changes neither memory nor operations: T5's stand for any.
-        return make_distillation_loss(model, target, parts["target"], *kind, vocabulary=T5_IDS, dropout=True)
+        return make_distillation_loss(
+            model, target, parts["target"], divergence, source, vocabulary=T5_IDS, dropout=True
+        )
 
     step = make_train_step(optimizer, partitioner, state_shardings, seed=0, microbatches=microbatches)
     batch = _batch(batch_size, feature_lengths, partitioner)
@@ -202,6 +205,6 @@ def _batch(rows: int, lengths: Mapping[str, int], partitioner: Partitioner) -> d
 
 
 def _bytes_a_device(tree: Any) -> int:
-    """Of a tree of shapes with shardings; every device holds equally much."""
+    """Sums the bytes of a tree of shapes with shardings on one device; every device holds equally much."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,9 +1,8 @@
 """Expected acceptance on held-out prompts: Eq. 3's alpha, as the draft trains.
 
 Prefixes are drawn from the target once, at the start, under the distribution in question: alpha = 1 - TVD
-pooled over their tokens. At temperature 0 both distributions are one-hot, so it is the share of greedy
-target tokens that
-the draft's argmax agrees with.
+pooled over their tokens. At temperature 0 both distributions are one-hot, so alpha is the share of greedy
+target tokens that the draft's argmax agrees with.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.deployment import Deployment
-from distillspec_jax.distillation.divergences import log_overlap
+from distillspec_jax.distillation.formulas import log_overlap
 from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
@@ -28,7 +27,7 @@ GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
 
 
 def metric(deployment: Deployment) -> str:
-    """What Eq. 3's alpha under a distribution is reported as."""
+    """The name under which Eq. 3's alpha under a distribution is reported."""
     return f"acceptance_expected_{deployment.name}"
 
 
@@ -38,7 +37,7 @@ def overlap(
     deployment: Deployment,
     vocabulary: Vocabulary,
 ) -> Array:
-    """sum_v min(p, q) under the distribution that both are sampled by, `[B, T]`."""
+    """Computes sum_v min(p, q) under the settings that both are sampled by, `[B, T]`."""
     distribution = deployment.distribution(vocabulary)
     return jnp.exp(
         log_overlap(distribution.log_probs(target_logits_BTV), distribution.log_probs(draft_logits_BTV))
@@ -55,7 +54,9 @@ def expected_acceptance(
     *,
     vocabulary: Vocabulary,
 ) -> Callable[[Params], dict[str, float]]:
-    """Parameters of the draft to alpha under each distribution, by its `metric` (`acceptance_expected_T0`).
+    """Draws the target's texts and makes a function from the draft's parameters to alpha on them.
+
+    Its values are named by `metric` (`acceptance_expected_T0`), one a distribution.
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.divergences import Divergence, TotalVariation, of_vocabulary
 from distillspec_jax.distillation.sources import DataSource, Networks
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import find
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
@@ -21,12 +21,12 @@ _total_variation = TotalVariation()
 
 
 def by_sequence(mask_BT: Array) -> tuple[Array, Array]:
-    """Every sequence counts alike (Eq. 2): each token by one over its sequence's length.
+    """Weighs every sequence alike (Eq. 2): each token by one over its sequence's length.
 
     EOS counts, padding does not.
 
     Returns:
-      What each token weighs, `[B, T]`, and the number of sequences that have any token.
+      The weight of each token, `[B, T]`, and the number of sequences that have any token.
     """
     length_B = jnp.sum(mask_BT, axis=1)
     weight_BT = mask_BT / jnp.maximum(length_B, 1.0)[:, None]
@@ -34,10 +34,10 @@ def by_sequence(mask_BT: Array) -> tuple[Array, Array]:
 
 
 def by_token(mask_BT: Array) -> tuple[Array, Array]:
-    """Every token counts alike, so that long sequences weigh more: the pooled mean, another loss than Eq. 2.
+    """Weighs every token alike, so that long sequences weigh more: the pooled mean, another loss than Eq. 2.
 
     Returns:
-      What each token weighs, `[B, T]`, and the number of tokens.
+      The weight of each token, `[B, T]`, and the number of tokens.
     """
     return mask_BT, jnp.sum(mask_BT)
 
@@ -49,14 +49,12 @@ NORMALIZATIONS: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
 
 
 def find_normalization(name: str) -> Callable[[Array], tuple[Array, Array]]:
-    """The normalization of a name.
+    """Looks up a normalization.
 
     Raises:
-      UsageError: there is none; names the nearest.
+      UsageError: there is none of this name.
     """
-    if name not in NORMALIZATIONS:
-        raise UsageError(f"unknown normalization {name!r}: {nearest(name, NORMALIZATIONS)}")
-    return NORMALIZATIONS[name]
+    return find("normalization", name, NORMALIZATIONS)
 
 
 def make_distillation_loss(
@@ -70,7 +68,7 @@ def make_distillation_loss(
     dropout: bool = False,
     normalization: str = "sequence",
 ) -> LossFn:
-    """A loss for `training.step`: the target's parameters travel with it as arguments, not constants.
+    """Makes a loss for `training.step`: the target's parameters travel with it as arguments, not constants.
 
     The logits of large batches are never all there at once (`chunks`).
 
@@ -78,14 +76,15 @@ def make_distillation_loss(
       draft, target: the pair; logits of one width.
       target_params: frozen.
       divergence: token by token.
-      source: of the sequences that it is taken on.
+      source: gives the sequences that the loss is taken on.
       vocabulary: of both; the padded rows of an embedding are in no distribution, its padding ids in no
         truncated one.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
       normalization: key of `NORMALIZATIONS`.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
-    samples or on references, so not Eq. 3's alpha (see `held_out.py`) and not what a sampler measures.
+    samples or on references, so not Eq. 3's alpha (see `expected_acceptance.py`), nor what a sampler
+    measures.
 
     Raises:
       UsageError: an unknown normalization.

@@ -1,7 +1,7 @@
 """Where the training sequences come from: any divergence works with any source.
 
 A source turns a batch (prompts and reference targets) into the batch that the loss is taken on, inside
-the jitted step, from the draft's current parameters.
+the jitted step, from the draft's current parameters. A source joins by its file and one line in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -18,7 +19,7 @@ from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, find
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ class Networks:
 
     Attributes:
       draft, target: the networks.
-      draft_params, target_params: theirs, the draft's as they are in this step.
+      draft_params, target_params: their parameters, the draft's as they are in this step.
       vocabulary: of both.
     """
 
@@ -53,12 +54,13 @@ class Fixed:
     """The data set's own targets (supervised KD)."""
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        """See `DataSource`."""
         return batch
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sampled:
-    """What a network writes after the batch's prompts; no gradient flows through it.
+    """The settings of a source whose targets a network writes; no gradient flows through them.
 
     Attributes:
       temperature: of the network's distribution (the paper: 1).
@@ -76,38 +78,43 @@ class _Sampled:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"{name}.max_tokens={self.max_tokens}: must be at least 1")
 
-    def _of(
-        self, model: LanguageModel, params: Params, vocabulary: Vocabulary, batch: Batch, key: Array
-    ) -> Batch:
-        sampling = SamplingParams(self.temperature)
-        return sampled_batch(model, params, batch, key, sampling, vocabulary, self.max_tokens)
+    @property
+    def sampling(self) -> SamplingParams:
+        """The distribution that the network's tokens are drawn from."""
+        return SamplingParams(self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicy(_Sampled):
     """The draft's own samples, drawn with its current parameters.
 
-    Attributes: `temperature`, `max_tokens`; see `_Sampled`.
+    Attributes:
+      temperature, max_tokens: see `sampled_batch`.
     """
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        return self._of(networks.draft, networks.draft_params, networks.vocabulary, batch, key)
+        """See `DataSource`."""
+        model, params = networks.draft, networks.draft_params
+        return sampled_batch(model, params, batch, key, self.sampling, networks.vocabulary, self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetGenerated(_Sampled):
     """The target's samples, drawn anew in every step. Slow: the target decodes token by token.
 
-    Attributes: as `OnPolicy`.
+    Attributes:
+      temperature, max_tokens: see `sampled_batch`.
     """
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        return self._of(networks.target, networks.target_params, networks.vocabulary, batch, key)
+        """See `DataSource`."""
+        model, params = networks.target, networks.target_params
+        return sampled_batch(model, params, batch, key, self.sampling, networks.vocabulary, self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Shares of every batch from several sources: the rows are dealt out, so only those rows are sampled.
+    """Several sources, each of which fills its share of every batch's rows, and samples no other rows.
 
     Attributes:
       sources: two or more.
@@ -126,6 +133,7 @@ class Mixture:
             raise UsageError(f"Mixture.weights={self.weights} must be positive and sum to 1")
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        """See `DataSource`."""
         rows = batch["decoder_target_tokens"].shape[0]
         self.check(rows, 1)
         parts, start = [], 0
@@ -136,19 +144,20 @@ class Mixture:
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
     def _dealt(self, rows: int) -> list[int]:
-        """How many rows each source has."""
+        """The number of rows of each source."""
         bounds = [round(rows * sum(self.weights[:i])) for i in range(len(self.weights))] + [rows]
         return [end - start for start, end in itertools.pairwise(bounds)]
 
     def check(self, rows: int, microbatches: int) -> None:
-        """Refuses rows that cannot be dealt out, and parts whose rounding would be another than the whole's.
+        """Checks that the shares split a batch into whole rows, and each part of it alike.
 
         Args:
           rows: of a batch.
           microbatches: parts that it is cut into, which divide it.
 
         Raises:
-          UsageError: names the nearest number of parts, or the share that is no row.
+          UsageError: a share is less than a row, or the parts would be rounded otherwise than the batch, with
+            the nearest number of parts that fits.
         """
         whole = self._dealt(rows)
         if 0 in whole:
@@ -168,8 +177,25 @@ class Mixture:
             check_shares(source, dealt, microbatches)
 
 
+SOURCES: dict[str, Callable[[], DataSource]] = {
+    "fixed": Fixed,
+    "on_policy": OnPolicy,
+    "target": TargetGenerated,
+}
+"""Short names, for the Python interface and `--gin.SOURCE=fixed`; gin files name the classes."""
+
+
+def source(named: str | DataSource) -> DataSource:
+    """Makes the source of a name in `SOURCES`; anything but a name is returned as it is.
+
+    Raises:
+      UsageError: an unknown name.
+    """
+    return find("source", named, SOURCES)() if isinstance(named, str) else named
+
+
 def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
-    """`Mixture.check`; other sources take whatever rows there are."""
+    """Checks a mixture's shares (`Mixture.check`); other sources take whatever rows there are."""
     if isinstance(source, Mixture):
         source.check(rows, microbatches)
 
@@ -183,7 +209,7 @@ def sampled_batch(
     vocabulary: Vocabulary,
     max_tokens: int | None = None,
 ) -> Batch:
-    """The batch with its targets replaced by samples of `model` on the same prompts.
+    """Replaces a batch's targets by samples of `model` on the same prompts.
 
     A sample ends with EOS, which counts, or is cut at the width of the targets. Rows without a prompt (the
     filling of a last batch) stay empty.
@@ -191,7 +217,7 @@ def sampled_batch(
     Args:
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
-      key: of all rows; each has its own stream.
+      key: of the batch; each row draws from a stream of its own.
       sampling: the distribution.
       vocabulary: what ends a sample, and what is never in one.
       max_tokens: longest sample; None: the width of the targets.

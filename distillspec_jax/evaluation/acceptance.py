@@ -36,7 +36,7 @@ class Tally:
 
     @classmethod
     def of(cls, completions: Sequence[Completion]) -> Tally:
-        """The counts of some completions, in their order.
+        """Counts some completions, in their order.
 
         Raises:
           ValueError: there are none.
@@ -65,7 +65,7 @@ class Tally:
         return self.accepted_NG.sum(1)
 
     def check(self) -> None:
-        """emitted = accepted + target calls - cut rounds, for every prompt; positions are nested.
+        """Checks emitted = accepted + target calls - cut rounds for every prompt; positions are nested.
 
         Raises:
           AccountingError: the first prompt that violates it, with its counts.
@@ -88,18 +88,18 @@ class AccountingError(RuntimeError):
 
 
 def acceptance_tested(tally: Tally) -> float:
-    """Accepted drafts over tested drafts, the headline; NaN where nothing was tested."""
+    """Divides accepted by tested drafts, the headline; NaN where nothing was tested."""
     return _ratio(tally.accepted_N.sum(), tally.tested_N.sum())
 
 
 def acceptance_joint(tally: Tally) -> list[float]:
-    """For each draft position, the share of target calls that accepted it and everything before it."""
+    """Computes for each draft position the share of target calls that accepted it and all before it."""
     calls = tally.target_calls_N.sum()
     return [_ratio(accepted, calls) for accepted in tally.accepted_NG.sum(0)]
 
 
 def overlap(tally: Tally) -> float | None:
-    """Mean of sum_v min(p, q) over the positions that the sampler tested: what acceptance is an estimate of.
+    """Averages sum_v min(p, q) over the positions that the sampler tested: acceptance is an estimate of it.
 
     Not Eq. 3's alpha, whose prefixes are all drawn from the target. None if it was not measured.
     """
@@ -107,17 +107,17 @@ def overlap(tally: Tally) -> float | None:
 
 
 def block_efficiency(tally: Tally) -> float:
-    """tau: tokens emitted a target call, pooled; in 1 .. G+1, exactly 1 without a draft."""
+    """Computes tau, tokens emitted a target call, pooled; in 1 .. G+1, exactly 1 without a draft."""
     return _ratio(tally.emitted_N.sum(), tally.target_calls_N.sum())
 
 
 def expected_block_efficiency(acceptance: float, block_size: int) -> float:
-    """tau = (1 - a^(G+1)) / (1 - a) if drafts were accepted independently (arXiv 2211.17192, eq. 1)."""
+    """Computes tau = (1 - a^(G+1)) / (1 - a) of independent acceptance (arXiv 2211.17192, eq. 1)."""
     return sum(acceptance**i for i in range(block_size + 1))
 
 
 def memory_bound_speedup(tau: float, cost_ratio: float, block_size: int) -> float:
-    """MBSU = tau / (c G + 1): the speed-up if time were the bytes of parameters read.
+    """Computes MBSU = tau / (c G + 1): the speed-up if time were the bytes of parameters read.
 
     Args:
       tau: block efficiency.
@@ -131,7 +131,7 @@ def _ratio(top: float, bottom: float) -> float:
 
 
 def failures(target: str, completions: Sequence[Completion]) -> int:
-    """Prompts whose text broke off where the target's logits were not finite.
+    """Counts the prompts whose text broke off where the target's logits were not finite.
 
     Raises:
       UsageError: all of them, so that nothing was measured.

@@ -41,9 +41,9 @@ from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
 
 TOLERANCE = 1e-4
-"""Between the two overlaps, a tested position."""
+"""The largest difference of the two overlaps, a tested position."""
 LEVEL = 0.9999
-"""Of the interval that must hold the difference of accept rate and overlap."""
+"""Confidence level of (acceptance rate - overlap)."""
 TIED = 1e-4
 """Logits nearer than this may change places between two ways to compute them."""
 FILE = "agreement.json"
@@ -89,7 +89,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """What a sampler did, round by round, for a batch of prompts.
+    """The rounds of a sampler for a batch of prompts.
 
     Attributes:
       tokens_BT: the texts; 0 after their ends.
@@ -108,9 +108,9 @@ class Rounds:
 def check(
     directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
 ) -> Agreement | None:
-    """The three numbers of a distilled draft under the distribution that its card names, on held-out prompts.
+    """Computes the three numbers of a distilled draft under its card's distribution, on held-out prompts.
 
-    Written to `agreement.json` in the directory.
+    They are written to `agreement.json` in the directory.
 
     Args:
       directory: of a distillation; its card names target, task and distribution.
@@ -142,11 +142,9 @@ def check(
     if not batches:
         return None
     found = agreement(target, draft, distribution, batches, block_size=block_size, seed=seed)
-    with files.saving(directory):
-        values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
-        (Path(directory) / FILE).write_text(
-            json.dumps({"distribution": found.distribution, **values}, indent=1) + "\n"
-        )
+    values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
+    told = {"distribution": found.distribution, **values}
+    files.write_whole(Path(directory) / FILE, json.dumps(told, indent=1) + "\n")
     return found
 
 
@@ -205,7 +203,7 @@ def sample_rounds(
     block_size: int,
     seed: tuple[int, int],
 ) -> Rounds:
-    """Speculative sampling of a batch, with what each round tested, accepted and recorded.
+    """Samples a batch speculatively, with what each round tested, accepted and recorded.
 
     Rows without a prompt emit nothing.
     """
@@ -247,7 +245,7 @@ _start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
 
 @functools.partial(jax.jit, static_argnums=0)
 def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
-    """One round, its counts alone."""
+    """Runs one round, with its counts alone."""
     rows, block_size = state.counts.tested_BG.shape
     return loop.run(params, state.replace(counts=Counts.zeros(rows, block_size)), 1)  # type: ignore[attr-defined]
 
@@ -260,7 +258,7 @@ def teacher_forced(
     batch: Batch,
     rounds: Rounds,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
+    """Computes sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
 
     Returns:
       `[B, T]`; and whether both distributions there keep their tokens when logits move by `TIED`.
@@ -289,7 +287,7 @@ def _teacher_forced(
 
 
 def _firm(logits_BTV: Array, distribution: Deployment, vocabulary: Vocabulary) -> Array:
-    """Whether the distribution keeps the same tokens when those that it keeps rise or fall a little."""
+    """Tells whether the distribution keeps the same tokens when those that it keeps rise or fall a little."""
     sampling = distribution.distribution(vocabulary)
 
     def kept(logits: Array) -> Array:
@@ -302,7 +300,7 @@ def _firm(logits_BTV: Array, distribution: Deployment, vocabulary: Vocabulary) -
 
 
 def over_rounds(values_BT: np.ndarray, rounds: Rounds) -> np.ndarray:
-    """Sums of a value over the positions that each round tested, `[R, B]`."""
+    """Adds up a value over the positions that each round tested, `[R, B]`."""
     place_T = np.arange(values_BT.shape[1])
     start, end = rounds.start_RB[..., None], (rounds.start_RB + rounds.tested_RB)[..., None]
     tested_RBT = (place_T >= start) & (place_T < end)
@@ -316,7 +314,7 @@ def compare(
     firm: list[np.ndarray],
     expected: float,
 ) -> Agreement:
-    """Holds the numbers against each other.
+    """Compares the numbers.
 
     Args:
       sampled, recomputed, firm: of each batch; overlap and firmness by round, `[R, B]`.
@@ -365,7 +363,7 @@ def compare(
 
 
 def difference(accepted_N: np.ndarray, recorded_N: np.ndarray, positions: int) -> tuple[float, float]:
-    """The `LEVEL` interval of (accepted - recorded) / positions, prompts being the independent units.
+    """Computes the `LEVEL` interval of (accepted - recorded) / positions; prompts are the independent units.
 
     Student's: in every prompt the difference has mean 0 if the two agree, so a bootstrap, whose tails this
     level asks too much of, is not needed. Infinitely wide below two prompts.

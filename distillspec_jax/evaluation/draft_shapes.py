@@ -1,4 +1,4 @@
-"""What a draft of some of its target's layers costs, and what it could gain, before any is trained."""
+"""Costs of drafts made of some of their target's layers, and possible gains, before any is trained."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class DraftShape:
 
 
 def draft_shape(target: Network, draft: Network, name: str, listed: int = 0) -> DraftShape:
-    """Of any draft, with a shortlist of so many ids (0: none); nothing is allocated."""
+    """Reckons the cost of any draft, with a shortlist of `listed` ids (0: none); nothing is allocated."""
     whole, part = (checkpoint.count_parameters(registry.shapes(model)) for model in (target, draft))
     ratio = (part - shortlist.spared(draft, listed)) / whole
     return DraftShape(name, part, ratio, tuple(_best(rate, ratio) for rate in ACCEPTANCE))
 
 
 def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int = 0) -> DraftShape:
-    """Of some of the target's layers, with an embedding of some rank (0: whole).
+    """Reckons the cost of a draft of some of the target's layers, with an embedding of some rank (0: whole).
 
     Raises:
       UsageError: see `layer_subset.shrink`, `factorised.narrowed`.
@@ -53,7 +53,7 @@ def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int
 
 
 def library(model: Network, listed: int = 0, rank: int = 0) -> list[DraftShape]:
-    """One layer to a quarter of them (or four): spread from the first to the last, and half at either end."""
+    """Lists drafts of one layer to a quarter of them (or four): spread over all, and half at either end."""
     count = layer_subset.num_layers(model)
     found: dict[tuple[int, ...], None] = {}
     for size in sorted({1, 2, 4, count // 8, count // 4}):

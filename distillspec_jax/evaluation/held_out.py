@@ -42,12 +42,12 @@ class HeldOut:
 
     @property
     def loss(self) -> Interval:
-        """Nats a token, pooled; the interval is over examples."""
+        """The pooled loss, nats a token; the interval is over examples."""
         return paired.ratio(self.nll, self.tokens)
 
     @property
     def perplexity(self) -> Interval:
-        """exp of `loss`, by the model's own tokens."""
+        """The exponential of `loss`, by the model's own tokens."""
         return Interval(*map(math.exp, self.loss))
 
     @property
@@ -62,7 +62,7 @@ class HeldOut:
         }
 
     def loss_beyond(self, other: HeldOut) -> Interval:
-        """`loss` less another model's on the same tokens."""
+        """Computes `loss` less another model's on the same tokens."""
         return paired.ratio(self.nll - other.nll, self.tokens)
 
 
@@ -75,7 +75,7 @@ def measure(
     batch_size: int = 16,
     chat: bool = False,
 ) -> HeldOut:
-    """Teacher-forced loss, and greedy decoding quality by the task's metric, if it has one.
+    """Measures teacher-forced loss, and greedy decoding quality by the task's metric, if it has one.
 
     Args:
       limit: the first so many examples of the split; all by default.
@@ -103,7 +103,7 @@ def measure(
 def reference_loss(
     model: Pretrained, rows: list[Example], max_targets: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Summed loss and number of tokens of every reference; no example is dropped."""
+    """Adds up the loss and the tokens of every reference; no example is dropped."""
     reader = Reader(tokenizer_of(model))
 
     @jax.jit
@@ -134,7 +134,7 @@ def reference_loss(
 
 
 def copy_baseline(task: str, *, split: str, limit: int | None) -> tuple[np.ndarray, dict[str, float]]:
-    """The obvious baseline: the input itself as the output."""
+    """Scores the obvious baseline: the input itself as the output."""
     rows = examples(task, split=split, limit=limit)
     spec = catalog.find_task(task)
     metric = text_metrics.find_metric(spec.metric)

@@ -18,12 +18,12 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 RESAMPLES = 4_000
-FEWEST = 5
-"""Prompts below which no interval is given: resampling two or three shows much too little spread."""
+MIN_PROMPTS = 5
+"""The fewest prompts that get an interval: resampling two or three shows much too little spread."""
 SEED = 20_231_012
-"""Of the resampling: fixed, so that the same counts always give the same interval."""
-_HELD = 1 << 24
-"""Entries of the largest matrix of resamples that is made; beyond, resamples are added up one by one."""
+"""The resampling's seed: fixed, so that the same counts always give the same interval."""
+_MAX_ENTRIES = 1 << 24
+"""The largest matrix of resamples, in entries; beyond it, resamples are added up one by one."""
 
 Columns = Sequence[float] | np.ndarray
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -31,7 +31,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval; NaN ends where the data cannot tell (below `FEWEST`)."""
+    """A statistic and its confidence interval; NaN ends where the data cannot tell (below `MIN_PROMPTS`)."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 
 
 def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:
-    """sum(top) / sum(bottom): acceptance, block efficiency, seconds a token.
+    """Computes sum(top) / sum(bottom): acceptance, block efficiency, seconds a token.
 
     Args:
       top_N, bottom_N: one entry a prompt.
@@ -56,13 +56,13 @@ def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:
 def ratio_of_ratios(
     top_N: Columns, bottom_N: Columns, other_top_N: Columns, other_bottom_N: Columns, **options: float
 ) -> Interval:
-    """(sum top / sum bottom) / (sum other_top / sum other_bottom), both systems on the same N prompts."""
+    """Computes (sum top / sum bottom) / (sum other_top / sum other_bottom) on the same N prompts."""
     columns = [top_N, bottom_N, other_top_N, other_bottom_N]
     return interval(columns, lambda s: _divide(s[..., 0] * s[..., 3], s[..., 1] * s[..., 2]), **options)
 
 
 def difference_of_means(values_N: Columns, other_N: Columns, **options: float) -> Interval:
-    """mean(values) - mean(other), both systems on the same N prompts."""
+    """Computes mean(values) - mean(other), both systems on the same N prompts."""
     ones_N = np.ones(len(values_N))
     return interval([values_N, other_N, ones_N], lambda s: (s[..., 0] - s[..., 1]) / s[..., 2], **options)
 
@@ -75,7 +75,7 @@ def interval(
     resamples: float = RESAMPLES,
     seed: float = SEED,
 ) -> Interval:
-    """The BCa interval of a statistic of sums over prompts.
+    """Computes the BCa interval of a statistic of sums over prompts.
 
     Args:
       columns: C arrays of one entry a prompt; all of equal length.
@@ -96,7 +96,7 @@ def interval(
     prompts = len(data_NC)
     total_C = data_NC.sum(0)
     value = float(statistic(total_C))
-    if prompts < FEWEST or not np.isfinite(value):
+    if prompts < MIN_PROMPTS or not np.isfinite(value):
         return Interval(value, np.nan, np.nan)
     drawn_R = np.sort(statistic(_resampled(data_NC, int(resamples), int(seed))))
     drawn_R = drawn_R[np.isfinite(drawn_R)]
@@ -115,12 +115,12 @@ def interval(
 
 
 def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """The sums of every resample, `[R, C]`; of equal N and seed, statistics share the resamples.
+    """Adds up every resample, `[R, C]`; statistics of equal N and seed share the resamples.
 
     So they may be compared with each other, not only with zero.
     """
     prompts = len(data_NC)
-    if prompts * resamples <= _HELD:
+    if prompts * resamples <= _MAX_ENTRIES:
         return _weights(prompts, resamples, seed) @ data_NC
     rng, data_CN = np.random.default_rng(seed), np.ascontiguousarray(data_NC.T)
     return np.stack(
@@ -130,14 +130,14 @@ def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _weights(prompts: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each prompt, `[R, N]`."""
+    """Counts how often each resample holds each prompt, `[R, N]`."""
     rng = np.random.default_rng(seed)
     weights_RN = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     return weights_RN.astype(np.float32)  # whole numbers, exact; half the memory
 
 
 def _acceleration(left_out_N: np.ndarray) -> float:
-    """The jackknife's estimate of the skewness of the statistic (Efron 1987, eq. 6.6)."""
+    """Estimates by the jackknife the skewness of the statistic (Efron 1987, eq. 6.6)."""
     left_out_N = left_out_N[np.isfinite(left_out_N)]
     gap_N = left_out_N.mean() - left_out_N if left_out_N.size else np.zeros(1)
     spread = float((gap_N**2).sum())

@@ -27,7 +27,7 @@ Carry = TypeVar("Carry")
 
 @dataclasses.dataclass(frozen=True)
 class Timing(Generic[Result]):
-    """What one system did.
+    """The runs of one system.
 
     Attributes:
       results: of each unit's first run, U of them.
@@ -90,7 +90,7 @@ def speedup(
     seconds_U: Sequence[float] | np.ndarray,
     tokens_U: Sequence[int],
 ) -> Interval:
-    """Tokens a second over the baseline's tokens a second, pooled over units, with its paired interval.
+    """Divides tokens a second by the baseline's, pooled over units, with the paired interval.
 
     At temperature 0 both emit the same tokens and this is the ratio of seconds. At T > 0 their texts are
     two draws of one distribution; per token, a longer draw does not pass for a slower system.
@@ -101,7 +101,7 @@ def speedup(
 def step_seconds(
     step: Callable[[Carry], Carry], start: Carry, iterations: int = 50, repeats: int = 7
 ) -> float:
-    """Of one application of `step`, inside a compiled loop of many: dispatch from Python is not in it.
+    """Times one application of `step` inside a compiled loop of many: dispatch from Python is not in it.
 
     `step` must need its carry, or the compiler takes it out of the loop.
     """

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
@@ -112,7 +111,6 @@ class TextGenerator:
             )
             blocks = drafter.candidates
         verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
-        self._greedy_only = getattr(verifier, "greedy_only", False)
         target_params = target.params
         if partitioner is not None:
             target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
@@ -177,9 +175,6 @@ class TextGenerator:
             long.
         """
         tokenizer = self.tokenizer
-        hottest = np.max(temperature, initial=0.0)
-        if self._greedy_only and hottest > 0:
-            raise UsageError(f"rule 'greedy' decodes greedily: temperature is {hottest:g}, must be 0")
         names = names or [f"input {i}" for i in range(len(texts))]
         distribution = SamplingParams(temperature, top_k, top_p).distribution(tokenizer.vocabulary)
         prompts = [self.form.ids(text, name) for text, name in zip(texts, names, strict=True)]

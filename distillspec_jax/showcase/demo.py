@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint, files
+from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.sweep import RESULTS, SweepProgress, sweep
 from distillspec_jax.generation.trace import trace
 from distillspec_jax.models import pretrained
+from distillspec_jax.reports import summary
 from distillspec_jax.reports.html import TracedPrompt, report
-from distillspec_jax.reports.summary import summarise
 from distillspec_jax.showcase import recipes, shortlists
 from distillspec_jax.showcase.recipes import RECIPES, Recipe
 
@@ -109,18 +109,17 @@ def demo(
         )
         if row.drafter in extra
     ]
-    summary = summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
-    summary["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
-    with files.saving(root):
-        (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        report(
-            results.read([root / RESULTS]),
-            root / "report.html",
-            training={"distilled": after / "metrics.jsonl"},
-            examples=_examples(task, target, {"supervised": draft, "distilled": str(after)}, seed),
-            title=f"DistillSpec on {task}",
-        )
-    return summary
+    found = summary.summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
+    found["training"] = {"steps": steps, "distilled_seconds": seconds, "control_seconds": control_seconds}
+    summary.write(root / "summary.json", found)
+    report(
+        results.read([root / RESULTS]),
+        root / "report.html",
+        training={"distilled": after / "metrics.jsonl"},
+        examples=_examples(task, target, {"supervised": draft, "distilled": str(after)}, seed),
+        title=f"DistillSpec on {task}",
+    )
+    return found
 
 
 def _examples(task: str, target: str, drafts: Mapping[str, str], seed: int) -> list[TracedPrompt]:
@@ -175,7 +174,7 @@ def _timed(
 
 
 def _steps_in(seconds: float, recipe: Recipe, directory: Path, seed: int, trial: int = 6) -> int:
-    """How many distillation steps fit, from the later steps of a short trial (the first ones compile)."""
+    """Reckons how many distillation steps fit, from the later steps of a short trial (the first compile)."""
     quick = dataclasses.replace(recipe, eval_limit=1)
     times: list[float] = []
     shutil.rmtree(directory, ignore_errors=True)

@@ -25,7 +25,7 @@ from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
-from distillspec_jax.training.loop import Evaluate, LoopConfig, Profile, train
+from distillspec_jax.training.loop import Evaluate, LoopConfig, train
 from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.step import LossFn, evaluate
 
@@ -189,7 +189,6 @@ def run(
     *,
     evaluate: Evaluate | None = None,
     select: str | None = None,
-    profile: Profile | None = None,
     counted_loss_fn: LossFn | None = None,
     verb: str,
 ) -> Path:
@@ -198,7 +197,7 @@ def run(
     Args:
       model_dir, card: see `open_directory`.
       params: of `model`; given away.
-      loss_fn, optimizer, evaluate, select, profile, counted_loss_fn: see `loop.train`.
+      loss_fn, optimizer, evaluate, select, counted_loss_fn: see `loop.train`.
       data: the batches, and the tokenizer that is kept beside the card.
       verb: what the run does, for the progress bar.
 
@@ -221,7 +220,6 @@ def run(
         partitioner=partitioner,
         evaluate=evaluate,
         select=select,
-        profile=profile,
         description=f"{verb} {data.mixture_or_task_name}",
     )
     return directory

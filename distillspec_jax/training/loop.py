@@ -36,9 +36,6 @@ Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 Evaluate = Callable[[Params], Mapping[str, float]]
 """From parameters to named values."""
 
-Profile = Callable[[Params, dict[str, jax.Array]], Mapping[str, float]]
-"""From parameters and a batch to the seconds of a step's parts."""
-
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
@@ -99,7 +96,6 @@ def train(
     partitioner: Partitioner,
     evaluate: Evaluate | None = None,
     select: str | None = None,
-    profile: Profile | None = None,
     counted_loss_fn: LossFn | None = None,
     description: str = "training",
 ) -> Params:
@@ -113,7 +109,6 @@ def train(
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
       select: name of an evaluation's value; the step with the highest one, 0 included, is kept apart
         (`Selection`).
-      profile: reported under `profile`, once, after the first step.
       counted_loss_fn: the loss without rematerialisation, where `loss_fn` has it: the model's operations.
       description: of the progress bar.
 
@@ -194,8 +189,6 @@ def train(
             if not (first or logs or saves or evaluates(step)):
                 continue
             interval.fetch()
-            if first and profile is not None:
-                reports.write(step, profile(state.params, rows), "profile")
             if first:
                 throughput.restart()  # compiling is no training
             if logs:

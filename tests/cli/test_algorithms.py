@@ -7,7 +7,7 @@ import gin
 import pytest
 
 from distillspec_jax.cli import bindings
-from distillspec_jax.cli.flags import GinFlags
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.cli.main import main
 from distillspec_jax.distillation import divergences, sources
 from distillspec_jax.distillation.deployment import Deployment

@@ -8,10 +8,12 @@ import gin
 import pytest
 
 from distillspec_jax.cli import bindings
-from distillspec_jax.cli.flags import CommandParser, GinFlags, one_of
+from distillspec_jax.cli.flags import CommandParser, one_of
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.sweep import sweep
 from distillspec_jax.training.finetune import finetune
 from tests.cli import gin_toy
 
@@ -349,6 +351,12 @@ def test_a_required_flag_that_is_misspelt_is_not_called_missing():
 def test_good_plain_flags():
     namespace = generate_parser().parse(["--block_size=3", "--rule", "block", "--model=m"])
     assert (namespace.block_size, namespace.rule) == (3, "block")
+
+
+def test_a_gin_file_that_has_moved_is_found_where_it_lies_now():
+    needed = ("--gin.TARGET=t", "--gin.DRAFTERS={}", "--gin.TASK=wiki_leads", "--gin.OUTPUT_DIR=o")
+    bindings.bind(sweep, parse("--gin_file=experiments/sweep.gin", *needed))
+    assert gin.get_bindings(sweep)["block_sizes"] == (1, 3, 5, 7)
 
 
 def test_a_command_that_needs_a_task_alone_lets_gin_make_it(tmp_path):

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from distillspec_jax.cli import bindings
-from distillspec_jax.cli.flags import GinFlags
+from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import ForwardKL, JensenShannon, ReverseKL

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import GreedyMatch, LenientRule, TokenRule
+from distillspec_jax.decoding import LenientRule, TokenRule
 from distillspec_jax.decoding.lenient_rule import LENIENCES
 from distillspec_jax.errors import UsageError
-from tests.decoding.drafted_blocks import ROWS, P, Q, drafted_and_verified, log, verified
+from tests.decoding.drafted_blocks import P, Q, drafted_and_verified, log, verified
 from tests.exactness.goodness import g_test
 
 F = {"linear": lambda p, e: p / e, "square": lambda p, e: p / e**2, "exponential": lambda p, e: p**e}
@@ -90,11 +90,3 @@ def test_an_epsilon_outside_its_interval_is_refused(epsilon: float) -> None:
 def test_an_unknown_leniency_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown leniency 'linaer': did you mean 'linear'"):
         LenientRule("linaer", 0.5)
-
-
-def test_greedy_match_keeps_the_likeliest_tokens_only() -> None:
-    counts = verified(GreedyMatch(), P, Q, 2)
-    # The likeliest: 2, 3, 2. Draft 2 has probability 0.1, then draft 3 has 0.1.
-    assert set(counts) == {(2,), (2, 3), (2, 3, 2)}
-    assert abs(counts[(2, 3, 2)] / ROWS - 0.01) < 0.004
-    assert abs(counts[(2,)] / ROWS - 0.9) < 0.01

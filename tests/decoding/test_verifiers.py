@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import (
-    BlockRule,
-    CandidatesRule,
-    GreedyMatch,
-    LenientRule,
-    TokenRule,
-    Verifier,
-)
+from distillspec_jax.decoding import CandidatesRule, TokenRule, Verifier, rules
 from distillspec_jax.decoding.verifiers import acceptance, residual
 from distillspec_jax.errors import UsageError
 from tests.decoding.drafted_blocks import ROWS, P, Q, log, verified
@@ -92,9 +85,10 @@ def test_the_token_rule_refuses_several_candidates() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "rule", [TokenRule(), BlockRule(), CandidatesRule(), LenientRule("linear", 0.5), GreedyMatch()], ids=str
-)
+EVERY_RULE = [rule.make(**({"epsilon": 0.5} if rule.takes_epsilon else {})) for rule in rules.RULES.values()]
+
+
+@pytest.mark.parametrize("rule", [*EVERY_RULE, CandidatesRule()], ids=str)
 def test_distributions_past_a_blocks_length_may_be_nan(rule: Verifier) -> None:
     """As they are of a draft that fails inside a block."""
     rows = 64

@@ -9,8 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from distillspec_jax.distillation.divergences import (
-    NAMES,
-    NOTHING_SHARED,
+    DIVERGENCES,
     ForwardKL,
     HardLabels,
     JensenShannon,
@@ -20,6 +19,7 @@ from distillspec_jax.distillation.divergences import (
     WeightedSum,
     of_vocabulary,
 )
+from distillspec_jax.distillation.formulas import NOTHING_SHARED
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS
 
@@ -221,7 +221,7 @@ def test_one_minus_tvd_is_the_probability_of_acceptance(logits):
 
 
 def test_short_names():
-    assert {name: type(kind()) for name, kind in NAMES.items()} == {
+    assert {name: type(kind()) for name, kind in DIVERGENCES.items()} == {
         "fkl": ForwardKL,
         "rkl": ReverseKL,
         "jsd": JensenShannon,

@@ -29,7 +29,7 @@ def fails(capsys, *argv):
 
 def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, capsys):
     flags = ["--limit=2", "--max_new_tokens=3", "--temperatures=0", "--timing_prompts=0"]
-    gin = ["--gin_file=experiments/sweep.gin", f"--gin.TARGET={model}", "--gin.DRAFTERS={}"]
+    gin = ["--gin_file=runs/sweep.gin", f"--gin.TARGET={model}", "--gin.DRAFTERS={}"]
     gin += ["--gin.TASK=office_help_ende", f"--gin.OUTPUT_DIR={tmp_path / 'out'}"]
     assert console.main(["sweep", *gin, *flags]) == 0
     captured = capsys.readouterr()

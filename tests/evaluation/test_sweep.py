@@ -226,7 +226,7 @@ FOREIGN = dataclasses.replace(
         ({"rules": ("blok",)}, "unknown rule 'blok': did you mean 'block'"),
         ({"rules": ("linear:x",)}, "rule 'linear:x': 'x' is no number; write NAME or NAME:EPSILON"),
         ({"rules": ("linear:2",)}, "epsilon is 2.0, must"),
-        ({"rules": ("greedy",)}, r"rule 'greedy' decodes greedily: temperatures is \[0.0, 1.0\], must be 0"),
+        ({"rules": ("greedy",)}, "rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same"),
         ({"limit": 0}, "limit is 0"),
         ({"timing_prompts": -1}, "timing_prompts is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),

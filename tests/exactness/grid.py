@@ -10,7 +10,6 @@ import pytest
 
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
-    BlockRule,
     CandidatesRule,
     Drafter,
     HybridDrafter,
@@ -20,8 +19,8 @@ from distillspec_jax.decoding import (
     PromptLookup,
     SpeculativeLoop,
     State,
-    TokenRule,
     Verifier,
+    rules,
 )
 from tests.exactness.families import FAMILIES, PROMPTS, VARIANTS, VOCAB, Family, family
 from tests.exactness.goodness import Cell
@@ -61,17 +60,17 @@ HYBRID = "hybrid"
 """Blocks of several drafters: two of a model's, one of another's, one that was looked up."""
 
 RULES: dict[str, tuple[int, Verifier]] = {
-    "token": (1, TokenRule()),
-    "block": (1, BlockRule()),
+    **{name: (1, rule.make()) for name, rule in rules.RULES.items() if rule.exact},
     "candidates": (3, CandidatesRule()),
     "one candidate": (1, CandidatesRule()),
     HYBRID: (2, CandidatesRule()),
 }
-"""Lossless rules, each with the number of candidate blocks that a draft model gives it."""
+"""Every exact rule, with the number of candidate blocks that a draft model gives it. A rule that joins
+`decoding.rules.RULES` is here by itself."""
 
 EVERY_DAY = {
     *(("prefix", size, "token") for size in (0, 2, 5)),
-    *(("prefix", 3, rule) for rule in ("block", "candidates", HYBRID)),
+    *(("prefix", 3, rule) for rule in RULES if rule not in ("token", "one candidate")),
     *((name, 2, "token") for name in FAMILIES),
 }
 """What runs by default; the rest by `make test-exact`."""

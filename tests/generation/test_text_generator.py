@@ -68,7 +68,6 @@ def test_outputs_exclude_eos_and_emitted_tokens_include_it(expected, drafted):
     ("draft", "settings"),
     [
         ("model", {"rule": "block"}),
-        ("model", {"rule": "greedy"}),
         ("model", {"candidates": 2}),
         ("model", {"rule": "exponential", "epsilon": 1.0}),
         ("lookup", {}),
@@ -98,6 +97,7 @@ def test_a_lenient_rule_accepts_more():
         ("lookupp", {}, "draft is 'lookupp', must be a loaded model, 'lookup' or None"),
         ("lookup", {"candidates": 2}, "the drafter 'lookup' offers one candidate block, not 2"),
         (None, {"rule": "blok"}, "unknown rule 'blok'"),
+        (None, {"rule": "greedy"}, "rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same"),
         (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
         (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),
     ],
@@ -105,11 +105,6 @@ def test_a_lenient_rule_accepts_more():
 def test_an_impossible_way_to_draft_is_refused(draft, settings, message):
     with pytest.raises(UsageError, match=message):
         TextGenerator(pair.target(), draft, **settings)
-
-
-def test_greedy_matching_is_refused_at_other_temperatures():
-    with pytest.raises(UsageError, match=r"rule 'greedy' .* temperature is 0\.7, must be 0"):
-        generator(True, rule="greedy").stream(TEXTS, temperature=0.7)
 
 
 def test_compilations_are_announced():

@@ -9,7 +9,9 @@ LOSS = ("tests/distillation/test_loss.py",)
 SOURCES = ("tests/distillation/test_sources.py",)
 HELD_OUT = ("tests/distillation/test_expected_acceptance.py",)
 
-_DIVERGENCES, _LOSS, _SOURCES = (f"distillation/{name}.py" for name in ("divergences", "loss", "sources"))
+_DIVERGENCES, _FORMULAS, _LOSS, _SOURCES = (
+    f"distillation/{name}.py" for name in ("divergences", "formulas", "loss", "sources")
+)
 
 DISTILLATION = (
     Mutant(
@@ -17,8 +19,8 @@ DISTILLATION = (
         "forward and reverse KL are swapped",
         (
             # Two spaces: the second edit must find its text once.
-            Edit(_DIVERGENCES, "return _kl(log_p, log_q)", "return _kl(log_q,  log_p)"),
-            Edit(_DIVERGENCES, "return _kl(log_q, log_p)", "return _kl(log_p, log_q)"),
+            Edit(_FORMULAS, "return _kl(log_p, log_q)", "return _kl(log_q,  log_p)"),
+            Edit(_FORMULAS, "return _kl(log_q, log_p)", "return _kl(log_p, log_q)"),
         ),
         DIVERGENCES,
     ),
@@ -27,9 +29,9 @@ DISTILLATION = (
         "the beta of JSD weights the draft in the mixture",
         (
             Edit(
-                _DIVERGENCES,
-                "m = self.beta * jnp.exp(log_p) + (1 - self.beta) * jnp.exp(log_q)",
-                "m = self.beta * jnp.exp(log_q) + (1 - self.beta) * jnp.exp(log_p)",
+                _FORMULAS,
+                "m = beta * jnp.exp(log_p) + (1 - beta) * jnp.exp(log_q)",
+                "m = beta * jnp.exp(log_q) + (1 - beta) * jnp.exp(log_p)",
             ),
         ),
         DIVERGENCES,
@@ -49,10 +51,14 @@ DISTILLATION = (
         (
             Edit(
                 _DIVERGENCES,
-                "if self._truncates and not self._truncated_sides:",
-                "if self._truncates and self._truncated_sides is None:",
+                "if self._truncates and not self.truncated_sides:",
+                "if self._truncates and self.truncated_sides is None:",
             ),
-            Edit(_DIVERGENCES, "        return ()\n", '        return ("target", "draft")\n'),
+            Edit(
+                _DIVERGENCES,
+                "truncated_sides: ClassVar[tuple[str, ...]] = ()",
+                'truncated_sides: ClassVar[tuple[str, ...]] = ("target", "draft")',
+            ),
         ),
         DIVERGENCES,
     ),
@@ -111,9 +117,9 @@ DISTILLATION = (
         (
             Edit(
                 _SOURCES,
-                "self._of(networks.draft, networks.draft_params,",
-                "self._of(networks.draft, jax.pure_callback(lambda p, first={}: first.setdefault(0, p), "
-                "networks.draft_params, networks.draft_params),",
+                "model, params = networks.draft, networks.draft_params",
+                "model, params = networks.draft, jax.pure_callback("
+                "lambda p, first={}: first.setdefault(0, p), networks.draft_params, networks.draft_params)",
             ),
         ),
         SOURCES,
@@ -121,7 +127,7 @@ DISTILLATION = (
     Mutant(
         "20b",
         "sequences are drawn at temperature 1, whatever was asked for",
-        (Edit(_SOURCES, "sampling = SamplingParams(self.temperature)", "sampling = SamplingParams(1.0)"),),
+        (Edit(_SOURCES, "return SamplingParams(self.temperature)", "return SamplingParams(1.0)"),),
         SOURCES,
     ),
     Mutant(

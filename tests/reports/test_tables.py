@@ -12,8 +12,10 @@ from distillspec_jax.evaluation.advice import Advice, SizeAdvice
 from distillspec_jax.evaluation.draft_shapes import DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.served_lines import Served
+from distillspec_jax.models import zoo_manifest
 from distillspec_jax.reports import fitted, tables
 from distillspec_jax.reports.fitted import Column
+from distillspec_jax.reports.zoo_listing import print_zoo
 from tests.evaluation import simulated
 
 ROWS = simulated.rows(block_sizes=(1, 5))
@@ -60,6 +62,7 @@ CASES = {
     "evaluate": (tables.print_held_out, ("wiki_leads, test split", held_out())),
     "watch": (tables.print_served, (served(),)),
     "sweep": (tables.print_table, (ROWS,)),
+    "zoo": (print_zoo, (zoo_manifest.manifest(),)),
     "findings": (tables.print_findings, (ROWS,)),
 }
 
