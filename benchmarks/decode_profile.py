@@ -21,7 +21,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.decoding import (
     AutoregressiveLoop,
     PairParams,
-    Requests,
+    RowSettings,
     SamplingParams,
     SpeculativeLoop,
     State,
@@ -31,7 +31,7 @@ from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.dense import few_rows
+from distillspec_jax.models.cpu_forms import few_rows
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Array
@@ -68,8 +68,8 @@ def rounds(loop: Any, params: PairParams, prompt_BT: Array, temperature: float) 
     vocabulary = Vocabulary(loop.target.vocab_size, eos_ids=(1,), padding_ids=(0,))
     distribution = SamplingParams(temperature).distribution(vocabulary).for_rows(rows)
     keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
-    requests = Requests(keys_B, jnp.full(rows, 10_000), distribution)
-    start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, requests)
+    settings = RowSettings(keys_B, jnp.full(rows, 10_000), distribution)
+    start = jax.jit(functools.partial(loop.init, max_new_tokens=70))(params, prompt_BT, settings)
 
     def step(carry: tuple[PairParams, State]) -> tuple[PairParams, State]:
         params, state = carry

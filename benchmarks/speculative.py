@@ -16,8 +16,9 @@ from benchmarks.measurement import Measurement
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Completion, Engine, SamplingParams, StopOnEos
-from distillspec_jax.decoding.adaptive import AUTO, RoundCosts, tokens_per_round
+from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import make_drafter
+from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.advice import reach
 from distillspec_jax.evaluation.paired import Interval

@@ -137,13 +137,9 @@ def check_empty(directory: str | Path) -> None:
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
     """Writes the metadata, each file whole or not at all."""
     root = Path(directory)
-    with saving(root):
-        root.mkdir(parents=True, exist_ok=True)
-        if tokenizer is not None:
-            write_whole(root / tokenizer_file(tokenizer), tokenizer)
-        write_whole(
-            root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False).encode()
-        )
+    if tokenizer is not None:
+        write_whole(root / tokenizer_file(tokenizer), tokenizer)
+    write_whole(root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False))
 
 
 def read_card(directory: str | Path) -> ModelCard:

@@ -97,6 +97,23 @@ def json_lines(lines: Iterable[str], name: str | Path) -> Iterator[tuple[str, di
             yield place, parse_json_object(line, place)
 
 
+def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
+    """Decodes the lines of a UTF-8 file one by one (a byte order mark is dropped), for files of any size.
+
+    Args:
+      lines: as a file that is open in binary mode yields them.
+      name: of the file, for errors.
+
+    Raises:
+      UsageError: a line (named by number) is not UTF-8.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}:{number}: not UTF-8 text") from error
+
+
 def read_lines(path: str | Path) -> list[str]:
     """Reads a UTF-8 text file (a byte order mark is dropped) as its lines, split at `\\n` alone.
 

@@ -24,7 +24,7 @@ from distillspec_jax.decoding import (
     Engine,
     ModelDrafter,
     PairParams,
-    Requests,
+    RowSettings,
     SamplingParams,
     SpeculativeLoop,
     State,
@@ -182,18 +182,18 @@ def _decode(partitioner: Partitioner, model: Network) -> dict[str, Any]:
     """Rows at temperature 0 and 1 by turns."""
     target, draft = (_placed(partitioner, seed, model)[0] for seed in (TARGET_SEED, DRAFT_SEED))
     params = PairParams(target, draft)
-    requests = Requests(
+    settings = RowSettings(
         keys_B=randomness.row_keys(jax.random.key(0), jnp.arange(ROWS)),
         limit_B=jnp.full(ROWS, NEW_TOKENS, jnp.int32),
         distribution=SamplingParams([0.0, 1.0] * (ROWS // 2)).distribution(T5_IDS).for_rows(ROWS),
     )
-    prompt_BT, requests = jax.device_put((PROMPT_BT, requests), partitioner.batch)
+    prompt_BT, settings = jax.device_put((PROMPT_BT, settings), partitioner.batch)
     loop = SpeculativeLoop(model, ModelDrafter(model), block_size=2)
 
-    def run(params: PairParams, prompt_BT: jax.Array, requests: Requests) -> State:
-        return loop.run(params, loop.init(params, prompt_BT, requests, NEW_TOKENS), 100)
+    def run(params: PairParams, prompt_BT: jax.Array, settings: RowSettings) -> State:
+        return loop.run(params, loop.init(params, prompt_BT, settings, NEW_TOKENS), 100)
 
-    state = jax.jit(run)(params, prompt_BT, requests)
+    state = jax.jit(run)(params, prompt_BT, settings)
     return {
         "tokens": state.rows.output_BT.tolist(),
         "accepted": state.counts.accepted_BG.tolist(),

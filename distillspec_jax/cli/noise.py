@@ -1,4 +1,4 @@
-"""What the libraries below say on stderr that is no news to a user: kept off the terminal, here alone.
+"""Silences third-party log noise, here alone.
 
 Only what is no error, or repeats one that is raised as well. After a save that failed (a full disk), Orbax's
 tasks and TensorStore's threads complain of it once more each, at any time until the process ends; the

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distillspec_jax.decoding.engine import Progress
+    from distillspec_jax.decoding.engine import DecodingProgress
 
 INTERVAL = 30.0
 """Seconds between two lines where standard error is no terminal (SLURM, nohup, a pipe)."""
@@ -44,7 +44,7 @@ class ProgressLine:
             self._printed = self._clock()
             print(line, file=sys.stderr, flush=True)
 
-    def prompts(self, progress: Progress) -> None:
+    def prompts(self, progress: DecodingProgress) -> None:
         """Shows how many prompts are decoded: a `progress` argument of `Engine` and `TextGenerator`."""
         self(
             f"{progress.done_prompts}/{progress.total_prompts} prompts, {progress.emitted_tokens} tokens",

@@ -61,7 +61,7 @@ GSM_SYMBOLIC = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
-# Whole texts, and texts to be gone on with: the form of the paper's LM1B.
+# Whole texts, and texts to continue: the form of the paper's LM1B.
 WIKI_TEXT = TaskSpec(
     name="wiki_text",
     description="Wikipedia leads from nothing",

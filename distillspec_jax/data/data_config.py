@@ -103,7 +103,7 @@ class DataConfig:
         own = catalog.reader(spec)
         if self.tokenizer_of is None:
             if self.chat:
-                raise UsageError("CHAT=True: nobody's chat template; give TOKENIZER_OF")
+                raise UsageError("CHAT=True needs TOKENIZER_OF, whose chat template is used")
             return own
         card = pretrained.read_card(self.tokenizer_of)
         content = checkpoint.read_tokenizer(pretrained.resolve(self.tokenizer_of))

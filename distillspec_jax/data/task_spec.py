@@ -11,9 +11,9 @@ from distillspec_jax.data import text_metrics
 from distillspec_jax.data.text_sources import TextSource
 
 PROMPT_GROUPS = {"inputs": r"\1\3", "targets": r"\2\4"}
-"""What each feature is of `TaskSpec.prompt_pattern`."""
+"""The groups of `TaskSpec.prompt_pattern` that make up each feature."""
 BRACES = re.compile(r"\{([^{}]+)\}")
-"""Where a field's name stands in a text of several."""
+"""Placeholders `{field}` in a template."""
 
 
 @dataclass(frozen=True)

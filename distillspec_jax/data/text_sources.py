@@ -104,16 +104,8 @@ class Files:
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Fields]]:
     """Rows of a file with one JSON object a line; blank lines are skipped."""
-    number = 0
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    place = f"{path}:{number}"
-                    yield place, files.parse_json_object(line, place)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}:{number + 1}: not UTF-8 text") from error
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        yield from files.json_lines(files.decoded(lines, path), path)
 
 
 def _json_examples(path: Path) -> Iterator[tuple[str, Fields]]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.decoding.sampling import SamplingDistribution
-from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, run_rounds
+from distillspec_jax.decoding.state import Counts, PairParams, Rows, RowSettings, State, run_rounds
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.shapes import Array, Params
@@ -34,10 +34,10 @@ class AutoregressiveLoop:
     target: LanguageModel
     stopping: Stopping = STOP_ON_EOS
 
-    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+    def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """See `Loop.init`."""
         target, pending_B = self.target.prefill(params.target, prompt_BT, max_new_tokens)
-        rows = Rows.start(requests, pending_B, max_new_tokens)
+        rows = Rows.start(settings, pending_B, max_new_tokens)
         return State(rows=rows, target=target, draft=None, counts=Counts.zeros(len(pending_B), 0))
 
     def run(
@@ -48,10 +48,10 @@ class AutoregressiveLoop:
 
     def round(self, params: PairParams, state: State) -> State:
         """One token for every running row."""
-        rows, requests = state.rows, state.rows.requests
+        rows, settings = state.rows, state.rows.settings
         logits_BKV, target = self.target.extend(params.target, state.target, rows.pending_B[:, None])
-        log_p_BV = requests.distribution.log_probs(logits_BKV[:, 0])
-        keys_B = randomness.round_keys(requests.keys_B, rows.emitted_B)
+        log_p_BV = settings.distribution.log_probs(logits_BKV[:, 0])
+        keys_B = randomness.round_keys(settings.keys_B, rows.emitted_B)
         token_B1 = randomness.draw(randomness.draw_keys(keys_B, 0, Purpose.BONUS), log_p_BV)[:, None]
         failed_B = rows.running_B & jnp.isnan(log_p_BV[:, 0])
         count_B = (rows.running_B & ~failed_B).astype(jnp.int32)
@@ -94,6 +94,6 @@ def sample(
     limit_B = jnp.full(prompt_BT.shape[0], max_new_tokens, jnp.int32)
     # Integers carry no gradient anyway; this keeps the tangents of the caller's params out of the loop.
     frozen = PairParams(jax.lax.stop_gradient(params))
-    state = loop.init(frozen, prompt_BT, Requests(keys_B, limit_B, distribution), max_new_tokens)
+    state = loop.init(frozen, prompt_BT, RowSettings(keys_B, limit_B, distribution), max_new_tokens)
     rows = loop.run(frozen, state, max_new_tokens).rows
     return rows.output_BT, rows.emitted_B

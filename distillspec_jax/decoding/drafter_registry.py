@@ -42,7 +42,7 @@ def names() -> list[str]:
 
 
 def load(draft: NamedDraft, dtype: str | None = None) -> NamedDraft:
-    """What a user names, ready for `make_drafter`: a registered name stays, any other is loaded as a model.
+    """Loads the model of a name; a registered name stays, as `make_drafter` takes both.
 
     Raises:
       UsageError: see `pretrained.load`.

@@ -90,7 +90,7 @@ class Drafter(Protocol):
 
 @flax.struct.dataclass
 class ModelMemory:
-    """What `ModelDrafter` keeps between rounds.
+    """The memory of `ModelDrafter` between rounds.
 
     Attributes:
       cache: the network's state. Once a row has committed anything it lacks the last *two* committed
@@ -248,5 +248,5 @@ class ModelDrafter:
 
 
 def _pending(memory: ModelMemory, pending_B: Array) -> Array:
-    """What the drafter reads for the target's pending token: a row's first is the drafter's own."""
+    """The tokens that the drafter reads as pending: the target's, but in a row's first round its own."""
     return jnp.where(memory.has_previous_B, pending_B, memory.previous_B)

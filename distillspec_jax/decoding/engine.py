@@ -1,14 +1,13 @@
-"""The host's side of decoding: lists of prompts in, completions out.
+"""The host's side of decoding: takes lists of prompts and gives completions.
 
 The device decodes a fixed number of slots. When a row is done and prompts wait, the loop returns, and the
-next prompts take the free slots: one long row does not hold idle ones. Shapes are few (one width of prompts
-and one of outputs a call, both rounded up; prompts are read in halves of that width, and in powers of two of
-them together), so that little is compiled.
+next prompts take the free slots: a long row does not keep the others idle. Shapes are few, so that little is
+compiled: one width of prompts and one of outputs a call, both rounded up; prompts are read in halves of that
+width, and in powers of two of them together.
 """
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCosts, RoundCounts
+from distillspec_jax.decoding import calibration
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
 from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.prompt_batch import Asked
+from distillspec_jax.decoding.prompt_batch import PromptBatch
+from distillspec_jax.decoding.round_costs import RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.sampling import SamplingDistribution
-from distillspec_jax.decoding.state import Requests, State, Status
+from distillspec_jax.decoding.slots import DecodingProgress, Slots
+from distillspec_jax.decoding.state import RowSettings, State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
@@ -32,14 +34,13 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 _Shape = tuple[int, int, int, bool]
-"""Slots, width of prompts and of outputs, and whether the distribution truncates: all that a call is compiled
-for."""
+"""Slots, width of prompts and of outputs, whether the distribution truncates: what a call is compiled for."""
 _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What became of one prompt. Counts are sums, to be pooled before any ratio is formed.
+    """The output of one prompt and its counts: sums, to be pooled before any ratio is formed.
 
     Attributes:
       tokens: emitted tokens, EOS included if it was emitted.
@@ -71,15 +72,6 @@ class Completion:
         return sum(self.accepted_at)
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a call of `Engine.generate` is."""
-
-    done_prompts: int
-    total_prompts: int
-    emitted_tokens: int
-
-
 class Engine:
     """Decodes prompts with one target and, if given, one drafter.
 
@@ -89,14 +81,14 @@ class Engine:
       verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
       block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
         the one that promises most, by costs measured once for every shape and by the acceptance so far,
-        earlier calls included; 0 among them is plain decoding, which others must beat by 3 %.
+        earlier calls included; 0 among them is autoregressive, which others must beat by 3 %.
       stopping: when a row ends by its content.
       batch_size: slots, prompts decoded together; without enough prompts some never run.
       prompt_bucket: lengths of prompts and of outputs are rounded up to a multiple of it, short outputs to a
         power of two, as far as the models have positions; limits count as they are.
       rounds_per_visit: rounds between two visits of the host.
       partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
-      on_compile: told, in one line, when something is about to be compiled for a new shape.
+      on_compile: called with one line of text when something is about to be compiled for a new shape.
 
     Raises:
       UsageError: a size below 1.
@@ -147,7 +139,7 @@ class Engine:
         self._fitting: set[tuple[int, int]] = set()
 
     def held_to(self, block_size: int) -> Engine:
-        """The same engine without a choice: weights and all that is compiled are shared.
+        """An engine that uses one of the block sizes only; it shares weights and compiled programs.
 
         Raises:
           UsageError: not one of its block sizes.
@@ -164,7 +156,7 @@ class Engine:
         distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
         seed: int,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[DecodingProgress], None] | None = None,
     ) -> list[Completion]:
         """Decodes every prompt; the completions come in the prompts' order.
 
@@ -179,12 +171,10 @@ class Engine:
         distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
         seed: int,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[DecodingProgress], None] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Decodes every prompt and yields (index, completion) as they finish.
-
-        Those that are done earlier come earlier, whatever their index.
+        """Decodes every prompt and yields (index, completion) in the order in which they finish.
 
         Args:
           prompts: token ids; none empty.
@@ -192,15 +182,15 @@ class Engine:
           max_new_tokens: one limit, or one a prompt; each at least 1.
           seed: fixes every prompt's text, given its number and the block size.
           progress: called on the host after every visit.
-          numbers: what tells the prompts' noise apart; their indices by default.
+          numbers: prompts with different numbers have independent noise; their indices by default.
 
         Raises:
           UsageError: a prompt, a limit or a distribution of the wrong form, named by its index; an impossible
             seed; more than the models have positions for.
         """
-        asked = Asked.of(prompts, distribution, max_new_tokens, seed, numbers)
-        widths = self._widths(asked) if len(prompts) else (0, 0)
-        return self._served(asked, widths, progress or (lambda _: None))
+        batch = PromptBatch.of(prompts, distribution, max_new_tokens, seed, numbers)
+        widths = self._widths(batch) if len(prompts) else (0, 0)
+        return self._decode(batch, widths, progress or (lambda _: None))
 
     def round_costs(
         self,
@@ -217,112 +207,111 @@ class Engine:
         Raises:
           UsageError: as `stream`.
         """
-        asked = Asked.of(prompts, distribution, max_new_tokens, seed=0)
-        prompt_width, width = self._widths(asked)
-        batch = self._first_batch(asked, prompt_width)
-        state = self._runner.read(*batch, width)
-        costs = self._runner.costs(state, self._rounds_per_visit, repeats)
-        slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # as `Asked.batch` fills them up
-        reading_B = [self._reading_width(asked, [i], prompt_width) for i in slots]
-        start = self._runner.start_seconds(*batch, width, reading_B, costs.seconds, repeats)
+        batch = PromptBatch.of(prompts, distribution, max_new_tokens, seed=0)
+        prompt_width, width = self._widths(batch)
+        rows = self._first_rows(batch, prompt_width)
+        state = self._runner.read(*rows, width)
+        costs = calibration.round_costs(self._runner, state, self._rounds_per_visit, repeats)
+        slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # as `PromptBatch.rows` fills up
+        reading_B = [self._reading_width(batch, [i], prompt_width) for i in slots]
+        start = calibration.start_seconds(self._runner, *rows, width, reading_B, costs.seconds, repeats)
         return dataclasses.replace(costs, start=start)
 
-    def _served(
-        self, asked: Asked, widths: tuple[int, int], progress: Callable[[Progress], None]
+    def _decode(
+        self, batch: PromptBatch, widths: tuple[int, int], progress: Callable[[DecodingProgress], None]
     ) -> Iterator[tuple[int, Completion]]:
-        total, slots = len(asked.prompts), self._batch_size
-        if not total:
+        slots = Slots(len(batch.prompts), self._batch_size)
+        if not slots.in_flight:
             return
         prompt_width, width = widths
-        shape = (slots, prompt_width, width, asked.distribution.truncates)
-        self._announce(f"{slots} rows", shape)
+        shape = (slots.count, prompt_width, width, batch.distribution.truncates)
+        self._announce(f"{slots.count} rows", shape)
 
         def read(indices: Sequence[int], rows: int, reading: int, block_size: int | None) -> State:
-            return self._runner.read(*asked.batch(indices, rows, reading), width, prompt_width, block_size)
+            return self._runner.read(*batch.rows(indices, rows, reading), width, prompt_width, block_size)
 
-        waiting = collections.deque(range(min(slots, total), total))
-        served = dict(enumerate(range(min(slots, total))))  # slot: index of its prompt
-        first = list(served.values())
-        reading = self._reading_width(asked, first, prompt_width)
-        padded = np.resize(first, slots)
+        first = list(slots.in_flight.values())
+        reading = self._reading_width(batch, first, prompt_width)
+        padded = np.resize(first, slots.count)
         sizes = self._sizes(
-            shape, lambda: (read(first, slots, reading, None), asked.padded(padded, prompt_width))
+            shape, lambda: (read(first, slots.count, reading, None), batch.padded(padded, prompt_width))
         )
         block_size, rounds = sizes.next()
-        # Told as the whole shape.
-        self._compiled.add((f"{slots} of {slots} rows", shape, (False, bool(block_size), reading)))
-        state = read(first, slots, reading, block_size)
+        # Already announced with the whole shape.
+        self._compiled.add(
+            (f"{slots.count} of {slots.count} rows", shape, (False, bool(block_size), reading))
+        )
+        state = read(first, slots.count, reading, block_size)
         round_counts = RoundCounts(state.counts.accepted_BG.shape)
-        emitted_before, ready = 0, list[tuple[int, Completion]]()
-        while served:
+        ready: list[tuple[int, Completion]] = []
+        while slots.in_flight:
             if block_size and state.draft is None:
-                prompt_BT = asked.padded([served.get(slot, 0) for slot in range(slots)], prompt_width)
-                state = self._runner.resumed(state, prompt_BT)
+                state = self._runner.resumed(state, batch.padded(slots.prompts(), prompt_width))
             # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
-            enough = len(served) if waiting else 1
-            state = self._runner.run(state, block_size, rounds, enough)
-            yield from ready  # whoever takes them works while the device does
-            decoded, counts = state.rows, state.counts
+            state = self._runner.run(state, block_size, rounds, slots.enough)
+            yield from ready  # the caller works on these while the device decodes
             status_B, emitted_B, *counted = jax.device_get(
-                (decoded.status_B, decoded.emitted_B, counts.rounds_B, counts.accepted_BG)
+                (
+                    state.rows.status_B,
+                    state.rows.emitted_B,
+                    state.counts.rounds_B,
+                    state.counts.accepted_BG,
+                )
             )
             sizes.observe(block_size, *round_counts.since(*counted))
-            done = sorted(slot for slot in served if status_B[slot] != Status.RUNNING)
-            emitted = emitted_before + sum(int(emitted_B[slot]) for slot in served)
-            emitted_before += sum(int(emitted_B[slot]) for slot in done)
-            finished = [served.pop(slot) for slot in done]
-            if served or waiting:
+            done, finished = slots.release(status_B, emitted_B)
+            if slots.in_flight or slots.waiting:
                 block_size, rounds = sizes.next()
-            free = done[: len(waiting)]
-            if free:
-                served |= {slot: waiting.popleft() for slot in free}
-                rows = min(_power_of_two(len(free)), slots)
-                whole = rows == slots == len(free)
-                # Rows that a drafter resumes for it reads together; before plain decoding it reads none.
+            taken = slots.take(done)
+            if taken:
+                rows = min(_power_of_two(len(taken)), slots.count)
+                whole = rows == slots.count == len(taken)
+                # A drafter that must resume for the other rows reads these prompts then, too; before
+                # autoregressive decoding it reads none.
                 read_for = block_size if whole or state.draft is not None else 0
-                indices = [served[slot] for slot in free]
-                reading = self._reading_width(asked, indices, prompt_width)
-                self._announce(f"{rows} of {slots} rows", shape, (not whole, bool(read_for), reading))
+                indices = list(taken.values())
+                reading = self._reading_width(batch, indices, prompt_width)
+                self._announce(f"{rows} of {slots.count} rows", shape, (not whole, bool(read_for), reading))
                 fresh = read(indices, rows, reading, read_for)
-                round_counts.refilled(free)
+                round_counts.refilled(list(taken))
             # The device reads prompts meanwhile.
             completions = self._completions(state, done) if done else []
-            progress(Progress(total - len(waiting) - len(served), total, emitted))
-            if free:
-                into_B = np.resize([*free, *[slots] * rows], rows)  # past the end: dropped
+            progress(slots.progress)
+            if taken:
+                into_B = np.resize([*taken, *[slots.count] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
             ready = list(zip(finished, completions, strict=True))
         yield from ready
 
-    def _widths(self, asked: Asked) -> tuple[int, int]:
-        """Of prompts and of outputs: rounded up, but no further than fits the models."""
-        longest, step = width_of(asked.prompts), self._prompt_bucket
+    def _widths(self, batch: PromptBatch) -> tuple[int, int]:
+        """Padded widths of prompts and outputs: rounded up, but no further than fits the models."""
+        longest, step = width_of(batch.prompts), self._prompt_bucket
         while True:
-            prompt_width, width = (-(-size // step) * step for size in (longest, asked.longest))
-            width = min(width, _power_of_two(asked.longest))
+            prompt_width, width = (-(-size // step) * step for size in (longest, batch.longest))
+            width = min(width, _power_of_two(batch.longest))
             if (prompt_width, width) in self._fitting:
                 return prompt_width, width
             try:
-                self._runner.check_room(*self._first_batch(asked, prompt_width), width)
+                self._runner.check_room(*self._first_rows(batch, prompt_width), width)
                 self._fitting.add((prompt_width, width))
             except UsageError as error:
                 if step == 1:
                     # The models know no more than how much room is wanted.
                     block = max(self._block_sizes)
-                    of_these = f" ({asked.longest} asked for, and {block + 1} for a block of drafts)"
+                    of_these = f" ({batch.longest} asked for, and {block + 1} for a block of drafts)"
                     raise UsageError(f"{error}{of_these if block else ''}") from error
                 step //= 2
 
-    def _reading_width(self, asked: Asked, indices: Sequence[int], whole: int) -> int:
+    def _reading_width(self, batch: PromptBatch, indices: Sequence[int], whole: int) -> int:
         """The width of all prompts, halved (and rounded up) as long as it still holds these."""
-        step, longest, width = self._prompt_bucket, width_of([asked.prompts[i] for i in indices]), whole
+        step, longest, width = self._prompt_bucket, width_of([batch.prompts[i] for i in indices]), whole
         while (half := -(-(width // 2) // step) * step) < width and half >= longest:
             width = half
         return width
 
-    def _first_batch(self, asked: Asked, width: int) -> tuple[np.ndarray, Requests]:
-        first = range(min(self._batch_size, len(asked.prompts)))
-        return asked.batch(first, self._batch_size, width)
+    def _first_rows(self, batch: PromptBatch, width: int) -> tuple[np.ndarray, RowSettings]:
+        first = range(min(self._batch_size, len(batch.prompts)))
+        return batch.rows(first, self._batch_size, width)
 
     def _announce(self, what: str, shape: _Shape, variant: Any = None) -> None:
         if (what, shape, variant) not in self._compiled and self._on_compile is not None:
@@ -333,7 +322,7 @@ class Engine:
     def _sizes(
         self, shape: _Shape, read: Callable[[], tuple[State, np.ndarray]]
     ) -> BlockSizeChoice | FixedBlockSize:
-        """What chooses block sizes; what it has learnt of a shape lasts as long as the engine.
+        """The chooser of block sizes; what it has learnt of a shape lasts as long as the engine.
 
         Args:
           read: makes a state of that shape, to measure costs from, and its prompts.
@@ -342,7 +331,7 @@ class Engine:
             return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
         if shape not in self._choices:
             state, prompt_BT = read()
-            costs = self._runner.costs(state, self._rounds_per_visit)
+            costs = calibration.round_costs(self._runner, state, self._rounds_per_visit)
             self._runner.resumed(state, prompt_BT)  # compiles it: no pause when its time comes
             self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
         return self._choices[shape]

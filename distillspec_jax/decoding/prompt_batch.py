@@ -1,5 +1,4 @@
-"""What one call asks for: prompts, limits, distributions and noise, checked on the host and cut into
-batches."""
+"""Prompts with limits and sampling distributions, checked on the host and cut into batches of the device."""
 
 from __future__ import annotations
 
@@ -11,22 +10,25 @@ import numpy as np
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.sampling import SamplingDistribution
-from distillspec_jax.decoding.state import Requests, check_limit
+from distillspec_jax.decoding.state import RowSettings
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import padded_prompts
 from distillspec_jax.shapes import Array
 
+_MOST_TOKENS = 2**31 - 1
+"""The largest int32."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What is asked of all N prompts, on the host; see `Requests`.
+class PromptBatch:
+    """All N prompts of one call and their settings, on the host; `rows` makes the `RowSettings` of some.
 
     Attributes:
       prompts: token ids.
-      key: of the seed.
-      number_N: what tells the prompts' noise apart.
-      limit_N: most tokens.
-      distribution: its fields `[N]`, numpy's.
+      key: PRNG key of the seed.
+      number_N: uint32 `[N]`; prompts with different numbers have independent noise.
+      limit_N: int32 `[N]`, most tokens of each output, EOS included.
+      distribution: fields `[N]`, NumPy arrays.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -43,8 +45,8 @@ class Asked:
         max_new_tokens: int | Sequence[int],
         seed: int,
         numbers: Sequence[int] | None = None,
-    ) -> Asked:
-        """As in `Engine.stream`.
+    ) -> PromptBatch:
+        """Checks the arguments of `Engine.stream`.
 
         Raises:
           UsageError: a prompt, a limit or a distribution of the wrong form, named by its index; an impossible
@@ -61,28 +63,45 @@ class Asked:
 
     @property
     def longest(self) -> int:
-        """Most tokens of any output."""
+        """The largest limit of any output."""
         return int(self.limit_N.max(initial=0))
 
-    def batch(self, indices: Sequence[int], rows: int, width: int) -> tuple[np.ndarray, Requests]:
-        """Some prompts, `[rows, width]`, and their requests; what fills the rows up repeats the last.
+    def rows(self, indices: Sequence[int], rows: int, width: int) -> tuple[np.ndarray, RowSettings]:
+        """Some prompts, int32 `[rows, width]`, and their settings.
 
-        Those have no tokens to decode.
+        Rows beyond the indices repeat the last prompt with a limit of 0: they never run.
         """
         index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
         limit_B = np.where(np.arange(rows) < len(indices), self.limit_N[index_B], 0)
-        requests = _requests(self.key, self.number_N[index_B], limit_B, self.distribution.select(index_B))
-        return self.padded(index_B, width), requests
+        settings = _row_settings(self.key, self.number_N[index_B], limit_B, self.distribution.select(index_B))
+        return self.padded(index_B, width), settings
 
     def padded(self, indices: Sequence[int] | np.ndarray, width: int) -> np.ndarray:
-        """Some prompts, int32 `[B, width]`."""
+        """Some prompts, int32 `[B, width]`, padded on the right."""
         return padded_prompts([self.prompts[i] for i in indices], width)
 
 
 @jax.jit
-def _requests(key: Array, number_B: Array, limit_B: Array, distribution: SamplingDistribution) -> Requests:
-    """In one call of the device: one by one these small steps took milliseconds a batch."""
-    return Requests(randomness.row_keys(key, number_B), limit_B, distribution)
+def _row_settings(
+    key: Array, number_B: Array, limit_B: Array, distribution: SamplingDistribution
+) -> RowSettings:
+    # Compiled as one: call by call these small steps took milliseconds a batch.
+    return RowSettings(randomness.row_keys(key, number_B), limit_B, distribution)
+
+
+def check_max_new_tokens(limit: float, whose: str = "") -> None:
+    """Refuses a limit that `RowSettings.limit_B` cannot hold.
+
+    Args:
+      limit: most tokens of an output.
+      whose: names the prompt in the message.
+
+    Raises:
+      UsageError: below 1, too large, or not whole.
+    """
+    if not (1 <= limit <= _MOST_TOKENS and limit == int(limit)):
+        whole = f"must be at least 1, at most {_MOST_TOKENS} and whole"
+        raise UsageError(f"max_new_tokens is {limit}{whose}, {whole}")
 
 
 def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:
@@ -91,7 +110,7 @@ def _limits(max_new_tokens: int | Sequence[int], prompts: int) -> np.ndarray:
         raise UsageError(f"max_new_tokens has {limits.size} values for {prompts} prompts")
     limits = np.broadcast_to(limits, (prompts,))
     for i, limit in enumerate(limits.tolist()):
-        check_limit(limit, f" for prompt {i}")
+        check_max_new_tokens(limit, f" for prompt {i}")
     return limits.astype(np.int32)
 
 

@@ -38,7 +38,7 @@ class _LookedUp(NamedTuple):
 class PromptLookup:
     """Offers the continuation of the latest earlier occurrence of the text's last n tokens.
 
-    The longest n that occurs is taken; without one nothing is offered, and the round is a plain decoding
+    The longest n that occurs is taken; without one nothing is offered, and the round is an autoregressive
     step. The distribution that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's
     distribution. Needs no parameters and next to no time: the baseline that a draft model has to beat.
 

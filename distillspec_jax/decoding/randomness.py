@@ -30,7 +30,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 class Purpose(enum.IntEnum):
-    """What a draw is for; no two purposes share noise."""
+    """The purpose of a draw; no two purposes share noise."""
 
     DRAFT = 0
     ACCEPT = 1

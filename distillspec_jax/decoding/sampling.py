@@ -89,7 +89,7 @@ class SamplingDistribution:
         return jnp.where(kept, scaled, -jnp.inf)
 
     def for_rows(self, rows: int) -> SamplingDistribution:
-        """The same distribution with every field spread to `[rows]`."""
+        """Spreads every field to `[rows]`."""
         return jax.tree.map(lambda field: jnp.broadcast_to(field, (rows,)), self)
 
     def select(self, rows: Array | np.ndarray) -> SamplingDistribution:
@@ -99,7 +99,7 @@ class SamplingDistribution:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """What a user asks of sampling: temperature, then top-k, then top-p; each is one number or one a row.
+    """The sampling that a user asks for: temperature, then top-k, then top-p; each one number or one a row.
 
     The values are checked on the host when the object is made, before any device is needed. Sequences become
     tuples, so that the object is hashable.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafters import Draft, Drafter
-from distillspec_jax.decoding.state import Counts, PairParams, Requests, Rows, State, run_rounds, take_last
+from distillspec_jax.decoding.state import Counts, PairParams, Rows, RowSettings, State, run_rounds, take_last
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
@@ -48,13 +48,13 @@ class SpeculativeLoop:
         if self.block_size < 1:
             raise UsageError(f"block_size is {self.block_size}, must be at least 1")
 
-    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+    def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """See `Loop.init`."""
         # A round may write a whole block past the last token that it emits.
         room = max_new_tokens + self.block_size + 1
         target, pending_B = self.target.prefill(params.target, prompt_BT, room)
         return State(
-            rows=Rows.start(requests, pending_B, max_new_tokens),
+            rows=Rows.start(settings, pending_B, max_new_tokens),
             target=target,
             draft=self.drafter.init(params.draft, prompt_BT, room, pending_B),
             counts=Counts.zeros(len(pending_B), self.block_size),
@@ -68,8 +68,8 @@ class SpeculativeLoop:
 
     def round(self, params: PairParams, state: State) -> State:
         """One verify pass for every running row; idle rows keep everything they have."""
-        rows, distribution = state.rows, state.rows.requests.distribution
-        keys_B = randomness.round_keys(rows.requests.keys_B, rows.emitted_B)
+        rows, distribution = state.rows, state.rows.settings.distribution
+        keys_B = randomness.round_keys(rows.settings.keys_B, rows.emitted_B)
         draft = self.drafter.draft(
             params.draft, state.draft, keys_B, rows.pending_B, distribution, self.block_size
         )

@@ -1,4 +1,4 @@
-"""What a decoding loop carries from round to round, autoregressive or speculative.
+"""The state that a decoding loop carries from round to round, autoregressive or speculative.
 
 Every leaf has the batch as its leading axis, so that a row can be gathered, or its slot given to another
 prompt, without knowing what it holds.
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax.decoding.sampling import SamplingDistribution
-from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.shapes import Array, Params
 
@@ -37,27 +36,9 @@ class PairParams(NamedTuple):
     draft: Any = None
 
 
-_MOST_TOKENS = 2**31 - 1
-"""What an int32 holds."""
-
-
-def check_limit(limit: float, whose: str = "") -> None:
-    """Refuses what `Requests.limit_B` cannot hold.
-
-    Args:
-      whose: of what the limit is, for the message.
-
-    Raises:
-      UsageError: below 1, too large, or not whole.
-    """
-    if not (1 <= limit <= _MOST_TOKENS and limit == int(limit)):
-        whole = f"must be at least 1, at most {_MOST_TOKENS} and whole"
-        raise UsageError(f"max_new_tokens is {limit}{whose}, {whole}")
-
-
 @flax.struct.dataclass
-class Requests:
-    """What was asked for, row by row.
+class RowSettings:
+    """Noise, limit and sampling distribution of each row of a batch, on the device.
 
     Attributes:
       keys_B: typed PRNG keys, one a row (`randomness.row_keys`).
@@ -72,29 +53,29 @@ class Requests:
 
 @flax.struct.dataclass
 class Rows:
-    """What was asked of each row and what it has emitted so far.
+    """The settings of each row and what it has emitted so far.
 
     Attributes:
-      requests: see above.
+      settings: see `RowSettings`.
       pending_B: int32, the last committed token, which no cache holds yet.
       output_BT: int32, the emitted tokens, 0 beyond `emitted_B`.
       emitted_B: int32, number of emitted tokens, EOS included.
       status_B: int32, a `Status`.
     """
 
-    requests: Requests
+    settings: RowSettings
     pending_B: Array
     output_BT: Array
     emitted_B: Array
     status_B: Array
 
     @classmethod
-    def start(cls, requests: Requests, pending_B: Array, max_new_tokens: int) -> Rows:
+    def start(cls, settings: RowSettings, pending_B: Array, max_new_tokens: int) -> Rows:
         """Rows that have emitted nothing, with room for `max_new_tokens`; longer limits are cut to it."""
-        limit_B = jnp.minimum(requests.limit_B, max_new_tokens).astype(jnp.int32)
+        limit_B = jnp.minimum(settings.limit_B, max_new_tokens).astype(jnp.int32)
         rows = limit_B.shape[0]
         return cls(
-            requests=Requests(requests.keys_B, limit_B, requests.distribution.for_rows(rows)),
+            settings=RowSettings(settings.keys_B, limit_B, settings.distribution.for_rows(rows)),
             pending_B=pending_B.astype(jnp.int32),
             output_BT=jnp.zeros((rows, max_new_tokens), jnp.int32),
             emitted_B=jnp.zeros(rows, jnp.int32),
@@ -109,7 +90,7 @@ class Rows:
     @property
     def remaining_B(self) -> Array:
         """int32: how many tokens the limit still allows."""
-        return self.requests.limit_B - self.emitted_B
+        return self.settings.limit_B - self.emitted_B
 
     def append(self, block_BK: Array, count_B: Array, ends_BK: Array) -> Rows:
         """Emits the first `count_B` tokens of a block and settles which rows are done.
@@ -127,7 +108,7 @@ class Rows:
         emitted_B = self.emitted_B + count_B
         some_B = count_B > 0
         ended_B = some_B & take_last(ends_BK, count_B)
-        full_B = some_B & (emitted_B >= self.requests.limit_B)
+        full_B = some_B & (emitted_B >= self.settings.limit_B)
         status_B = jnp.where(full_B, int(Status.LENGTH), self.status_B)
         return dataclasses.replace(
             self,
@@ -177,7 +158,7 @@ class State:
     """The carry of a decoding loop.
 
     Attributes:
-      rows: requests and output.
+      rows: settings and output of each row.
       target: the target's state; holds every committed token but the pending one.
       draft: the drafter's memory between rounds; None in autoregressive decoding.
       counts: statistics; their G is the largest block that this state has room for.
@@ -192,7 +173,7 @@ class State:
 class Loop(Protocol):
     """A way to decode: a frozen, hashable value, a static argument of jitted functions."""
 
-    def init(self, params: PairParams, prompt_BT: Array, requests: Requests, max_new_tokens: int) -> State:
+    def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """Reads the prompts (padded as `prompt_lengths` says) and makes room for `max_new_tokens`."""
 
     def run(

@@ -90,7 +90,7 @@ class StopOnStrings:
             token_B = jnp.max(jnp.where(moves_BT & (back_BT == most - i), output_BT, -1), axis=1, initial=-1)
             return jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
 
-        # Where no more than those were told, the text begins with them.
+        # A row that has emitted no more tokens than that begins within them.
         state_B = jnp.where(back_BT[:, 0] <= most, jnp.int32(empty), 0)
         # Written out for short strings alone: of long ones that would take minutes to compile.
         state_B = jax.lax.fori_loop(0, most, read, state_B, unroll=4)

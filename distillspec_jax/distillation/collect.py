@@ -29,7 +29,7 @@ from distillspec_jax.data.target_set import (
     logprobs_file,
     read_header,
 )
-from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
@@ -61,7 +61,7 @@ def collect(
     block_size: int | str = 5,
     batch_size: int = 8,
     partitioner: Partitioner | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DecodingProgress], None] | None = None,
     say: Callable[[str], None] = print,
 ) -> TargetSet:
     """Writes a set, or completes the one that is there.
@@ -189,10 +189,8 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
     """Writes the header and the vocabulary, unless they are there."""
     if (root / HEADER_FILE).exists():
         return
-    with files.saving(root):
-        root.mkdir(parents=True, exist_ok=True)
-        (root / checkpoint.tokenizer_file(tokenizer)).write_bytes(tokenizer)
-        content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
+    files.write_whole(root / checkpoint.tokenizer_file(tokenizer), tokenizer)
+    content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
     files.write_whole(root / HEADER_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
 

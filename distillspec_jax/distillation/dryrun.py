@@ -48,7 +48,7 @@ topology that is compiled for is named apart."""
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one train step. Bytes are those of the device that holds most.
+    """What one train step costs. Bytes are those of the device that holds most.
 
     Attributes:
       mesh: sizes of its axes.

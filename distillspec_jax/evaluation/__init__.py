@@ -1,1 +1,1 @@
-"""Evaluation: what was accepted, how fast it was, whether a difference is one, and pages that say so."""
+"""Measurements: what was accepted, how fast it was, whether a difference is one. `reports/` tells of them."""

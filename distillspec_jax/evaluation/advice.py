@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Drafter, Engine, SamplingDistribution
-from distillspec_jax.decoding.adaptive import tokens_per_round
 from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
+from distillspec_jax.decoding.round_costs import tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.timing import step_seconds
@@ -179,14 +179,14 @@ def advise(
 
 
 def reach(completions: Sequence[Any]) -> np.ndarray:
-    """Probability that a round accepts at least i + 1 drafts, from the rate of every position."""
+    """Reckons the probability that a round accepts at least i + 1 drafts, from the rate of every position."""
     tested_G = np.sum([done.tested_at for done in completions], axis=0)
     accepted_G = np.sum([done.accepted_at for done in completions], axis=0)
     return np.cumprod(accepted_G / np.maximum(tested_G, 1))
 
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int, room: int = _ROOM) -> float:
-    """One call of `extend` with so many tokens a row, 30 tokens into a text of so much room."""
+    """Times one call of `extend` with so many tokens a row, 30 tokens into a text of so much room."""
     network = model.model
     params = jax.jit(network.prepare, static_argnums=1)(model.params, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
@@ -210,7 +210,7 @@ def draft_seconds(
     block_size: int,
     room: int = _ROOM,
 ) -> float:
-    """Drafting one block for every row, 30 tokens into a text of so much room."""
+    """Times drafting one block for every row, 30 tokens into a text of so much room."""
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     two_B, zero_B = jnp.full(rows, 2, jnp.int32), jnp.zeros(rows, jnp.int32)
     text_BT = jnp.ones((rows, min(30, room - block_size - 1)), jnp.int32)

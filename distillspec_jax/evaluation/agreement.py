@@ -22,7 +22,7 @@ from distillspec_jax import files
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
     PairParams,
-    Requests,
+    RowSettings,
     SpeculativeLoop,
     State,
     Status,
@@ -225,9 +225,9 @@ def sample_rounds(
     keys_B = randomness.row_keys(jax.random.fold_in(randomness.seed_key(seed[0]), seed[1]), jnp.arange(rows))
     limit_B = jnp.where(prompt_lengths(prompt_BT) > 0, longest, 0).astype(jnp.int32)
     sampling = distribution.distribution(vocabulary)
-    requests = Requests(keys_B, limit_B, sampling.for_rows(rows))
+    settings = RowSettings(keys_B, limit_B, sampling.for_rows(rows))
     params = PairParams(target.params, draft_params)
-    state = _start(loop, params, prompt_BT, requests, longest)
+    state = _start(loop, params, prompt_BT, settings, longest)
     found: list[tuple[np.ndarray, ...]] = []
     while bool(state.rows.running_B.any()):
         start_B = np.asarray(state.rows.emitted_B)
@@ -247,7 +247,7 @@ _start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
 def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
     """Runs one round, with its counts alone."""
     rows, block_size = state.counts.tested_BG.shape
-    return loop.run(params, state.replace(counts=Counts.zeros(rows, block_size)), 1)  # type: ignore[attr-defined]
+    return loop.run(params, dataclasses.replace(state, counts=Counts.zeros(rows, block_size)), 1)
 
 
 def teacher_forced(

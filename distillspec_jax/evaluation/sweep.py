@@ -205,7 +205,7 @@ class _Sweep:
         self._write(cell, row)
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
-        """Several drafters under the same conditions, timed in turns with the baseline."""
+        """Measures several drafters under the same conditions, timed in turns with the baseline."""
         first = missing[0]
         labels = ", ".join(cell.drafter for cell in missing)
         self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
@@ -346,7 +346,7 @@ class _Sweep:
 
 
 def device() -> str:
-    """What this process computes on, in words."""
+    """Names what this process computes on."""
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"

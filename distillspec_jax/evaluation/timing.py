@@ -19,7 +19,7 @@ import numpy as np
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.models.dense import compiler_options
+from distillspec_jax.models.cpu_forms import compiled
 
 Result = TypeVar("Result")
 Carry = TypeVar("Carry")
@@ -105,10 +105,7 @@ def step_seconds(
 
     `step` must need its carry, or the compiler takes it out of the loop.
     """
-    loop = jax.jit(
-        lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry),
-        compiler_options=compiler_options(),
-    )
+    loop = compiled(lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry))
     jax.block_until_ready(loop(start))
     best = math.inf
     for _ in range(repeats):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distillspec_jax.decoding import drafter_registry
-from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files, text_generator
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
@@ -58,7 +58,7 @@ def generate_file(
     dtype: str | None = None,
     num_partitions: int | None = None,
     assume_same_vocabulary: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DecodingProgress], None] | None = None,
     say: Callable[[str], None] = print,
 ) -> Totals | None:
     """Completes every line of a request file and writes one line for each, in order.

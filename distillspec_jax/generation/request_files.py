@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
-from distillspec_jax.decoding.state import check_limit
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving
 from distillspec_jax.generation.text_generator import Generation
@@ -72,7 +72,7 @@ def options(requests: Sequence[GenerationRequest], defaults: Mapping[str, Any]) 
                 raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
         limit = own.pop("max_new_tokens", 1)
         try:
-            check_limit(limit)
+            check_max_new_tokens(limit)
             SamplingParams(**own)
         except UsageError as error:
             raise UsageError(f"{request.where}: {error}") from error

@@ -12,7 +12,7 @@ import jax
 
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
-from distillspec_jax.decoding.engine import Completion, Engine, Progress
+from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
 from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
@@ -156,7 +156,7 @@ class TextGenerator:
         max_new_tokens: int | Sequence[int] | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[DecodingProgress], None] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[Generation]:
         """Completes texts, in order; each is yielded when it and those before it are done.

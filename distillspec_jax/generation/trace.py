@@ -16,7 +16,7 @@ from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
-from distillspec_jax.decoding.state import PairParams, Requests, State
+from distillspec_jax.decoding.state import PairParams, RowSettings, State
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.interface import padded_prompts, width_of
@@ -70,13 +70,13 @@ def trace(
     prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
     distribution = SamplingParams(temperature).distribution(tokenizer.vocabulary)
     limit = max_new_tokens or form.max_new_tokens
-    requests = Requests(
+    settings = RowSettings(
         randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)),
         jnp.asarray([limit], jnp.int32),
         distribution,
     )
     params = PairParams(target.params, draft_params)
-    state = _start(loop, params, prompt_BT, requests, limit)
+    state = _start(loop, params, prompt_BT, settings, limit)
     rounds, emitted, accepted, tested = [], 0, 0, 0
     while bool(state.rows.running_B[0]):
         state = _round(loop, params, state)

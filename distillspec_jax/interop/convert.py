@@ -110,7 +110,7 @@ def convert(
         tokenizer_fingerprint=None if read.tokenizer is None else checkpoint.fingerprint(read.tokenizer),
         provenance=checkpoint.provenance(converted={"format": form, "input": str(source), "step": read.step}),
         eos_ids=list(read.eos_ids),
-        prompts_end_with_eos=isinstance(read.model, EncoderDecoder),
+        prompts_end_with_eos=read.model.prompts_end_with_eos,
         chat=read.chat,
     )
     checkpoint.write_card(destination, card, read.tokenizer)
@@ -140,7 +140,8 @@ def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
 
 def _from_hf(source: str) -> Source:
     model, params = hf_folder.read(source)
-    tokenizer = hf_tokenizer.find(source, sentencepiece_first=isinstance(model, EncoderDecoder))
+    # A T5's own tokenizer is the SentencePiece model; a tokenizer.json beside it is made from that.
+    tokenizer = hf_tokenizer.find(source, sentencepiece_first=registry.family_of(model) == "t5")
     return Source(
         model,
         params,

@@ -94,7 +94,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
         return _Entry(shape, kind, offset, math.prod(shape) // block * block_bytes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, without reading it."""
+        """The shape of a tensor, which is not read."""
         return self._entries[name].shape
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ model.safetensors.index.json    which of the files beside it holds which tensor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from distillspec_jax import files
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop import hf, hf_decoder
 from distillspec_jax.interop.tensors import Tensors
-from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
-from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -31,6 +30,10 @@ INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 _KINDS = ("t5", *hf_decoder.ARCHITECTURES)
 """Values of `model_type` that can be read."""
 
+
+_READERS: Mapping[str, Callable[..., Any]] = {"t5": hf.from_hf, "decoder_only": hf_decoder.from_hf}
+_WRITERS: Mapping[str, Callable[..., Any]] = {"t5": hf.to_hf, "decoder_only": hf_decoder.to_hf}
+"""By family: tensors and config.json to sizes and parameters, and back."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".ckpt")
 
@@ -84,15 +87,17 @@ def read(directory: str | Path) -> tuple[Network, Params]:
     kind = str(config.get("model_type"))
     if kind not in _KINDS:
         raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {kind!r}: {nearest(kind, _KINDS)}")
-    tensors = _weights(root)
+    tensors, family = _weights(root), family_of(kind)
     try:
-        if kind == "t5":
-            sizes, params = hf.from_hf(tensors, config)
-            return EncoderDecoder(sizes), params
-        line, params = hf_decoder.from_hf(tensors, config)
-        return DecoderOnly(line), params
+        sizes, params = _READERS[family](tensors, config)
+        return registry.FAMILIES[family](sizes), params
     except (TypeError, KeyError) as error:  # sizes that are no numbers, a missing part of rope_scaling
         raise UsageError(f"{root / CONFIG_FILE} is not the configuration of a {kind}: {error!r}") from error
+
+
+def family_of(kind: str) -> str:
+    """The family of a `model_type`; every one of transformers' but T5 is a decoder."""
+    return "t5" if kind == "t5" else "decoder_only"
 
 
 def _weights(root: Path) -> Tensors:
@@ -139,10 +144,7 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
       UsageError: a network that transformers does not know, or a full disk.
     """
     root = Path(directory)
-    if isinstance(model, EncoderDecoder):
-        tensors, config = hf.to_hf(model.config, params)
-    else:
-        tensors, config = hf_decoder.to_hf(model.config, params)
+    tensors, config = _WRITERS[registry.family_of(model)](model.config, params)
     with files.saving(root):
         root.mkdir(parents=True, exist_ok=True)
         save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
+from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
@@ -100,7 +101,8 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         found[TOKENIZER_CONFIG] = _tokenizer_config(words)
     if eos:
         special["eos_token_id"] = eos[0] if len(eos) == 1 else eos
-    start = getattr(model.model.config, "decoder_start_id", None)
+    _, config = registry.describe(model.model)
+    start = config.get("decoder_start_id")
     ids = special if start is None else {**special, "decoder_start_token_id": start}
     found[GENERATION_FILE] = _json(ids)
     return special, found

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 
 _LOGS = ("training.jsonl", "metrics.jsonl")
-"""Of a model of the zoo, and of a run."""
+"""The logs of a model of the zoo, and of a run."""
 
 
 def text(model: Pretrained, num_parameters: int) -> str:
@@ -28,8 +28,8 @@ def text(model: Pretrained, num_parameters: int) -> str:
         "--to=hf`.",
         "",
     ]
-    layers = getattr(model.model.config, "num_decoder_layers", None)
-    if layers != getattr(model.model.config, "num_encoder_layers", None):
+    _, config = registry.describe(model.model)
+    if (layers := config.get("num_decoder_layers")) != config.get("num_encoder_layers"):
         lines += [
             "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
             f"before `generate`, set `model.config.num_layers = {layers}`.",

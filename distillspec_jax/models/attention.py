@@ -1,4 +1,4 @@
-"""Multi-head attention, in T5's form unless told otherwise: no biases, and no 1/sqrt(d) (it is folded into
+"""Multi-head attention, in T5's form by default: no biases, and no 1/sqrt(d) (it is folded into
 the query's init).
 
 Two ways through the same parameters: `attend` over a whole sequence (training, encoding), and
@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax.models.cpu_forms import few_queries
 from distillspec_jax.models.dense import (
-    TURNED,
+    TRANSPOSED,
     Dense,
     Form,
     StackedDense,
     along_last,
     fan_in_normal,
-    few_queries,
     logical,
 )
 from distillspec_jax.models.rotary import Rotation, rotate
@@ -213,10 +213,10 @@ class Attention(nn.Module):
     def queries_keys_values(
         self, x_BTM: Array, rotation: Rotation | None = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """What self-attention needs of its one input; alone in reading stacked parameters.
+        """Queries, keys and values of one input, for self-attention; it alone reads stacked parameters.
 
         Args:
-          rotation: turns queries and keys by their positions.
+          rotation: rotates queries and keys by their positions.
         """
         if self.fused:
             # Members are the first heads of every group, the second heads, ...; then keys and values.
@@ -238,7 +238,7 @@ class Attention(nn.Module):
         b, h, q, d = q_BHQD.shape
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
-        if self.form in TURNED:
+        if self.form in TRANSPOSED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
         else:
             scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])

@@ -1,4 +1,4 @@
-"""What the configurations of all families are held to."""
+"""Validation shared by all model configurations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from distillspec_jax.errors import UsageError, nearest
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
-"""Of a feed-forward; GELU is the tanh approximation, as in T5X."""
+"""Activations of a feed-forward; GELU is the tanh approximation, as in T5X."""
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -20,7 +20,7 @@ def require(config: Any, field: str, valid: bool, must: str) -> None:
 
 
 def require_one_of(config: Any, field: str, choices: Sequence[str]) -> None:
-    """The same for words; names the nearest."""
+    """Refuses a word that is none of the choices; names the nearest."""
     word = getattr(config, field)
     if word not in choices:
         raise UsageError(f"{field}: unknown {word!r}: {nearest(word, choices)}")

@@ -175,14 +175,14 @@ class Decoder(nn.Module):
     def __call__(
         self, x_BTM: Array, position_BT: Array, mask_BTT: Array, deterministic: bool
     ) -> tuple[Array, list[tuple[Array, Array]]]:
-        """What `features` reads, and every layer's keys and values."""
+        """The stack's output, which `features` reads, and every layer's keys and values."""
         bias, rotation = bias_of(mask_BTT), self._rotation(position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
         return through(self, layer, x, bias, rotation, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
-        """The same for new tokens, against the cache."""
+        """Runs the stack on new tokens, against the cache."""
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
         bias = bias_of(slot_1S[:, None] <= position_BK[:, :, None])
         rotation, x, cache = self._rotation(position_BK), x_BKM, []
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
         return x, cache
 
     def features(self, x: Array, deterministic: bool) -> Array:
-        """What `logits` reads."""
+        """The features that `logits` reads."""
         y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
         return self.narrow(y) if self.config.embedding_rank else y
 
@@ -258,6 +258,8 @@ class DecoderOnly(LinenModel):
 
     config: DecoderOnlyConfig
     transformer = Transformer
+    config_type = DecoderOnlyConfig
+    depth_field = "num_layers"
 
     @property
     def room(self) -> int | None:

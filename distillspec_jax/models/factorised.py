@@ -19,7 +19,6 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
-from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
 _CHUNK = 8_192
@@ -85,9 +84,9 @@ def _directions(table_VM: np.ndarray, rank: int) -> np.ndarray:
 
 
 def expanded(model: Network, params: Params) -> tuple[Network, Params]:
-    """The same network with a whole embedding and a projection to logits of its own; others as they are.
+    """Undoes the factorisation: a whole embedding and a separate projection; other networks stay as they are.
 
-    For formats that have no word for a factorised one. Logits are the same but for rounding.
+    For formats that cannot describe a factorised embedding. Logits are the same but for rounding.
     """
     config: Any = model.config
     if not config.embedding_rank:
@@ -95,8 +94,7 @@ def expanded(model: Network, params: Params) -> tuple[Network, Params]:
     embedder, decoder = params["token_embedder"], dict(params["decoder"])
     embedding_VR, narrow_MR = embedder["embedding"], decoder.pop("narrow")["kernel"]
     if config.logits_via_embedding:
-        scale = config.emb_dim**-0.5 if isinstance(model, EncoderDecoder) else 1.0
-        kernel_RV = embedding_VR.T * scale
+        kernel_RV = embedding_VR.T * model.logits_scale
     else:
         kernel_RV = decoder["logits_dense"]["kernel"]
     decoder["logits_dense"] = {"kernel": narrow_MR @ kernel_RV}

@@ -1,4 +1,4 @@
-"""What decoding, distillation and evaluation know of a network, and no more.
+"""The interface of a network to decoding, distillation and evaluation.
 
 Parameters are an argument, never state; encoder-decoder and decoder-only models differ only in
 `prefill`. Nothing above this package asks which of the two it is given.
@@ -9,6 +9,7 @@ decoder start token after an encoder-decoder prefill, the last prompt token afte
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,7 +41,7 @@ class DecodeState:
 
     def rewind(self, length_B: Array) -> DecodeState:
         """Forgets the tail of each row, in O(1): garbage past `length_B` is never attended to."""
-        return self.replace(length_B=length_B.astype(jnp.int32))  # type: ignore[attr-defined]
+        return dataclasses.replace(self, length_B=length_B.astype(jnp.int32))
 
     def select(self, rows: Array) -> DecodeState:
         """Gathers rows (several drafts a prompt, a refilled slot)."""
@@ -50,7 +51,7 @@ class DecodeState:
 def prompt_lengths(prompt_BT: Array) -> Array:
     """Tokens of each row: those before the first -1, or, of a row without one, before the zeros at its end.
 
-    -1 pads wherever 0 may be an id like others: in serving, in stored sets, in features of such a vocabulary.
+    -1 pads wherever 0 may be an id like others: in decoding, stored sets, features of such a vocabulary.
     """
     slot_1T = jnp.arange(1, prompt_BT.shape[1] + 1)[None]
     marked_B1 = jnp.any(prompt_BT < 0, axis=1, keepdims=True)
@@ -112,7 +113,7 @@ class LanguageModel(Protocol):
 
         Args:
           rows: batch times tokens of most calls of `extend`, where it is known. For few on a CPU, what calls
-            it must be compiled with `dense.compiler_options`.
+            it must be compiled by `cpu_forms.compiled`.
         """
 
     @property

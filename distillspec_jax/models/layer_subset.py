@@ -1,4 +1,4 @@
-"""A draft made of some of its target's layers: same width, same embedding, same vocabulary."""
+"""Makes a draft of some of its target's layers: same width, same embedding, same vocabulary."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
-from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Params
 
 
-def _field(model: Network) -> str:
-    """The configuration's name for the depth of the stack that writes, of which a draft has less."""
-    return "num_decoder_layers" if isinstance(model, EncoderDecoder) else "num_layers"
-
-
 def num_layers(model: Network) -> int:
-    """Of the stack that writes."""
-    count: int = getattr(model.config, _field(model))
+    """Number of decoder layers, of which a draft has fewer."""
+    count: int = getattr(model.config, model.depth_field)
     return count
 
 
@@ -39,7 +33,7 @@ def shrink(model: Network, layers: Sequence[int]) -> Network:
             "ascending order"
         )
     config: Any = model.config
-    return dataclasses.replace(model, config=dataclasses.replace(config, **{_field(model): len(layers)}))
+    return dataclasses.replace(model, config=dataclasses.replace(config, **{model.depth_field: len(layers)}))
 
 
 def take(params: Params, layers: Sequence[int]) -> Params:

@@ -1,4 +1,4 @@
-"""What every family's face shares: a Linen module behind the `LanguageModel` contract."""
+"""The common base of all families: a Linen module behind the `LanguageModel` contract."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class LinenModel(LanguageModelDefaults):
       int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
       transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
         `hidden`, `readout` and `extend` (whose result is hidden, too).
+      config_type: the class of `config`.
+      depth_field: the field of `config` that counts the layers of the decoder.
+      prompts_end_with_eos: whether published models of the family were trained on prompts with EOS.
     """
 
     config: Any
@@ -34,6 +37,9 @@ class LinenModel(LanguageModelDefaults):
     scan_layers: bool = False
     int8: bool = False
     transformer: ClassVar[Any]
+    config_type: ClassVar[Any]
+    depth_field: ClassVar[str]
+    prompts_end_with_eos: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
@@ -52,6 +58,15 @@ class LinenModel(LanguageModelDefaults):
     def room(self) -> int | None:
         """The most tokens of a prompt and what follows it, together; None: any number."""
         return None
+
+    @property
+    def logits_scale(self) -> float:
+        """The factor of a tied embedding on its way to logits."""
+        return 1.0
+
+    def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
+        """See `LanguageModel.prefill`; every family has its own."""
+        raise NotImplementedError
 
     def init(self, key: Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
@@ -79,4 +94,5 @@ class LinenModel(LanguageModelDefaults):
     ) -> tuple[Array, DecodeState]:
         """`extend` up to the last projection: `[B, K, M]`."""
         hidden_BKM, cache = self._apply(params, tokens_BK, state, method="extend")
-        return hidden_BKM, state.replace(length_B=state.length_B + tokens_BK.shape[1], cache=cache)  # type: ignore[attr-defined]
+        length_B = state.length_B + tokens_BK.shape[1]
+        return hidden_BKM, dataclasses.replace(state, length_B=length_B, cache=cache)

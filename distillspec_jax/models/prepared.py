@@ -2,9 +2,9 @@
 
 At batch 1 a token costs one reading of the decoder's weights. Queries, keys and values of self-attention,
 and both inputs of a gated feed-forward, become one array each, read in one go, and an embedding that is also
-the projection to logits gets a kernel of its own. Calls of few rows on a CPU want every kernel turned round
-(`dense.few_rows`), and in eight bits where the model was loaded so (`quantised.py`). The canonical tree stays
-what is stored, trained and shown; these forms live inside decoding and give the same logits.
+the projection to logits gets a kernel of its own. Calls of few rows on a CPU want every kernel transposed
+(`cpu_forms.py`), and in eight bits where the model was loaded so (`quantised.py`). The canonical tree is
+stored, trained and shown; these forms live inside decoding and give the same logits.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from distillspec_jax.models import quantised
-from distillspec_jax.models.dense import FEW_ROWS, Form
+from distillspec_jax.models import cpu_forms, quantised
+from distillspec_jax.models.dense import Form
 from distillspec_jax.shapes import Array, Params
 
 
 def prepared(
     params: Params, rows: int | None = None, *, head_dim: int, logits_scale: float = 1.0, int8: bool = False
 ) -> Params:
-    """The canonical tree with its decoder in the form for calls of so many rows; a prepared one as it is.
+    """Puts the decoder of a canonical tree into the form for calls of so many rows; keeps a prepared one.
 
     Args:
       rows: batch times tokens of a call; None for calls of any size.
@@ -34,7 +33,7 @@ def prepared(
     if form_of(params) != "canonical":
         return params
     form: Form = "stacked"
-    if rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu":
+    if cpu_forms.pays(rows):
         form = "int8" if int8 else "few_rows"
     decoder = {
         name: _layer(node, form, head_dim) if name.startswith("layers_") else node
@@ -98,7 +97,7 @@ def _stack(nodes: list[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def _formed(node: Mapping[str, Array], form: Form) -> dict[str, Array]:
-    """A kernel's `[in, ...]` to `[..., in]`, and that in eight bits, if so wanted."""
+    """Transposes a kernel `[in, ...]` to `[..., in]`, and rounds it to eight bits for the form `int8`."""
     if form == "stacked":
         return dict(node)
     rest = {name: array for name, array in node.items() if name != "kernel"}

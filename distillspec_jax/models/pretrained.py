@@ -47,7 +47,7 @@ class Pretrained:
 
     @property
     def dtype(self) -> str:
-        """What it was loaded in: of activations, or `int8`."""
+        """The dtype of activations that it was loaded in, or `int8`."""
         return INT8 if self.model.int8 else str(self.model.config.dtype)
 
     @property
@@ -60,7 +60,7 @@ class Pretrained:
         return self._bytes(shortlist.spared(self.model, len(self.card.shortlist))) / target._bytes()
 
     def _bytes(self, spared: int = 0) -> float:
-        """Of all parameters but so many weights of the projection to logits."""
+        """Bytes of all parameters, less those of so many weights of the projection to logits."""
         leaves = jax.tree.leaves(self.params)
         whole = sum(leaf.nbytes for leaf in leaves) * (1 - spared / self.num_parameters)
         if not self.model.int8:
@@ -129,7 +129,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
 
 
 def split(name: str) -> tuple[str, str | None]:
-    """`MODEL@DTYPE` in its two parts; what is no such name, or a folder as it stands, has no dtype."""
+    """`MODEL@DTYPE` in its two parts; None for a name without a dtype, or for a folder that exists."""
     model, at, dtype = name.rpartition("@")
     return (model, dtype) if at and "/" not in dtype and not Path(name).is_dir() else (name, None)
 
@@ -141,7 +141,7 @@ def resolve(name: str) -> Path:
 
 
 def read_card(name: str) -> ModelCard:
-    """What a directory or a model of the zoo says of itself.
+    """Reads the card of a directory or of a model of the zoo.
 
     Raises:
       UsageError: no such model (names the nearest of either kind), or no card of ours.

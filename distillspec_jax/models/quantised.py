@@ -50,7 +50,10 @@ def num_weights(params: Params) -> int:
 
 
 def _inputs_axis(path: Any, params: Params) -> int | None:
-    """Of a kernel that every token reads; an embedding is one if it also makes logits."""
+    """The input axis of a quantised kernel, else None.
+
+    Kernels that every token reads are quantised; an embedding is one if it also makes logits.
+    """
     *above, name = (key.key for key in path)
     if name == "embedding" and above == ["token_embedder"]:
         return None if "logits_dense" in params["decoder"] else -1

@@ -1,4 +1,4 @@
-"""Model families by name: what a checkpoint's `model.json` is turned back into."""
+"""Model families by name, and models from the configuration in a checkpoint's `model.json`."""
 
 from __future__ import annotations
 
@@ -9,39 +9,49 @@ import flax.linen as nn
 import jax
 
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
-from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
-Network = EncoderDecoder | DecoderOnly
+Network = LinenModel
 """A `LanguageModel` with a configuration, whose parameters can be made and stored."""
 
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "decoder_only": (DecoderOnly, DecoderOnlyConfig),
-    "t5": (EncoderDecoder, T5Config),
+FAMILIES: dict[str, type[Network]] = {
+    "decoder_only": DecoderOnly,
+    "t5": EncoderDecoder,
 }
+"""Every family by its name in `model.json`; a new one is a module and a line here."""
 
 
 def build(family: str, config: dict[str, Any]) -> Network:
     """The model of a family and its configuration's JSON values."""
     if family not in FAMILIES:
         raise UsageError(f"unknown model family {family!r}: {nearest(family, FAMILIES)}")
-    model, config_type = FAMILIES[family]
-    fields = {f.name for f in dataclasses.fields(config_type)}
+    model = FAMILIES[family]
+    fields = {field.name for field in dataclasses.fields(model.config_type)}
     for name in config:
         if name not in fields:
             raise UsageError(f"{family} model: unknown configuration field {name!r}: {nearest(name, fields)}")
-    built: Network = model(config_type(**config))
-    return built
+    return model(model.config_type(**config))
 
 
-def describe(model: Any) -> tuple[str, dict[str, Any]]:
-    """Inverse of `build`."""
-    for family, (model_type, _) in FAMILIES.items():
-        if isinstance(model, model_type):
-            return family, dataclasses.asdict(model.config)
+def family_of(model: Network) -> str:
+    """The name of a model's family.
+
+    Raises:
+      TypeError: a class that is not registered.
+    """
+    for family, registered in FAMILIES.items():
+        if type(model) is registered:
+            return family
     raise TypeError(f"{type(model).__name__} is not a registered model family")
+
+
+def describe(model: Network) -> tuple[str, dict[str, Any]]:
+    """The inverse of `build`."""
+    return family_of(model), dataclasses.asdict(model.config)
 
 
 def normalise(card: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Rotary position embedding (RoPE): queries and keys are turned by their absolute positions, so that their
-product tells their distance.
+"""Rotary position embedding (RoPE): queries and keys are rotated by their absolute positions, so that their
+product depends on their distance.
 
 Entry i of the first half of a head is paired with entry i of the second half, as Hugging Face stores Llama.
 """
@@ -16,7 +16,7 @@ from distillspec_jax.shapes import Array
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines `[B, 1, T, D/2]` of the angles that a sequence's tokens are turned by."""
+    """Cosines and sines `[B, 1, T, D/2]` of the angles that a sequence's tokens are rotated by."""
 
     cosine: Array
     sine: Array

@@ -22,7 +22,7 @@ from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Array, Params
 
 _KEY = "shortlist"
-"""Of the narrow projection, beside the network's own parameters."""
+"""The key of the narrow projection, beside the network's own parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Shortlisted:
     def spread(self, log_BTS: Array) -> Array:
         """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list.
 
-        A distribution that is NaN, which is wholly so, stays NaN everywhere.
+        An all-NaN row stays NaN.
         """
         beside = jnp.where(jnp.isnan(log_BTS[..., :1]), jnp.nan, -jnp.inf)
         # One more column, which every id beside the list reads: CPUs gather faster than they scatter.

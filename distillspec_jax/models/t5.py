@@ -267,12 +267,19 @@ class EncoderDecoder(LinenModel):
 
     config: T5Config
     transformer = Transformer
+    config_type = T5Config
+    depth_field = "num_decoder_layers"
+    prompts_end_with_eos = True
+
+    @property
+    def logits_scale(self) -> float:
+        """Tied logits are scaled as in T5: the table also has to embed."""
+        return self.config.emb_dim**-0.5
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
         """See `LanguageModel.prepare`."""
-        config = self.config
-        scale = config.emb_dim**-0.5
-        return prepared(params, rows, head_dim=config.head_dim, logits_scale=scale, int8=self.int8)
+        head_dim, scale = self.config.head_dim, self.logits_scale
+        return prepared(params, rows, head_dim=head_dim, logits_scale=scale, int8=self.int8)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         config, b = self.config, prompt_BT.shape[0]

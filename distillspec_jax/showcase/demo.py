@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
@@ -169,7 +169,7 @@ def _timed(
     finally:
         spent = before + time.perf_counter() - began
         if directory.is_dir():
-            clock.write_text(json.dumps(spent))
+            files.write_whole(clock, json.dumps(spent))
     return directory, spent
 
 

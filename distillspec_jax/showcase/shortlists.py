@@ -10,7 +10,7 @@ from distillspec_jax.distillation.collect import collect
 from distillspec_jax.models.pretrained import Pretrained
 
 SIZE = 1024
-"""Of the embedded vocabulary's 4,096: all that the target says greedily, nine tenths of what it samples."""
+"""Ids, of 4,096 in the vocabulary: all that the target says greedily, nine tenths of what it samples."""
 _TOP_LOGPROBS = 128
 
 

@@ -20,6 +20,7 @@ from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, heaviest, token_mass
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement, held_out, paired
+from distillspec_jax.files import write_whole
 from distillspec_jax.models import pretrained, zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.showcase.shortlists import shortlist
@@ -29,7 +30,7 @@ DESCRIPTIONS = {
     "draft": "multitask draft, supervised only",
     "distilled": "the same draft distilled from the target",
 }
-"""Of the models of a family, by `zoo_manifest.ROLES`."""
+"""What the models of a family are, by `zoo_manifest.ROLES`."""
 _GREEDY_DESCRIPTION = "the distilled draft, distilled further on greedy texts of {}: for temperature 0"
 DISTRIBUTIONS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32
@@ -122,7 +123,7 @@ def _add(root: Path, models: dict[str, Any], aliases: dict[str, str], **more: An
         "models": there["models"] | models,
         "aliases": there["aliases"] | aliases,
     }
-    (root / "zoo.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_whole(root / "zoo.json", json.dumps(manifest, indent=1) + "\n")
     zoo_manifest.manifest.cache_clear()
     zoo_manifest.shortlists.cache_clear()
 
@@ -143,7 +144,7 @@ def _write_lists(root: Path, found: dict[str, list[int]]) -> None:
         f"{json.dumps(name)}: {json.dumps(ids)}"
         for name, ids in (zoo_manifest.read_shortlists(root) | found).items()
     ]
-    (root / "shortlists.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write_whole(root / "shortlists.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _write(source: Path, target: Path) -> None:

@@ -85,7 +85,7 @@ class Reader:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides the ids."""
+        """Digests all that decides the ids."""
         chat = self.chat and [self.chat.source, dict(self.chat.words)]
         told = [
             self.tokenizer.fingerprint,

@@ -18,7 +18,7 @@ FOLDER = "non_finite"
 
 
 def fault(metrics: Metrics) -> str | None:
-    """What is not finite about a step, `the loss became nan`; None where all is well.
+    """Names what a step has that is not finite, `the loss became nan`; None where all is well.
 
     Agrees with the train step, which leaves the state alone after such a step.
     """

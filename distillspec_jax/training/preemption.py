@@ -21,7 +21,7 @@ class Preempted(BaseException):
 
 @dataclasses.dataclass
 class Stop:
-    """Whether somebody asked.
+    """Whether a stop signal arrived.
 
     Attributes:
       requested: a signal came.

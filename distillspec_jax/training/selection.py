@@ -10,7 +10,6 @@ parameters, so parameters without a record are those of a save that was cut shor
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class Selection:
             self._forget_others()
 
     def offer(self, step: int, value: float, params: Params) -> bool:
-        """Saves the parameters if their value is the best; whether it is. NaN never is."""
+        """Saves the parameters if their value is the best, and tells whether it is. NaN never is."""
         if not value > self.value:
             return False
         writes = jax.process_index() == 0
@@ -65,15 +64,12 @@ class Selection:
         return True
 
     def exhausted(self, step: int) -> bool:
-        """Whether nothing better has come for too long."""
+        """Tells whether nothing better has come for too long."""
         return bool(self._patience) and self.step is not None and step - self.step >= self._patience
 
     def _write_record(self) -> None:
         record = {"step": self.step, "metric": self._metric, "value": self.value}
-        temporary = self._root / (RECORD + ".tmp")
-        with files.saving(self._root):
-            temporary.write_text(json.dumps(record) + "\n")
-            os.replace(temporary, self._root / RECORD)
+        files.write_whole(self._root / RECORD, json.dumps(record) + "\n")
 
     def _record(self) -> dict[str, Any]:
         try:

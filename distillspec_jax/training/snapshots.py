@@ -1,4 +1,4 @@
-"""A run on disk: all that a restart needs to continue bit for bit.
+"""The state of a run on disk: all that a restart needs to continue bit for bit.
 
 The step alone gives the keys, the schedule and the data position; parameters, the optimizer's state and
 the metrics of the reporting interval under way are saved.

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from distillspec_jax.training.flops import peak
 
 NAMES = ("tokens_per_s", "step_s", "input_wait", "flops_utilisation")
-"""What of a report depends on the clock."""
+"""Metrics that depend on wall-clock time."""
 
 
 class Throughput:
-    """What the host's clock says of an interval, compilation and evaluation left out.
+    """Measures an interval by the host's clock, compilation and evaluation left out.
 
     Attributes:
       flops: of the model's matrix products in a step, over all devices.
@@ -24,25 +24,25 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """A new interval begins."""
+        """Begins a new interval."""
         self._tokens, self._steps, self._waited = 0.0, 0, 0.0
         self._began = time.monotonic()
 
     def add(self, tokens: float) -> None:
-        """A step is done; so many of its tokens bore on the loss."""
+        """Counts a finished step and its tokens, those that the loss counted."""
         self._tokens += tokens
         self._steps += 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for the next batch."""
+        """Times the wait for the next batch."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training."""
+        """Leaves out what is no training, such as an evaluation."""
         stopped = time.monotonic()
         yield
         self._began += time.monotonic() - stopped

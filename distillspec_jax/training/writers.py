@@ -22,19 +22,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from distillspec_jax.files import saving
+from distillspec_jax.files import saving, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class Writer(Protocol):
-    """Somewhere to report to."""
+    """A place to report to."""
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
         """Reports values of `train` or `eval` at a step."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Ends the reports."""
 
 
 class JsonlWriter:
@@ -55,9 +55,7 @@ class JsonlWriter:
                     self._reported.add((step, split))
         if jax.process_index():  # another host's file
             return
-        shortened = self._path.with_name(METRICS_FILE + ".tmp")
-        shortened.write_text("".join(line + "\n" for line in kept))
-        os.replace(shortened, self._path)
+        write_whole(self._path, "".join(line + "\n" for line in kept))
 
     def holds(self, step: int, split: str) -> bool:
         """Whether a line of this step and split was there when the run started."""

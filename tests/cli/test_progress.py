@@ -8,7 +8,7 @@ import pytest
 
 from distillspec_jax.cli import sweep
 from distillspec_jax.cli.progress import ProgressLine, heartbeat
-from distillspec_jax.decoding.engine import Progress
+from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.evaluation.sweep import SweepProgress
 
 
@@ -26,8 +26,8 @@ def test_a_terminal_gets_one_line_that_is_overwritten(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     line = ProgressLine()
-    line.prompts(Progress(done_prompts=1, total_prompts=2, emitted_tokens=5))
-    line.prompts(Progress(done_prompts=2, total_prompts=2, emitted_tokens=9))
+    line.prompts(DecodingProgress(done_prompts=1, total_prompts=2, emitted_tokens=5))
+    line.prompts(DecodingProgress(done_prompts=2, total_prompts=2, emitted_tokens=9))
     assert capsys.readouterr() == ("", "\r1/2 prompts, 5 tokens\r2/2 prompts, 9 tokens\n")
 
 

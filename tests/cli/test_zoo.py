@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax import checkpoint
-from distillspec_jax.cli import bindings, zoo
+from distillspec_jax.cli import bindings
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.data.catalog import EMBEDDED_TASKS
 from distillspec_jax.distillation.collect import collect
@@ -17,7 +17,7 @@ from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models import zoo_manifest as models_zoo
 from distillspec_jax.models.zoo_manifest import FAMILIES, ROLES, member
-from distillspec_jax.showcase import zoo_export
+from distillspec_jax.showcase import zoo_building, zoo_export
 from distillspec_jax.showcase.recipes import RECIPES
 from distillspec_jax.training.finetune import finetune
 from tests import pair
@@ -32,10 +32,12 @@ def forget():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("stage", zoo.STAGES, ids=lambda stage: stage[1])
+@pytest.mark.parametrize("stage", zoo_building.STAGES, ids=lambda stage: stage[1])
 def test_every_stage_binds_to_its_job(family, stage):
     command, name, parents = stage
-    flags = CommandParser(command, "", gin=True).parse(zoo.stage_flags(family, name, parents, "there"))
+    flags = CommandParser(command, "", gin=True).parse(
+        zoo_building.stage_flags(family, name, parents, "there")
+    )
     job = {"finetune": finetune, "distill": distill}[command]
     bindings.bind(job, flags.gin, given=("gin",))
     settings = gin.get_bindings(job)
@@ -51,9 +53,12 @@ def test_every_stage_binds_to_its_job(family, stage):
         assert (config.dropout_rate, settings["dropout_rate"]) == (0.0, 0.1 if name == "target" else None)
 
 
-@pytest.mark.parametrize("task", zoo.GREEDY_STEPS)
+@pytest.mark.parametrize("task", zoo_building.GREEDY_STEPS)
 def test_the_parts_of_a_draft_for_temperature_0_go_on_from_each_other(task):
-    collected, trained = zoo.greedy_stages(task, "there")[:2], zoo.greedy_stages(task, "there")[2:]
+    collected, trained = (
+        zoo_building.greedy_stages(task, "there")[:2],
+        zoo_building.greedy_stages(task, "there")[2:],
+    )
     assert [command for command, _ in collected] == ["collect", "collect"]
     steps, draft = 0, "there/distilled"
     for command, argv in trained:
@@ -65,7 +70,7 @@ def test_the_parts_of_a_draft_for_temperature_0_go_on_from_each_other(task):
         draft, steps = settings["model_dir"], steps + settings["loop"].total_steps
         gin.clear_config()
     assert draft == f"there/{models_zoo.greedy(task)}"
-    assert steps == sum(zoo.GREEDY_STEPS[task])
+    assert steps == sum(zoo_building.GREEDY_STEPS[task])
 
 
 def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_a_prompt_keeps_the_id_0_at_its_end(make_task, tmp_path):
 
 def test_a_chat_template_that_is_not_there_is_refused(tmp_path):
     chat = DataConfig("wiki_leads", chat=True)
-    with pytest.raises(UsageError, match="CHAT=True: nobody's chat template; give TOKENIZER_OF"):
+    with pytest.raises(UsageError, match="CHAT=True needs TOKENIZER_OF, whose chat template is used"):
         chat.reader  # noqa: B018
     with pytest.raises(UsageError, match=f"{tmp_path / 'a'} has no chat template: leave CHAT out"):
         chat.read_by(parent(tmp_path / "a", byte_level(), eos_ids=[EOS])).reader  # noqa: B018

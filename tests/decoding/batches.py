@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingDistribution, State, randomness
-from distillspec_jax.models.dense import compiler_options
+from distillspec_jax.decoding import Loop, PairParams, RowSettings, SamplingDistribution, State, randomness
+from distillspec_jax.models.cpu_forms import compiled
 from distillspec_jax.shapes import Array
 
 
@@ -34,7 +34,7 @@ def start(
 ) -> State:
     """A fresh state; row keys come from seed 0 and the rows' indices."""
     keys_B = randomness.row_keys(jax.random.key(0), index_B)
-    return loop.init(params, prompt_BT, Requests(keys_B, limit_B, distribution), max_new_tokens)
+    return loop.init(params, prompt_BT, RowSettings(keys_B, limit_B, distribution), max_new_tokens)
 
 
 def run(loop: Loop, params: PairParams, state: State, max_rounds: int = 1000) -> State:
@@ -42,7 +42,7 @@ def run(loop: Loop, params: PairParams, state: State, max_rounds: int = 1000) ->
     return _run(loop, params, state, max_rounds)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=compiler_options())
+@functools.partial(compiled, static_argnums=0)
 def _run(loop: Loop, params: PairParams, state: State, max_rounds: int) -> State:
     return loop.run(params, state, max_rounds)
 

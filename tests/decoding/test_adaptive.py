@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts, tokens_per_round
+from distillspec_jax.decoding.adaptive import BlockSizeChoice
+from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 
 COSTS = RoundCosts({0: 1.0, 1: 1.25, 3: 1.6, 5: 2.0, 7: 2.5})
 

@@ -20,7 +20,7 @@ from distillspec_jax.decoding import (
     Draft,
     ModelDrafter,
     PairParams,
-    Requests,
+    RowSettings,
     SamplingParams,
     SpeculativeLoop,
     State,
@@ -138,11 +138,11 @@ def test_what_a_draft_of_another_family_follows_begins_with_its_own_first_token(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def first_blocks(drafter: ModelDrafter, params: Params, prompt_BT: Array, requests: Requests) -> Draft:
-    keys_B = randomness.round_keys(requests.keys_B, jnp.zeros(len(prompt_BT), jnp.int32))
+def first_blocks(drafter: ModelDrafter, params: Params, prompt_BT: Array, settings: RowSettings) -> Draft:
+    keys_B = randomness.round_keys(settings.keys_B, jnp.zeros(len(prompt_BT), jnp.int32))
     pending_B = drafter.model.prefill(params, prompt_BT, 1)[1]
     memory = drafter.init(params, prompt_BT, 1 + BLOCK, pending_B)
-    return drafter.draft(params, memory, keys_B, pending_B, requests.distribution, BLOCK)
+    return drafter.draft(params, memory, keys_B, pending_B, settings.distribution, BLOCK)
 
 
 def test_drafted_blocks_are_drawn_from_the_drafts_distribution() -> None:

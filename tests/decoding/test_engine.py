@@ -10,16 +10,17 @@ import pytest
 from distillspec_jax.decoding import (
     CandidatesRule,
     Completion,
+    DecodingProgress,
     Engine,
     HybridDrafter,
     ModelDrafter,
-    Progress,
     PromptLookup,
     SamplingParams,
     StopOnEos,
-    runner,
+    calibration,
 )
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, RoundCosts
+from distillspec_jax.decoding.adaptive import BlockSizeChoice
+from distillspec_jax.decoding.round_costs import RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
@@ -114,7 +115,7 @@ def test_progress_and_compilations_are_reported(distribution: Any, monkeypatch: 
         return own(self, state, fresh, slot_B)
 
     monkeypatch.setattr(Runner, "refill", refill)
-    seen: list[Progress] = []
+    seen: list[DecodingProgress] = []
     reporting = engine(on_compile=said.append, rounds_per_visit=2)
     found = reporting.generate(PROMPTS, distribution, LIMITS, seed=0, progress=seen.append)
     announced = [f"compiling: {n} rows, prompts of up to 8, 16 new tokens" for n in (4, *refilled)]
@@ -123,7 +124,7 @@ def test_progress_and_compilations_are_reported(distribution: Any, monkeypatch: 
     # Another limit, the same shape: the longest output is rounded up.
     reporting.generate(PROMPTS[:2], distribution.select(np.arange(2)), 12, seed=0)
     assert len(said) == len(set(announced))
-    assert seen[-1] == Progress(10, 10, sum(len(c.tokens) for c in found))
+    assert seen[-1] == DecodingProgress(10, 10, sum(len(c.tokens) for c in found))
     assert [p.done_prompts for p in seen] == sorted(p.done_prompts for p in seen)
     assert [p.emitted_tokens for p in seen] == sorted(p.emitted_tokens for p in seen)
     assert len(seen) > 3
@@ -146,7 +147,7 @@ def test_prompts_take_the_slots_of_those_that_are_done(
 def test_a_completion_is_yielded_before_the_next_prompts_are_done(
     completions: list[Completion], distribution: Any
 ) -> None:
-    seen: list[Progress] = []
+    seen: list[DecodingProgress] = []
     stream = engine().stream(PROMPTS, distribution, LIMITS, seed=0, progress=seen.append)
     index, completion = next(stream)
     assert completion == completions[index]
@@ -289,7 +290,7 @@ def test_an_adaptive_engine_gives_the_same_greedy_texts_and_true_counts(plain: E
 def test_a_drafter_that_resumes_has_missed_nothing(plain: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The target drafts for itself, so every draft is accepted, however often it was let go and refilled."""
     runs = itertools.cycle([(3, 1), (0, 1), (1, 1), (0, 2), (3, 1), (1, 1), (0, 1)])
-    monkeypatch.setattr(Runner, "costs", lambda *_: RoundCosts({0: 1.0, 1: 1.2, 3: 1.5}))
+    monkeypatch.setattr(calibration, "round_costs", lambda *_: RoundCosts({0: 1.0, 1: 1.2, 3: 1.5}))
     monkeypatch.setattr(BlockSizeChoice, "next", lambda _: next(runs))
     read_for: list[int | None] = []
 
@@ -321,7 +322,7 @@ class _Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds, self.rounds = 0.0, dict[int, list[int]]()
-        monkeypatch.setattr(runner.time, "perf_counter", lambda: self.seconds)
+        monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.seconds)
         monkeypatch.setattr(Runner, "run", self._run(Runner.run))
 
     def _run(self, own: Any) -> Any:

@@ -15,7 +15,7 @@ from distillspec_jax.decoding import (
     ModelDrafter,
     PairParams,
     PromptLookup,
-    Requests,
+    RowSettings,
     SamplingParams,
     SpeculativeLoop,
     State,
@@ -45,7 +45,7 @@ def test_reading_prompts_and_decoding_lower_for(name: str, platform: str) -> Non
     model = loop.target
     prepared = jax.eval_shape(model.prepare, tiny.params(model))
     draft = (prepared, None) if several else prepared
-    requests = Requests(
+    settings = RowSettings(
         keys_B=randomness.row_keys(randomness.seed_key(0), jnp.arange(4)),
         limit_B=jnp.full(4, 9),
         distribution=SamplingParams([0.0, 0.5, 1.0, 1.0], 5, 0.9)
@@ -53,12 +53,12 @@ def test_reading_prompts_and_decoding_lower_for(name: str, platform: str) -> Non
         .for_rows(4),
     )
 
-    def decode(params: PairParams, prompt_BT: Array, requests: Requests) -> tuple[Array, Array]:
-        state: State = loop.init(params, prompt_BT, requests, 9)
+    def decode(params: PairParams, prompt_BT: Array, settings: RowSettings) -> tuple[Array, Array]:
+        state: State = loop.init(params, prompt_BT, settings, 9)
         rows = loop.run(params, state, 32, 1).rows
         return rows.output_BT, rows.emitted_B
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), requests)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), settings)
     prompt_BT = jax.ShapeDtypeStruct((4, 8), jnp.int32)
     lowered = jax.export.export(jax.jit(decode), platforms=[platform])(
         PairParams(prepared, draft), prompt_BT, shapes

@@ -9,7 +9,7 @@ import pytest
 
 from distillspec_jax.decoding import (
     PromptLookup,
-    Requests,
+    RowSettings,
     SamplingParams,
     SpeculativeLoop,
     randomness,
@@ -100,13 +100,13 @@ def test_the_prompts_last_token_is_known_once(name: str, known: list, first: lis
     """Pending it is for one family and not for the other, whose output begins with a token of its own."""
     pair, prompts = family(name), [[2, 3, 4, 5, 2, 3], [4, 4]]
     loop = SpeculativeLoop(pair.target, lookup := PromptLookup(VOCAB), block_size=3)
-    requests = Requests(
+    settings = RowSettings(
         randomness.row_keys(jax.random.key(0), jnp.arange(2)),
         jnp.full(2, 4),
         SamplingParams().distribution(T5_IDS),
     )
     params = pair.params._replace(draft=None)
-    state = jax.jit(loop.init, static_argnums=3)(params, jnp.asarray(padded(prompts)), requests, 4)
+    state = jax.jit(loop.init, static_argnums=3)(params, jnp.asarray(padded(prompts)), settings, 4)
     texts = zip(state.draft.tokens_BS.tolist(), state.draft.length_B.tolist(), strict=True)
     assert [tokens[:length] for tokens, length in texts] == known
     assert offered(_draft(lookup, state.draft, state.rows.pending_B, 3)) == first
@@ -117,8 +117,8 @@ def test_outputs_follow_the_exact_joint_distribution(name: str) -> None:
     """Blocks of every length, none at all included; false alarm 1e-4."""
     pair = family(name)
     loop = SpeculativeLoop(pair.target, PromptLookup(VOCAB, longest=2), block_size=3)
-    prompt_BT, requests = batch(CELLS, 3000, seed=2)
-    state = run(loop, pair.params._replace(draft=None), prompt_BT, requests, EVERY_ROUND)
+    prompt_BT, settings = batch(CELLS, 3000, seed=2)
+    state = run(loop, pair.params._replace(draft=None), prompt_BT, settings, EVERY_ROUND)
     for i, (prompt, distribution) in enumerate(CELLS):
         counts = counts_of_cell(state, i, len(CELLS))
         assert g_test(counts, exact(name, prompt, distribution)) > FALSE_ALARM / len(CELLS), (

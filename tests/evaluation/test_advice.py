@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from distillspec_jax.decoding.adaptive import RoundCosts, tokens_per_round
 from distillspec_jax.decoding.engine import Completion
+from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.evaluation.advice import Advice, SizeAdvice, reach
 
 

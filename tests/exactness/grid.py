@@ -113,9 +113,9 @@ def decoded(name: str, block_size: int, rule: str = "token", max_rounds: int = E
 
     Without the caches, which for so many rows are more than the whole grid's results.
     """
-    prompt_BT, requests = batch(CELLS, REPEATS, SEED)
+    prompt_BT, settings = batch(CELLS, REPEATS, SEED)
     loop = make_loop(family(name), block_size, rule)
-    state = run(loop, loop_params(family(name), rule), prompt_BT, requests, max_rounds)
+    state = run(loop, loop_params(family(name), rule), prompt_BT, settings, max_rounds)
     return dataclasses.replace(state, target=None, draft=None)
 
 

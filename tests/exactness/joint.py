@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.decoding import Loop, PairParams, Requests, SamplingParams, State, randomness
-from distillspec_jax.models.dense import compiler_options
+from distillspec_jax.decoding import Loop, PairParams, RowSettings, SamplingParams, State, randomness
+from distillspec_jax.models.cpu_forms import compiled
 from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
@@ -106,14 +106,16 @@ def exact_first_round(
     return outcomes
 
 
-def batch(cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int) -> tuple[np.ndarray, Requests]:
-    """Prompts and requests of `repeats` rows for each (prompt number, distribution), interleaved."""
+def batch(
+    cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int
+) -> tuple[np.ndarray, RowSettings]:
+    """Prompts and settings of `repeats` rows for each (prompt number, distribution), interleaved."""
     prompt_of_B = np.tile([prompt for prompt, _ in cells], repeats)
     distributions = [distribution for _, distribution in cells] * repeats
     prompt_PT = np.zeros((len(PROMPTS), max(map(len, PROMPTS))), np.int32)
     for row_T, prompt in zip(prompt_PT, PROMPTS, strict=True):
         row_T[: len(prompt)] = prompt
-    requests = Requests(
+    settings = RowSettings(
         keys_B=randomness.row_keys(jax.random.key(seed), jnp.arange(len(distributions))),
         limit_B=jnp.asarray(np.array(LIMITS)[prompt_of_B]),
         distribution=SamplingParams(
@@ -122,16 +124,16 @@ def batch(cells: Sequence[tuple[int, Distribution]], repeats: int, seed: int) ->
             [distribution.top_p for distribution in distributions],
         ).distribution(Vocabulary(VOCAB, (1,), (0,))),
     )
-    return prompt_PT[prompt_of_B], requests
+    return prompt_PT[prompt_of_B], settings
 
 
-def _run(loop: Loop, params: PairParams, prompt_BT: Array, requests: Requests, max_rounds: int) -> State:
+def _run(loop: Loop, params: PairParams, prompt_BT: Array, settings: RowSettings, max_rounds: int) -> State:
     """Decodes a batch from its prompts on."""
-    state = loop.init(params, prompt_BT, requests, max(LIMITS))
+    state = loop.init(params, prompt_BT, settings, max(LIMITS))
     return loop.run(params, state, max_rounds)
 
 
-run = jax.jit(_run, static_argnums=0, compiler_options=compiler_options())
+run = compiled(_run, static_argnums=0)
 """As it is compiled where it is used; the distribution of what it emits is what matters."""
 
 run_quickly_compiled = jax.jit(_run, static_argnums=0, compiler_options=tiny.QUICK)

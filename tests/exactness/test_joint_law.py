@@ -109,7 +109,7 @@ def test_emitted_tokens_are_accounted_for(name: str, block_size: int, rule: str)
     counts, rows = state.counts, state.rows
     tested, accepted = np.asarray(counts.tested_BG), np.asarray(counts.accepted_BG)
     rounds, cut = np.asarray(counts.rounds_B), np.asarray(counts.cut_B)
-    emitted, limit = np.asarray(rows.emitted_B), np.asarray(rows.requests.limit_B)
+    emitted, limit = np.asarray(rows.emitted_B), np.asarray(rows.settings.limit_B)
     ended_by_eos = np.array([output[-1] == EOS for output in outputs(state)])
     assert np.array_equal(emitted, accepted.sum(1) + rounds - cut)
     assert (cut <= 1).all()

@@ -25,8 +25,8 @@ FAULT = VOCAB
 def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """36 rows out of thousands, in disorder, so that company, place and batch size all differ."""
     chosen = np.random.default_rng(0).choice(REPEATS * len(CELLS), ROWS, replace=False)
-    prompt_BT, requests = batch(CELLS, REPEATS, SEED)
-    fewer = jax.tree.map(lambda field: field[chosen], requests)
+    prompt_BT, settings = batch(CELLS, REPEATS, SEED)
+    fewer = jax.tree.map(lambda field: field[chosen], settings)
     pair = family(name)
     loop, params = make_loop(pair, block_size, rule), loop_params(pair, rule)
     state = run_quickly_compiled(loop, params, prompt_BT[chosen], fewer, EVERY_ROUND)
@@ -41,12 +41,12 @@ def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule:
 @pytest.mark.parametrize("name, block_size, rule", GRID)
 def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """Every fourth prompt begins with an id whose embedding is NaN, in the target and the draft."""
-    prompt_BT, requests = batch(CELLS, ROWS // len(CELLS), SEED)
+    prompt_BT, settings = batch(CELLS, ROWS // len(CELLS), SEED)
     faulty = np.arange(ROWS) % 4 == 1
     prompt_BT[faulty, 0] = FAULT
     params = PairParams(*jax.tree_util.tree_map_with_path(_with_fault, loop_params(family(name), rule)))
     state = run_quickly_compiled(
-        make_loop(family(name), block_size, rule), params, prompt_BT, requests, EVERY_ROUND
+        make_loop(family(name), block_size, rule), params, prompt_BT, settings, EVERY_ROUND
     )
     assert ((np.asarray(state.rows.status_B) == Status.FAILED) == faulty).all()
     sound = outputs(decoded(name, block_size, rule))

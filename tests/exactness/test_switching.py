@@ -15,7 +15,7 @@ from distillspec_jax.decoding import (
     HybridDrafter,
     ModelDrafter,
     PromptLookup,
-    Requests,
+    RowSettings,
     SamplingParams,
     StopOnEos,
     TokenRule,
@@ -58,9 +58,9 @@ def run(runner: Runner, state: Any, prompt_BT: np.ndarray, size: int) -> Any:
 
 
 def test_every_row_follows_its_exact_distribution_while_the_block_size_changes() -> None:
-    prompt_BT, requests = batch(CELLS, REPEATS, SEED)
+    prompt_BT, settings = batch(CELLS, REPEATS, SEED)
     runner = make_runner("prefix", len(prompt_BT))
-    state = runner.read(prompt_BT, requests, max(LIMITS))
+    state = runner.read(prompt_BT, settings, max(LIMITS))
     for size in itertools.cycle(PATTERN):
         if not bool(state.rows.running_B.any()):
             break
@@ -130,7 +130,7 @@ def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(3))
     distribution = SamplingParams(1.0).distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(3)
     runner = make_runner("t5", 3, StopOnEos(()))
-    state = runner.read(prompt_BT, Requests(keys_B, jnp.full(3, 12), distribution), 12)
+    state = runner.read(prompt_BT, RowSettings(keys_B, jnp.full(3, 12), distribution), 12)
     for size in (3, 0, 0):
         state = run(runner, state, prompt_BT, size)
     assert state.draft is None

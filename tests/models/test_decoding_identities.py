@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillspec_jax.models import dense, prepared
+from distillspec_jax.models import cpu_forms, prepared
 from tests import tiny
 
 ROWS, ROOM, WIDTH = 3, 12, 7
@@ -206,5 +206,5 @@ def test_prepared_parameters_give_the_same_logits_everywhere(model, rows):
 
 def test_the_form_of_parameters_is_chosen_by_the_rows_of_a_call():
     raw = tiny.params(tiny.T5_1_1)
-    forms = [prepared.form_of(tiny.T5_1_1.prepare(raw, rows)) for rows in (1, dense.FEW_ROWS, 13, None)]
+    forms = [prepared.form_of(tiny.T5_1_1.prepare(raw, rows)) for rows in (1, cpu_forms.FEW_ROWS, 13, None)]
     assert forms == ["few_rows", "few_rows", "stacked", "stacked"]

@@ -294,7 +294,7 @@ MUTANTS = (
             Edit(
                 _SPECULATIVE,
                 "params.draft, state.draft, keys_B, rows.pending_B, distribution, self.block_size",
-                "params.draft, state.draft, rows.requests.keys_B, rows.pending_B, distribution, "
+                "params.draft, state.draft, rows.settings.keys_B, rows.pending_B, distribution, "
                 "self.block_size",
             ),
             Edit(
