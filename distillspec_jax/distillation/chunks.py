@@ -1,4 +1,4 @@
-"""Losses and measures over the vocabulary without the logits of all tokens: a part of the sequence at a time.
+"""Losses and measures over the vocabulary that hold the logits of one part of the sequence at a time.
 
 `[B, T, V]` logits are the largest arrays of a training step by far. Since a loss is a sum over tokens, each
 part's gradient is taken as soon as its logits are there, and both are forgotten: what stays is the gradient
@@ -16,24 +16,27 @@ import jax.numpy as jnp
 from distillspec_jax.shapes import Array
 
 LOGITS = 2**25
-"""Logits of a part, of one network: 128 MiB in float32; 1,044 tokens of T5's vocabulary."""
+"""The most logits of one network in a part: 128 MiB in float32, 1,044 tokens of T5's vocabulary."""
 
 Loss = Callable[[Array, Any, Any], tuple[Array, Any]]
-"""Logits `[B, K, V]`, arrays of the same tokens and whatever else, to a sum and to `[B, K, ...]` arrays."""
+"""From logits `[B, K, V]`, arrays of the same tokens and constants to a sum and to `[B, K, ...]` arrays."""
 
 
 def parts(rows: int, tokens: int, vocab_size: int) -> int:
-    """How many parts a batch of sequences is cut into; 1 where all its logits are few."""
+    """Counts the parts that a batch of sequences is cut into; 1 where all its logits are few."""
     return min(-(-rows * tokens * vocab_size // LOGITS), tokens)
 
 
 def of_tokens(values: Callable[[Any], Any], given: Any, count: int) -> Any:
-    """What a function says of each token, `[B, T, ...]`, one part of the tokens at a time; for no gradient.
+    """Applies a function to the tokens, one part of them at a time; no gradient is taken.
 
     Args:
-      values: of a tree of `[B, K, ...]` arrays.
+      values: maps a tree of `[B, K, ...]` arrays to a tree of such arrays, token by token.
       given: tree of `[B, T, ...]` arrays.
       count: parts along T.
+
+    Returns:
+      The function's values, `[B, T, ...]`.
     """
     width = jax.tree.leaves(given)[0].shape[1]
     _, found = _scan(lambda _, part: (None, values(part)), None, _parts(given, -(-width // count)))
@@ -43,13 +46,14 @@ def of_tokens(values: Callable[[Any], Any], given: Any, count: int) -> Any:
 def loss_of_hidden(
     readout: Callable[[Array], Array], loss: Loss, hidden_BTM: Array, given: Any, frozen: Any, count: int
 ) -> tuple[Array, Any]:
-    """The sum of a loss over all tokens, and what it says of each token.
+    """Sums a loss over all tokens, and keeps its second value of each token.
 
     Args:
-      readout: hidden states `[B, K, M]` to logits `[B, K, V]`, token by token; the parameters that it closes
-        over get their gradients.
-      loss: of a part of the tokens; closes over no traced value. Weights of 0 must make a token nothing.
-      hidden_BTM: of the network that learns.
+      readout: maps hidden states `[B, K, M]` to logits `[B, K, V]`, token by token; the parameters that it
+        closes over get their gradients.
+      loss: takes a part of the tokens; closes over no traced value. A token of weight 0 must count as
+        nothing.
+      hidden_BTM: hidden states of the network that learns.
       given: tree of `[B, T, ...]` arrays, cut as the hidden states are and filled up with zeros; constants
         to the gradient.
       frozen: whatever else the loss reads; a constant, too.

@@ -1,7 +1,7 @@
 """Writing a target's texts on a task's prompts once, with its distributions if wanted: `distillspec collect`.
 
 The texts come from the batched decoder, drafted for if there is a draft: the distribution is the target's
-anyhow. A run that was cut off goes on where it was, text by text and then file of distributions by file of
+anyhow. A run that was cut off continues where it was, text by text and then file of distributions by file of
 distributions.
 """
 
@@ -81,7 +81,7 @@ def collect(
       draft, block_size, batch_size, partitioner: see `TextGenerator`; distributions are computed where the
         target is.
       progress: called while texts are decoded.
-      say: told what takes long.
+      say: called with a line about each slow part.
 
     Raises:
       UsageError: an unknown task or split, an impossible number, no chat template, or a set of other texts in
@@ -172,7 +172,7 @@ def collect(
 
 
 def _check_same(root: Path, header: Header) -> None:
-    """Refuses a set of other texts."""
+    """Refuses a folder that holds a set of other texts."""
     if not (root / HEADER_FILE).exists():
         return
     there, here = (dataclasses.asdict(one) for one in (read_header(root), header))
@@ -206,7 +206,7 @@ def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Gene
 def _write_logprobs(
     root: Path, target: Pretrained, header: Header, batch_size: int, say: Callable[[str], None]
 ) -> None:
-    """Every missing file of distributions; a forward pass of the target over every text."""
+    """Writes every missing file of distributions; each text takes a forward pass of the target."""
     with files.saving(root):
         logprobs_file(root, 0).parent.mkdir(exist_ok=True)
     texts = TargetSet(root, with_logprobs=False)
@@ -233,7 +233,7 @@ def _write_logprobs(
 def _distributions(
     target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int, lengths: Mapping[str, int]
 ) -> TopLogprobs:
-    """The distributions at the N tokens of some texts, as they are stored."""
+    """Computes the distributions at the N tokens of some texts, as they are stored."""
     filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
     batch = texts.batch(filled, lengths)
     known = texts.reader.tokenizer.vocab_size

@@ -30,13 +30,16 @@ class Divergence(Protocol):
     def __call__(
         self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
     ) -> Array:
-        """float32 `[B, T]`, nats (TVD: a probability); exactly 0, with zero gradient, where the mask is 0.
+        """Computes the loss of each token: exactly 0, with zero gradient, where the mask is 0.
 
-        Infinite only where the formula is: a KL whose second distribution gives no mass (a logit of -inf) to
-        what the first one may say.
+        The loss is in nats (TVD: a probability), and infinite only where the formula is: a KL whose second
+        distribution gives no mass (a logit of -inf) to a token that has some in the first.
 
         Args:
           tokens_BT: int32, the sequence itself; only hard labels look at it.
+
+        Returns:
+          float32 `[B, T]`.
         """
 
 

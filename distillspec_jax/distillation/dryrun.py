@@ -1,4 +1,4 @@
-"""What a train step would cost on a mesh that is not there: compiled for described devices, without weights.
+"""The costs of a train step on a mesh that is not there: compiled for described devices, without weights.
 
 Everything is shapes: of the models, the optimizer and the batch, with the shardings that a run would have.
 Parameters, moments and gradients are counted from those shardings and are exact. What the step needs besides
@@ -42,13 +42,13 @@ _NO_CLOUD = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
 }
-"""What libtpu would ask a cloud's machine about itself, and complain of at length where nobody answers. The
+"""Settings that libtpu would ask a cloud's machine for, and complain of at length where nobody answers. The
 topology that is compiled for is named apart."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What one train step costs. Bytes are those of the device that holds most.
+    """The costs of one train step. Bytes are those of the device that holds most.
 
     Attributes:
       mesh: sizes of its axes.
@@ -186,7 +186,7 @@ def dryrun(
 
 
 def _placed(model: Network, partitioner: Partitioner) -> tuple[Params, Params]:
-    """Shapes of a model's parameters with their shardings in them; and the shardings."""
+    """Describes a model's parameters: their shapes with shardings in them, and the shardings."""
     shardings = registry.shardings(model, partitioner)
     return checkpoint.abstract(registry.shapes(model), shardings), shardings
 

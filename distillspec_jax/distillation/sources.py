@@ -46,7 +46,10 @@ class DataSource(Protocol):
     """A frozen value: `(networks, batch, key) -> batch` with the sequences to learn from."""
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        """Same features and shapes as `batch`; `decoder_loss_weights` marks each sequence's own tokens."""
+        """Makes the batch to learn from, of the same features and shapes as `batch`.
+
+        Its `decoder_loss_weights` mark each sequence's own tokens.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ _total_variation = TotalVariation()
 def check_logprobs(
     texts: TargetSet, draft: LanguageModel, divergence: Divergence, source: DataSource | None
 ) -> None:
-    """Refuses a run that needs more of the target than a set of its distributions.
+    """Refuses a run that needs more of the target than a set of its log-probabilities.
 
     Raises:
       UsageError: a source that makes new sequences, whose distributions nobody stored; a divergence of other
@@ -65,7 +65,7 @@ def check_logprobs(
 
 
 def check_target(texts: TargetSet, target: Pretrained) -> None:
-    """Refuses texts that are another target's.
+    """Refuses texts that another target wrote.
 
     Raises:
       UsageError: the fingerprints differ.
@@ -79,11 +79,14 @@ def check_target(texts: TargetSet, target: Pretrained) -> None:
 
 
 def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
-    """Log-probabilities of the given ids and, last, of all others together: `[B, T, K + 1]`, float32.
+    """Computes the log-probabilities of given ids and, last, of all others together.
 
     Args:
       logits_BTV: raw, over the whole vocabulary and nothing else.
       ids_BTK: distinct at each position, fewer than V.
+
+    Returns:
+      `[B, T, K + 1]`, float32.
     """
     log_q_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
     chosen_BTK = jnp.take_along_axis(log_q_BTV, ids_BTK, axis=-1)
@@ -97,8 +100,7 @@ def merged(logits_BTV: Array, ids_BTK: Array) -> Array:
 def likeliest(
     model: LanguageModel, params: Params, batch: Batch, count: int, vocab_size: int | None = None
 ) -> tuple[Array, Array]:
-    """The distribution of a model at every target token: its likeliest ids and their `merged`
-    log-probabilities.
+    """Computes a model's likeliest ids at every target token, and their `merged` log-probabilities.
 
     Args:
       vocab_size: number of real ids; the padded rows of an embedding are in no distribution. None: all are
@@ -115,8 +117,7 @@ def likeliest(
 def make_stored_logprobs_loss(
     draft: LanguageModel, divergence: Divergence, *, vocabulary: Vocabulary, dropout: bool = False
 ) -> LossFn:
-    """A loss for `training.step` on batches of `data.target_set` that have distributions; no target is
-    needed.
+    """Makes a loss for `training.step` on batches of `data.target_set` with distributions; needs no target.
 
     Args:
       draft: the network; logits as wide as the target's were.
