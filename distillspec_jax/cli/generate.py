@@ -90,6 +90,7 @@ def main(argv: list[str]) -> int:
     add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     flags = vars(parser.parse(argv))
+    flags = {name: value for name, value in flags.items() if not name.startswith(("gin", "_"))}
 
     from distillspec_jax.cli import compilation
     from distillspec_jax.generation.file_job import generate_file
