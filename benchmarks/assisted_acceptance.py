@@ -14,7 +14,7 @@ from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.acceptance import Tally
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained
 
 TASK, PROMPTS, NEW_TOKENS, BLOCK_SIZE = "wiki_leads", 48, 64, 5

@@ -16,7 +16,7 @@ from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.rules import rule
 from distillspec_jax.evaluation.paired import Interval, ratio_of_ratios
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained
 
 TASKS = ("wiki_leads", "gsm_symbolic", "office_help_ende")

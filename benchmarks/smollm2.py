@@ -33,7 +33,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import timing
-from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.interop import convert, gguf_decoder
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
@@ -81,9 +81,9 @@ def measure(flags: argparse.Namespace, directory: str) -> Iterator[Line]:
     """All of it, in order."""
     yield from import_cost(flags.file, directory)
     ours, network = pretrained.load(directory), load_by_transformers(flags.file)
-    tokenizer, form = tokenizer_of(ours), prompt_format(ours, chat=bool(ours.card.chat))
+    form = prompt_format(ours, chat=bool(ours.card.chat))
     texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
-    asked = [form.ids(tokenizer, text, text) for text in texts[: flags.prompts]]
+    asked = [form.ids(text, text) for text in texts[: flags.prompts]]
     if flags.only != "speed":
         yield from parity(network, ours, asked, flags.new_tokens)
     if flags.only != "parity":

@@ -22,7 +22,7 @@ from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.evaluation import timing
 from distillspec_jax.evaluation.advice import reach
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 

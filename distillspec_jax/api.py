@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
-from distillspec_jax.generation.text_generator import Generation, TextGenerator, prompt_format
+from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.generation.text_generator import Generation, TextGenerator
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
 

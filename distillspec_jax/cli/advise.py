@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
     from distillspec_jax.decoding import SamplingParams, StopOnEos, drafter_registry, rules
     from distillspec_jax.evaluation import advice, prompts
-    from distillspec_jax.generation.text_generator import tokenizer_of
+    from distillspec_jax.generation.prompt_format import tokenizer_of
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
 

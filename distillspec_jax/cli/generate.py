@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
@@ -15,10 +13,6 @@ from distillspec_jax.cli.flags import (
     CommandParser,
 )
 from distillspec_jax.cli.progress import ProgressLine
-from distillspec_jax.errors import UsageError
-
-if TYPE_CHECKING:
-    from distillspec_jax.decoding.drafter_registry import NamedDraft
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
@@ -30,12 +24,6 @@ A line may set its own "temperature", "top_k", "top_p" and "max_new_tokens"; all
 output. `inputs` is raw text. It gets a prefix: the task's for zoo:TASK/... and --task=TASK, the one stored
 with any other checkpoint, or the one given by --prefix (--prefix='' for none).
 """
-
-_DECISIVE = (
-    *("model", "drafter", "task", "prefix", "chat", "truncate_inputs", "block_size", "rule", "epsilon"),
-    *("candidates", "temperature", "top_k", "top_p", "max_new_tokens", "seed", "stop", "dtype"),
-)
-"""The flags that texts and counts depend on, given the requests."""
 
 
 def main(argv: list[str]) -> int:
@@ -101,73 +89,23 @@ def main(argv: list[str]) -> int:
     )
     add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
-    flags = parser.parse(argv)
+    flags = vars(parser.parse(argv))
+    flags = {name: value for name, value in flags.items() if not name.startswith(("gin", "_"))}
 
     from distillspec_jax.cli import compilation
-    from distillspec_jax.generation import request_files, text_generator
-    from distillspec_jax.models import pretrained
-    from distillspec_jax.partitioning import make_partitioner
+    from distillspec_jax.generation.file_job import generate_file
 
-    if flags.compilation_cache:
-        compilation.keep(flags.compilation_cache)
-    if flags.num_samples < 1:
-        raise UsageError(f"--num_samples={flags.num_samples}: must be at least 1")
-    asked = request_files.read_requests(flags.input, flags.field)
-    if flags.input != "-" and os.path.isfile(flags.output) and os.path.samefile(flags.input, flags.output):
-        raise UsageError(f"--output={flags.output} is the file of --input: choose another")
-    partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
-    target = pretrained.load(flags.model, partitioner=partitioner, dtype=flags.dtype)
-    form = text_generator.prompt_format(
-        target, task=flags.task, prefix=flags.prefix, truncate=flags.truncate_inputs, chat=flags.chat
+    if cache := flags.pop("compilation_cache"):
+        compilation.keep(cache)
+    totals = generate_file(
+        **flags, progress=ProgressLine().prompts, say=lambda line: print(line, file=sys.stderr)
     )
-    asked = [sample for request in asked for sample in request.repeated(flags.num_samples)]
-    limit = form.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens
-    defaults = {name: getattr(flags, name) for name in request_files.OPTIONS} | {"max_new_tokens": limit}
-    options = request_files.options(asked, defaults)
-    limits = options["max_new_tokens"]
-    block_size = _block_size(flags.block_size, max(limits) if isinstance(limits, list) else limits)
-    generator = text_generator.TextGenerator(
-        target,
-        _drafters(flags.drafter or [], flags.dtype),
-        form=form,
-        block_size=block_size,
-        rule=flags.rule,
-        epsilon=flags.epsilon,
-        candidates=flags.candidates,
-        batch_size=flags.batch_size,
-        stop=flags.stop,
-        assume_same_vocabulary=flags.assume_same_vocabulary,
-        partitioner=partitioner,
-        on_compile=lambda line: print(line, file=sys.stderr),
-    )
-    settings = {name: getattr(flags, name) for name in _DECISIVE} | {"block_size": block_size}
-    done = request_files.finished(flags.output, asked, settings) if flags.resume else 0
-    if done == len(asked) and not os.path.exists(flags.output + ".partial"):
-        print(f"{flags.output} is whole: nothing is left to do", file=sys.stderr)
-        return 0
-    if done:
-        print(f"resuming after {done} of {len(asked)} outputs", file=sys.stderr)
-    left = asked[done:]
-    generations = generator.stream(
-        [request.inputs for request in left],
-        **{name: value[done:] if isinstance(value, list) else value for name, value in options.items()},
-        seed=flags.seed,
-        names=[request.where for request in left],
-        progress=ProgressLine().prompts,
-        numbers=range(done, len(asked)),
-    )
-    emitted = calls = 0
-    with request_files.output_lines(flags.output, flags.resume, settings) as write:
-        for request, generation in zip(left, generations, strict=True):
-            write(request_files.write_line(request, generation))
-            emitted, calls = emitted + generation.emitted_tokens, calls + generation.target_calls
-            if generation.finish_reason == "failed":
-                print(f"{request.where}: failed: the model's logits were not finite", file=sys.stderr)
-    efficiency = emitted / max(calls, 1)
-    print(
-        f"{len(left)} outputs, {emitted} tokens, {calls} target calls: block efficiency {efficiency:.2f}",
-        file=sys.stderr,
-    )
+    if totals is not None:
+        print(
+            f"{totals.outputs} outputs, {totals.tokens} tokens, {totals.target_calls} target calls: "
+            f"block efficiency {totals.block_efficiency:.2f}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -176,23 +114,6 @@ def _number_or_auto(value: str) -> int | str:
 
 
 _number_or_auto.__name__ = "whole number or auto"  # argparse names it in its message
-
-
-def _block_size(asked: int | str | None, longest: int) -> int | str:
-    """What was asked for, or 5; a block that is longer than any output may be is refused, or shortened."""
-    if isinstance(asked, int) and asked > longest >= 1:
-        raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
-    return max(1, min(5, longest)) if asked is None else asked
-
-
-def _drafters(names: list[str], dtype: str | None) -> list[NamedDraft]:
-    from distillspec_jax.decoding import drafter_registry
-
-    if "none" in names and len(names) > 1:
-        raise UsageError(
-            f"--drafter=none beside --drafter={next(n for n in names if n != 'none')}: choose one"
-        )
-    return [drafter_registry.load(name, dtype) for name in names if name != "none"]
 
 
 if __name__ == "__main__":

@@ -34,13 +34,9 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
-from distillspec_jax.generation.text_generator import (
-    Drafts,
-    Generation,
-    TextGenerator,
-    prompt_format,
-    tokenizer_of,
-)
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
+from distillspec_jax.generation.request_files import GenerationRequest
+from distillspec_jax.generation.text_generator import Drafts, Generation, TextGenerator
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
@@ -139,14 +135,14 @@ def collect(
         logits=target.model.vocab_size,
         top_logprobs=top_logprobs,
         eos_ids=list(target.card.eos_ids),
-        prompts_end_with_eos=form.ends_with_eos,
-        prompts_begin_with_eos=form.begins_with_eos,
+        prompts_end_with_eos=form.reader.ends_with_eos,
+        prompts_begin_with_eos=form.reader.begins_with_eos,
         chat=dict(target.card.chat) if chat else {},
     )
     root = Path(directory)
     _check_same(root, header)
     asked = [
-        request_files.Request(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
+        GenerationRequest(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
         for sample in range(num_samples)
     ]
@@ -198,7 +194,7 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
     files.write_whole(root / HEADER_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def _write_texts(path: Path, left: list[request_files.Request], texts: Iterator[Generation]) -> None:
+def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Generation]) -> None:
     with request_files.output_lines(str(path), resume=True) as write:
         for request, text in zip(left, texts, strict=True):
             if text.finish_reason == "failed":

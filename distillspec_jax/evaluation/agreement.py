@@ -33,7 +33,7 @@ from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.state import Counts
 from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.distillation.deployment import Deployment
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained

@@ -15,7 +15,8 @@ from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.generation.text_generator import TextGenerator, prompt_format, tokenizer_of
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
+from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader

@@ -13,7 +13,7 @@ from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.decoding import Completion
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
-from distillspec_jax.generation.text_generator import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format
 from distillspec_jax.models import zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def from_task(
     return PromptSet(
         task=task,
         split=split,
-        prompts=_prompts(target, form, [(row["inputs"], f"{task}:{split}") for row in rows]),
+        prompts=_prompts(form, [(row["inputs"], f"{task}:{split}") for row in rows]),
         references=tuple(row["targets"] for row in rows),
         metric=spec.metric,
         max_new_tokens=form.max_new_tokens,
@@ -136,7 +136,7 @@ def from_file(
     return PromptSet(
         task=Path(path).stem,
         split=None,
-        prompts=_prompts(target, form, [(line.inputs, line.where) for line in lines]),
+        prompts=_prompts(form, [(line.inputs, line.where) for line in lines]),
         references=tuple(map(str, references)) if known else None,
         metric=metric,
         max_new_tokens=form.max_new_tokens,
@@ -149,11 +149,8 @@ def check_limit(limit: int | None) -> None:
         raise UsageError(f"limit is {limit}, must be at least 1 prompt")
 
 
-def _prompts(
-    target: Pretrained, form: PromptFormat, texts: list[tuple[str, str]]
-) -> tuple[tuple[int, ...], ...]:
-    tokenizer = tokenizer_of(target)
-    return tuple(tuple(form.ids(tokenizer, text, where)) for text, where in texts)
+def _prompts(form: PromptFormat, texts: list[tuple[str, str]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(form.ids(text, where)) for text, where in texts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from distillspec_jax.evaluation.grid import Cell
 from distillspec_jax.evaluation.measured import Measured, Workload
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, SCHEMA_VERSION, ResultRow
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.tokenizer import Tokenizer

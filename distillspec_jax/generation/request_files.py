@@ -1,4 +1,4 @@
-"""Request files: JSON lines in, JSON lines out, whole or not at all."""
+"""Request files: JSON lines in; JSON lines out, in a file that appears when whole and can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import saving
+from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving
 from distillspec_jax.generation.text_generator import Generation
 
 SAMPLE = "sample"
@@ -22,7 +22,7 @@ SAMPLE = "sample"
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """A line of a request file.
 
     Attributes:
@@ -35,8 +35,8 @@ class Request:
     where: str
     extra: dict[str, Any]
 
-    def repeated(self, samples: int) -> list[Request]:
-        """Itself, or so many of it, told apart by a field `sample`.
+    def repeated(self, samples: int) -> list[GenerationRequest]:
+        """As many copies of the request, numbered in a field `sample` if there are several.
 
         Raises:
           UsageError: it has such a field already, so that its samples would be those of another line, too.
@@ -54,11 +54,10 @@ class Request:
 OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
 """Fields by which a line asks for a sampling distribution and a length of its own."""
 
-
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 
 
-def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def options(requests: Sequence[GenerationRequest], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """For each of `OPTIONS` the default, or, where some request has its own value, a list of one a request.
 
     Raises:
@@ -83,7 +82,7 @@ def options(requests: Sequence[Request], defaults: Mapping[str, Any]) -> dict[st
     return found
 
 
-def read_requests(path: str, field: str = "inputs") -> list[Request]:
+def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
     """Reads `{"inputs": ...}` lines from a file, or from standard input if `path` is `-`; UTF-8 always.
 
     Raises:
@@ -92,14 +91,7 @@ def read_requests(path: str, field: str = "inputs") -> list[Request]:
     """
     name = "standard input" if path == "-" else path
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    try:
-        lines = content.decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand inside a string
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{name}:{number}: not UTF-8 text") from error
-    found = [
-        _parse(line, f"{name}:{number}", field) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    found = [_request(row, where, field) for where, row in json_lines(decoded_lines(content, name), name)]
     if not found:
         raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
     first: dict[str, str] = {}
@@ -112,15 +104,7 @@ def read_requests(path: str, field: str = "inputs") -> list[Request]:
     return found
 
 
-def _parse(line: str, where: str, field: str) -> Request:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-        raise UsageError(f"{where}: JSON that cannot be read ({error})") from error
-    if not isinstance(row, dict):
-        raise UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
+def _request(row: dict[str, Any], where: str, field: str) -> GenerationRequest:
     if field not in row:
         raise UsageError(f"{where}: no field {field!r}: {nearest(field, row)}")
     if not isinstance(row[field], str):
@@ -129,20 +113,22 @@ def _parse(line: str, where: str, field: str) -> Request:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{where}: holds a lone surrogate, no valid Unicode") from error
-    return Request(row.pop(field), where, row)
+    return GenerationRequest(row.pop(field), where, row)
 
 
-def write_line(request: Request, generation: Generation) -> str:
+def write_line(request: GenerationRequest, generation: Generation) -> str:
     """One line of output: the request's own fields, then the generation's, less its token ids.
 
-    Of a name that is both's, the generation's value stays, so that outputs can be inputs again.
+    Where both have a field, the generation's value stays, so that outputs can be inputs again.
     """
     fields = dataclasses.asdict(generation)
     del fields["tokens"]
     return json.dumps({**request.extra, **fields}, ensure_ascii=False)
 
 
-def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any] | None = None) -> int:
+def finished(
+    path: str, requests: Sequence[GenerationRequest], settings: Mapping[str, Any] | None = None
+) -> int:
     """How many requests an earlier run has answered, in `PATH.partial` if it was cut off, else in `PATH`.
 
     A line that it did not finish is cut away, so that the file holds whole lines alone.
@@ -192,12 +178,11 @@ def finished(path: str, requests: Sequence[Request], settings: Mapping[str, Any]
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """Those of a JSON object; none of what is no such thing."""
+    """The fields of a JSON object; none of a line that is not one."""
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json_object(line, "")
+    except UsageError:
         return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _settings_file(path: str) -> Path:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from distillspec_jax.data import catalog
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
@@ -18,12 +17,10 @@ from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import registry, zoo_manifest
+from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
-from distillspec_jax.tokenization.chat_template import ChatTemplate
-from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
-from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 Drafts = NamedDraft | None | Sequence[NamedDraft]
 """A draft model, or the name of a drafter that needs none; several of these for one target; or nothing."""
@@ -51,95 +48,6 @@ class Generation:
     tested: int
     finish_reason: str
     tokens: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptFormat:
-    """How a raw input becomes a prompt.
-
-    Attributes:
-      prefix: put before every input.
-      max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
-      max_new_tokens: default length of the output.
-      truncate: cut longer prompts instead of refusing them.
-      ends_with_eos: EOS follows the text, as the embedded tasks have it.
-      chat: wraps prefix and text; then nothing else is added.
-      begins_with_eos: EOS stands before the text, as in language modelling.
-    """
-
-    prefix: str
-    max_tokens: int | None
-    max_new_tokens: int
-    truncate: bool = False
-    ends_with_eos: bool = True
-    chat: ChatTemplate | None = None
-    begins_with_eos: bool = False
-
-    def ids(self, tokenizer: Tokenizer, text: str, where: str) -> list[int]:
-        """Prefix, text, and EOS if so wanted. `where` names the input in an error.
-
-        Raises:
-          UsageError: the prompt is too long and may not be cut.
-        """
-        reader = Reader(tokenizer, self.ends_with_eos, self.chat, self.begins_with_eos)
-        ids = reader.prompt(self.prefix + text)
-        if self.max_tokens is None or len(ids) <= self.max_tokens:
-            return ids
-        if not self.truncate:
-            raise UsageError(
-                f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
-                "shorten it or pass --truncate_inputs"
-            )
-        return reader.prompt(self.prefix + text, self.max_tokens)
-
-
-def prompt_format(
-    target: Pretrained,
-    *,
-    task: str | None = None,
-    prefix: str | None = None,
-    truncate: bool = False,
-    chat: bool = False,
-) -> PromptFormat:
-    """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
-
-    Args:
-      task: use this task's prefix and lengths.
-      prefix: overrides the prefix; the empty string means verbatim inputs.
-      chat: wrap inputs in the checkpoint's chat template.
-
-    Raises:
-      UsageError: an unknown task, or a chat template where there is none.
-    """
-    task = task or zoo_manifest.task_of(target.name)
-    lengths = target.card.feature_lengths
-    own_prefix = target.card.prefix
-    if task is not None:
-        spec = catalog.find_task(task)
-        own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
-    template = chat_template(target.card.chat)
-    if chat and template is None:
-        raise UsageError(f"{target.name} has no chat template: leave --chat out")
-    return PromptFormat(
-        prefix=own_prefix if prefix is None else prefix,
-        max_tokens=lengths.get("inputs"),
-        max_new_tokens=lengths.get("targets", 128),
-        truncate=truncate,
-        ends_with_eos=target.card.prompts_end_with_eos,
-        begins_with_eos=target.card.prompts_begin_with_eos,
-        chat=template if chat else None,
-    )
-
-
-def tokenizer_of(model: Pretrained) -> Tokenizer:
-    """The tokenizer in a checkpoint.
-
-    Raises:
-      UsageError: there is none.
-    """
-    if model.tokenizer_bytes is None:
-        raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
-    return Tokenizer.from_bytes(model.tokenizer_bytes, model.card.eos_ids)
 
 
 class TextGenerator:
@@ -188,14 +96,14 @@ class TextGenerator:
         if isinstance(block_size, int) and block_size < 1:
             raise UsageError(f"block_size is {block_size}, must be at least 1")
         sizes = AUTO if isinstance(block_size, str) else (block_size,)
-        self.tokenizer = tokenizer_of(next((model for model in models if model.tokenizer_bytes), target))
+        self.form = form or prompt_format(target, tokenizer=tokenizer_of(*models))
+        self.tokenizer = self.form.reader.tokenizer
         for model in models:
             if model.model.vocab_size < self.tokenizer.vocab_size:
                 raise UsageError(
                     f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
                     f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
                 )
-        self.form = form or prompt_format(target)
         drafter, params, blocks = None, None, candidates
         if drafts:
             drafter, params = make_drafter(
@@ -269,7 +177,7 @@ class TextGenerator:
         tokenizer = self.tokenizer
         names = names or [f"input {i}" for i in range(len(texts))]
         distribution = SamplingParams(temperature, top_k, top_p).distribution(tokenizer.vocabulary)
-        prompts = [self.form.ids(tokenizer, t, name) for t, name in zip(texts, names, strict=True)]
+        prompts = [self.form.ids(text, name) for text, name in zip(texts, names, strict=True)]
         limit = self.form.max_new_tokens if max_new_tokens is None else max_new_tokens
         completions = self._engine.stream(prompts, distribution, limit, seed, progress, numbers)
         return self._in_order(texts, completions)

@@ -18,7 +18,7 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, RowSettings, State
 from distillspec_jax.decoding.stopping import StopOnEos
-from distillspec_jax.generation.text_generator import prompt_format, tokenizer_of
+from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -57,7 +57,8 @@ def trace(
       block_size, temperature, max_new_tokens, seed: as in `TextGenerator`.
     """
     check_pairs(target, [draft])
-    tokenizer, form = tokenizer_of(target), prompt_format(target, truncate=True)
+    form = prompt_format(target, truncate=True)
+    tokenizer = form.reader.tokenizer
     drafter, draft_params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
     loop = SpeculativeLoop(
         target.model,
@@ -65,7 +66,7 @@ def trace(
         stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
     )
-    prompts = [form.ids(tokenizer, text, "the text")]
+    prompts = [form.ids(text, "the text")]
     prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
     distribution = SamplingParams(temperature).distribution(tokenizer.vocabulary)
     limit = max_new_tokens or form.max_new_tokens

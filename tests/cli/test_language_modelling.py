@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.cli.main import main
-from distillspec_jax.generation.text_generator import prompt_format
+from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import tiny
@@ -50,8 +50,8 @@ def trained(tmp_path_factory) -> str:
 def test_prompts_go_on_after_the_end_of_another_text(trained):
     model = pretrained.load(trained)
     tokenizer, form = embedded_tokenizer(), prompt_format(model)
-    assert form.ids(tokenizer, "the cat", "") == [1, *tokenizer.encode("the cat")]
-    assert form.ids(tokenizer, "", "") == [1]
+    assert form.ids("the cat", "") == [1, *tokenizer.encode("the cat")]
+    assert form.ids("", "") == [1]
 
 
 def test_perplexity_is_that_of_the_logits(trained, tmp_path, capsys):

@@ -24,6 +24,7 @@ from distillspec_jax.decoding import (
     SamplingParams,
     SpeculativeLoop,
     State,
+    drafter_registry,
     randomness,
 )
 from distillspec_jax.shapes import Array, Params
@@ -155,3 +156,39 @@ def test_drafted_blocks_are_drawn_from_the_drafts_distribution() -> None:
         expected = exact_joint(drafting, PROMPTS[prompt], BLOCK, distribution)
         p_value = g_test(Counter(blocks[i :: len(CELLS)]), expected)
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
+
+
+@pytest.mark.parametrize("name", drafter_registry.names())
+def test_a_registered_drafter_keeps_the_contract(name: str) -> None:
+    """What it offers is drawn from what it records; a memory that committed equals one that followed."""
+    drafter, params = drafter_registry.make_drafter([name], vocab_size=VOCAB)
+    prompt_BT, rows = padded([[2, 3, 4, 2, 3], [5, 4, 5, 4, 5], [3]]), 3
+    distribution = SamplingParams().distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(rows)
+    first_B = jnp.array([3, 5, 3])
+
+    def drafted(memory: Any, pending_B: Array, noise: int) -> Draft:
+        keys_B = randomness.row_keys(jax.random.key(noise), jnp.arange(rows))
+        return drafter.draft(params, memory, keys_B, pending_B, distribution, BLOCK)
+
+    def same(left: Draft, right: Draft) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(left[:3], right[:3], strict=True))
+
+    memory = drafter.init(params, prompt_BT, 4 * BLOCK, first_B)
+    block = drafted(memory, first_B, 0)
+    offered_BNG = np.arange(BLOCK) < np.asarray(block.length_BN)[..., None]
+    assert block.tokens_BNG.shape == (rows, drafter.candidates, BLOCK)
+    assert offered_BNG.any()
+    q_BNGV = np.exp(block.log_q_BNGV)
+    np.testing.assert_allclose(q_BNGV.sum(-1)[offered_BNG], 1, atol=1e-5)
+    q_BNG = np.take_along_axis(q_BNGV, np.asarray(block.tokens_BNG)[..., None], axis=-1)[..., 0]
+    assert (q_BNG[offered_BNG] > 0).all()
+
+    # Every row keeps what it may, up to one token, and the target adds the id 2; or the row idles.
+    accepted_B = jnp.minimum(block.length_BN[:, 0], 1)
+    kept_B = jnp.where(accepted_B > 0, block.tokens_BNG[:, 0, 0], 2)
+    text_BT = jnp.stack([kept_B, jnp.full(rows, 2)], axis=1).astype(jnp.int32)
+    committed = drafter.commit(block.state, jnp.zeros(rows, jnp.int32), accepted_B)
+    followed = drafter.follow(params, memory, first_B, text_BT, accepted_B + 1)
+    assert same(drafted(committed, jnp.full(rows, 2), 1), drafted(followed, jnp.full(rows, 2), 1))
+    idle = drafter.commit(block.state, jnp.zeros(rows, jnp.int32), jnp.full(rows, -1))
+    assert same(drafted(idle, first_B, 0), block)

@@ -18,7 +18,8 @@ from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.divergences import ReverseKL
 from distillspec_jax.distillation.sources import OnPolicy
 from distillspec_jax.errors import UsageError
-from distillspec_jax.generation.text_generator import TextGenerator, prompt_format
+from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.partitioning import make_partitioner

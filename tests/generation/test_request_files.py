@@ -9,7 +9,9 @@ import pytest
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.request_files import (
-    Request,
+    GenerationRequest as Request,
+)
+from distillspec_jax.generation.request_files import (
     finished,
     options,
     output_lines,
@@ -217,7 +219,10 @@ DEFAULTS = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 9}
 
 
 def test_a_line_may_bring_a_distribution_and_a_length_of_its_own():
-    asked = [Request("a", "f:1", {"temperature": 1}), Request("b", "f:2", {"max_new_tokens": 3})]
+    asked = [
+        Request("a", "f:1", {"temperature": 1}),
+        Request("b", "f:2", {"max_new_tokens": 3}),
+    ]
     own = {"temperature": [1, 0.0], "max_new_tokens": [9, 3]}
     assert options(asked, DEFAULTS) == DEFAULTS | own
     assert options([Request("a", "f:1", {"note": "x"})], DEFAULTS) == DEFAULTS
@@ -263,7 +268,10 @@ def test_whole_lines_of_a_run_that_was_cut_off_are_kept_and_the_torn_one_is_not(
 
 
 def test_a_file_that_is_whole_answers_all_requests(tmp_path):
-    path, asked = tmp_path / "out.jsonl", [Request("a", "f:1", {}), Request("b", "f:2", {})]
+    path, asked = (
+        tmp_path / "out.jsonl",
+        [Request("a", "f:1", {}), Request("b", "f:2", {})],
+    )
     path.write_text('{"inputs": "a"}\n')
     assert finished(str(path), asked[:1]) == 1
     with pytest.raises(UsageError, match=r"out.jsonl is whole with 1 of 2 outputs"):
@@ -277,7 +285,10 @@ def test_a_file_that_is_whole_answers_all_requests(tmp_path):
 
 
 def test_lines_made_otherwise_are_not_resumed(tmp_path):
-    path, asked = str(tmp_path / "out.jsonl"), [Request("a", "f:1", {}), Request("b", "f:2", {})]
+    path, asked = (
+        str(tmp_path / "out.jsonl"),
+        [Request("a", "f:1", {}), Request("b", "f:2", {})],
+    )
     made = {"model": "m", "seed": 0, "stop": ["x"]}
     with pytest.raises(ZeroDivisionError):
         put_one_and_fail(path, '{"inputs": "a"}', settings=made)

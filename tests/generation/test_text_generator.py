@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.generation.text_generator import (
-    PromptFormat,
-    TextGenerator,
-    prompt_format,
-    tokenizer_of,
-)
+from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import pair, tiny
 
@@ -183,37 +180,43 @@ def test_a_model_with_fewer_logits_than_pieces_is_refused():
 
 
 def test_a_prompt_is_prefix_text_and_eos():
-    form = PromptFormat("ask: ", None, 5)
-    assert form.ids(TOKENIZER, "who?", "x") == [*TOKENIZER.encode("ask: who?"), TOKENIZER.eos_id]
-    assert form.ids(TOKENIZER, "", "x") == [*TOKENIZER.encode("ask: "), TOKENIZER.eos_id]
+    form = PromptFormat(Reader(TOKENIZER), "ask: ", None, 5)
+    assert form.ids("who?", "x") == [*TOKENIZER.encode("ask: who?"), TOKENIZER.eos_id]
+    assert form.ids("", "x") == [*TOKENIZER.encode("ask: "), TOKENIZER.eos_id]
 
 
 def test_the_longest_prompt_just_fits_and_a_longer_one_is_cut_before_its_eos():
     ids = TOKENIZER.encode("ask: one two three four")
-    fits = PromptFormat("ask: ", len(ids) + 1, 5)
-    assert fits.ids(TOKENIZER, "one two three four", "x") == [*ids, TOKENIZER.eos_id]
+    fits = PromptFormat(Reader(TOKENIZER), "ask: ", len(ids) + 1, 5)
+    assert fits.ids("one two three four", "x") == [*ids, TOKENIZER.eos_id]
     short = dataclasses.replace(fits, max_tokens=len(ids))
     with pytest.raises(
         UsageError, match=rf"f:3 has {len(ids) + 1} tokens, the model was built for {len(ids)}"
     ):
-        short.ids(TOKENIZER, "one two three four", "f:3")
-    cut = dataclasses.replace(short, truncate=True).ids(TOKENIZER, "one two three four", "x")
+        short.ids("one two three four", "f:3")
+    cut = dataclasses.replace(short, truncate=True).ids("one two three four", "x")
     assert cut == [*ids[: len(ids) - 1], TOKENIZER.eos_id]
 
 
 def test_a_models_own_prefix_and_lengths_a_tasks_and_the_users():
-    own = PromptFormat(pair.PREFIX, pair.INPUTS, pair.TARGETS)
-    wiki, gsm = PromptFormat("summarize: ", 192, 128), PromptFormat("solve: ", 192, 288)
+    def chosen(target, **options):
+        form = prompt_format(target, **options)
+        return form.prefix, form.max_tokens, form.max_new_tokens, form.truncate
+
+    own = (pair.PREFIX, pair.INPUTS, pair.TARGETS, False)
+    wiki, gsm = ("summarize: ", 192, 128, False), ("solve: ", 192, 288, False)
     bare = pair.target()
     zoo_target = dataclasses.replace(bare, name="zoo:wiki_leads/target")
-    assert prompt_format(bare) == own
-    assert prompt_format(dataclasses.replace(bare, name="zoo:target")) == own
-    assert prompt_format(zoo_target) == wiki
-    assert prompt_format(bare, task="gsm_symbolic") == gsm
-    assert prompt_format(zoo_target, task="gsm_symbolic") == gsm
-    assert prompt_format(zoo_target, prefix="") == dataclasses.replace(wiki, prefix="")
-    assert prompt_format(bare, task="gsm_symbolic", prefix="x ") == dataclasses.replace(gsm, prefix="x ")
-    assert prompt_format(bare, truncate=True) == dataclasses.replace(own, truncate=True)
+    assert chosen(bare) == own
+    assert chosen(dataclasses.replace(bare, name="zoo:target")) == own
+    assert chosen(zoo_target) == wiki
+    assert chosen(bare, task="gsm_symbolic") == gsm
+    assert chosen(zoo_target, task="gsm_symbolic") == gsm
+    assert chosen(zoo_target, prefix="") == ("", *wiki[1:])
+    assert chosen(bare, task="gsm_symbolic", prefix="x ") == ("x ", *gsm[1:])
+    assert chosen(bare, truncate=True) == (*own[:3], True)
+    reader = prompt_format(bare).reader
+    assert (reader.ends_with_eos, reader.begins_with_eos, reader.chat) == (True, False, None)
     with pytest.raises(UsageError, match="unknown task 'gsm_symbol': did you mean 'gsm_symbolic'"):
         prompt_format(bare, task="gsm_symbol")
 

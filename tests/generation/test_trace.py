@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.generation.trace import trace
 from tests import pair, tiny
 

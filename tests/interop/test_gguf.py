@@ -11,6 +11,7 @@ import transformers
 from distillspec_jax.cli import main as console
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import text_generator
+from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.interop import convert, gguf_decoder, gguf_file, gguf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained, rotary
@@ -133,12 +134,11 @@ def test_a_text_is_cut_up_as_the_name_says(tmp_path, kind, pieces):
 def test_a_chat_is_wrapped_as_transformers_wraps_it(imported, tmp_path):
     convert.export(imported.name, str(tmp_path / "hf"))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    form = text_generator.prompt_format(imported, chat=True)
-    tokenizer = Tokenizer.from_bytes(imported.tokenizer_bytes, imported.card.eos_ids)
+    form = prompt_format(imported, chat=True)
     for said in TEXTS:
         chat = [{"role": "user", "content": said}]
         expected = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        assert form.ids(tokenizer, said, "it") == expected, said
+        assert form.ids(said, "it") == expected, said
         assert (expected[0], expected.count(BOS)) == (BOS, 1)
     again, _ = convert.convert("hf", str(tmp_path / "hf"), str(tmp_path / "again"))
     assert again.chat == imported.card.chat

@@ -8,7 +8,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from distillspec_jax import checkpoint
 from distillspec_jax.cli import main as console
-from distillspec_jax.generation.text_generator import tokenizer_of
+from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.interop import convert, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly

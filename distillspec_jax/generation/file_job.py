@@ -1,0 +1,174 @@
+"""A request file answered: every line read, completed and written, from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distillspec_jax.decoding import drafter_registry
+from distillspec_jax.decoding.engine import DecodingProgress
+from distillspec_jax.errors import UsageError
+from distillspec_jax.generation import request_files, text_generator
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
+from distillspec_jax.models import pretrained
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import make_partitioner
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What one run wrote: outputs, their tokens, and the target calls that they took."""
+
+    outputs: int
+    tokens: int
+    target_calls: int
+
+    @property
+    def block_efficiency(self) -> float:
+        """Tokens per target call."""
+        return self.tokens / max(self.target_calls, 1)
+
+
+def generate_file(
+    model: str,
+    input: str = "-",
+    output: str = "-",
+    *,
+    drafter: Sequence[str] | None = None,
+    field: str = "inputs",
+    task: str | None = None,
+    prefix: str | None = None,
+    chat: bool = False,
+    truncate_inputs: bool = False,
+    block_size: int | str | None = None,
+    rule: str = "token",
+    epsilon: float | None = None,
+    candidates: int = 1,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int = 8,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    resume: bool = False,
+    dtype: str | None = None,
+    num_partitions: int | None = None,
+    assume_same_vocabulary: bool = False,
+    progress: Callable[[DecodingProgress], None] | None = None,
+    say: Callable[[str], None] = print,
+) -> Totals | None:
+    """Completes every line of a request file and writes one line for each, in order.
+
+    Args:
+      model: the target, a directory or `zoo:NAME`.
+      input, output: paths; `-` is standard input or output.
+      drafter: draft models, or drafters that need none, by name; `none` alone is the same as nothing.
+      field: of a line, that holds its text.
+      task, prefix, chat, truncate_inputs: see `prompt_format`.
+      block_size: drafts a round, or `auto`; 5 by default, or less if outputs are shorter.
+      rule, epsilon, candidates, batch_size, stop, assume_same_vocabulary: see `TextGenerator`.
+      temperature, top_k, top_p, max_new_tokens: of the lines that do not name their own.
+      seed: of all draws.
+      num_samples: outputs a line, numbered in the field `sample`.
+      resume: go on after the lines that an interrupted run left in `OUTPUT.partial`.
+      dtype: of models that name none, see `pretrained.load`.
+      num_partitions: use all devices, with the target split over so many; one device by default.
+      progress: called on the host while decoding.
+      say: told, in a line each, what is compiled, resumed, or failed.
+
+    Returns:
+      None if the output was whole already.
+
+    Raises:
+      UsageError: an impossible value, no such model, a bad line (by file and line), an output that another
+        input or other settings began.
+      OSError: the input cannot be opened.
+    """
+    # What texts and counts depend on, given the requests: noted beside lines that are not whole.
+    decisive: dict[str, Any] = {
+        **{"model": model, "drafter": drafter, "task": task, "prefix": prefix, "chat": chat},
+        **{"truncate_inputs": truncate_inputs, "rule": rule, "epsilon": epsilon, "candidates": candidates},
+        **{"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens},
+        **{"seed": seed, "stop": stop, "dtype": dtype},
+    }
+    if num_samples < 1:
+        raise UsageError(f"--num_samples={num_samples}: must be at least 1")
+    requests = request_files.read_requests(input, field)
+    if input != "-" and os.path.isfile(output) and os.path.samefile(input, output):
+        raise UsageError(f"--output={output} is the file of --input: choose another")
+    partitioner = None if num_partitions is None else make_partitioner(num_partitions)
+    target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
+    drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
+    form = prompt_format(
+        target,
+        tokenizer=tokenizer_of(target, *(draft for draft in drafts if isinstance(draft, Pretrained))),
+        task=task,
+        prefix=prefix,
+        truncate=truncate_inputs,
+        chat=chat,
+    )
+    requests = [sample for request in requests for sample in request.repeated(num_samples)]
+    limit = form.max_new_tokens if max_new_tokens is None else max_new_tokens
+    options = request_files.options(
+        requests, {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": limit}
+    )
+    limits = options["max_new_tokens"]
+    decisive["block_size"] = block_size = _block_size(
+        block_size, max(limits) if isinstance(limits, list) else limits
+    )
+    generator = text_generator.TextGenerator(
+        target,
+        drafts,
+        form=form,
+        block_size=block_size,
+        rule=rule,
+        epsilon=epsilon,
+        candidates=candidates,
+        batch_size=batch_size,
+        stop=stop,
+        assume_same_vocabulary=assume_same_vocabulary,
+        partitioner=partitioner,
+        on_compile=say,
+    )
+    done = request_files.finished(output, requests, decisive) if resume else 0
+    if done == len(requests) and not os.path.exists(output + ".partial"):
+        say(f"{output} is whole: nothing is left to do")
+        return None
+    if done:
+        say(f"resuming after {done} of {len(requests)} outputs")
+    left = requests[done:]
+    generations = generator.stream(
+        [request.inputs for request in left],
+        **{name: value[done:] if isinstance(value, list) else value for name, value in options.items()},
+        seed=seed,
+        names=[request.where for request in left],
+        progress=progress,
+        numbers=range(done, len(requests)),
+    )
+    tokens = calls = 0
+    with request_files.output_lines(output, resume, decisive) as write:
+        for request, generation in zip(left, generations, strict=True):
+            write(request_files.write_line(request, generation))
+            tokens, calls = tokens + generation.emitted_tokens, calls + generation.target_calls
+            if generation.finish_reason == "failed":
+                say(f"{request.where}: failed: the model's logits were not finite")
+    return Totals(len(left), tokens, calls)
+
+
+def _named(drafters: Sequence[str]) -> list[str]:
+    """The drafters but `none`, which stands alone."""
+    others = [name for name in drafters if name != "none"]
+    if others and len(others) < len(drafters):
+        raise UsageError(f"--drafter=none beside --drafter={others[0]}: choose one")
+    return others
+
+
+def _block_size(asked: int | str | None, longest: int) -> int | str:
+    """What was asked for, or 5; a block that is longer than any output may be is refused, or shortened."""
+    if isinstance(asked, int) and asked > longest >= 1:
+        raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
+    return max(1, min(5, longest)) if asked is None else asked

@@ -1,0 +1,96 @@
+"""Prompt format: how a raw text becomes the ids that a model was taught to complete."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from distillspec_jax.data import catalog
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import zoo_manifest
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization.prompt_reader import Reader
+from distillspec_jax.tokenization.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """How a raw input becomes a prompt.
+
+    Attributes:
+      reader: the vocabulary, and what stands around a text: EOS, a chat template.
+      prefix: put before every input.
+      max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
+      max_new_tokens: default length of the output.
+      truncate: cut longer prompts instead of refusing them.
+    """
+
+    reader: Reader
+    prefix: str
+    max_tokens: int | None
+    max_new_tokens: int
+    truncate: bool = False
+
+    def ids(self, text: str, where: str) -> list[int]:
+        """The prompt of a text. `where` names the input in an error.
+
+        Raises:
+          UsageError: the prompt is too long and may not be cut.
+        """
+        ids = self.reader.prompt(self.prefix + text)
+        if self.max_tokens is None or len(ids) <= self.max_tokens:
+            return ids
+        if not self.truncate:
+            raise UsageError(
+                f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
+                "shorten it or pass --truncate_inputs"
+            )
+        return self.reader.prompt(self.prefix + text, self.max_tokens)
+
+
+def prompt_format(
+    target: Pretrained,
+    *,
+    tokenizer: Tokenizer | None = None,
+    task: str | None = None,
+    prefix: str | None = None,
+    truncate: bool = False,
+    chat: bool = False,
+) -> PromptFormat:
+    """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
+
+    Args:
+      tokenizer: the target's own by default.
+      task: use this task's prefix and lengths.
+      prefix: overrides the prefix; the empty string means verbatim inputs.
+      truncate: cut prompts that are too long.
+      chat: wrap inputs in the checkpoint's chat template.
+
+    Raises:
+      UsageError: an unknown task, or a chat template or a tokenizer where there is none.
+    """
+    task = task or zoo_manifest.task_of(target.name)
+    lengths, own_prefix = target.card.feature_lengths, target.card.prefix
+    if task is not None:
+        spec = catalog.find_task(task)
+        own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
+    if chat and not target.card.chat:
+        raise UsageError(f"{target.name} has no chat template: leave --chat out")
+    return PromptFormat(
+        reader=Reader.of_card(target.card, tokenizer or tokenizer_of(target), chat=chat, name=target.name),
+        prefix=own_prefix if prefix is None else prefix,
+        max_tokens=lengths.get("inputs"),
+        max_new_tokens=lengths.get("targets", 128),
+        truncate=truncate,
+    )
+
+
+def tokenizer_of(model: Pretrained, *others: Pretrained) -> Tokenizer:
+    """The tokenizer in a checkpoint, or in the first of the others that has one where it has none.
+
+    Raises:
+      UsageError: there is none.
+    """
+    for one in (model, *others):
+        if one.tokenizer_bytes is not None:
+            return Tokenizer.from_bytes(one.tokenizer_bytes, one.card.eos_ids)
+    raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")
