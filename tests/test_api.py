@@ -8,6 +8,7 @@ import pytest
 import distillspec_jax as ds
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation import distill as job
+from distillspec_jax.distillation import divergences
 from distillspec_jax.distillation.divergences import JensenShannon
 from distillspec_jax.distillation.sources import Fixed
 from distillspec_jax.generation import text_generator
@@ -39,7 +40,7 @@ def test_distill_names_a_task_and_its_divergence(passed_on):
     made = ds.distill("t", "d", task="wiki_leads", output="o", divergence="jsd", steps=7)
     assert isinstance(made, ds.Pretrained)
     assert passed_on["data"] == DataConfig("wiki_leads")
-    assert passed_on["divergence"] == JensenShannon(0.5)
+    assert divergences.divergence(passed_on["divergence"]) == JensenShannon(0.5)
     assert (passed_on["model_dir"], passed_on["loop"].total_steps) == ("o", 7)
 
 
