@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from distillspec_jax.cli import main as console
-from distillspec_jax.decoding import Draft, SamplingDistribution, drafter_registry
+from distillspec_jax.decoding import Draft, SamplingDistribution, drafter_registry, named_drafters
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 from tests import pair
@@ -58,8 +58,8 @@ class Repeater:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the toy drafter, which is forgotten after the test."""
-    monkeypatch.setattr(drafter_registry, "_FACTORIES", dict(drafter_registry._FACTORIES))
-    drafter_registry.register("toy", Repeater)
+    monkeypatch.setattr(named_drafters, "FACTORIES", dict(named_drafters.FACTORIES))
+    named_drafters.register("toy", Repeater)
     return "--drafter=toy"
 
 
@@ -118,4 +118,4 @@ def test_help_and_errors_name_a_drafter_that_joined(
     with pytest.raises(UsageError, match="draft is 'toyy', must be a loaded model, 'lookup', 'toy' or None"):
         drafter_registry.make_drafter(["toyy"], vocab_size=9)
     with pytest.raises(UsageError, match="the drafter name 'toy' is taken"):
-        drafter_registry.register("toy", Repeater)
+        named_drafters.register("toy", Repeater)

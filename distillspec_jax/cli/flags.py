@@ -37,9 +37,9 @@ TASK_HELP = (
 
 
 def _drafter_names() -> str:
-    from distillspec_jax.decoding import drafter_registry
+    from distillspec_jax.decoding import named_drafters
 
-    return ", ".join(drafter_registry.names())
+    return ", ".join(named_drafters.names())
 
 
 def _rules() -> str:
@@ -49,7 +49,7 @@ def _rules() -> str:
 
 
 _LATE_WORDS: Mapping[str, Callable[[], str]] = {"{drafters}": _drafter_names, "{rules}": _rules}
-"""Words of help texts that a registry knows: filled in when help is printed, since asking it imports JAX."""
+"""Words of help texts that a registry knows: filled in when help is printed."""
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -1,44 +1,22 @@
-"""Drafters by what a user calls them: draft models, and the names of drafters that need no model.
+"""Makes a drafter and its parameters of what a user names: draft models, and drafters that need no model.
 
-A new drafter that needs no model is one file and one line in `_FACTORIES` (or one call of `register`); every
-command and the Python API then know its name. Drafters made of a model are `ModelDrafter`.
+The latter are listed in `named_drafters`; drafters made of a model are `ModelDrafter`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from distillspec_jax.decoding import named_drafters
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.hybrid import HybridDrafter
-from distillspec_jax.decoding.prompt_lookup import PromptLookup
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 
 NamedDraft = Pretrained | str
 """A loaded draft model, or the name of a drafter that needs none."""
-
-DrafterFactory = Callable[[int], Drafter]
-"""Makes a drafter for a vocabulary of so many ids; it takes no parameters (`None`)."""
-
-_FACTORIES: dict[str, DrafterFactory] = {"lookup": PromptLookup}
-
-
-def register(name: str, factory: DrafterFactory) -> None:
-    """Makes a drafter known as `--drafter=NAME` and `drafter="NAME"`.
-
-    Raises:
-      UsageError: the name is taken, or means something else.
-    """
-    if name in _FACTORIES or name in ("", "none"):
-        raise UsageError(f"the drafter name {name!r} is taken: choose another")
-    _FACTORIES[name] = factory
-
-
-def names() -> list[str]:
-    """The names of the drafters that need no model."""
-    return list(_FACTORIES)
 
 
 def load(draft: NamedDraft, dtype: str | None = None) -> NamedDraft:
@@ -47,7 +25,7 @@ def load(draft: NamedDraft, dtype: str | None = None) -> NamedDraft:
     Raises:
       UsageError: see `pretrained.load`.
     """
-    if isinstance(draft, Pretrained) or draft in _FACTORIES:
+    if isinstance(draft, Pretrained) or draft in named_drafters.FACTORIES:
         return draft
     return pretrained.load(draft, dtype=dtype)
 
@@ -78,15 +56,15 @@ def make_drafter(
     for draft in drafts:
         if isinstance(draft, Pretrained):
             continue
-        if draft not in _FACTORIES:
-            known = ", ".join(map(repr, _FACTORIES))
+        if draft not in named_drafters.FACTORIES:
+            known = ", ".join(map(repr, named_drafters.FACTORIES))
             raise UsageError(f"draft is {draft!r}, must be a loaded model, {known} or None")
         if candidates > 1:
             raise UsageError(f"the drafter {draft!r} offers one candidate block, not {candidates}")
     members = [
         ModelDrafter(draft.as_draft, candidates)
         if isinstance(draft, Pretrained)
-        else _FACTORIES[draft](vocab_size)
+        else named_drafters.FACTORIES[draft](vocab_size)
         for draft in drafts
     ]
     params = [draft.params if isinstance(draft, Pretrained) else None for draft in drafts]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from distillspec_jax.decoding.block_rule import BlockRule
-from distillspec_jax.decoding.candidates_rule import CandidatesRule
-from distillspec_jax.decoding.lenient_rule import LenientRule
-from distillspec_jax.decoding.verifiers import TokenRule, Verifier
+from distillspec_jax.decoding.deferred import deferred
 from distillspec_jax.errors import UsageError, find
+
+if TYPE_CHECKING:
+    from distillspec_jax.decoding.verifiers import Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +37,21 @@ class Rule:
     make_for_several: Callable[..., Verifier] | None = None
 
 
+_LENIENT_RULE = deferred("lenient_rule", "LenientRule")
 _lenient = functools.partial(Rule, exact=False, takes_epsilon=True)
 
 RULES: dict[str, Rule] = {
-    "token": Rule(TokenRule, "exact; judges draft by draft", make_for_several=CandidatesRule),
-    "block": Rule(BlockRule, "exact; judges the block as a whole, which keeps more of it"),
-    "linear": _lenient(functools.partial(LenientRule, "linear"), "lenient; p / epsilon in the place of p"),
-    "square": _lenient(functools.partial(LenientRule, "square"), "lenient; p / epsilon^2"),
-    "exponential": _lenient(functools.partial(LenientRule, "exponential"), "lenient; p^epsilon"),
+    "token": Rule(
+        deferred("verifiers", "TokenRule"),
+        "exact; judges draft by draft",
+        make_for_several=deferred("candidates_rule", "CandidatesRule"),
+    ),
+    "block": Rule(
+        deferred("block_rule", "BlockRule"), "exact; judges the block as a whole, which keeps more of it"
+    ),
+    "linear": _lenient(functools.partial(_LENIENT_RULE, "linear"), "lenient; p / epsilon in the place of p"),
+    "square": _lenient(functools.partial(_LENIENT_RULE, "square"), "lenient; p / epsilon^2"),
+    "exponential": _lenient(functools.partial(_LENIENT_RULE, "exponential"), "lenient; p^epsilon"),
 }
 
 

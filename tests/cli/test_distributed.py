@@ -4,6 +4,7 @@ from unittest import mock
 
 import jax
 import pytest
+from jax._src import distributed as jax_distributed
 
 from distillspec_jax.cli import distributed
 from distillspec_jax.cli import main as console
@@ -71,11 +72,11 @@ def joined(environment, monkeypatch):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         seen = {"jax_cuda_visible_devices": "all"}
-        state = distributed.State()
-        monkeypatch.setattr(distributed, "_jax", mock.MagicMock())
-        monkeypatch.setattr(distributed, "global_state", state)
-        monkeypatch.setattr(distributed.config, "update", seen.__setitem__)
-        monkeypatch.setattr(distributed.xla_bridge, "backends_are_initialized", lambda: False)
+        state = jax_distributed.State()
+        monkeypatch.setattr(jax_distributed, "_jax", mock.MagicMock())
+        monkeypatch.setattr(jax_distributed, "global_state", state)
+        monkeypatch.setattr(jax_distributed.config, "update", seen.__setitem__)
+        monkeypatch.setattr(jax_distributed.xla_bridge, "backends_are_initialized", lambda: False)
         distributed.join()
         return state.process_id, state.num_processes, seen["jax_cuda_visible_devices"]
 

@@ -25,6 +25,7 @@ from distillspec_jax.decoding import (
     SpeculativeLoop,
     State,
     drafter_registry,
+    named_drafters,
     randomness,
 )
 from distillspec_jax.shapes import Array, Params
@@ -158,7 +159,7 @@ def test_drafted_blocks_are_drawn_from_the_drafts_distribution() -> None:
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
-@pytest.mark.parametrize("name", drafter_registry.names())
+@pytest.mark.parametrize("name", named_drafters.names())
 def test_a_registered_drafter_keeps_the_contract(name: str) -> None:
     """What it offers is drawn from what it records; a memory that committed equals one that followed."""
     drafter, params = drafter_registry.make_drafter([name], vocab_size=VOCAB)
