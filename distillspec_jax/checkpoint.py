@@ -59,7 +59,7 @@ class ModelCard:
       config: the family's configuration, as JSON values.
       tokenizer_fingerprint: sha256 of the tokenizer's file, or None where the tokenizer is unknown.
       task: the seqio task or mixture that it was trained on.
-      prefix: put before raw inputs by `generate` unless told otherwise.
+      prefix: put before raw inputs by `generate` unless stated otherwise.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.

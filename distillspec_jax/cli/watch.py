@@ -1,4 +1,4 @@
-"""`distillspec watch`: acceptance of what was served, and whether it is still worth a draft."""
+"""`distillspec watch`: acceptance in service, and whether it is still worth a draft."""
 
 from __future__ import annotations
 

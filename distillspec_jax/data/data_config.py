@@ -80,7 +80,7 @@ class DataConfig:
         return {name: max(spec.feature_lengths[name] for spec in specs) for name in ("inputs", "targets")}
 
     def read_by(self, *parents: str | None) -> DataConfig:
-        """The same text as the first parent that has a tokenizer reads it, unless told otherwise."""
+        """The same text as the first parent that has a tokenizer reads it, unless stated otherwise."""
         given = [parent for parent in parents if parent is not None]
         if self.tokenizer_of is not None or not given:
             return self

@@ -28,14 +28,14 @@ class RoundCosts:
 
         It is given in seconds by the median of those rounds: the speed of a shared machine varies over time.
         """
-        plain = float(np.median([costs.seconds[0] for costs in found]))
+        autoregressive = float(np.median([costs.seconds[0] for costs in found]))
 
         def middle(measured: Sequence[Mapping[int, float]]) -> dict[int, float]:
             ratios = {
                 size: [each[size] / costs.seconds[0] for each, costs in zip(measured, found, strict=True)]
                 for size in measured[0]
             }
-            return {size: plain * float(np.median(ratio)) for size, ratio in ratios.items()}
+            return {size: autoregressive * float(np.median(ratio)) for size, ratio in ratios.items()}
 
         return cls(middle([costs.seconds for costs in found]), middle([costs.start for costs in found]))
 
@@ -46,9 +46,9 @@ class RoundCosts:
           tokens: what a row's round yields on average.
           length: tokens of a whole text, to spread its start over; infinite: not counted.
         """
-        plain = self.start.get(0, 0.0) / length + self.seconds[0]
+        autoregressive = self.start.get(0, 0.0) / length + self.seconds[0]
         drafted = self.start.get(block_size, 0.0) / length + self.seconds[block_size] / tokens
-        return plain / drafted
+        return autoregressive / drafted
 
     def break_even(self, block_size: int, length: float = math.inf) -> float | None:
         """The acceptance rate from which on this block size is no slower than autoregressive decoding.

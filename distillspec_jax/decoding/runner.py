@@ -60,7 +60,9 @@ class Runner:
         partitioner: Partitioner | None = None,
     ) -> None:
         if len(block_sizes) > 1 and 0 not in block_sizes:
-            raise UsageError(f"block sizes to choose from, {list(block_sizes)}, lack 0, plain decoding")
+            raise UsageError(
+                f"block sizes to choose from, {list(block_sizes)}, lack 0, autoregressive decoding"
+            )
         self._loops: dict[int, Loop] = {}
         self._params: dict[int, PairParams] = {}
         # A prompt is many rows of products: it is prefilled with the canonical parameters.
@@ -113,7 +115,7 @@ class Runner:
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
         """See `Loop.run`; the state is donated. Drafts need a state read for drafting, or `resumed`."""
         if not block_size:
-            state = plain(state)
+            state = without_draft(state)
         return _run(self._loops[block_size], self._params[block_size], state, max_rounds, enough)
 
     def resumed(self, state: State, prompt_BT: np.ndarray) -> State:
@@ -130,7 +132,7 @@ class Runner:
 
     def refill(self, state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
         """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
-        return _refill(plain(state) if fresh.draft is None else state, fresh, slot_B)
+        return _refill(without_draft(state) if fresh.draft is None else state, fresh, slot_B)
 
     def _placed(self, arrays: Any) -> Any:
         return arrays if self._partitioner is None else self._partitioner.put_rows(arrays)
@@ -177,7 +179,7 @@ def _init(
     state = loop.init(params, prompt_BT, settings, width)
     wide_BT = jax.ShapeDtypeStruct((len(prompt_BT), prompt_width), prompt_BT.dtype)
     wide = jax.eval_shape(functools.partial(largest.init, max_new_tokens=width), params, wide_BT, settings)
-    return jax.tree.map(_with_room, state, plain(wide) if state.draft is None else wide)
+    return jax.tree.map(_with_room, state, without_draft(wide) if state.draft is None else wide)
 
 
 def _with_room(narrow: Array, wide: jax.ShapeDtypeStruct) -> Array:
@@ -193,7 +195,7 @@ def _refill(state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
     return jax.tree.map(lambda old, new: old.at[slot_B].set(new, mode="drop"), state, fresh)
 
 
-def plain(state: State) -> State:
+def without_draft(state: State) -> State:
     """The state without a drafter's memory."""
     return dataclasses.replace(state, draft=None)
 

@@ -1,6 +1,6 @@
 """Divergences as values that a gin file can name: how logits become distributions, and what is compared.
 
-Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless told otherwise; the
+Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless stated otherwise; the
 gradient reaches the draft alone. The formulas are `formulas`; reductions are the caller's (`loss.py`).
 
 A divergence joins by its file, which derives from `DistributionDivergence` or satisfies `Divergence`, and one

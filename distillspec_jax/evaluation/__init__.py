@@ -1,1 +1,1 @@
-"""Measurements: what was accepted, how fast it was, whether a difference is one. `reports/` tells of them."""
+"""Measurements: what was accepted, how fast it was, whether a difference is one. `reports/` presents them."""

@@ -143,8 +143,8 @@ def check(
         return None
     found = agreement(target, draft, distribution, batches, block_size=block_size, seed=seed)
     values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
-    told = {"distribution": found.distribution, **values}
-    files.write_whole(Path(directory) / FILE, json.dumps(told, indent=1) + "\n")
+    record = {"distribution": found.distribution, **values}
+    files.write_whole(Path(directory) / FILE, json.dumps(record, indent=1) + "\n")
     return found
 
 

@@ -5,7 +5,7 @@ Prompts are the independent units: tokens within one are not. Every statistic he
 is one row of counts times the matrix of per-prompt columns. Columns of two systems on the same prompts stand
 side by side in that matrix, which is what pairs them.
 
-Intervals are bias-corrected and accelerated (BCa; Efron 1987), at 95 % unless told otherwise.
+Intervals are bias-corrected and accelerated (BCa; Efron 1987), at 95 % unless stated otherwise.
 """
 
 from __future__ import annotations

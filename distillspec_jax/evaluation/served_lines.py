@@ -1,4 +1,4 @@
-"""Acceptance of what was served, from the counts that every line of `distillspec generate` carries."""
+"""Acceptance in service, from the counts that every line of `distillspec generate` carries."""
 
 from __future__ import annotations
 

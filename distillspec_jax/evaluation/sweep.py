@@ -38,7 +38,7 @@ _PROMPT_BUCKET = 32
 
 @dataclasses.dataclass(frozen=True)
 class SweepProgress:
-    """How far a sweep is; told before each group of cells, after each row, and where prompts fail.
+    """Progress of a sweep, reported before each group of cells, after each row, and where prompts fail.
 
     Attributes:
       done, total: cells, those found in the results file included.

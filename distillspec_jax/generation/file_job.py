@@ -78,7 +78,7 @@ def generate_file(
       dtype: of models that name none, see `pretrained.load`.
       num_partitions: use all devices, with the target split over so many; one device by default.
       progress: called on the host while decoding.
-      say: told, in a line each, what is compiled, resumed, or failed.
+      say: called with a line when something is compiled, resumed, or failed.
 
     Returns:
       None if the output was whole already.

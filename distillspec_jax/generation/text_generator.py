@@ -66,7 +66,7 @@ class TextGenerator:
       stop: strings that end an output; it is cut before the first of them.
       assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
       partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
-      on_compile: told when a new shape is compiled.
+      on_compile: called with a line when a new shape is compiled.
 
     Raises:
       UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
@@ -168,7 +168,7 @@ class TextGenerator:
           seed: of all draws.
           names: how an error calls each text (`file:line`); `input N` by default.
           progress: called on the host while decoding.
-          numbers: what tells the texts' noise apart; their indices by default.
+          numbers: enter the texts' keys, one each; their indices by default.
 
         Raises:
           UsageError: at once, not at the first text: an impossible distribution or length, or a prompt too

@@ -76,7 +76,7 @@ def convert(
       source: the folder to read, or the file of a GGUF.
       destination: the directory to write; it must not hold anything yet.
       tokenizer: the tokenizer's file; by default what the source brings.
-      eos_ids: ids that end an output; by default what the source or the tokenizer tells.
+      eos_ids: ids that end an output; by default what the source or the tokenizer states.
       known: fields of `T5Config` that the shapes of a T5X checkpoint do not tell.
 
     Returns:
@@ -91,8 +91,8 @@ def convert(
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
     if form != "t5x" and known:
-        told_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
-        raise UsageError(f"{next(iter(known))} is told by {told_by}: leave it out")
+        stated_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
+        raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
     own = None if tokenizer is None else _read_file(tokenizer)
     if form == "t5x":
         read = _from_t5x(source, known)
@@ -210,7 +210,7 @@ def _to_jax(params: Params) -> None:
     """
     try:
         host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to know accelerators only
+    except RuntimeError:  # JAX_PLATFORMS names accelerators only
         return
     for name, value in params.items():
         if isinstance(value, dict):

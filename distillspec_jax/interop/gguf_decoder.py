@@ -88,25 +88,27 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
 
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     """The values of the config.json that transformers would have for it."""
-    told = {key.removeprefix(f"{kind}."): value for key, value in file.metadata.items()}
+    metadata = {key.removeprefix(f"{kind}."): value for key, value in file.metadata.items()}
     for key, only in _ONLY.items():
-        if told.get(key, only) != only:
-            raise UsageError(f"metadata {kind}.{key} is {told[key]!r}, only {only!r} is supported")
+        if metadata.get(key, only) != only:
+            raise UsageError(f"metadata {kind}.{key} is {metadata[key]!r}, only {only!r} is supported")
     for key in (*_FIELDS.values(), *_OPTIONAL.values()):
-        value = told.get(key, None if key in _FIELDS.values() else 1)
+        value = metadata.get(key, None if key in _FIELDS.values() else 1)
         if not isinstance(value, int | float):
             raise UsageError(f"metadata {kind}.{key} is {_brief(value)}, must be a number")
     if _EMBEDDING not in file:
         raise UsageError(f"missing tensor {_EMBEDDING}")
-    found: dict[str, Any] = {field: told[key] for field, key in _FIELDS.items()}
+    found: dict[str, Any] = {field: metadata[key] for field, key in _FIELDS.items()}
     found["vocab_size"] = file.shape(_EMBEDDING)[0]
-    found |= {field: told[key] for field, key in _OPTIONAL.items() if key in told}
+    found |= {field: metadata[key] for field, key in _OPTIONAL.items() if key in metadata}
     # Stored as float32; the shortest decimal is what was meant (1e-05 and not 9.999999747378752e-06).
     found["rms_norm_eps"] = float(str(np.float32(found["rms_norm_eps"])))
     head_dim = found.setdefault("head_dim", found["hidden_size"] // max(found["num_attention_heads"], 1))
     for key in ("rope.dimension_count", "attention.value_length"):
-        if told.get(key, head_dim) != head_dim:
-            raise UsageError(f"metadata {kind}.{key} is {told[key]}, must be {head_dim}, as wide as a head")
+        if metadata.get(key, head_dim) != head_dim:
+            raise UsageError(
+                f"metadata {kind}.{key} is {metadata[key]}, must be {head_dim}, as wide as a head"
+            )
     if _FREQUENCIES in file:
         found["rope_scaling"] = _stretching(file[_FREQUENCIES], head_dim, found.get("rope_theta", 10_000.0))
     return found | {

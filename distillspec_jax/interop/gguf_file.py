@@ -61,7 +61,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
         with self.path.open("rb") as file:
             header = _Header(self.path, file)
             self.metadata = header.metadata()
-            self._entries = {told[0]: self._entry(*told) for told in header.tensors()}
+            self._entries = {fields[0]: self._entry(*fields) for fields in header.tensors()}
             if len(self._entries) < header.num_tensors:
                 raise UsageError(f"{self.path}: two tensors have one name")
             start = header.data_start(self.metadata.get("general.alignment", 32))

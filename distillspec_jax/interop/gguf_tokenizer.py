@@ -60,20 +60,21 @@ def read(file: GGUFFile) -> bytes | None:
     Raises:
       UsageError: a tokenizer of another kind, or one that is not whole.
     """
-    told = _told(file)
-    if "model" not in told:
+    metadata = _metadata(file)
+    if "model" not in metadata:
         return None
     where = f"{file.path}: metadata tokenizer.ggml"
-    if told["model"] != "gpt2":
+    if metadata["model"] != "gpt2":
         raise UsageError(
-            f"{where}.model is {told['model']!r}, only 'gpt2' (byte-level BPE) is read: pass --tokenizer=FILE"
+            f"{where}.model is {metadata['model']!r}, only 'gpt2' (byte-level BPE) is read: "
+            "pass --tokenizer=FILE"
         )
-    name = told.get("pre", "default")
+    name = metadata.get("pre", "default")
     if name not in _KINDS:
         hint = nearest(name, _KINDS)
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
     try:
-        return _build(told, _KINDS[name]).to_str().encode()
+        return _build(metadata, _KINDS[name]).to_str().encode()
     except Exception as error:  # the library raises plain Exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{where}: not a whole tokenizer: {reason}; or pass --tokenizer=FILE") from error
@@ -81,8 +82,8 @@ def read(file: GGUFFile) -> bytes | None:
 
 def eos_ids(file: GGUFFile) -> tuple[int, ...]:
     """The ids that end an output: a text, a turn or a message; () if the file does not tell."""
-    told = _told(file)
-    found = [told.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
+    metadata = _metadata(file)
+    found = [metadata.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
     return tuple(dict.fromkeys(i for i in found if i is not None))
 
 
@@ -91,9 +92,9 @@ def chat(file: GGUFFile) -> dict[str, str]:
     template = file.metadata.get("tokenizer.chat_template")
     if template is None:
         return {}
-    told = _told(file)
-    ids = {f"{name}_token": told.get(f"{key}_token_id") for name, key in _WORDS.items()}
-    pieces = dict(enumerate(told.get("tokens", ())))
+    metadata = _metadata(file)
+    ids = {f"{name}_token": metadata.get(f"{key}_token_id") for name, key in _WORDS.items()}
+    pieces = dict(enumerate(metadata.get("tokens", ())))
     return {"template": template, **{name: pieces[i] for name, i in ids.items() if i in pieces}}
 
 
@@ -101,16 +102,16 @@ _WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Special tokens as transformers calls them, and as GGUF does."""
 
 
-def _told(file: GGUFFile) -> dict[str, Any]:
+def _metadata(file: GGUFFile) -> dict[str, Any]:
     prefix = "tokenizer.ggml."
     return {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
 
 
-def _build(told: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
-    pieces: list[str] = told["tokens"]
-    types = told.get("token_type", [1] * len(pieces))
+def _build(metadata: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
+    pieces: list[str] = metadata["tokens"]
+    types = metadata.get("token_type", [1] * len(pieces))
     vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != _UNUSED}
-    merges = [(first, second) for first, second in (merge.split(" ") for merge in told["merges"])]
+    merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
     library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
     if kind.normalizer is not None:
         library.normalizer = kind.normalizer
@@ -126,9 +127,9 @@ def _build(told: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
         if type_ in (_CONTROL, _USER_DEFINED)
     ]
     library.add_tokens(added)
-    if told.get("add_bos_token", kind.bos):
-        bos = pieces[told["bos_token_id"]]
+    if metadata.get("add_bos_token", kind.bos):
+        bos = pieces[metadata["bos_token_id"]]
         library.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, told["bos_token_id"])]
+            single=f"{bos} $A", special_tokens=[(bos, metadata["bos_token_id"])]
         )
     return library

@@ -56,15 +56,15 @@ def eos_ids(directory: str | Path) -> tuple[int, ...]:
 def chat(directory: str | Path) -> dict[str, str]:
     """See `ModelCard.chat`; the template lies in a file of its own, or in tokenizer_config.json."""
     root = Path(directory)
-    told = read_json(root / TOKENIZER_CONFIG) if (root / TOKENIZER_CONFIG).is_file() else {}
-    template = told.get("chat_template")
+    config = read_json(root / TOKENIZER_CONFIG) if (root / TOKENIZER_CONFIG).is_file() else {}
+    template = config.get("chat_template")
     if (root / CHAT_FILE).is_file():
         template = (root / CHAT_FILE).read_text(encoding="utf-8")
     if isinstance(template, list):  # several, by name
         template = {one.get("name"): one.get("template") for one in template}.get("default")
     if template is None:
         return {}
-    words = {name: told[name] for name in _WORDS if told.get(name)}
+    words = {name: config[name] for name in _WORDS if config.get(name)}
     return {
         "template": template,
         **{name: word["content"] if isinstance(word, dict) else word for name, word in words.items()},

@@ -44,8 +44,13 @@ def text(model: Pretrained, num_parameters: int) -> str:
         lines += [f"Its embedding of rank {rank} is written out: here it is as large as its target's.", ""]
     if measured := _acceptance(pretrained.resolve(model.name), card):
         lines += ["## Acceptance by its target", "", *measured, ""]
-    told = {"task": card.task, "prefix": card.prefix, "lengths": card.feature_lengths, **card.provenance}
-    return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(told, indent=1), "```", ""])
+    provenance = {
+        "task": card.task,
+        "prefix": card.prefix,
+        "lengths": card.feature_lengths,
+        **card.provenance,
+    }
+    return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(provenance, indent=1), "```", ""])
 
 
 def _run(directory: Path) -> Path:
@@ -74,13 +79,13 @@ def _acceptance(directory: Path, card: ModelCard) -> list[str]:
             if line["step"] <= step:
                 expected |= {name: value for name, value in line.items() if "acceptance_expected" in name}
     checked, sampled = directory / "agreement.json", []
-    if checked.is_file() and (told := json.loads(checked.read_text()))["positions"]:
-        distribution = told.get("distribution", told.get("law"))  # its name in 0.1
-        expected.setdefault(f"acceptance_expected_{distribution}", told["expected"])
+    if checked.is_file() and (found := json.loads(checked.read_text()))["positions"]:
+        distribution = found.get("distribution", found.get("law"))  # its name in 0.1
+        expected.setdefault(f"acceptance_expected_{distribution}", found["expected"])
         sampled = [
             "",
-            f"Under {distribution} it accepted {told['accepted']:.4f} of the {told['positions']:,} drafted "
-            f"tokens that the sampler asked it about, on {told['prompts']} prompts.",
+            f"Under {distribution} it accepted {found['accepted']:.4f} of the {found['positions']:,} drafted "
+            f"tokens that the sampler asked it about, on {found['prompts']} prompts.",
         ]
     if not expected:
         return []

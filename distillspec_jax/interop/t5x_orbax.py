@@ -66,16 +66,16 @@ def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
     if not (folder / METADATA_FILE).is_file():
         return _old_leaves(folder / INDEX_FILE), False
     try:
-        told = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         leaves = {
             tuple(str(part["key"]) for part in leaf["key_metadata"]): None
-            for leaf in told["tree_metadata"].values()
+            for leaf in metadata["tree_metadata"].values()
             if not leaf["value_metadata"].get("skip_deserialize")  # empty nodes
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({error!r})"
         raise UsageError(message) from error
-    return leaves, bool(told.get("use_zarr3"))
+    return leaves, bool(metadata.get("use_zarr3"))
 
 
 def _old_leaves(path: Path) -> dict[_Path, Any]:

@@ -57,7 +57,7 @@ def demo(
       minutes: distil for about so long; the recipe's number of steps by default.
       prompts: held-out prompts (the test split's first ones).
       seed: of training and decoding.
-      say: told what is happening, a line at a time.
+      say: called with a line when something happens.
       progress: see `sweep`.
 
     Returns:

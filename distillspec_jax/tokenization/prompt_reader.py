@@ -1,4 +1,4 @@
-"""How a text becomes ids: one code for training streams, for stored sets and for prompts that are served.
+"""How a text becomes ids: one code for training streams, for stored sets and for prompts of users.
 
 No TensorFlow here, and no JAX.
 """
@@ -87,14 +87,14 @@ class Reader:
     def fingerprint(self) -> str:
         """Digests all that decides the ids."""
         chat = self.chat and [self.chat.source, dict(self.chat.words)]
-        told = [
+        conventions = [
             self.tokenizer.fingerprint,
             self.tokenizer.eos_ids,
             self.ends_with_eos,
             self.begins_with_eos,
             chat,
         ]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(conventions).encode()).hexdigest()[:16]
 
 
 def chat_template(chat: dict[str, str]) -> ChatTemplate | None:

@@ -56,7 +56,7 @@ class Tokenizer:
 
     Attributes:
       model_bytes: a SentencePiece model or a tokenizer.json, everything that determines text <-> ids. A
-        checkpoint stores it so that it can be served without the task that trained it.
+        checkpoint stores it so that it can generate without the task that trained it.
       eos_ids: ids that end a text; by default the model's own.
     """
 
