@@ -151,7 +151,7 @@ def test_generate_wraps_only_where_it_is_told_to_and_there_is_a_template(
         pass
 
     def make(*models, form, **settings):
-        raise Made(form.chat and form.chat.source)
+        raise Made(form.reader.chat and form.reader.chat.source)
 
     monkeypatch.setattr(text_generator, "TextGenerator", make)
     lines = tmp_path / "in.jsonl"
