@@ -67,11 +67,11 @@ def cases() -> dict[str, list[str]]:
         greedy, mixed = "--input=plain.txt", "--input=mixed.txt --temperature=1 --seed=7"
         sampled, draft = f"{greedy} --temperature=1 --seed=7", f"--drafter={zoo}distilled"
         flags = {
-            "greedy, no draft": greedy,
+            "greedy without draft": greedy,
             "greedy": f"{greedy} {draft}",
-            "no draft": mixed,
+            "mixed without draft": mixed,
             "token rule": f"{mixed} {draft}",
-            "block rule, shortlist": f"{sampled} --drafter={zoo}shortlisted --rule=block",
+            "block rule with shortlist": f"{sampled} --drafter={zoo}shortlisted --rule=block",
             "exponential rule": f"{sampled} {draft} --rule=exponential --epsilon=0.5",
             "3 candidates": f"{mixed} {draft} --candidates=3",
             "lookup": f"{mixed} --drafter=lookup",
@@ -80,8 +80,8 @@ def cases() -> dict[str, list[str]]:
         if family == "t5":
             flags |= {
                 "linear rule": f"{sampled} {draft} --rule=linear --epsilon=0.5",
-                "greedy draft, stop": f"{greedy} --drafter={zoo}greedy --stop=also --stop=born",
-                "two drafters, 2 samples": f"{sampled} {draft} --drafter=lookup --num_samples=2",
+                "greedy draft with stop": f"{greedy} --drafter={zoo}greedy --stop=also --stop=born",
+                "two drafters with samples": f"{sampled} {draft} --drafter=lookup --num_samples=2",
                 "int8 draft": f"{sampled} {draft}@int8",
             }
         generate = f"generate --model={zoo}target --output=out.jsonl --max_new_tokens=24 --batch_size=4"
@@ -106,7 +106,7 @@ def training_cases() -> dict[str, list[str]]:
     distill = f"distill --check_prompts=0 --gin.TRAIN_STEPS=50 {run} --gin_file=runs/distill"
     pair = f".gin {lengths % 32} --gin.TARGET=zoo:wiki_leads/target --gin.DRAFT=zoo:wiki_leads/draft"
     found = {
-        f"distill {source}, {name}": [f"{distill}{pair} {flags} --gin.DIVERGENCE=@divergences.{name}()"]
+        f"distill {source} {name}": [f"{distill}{pair} {flags} --gin.DIVERGENCE=@divergences.{name}()"]
         for source, flags in sources.items()
         for name in ("ForwardKL", "ReverseKL", "JensenShannon", "TotalVariation")
     }
