@@ -293,7 +293,7 @@ def test_a_folder_that_is_wrong_is_named_in_one_line(wrong, said, tmp_path, caps
         (["--from=hf", "--input=a", "--output=tests"], "--output=tests holds something already"),
         (
             ["--from=hf", "--input=a", "--output=b", "--relpos_max_distance=9"],
-            "relpos_max_distance is told by",
+            "relpos_max_distance is stated by",
         ),
         (["--to=hf", "--input=a", "--output=b", "--tokenizer=t"], "--tokenizer belongs to --from"),
         (["--to=hf", "--input=a", "--output=b", "--eos_ids=2"], "--eos_ids belongs to --from"),
