@@ -36,6 +36,8 @@ def _why_not_written(error: Exception) -> str | None:
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes a file that appears under its name only when all of it is on disk; makes its folder.
 
+    Devices, pipes and links (`/dev/stdout` is one) are written to as they are, and never replaced.
+
     Raises:
       UsageError: the place cannot be written; nothing is left behind.
     """
@@ -44,7 +46,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 
 def write_whole_by(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file likewise, by a function that is given the temporary path (its suffix is `path`'s).
+    """Writes a file likewise, by a function that is given the path to write to (its suffix is `path`'s).
 
     Raises:
       UsageError: as `write_whole`.
@@ -53,6 +55,9 @@ def write_whole_by(path: str | Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f"partial-{path.name}")
     with saving(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            write(path)
+            return
         try:
             write(temporary)
             os.replace(temporary, path)
