@@ -12,7 +12,7 @@ ARGS ?=
 CONFIG ?= experiments/dryrun/t5_xl_small.gin
 MESH ?= 4x8
 # A file's tests share compiled functions, so files and not tests are dealt out; compiling keeps one core busy.
-WORKERS ?= -n auto --maxprocesses=4 --dist loadfile
+WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 

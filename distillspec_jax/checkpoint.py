@@ -52,7 +52,7 @@ class DamagedCheckpointError(UsageError):
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint directory says of itself.
+    """A checkpoint directory's description of itself.
 
     Attributes:
       family: key of the model registry (`t5`).
@@ -85,7 +85,7 @@ class ModelCard:
 
 
 def fingerprint(tokenizer: bytes) -> str:
-    """What two models must share to exchange token ids."""
+    """The digest that two models must share to exchange token ids."""
     return hashlib.sha256(tokenizer).hexdigest()
 
 
@@ -108,7 +108,7 @@ def _command() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers in this package's folder; None where it refuses, or is not installed."""
+    """Asks git in this package's folder; None where it refuses, or is not installed."""
     try:
         done = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False

@@ -1,4 +1,4 @@
-"""Which of a network's ids are real, and what some of them mean."""
+"""A network's real ids, and the meaning of some of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distillspec_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What sampling and losses know of a tokenizer (`Tokenizer.vocabulary`).
+    """The facts that sampling and losses know of a tokenizer (`Tokenizer.vocabulary`).
 
     Attributes:
       size: number of real ids; the rows of an embedding beyond are padding, in no distribution. None: all are

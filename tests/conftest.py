@@ -1,6 +1,7 @@
 """Settings of every test: CPU, quiet, deterministic; in place before any test imports JAX or TensorFlow."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -18,6 +19,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# These tests try our programs and not XLA, and compiling is most of their time: XLA optimises little here,
+# which takes half as long. Programs that run long, as those of the exactness grid, ask for `tiny.AS_USED`.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    f" --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
+)
+
 import hypothesis
 import jax
 import pytest
@@ -30,6 +38,18 @@ hypothesis.settings.register_profile(
     "distillspec", derandomize=True, deadline=None, max_examples=25, database=None, print_blob=True
 )
 hypothesis.settings.load_profile("distillspec")
+
+SLOW_ALONE = ("showcase/test_demo.py", "test_notebooks.py", "test_partitioning.py")
+"""Files of few but long tests: dealt out first, or one worker runs them when the others have finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW_ALONE))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays: the collector need not walk it again and again while JAX traces
+
 
 MAPPINGS = 40_000
 """Of memory, of the 65,530 that Linux grants a process: compiled programs take them; beyond, it dies."""

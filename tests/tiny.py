@@ -25,8 +25,12 @@ from distillspec_jax.shapes import Array, Params
 
 VOCAB = 29
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Compiler options: these tests try the program, not the compiler, and compiling is most of their time."""
+AS_USED = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}
+"""Compiler options that undo those of `conftest.py`: XLA's own, for programs that run long."""
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -108,16 +112,16 @@ def teacher_batch(inputs: np.ndarray, targets: np.ndarray, start: int = 0) -> di
     return {"encoder_input_tokens": inputs, "decoder_input_tokens": shifted}
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def logits(model: Network, params: Params, batch: dict[str, Any]) -> Array:
     return model.logits(params, batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def prefill(model: Network, params: Params, prompt_BT: Any, room: int) -> tuple[DecodeState, Array]:
     return model.prefill(params, prompt_BT, room)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def extend(model: Network, params: Params, state: DecodeState, tokens_BK: Any) -> tuple[Array, DecodeState]:
     return model.extend(params, state, tokens_BK)

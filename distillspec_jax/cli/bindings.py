@@ -80,7 +80,7 @@ def bind(
 
 
 def value(job: Callable[..., Any], parameter: str) -> Any:
-    """What `bind` has given one parameter of a job; nothing else is made."""
+    """The value that `bind` has given one parameter of a job; nothing else is made."""
     bound = gin.get_bindings(job, resolve_references=False)[parameter]
     return copy.deepcopy(bound)  # gin resolves in copying
 
@@ -137,7 +137,7 @@ def task(flags: GinFlags) -> str | None:
 
 
 def gin_value(name: str, text: str) -> str:
-    """What a flag's value means, as gin text.
+    """A flag's value as gin text.
 
     A Python literal, `@function`, `@function()` and `%MACRO` stay as they are; anything else is a string.
 

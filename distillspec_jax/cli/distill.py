@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 
 def final_check(directory: str | Path, prompts: int) -> str:
-    """What the numbers of `agreement.check` are, or why there are none, in a line."""
+    """One line with the numbers of `agreement.check`, or why there are none."""
     import jax
 
     from distillspec_jax.evaluation import agreement

@@ -44,7 +44,7 @@ def peers() -> tuple[str, int, int] | None:
 
 
 def devices() -> list[int] | None:
-    """Which GPUs JAX is told to use: an empty list for all of the node's, None to let it decide.
+    """The GPUs that JAX is told to use: an empty list for all of the node's, None to let it decide.
 
     Under SLURM it decides for the one whose number is the task's on its node, however few tasks there are.
     """

@@ -1,4 +1,4 @@
-"""What gin's exceptions mean, in one line with the nearest valid choice.
+"""gin's exceptions, each as one line with the nearest valid choice.
 
 gin 0.5 tells its errors apart only by their text, so the patterns below are that text; a test provokes each
 of them.
@@ -16,7 +16,7 @@ from typing import Any
 from distillspec_jax.errors import UsageError, nearest
 
 CONFIG_ERRORS = (AttributeError, ImportError, NameError, OSError, SyntaxError, ValueError)
-"""What gin raises about a configuration. Or an imported module raised it: `explain` is then None."""
+"""gin's exceptions about a configuration. Or an imported module raised it: `explain` is then None."""
 
 _RENAMED = {
     "learning_rate": "the macro LEARNING_RATE, or optimizers.warmup_cosine.learning_rate",

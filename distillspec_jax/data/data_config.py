@@ -1,4 +1,4 @@
-"""Which text a run sees: a task's references or a target's own texts, read by whose tokenizer."""
+"""The text that a run sees: a task's references or a target's own texts, read by whose tokenizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which text a run sees.
+    """The text that a run sees.
 
     Attributes:
       mixture_or_task_name: a seqio task or mixture.
@@ -116,7 +116,7 @@ class DataConfig:
         return self.reader.tokenizer
 
     def conventions(self) -> dict[str, Any]:
-        """What a card tells of the form of prompts and of the end of texts, by field."""
+        """The card's fields that tell the form of prompts and of the end of texts, by field."""
         card = None if self.tokenizer_of is None else pretrained.read_card(self.tokenizer_of)
         kept = {} if card is None else {name: getattr(card, name) for name in ("eos_ids", "chat")}
         return {

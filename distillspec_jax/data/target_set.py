@@ -37,7 +37,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a set says of itself; a set is only ever added to under an equal one.
+    """A set's description of itself; a set is only ever added to under an equal one.
 
     Attributes:
       task, split: the prompts.

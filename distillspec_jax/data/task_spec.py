@@ -1,4 +1,4 @@
-"""What a task is, as plain data: source, fields, prefix, lengths and metric. No TensorFlow here."""
+"""A task as plain data: source, fields, prefix, lengths and metric. No TensorFlow here."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _number_matches(target: str, prediction: str) -> float:
 
 
 def final_answer(text: str) -> str:
-    """What stands after the last `####` or "answer is", else the whole text; folded to compare.
+    """The text after the last `####` or "answer is", else the whole text; folded to compare.
 
     Case, outer spaces and a full stop at the end do not count.
     """

@@ -18,7 +18,7 @@ class Stopping(Protocol):
     """A frozen, hashable rule: a static part of a decoding loop."""
 
     def ends(self, output_BT: Array, emitted_B: Array, block_BK: Array) -> Array:
-        """Which tokens of a block would end their row.
+        """Marks the tokens of a block that would end their row.
 
         Args:
           output_BT: what each row has emitted, valid up to `emitted_B`.

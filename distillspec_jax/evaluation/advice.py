@@ -49,7 +49,7 @@ class SizeAdvice:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What was measured for a pair, a batch size and a distribution, and the conclusion.
+    """The measurements of a pair at a batch size and a distribution, and the conclusion.
 
     Attributes:
       plain_ms: an autoregressive round of the batch.

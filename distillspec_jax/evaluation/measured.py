@@ -16,7 +16,7 @@ from distillspec_jax.evaluation.timing import Timing
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What every system of a sweep decodes.
+    """The prompts and settings that every system of a sweep decodes.
 
     Attributes:
       prompts: token ids.

@@ -89,7 +89,7 @@ class PerPrompt(_Record):
     score: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As every record, without the columns that are not there."""
+        """The record of the file, without the columns that are not there."""
         return {name: column for name, column in super().to_json().items() if column is not None}
 
     @property
@@ -120,7 +120,7 @@ class Timed(_Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultRow(_Record):
-    """What was measured of one drafter at one block size and temperature, and what it was measured on.
+    """The measurements of one drafter at one block size and temperature, and what they were made on.
 
     Attributes:
       task, split: whose rows are the prompts; `split` is None for a user's file.

@@ -19,7 +19,7 @@ from distillspec_jax.partitioning import make_partitioner
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """What one run wrote: outputs, their tokens, and the target calls that they took."""
+    """The outputs that one run wrote, their tokens, and the target calls that they took."""
 
     outputs: int
     tokens: int
@@ -168,7 +168,7 @@ def _named(drafters: Sequence[str]) -> list[str]:
 
 
 def _block_size(asked: int | str | None, longest: int) -> int | str:
-    """What was asked for, or 5; a block that is longer than any output may be is refused, or shortened."""
+    """The block size asked for, or 5; a block longer than any output may be is refused, or shortened."""
     if isinstance(asked, int) and asked > longest >= 1:
         raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
     return max(1, min(5, longest)) if asked is None else asked

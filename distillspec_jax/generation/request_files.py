@@ -36,7 +36,7 @@ class GenerationRequest:
     extra: dict[str, Any]
 
     def repeated(self, samples: int) -> list[GenerationRequest]:
-        """As many copies of the request, numbered in a field `sample` if there are several.
+        """Copies of the request, numbered in a field `sample` if there are several.
 
         Raises:
           UsageError: it has such a field already, so that its samples would be those of another line, too.

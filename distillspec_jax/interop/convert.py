@@ -35,7 +35,7 @@ FORMATS = ("gguf", "hf", "t5x")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What another framework's checkpoint gave.
+    """The contents of another framework's checkpoint.
 
     Attributes:
       params: float32 arrays in the canonical tree.

@@ -24,7 +24,7 @@ _LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
 class _Kind(NamedTuple):
-    """What a pre-tokenizer's name stands for.
+    """The settings that a pre-tokenizer's name stands for.
 
     Attributes:
       split: what cuts a text up, if it is not GPT-2's own expression.
@@ -51,7 +51,7 @@ _KINDS = {
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
 }
-"""By `tokenizer.ggml.pre`."""
+"""Settings by `tokenizer.ggml.pre`."""
 
 
 def read(file: GGUFFile) -> bytes | None:

@@ -25,7 +25,7 @@ _ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD = "lm_head.weight"
 
 _NEVER_USED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""In the files of the original T5 by mistake; transformers ignores it too."""
+"""Tensors that the files of the original T5 hold by mistake; transformers ignores it too."""
 
 # transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact one, which no T5 uses;
 # "gated-gelu" has always meant the tanh approximation ("gelu_new"), which T5 1.1 was trained with.
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "dropout_rate": 0.1,
     "decoder_start_token_id": 0,
 }
-"""What transformers assumes where a config.json leaves a field out."""
+"""The values that transformers assumes where a config.json leaves a field out."""
 
 
 def from_hf(state_dict: Tensors, config: Mapping[str, Any]) -> tuple[T5Config, Params]:

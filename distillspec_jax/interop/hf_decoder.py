@@ -56,7 +56,7 @@ _DEFAULTS["qwen2"] = _DEFAULTS["llama"] | {
     "intermediate_size": 22016,
     "max_position_embeddings": 32768,
 }
-"""What transformers assumes where a config.json leaves a field out."""
+"""The values that transformers assumes where a config.json leaves a field out."""
 
 _ONLY = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},

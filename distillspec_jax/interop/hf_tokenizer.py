@@ -72,7 +72,7 @@ def chat(directory: str | Path) -> dict[str, str]:
 
 
 def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What a folder needs beside its weights: ids of special tokens for config.json, and files by name.
+    """The rest of a folder beside its weights: ids of special tokens for config.json, and files by name.
 
     Raises:
       UsageError: see `from_sentencepiece`.

@@ -15,7 +15,7 @@ _LOGS = ("training.jsonl", "metrics.jsonl")
 
 
 def text(model: Pretrained, num_parameters: int) -> str:
-    """What it is, where it comes from, what was measured.
+    """A model's README: what it is, where it comes from, what was measured.
 
     Args:
       num_parameters: as they are written.
@@ -59,7 +59,7 @@ def _run(directory: Path) -> Path:
 
 
 def _acceptance(directory: Path, card: ModelCard) -> list[str]:
-    """What was measured on a draft, in Markdown; [] where nothing was.
+    """A draft's measurements in Markdown; [] where nothing was.
 
     Of training's evaluations the last up to the checkpoint's step. The best of a run has its log in the run's
     folder, and a trained draft that was given a shortlist in that of the draft it was.

@@ -26,7 +26,7 @@ INDEX_FILE = "checkpoint"
 
 
 class T5XCheckpoint(NamedTuple):
-    """What a T5X checkpoint gave.
+    """The contents of a T5X checkpoint.
 
     Attributes:
       params: float32 NumPy arrays in T5X's unscanned tree.

@@ -19,7 +19,7 @@ from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Params
 
 Tensors = Mapping[str, np.ndarray]
-"""By name. It may read them lazily: each is asked for when its turn comes, and let go."""
+"""Tensors by name. They may be read lazily: each is asked for when its turn comes, and let go."""
 
 
 class Source(NamedTuple):
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 Sources = Mapping[str, Source]
-"""By the parameter's path, `decoder/layers_0/mlp/wo/kernel`."""
+"""Sources by the parameter's path, `decoder/layers_0/mlp/wo/kernel`."""
 
 
 def collect(

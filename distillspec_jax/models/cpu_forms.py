@@ -35,7 +35,7 @@ class Compiled:
 
     @functools.cached_property
     def _program(self) -> Any:
-        return jax.jit(self._function, compiler_options=_compiler_options(), **self._options)
+        return jax.jit(self._function, compiler_options=compiler_options(), **self._options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._program(*args, **kwargs)
@@ -105,7 +105,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Compiled:
     return Compiled(function, options)
 
 
-def _compiler_options() -> dict[str, str | bool | int] | None:
+def compiler_options() -> dict[str, str | bool | int] | None:
     """Compiler options under which `few_rows` is fast on a CPU; None on any other backend.
 
     Sums may be taken in any order, so that those of `few_rows` are vectorised, and vectors may be

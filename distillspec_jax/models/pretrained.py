@@ -20,7 +20,7 @@ from distillspec_jax.shapes import Params
 
 INT8 = "int8"
 DTYPES = (*checks.DTYPES, INT8)
-"""That a model can be loaded in."""
+"""The types that a model can be loaded in."""
 
 
 @dataclasses.dataclass(frozen=True)

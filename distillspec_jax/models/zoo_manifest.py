@@ -17,9 +17,9 @@ FAMILIES: Mapping[str, str] = {"t5": "", "decoder": "decoder_"}
 """Families of pairs, and what the names of their models begin with."""
 ROLES = ("target", "draft", "distilled")
 SHORTLISTED = "shortlisted"
-"""In an alias: the distilled draft with a shortlist for the alias's task."""
+"""The alias's last part for the distilled draft with a shortlist for the alias's task."""
 GREEDY = "greedy"
-"""In an alias: the distilled draft, distilled further on the task for temperature 0, with its shortlist."""
+"""The alias's last part for the distilled draft, distilled on for temperature 0, with its shortlist."""
 
 
 def member(family: str, role: str) -> str:

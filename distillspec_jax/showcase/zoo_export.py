@@ -30,7 +30,7 @@ DESCRIPTIONS = {
     "draft": "multitask draft, supervised only",
     "distilled": "the same draft distilled from the target",
 }
-"""What the models of a family are, by `zoo_manifest.ROLES`."""
+"""Descriptions of a family's models, by `zoo_manifest.ROLES`."""
 _GREEDY_DESCRIPTION = "the distilled draft, distilled further on greedy texts of {}: for temperature 0"
 DISTRIBUTIONS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32

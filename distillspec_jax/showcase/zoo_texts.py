@@ -51,7 +51,7 @@ OFFICE_COPIES = 10
 WIKI_COPIES = 10
 WORDNET_ROWS = 30_000
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
-"""As the tasks read them, EOS counted; longer inputs are cut, rows with longer targets left out."""
+"""The tasks' lengths, EOS counted; longer inputs are cut, rows with longer targets left out."""
 
 SUMMARIZE, TRANSLATE, SOLVE = (
     EMBEDDED_TASKS[name].prefix for name in ("wiki_leads", "office_help_ende", "gsm_symbolic")

@@ -36,7 +36,7 @@ class Reader:
 
     @classmethod
     def of_card(cls, card: ModelCard, tokenizer: Tokenizer, *, chat: bool = False, name: str = "") -> Reader:
-        """As a checkpoint reads; `name` is what an error calls it.
+        """Makes the reader of a checkpoint's prompts; `name` is what an error calls it.
 
         Raises:
           UsageError: a chat template is asked for where there is none.
@@ -98,6 +98,6 @@ class Reader:
 
 
 def chat_template(chat: dict[str, str]) -> ChatTemplate | None:
-    """What `ModelCard.chat` holds; None where that is empty."""
+    """The template of `ModelCard.chat`; None where that is empty."""
     words = dict(chat)
     return ChatTemplate(words.pop("template"), words) if words else None

@@ -23,7 +23,7 @@ EMBEDDED_MODEL = Path(__file__).parent / "vocabulary" / "embedded.model"
 
 
 class Library(Protocol):
-    """What a library of tokenizers does for `Tokenizer`.
+    """The interface of a tokenizer library to `Tokenizer`.
 
     Attributes:
       vocab_size: ids are below it.
@@ -150,11 +150,11 @@ class Tokenizer:
         return library.decode(kept)
 
     def piece_bytes(self, token: int) -> bytes:
-        """What one id adds to a text, in UTF-8; nothing for EOS and padding."""
+        """The bytes that one id adds to a text, in UTF-8; nothing for EOS and padding."""
         return self._library.piece_bytes(token)
 
     def first_piece_bytes(self, token: int) -> bytes:
-        """What one id adds to a text without bytes: many a vocabulary takes spaces off the beginning."""
+        """The bytes that one id adds to an empty text: many a vocabulary takes spaces off the beginning."""
         added = self.piece_bytes(token)
         if not added.startswith(b" "):
             return added
@@ -177,7 +177,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What sampling and losses need to know."""
+        """The ids that sampling and losses need to know."""
         return Vocabulary(self.vocab_size, self.eos_ids, self.padding_ids)
 
     @property
@@ -187,7 +187,7 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """What fills rows up: the vocabulary's own, else 0."""
+        """The id that fills rows up: the vocabulary's own, else 0."""
         return self._library.pad_id or 0
 
     @property

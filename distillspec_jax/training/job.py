@@ -1,4 +1,4 @@
-"""What `finetune` and `distill` share: the checkpoint directory and its card, parameters, held-out loss.
+"""Shared parts of `finetune` and `distill`: the checkpoint directory and its card, parameters, held-out loss.
 
 `describe_run` checks a run and writes its card, `run` opens the directory and trains in it.
 """
@@ -146,7 +146,7 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
 
 
 def _identity(card: ModelCard) -> dict[str, Any]:
-    """What may not change when a run goes on; steps, batch sizes and the like may."""
+    """The settings that may not change when a run goes on; steps, batch sizes and the like may."""
     parents = card.provenance.get("parents", {})
     return {
         "model family": card.family,

@@ -31,10 +31,10 @@ from distillspec_jax.training.throughput import Throughput
 from distillspec_jax.training.writers import Reports
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
-"""From a step to the endless batches that an uninterrupted run would see from there on."""
+"""Makes, from a step, the endless batches that an uninterrupted run would see from there on."""
 
 Evaluate = Callable[[Params], Mapping[str, float]]
-"""From parameters to named values."""
+"""Makes named values of parameters."""
 
 
 @dataclasses.dataclass(frozen=True)

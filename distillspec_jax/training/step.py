@@ -31,7 +31,7 @@ Training needs one metric by name, `row_tokens`: see `row_tokens`.
 
 @flax.struct.dataclass
 class TrainState:
-    """What a step reads and writes.
+    """The state that a step reads and writes.
 
     Attributes:
       step: int32 scalar, optimizer steps taken. Keys and the data position follow from it.

@@ -30,7 +30,6 @@ from distillspec_jax.decoding import (
 )
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
-from tests import tiny
 from tests.decoding.batches import merged, padded, start
 from tests.decoding.reference_distribution import reference_probs
 from tests.exactness.families import FAMILIES, MIXED, PROMPTS, VOCAB, family
@@ -61,7 +60,7 @@ class Recorder:
         return self.drafter.commit(state[0], branch_B, accepted_B), state[1]
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def one_round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
     return loop.round(params, state)
 
@@ -110,7 +109,7 @@ def test_recorded_distributions_are_the_drafts_own_on_the_true_prefix(name: str)
     assert seen == set(range(-1, BLOCK + 1))
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def drafted_after(
     loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, text_BT: Array, count_B: Array
 ) -> Draft:

@@ -31,7 +31,7 @@ def naive(model, divergence, target_params, params):
     return jnp.sum(loss * by_sequence(mask)[0])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def expected(model, divergence, target_params, params):
     return jax.value_and_grad(functools.partial(naive, model, divergence, target_params))(params)
 
@@ -51,7 +51,7 @@ def test_value_and_gradients_are_those_of_all_logits_at_once(model, divergence, 
     target_params, params = tiny.params(model, 1), tiny.params(model, 2)
     loss = make_distillation_loss(model, model, target_params, divergence, Fixed(), vocabulary=T5_IDS)
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def by_parts(params):
         def scaled(params):  # the cotangent is not 1
             loss_sum, _, metrics = loss(params, BATCH, jax.random.key(0))

@@ -66,7 +66,7 @@ def _scored(
     return np.asarray(_score_jit(score, model, params, prompt_S, jnp.asarray(continuations_NT, jnp.int32)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _score_jit(score: Score, model: LanguageModel, params: Any, prompt_S: Array, tokens_NT: Array) -> Array:
     return score(model, params, prompt_S, tokens_NT)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax.decoding import Loop, PairParams, RowSettings, SamplingParams, State, randomness
-from distillspec_jax.models.cpu_forms import compiled
+from distillspec_jax.models.cpu_forms import compiler_options
 from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import Vocabulary
 from tests import tiny
@@ -133,10 +133,10 @@ def _run(loop: Loop, params: PairParams, prompt_BT: Array, settings: RowSettings
     return loop.run(params, state, max_rounds)
 
 
-run = compiled(_run, static_argnums=0)
+run = jax.jit(_run, static_argnums=0, compiler_options={**(compiler_options() or {}), **tiny.AS_USED})
 """As it is compiled where it is used; the distribution of what it emits is what matters."""
 
-run_quickly_compiled = jax.jit(_run, static_argnums=0, compiler_options=tiny.QUICK)
+run_quickly_compiled = jax.jit(_run, static_argnums=0)
 
 
 def decode(

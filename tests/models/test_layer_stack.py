@@ -29,7 +29,7 @@ def test_value_gradient_and_parameters_are_the_same(model, remat):
     assert jax.tree.structure(registry.shapes(looped)) == jax.tree.structure(registry.shapes(model))
     params = tiny.params(model)
     (value, gradient), (again, looped_gradient) = (
-        jax.jit(jax.value_and_grad(loss(one)), compiler_options=tiny.QUICK)(params) for one in (model, looped)
+        jax.jit(jax.value_and_grad(loss(one)))(params) for one in (model, looped)
     )
     np.testing.assert_allclose(again, value, rtol=1e-6)
     jax.tree.map(
@@ -56,5 +56,5 @@ def test_the_program_does_not_grow_with_the_layers(model, layers):
 def test_dropout_draws_in_the_loop_too():
     config = dataclasses.replace(tiny.T5_1_1.config, dropout_rate=0.5)
     model = dataclasses.replace(tiny.T5_1_1, config=config, scan_layers=True)
-    call = jax.jit(lambda key: loss(model, key)(tiny.params(model)), compiler_options=tiny.QUICK)
+    call = jax.jit(lambda key: loss(model, key)(tiny.params(model)))
     assert len({float(call(jax.random.key(seed))) for seed in range(3)}) == 3

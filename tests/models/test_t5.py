@@ -1,7 +1,6 @@
 """T5 under teacher forcing, its fresh parameters, and that configurations are checked."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ def test_dropout_needs_a_key_and_follows_it():
     model, params = dataclasses.replace(tiny.T5_1_1, config=config), tiny.params(tiny.T5_1_1)
     batch = tiny.teacher_batch(tiny.tokens(0, 2, 5), tiny.tokens(1, 2, 4))
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def dropped(key):
         return model.logits(params, batch, dropout_key=key)
 

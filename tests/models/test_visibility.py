@@ -1,7 +1,5 @@
 """Who may see whom under teacher forcing, in every family: not the future, not another packed example."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ PACKED = {
 def influence(model, batch, positions):
     """Which ids' embeddings the logits at the given target positions depend on."""
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def gradient(params):
         def of(params):
             logits_BTV = model.logits(params, batch)
