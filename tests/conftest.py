@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # These tests try our programs and not XLA, and compiling is most of their time: XLA optimises little here,
-# which takes half as long. Programs that run long, as those of the exactness grid, ask for `tiny.AS_USED`.
+# which takes half as long. Programs that run long, as those of the exactness grid, ask for `tiny.OPTIMISED`.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     f" --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"

@@ -133,10 +133,13 @@ def _run(loop: Loop, params: PairParams, prompt_BT: Array, settings: RowSettings
     return loop.run(params, state, max_rounds)
 
 
-run = jax.jit(_run, static_argnums=0, compiler_options={**(compiler_options() or {}), **tiny.AS_USED})
-"""As it is compiled where it is used; the distribution of what it emits is what matters."""
+_OPTIONS = compiler_options() or {}
 
-run_quickly_compiled = jax.jit(_run, static_argnums=0)
+run = jax.jit(_run, static_argnums=0, compiler_options={**_OPTIONS, **tiny.OPTIMISED})
+"""For many rows: optimised."""
+
+run_few = jax.jit(_run, static_argnums=0, compiler_options=_OPTIONS)
+"""For few rows: quickly compiled."""
 
 
 def decode(

@@ -70,6 +70,13 @@ def test_every_row_follows_its_exact_distribution_while_the_block_size_changes()
         assert p_value > FALSE_ALARM / len(CELLS), f"prompt {prompt}, {distribution}: p = {p_value:.2g}"
 
 
+# Op by op, each of their many operations would be a program of its own.
+first_ids = jax.jit(lambda model, params, prompt_BT: model.prefill(params, prompt_BT, 1)[1], static_argnums=0)
+init = jax.jit(lambda drafter, *args: drafter.init(*args), static_argnums=(0, 3))
+follow = jax.jit(lambda drafter, *args: drafter.follow(*args), static_argnums=0)
+draft = jax.jit(lambda drafter, *args: drafter.draft(*args), static_argnums=(0, 6))
+
+
 def drafters(name: str) -> dict[str, tuple[Drafter, Any]]:
     """Each kind with its parameters."""
     pair = family(name)
@@ -102,21 +109,21 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
     prompt_BT = padded([*PROMPTS, *PROMPTS])
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(6))
     distribution = SamplingParams(1.0).distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(6)
-    first_B = pair.target.prefill(pair.params.target, prompt_BT, 1)[1]
+    first_B = first_ids(pair.target, pair.params.target, prompt_BT)
 
     def read(parts: list[list[int]]) -> tuple[Any, Any, Any]:
         """Follows the text in some steps, then drafts."""
-        memory = drafter.init(params, prompt_BT, 12, first_B)
+        memory = init(drafter, params, prompt_BT, 12, first_B)
         done_B, pending_B = np.zeros(6, np.int32), first_B
         for counts in parts:
             count_B = np.array(counts, np.int32)
             rest_BT = np.stack([np.roll(row, -done) for row, done in zip(text_BT, done_B, strict=True)])
-            memory = drafter.follow(params, memory, pending_B, jnp.asarray(rest_BT), jnp.asarray(count_B))
+            memory = follow(drafter, params, memory, pending_B, jnp.asarray(rest_BT), jnp.asarray(count_B))
             done_B += count_B
             last_B = text_BT[np.arange(6), np.maximum(done_B - 1, 0)]
             pending_B = jnp.where(done_B > 0, last_B, first_B)
-        draft = drafter.draft(params, memory, keys_B, pending_B, distribution, 3)
-        return draft.tokens_BNG, np.exp(draft.log_q_BNGV), draft.length_BN
+        drafted = draft(drafter, params, memory, keys_B, pending_B, distribution, 3)
+        return drafted.tokens_BNG, np.exp(drafted.log_q_BNGV), drafted.length_BN
 
     expected = read([[1, 0, 2, 0, 3, 1], [1] * 6, [1] * 6, [0, 2, 1, 3, 0, 0], [0, 1, 0, 0, 0, 2]])
     for parts in ([[3, 5, 5, 5, 5, 5]], [[0, 1, 2, 3, 0, 5], [3, 4, 3, 2, 5, 0]]):
@@ -139,12 +146,12 @@ def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None
 
     def next_distributions(memory: Any) -> np.ndarray:
         rows = resumed.rows
-        draft = pair.drafter.draft(pair.params.draft, memory, keys_B, rows.pending_B, distribution, 3)
-        return np.exp(draft.log_q_BNGV)
+        drafted = draft(pair.drafter, pair.params.draft, memory, keys_B, rows.pending_B, distribution, 3)
+        return np.exp(drafted.log_q_BNGV)
 
-    first_B = pair.target.prefill(pair.params.target, jnp.asarray(prompt_BT), 1)[1]
-    fresh = pair.drafter.init(pair.params.draft, jnp.asarray(prompt_BT), 16, first_B)
-    whole = pair.drafter.follow(
-        pair.params.draft, fresh, first_B, resumed.rows.output_BT, resumed.rows.emitted_B
+    first_B = first_ids(pair.target, pair.params.target, jnp.asarray(prompt_BT))
+    fresh = init(pair.drafter, pair.params.draft, jnp.asarray(prompt_BT), 16, first_B)
+    whole = follow(
+        pair.drafter, pair.params.draft, fresh, first_B, resumed.rows.output_BT, resumed.rows.emitted_B
     )
     np.testing.assert_allclose(next_distributions(resumed.draft), next_distributions(whole), atol=2e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-DISTRIBUTION = ("tests/exactness/test_joint_law.py", "tests/exactness/test_rows.py")
+DISTRIBUTION = ("tests/exactness/test_outputs.py",)
 DRAFTS = ("tests/decoding/test_drafters.py",)
 RULES = (
     "tests/decoding/test_verifiers.py",
