@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -65,6 +66,7 @@ def unboxed(boxed: Params) -> Params:
     return nn.meta.unbox(boxed)
 
 
+@functools.lru_cache(maxsize=16)  # a model that is loaded again, in a sweep or a service, is not traced again
 def shapes(model: Network) -> Params:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(lambda key: unboxed(model.init(key)), jax.random.key(0))
