@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.set_threshold(100_000, 20, 20)
     gc.freeze()  # what is imported stays: the collector need not walk it again and again while JAX traces
 
 

@@ -237,10 +237,10 @@ def test_short_prompts_beside_a_long_one_are_read_at_a_width_of_their_own(
         served = Engine(
             pair.target,
             pair.params.target,
-            HybridDrafter((pair.drafter, PromptLookup(VOCAB)), block_size=2),
+            HybridDrafter((pair.drafter, PromptLookup(VOCAB)), block_size=1),
             both,
             verifier=CandidatesRule(),
-            block_size=2,
+            block_size=1,
             batch_size=1,
             prompt_bucket=bucket,
         )

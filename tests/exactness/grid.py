@@ -70,7 +70,8 @@ RULES: dict[str, tuple[int, Verifier]] = {
 
 EVERY_DAY = {
     *(("prefix", size, "token") for size in (0, 2, 5)),
-    *(("prefix", 3, rule) for rule in RULES if rule not in ("token", "one candidate")),
+    *(("prefix", 3, name) for name, rule in rules.RULES.items() if rule.exact and name != "token"),
+    *(("prefix", 2, rule) for rule in ("candidates", HYBRID)),
     *((name, 2, "token") for name in FAMILIES),
 }
 """What runs by default; the rest by `make test-exact`."""

@@ -38,7 +38,8 @@ def tiny_zoo(tmp_path_factory):
 def in_tiny_zoo(tiny_zoo, monkeypatch):
     monkeypatch.setattr(zoo_manifest, "ROOT", tiny_zoo)
     zoo_manifest.manifest.cache_clear()
-    monkeypatch.setattr(demo, "BLOCK_SIZES", (1, 5))
+    monkeypatch.setattr(demo, "BLOCK_SIZES", (2,))
+    monkeypatch.setattr(demo, "HEADLINE_BLOCK_SIZE", 2)
     monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(demo, "SHORTLIST_PROMPTS", 2)
     monkeypatch.setattr(recipes, "BATCH_SIZE", 3)
