@@ -83,8 +83,12 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-test: setup-reference lint  ## lint, type-check and run the tests (ARGS goes to pytest)
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+test: setup-reference  ## lint, type-check and run the tests (ARGS goes to pytest)
+	$(BIN)/ruff check
+	$(BIN)/mypy & types=$$!  # on the core that idles while the workers start
+	tests=0; JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(WORKERS) $(ARGS) || tests=$$?
+	wait $$types || { echo "make test: mypy found errors, printed above" >&2; exit 1; }
+	exit $$tests
 
 test-exact: setup  ## every cell of the exactness grid (half an hour)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)

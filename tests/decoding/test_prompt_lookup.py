@@ -112,7 +112,7 @@ def test_the_prompts_last_token_is_known_once(name: str, known: list, first: lis
     assert offered(_draft(lookup, state.draft, state.rows.pending_B, 3)) == first
 
 
-@pytest.mark.parametrize("name", ["prefix", "t5"])
+@pytest.mark.parametrize("name", ["prefix", pytest.param("t5", marks=pytest.mark.slow)])
 def test_outputs_follow_the_exact_joint_distribution(name: str) -> None:
     """Blocks of every length, none at all included; false alarm 1e-4."""
     pair = family(name)
