@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# An accelerator is asked for by name: `JAX_PLATFORMS=cuda pytest -m gpu`.
+# An accelerator is asked for by name: `JAX_PLATFORMS=cuda make test`.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -23,7 +23,17 @@ ROWS: list[set[str]] = [
     {"generation"},
     {"decoding", "data", "interop"},
     {"models", "tokenization"},
-    {"partitioning", "metrics", "checkpoint", "shapes", "errors", "vocabulary", "version", "files"},
+    {
+        "partitioning",
+        "metrics",
+        "checkpoint",
+        "shapes",
+        "errors",
+        "vocabulary",
+        "version",
+        "files",
+        "deferred",
+    },
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from distillspec_jax.decoding.deferred import deferred
+from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 DrafterFactory = Callable[[int], "Drafter"]
 """Makes a drafter for a vocabulary of so many ids; it takes no parameters (`None`)."""
 
-FACTORIES: dict[str, DrafterFactory] = {"lookup": deferred("prompt_lookup", "PromptLookup")}
+FACTORIES: dict[str, DrafterFactory] = {
+    "lookup": deferred("distillspec_jax.decoding.prompt_lookup", "PromptLookup")
+}
 
 
 def register(name: str, factory: DrafterFactory) -> None:

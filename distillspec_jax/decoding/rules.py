@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from distillspec_jax.decoding.deferred import deferred
+from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError, find
 
 if TYPE_CHECKING:
@@ -37,17 +37,18 @@ class Rule:
     make_for_several: Callable[..., Verifier] | None = None
 
 
-_LENIENT_RULE = deferred("lenient_rule", "LenientRule")
+_LENIENT_RULE = deferred("distillspec_jax.decoding.lenient_rule", "LenientRule")
 _lenient = functools.partial(Rule, exact=False, takes_epsilon=True)
 
 RULES: dict[str, Rule] = {
     "token": Rule(
-        deferred("verifiers", "TokenRule"),
+        deferred("distillspec_jax.decoding.verifiers", "TokenRule"),
         "exact; judges draft by draft",
-        make_for_several=deferred("candidates_rule", "CandidatesRule"),
+        make_for_several=deferred("distillspec_jax.decoding.candidates_rule", "CandidatesRule"),
     ),
     "block": Rule(
-        deferred("block_rule", "BlockRule"), "exact; judges the block as a whole, which keeps more of it"
+        deferred("distillspec_jax.decoding.block_rule", "BlockRule"),
+        "exact; judges the block as a whole, which keeps more of it",
     ),
     "linear": _lenient(functools.partial(_LENIENT_RULE, "linear"), "lenient; p / epsilon in the place of p"),
     "square": _lenient(functools.partial(_LENIENT_RULE, "square"), "lenient; p / epsilon^2"),

@@ -4,7 +4,7 @@ Each is a pure function of raw logits over the whole vocabulary, at temperature 
 gradient reaches the draft alone. The formulas are `formulas`; reductions are the caller's (`loss.py`).
 
 A divergence joins by its file, which derives from `DistributionDivergence` or satisfies `Divergence`, and one
-line in `DIVERGENCES`.
+line in `DIVERGENCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
 """
 
 from __future__ import annotations

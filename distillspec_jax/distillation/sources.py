@@ -1,7 +1,8 @@
 """Where the training sequences come from: any divergence works with any source.
 
 A source turns a batch (prompts and reference targets) into the batch that the loss is taken on, inside
-the jitted step, from the draft's current parameters. A source joins by its file and one line in `SOURCES`.
+the jitted step, from the draft's current parameters. A source joins by its file and one line in
+`SOURCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
 """
 
 from __future__ import annotations

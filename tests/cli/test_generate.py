@@ -79,13 +79,8 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        ["--block_size=auto"],
-        ["--drafter=lookup"],
-        pytest.param(["--drafter=lookup", "--block_size=auto"], marks=pytest.mark.slow),
-        ["--num_partitions=1"],
-    ],
-    ids=["chosen size", "two drafters", "both", "on a mesh"],
+    [["--block_size=auto"], ["--drafter=lookup"], ["--num_partitions=1"]],
+    ids=["chosen size", "two drafters", "on a mesh"],
 )
 def test_at_temperature_0_no_way_of_drafting_changes_the_text(generate, draft_dir, flags, monkeypatch):
     monkeypatch.setattr(text_generator, "AUTO", (0, 3))  # each size is two programs more

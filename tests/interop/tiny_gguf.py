@@ -1,4 +1,4 @@
-"""Small GGUF files, written by the package's own writer: a Llama or Qwen2 of two layers with a tokenizer."""
+"""Small GGUF files, written with the `gguf` package: a Llama or Qwen2 of two layers with a tokenizer."""
 
 from __future__ import annotations
 
