@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parents[1]
-RENAMED: Mapping[str, str] = {}
-"""Fields that have another name since: new name to the reference's."""
+RENAMED: Mapping[str, str] = {"logprobs": "laws", "top_logprobs": "law_ids"}
+"""Fields and folders that have another name since: new name to the reference's."""
 LEFT_OUT = (
     *("tokens_per_s", "step_s", "input_wait", "flops_utilisation"),
     *("seconds", "baseline_seconds", "first_call_seconds", "speedup", "speedup_ci95"),
@@ -53,7 +53,12 @@ INPUTS = (
     "The species is found in Brazil and Peru. Its natural habitat is tropical forest. It is threatened.",
     "The station opened in 1912 and closed in 1965.",
 )
-LAWS: list[dict[str, Any]] = [{"temperature": 0}, {}, {"top_k": 40}, {"temperature": 0.7, "top_p": 0.9}]
+SAMPLING: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {},
+    {"top_k": 40},
+    {"temperature": 0.7, "top_p": 0.9},
+]
 """Of the prompts of `mixed.txt`, in turn; `plain.txt` has the same prompts without."""
 
 
@@ -144,9 +149,9 @@ def digest(content: bytes) -> str:
 def leaves(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """Every value that is compared, as JSON with all digits, and the way to it by the reference's names."""
     if isinstance(value, dict):
-        for key, part in value.items():
-            if (name := RENAMED.get(key, key)) not in LEFT_OUT:
-                yield from leaves(part, f"{where}/{name}")
+        for key, held in value.items():
+            if (name := "/".join(RENAMED.get(part, part) for part in key.split("/"))) not in LEFT_OUT:
+                yield from leaves(held, f"{where}/{name}")
     elif isinstance(value, list):
         for i, part in enumerate(value):
             yield from leaves(part, f"{where}[{i}]")
@@ -183,8 +188,8 @@ class Tree:
             done = self.python(folder, "-c", "import distillspec_jax; print(distillspec_jax.__file__)")
             if Path(done.stdout.strip()) != self.root / "distillspec_jax/__init__.py":
                 raise RuntimeError(f"{self.root} is not what Python imports: {done.stdout}{done.stderr}")
-            for name, laws in (("plain.txt", [{}]), ("mixed.txt", LAWS)):
-                rows = [laws[i % len(laws)] | {"inputs": text} for i, text in enumerate(INPUTS)]
+            for name, settings in (("plain.txt", [{}]), ("mixed.txt", SAMPLING)):
+                rows = [settings[i % len(settings)] | {"inputs": text} for i, text in enumerate(INPUTS)]
                 Path(folder, name).write_text("".join(json.dumps(row) + "\n" for row in rows))
             for command in commands:
                 done = self.python(folder, "-m", "distillspec_jax.cli.main", *shlex.split(command))
