@@ -23,6 +23,7 @@ from distillspec_jax.decoding import (
 )
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.vocabulary import Vocabulary
+from tests import tiny
 from tests.decoding.batches import padded
 from tests.exactness.families import FAMILIES, PROMPTS, VOCAB, family
 from tests.exactness.goodness import g_test
@@ -71,7 +72,6 @@ def test_every_row_follows_its_exact_distribution_while_the_block_size_changes()
 
 
 # Op by op, each of their many operations would be a program of its own.
-first_ids = jax.jit(lambda model, params, prompt_BT: model.prefill(params, prompt_BT, 1)[1], static_argnums=0)
 init = jax.jit(lambda drafter, *args: drafter.init(*args), static_argnums=(0, 3))
 follow = jax.jit(lambda drafter, *args: drafter.follow(*args), static_argnums=0)
 draft = jax.jit(lambda drafter, *args: drafter.draft(*args), static_argnums=(0, 6))
@@ -109,7 +109,7 @@ def test_a_drafter_that_follows_drafts_as_if_it_had_drafted_all_along(name: str,
     prompt_BT = padded([*PROMPTS, *PROMPTS])
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(6))
     distribution = SamplingParams(1.0).distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(6)
-    first_B = first_ids(pair.target, pair.params.target, prompt_BT)
+    first_B = tiny.prefill(pair.target, pair.params.target, prompt_BT, 1)[1]
 
     def read(parts: list[list[int]]) -> tuple[Any, Any, Any]:
         """Follows the text in some steps, then drafts."""
@@ -149,7 +149,7 @@ def test_a_drafter_has_read_prompts_and_texts_when_speculation_resumes() -> None
         drafted = draft(pair.drafter, pair.params.draft, memory, keys_B, rows.pending_B, distribution, 3)
         return np.exp(drafted.log_q_BNGV)
 
-    first_B = first_ids(pair.target, pair.params.target, jnp.asarray(prompt_BT))
+    first_B = tiny.prefill(pair.target, pair.params.target, jnp.asarray(prompt_BT), 1)[1]
     fresh = init(pair.drafter, pair.params.draft, jnp.asarray(prompt_BT), 16, first_B)
     whole = follow(
         pair.drafter, pair.params.draft, fresh, first_B, resumed.rows.output_BT, resumed.rows.emitted_B
