@@ -123,17 +123,6 @@ def tokenizer_file(tokenizer: bytes) -> str:
     return TOKENIZERS_FILE if tokenizer.lstrip()[:1] == b"{" else SENTENCEPIECE_FILE
 
 
-def check_empty(directory: str | Path) -> None:
-    """Refuses a directory to write that holds anything yet.
-
-    Raises:
-      UsageError: names it.
-    """
-    root = Path(directory)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"--output={directory} holds something already: choose an empty directory")
-
-
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
     """Writes the metadata, each file whole or not at all."""
     root = Path(directory)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
 
 
@@ -33,36 +37,127 @@ def _why_not_written(error: Exception) -> str | None:
     return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
+def write_whole(path: str | Path, content: str | bytes, ours: outputs.Recognise | None = None) -> None:
     """Writes a file that appears under its name only when all of it is on disk; makes its folder.
 
-    Devices, pipes and links (`/dev/stdout` is one) are written to as they are, and never replaced.
+    Devices and pipes (`/dev/stdout` is one) are written to as they are, and never replaced; of a link, the
+    file that it leads to is replaced.
+
+    Args:
+      ours: see `outputs.check`, which is asked first.
 
     Raises:
-      UsageError: the place cannot be written; nothing is left behind.
+      UsageError: the place cannot be written, or would cost somebody something; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
-    write_whole_by(path, lambda temporary: temporary.write_bytes(data))
+    write_whole_by(path, lambda place: place.write_bytes(data), ours)
 
 
-def write_whole_by(path: str | Path, write: Callable[[Path], Any]) -> None:
+def write_whole_by(
+    path: str | Path, write: Callable[[Path], Any], ours: outputs.Recognise | None = None
+) -> None:
     """Writes a file likewise, by a function that is given the path to write to (its suffix is `path`'s).
 
     Raises:
       UsageError: as `write_whole`.
     """
-    path = Path(path)
-    temporary = path.with_name(f"partial-{path.name}")
-    with saving(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            write(path)
+    real = outputs.check(path, ours)
+    with saving(real.parent if real.parent.name else path):
+        if outputs.is_special(real):
+            write(real)
             return
-        try:
+        with contextlib.ExitStack() as made:
+            _make_parents(real, made)
+            temporary = _new_file(real, made)
             write(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(real, temporary)
+            os.replace(temporary, real)
+            made.pop_all()
+
+
+def _make_parents(path: Path, made: contextlib.ExitStack) -> None:
+    """Makes the folders that are missing; they go again when the context is left by an error."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another process was faster, and may use it
+            folder.mkdir()
+            made.callback(_remove_folder, folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody has put something in it
+        folder.rmdir()
+
+
+def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
+    """Makes an empty file beside `path` under a name that nothing had; it goes when the context is left."""
+    while True:
+        temporary = path.with_name(f".partial-{secrets.token_hex(6)}{path.suffix[:16]}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            made.callback(temporary.unlink, missing_ok=True)
+            return temporary
+
+
+def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:
+    """Writes one JSON value as a file, whole or not at all; numbers that JSON does not know are null.
+
+    Raises:
+      UsageError: as `write_whole`.
+    """
+    text = json.dumps(finite(found), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(path, text + "\n", ours)
+
+
+def finite(found: Any) -> Any:
+    """The value with None in place of each NaN and infinity, for which JSON has no number."""
+    if isinstance(found, dict):
+        return {key: finite(value) for key, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Makes a folder that appears under its name only when the context ends well.
+
+    Args:
+      path: there is nothing yet, or an empty folder.
+
+    Yields:
+      The folder to write in.
+
+    Raises:
+      UsageError: the place cannot be written; nothing is left behind.
+    """
+    real = outputs.check_new_folder(path)
+    with contextlib.ExitStack() as made:
+        with saving(path):
+            _make_parents(real, made)
+            # An empty folder stays the same folder: it may be a mount, or somebody's current one.
+            place = real if real.exists() else real.with_name(f".partial-{secrets.token_hex(6)}")
+            if place == real:
+                made.callback(_empty, place)
+            else:
+                place.mkdir()
+                made.callback(shutil.rmtree, place, ignore_errors=True)
+        outputs.made(place)
+        outputs.made(real)
+        yield place
+        if place != real:
+            with saving(path):
+                os.replace(place, real)
+        made.pop_all()
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def parse_json_object(text: str, place: str) -> dict[str, Any]:
@@ -76,7 +171,7 @@ def parse_json_object(text: str, place: str) -> dict[str, Any]:
       UsageError: malformed JSON, nesting or numbers beyond what Python reads, or another JSON value.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
@@ -84,6 +179,19 @@ def parse_json_object(text: str, place: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{place}: expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a UTF-8 file that holds one JSON object.
+
+    Raises:
+      UsageError: the file cannot be read, is not UTF-8, or see `parse_json_object`.
+    """
+    return parse_json_object("\n".join(read_lines(path)), str(path))
 
 
 def json_lines(lines: Iterable[str], name: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

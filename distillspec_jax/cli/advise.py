@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
+from pathlib import Path
 
-from distillspec_jax import files
+from distillspec_jax import files, outputs
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int:
         chat=flags.chat,
         truncate=flags.truncate_inputs,
     )
+    if flags.output:
+        outputs.check(flags.output, _is_ours)
     tokenizer = tokenizer_of(target)
     found = advice.advise(
         target,
@@ -90,8 +92,13 @@ def main(argv: list[str]) -> int:
     )
     tables.print_advice(found)
     if flags.output:
-        files.write_whole(flags.output, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        files.write_json(flags.output, dataclasses.asdict(found), _is_ours)
     return 0
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file holds advice, as this command writes it."""
+    return files.read_json(path).keys() >= {"target", "draft", "plain_ms", "sizes"}
 
 
 if __name__ == "__main__":

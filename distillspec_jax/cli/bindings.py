@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import gin
 
 import distillspec_jax
+from distillspec_jax import outputs
 from distillspec_jax.cli import gin_messages
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
@@ -201,6 +202,7 @@ class _GinFiles:
         for name in (path, _MOVED.get(path, path)):
             for root in self._roots:
                 if (root / name).is_file():
+                    outputs.reads(root / name)
                     return (root / name).open(encoding="utf-8")
         if os.path.isdir(path):
             raise UsageError("is a folder, name a file in it")

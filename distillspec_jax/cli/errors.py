@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from distillspec_jax import outputs
 from distillspec_jax.cli import noise
 from distillspec_jax.errors import UsageError, nearest
 
@@ -42,7 +43,8 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
     """
     noise.silence()
     try:
-        status = main(sys.argv[1:] if argv is None else argv)
+        with outputs.run():
+            status = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # at exit, a reader that has left could not be told from a defect
         return status
     except KeyboardInterrupt:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from pathlib import Path
 
-from distillspec_jax import files
+from distillspec_jax import files, outputs
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
 from distillspec_jax.cli.progress import heartbeat
@@ -63,6 +63,10 @@ def main(argv: list[str]) -> int:
     )
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
+    for name in flags.model:
+        pretrained.read_card(name)
+    if flags.output:
+        outputs.check(flags.output, _is_ours)
     found = {}
     with heartbeat("loading") as doing:
         for number, name in enumerate(flags.model, start=1):
@@ -73,8 +77,14 @@ def main(argv: list[str]) -> int:
     tables.print_held_out(f"{task}, {flags.split} split", found)
     if flags.output:
         rows = {name: one.summary for name, one in found.items()}
-        files.write_whole(flags.output, json.dumps(rows, indent=1) + "\n")
+        files.write_json(flags.output, rows, _is_ours)
     return 0
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file holds measurements of models, as this command writes them."""
+    found = files.read_json(path)
+    return bool(found) and all(isinstance(one, dict) and "perplexity" in one for one in found.values())
 
 
 if __name__ == "__main__":

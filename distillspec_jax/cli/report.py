@@ -41,11 +41,15 @@ def main(argv: list[str]) -> int:
     if flags.block_size < 1:
         raise UsageError(f"--block_size={flags.block_size}: must be at least 1")
 
+    from distillspec_jax import outputs
     from distillspec_jax.evaluation import results
     from distillspec_jax.reports import tables
-    from distillspec_jax.reports.html import report
+    from distillspec_jax.reports.html import is_report, report
 
     rows = results.read(flags.results)
+    for path in training.values():
+        outputs.reads(path)
+    outputs.check(flags.output, is_report)  # before anything is printed
     tables.print_table(rows)
     tables.print_findings(rows)
     page = report(rows, flags.output, training=training, title=flags.title, block_size=flags.block_size)

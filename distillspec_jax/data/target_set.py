@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
@@ -115,6 +115,7 @@ class TargetSet:
 
     def __init__(self, directory: str | Path, *, with_logprobs: bool = True):
         self.directory = Path(directory)
+        outputs.reads(directory)
         self.header = read_header(directory)
         self.reader = self._reader()
         path = self.directory / TEXTS_FILE

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from distillspec_jax import files
+from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 
 Fields = dict[str, Any]
@@ -91,6 +91,7 @@ class Files:
         return b"".join(file.read_bytes() for file in files if file.is_file())
 
     def _of_file(self, path: Path) -> Iterator[tuple[str, Fields]]:
+        outputs.reads(path)
         reader = _json_examples if path.suffix == ".json" else _json_lines
         try:
             yield from reader(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from distillspec_jax import checkpoint, files
+from distillspec_jax import checkpoint, files, outputs
 from distillspec_jax.data import catalog
 from distillspec_jax.data.target_set import (
     HEADER_FILE,
@@ -42,6 +42,7 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
 
 
+@outputs.one_run
 def collect(
     target: Pretrained,
     directory: str | Path,
@@ -141,6 +142,7 @@ def collect(
     )
     root = Path(directory)
     _check_same(root, header)
+    _take(root, generator.tokenizer.model_bytes)
     asked = [
         GenerationRequest(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
@@ -183,6 +185,13 @@ def _check_same(root: Path, header: Header) -> None:
                 f"{root} holds a set whose {name} is {there[name]!r} and not {here[name]!r}: "
                 "choose another folder"
             )
+
+
+def _take(root: Path, tokenizer: bytes) -> None:
+    """Takes the folder; a run that was killed before it wrote the header may have left the vocabulary."""
+    left = root / checkpoint.tokenizer_file(tokenizer)
+    same = left.is_file() and left.read_bytes() == tokenizer
+    outputs.take_folder(root, HEADER_FILE, leftovers=[left.name] if same else ())
 
 
 def _open(root: Path, header: Header, tokenizer: bytes) -> None:

@@ -7,9 +7,13 @@ import json
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
-from distillspec_jax import files
+from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
+
+
+_BEGINNING = '{"schema_version": '
+"""Every line starts so."""
 
 
 def read(paths: Sequence[str | Path]) -> list[ResultRow]:
@@ -18,6 +22,8 @@ def read(paths: Sequence[str | Path]) -> list[ResultRow]:
     Raises:
       UsageError: an unreadable file, a malformed line or a line of another schema, by file and line; no rows.
     """
+    for path in paths:
+        outputs.reads(path)
     found = [row for path in paths for row in _rows(path, files.read_lines(path))]
     if not found:
         raise UsageError(f"no results in {', '.join(map(str, paths)) or 'no files'}")
@@ -30,13 +36,16 @@ def reopen(path: Path) -> list[ResultRow]:
     Raises:
       UsageError: as `read`; a file that cannot be written.
     """
-    if not path.exists():
+    if not outputs.check(path).exists():
         return []
     *whole, cut_short = files.read_lines(path)
+    rows = _rows(path, whole)  # a file of others is refused as it is
     if cut_short:
+        if not cut_short.startswith(_BEGINNING[: len(cut_short)]):
+            raise UsageError(f"{path}:{len(whole) + 1}: neither a row of a sweep nor the beginning of one")
         with files.saving(path.parent), path.open("r+b") as file:
             file.truncate(path.stat().st_size - len(cut_short.encode()))
-    return _rows(path, whole)
+    return rows
 
 
 def append(path: Path, row: ResultRow) -> None:
@@ -46,6 +55,7 @@ def append(path: Path, row: ResultRow) -> None:
       UsageError: it cannot be written (a full disk); what was written of the line is taken back.
     """
     line = json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+    outputs.check(path)
     with files.saving(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         size = path.stat().st_size if path.exists() else 0

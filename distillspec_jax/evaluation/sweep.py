@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, outputs
 from distillspec_jax.decoding import (
     Engine,
     SamplingDistribution,
@@ -52,6 +52,7 @@ class SweepProgress:
     row: ResultRow | None = None
 
 
+@outputs.one_run
 def sweep(
     target: str | Pretrained,
     drafters: Mapping[str, str | Pretrained],

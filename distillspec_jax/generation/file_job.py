@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distillspec_jax import outputs
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
@@ -31,6 +32,7 @@ class Totals:
         return self.tokens / max(self.target_calls, 1)
 
 
+@outputs.one_run
 def generate_file(
     model: str,
     input: str = "-",
@@ -98,11 +100,10 @@ def generate_file(
     if num_samples < 1:
         raise UsageError(f"--num_samples={num_samples}: must be at least 1")
     requests = request_files.read_requests(input, field)
-    if input != "-" and os.path.isfile(output) and os.path.samefile(input, output):
-        raise UsageError(f"--output={output} is the file of --input: choose another")
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
     drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
+    request_files.check_output(output)
     form = prompt_format(
         target,
         tokenizer=tokenizer_of(target, *(draft for draft in drafts if isinstance(draft, Pretrained))),

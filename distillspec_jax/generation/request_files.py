@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax import outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving
+from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving, write_whole
 from distillspec_jax.generation.text_generator import Generation
 
 SAMPLE = "sample"
@@ -54,6 +55,9 @@ class GenerationRequest:
 OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
 """Fields by which a line asks for a sampling distribution and a length of its own."""
 
+_ANSWER, _LONGEST_LINE = {"inputs", "outputs", "finish_reason"}, 1 << 26
+"""Fields of every line that is written, and the bytes of a line beyond which a file is taken for another's."""
+
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 
 
@@ -90,6 +94,8 @@ def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
       OSError: the file cannot be opened.
     """
     name = "standard input" if path == "-" else path
+    if path != "-":
+        outputs.reads(path)
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     found = [_request(row, where, field) for where, row in json_lines(decoded_lines(content, name), name)]
     if not found:
@@ -185,6 +191,40 @@ def _fields(line: str) -> dict[str, Any]:
         return {}
 
 
+def check_output(path: str, noted: bool = True) -> None:
+    """Refuses an output before anything is decoded: see `outputs.check`, also of the files beside it.
+
+    Args:
+      noted: whether an interrupted run would have noted its settings beside its lines.
+
+    Raises:
+      UsageError: it is an input of the run, or a file that no run of ours wrote.
+    """
+    if path == "-":
+        return
+    outputs.check(path, _holds_answers)
+    if outputs.is_special(path):
+        return
+    settings = _settings_file(path)
+    outputs.check(settings, lambda there: "seed" in _fields(there.read_text(encoding="utf-8")))
+    partial = outputs.check(path + ".partial")
+    began = settings.is_file() or not noted
+    if partial.is_file() and partial.stat().st_size and not (began and _holds_answers(partial)):
+        raise UsageError(
+            f"{path}.partial is not of an interrupted run, and the lines of this one would be written there: "
+            "move it away, or choose another output"
+        )
+
+
+def _holds_answers(path: Path) -> bool:
+    """Whether a file begins with a line that this module wrote, or with a part of one."""
+    with path.open("rb") as file:
+        line = file.readline(_LONGEST_LINE)
+    if not line.endswith(b"\n"):  # cut short by a kill
+        return line.startswith(b"{")
+    return _ANSWER <= _fields(line.decode()).keys()
+
+
 def _settings_file(path: str) -> Path:
     return Path(path + ".partial.settings")
 
@@ -208,15 +248,13 @@ def output_lines(
     if path == "-":
         yield lambda line: print(line, flush=True)
         return
-    if Path(path).is_dir():
-        raise UsageError(f"cannot save to {path}: it is a folder")
-    # A pipe or a device is written to as it is, and never replaced.
-    whole = not Path(path).exists() or Path(path).is_file()
+    check_output(path, settings is not None)
+    whole = not outputs.is_special(path)  # a pipe or a device is written to as it is, and never replaced
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
-        file = partial.open("a" if resume else "w", encoding="utf-8")
+        file = partial.open("a" if resume or not whole else "w", encoding="utf-8")
         if whole and settings is not None:
-            _settings_file(path).write_text(json.dumps(settings), encoding="utf-8")
+            write_whole(_settings_file(path), json.dumps(settings))
 
     def write(line: str) -> None:
         with saving(path):
@@ -231,5 +269,5 @@ def output_lines(
             file.close()
     if whole:
         with saving(path):
-            os.replace(partial, path)
+            os.replace(partial, outputs.check(path))
             _settings_file(path).unlink(missing_ok=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import saving
+from distillspec_jax.files import new_folder, saving
 from distillspec_jax.interop import (
     gguf_decoder,
     gguf_tokenizer,
@@ -87,12 +87,13 @@ def convert(
         missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
         destination that is not empty.
     """
-    checkpoint.check_empty(destination)
+    outputs.check_new_folder(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
     if form != "t5x" and known:
         stated_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
         raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
+    outputs.reads(source)
     own = None if tokenizer is None else _read_file(tokenizer)
     if form == "t5x":
         read = _from_t5x(source, known)
@@ -113,9 +114,10 @@ def convert(
         prompts_end_with_eos=read.model.prompts_end_with_eos,
         chat=read.chat,
     )
-    checkpoint.write_card(destination, card, read.tokenizer)
     _to_jax(read.params)
-    checkpoint.save_params(destination, read.step, read.params)
+    with new_folder(destination) as folder:
+        checkpoint.write_card(folder, card, read.tokenizer)
+        checkpoint.save_params(folder, read.step, read.params)
     return card, read
 
 
@@ -189,17 +191,17 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
-    checkpoint.check_empty(destination)
+    outputs.check_new_folder(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))
     card = readme.text(model, checkpoint.count_parameters(params))
-    hf_folder.write(destination, network, params, **special)
-    root = Path(destination)
-    with saving(root):
-        for name, content in files.items():
-            (root / name).write_bytes(content)
-        (root / "README.md").write_text(card, encoding="utf-8")
+    with new_folder(destination) as folder:
+        hf_folder.write(folder, network, params, **special)
+        with saving(destination):
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            (folder / "README.md").write_text(card, encoding="utf-8")
     return model
 
 
@@ -220,6 +222,7 @@ def _to_jax(params: Params) -> None:
 
 
 def _read_file(path: str) -> bytes:
+    outputs.reads(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, files, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
@@ -122,9 +122,9 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     Raises:
       UsageError: it holds something already.
     """
-    checkpoint.check_empty(directory)
-    checkpoint.write_card(directory, model.card, model.tokenizer_bytes)
-    checkpoint.save_params(directory, 0, model.params)
+    with files.new_folder(directory) as folder:
+        checkpoint.write_card(folder, model.card, model.tokenizer_bytes)
+        checkpoint.save_params(folder, 0, model.params)
     return dataclasses.replace(model, name=directory)
 
 
@@ -153,6 +153,7 @@ def read_card(name: str) -> ModelCard:
         near = nearest(name, [*beside, *zoo_manifest.names()])
         raise UsageError(f"{name} is not a checkpoint directory (no such folder): {near}")
     card = checkpoint.read_card(directory)
+    outputs.reads(directory, name)
     ids = (
         zoo_manifest.shortlists().get(name.removeprefix(zoo_manifest.PREFIX))
         if zoo_manifest.is_zoo_name(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from distillspec_jax import files
+from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
@@ -19,6 +19,7 @@ from distillspec_jax.generation.trace import Round
 from distillspec_jax.reports import plots, summary, tables
 
 _TEMPLATE = "report.html.j2"
+_SIGNATURE = '<meta name="generator" content="distillspec_jax">'
 _EXPECTED = "acceptance_expected_T"  # in metrics.jsonl, followed by the temperature
 
 
@@ -78,8 +79,15 @@ def report(
         curves=_curves(curves, plots.series_of(groups[0])),
         examples=examples,
     )
-    files.write_whole(output, text)
+    files.write_whole(output, text, is_report)
     return Path(output)
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page of ours, of 0.1 too (which did not sign them)."""
+    with path.open(encoding="utf-8") as file:
+        head = file.read(4096)
+    return _SIGNATURE in head or (head.startswith("<!doctype html>") and "--series-0: #0072b2" in head)
 
 
 def _environment() -> jinja2.Environment:
@@ -204,6 +212,7 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[s
 
 def _read_curve(path: str | Path) -> list[dict[str, Any]]:
     found = []
+    outputs.reads(path)
     for place, line in files.json_lines(files.read_lines(path), path):
         if "step" not in line:
             raise UsageError(f"{place}: not a line of metrics.jsonl: it has no field 'step'")

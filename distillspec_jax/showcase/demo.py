@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint, files
+from distillspec_jax import checkpoint, files, outputs
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
@@ -29,10 +29,14 @@ BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
 SAME_TIME, SHORTLISTED = "control, same time", "shortlist"
 SHORTLIST_PROMPTS = 100
+CARD = "demo.json"
+"""By which a run that is called again knows its folder."""
+_NAMES = ("models", "report.html", RESULTS, "summary.json")
 EXAMPLES = 2
 """Prompts that the report shows token by token."""
 
 
+@outputs.one_run
 def demo(
     task: str,
     output_dir: str | Path,
@@ -70,9 +74,11 @@ def demo(
         raise UsageError(f"--minutes={minutes}: must be positive")
     if prompts < 1:
         raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
+    outputs.take_folder(output_dir, CARD, names=_NAMES)
     root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
+    files.write_json(root / CARD, {"task": task, "family": family})
     say(f"target: {sizes[0] / 1e6:.2f} M parameters; draft: {sizes[1] / 1e6:.2f} M, supervised only")
 
     models, steps = root / "models", recipe.steps

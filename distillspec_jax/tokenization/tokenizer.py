@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.tokenization.sentencepiece_model import SentencePieceModel
 from distillspec_jax.vocabulary import Vocabulary
@@ -94,6 +95,7 @@ class Tokenizer:
           UsageError: the file is missing, or see `from_bytes`; named.
         """
         try:
+            outputs.reads(path)
             model_bytes = Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"vocabulary file {str(path)!r}: {error.strerror}") from error

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import optax
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, outputs
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
@@ -131,6 +131,10 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
         if pretrained.resolve(parent).resolve() == root.resolve():
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
+    left = checkpoint.tokenizer_file(tokenizer)  # by a kill before the card was written
+    kept = root / left
+    same = kept.is_file() and kept.read_bytes() == tokenizer
+    outputs.take_folder(root, checkpoint.MODEL_FILE, leftovers=[left] if same else ())
     if not (root / checkpoint.MODEL_FILE).exists():
         checkpoint.write_card(root, card, tokenizer)
         return

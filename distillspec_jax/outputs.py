@@ -1,0 +1,266 @@
+"""What a run may write: nothing that it reads, and nothing that no run of ours made.
+
+A run is one command, or one call of the Python API. Whatever opens an input calls `reads`; whatever opens an
+output asks `check` first. Files are known by device and inode, so that another name, a link or a hard link
+of an input is the input. A file that is there is replaced only if its writer recognises it as one of its own
+kind; a folder is taken over only by the card that a run of ours left in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import os
+import stat
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from distillspec_jax.errors import UsageError
+
+LAYOUT = frozenset(
+    {
+        *("model.json", "tokenizer.model", "tokenizer.json", "checkpoints", "damaged"),  # a checkpoint directory
+        *("metrics.jsonl", "tensorboard"),  # of its training
+        *("set.json", "texts.jsonl", "logprobs", "laws"),  # a target-generated set
+    }
+)
+"""Names in a folder of ours that belong to what the folder is."""
+
+Recognise = Callable[[Path], bool]
+"""Whether a file that is there is an earlier output of the same kind."""
+
+_Inode = tuple[int, int]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the run under way has read, as it was named, and the folders that it writes."""
+
+    files: dict[_Inode, str] = dataclasses.field(default_factory=dict)
+    folders: dict[_Inode, str] = dataclasses.field(default_factory=dict)
+    own: set[Path] = dataclasses.field(default_factory=set)
+
+
+_under_way: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("run", default=None)
+
+
+@contextlib.contextmanager
+def run() -> Iterator[None]:
+    """Begins a run, unless one is under way; its inputs are safe from its outputs."""
+    if _under_way.get() is not None:
+        yield
+        return
+    begun = _Run()
+    if sys.stdin is not None and (redirected := _regular(0)):
+        begun.files[redirected] = "standard input"
+    token = _under_way.set(begun)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+def one_run(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes each call of a function a run."""
+
+    @functools.wraps(job)
+    def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with run():
+            return job(*args, **kwargs)
+
+    return within
+
+
+def reads(path: str | Path, name: str | None = None) -> None:
+    """Notes an input; a folder stands for all that is directly in it. What the run made is no input of it.
+
+    Args:
+      path: what is opened; nothing happens where it does not exist.
+      name: what the user calls it, `path` by default.
+    """
+    under_way = _under_way.get()
+    if under_way is None:
+        return
+    for found in (Path(path), *_entries(path)):
+        inode = _inode(found)
+        if inode is None or _is_own(found.resolve(), under_way):
+            continue
+        kept = under_way.folders if found.is_dir() else under_way.files
+        kept.setdefault(inode, name or str(path))
+
+
+def check(path: str | Path, ours: Recognise | None = None) -> Path:
+    """Refuses an output that would cost somebody something.
+
+    Args:
+      path: where the run is about to write.
+      ours: tells an earlier output of the same kind from other files; None: whatever is there is the run's,
+        in a folder that it has taken.
+
+    Returns:
+      The path to write: of a link, the file that it leads to.
+
+    Raises:
+      UsageError: it is an input of this run or a part of one, a folder, a loop of links, or a file that is no
+        earlier output of the same kind.
+    """
+    real = _resolved(path)
+    status = _status(real)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"cannot save to {path}: it is a folder")
+    if is_special(path):
+        return Path(path)
+    under_way = _under_way.get()
+    if under_way is not None:
+        if status is not None and (read := under_way.files.get((status.st_dev, status.st_ino))):
+            raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
+        within = not _is_own(real, under_way) and _folder_read(real, under_way)
+        if within:
+            raise UsageError(f"cannot save to {path}: it would change {within}, which this run reads")
+    if status is not None and status.st_size and ours is not None and not _recognised(real, ours):
+        raise UsageError(
+            f"cannot save to {path}: the file there is no earlier output of this command; move it away, or "
+            "choose another name"
+        )
+    return real
+
+
+def take_folder(
+    path: str | Path,
+    card: str | None = None,
+    *,
+    leftovers: Collection[str] = (),
+    names: Collection[str] = LAYOUT,
+) -> Path:
+    """Takes a folder as the run's own: it is new, or the one that an earlier run left a card in.
+
+    Other files may lie in it (logs, notes), as long as no run would write them.
+
+    Args:
+      path: the folder; it is not made.
+      card: the name of the file by which a run knows its folder; None: every folder will do that holds none
+        of `names`.
+      leftovers: names that a run which was killed before it wrote the card may leave.
+      names: what a run may write there.
+
+    Raises:
+      UsageError: an input of this run, no folder, or one without a card that holds something of that name.
+    """
+    root = _resolved(path)
+    under_way = _under_way.get()
+    inode = _inode(root)
+    if inode is not None:
+        if not root.is_dir():
+            raise UsageError(f"cannot save to {path}: it is not a folder")
+        if under_way is not None and (read := under_way.folders.get(inode)):
+            raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another folder")
+        taken = sorted(set(names).intersection(os.listdir(root)) - set(leftovers) - {card})
+        if taken and not (card and (root / card).is_file()):
+            without = f", but no {card}, by which a run knows its own" if card else ""
+            raise UsageError(f"cannot save to {path}: it holds {taken[0]}{without}: choose another folder")
+    if under_way is not None:
+        under_way.own.add(root)
+    return root
+
+
+def check_new_folder(path: str | Path) -> Path:
+    """Refuses a place for a new folder that holds anything yet.
+
+    Returns:
+      The path to write: of a link, the folder that it leads to.
+
+    Raises:
+      UsageError: names it.
+    """
+    root = _resolved(path)
+    status = _status(root)
+    if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):
+        raise UsageError(f"--output={path} holds something already: choose an empty directory")
+    return root
+
+
+def made(path: str | Path) -> None:
+    """Notes a folder that the run has just made."""
+    under_way = _under_way.get()
+    if under_way is not None:
+        under_way.own.add(_resolved(path))
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path is a device or a pipe, or leads to one of the process's own: written to, never replaced."""
+    if str(os.path.abspath(path)).startswith(("/dev/", "/proc/")):
+        return True
+    status = _status(Path(path))
+    return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
+
+
+def _resolved(path: str | Path) -> Path:
+    if is_special(path):
+        return Path(path)
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 call a loop of links a RuntimeError
+        raise UsageError(f"cannot save to {path}: it is a loop of links") from error
+    except ValueError as error:
+        raise UsageError(f"cannot save to {str(path)!r}: {error}") from error
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot save to {str(path)!r}: {said}") from error
+
+
+def _inode(path: Path) -> _Inode | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _regular(descriptor: int) -> _Inode | None:
+    """The inode of an open plain file; None of a terminal, a pipe, or a descriptor that is closed."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _entries(path: str | Path) -> list[Path]:
+    try:
+        return sorted(Path(path).iterdir())
+    except (OSError, ValueError):
+        return []
+
+
+def _is_own(path: Path, under_way: _Run) -> bool:
+    """Whether a path lies in a folder of the run's own, or is one."""
+    return not under_way.own.isdisjoint((path, *path.parents))
+
+
+def _folder_read(path: Path, under_way: _Run) -> str | None:
+    """The input that a path would become a part of."""
+    for place, folder in zip((path, *path.parents), path.parents, strict=False):
+        read = under_way.folders.get(_inode(folder) or (-1, -1))
+        if read and place.name in LAYOUT:
+            return read
+    return None
+
+
+def _recognised(path: Path, ours: Recognise) -> bool:
+    try:
+        return ours(path)
+    except (OSError, ValueError, RecursionError):
+        return False
