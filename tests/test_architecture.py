@@ -33,6 +33,9 @@ ROWS: list[set[str]] = [
         "version",
         "files",
         "deferred",
+        "memory",
+        "outputs",
+        "schema",
     },
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}
