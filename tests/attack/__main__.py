@@ -95,7 +95,7 @@ def _attack(flags: argparse.Namespace, folder: Path) -> int:
     for number, outcome in enumerate(attack.outcomes(chosen), 1):
         outcomes.append(outcome)
         if outcome.fate == "failed":
-            print(f"FAILED {outcome.case}\n       {ascii('; '.join(outcome.reasons))}", flush=True)
+            print(f"FAILED {outcome.case}\n       {'; '.join(outcome.reasons)!a}", flush=True)
         if log:
             print(json.dumps(table.as_json(outcome)), file=log, flush=True)
         if number % 200 == 0:

@@ -205,7 +205,8 @@ def _faults(case: Case, answer: _Answer, said: str, printed: str) -> list[str]:
         found.append(f"{len(lines)} lines: " + " | ".join(line[:100] for line in lines[:3]))
     if not found and answer.status == 2 and ": error: " not in lines[0]:
         found.append(f"no error: {lines[0][:100]}")
-    if not found and answer.status == 0 and lines:
+    told_to = any(word.endswith(("/dev/stderr", "/fd/2")) for word in case.argv)
+    if not found and answer.status == 0 and lines and not told_to:
         found.append("noise: " + lines[0][:100])
     if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]", said + printed):
         found.append("control characters reach the terminal")

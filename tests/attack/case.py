@@ -93,7 +93,7 @@ def _write(root: Path, name: str, content: str | bytes) -> None:
 
 
 def _field(root: Path, name: str, path: str, value: str) -> None:
-    """Sets, or with `MISSING` takes away, a field `a.b.0` of a JSON file, or of one of its lines (`FILE:2`)."""
+    """Sets a field `a.b.0` of a JSON file, or of one of its lines (`FILE:2`); `MISSING` takes it away."""
     file, _, line = name.partition(":")
     lines = (root / file).read_text().split("\n") if line else [(root / file).read_text()]
     number = int(line or 1) - 1
@@ -114,7 +114,7 @@ def _field(root: Path, name: str, path: str, value: str) -> None:
 
 
 def _flip(root: Path, name: str, seed: int) -> None:
-    """Changes some bytes of a file, or of one of a folder's files; now and then cuts it, or doubles a part."""
+    """Changes some bytes of a file, or of one of a folder's; now and then cuts it, or doubles a part."""
     rng = random.Random(seed)
     path = root / name
     if path.is_dir():
@@ -153,7 +153,8 @@ def _json(root: Path, name: str, path: str, change: str) -> None:
     for part in path.split(".") if path else ():
         inside = inside[key]
         key = int(part) if isinstance(inside, list) else part
-    inside[key] = eval(change, {"it": inside[key]})
+    known = inside[key] if isinstance(inside, list) or key in inside else None
+    inside[key] = eval(change, {"it": known})
     _write(root, name, json.dumps(whole[""]))
 
 

@@ -6,11 +6,6 @@ from tests.attack.case import EITHER, REFUSED, Case, Step, call
 from tests.attack.cases.commands import ADVISE, COLLECT, EVALUATE, GENERATE, REPORT, SWEEP
 
 _ASKED = "generate --model=target --input={} --output=out --max_new_tokens=4 --batch_size=2"
-_OF_A_FILE = (
-    "evaluate --model=target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
-    "--gin.TEST_FILE=valid.jsonl --limit=2 --output=valid.jsonl"
-)
-
 LINES: tuple[tuple[str, tuple[Step, ...], str], ...] = (
     (f"{GENERATE} --output=asked.jsonl", (), REFUSED),
     (_ASKED.format("out.partial"), (("rename", "asked.jsonl", "out.partial"),), REFUSED),
@@ -21,7 +16,7 @@ LINES: tuple[tuple[str, tuple[Step, ...], str], ...] = (
     (f"{REPORT} --output=metrics.jsonl", (), REFUSED),
     ("report out.tmp --output=out", (("rename", "results.jsonl", "out.tmp"),), EITHER),
     (f"{EVALUATE} --output=target/model.json", (), REFUSED),
-    (_OF_A_FILE, (), REFUSED),
+    ("evaluate --model=draft --task=office_help_ende --limit=2 --output=draft/tokenizer.model", (), REFUSED),
     (f"{ADVISE} --output=asked.jsonl", (), REFUSED),
     (f"{ADVISE} --output=draft/model.json", (), REFUSED),
     (f"{COLLECT} --output=target", (), REFUSED),

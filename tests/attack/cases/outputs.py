@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tests.attack.case import DONE, EITHER, REFUSED, Case
+from tests.attack.case import DONE, EITHER, REFUSED, Case, call
 from tests.attack.cases.commands import ALONE, FILES, FINETUNE, FOLDERS, GENERATE, INPUTS, STORED, TRAINING
 
 LONG, DEEP = "n" * 300, "d/" * 2500 + "out"
@@ -203,6 +203,12 @@ FOLDER_PLACES: tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...] = (
     ("theirs", REFUSED, (("mkdir", "theirs"), ("theirs", "theirs")), {"root": True}),
 )
 
+ROWS_OF_A_FILE = (
+    "evaluate --model=target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
+    "--gin.TEST_FILE=valid.jsonl --limit=2 --output=valid.jsonl"
+)
+"""Its output is the file that the task's rows come from."""
+
 CACHES = ("target", "texts", "notes.txt", "locked", "locked/out", "/dev/null", LONG, "loop")
 """Folders for compiled programs."""
 
@@ -229,6 +235,7 @@ def cases() -> list[Case]:
         for path, may, steps, more in FOLDER_PLACES:
             found.append(_at(line, path, steps, may, **more))
     found += [_at(f"{STORED} --gin.MODEL_DIR={{}}", "texts", (), REFUSED)]
+    found.append(call("outputs", ROWS_OF_A_FILE, may=REFUSED))
     loops = (("symlink", "loop", "loop"),)
     for path in CACHES:
         for line in (
