@@ -27,17 +27,21 @@ if [ -n "$keep" ]; then mount --bind "$keep" "$keep"; fi
 mkdir "$folder/dev"
 mount -t tmpfs -o size=64m,mode=755 attack-dev "$folder/dev"
 cd "$folder/dev"
-mknod null c 1 3; mknod zero c 1 5; mknod full c 1 7; mknod random c 1 8; mknod urandom c 1 9
+mknod null c 1 3; mknod zero c 1 5; mknod full c 1 7
+mknod random c 1 8; mknod urandom c 1 9
 chmod 666 null zero full random urandom
 ln -s /proc/self/fd fd; ln -s fd/0 stdin; ln -s fd/1 stdout; ln -s fd/2 stderr
 mkdir -m 1777 shm
 mount --move "$folder/dev" /dev
 cd "$folder"
 # Within this namespace alone, whose mounts nobody else sees.
-for place in $(cut -d ' ' -f 2 /proc/mounts | grep -vE '^/(dev|proc)(/|$)' | grep -vxF -e "$folder" -e "${keep:-$folder}"); do
-  mount -o remount,bind,ro "$place" 2>/dev/null || true
-done
-if touch /attack-was-here 2>/dev/null; then rm -f /attack-was-here; echo "the namespace can be written" >&2; exit 3; fi
+cut -d ' ' -f 2 /proc/mounts | grep -vE '^/(dev|proc)(/|$)' | grep -vxF -e "$folder" -e "${keep:-$folder}" |
+  while read -r place; do mount -o remount,bind,ro "$place" 2>/dev/null || true; done
+if touch /attack-was-here 2>/dev/null; then
+  rm -f /attack-was-here
+  echo "the namespace can be written" >&2
+  exit 3
+fi
 exec "$@"
 """
 
@@ -68,5 +72,11 @@ def within(folder: Path, argv: Sequence[str], keep: str = "", files: Sequence[in
         str(folder),
         keep,
     ]
-    environment = {**os.environ, MARK: str(folder), ROOTED: "1", "TMPDIR": str(folder), "MPLCONFIGDIR": str(folder)}
+    environment = {
+        **os.environ,
+        MARK: str(folder),
+        ROOTED: "1",
+        "TMPDIR": str(folder),
+        "MPLCONFIGDIR": str(folder),
+    }
     return subprocess.run([*enter, *argv], env=environment, pass_fds=files, check=False).returncode

@@ -68,7 +68,7 @@ def cases() -> list[Case]:
             if action.nargs != 0:
                 found.append(Case("flags", (*kept, option), (), REFUSED, alone=alone))
                 found.append(Case("flags", (*kept, f"{option}=\x00"), (), EITHER, alone=alone))
-                found.append(Case("flags", (*kept, f"{option}=\ud800"), (), EITHER, alone=alone))
+                found.append(Case("flags", (*kept, f"{option}=\udcff"), (), EITHER, alone=alone))
                 found.append(Case("flags", (*kept, f"{option}={'x' * 50_000}"), (), EITHER, alone=alone))
                 found.append(Case("flags", (*kept, f"{option}=/nowhere/at/all"), (), EITHER, alone=alone))
             else:
