@@ -11,7 +11,6 @@ from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
 
-
 _BEGINNING = '{"schema_version": '
 """Every line starts so."""
 
