@@ -24,18 +24,12 @@ from distillspec_jax.errors import UsageError
 
 LAYOUT = frozenset(
     {
-        *(
-            "model.json",
-            "tokenizer.model",
-            "tokenizer.json",
-            "checkpoints",
-            "damaged",
-        ),  # a checkpoint directory
-        *("metrics.jsonl", "tensorboard"),  # of its training
-        *("set.json", "texts.jsonl", "logprobs", "laws"),  # a target-generated set
+        *("model.json", "tokenizer.model", "tokenizer.json", "checkpoints", "damaged"),
+        *("metrics.jsonl", "tensorboard"),
+        *("set.json", "texts.jsonl", "logprobs", "laws"),
     }
 )
-"""Names in a folder of ours that belong to what the folder is."""
+"""Names in a folder of ours that are part of it: of a checkpoint, of its training, of a stored set."""
 
 _CARDS = ("model.json", "set.json")
 
@@ -126,13 +120,14 @@ def check(path: str | Path, ours: Recognise | None = None) -> Path:
     status = _status(real)
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cannot save to {path}: it is a folder")
-    under_way = _under_way.get()
-    if under_way is not None and not (status and stat.S_ISCHR(status.st_mode)):
-        if status is not None and (read := under_way.files.get((status.st_dev, status.st_ino))):
-            raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
+    under_way = _under_way.get() or _Run()
+    read = under_way.files.get((status.st_dev, status.st_ino)) if status is not None else None
+    if status is not None and read and not stat.S_ISCHR(status.st_mode):
+        raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
     if is_special(path):
         return Path(path)
-    _check_outside(path, real)
+    if ours is not None:
+        _check_outside(path, real)
     if status is not None and status.st_size and ours is not None and not _recognised(real, ours):
         raise UsageError(
             f"cannot save to {path}: the file there is no earlier output of this command; move it away, or "
@@ -205,7 +200,7 @@ def made(path: str | Path) -> None:
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether a path is a device or a pipe, or leads to one of the process's own: written to, never replaced."""
+    """Whether a path is a device, a pipe, or what is open already: it is written to, and never replaced."""
     if _OWN_DESCRIPTOR.fullmatch(os.path.abspath(path)):
         return True
     status = _status(Path(path))
@@ -228,12 +223,12 @@ def resolved(path: str | Path) -> Path:
 
 
 def _check_outside(path: str | Path, real: Path) -> None:
-    """Refuses what would lie in a checkpoint directory or a set that the run has not taken, and be part of it."""
-    under_way = _under_way.get()
+    """Refuses what would be part of a checkpoint directory, or of a set, that the run has not taken."""
+    under_way = _under_way.get() or _Run()
     for place, folder in zip((real, *real.parents), real.parents, strict=False):
-        if place.name in LAYOUT and any((folder / card).is_file() for card in _CARDS):
-            if under_way is None or not _is_own(folder, under_way):
-                raise UsageError(f"cannot save to {path}: it would change what is in {folder}, {place.name}")
+        is_ours = place.name in LAYOUT and any((folder / card).is_file() for card in _CARDS)
+        if is_ours and not _is_own(folder, under_way):
+            raise UsageError(f"cannot save to {path}: it would change {place.name} in {folder}")
 
 
 def _status(path: Path) -> os.stat_result | None:
