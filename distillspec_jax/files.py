@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from typing import Any
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
+
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -32,6 +35,8 @@ def saving(place: str | Path) -> Iterator[None]:
 def _why_not_written(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, UnicodeEncodeError):
+        return f"its text holds a lone surrogate, {error.object[error.start]!r}, no valid Unicode"
     # TensorStore, below Orbax, raises a ValueError that quotes the system's words.
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
     return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
@@ -49,8 +54,11 @@ def write_whole(path: str | Path, content: str | bytes, ours: outputs.Recognise 
     Raises:
       UsageError: the place cannot be written, or would cost somebody something; nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
-    write_whole_by(path, lambda place: place.write_bytes(data), ours)
+
+    def write(place: Path) -> None:
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    write_whole_by(path, write, ours)
 
 
 def write_whole_by(
@@ -168,7 +176,8 @@ def parse_json_object(text: str, place: str) -> dict[str, Any]:
       place: where it stands (`file:line`), for errors.
 
     Raises:
-      UsageError: malformed JSON, nesting or numbers beyond what Python reads, or another JSON value.
+      UsageError: malformed JSON, nesting or numbers beyond what Python reads, a lone surrogate, or another
+        JSON value.
     """
     try:
         found = json.loads(text, parse_constant=_no_number)
@@ -178,6 +187,14 @@ def parse_json_object(text: str, place: str) -> dict[str, Any]:
         raise UsageError(f"{place}: JSON that cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise UsageError(f"{place}: expected a JSON object, got {type(found).__name__}")
+    if _ESCAPED_SURROGATE.search(text):
+        for name, value in found.items():
+            try:
+                json.dumps([name, value], ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    f"{place}: field {name!r} holds a lone surrogate, no valid Unicode"
+                ) from error
     return found
 
 

@@ -33,9 +33,11 @@ ROWS: list[set[str]] = [
         "version",
         "files",
         "deferred",
+        "bounds",
         "memory",
         "outputs",
         "schema",
+        "terminal",
     },
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}

@@ -56,7 +56,7 @@ OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": floa
 """Fields by which a line asks for a sampling distribution and a length of its own."""
 
 _ANSWER, _LONGEST_LINE = {"inputs", "outputs", "finish_reason"}, 1 << 26
-"""Fields of every line that is written, and the bytes of a line beyond which a file is taken for another's."""
+"""Fields of every line that is written, and bytes of a line beyond which a file is taken for another's."""
 
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 
@@ -115,10 +115,6 @@ def _request(row: dict[str, Any], where: str, field: str) -> GenerationRequest:
         raise UsageError(f"{where}: no field {field!r}: {nearest(field, row)}")
     if not isinstance(row[field], str):
         raise UsageError(f"{where}: field {field!r} must be text, got {type(row[field]).__name__}")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{where}: holds a lone surrogate, no valid Unicode") from error
     return GenerationRequest(row.pop(field), where, row)
 
 
@@ -222,7 +218,7 @@ def _holds_answers(path: Path) -> bool:
         line = file.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):  # cut short by a kill
         return line.startswith(b"{")
-    return _ANSWER <= _fields(line.decode()).keys()
+    return _fields(line.decode()).keys() >= _ANSWER
 
 
 def _settings_file(path: str) -> Path:

@@ -95,3 +95,13 @@ def test_reports_reach_every_writer(tmp_path, capsys):
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert [e.step for e in events(file) if e.summary.value] == [5]
     assert "loss 2" in capsys.readouterr().err
+
+
+def test_a_note_and_a_description_command_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes any stream for a terminal
+    writer = ConsoleWriter("[/b]\x1b]0;t\x07", 1, 0)
+    writer.note("a\x1b[2Jb:smile:")
+    writer.close()
+    said = capsys.readouterr().err
+    assert "a\\x1b[2Jb:smile:" in said
+    assert "[/b]\\x1b]0;t\\x07" in said
