@@ -247,10 +247,12 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _memory(process: int) -> int:
-    found = 0
+    """What a process holds and its children; one that has only been forked still has its parent's pages."""
+    found, own = 0, Path(f"/proc/{process}/cmdline").read_bytes()
     for one in _family(process):
         with contextlib.suppress(OSError):
-            found += worker.resident(one)
+            if one == process or Path(f"/proc/{one}/cmdline").read_bytes() != own:
+                found += worker.resident(one)
     return found
 
 
