@@ -13,11 +13,12 @@ from pathlib import Path
 
 from tests.mutants.catalog import MUTANTS, Mutant
 from tests.mutants.distillation import DISTILLATION
+from tests.mutants.losses import LOSSES
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("distillspec_jax", "gin_configs", "tests", "pyproject.toml")
 SHOWN = 3
-ALL = (*MUTANTS, *DISTILLATION)
+ALL = (*MUTANTS, *DISTILLATION, *LOSSES)
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:

@@ -1,0 +1,145 @@
+"""The mutants of outputs: by each of them something of the user's was lost, or would be."""
+
+from __future__ import annotations
+
+from tests.mutants.catalog import Edit, Mutant
+
+ATTACK = ("tests/attack/test_attack.py",)
+
+_OUTPUTS, _REQUESTS, _FILES = "outputs.py", "generation/request_files.py", "files.py"
+
+
+def _lost(number: str, bug: str, *edits: tuple[str, str, str]) -> Mutant:
+    return Mutant(f"L{number}", bug, tuple(Edit(*edit) for edit in edits), ATTACK)
+
+
+LOSSES = (
+    _lost(
+        "1",
+        "an output is not compared with what the run reads",
+        (
+            _OUTPUTS,
+            "read = under_way.files.get((status.st_dev, status.st_ino)) if status is not None else None",
+            "read = None",
+        ),
+    ),
+    _lost(
+        "2",
+        "files that are read are known by their paths, so that a hard link is another file",
+        (
+            _OUTPUTS,
+            "kept.setdefault(inode, name or str(path))",
+            "kept.setdefault(str(found.resolve()), str(path))",
+        ),
+        (_OUTPUTS, "under_way.files.get((status.st_dev, status.st_ino))", "under_way.files.get(str(real))"),
+    ),
+    _lost(
+        "3",
+        "generate writes over whatever file is there",
+        (_REQUESTS, "    outputs.check(path, _holds_answers)\n", "    outputs.check(path)\n"),
+    ),
+    _lost(
+        "4",
+        "a file called OUTPUT.partial is taken for the lines of an interrupted run",
+        (
+            _REQUESTS,
+            "if partial.is_file() and partial.stat().st_size and not (began and _holds_answers(partial)):",
+            "if partial.is_dir():",
+        ),
+    ),
+    _lost(
+        "5",
+        "a file called OUTPUT.partial.settings is written over",
+        (
+            _REQUESTS,
+            'outputs.check(settings, lambda there: "seed" in _fields(there.read_text(encoding="utf-8")))',
+            "outputs.check(settings)",
+        ),
+    ),
+    _lost(
+        "6",
+        "evaluate writes over whatever file is there",
+        ("cli/evaluate.py", "outputs.check(flags.output, _is_ours)", "outputs.check(flags.output)"),
+        (
+            "cli/evaluate.py",
+            "files.write_json(flags.output, rows, _is_ours)",
+            "files.write_json(flags.output, rows)",
+        ),
+    ),
+    _lost(
+        "7",
+        "advise writes over whatever file is there",
+        ("cli/advise.py", "outputs.check(flags.output, _is_ours)", "outputs.check(flags.output)"),
+        (
+            "cli/advise.py",
+            "files.write_json(flags.output, dataclasses.asdict(found), _is_ours)",
+            "files.write_json(flags.output, dataclasses.asdict(found))",
+        ),
+    ),
+    _lost(
+        "8",
+        "report writes over whatever file is there",
+        ("reports/html.py", "        head = file.read(4096)\n", "        return bool(file)\n"),
+    ),
+    _lost(
+        "9",
+        "a part of a checkpoint directory may be an output",
+        (_OUTPUTS, "if is_ours and not _is_own(folder, under_way):", "if False:"),
+    ),
+    _lost(
+        "10",
+        "collect takes any folder over, another model's too",
+        (_OUTPUTS, "if taken and not (card and (root / card).is_file()):", "if False:"),
+    ),
+    _lost(
+        "11",
+        "a sweep cuts off a last line that it did not write",
+        (
+            "evaluation/results.py",
+            "if not cut_short.startswith(_BEGINNING[: len(cut_short)]):",
+            "if not cut_short:",
+        ),
+    ),
+    _lost(
+        "12",
+        "a device is replaced by a file",
+        (
+            _OUTPUTS,
+            "return status is not None and not stat.S_ISREG(status.st_mode) and",
+            "return False and",
+        ),
+    ),
+    _lost(
+        "13",
+        "only /dev/null is known to be a device",
+        (
+            _OUTPUTS,
+            "return status is not None and not stat.S_ISREG(status.st_mode) and",
+            'return str(path) == "/dev/null" and',
+        ),
+    ),
+    _lost(
+        "14",
+        "a temporary file has a name that the user's may have, and replaces it",
+        (_FILES, 'f".partial-{secrets.token_hex(6)}{path.suffix[:16]}"', 'path.name + ".tmp"'),
+        (_FILES, "os.O_CREAT | os.O_EXCL | os.O_WRONLY", "os.O_CREAT | os.O_TRUNC | os.O_WRONLY"),
+    ),
+    _lost(
+        "15",
+        "a link is replaced, and not the file that it leads to",
+        (
+            _OUTPUTS,
+            "return Path(path) if is_special(path) else Path(path).resolve()",
+            "return Path(os.path.abspath(path))",
+        ),
+    ),
+    _lost(
+        "16",
+        "a new checkpoint may go into a folder that holds something",
+        (
+            _OUTPUTS,
+            "if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):",
+            "if status is not None and not stat.S_ISDIR(status.st_mode):",
+        ),
+    ),
+)
