@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
+_LONGEST_NAME = 1_000
+
 
 class UsageError(ValueError):
     """A bad input: one line that names the culprit and the nearest valid choice.
@@ -19,7 +21,8 @@ class UsageError(ValueError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'x'? (valid: 'a', 'x')`: the tail of an error about an unknown name."""
     valid = sorted(set(choices))
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    # Comparing takes the product of the lengths: of a name that is a file by mistake, too long.
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
     return f"{hint}(valid: {listed})" if valid else "(there are none)"

@@ -9,26 +9,74 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from distillspec_jax import files
 from distillspec_jax.errors import UsageError, nearest
 
 Value = TypeVar("Value")
 
 COUNT_LIMIT = 2**40
 """Beyond all that decoding and training count; millions of them add up in 64 bits."""
+_LARGEST = 1e30
+"""Beyond all that is measured; products of several are still numbers."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=COUNT_LIMIT)]
 """A whole number of things."""
 
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Size = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+"""A whole number of at least one that is an axis of an array, or a position in it."""
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""A token."""
+
+# What is written as a whole number stays one, so that a line that is written again is the same.
+Number = (
+    Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+    | Annotated[int, msgspec.Meta(gt=-(2**53), lt=2**53)]
+)
+"""A finite number."""
+
+Amount = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)] | Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""A finite number of at least 0: seconds, a ratio."""
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | Annotated[int, msgspec.Meta(ge=0, le=1)]
 """A probability, or a part of a whole."""
 
 _SHOWN = 60
 """Characters of a value that a message quotes."""
+
+
+def read_file(kind: type[Value], path: str | Path, what: str) -> Value:
+    """Makes a dataclass of the JSON object that a file holds.
+
+    Args:
+      kind, what: see `read`.
+
+    Raises:
+      UsageError: the file cannot be read, is not JSON, or see `read`.
+    """
+    return read(kind, read_object(path, what), str(path), what)
+
+
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads the JSON object that a file holds, for `read`.
+
+    Raises:
+      UsageError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return files.read_json(path)
+    except UsageError as error:
+        said = str(error)
+        if not said.startswith(str(path)):  # it could not be opened
+            raise
+        raise UsageError(f"{path}: not {what}: {said.removeprefix(f'{path}: ')}") from error
 
 
 def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
@@ -47,19 +95,11 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
     """
     not_one = f"{place}: not {what}: " if what else f"{place}: "
     if not isinstance(found, Mapping):
-        raise UsageError(f"{not_one}expected a JSON object, got {_shown(found)}")
-    fields = _fields(kind)
-    known = {name: value for name, value in found.items() if name in fields and name != "unknown"}
-    if "unknown" in fields:
-        known["unknown"] = {name: value for name, value in found.items() if name not in known}
+        raise UsageError(f"{not_one}expected a JSON object, got {shown(found)}")
     try:
-        return msgspec.convert(known, kind)
+        return msgspec.convert(_sorted(kind, found), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(not_one + _explained(str(error), found)) from error
-    except UsageError as error:  # the class itself checks more
-        raise UsageError(f"{place}: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{not_one}it is nested too deeply") from error
+        raise UsageError(f"{not_one}{_explained(error, found)}") from error
 
 
 def value(kind: Any, found: Any, place: str, field: str) -> Any:
@@ -71,26 +111,49 @@ def value(kind: Any, found: Any, place: str, field: str) -> Any:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{place}: " + _explained(str(error), {field: found}, f".{field}")) from error
+        raise UsageError(f"{place}: {_explained(error, {field: found}, f'.{field}')}") from error
+
+
+def _sorted(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with what its class does not know in `unknown`; likewise the objects in it."""
+    parts = _parts(kind)
+    known = {
+        name: _sorted(part, entry) if (part := parts[name]) and isinstance(entry, Mapping) else entry
+        for name, entry in found.items()
+        if name in parts
+    }
+    if "unknown" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        known["unknown"] = {name: entry for name, entry in found.items() if name not in parts}
+    return known
 
 
 @functools.cache
-def _fields(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+def _parts(kind: type) -> dict[str, type | None]:
+    """The fields of a class that a file may have, and the class of those that are objects with fields."""
+    hints = typing.get_type_hints(kind)
+    del_unknown = (name for name in kind.__dataclass_fields__ if name != "unknown")  # type: ignore[attr-defined]
+    return {
+        name: next(filter(dataclasses.is_dataclass, (hints[name], *typing.get_args(hints[name]))), None)
+        for name in del_unknown
+    }
 
 
-def _explained(message: str, found: Any, prefix: str = "") -> str:
+def _explained(error: msgspec.ValidationError, found: Any, prefix: str = "") -> str:
     """msgspec's message, with the field first and the value that was found last."""
-    said, _, path = message.partition(" - at `$")
+    if isinstance(error.__cause__, UsageError):  # the class itself checks more
+        return str(error.__cause__)
+    said, _, path = str(error).partition(" - at `$")
     path = prefix + path.rstrip("`")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", said):
         inside = f" in {path.lstrip('.')}" if path else ""
         there = _at(found, path)
         near = f": {nearest(missing[1], map(str, there))}" if isinstance(there, Mapping) and there else ""
         return f"it has no field {missing[1]!r}{inside}{near}"
-    said = re.sub(r", got `\w+`$", "", said).replace("`", "")
-    name = path.lstrip(".") or "it"
-    return f"field {name}: {said[:1].lower()}{said[1:]}, got {_shown(_at(found, path))}"
+    # msgspec does not tell which entry of a dict is wrong: then there is no value to show, but its type.
+    own, got = re.fullmatch(r"(.*?)(, got `.+`)?", said).groups()  # type: ignore[union-attr]
+    got = (got or "") if "[...]" in path else f", got {shown(_at(found, path))}"
+    told = f"{own[:1].lower()}{own[1:]}{got}".replace("`", "")
+    return f"field {path.lstrip('.') or 'it'}: {told}"
 
 
 def _at(found: Any, path: str) -> Any:
@@ -103,12 +166,12 @@ def _at(found: Any, path: str) -> Any:
     return found
 
 
-def _shown(found: Any) -> str:
-    if isinstance(found, (dict, list)):
-        return "an object" if isinstance(found, dict) else f"a list of {len(found)}"
+def shown(found: Any) -> str:
+    """A value as a message quotes it."""
+    if isinstance(found, (Mapping, list)):
+        return "an object" if isinstance(found, Mapping) else f"a list of {len(found)}"
     try:
         text = repr(found)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
-

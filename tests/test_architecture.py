@@ -34,6 +34,7 @@ ROWS: list[set[str]] = [
         "files",
         "deferred",
         "memory",
+        "training_log",
         "outputs",
         "schema",
     },

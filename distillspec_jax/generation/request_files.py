@@ -15,7 +15,14 @@ from distillspec_jax import outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving, write_whole
+from distillspec_jax.files import (
+    as_json,
+    decoded_lines,
+    json_lines,
+    parse_json_object,
+    saving,
+    write_whole,
+)
 from distillspec_jax.generation.text_generator import Generation
 
 SAMPLE = "sample"
@@ -115,10 +122,6 @@ def _request(row: dict[str, Any], where: str, field: str) -> GenerationRequest:
         raise UsageError(f"{where}: no field {field!r}: {nearest(field, row)}")
     if not isinstance(row[field], str):
         raise UsageError(f"{where}: field {field!r} must be text, got {type(row[field]).__name__}")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{where}: holds a lone surrogate, no valid Unicode") from error
     return GenerationRequest(row.pop(field), where, row)
 
 
@@ -129,7 +132,7 @@ def write_line(request: GenerationRequest, generation: Generation) -> str:
     """
     fields = dataclasses.asdict(generation)
     del fields["tokens"]
-    return json.dumps({**request.extra, **fields}, ensure_ascii=False)
+    return as_json({**request.extra, **fields})
 
 
 def finished(
@@ -254,7 +257,7 @@ def output_lines(
     with saving(path):
         file = partial.open("a" if resume or not whole else "w", encoding="utf-8")
         if whole and settings is not None:
-            write_whole(_settings_file(path), json.dumps(settings))
+            write_whole(_settings_file(path), as_json(settings))
 
     def write(line: str) -> None:
         with saving(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -179,7 +180,11 @@ def training(
       series: colours of drafters (`series_of`); other labels get what is left.
     """
     found = {
-        label: [(line["step"], line[field]) for line in lines if line.get("split") == split and field in line]
+        label: [
+            (line["step"], math.nan if line[field] is None else line[field])
+            for line in lines
+            if line.get("split") == split and field in line
+        ]
         for label, lines in curves.items()
     }
     found = {label: points for label, points in found.items() if points}
