@@ -6,18 +6,18 @@ program computes with is the schema); this module says in one line which field o
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from distillspec_jax import files
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError
 
 Value = TypeVar("Value")
 
@@ -95,11 +95,19 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
     """
     not_one = f"{place}: not {what}: " if what else f"{place}: "
     if not isinstance(found, Mapping):
-        raise UsageError(f"{not_one}expected a JSON object, got {shown(found)}")
+        raise UsageError(f"{not_one}expected a JSON object, got {type(found).__name__}")
+    parts = _parts(kind)
+    known = {name: entry for name, entry in found.items() if name in parts}
+    for name, part in parts.items():
+        if part is not None and known.get(name) is not None:
+            known[name] = read(part, known[name], f"{place}, {name}", what)
+    strange = {name: entry for name, entry in found.items() if name not in parts}
+    if "unknown" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        known["unknown"] = strange
     try:
-        return msgspec.convert(_sorted(kind, found), kind)
+        return msgspec.convert(known, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{not_one}{_explained(error, found)}") from error
+        raise UsageError(f"{not_one}{_explained(error, found, strange=strange)}") from error
 
 
 def value(kind: Any, found: Any, place: str, field: str) -> Any:
@@ -114,41 +122,33 @@ def value(kind: Any, found: Any, place: str, field: str) -> Any:
         raise UsageError(f"{place}: {_explained(error, {field: found}, f'.{field}')}") from error
 
 
-def _sorted(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with what its class does not know in `unknown`; likewise the objects in it."""
-    parts = _parts(kind)
-    known = {
-        name: _sorted(part, entry) if (part := parts[name]) and isinstance(entry, Mapping) else entry
-        for name, entry in found.items()
-        if name in parts
-    }
-    if "unknown" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-        known["unknown"] = {name: entry for name, entry in found.items() if name not in parts}
-    return known
-
-
 @functools.cache
 def _parts(kind: type) -> dict[str, type | None]:
     """The fields of a class that a file may have, and the class of those that are objects with fields."""
     hints = typing.get_type_hints(kind)
-    del_unknown = (name for name in kind.__dataclass_fields__ if name != "unknown")  # type: ignore[attr-defined]
-    return {
-        name: next(filter(dataclasses.is_dataclass, (hints[name], *typing.get_args(hints[name]))), None)
-        for name in del_unknown
-    }
+    found: dict[str, type | None] = {}
+    for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        if name != "unknown":
+            kinds = (hints[name], *typing.get_args(hints[name]))
+            found[name] = next((one for one in kinds if hasattr(one, "__dataclass_fields__")), None)
+    return found
 
 
-def _explained(error: msgspec.ValidationError, found: Any, prefix: str = "") -> str:
-    """msgspec's message, with the field first and the value that was found last."""
+def _explained(
+    error: msgspec.ValidationError, found: Any, prefix: str = "", strange: Iterable[str] = ()
+) -> str:
+    """msgspec's message, with the field first and the value that was found last.
+
+    Args:
+      strange: fields that were found and are not known: one that is missing may be misspelt.
+    """
     if isinstance(error.__cause__, UsageError):  # the class itself checks more
         return str(error.__cause__)
     said, _, path = str(error).partition(" - at `$")
     path = prefix + path.rstrip("`")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", said):
-        inside = f" in {path.lstrip('.')}" if path else ""
-        there = _at(found, path)
-        near = f": {nearest(missing[1], map(str, there))}" if isinstance(there, Mapping) and there else ""
-        return f"it has no field {missing[1]!r}{inside}{near}"
+        close = difflib.get_close_matches(missing[1], (name[:99] for name in strange), n=1)
+        return f"it has no field {missing[1]!r}" + (f", but {close[0]!r}" if close else "")
     # msgspec does not tell which entry of a dict is wrong: then there is no value to show, but its type.
     own, got = re.fullmatch(r"(.*?)(, got `.+`)?", said).groups()  # type: ignore[union-attr]
     got = (got or "") if "[...]" in path else f", got {shown(_at(found, path))}"

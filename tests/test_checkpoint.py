@@ -263,8 +263,11 @@ def test_the_card_is_plain_json(written):
         ({"feature_lengths": {"inputs": 10**30}}, "field feature_lengths[...]: "),
         ({"prompts_end_with_eos": "yes"}, "field prompts_end_with_eos: expected bool, got 'yes'"),
         ({"tokenizer_fingerprint": 3}, "field tokenizer_fingerprint: expected str | null, got 3"),
-        ({"provenance": {"parents": ["zoo:target"]}}, "provenance: field parents: expected object, got a list"),
-        ({"provenance": {"shortlist": {"draft": "d"}}}, "provenance: it has no field 'step' in shortlist"),
+        (
+            {"provenance": {"parents": ["zoo:target"]}},
+            "provenance: field parents: expected object, got a",
+        ),
+        ({"provenance": {"shortlist": {"draft": "d"}}}, "provenance, shortlist: it has no field 'step'"),
     ],
 )
 def test_a_card_of_other_types_is_refused(tmp_path, change, said):

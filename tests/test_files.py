@@ -1,5 +1,7 @@
-"""Whole files: what is there already is replaced by a whole file, or written to where it is no plain file. And
-JSON, of which only such is read and written."""
+"""Whole files: what is there already is replaced by a whole file, or written to where it is no plain file.
+
+And JSON, of which only such is read and written.
+"""
 
 import math
 import os

@@ -50,8 +50,8 @@ def test_whole_numbers_stay_whole_where_any_number_will_do():
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ([], "expected a JSON object, got a list of 0"),
-        ({"name": "a", "cuont": 1}, "it has no field 'count': did you mean 'cuont'?"),
+        ([], "expected a JSON object, got list"),
+        ({"name": "a", "cuont": 1}, "it has no field 'count', but 'cuont'"),
         ({**GOOD, "name": 3}, "field name: expected str, got 3"),
         ({**GOOD, "name": None}, "field name: expected str, got None"),
         ({**GOOD, "count": True}, "field count: expected int, got True"),
@@ -63,9 +63,10 @@ def test_whole_numbers_stay_whole_where_any_number_will_do():
         ({**GOOD, "share": 10**400}, "field share: "),
         ({**GOOD, "seconds": [1.0, "x"]}, "field seconds[1]: expected int | float, got 'x'"),
         ({**GOOD, "words": {"a": 1}}, "field words[...]: expected str, got int"),
-        ({**GOOD, "part": {"sizes": [1, 0]}}, "field part.sizes[1]: expected int >= 1, got 0"),
-        ({**GOOD, "part": {"size": [1]}}, "it has no field 'sizes' in part: did you mean 'size'?"),
-        ({**GOOD, "part": "x" * 99}, f"got '{'x' * 59}… (101 characters)"),
+        ({**GOOD, "part": {"sizes": [1, 0]}}, "part: not a whole: field sizes[1]: expected int >= 1, got 0"),
+        ({**GOOD, "part": {"size": [1]}}, "part: not a whole: it has no field 'sizes', but 'size'"),
+        ({**GOOD, "part": "x" * 99}, "part: not a whole: expected a JSON object, got str"),
+        ({**GOOD, "count": "x" * 99}, f"got '{'x' * 59}… (101 characters)"),
         ({**GOOD, "name": "nobody"}, "field name: must be somebody's"),
     ],
 )
@@ -73,7 +74,7 @@ def test_what_is_wrong_is_named_with_what_was_found_and_what_is_allowed(found, s
     with pytest.raises(UsageError) as caught:
         schema.read(Whole, found, "file:3", "a whole")
     message = str(caught.value)
-    assert message.startswith("file:3: not a whole: ")
+    assert message.startswith(("file:3: not a whole: ", "file:3, part: "))
     assert said in message
     assert "\n" not in message
     assert len(message) < 250
@@ -81,5 +82,5 @@ def test_what_is_wrong_is_named_with_what_was_found_and_what_is_allowed(found, s
 
 def test_one_value_is_checked_alone():
     assert schema.value(schema.Amount, 2, "f", "seconds") == 2
-    with pytest.raises(UsageError, match="^f: field seconds: expected int | float, got 'x'$"):
+    with pytest.raises(UsageError, match=r"^f: field seconds: expected int \| float, got 'x'$"):
         schema.value(schema.Amount, "x", "f", "seconds")

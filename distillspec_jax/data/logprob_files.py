@@ -1,4 +1,4 @@
-"""The target's distributions that are stored beside its texts: arrays in files of `ROWS_A_SHARD` texts each."""
+"""A target's distributions, stored beside its texts: arrays in files of `ROWS_A_SHARD` texts each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_A_SHARD = 256
 _HEADERS = 4096
 """More bytes than NumPy writes before an array."""
 _ROUNDING = 1e-3
-"""What a logarithm of a probability may be above 0."""
+"""The most that a logarithm of a probability is above 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read(path: Path, tokens: int, count: int, vocab_size: int, token_bytes: int)
     """
     again = "remove it and run the same `collect` again"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if any(entry.file_size > _HEADERS + tokens * token_bytes for entry in arrays.zip.infolist()):
                 raise ValueError("an array is larger than the texts beside it")
             found = TopLogprobs(arrays["ids"], arrays["log_p"], arrays["log_tail"])

@@ -281,7 +281,7 @@ def read_header(directory: str | Path) -> Header:
             f"{directory} holds no target-generated set (no {HEADER_FILE}): write one with `collect`"
         )
     what = "the header of a target-generated set"
-    fields = schema.read_object(path, what).get("header")
+    fields: Any = schema.read_object(path, what).get("header")
     if isinstance(fields, dict) and "law_ids" in fields:  # its name in 0.1
         fields["top_logprobs"] = fields.pop("law_ids")
     found = schema.read(Header, fields, str(path), what)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax import memory
 from distillspec_jax.decoding import calibration
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
 from distillspec_jax.decoding.drafters import Drafter
@@ -292,8 +293,8 @@ class Engine:
             if (prompt_width, width) in self._fitting:
                 return prompt_width, width
             try:
-                self._runner.check_room(*self._first_rows(batch, prompt_width), width)
-                self._fitting.add((prompt_width, width))
+                needed = self._runner.check_room(*batch.described(self._batch_size, prompt_width), width)
+                break
             except UsageError as error:
                 if step == 1:
                     # The models know no more than how much room is wanted.
@@ -301,6 +302,10 @@ class Engine:
                     of_these = f" ({batch.longest} asked for, and {block + 1} for a block of drafts)"
                     raise UsageError(f"{error}{of_these if block else ''}") from error
                 step //= 2
+        rows = f"{self._batch_size:,} prompts of {prompt_width:,} tokens and {width:,} more"
+        memory.check(f"decoding batches of {rows}", needed)
+        self._fitting.add((prompt_width, width))
+        return prompt_width, width
 
     def _reading_width(self, batch: PromptBatch, indices: Sequence[int], whole: int) -> int:
         """The width of all prompts, halved (and rounded up) as long as it still holds these."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,6 +76,16 @@ class PromptBatch:
         limit_B = np.where(np.arange(rows) < len(indices), self.limit_N[index_B], 0)
         settings = _row_settings(self.key, self.number_N[index_B], limit_B, self.distribution.select(index_B))
         return self.padded(index_B, width), settings
+
+    def described(self, rows: int, width: int) -> tuple[jax.ShapeDtypeStruct, RowSettings]:
+        """Shapes and dtypes of what `rows` gives; nothing is allocated."""
+
+        def column(dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows,), dtype)
+
+        distribution = jax.tree.map(lambda field: column(field.dtype), self.distribution)
+        settings = _row_settings.eval_shape(self.key, column(np.uint32), column(np.int32), distribution)
+        return jax.ShapeDtypeStruct((rows, width), np.int32), settings
 
     def padded(self, indices: Sequence[int] | np.ndarray, width: int) -> np.ndarray:
         """Some prompts, int32 `[B, width]`, padded on the right."""

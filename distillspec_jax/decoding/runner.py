@@ -82,12 +82,26 @@ class Runner:
         self.block_sizes = tuple(self._loops)
         self._largest = max(self._loops)
         self._drafter = drafter
+        self._vocab_size = target.vocab_size
         self._partitioner = partitioner
 
-    def check_room(self, prompt_BT: np.ndarray, settings: RowSettings, width: int) -> None:
-        """Raises what `read` would raise for these widths; nothing is computed."""
+    def check_room(self, prompt_BT: jax.ShapeDtypeStruct, settings: RowSettings, width: int) -> int:
+        """Raises what `read` would raise for these widths; nothing is computed.
+
+        Args:
+          prompt_BT, settings: shapes and dtypes.
+
+        Returns:
+          The least bytes that decoding such rows needs on a device, beside the parameters: its part of the
+          state, and of a round's logits and distributions of the target.
+        """
+        rows, prompt_width = prompt_BT.shape
         loop = self._loops[self._largest]
-        _init.eval_shape(loop, loop, self._reading, prompt_BT, settings, width, prompt_BT.shape[1])
+        state = _init.eval_shape(loop, loop, self._reading, prompt_BT, settings, width, prompt_width)
+        kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        blocks = 1 if self._drafter is None else self._drafter.candidates
+        logits = 2 * 4 * rows * blocks * (self._largest + 1) * self._vocab_size
+        return int(kept + logits) // (1 if self._partitioner is None else self._partitioner.mesh.size)
 
     def read(
         self,

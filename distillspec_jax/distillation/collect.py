@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from distillspec_jax import checkpoint, files, outputs
+from distillspec_jax import checkpoint, files, memory, outputs
 from distillspec_jax.data import catalog, logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.data.target_set import (
@@ -112,10 +112,13 @@ def collect(
         raise UsageError(f"task {task!r}: split {split!r} is empty")
     form = prompt_format(target, task=task, truncate=True, chat=chat)
     assert form.max_tokens is not None  # a task's
+    longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
+    if top_logprobs:
+        logits = 2 * 4 * batch_size * longest * target.model.vocab_size  # and their logarithms
+        memory.check(f"log-probabilities of batches of {batch_size:,} texts of {longest:,} tokens", logits)
     generator = TextGenerator(
         target, draft, form=form, block_size=block_size, batch_size=batch_size, partitioner=partitioner
     )
-    longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
     header = Header(
         task=task,
         split=split,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from distillspec_jax import memory
 from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.evaluation import paired
@@ -105,6 +106,8 @@ def reference_loss(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds up the loss and the tokens of every reference; no example is dropped."""
     reader = Reader(tokenizer_of(model))
+    logits = 2 * 4 * batch_size * max_targets * model.model.vocab_size  # and their logarithms
+    memory.check(f"a loss of batches of {batch_size:,} rows of {max_targets:,} tokens", logits)
 
     @jax.jit
     def loss(params, inputs_BT, targets_BT, length_B):  # type: ignore[no-untyped-def]

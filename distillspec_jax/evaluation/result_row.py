@@ -1,7 +1,7 @@
 """One measured cell of a sweep: a line of `results.jsonl`, as a value.
 
 The fields say by their metadata what they are for: those without a default must stand in a file, those of
-`_group` decide which rows compare with each other, and those of `_cell` tell the cells of a group apart.
+`_GROUP` decide which rows compare with each other, and those of `_CELL` tell the cells of a group apart.
 """
 
 from __future__ import annotations
@@ -34,20 +34,13 @@ Ends = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
 """An interval, `[low, high]`."""
 
 
-def _group(**default: Any) -> Any:
-    return dataclasses.field(metadata={"group": True}, **default)
-
-
-def _cell() -> Any:
-    return dataclasses.field(metadata={"cell": True})
-
-
+_GROUP, _CELL = {"group": True}, {"cell": True}
 _WHAT = "a row of a sweep"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Record:
-    """A JSON object of named fields, see `schema.read`; what this release does not know stays in `unknown`."""
+    """A JSON object of named fields, see `schema.read`; what is not known stays in `unknown`."""
 
     unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -150,26 +143,26 @@ class ResultRow(_Record):
       fingerprint: a digest of all that the numbers depend on.
     """
 
-    task: str = _group()
-    split: str | None = _group(default=None)
-    target: str = _group()
-    top_k: Count = _group()
-    top_p: Share = _group()
+    task: str = dataclasses.field(metadata=_GROUP)
+    split: str | None = dataclasses.field(default=None, metadata=_GROUP)
+    target: str = dataclasses.field(metadata=_GROUP)
+    top_k: Count = dataclasses.field(metadata=_GROUP)
+    top_p: Share = dataclasses.field(metadata=_GROUP)
     seed: int | None = None
     prompts: Count
-    prompts_digest: str = _group()
+    prompts_digest: str = dataclasses.field(metadata=_GROUP)
     max_new_tokens: Count | None = None
     timing_prompts: Count | None = None
     repeats: Count | None = None
-    dtype: str | None = _group(default=None)
-    device: str = _group()
+    dtype: str | None = dataclasses.field(default=None, metadata=_GROUP)
+    device: str = dataclasses.field(metadata=_GROUP)
     version: str | None = None
-    verifier: str | None = _group(default=None)
-    batch_size: Count = _group()
-    temperature: Amount = _cell()
+    verifier: str | None = dataclasses.field(default=None, metadata=_GROUP)
+    batch_size: Count = dataclasses.field(metadata=_GROUP)
+    temperature: Amount = dataclasses.field(metadata=_CELL)
     drafter_path: str | None = None
-    drafter: str = _cell()
-    block_size: Block = _cell()
+    drafter: str = dataclasses.field(metadata=_CELL)
+    block_size: Block = dataclasses.field(metadata=_CELL)
     emitted_tokens: Count | None = None
     target_calls: Count | None = None
     tested: Count | None = None
@@ -209,7 +202,9 @@ class ResultRow(_Record):
         """
         fields = dict(found)
         if (version := fields.pop("schema_version", None)) != SCHEMA_VERSION:
-            raise UsageError(f"{place}: schema version {schema.shown(version)}, this release reads {SCHEMA_VERSION}")
+            raise UsageError(
+                f"{place}: schema version {schema.shown(version)}, this release reads {SCHEMA_VERSION}"
+            )
         row = schema.read(cls, fields, place, _WHAT)
         for field, holds, must in row._contracts():
             if not holds:
@@ -218,9 +213,17 @@ class ResultRow(_Record):
 
     def _contracts(self) -> Iterator[tuple[str, bool, str]]:
         """Field, whether it agrees with the others, and how it must."""
-        yield "drafter", (self.drafter == NO_DRAFTER) == (self.block_size == 0), "be none at block_size 0 alone"
+        yield (
+            "drafter",
+            (self.drafter == NO_DRAFTER) == (self.block_size == 0),
+            "be none at block_size 0 alone",
+        )
         joint = self.acceptance_joint
-        yield "acceptance_joint", len(joint) == self.block_size, f"have {self.block_size} entries, as block_size"
+        yield (
+            "acceptance_joint",
+            len(joint) == self.block_size,
+            f"have {self.block_size} entries, as block_size",
+        )
         named = self.primary_metric is None or self.primary_metric in self.quality
         yield "primary_metric", named, "be one of quality"
         yield "prompts", self.prompts > 0, "be at least 1"
@@ -229,7 +232,11 @@ class ResultRow(_Record):
             yield f"per_prompt.{name}", len(column) == self.prompts, must
         for name, column in _columns(self.timing):
             units = len(self.timing.seconds) if self.timing else 0
-            yield f"timing.{name}", len(column) == units > 0, "have as many entries as timing.seconds, at least 1"
+            yield (
+                f"timing.{name}",
+                len(column) == units > 0,
+                "have as many entries as timing.seconds, at least 1",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `results.jsonl`."""

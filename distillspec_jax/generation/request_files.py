@@ -63,7 +63,7 @@ OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": floa
 """Fields by which a line asks for a sampling distribution and a length of its own."""
 
 _ANSWER, _LONGEST_LINE = {"inputs", "outputs", "finish_reason"}, 1 << 26
-"""Fields of every line that is written, and the bytes of a line beyond which a file is taken for another's."""
+"""Fields of every line that is written; the bytes of a line beyond which a file is taken for another's."""
 
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 
@@ -225,7 +225,7 @@ def _holds_answers(path: Path) -> bool:
         line = file.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):  # cut short by a kill
         return line.startswith(b"{")
-    return _ANSWER <= _fields(line.decode()).keys()
+    return _fields(line.decode()).keys() >= _ANSWER
 
 
 def _settings_file(path: str) -> Path:

@@ -55,9 +55,7 @@ class _Values:
     scale_decoder_outputs: bool | None = None
 
 
-def from_hf(
-    state_dict: Tensors, config: Mapping[str, Any], where: str = _T5
-) -> tuple[T5Config, Params]:
+def from_hf(state_dict: Tensors, config: Mapping[str, Any], where: str = _T5) -> tuple[T5Config, Params]:
     """Converts the weights of a `T5ForConditionalGeneration`.
 
     Args:

@@ -27,6 +27,7 @@ ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2"
 _ACTIVATIONS = {"silu": "silu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 _NAMES = {"silu": "silu", "gelu": "gelu_new", "relu": "relu"}
 
+
 @dataclasses.dataclass(frozen=True)
 class _GPT2:
     """The values of a config.json that are read, and what transformers assumes where it leaves one out."""
@@ -72,7 +73,7 @@ class _Qwen2(_Llama):
     max_position_embeddings: int = 32768
 
 
-_CONFIGS = {"gpt2": _GPT2, "llama": _Llama, "qwen2": _Qwen2}
+_CONFIGS: dict[str, type[_GPT2] | type[_Llama]] = {"gpt2": _GPT2, "llama": _Llama, "qwen2": _Qwen2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class _Rope:
 
 @dataclasses.dataclass(frozen=True)
 class _Stretched:
-    """Those of Llama 3."""
+    """The stretching of Llama 3."""
 
     factor: Number
     low_freq_factor: Number
@@ -157,7 +158,7 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
         if (found := given.get(field, only)) != only:
             shown = schema.shown(found)
             raise UsageError(f"Hugging Face {kind}: {field} is {shown}, only {only!r} is supported")
-    value = schema.read(_CONFIGS[kind], given, where)
+    value: _GPT2 | _Llama = schema.read(_CONFIGS[kind], given, where)
     if isinstance(value, _GPT2):
         return DecoderOnlyConfig(
             vocab_size=value.vocab_size,

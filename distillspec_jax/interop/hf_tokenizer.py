@@ -24,6 +24,7 @@ from distillspec_jax.models.pretrained import Pretrained
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 CHAT_FILE = "chat_template.jinja"
 
+
 @dataclasses.dataclass(frozen=True)
 class _Template:
     """One of several chat templates."""
@@ -90,11 +91,12 @@ def chat(directory: str | Path) -> dict[str, str]:
         template = {one.name: one.template for one in named}.get("default")
     if template is None:
         return {}
-    words = {name: getattr(config, name) for name in _WORDS}
-    said = {name: word.get("content") if isinstance(word, dict) else word for name, word in words.items() if word}
-    for name, word in said.items():
-        schema.value(str, word, str(path), name)
-    return {"template": template, **said}
+    words = {name: word for name in _WORDS if (word := getattr(config, name))}
+    said = {name: word.get("content") if isinstance(word, dict) else word for name, word in words.items()}
+    return {
+        "template": template,
+        **{name: schema.value(str, word, str(path), name) for name, word in said.items()},
+    }
 
 
 def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -11,6 +11,7 @@ from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 
+
 @dataclasses.dataclass(frozen=True)
 class _Checked:
     """The parts of `agreement.json` that people are told of, see `evaluation.agreement`."""

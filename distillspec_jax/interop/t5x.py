@@ -153,7 +153,9 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
     array = read_zarr({"driver": "file", "path": str(stored.absolute())}, stored, name)
     expected = _dict(leaf.get("metadata")).get("shape", array.shape)
     if not isinstance(expected, (list, tuple)) or array.shape != tuple(expected):
-        raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {schema.shown(expected)}")
+        raise UsageError(
+            f"{stored}: tensor {name} has shape {array.shape}, the index says {schema.shown(expected)}"
+        )
     return array.astype(np.float32)
 
 

@@ -38,7 +38,7 @@ MOST_PARAMETERS = 10**14
 
 
 def check_sizes(config: Any, sizes: Sequence[str], layers: Sequence[str]) -> None:
-    """Sizes and numbers of layers are whole numbers within bounds, so that nothing is traced that never ends."""
+    """Sizes and numbers of layers are whole numbers within bounds: no trace is without end."""
     for fields, most in ((sizes, LARGEST_SIZE), (layers, MOST_LAYERS)):
         for field in fields:
             value = getattr(config, field)

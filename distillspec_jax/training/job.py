@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import optax
 
-from distillspec_jax import checkpoint, outputs
+from distillspec_jax import checkpoint, memory, outputs
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
@@ -216,6 +216,12 @@ def run(
     Raises:
       UsageError: see `open_directory` and `loop.train`.
     """
+    tokens = loop.batch_size * sum(data.lengths.values())
+    arrays, activations = 4 * 4 * tokens, 4 * tokens * model.config.emb_dim // loop.microbatches
+    memory.check(
+        f"a step of {loop.batch_size:,} rows of {dict(data.lengths)} tokens",
+        arrays + activations // partitioner.mesh.size,
+    )
     directory = open_directory(model_dir, card, data.tokenizer().model_bytes)
     train(
         directory=directory,

@@ -54,7 +54,9 @@ class Selection:
         record = self._record()
         if record and record.metric == metric and (self._root / checkpoint.STEPS / str(record.step)).is_dir():
             self.step = record.step
-            self.value = float("inf") if record.value is None else record.value  # of which JSON knows no number
+            self.value = (
+                float("inf") if record.value is None else record.value
+            )  # of which JSON knows no number
         hosts.wait("selection found")  # before the first host clears up
         if jax.process_index() == 0:
             self._forget_others()

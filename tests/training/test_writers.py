@@ -109,7 +109,9 @@ def test_what_is_no_number_is_null_and_old_lines_lose_theirs(tmp_path):
     )
 
 
-@pytest.mark.parametrize("line", ['{"step": "3", "split": "train"}', '{"step": 3, "split": ["a"]}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "line", ['{"step": "3", "split": "train"}', '{"step": 3, "split": ["a"]}', "[" * 10**5]
+)
 def test_a_line_of_other_types_is_a_torn_one(tmp_path, line):
     """Comparing its step was a traceback."""
     JsonlWriter(tmp_path, 0).write(2, {"loss": 1.0}, "train")
