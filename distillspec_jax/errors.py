@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 _LONGEST_NAME = 1_000
+_SHOWN = 100
+"""Characters of a value that a message quotes."""
 
 
 class UsageError(ValueError):
@@ -16,6 +18,17 @@ class UsageError(ValueError):
 
     Command-line tools print its message and exit with status 2, without a traceback.
     """
+
+
+def shown(found: Any) -> str:
+    """A value as a message quotes it."""
+    if isinstance(found, (Mapping, list)):
+        return "an object" if isinstance(found, Mapping) else f"a list of {len(found)}"
+    try:
+        text = repr(found)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -35,7 +48,7 @@ def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
       UsageError: there is no such name; gives the nearest.
     """
     if name not in known:
-        raise UsageError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+        raise UsageError(f"unknown {kind} {shown(name)}: {nearest(name, known)}")
     return known[name]
 
 

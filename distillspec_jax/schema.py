@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from distillspec_jax import files
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, shown
 
 Value = TypeVar("Value")
 
@@ -47,9 +47,6 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)] | Annotated[int, msgs
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | Annotated[int, msgspec.Meta(ge=0, le=1)]
 """A probability, or a part of a whole."""
-
-_SHOWN = 60
-"""Characters of a value that a message quotes."""
 
 
 def read_file(kind: type[Value], path: str | Path, what: str) -> Value:
@@ -96,7 +93,7 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
     not_one = f"{place}: not {what}: " if what else f"{place}: "
     if not isinstance(found, Mapping):
         raise UsageError(f"{not_one}expected a JSON object, got {type(found).__name__}")
-    parts = _parts(kind)
+    parts = _parts(kind)  # type: ignore[arg-type]  # classes are hashable
     known = {name: entry for name, entry in found.items() if name in parts}
     for name, part in parts.items():
         if part is not None and known.get(name) is not None:
@@ -164,14 +161,3 @@ def _at(found: Any, path: str) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             return found
     return found
-
-
-def shown(found: Any) -> str:
-    """A value as a message quotes it."""
-    if isinstance(found, (Mapping, list)):
-        return "an object" if isinstance(found, Mapping) else f"a list of {len(found)}"
-    try:
-        text = repr(found)
-    except ValueError:  # an integer of more digits than Python prints
-        return "a number of thousands of digits"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"

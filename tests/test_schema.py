@@ -66,7 +66,7 @@ def test_whole_numbers_stay_whole_where_any_number_will_do():
         ({**GOOD, "part": {"sizes": [1, 0]}}, "part: not a whole: field sizes[1]: expected int >= 1, got 0"),
         ({**GOOD, "part": {"size": [1]}}, "part: not a whole: it has no field 'sizes', but 'size'"),
         ({**GOOD, "part": "x" * 99}, "part: not a whole: expected a JSON object, got str"),
-        ({**GOOD, "count": "x" * 99}, f"got '{'x' * 59}… (101 characters)"),
+        ({**GOOD, "count": "x" * 199}, f"got '{'x' * 99}… (201 characters)"),
         ({**GOOD, "name": "nobody"}, "field name: must be somebody's"),
     ],
 )

@@ -66,7 +66,7 @@ def read(path: Path, tokens: int, count: int, vocab_size: int, token_bytes: int)
             found = TopLogprobs(arrays["ids"], arrays["log_p"], arrays["log_tail"])
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen unrelated types on damaged input
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path} is damaged ({said}): {again}") from error
+        raise UsageError(f"{path} is damaged ({said[:200]}): {again}") from error
     ids_NK, log_p_NK, log_tail_N = found.ids_NK, found.log_p_NK, found.log_tail_N
     arranged = ids_NK.shape == log_p_NK.shape == (tokens, count) and log_tail_N.shape == (tokens,)
     typed = (ids_NK.dtype.kind, log_p_NK.dtype.kind, log_tail_N.dtype.kind) == ("u", "f", "f")

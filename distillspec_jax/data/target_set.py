@@ -24,7 +24,7 @@ import numpy as np
 from distillspec_jax import checkpoint, files, outputs, schema
 from distillspec_jax.data import logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
 from distillspec_jax.tokenization.tokenizer import Tokenizer
@@ -287,7 +287,7 @@ def read_header(directory: str | Path) -> Header:
     found = schema.read(Header, fields, str(path), what)
     known = {field.name for field in dataclasses.fields(Header)}
     for name in sorted(fields.keys() - known):  # a condition that texts would be added without
-        raise UsageError(f"{path}: unknown field {name!r}: {nearest(name, known)}")
+        raise UsageError(f"{path}: unknown field {shown(name)}: {nearest(name, known)}")
     return found
 
 

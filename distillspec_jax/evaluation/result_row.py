@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from distillspec_jax import schema
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.schema import Amount, Count, Number, Share
 
@@ -202,9 +202,7 @@ class ResultRow(_Record):
         """
         fields = dict(found)
         if (version := fields.pop("schema_version", None)) != SCHEMA_VERSION:
-            raise UsageError(
-                f"{place}: schema version {schema.shown(version)}, this release reads {SCHEMA_VERSION}"
-            )
+            raise UsageError(f"{place}: schema version {shown(version)}, this release reads {SCHEMA_VERSION}")
         row = schema.read(cls, fields, place, _WHAT)
         for field, holds, must in row._contracts():
             if not holds:

@@ -14,7 +14,7 @@ from typing import Any
 from distillspec_jax import outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.files import (
     as_json,
     decoded_lines,
@@ -80,7 +80,7 @@ def options(requests: Sequence[GenerationRequest], defaults: Mapping[str, Any]) 
         for name, value in own.items():
             if isinstance(value, bool) or not isinstance(value, (int, OPTIONS[name])):
                 kind = "a number" if OPTIONS[name] is float else "a whole number"
-                raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
+                raise UsageError(f"{request.where}: field {name!r} is {shown(value)}, must be {kind}")
         limit = own.pop("max_new_tokens", 1)
         try:
             check_max_new_tokens(limit)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax import schema
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop.tensors import Source, Tensors, check_ties, collect, spread
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.schema import Number
@@ -103,8 +103,8 @@ def config_from_hf(config: Mapping[str, Any], where: str = _T5) -> T5Config:
     given = {name: value for name, value in config.items() if value is not None}
     for field, only in (("model_type", "t5"), ("layer_norm_epsilon", 1e-6), ("pad_token_id", 0)):
         if (found := given.get(field, only)) != only:
-            shown = schema.shown(found)
-            raise UsageError(f"Hugging Face T5: {field} is {shown}, only {only!r} is supported")
+            told = shown(found)
+            raise UsageError(f"Hugging Face T5: {field} is {told}, only {only!r} is supported")
     value = schema.read(_Values, given, where)
     scaled = value.scale_decoder_outputs
     return T5Config(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax import schema
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop.tensors import Source, Tensors, check_ties, collect, spread
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.rotary import RopeScaling
@@ -156,8 +156,8 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
     given = {name: value for name, value in config.items() if value is not None}
     for field, only in _ONLY[kind].items():
         if (found := given.get(field, only)) != only:
-            shown = schema.shown(found)
-            raise UsageError(f"Hugging Face {kind}: {field} is {shown}, only {only!r} is supported")
+            told = shown(found)
+            raise UsageError(f"Hugging Face {kind}: {field} is {told}, only {only!r} is supported")
     value: _GPT2 | _Llama = schema.read(_CONFIGS[kind], given, where)
     if isinstance(value, _GPT2):
         return DecoderOnlyConfig(

@@ -18,8 +18,7 @@ import numpy as np
 import tensorstore
 from flax import serialization, traverse_util
 
-from distillspec_jax import schema
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Params
 
@@ -68,7 +67,7 @@ def step_of(found: Any, place: Path) -> int | None:
         return None
     array = np.asarray(found)
     if array.size != 1 or array.dtype.kind not in "iu" or array.min() < 0:
-        raise UsageError(f"{place}: its step is {schema.shown(found)}, must be a whole number")
+        raise UsageError(f"{place}: its step is {shown(found)}, must be a whole number")
     return int(array.item())
 
 
@@ -143,7 +142,7 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
     if not _describes_array((), leaf):
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is neither an array nor a reference to one")
     if leaf["driver"] != "zarr":
-        driver = schema.shown(leaf["driver"])
+        driver = shown(leaf["driver"])
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver}, only 'zarr' is read")
     # The recorded folders are those of the machine that wrote it (often a bucket): the last part counts.
     path = _dict(leaf["kvstore"]).get("path")
@@ -152,10 +151,9 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
         raise UsageError(f"{stored}: tensor {name} is missing (no .zarray)")
     array = read_zarr({"driver": "file", "path": str(stored.absolute())}, stored, name)
     expected = _dict(leaf.get("metadata")).get("shape", array.shape)
-    if not isinstance(expected, (list, tuple)) or array.shape != tuple(expected):
-        raise UsageError(
-            f"{stored}: tensor {name} has shape {array.shape}, the index says {schema.shown(expected)}"
-        )
+    expected = tuple(expected) if isinstance(expected, list) else expected
+    if array.shape != expected:
+        raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {shown(expected)}")
     return array.astype(np.float32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 """Activations of a feed-forward; GELU is the tanh approximation, as in T5X."""
@@ -19,14 +19,14 @@ DTYPES = ("bfloat16", "float16", "float32")
 def require(config: Any, field: str, valid: bool, must: str) -> None:
     """Refuses a field of a configuration in one line."""
     if not valid:
-        raise UsageError(f"{type(config).__name__}: {field} is {getattr(config, field)}, must {must}")
+        raise UsageError(f"{type(config).__name__}: {field} is {shown(getattr(config, field))}, must {must}")
 
 
 def require_one_of(config: Any, field: str, choices: Sequence[str]) -> None:
     """Refuses a word that is none of the choices; names the nearest."""
     word = getattr(config, field)
     if word not in choices:
-        raise UsageError(f"{field}: unknown {word!r}: {nearest(word, choices)}")
+        raise UsageError(f"{field}: unknown {shown(word)}: {nearest(word, choices)}")
 
 
 LARGEST_SIZE = 2**31 - 1
@@ -77,5 +77,5 @@ def check_feed_forward(config: Any) -> None:
     require(config, "mlp_activations", len(config.mlp_activations) <= MOST_ACTIVATIONS, named)
     for name in config.mlp_activations:
         if name not in ACTIVATIONS:
-            raise UsageError(f"mlp_activations: unknown {name!r}: {nearest(name, ACTIVATIONS)}")
+            raise UsageError(f"mlp_activations: unknown {shown(name)}: {nearest(name, ACTIVATIONS)}")
     require_one_of(config, "dtype", DTYPES)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from distillspec_jax import memory, schema
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.t5 import EncoderDecoder
@@ -39,13 +39,13 @@ def build(family: str, config: Mapping[str, Any], place: str = "") -> Network:
     """
     at = f"{place}: " if place else ""
     if family not in FAMILIES:
-        raise UsageError(f"{at}unknown model family {family!r}: {nearest(family, FAMILIES)}")
+        raise UsageError(f"{at}unknown model family {shown(family)}: {nearest(family, FAMILIES)}")
     model = FAMILIES[family]
     fields = {field.name for field in dataclasses.fields(model.config_type)}
     for name in config:
         if name not in fields:  # what it means is not known: it may not be left out
             near = nearest(name, fields)
-            raise UsageError(f"{at}{family} model: unknown configuration field {name!r}: {near}")
+            raise UsageError(f"{at}{family} model: unknown configuration field {shown(name)}: {near}")
     return model(schema.read(model.config_type, config, f"{at}{family} model"))
 
 
