@@ -32,6 +32,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=COUNT_LIMIT)]
 Size = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 """A whole number of at least one that is an axis of an array, or a position in it."""
 
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+"""A name or a path; a system's longest paths are as long."""
+
 Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 """A token."""
 

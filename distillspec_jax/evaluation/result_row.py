@@ -16,7 +16,7 @@ import msgspec
 from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.evaluation.paired import Interval
-from distillspec_jax.schema import Amount, Count, Number, Share
+from distillspec_jax.schema import Amount, Count, Number, Share, Text
 
 SCHEMA_VERSION = 1
 NO_DRAFTER = "none"
@@ -143,25 +143,25 @@ class ResultRow(_Record):
       fingerprint: a digest of all that the numbers depend on.
     """
 
-    task: str = dataclasses.field(metadata=_GROUP)
-    split: str | None = dataclasses.field(default=None, metadata=_GROUP)
-    target: str = dataclasses.field(metadata=_GROUP)
+    task: Text = dataclasses.field(metadata=_GROUP)
+    split: Text | None = dataclasses.field(default=None, metadata=_GROUP)
+    target: Text = dataclasses.field(metadata=_GROUP)
     top_k: Count = dataclasses.field(metadata=_GROUP)
     top_p: Share = dataclasses.field(metadata=_GROUP)
     seed: int | None = None
     prompts: Count
-    prompts_digest: str = dataclasses.field(metadata=_GROUP)
+    prompts_digest: Text = dataclasses.field(metadata=_GROUP)
     max_new_tokens: Count | None = None
     timing_prompts: Count | None = None
     repeats: Count | None = None
-    dtype: str | None = dataclasses.field(default=None, metadata=_GROUP)
-    device: str = dataclasses.field(metadata=_GROUP)
-    version: str | None = None
-    verifier: str | None = dataclasses.field(default=None, metadata=_GROUP)
+    dtype: Text | None = dataclasses.field(default=None, metadata=_GROUP)
+    device: Text = dataclasses.field(metadata=_GROUP)
+    version: Text | None = None
+    verifier: Text | None = dataclasses.field(default=None, metadata=_GROUP)
     batch_size: Count = dataclasses.field(metadata=_GROUP)
     temperature: Amount = dataclasses.field(metadata=_CELL)
-    drafter_path: str | None = None
-    drafter: str = dataclasses.field(metadata=_CELL)
+    drafter_path: Text | None = None
+    drafter: Text = dataclasses.field(metadata=_CELL)
     block_size: Block = dataclasses.field(metadata=_CELL)
     emitted_tokens: Count | None = None
     target_calls: Count | None = None
@@ -180,7 +180,7 @@ class ResultRow(_Record):
     speedup: Amount | None
     speedup_ci95: Ends | None = None
     quality: dict[str, Number]
-    primary_metric: str | None = None
+    primary_metric: Text | None = None
     timing: Timed | None = None
     per_prompt: PerPrompt
     matches_autoregressive: Count | None = None

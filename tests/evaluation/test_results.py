@@ -137,6 +137,7 @@ def drafted(**changes):
     ("change", "said"),
     [
         ({"task": 3}, "field task: expected str, got 3"),
+        ({"task": "t" * 5000}, "field task: expected str of length <= 4096, got"),
         ({"top_k": -1}, "field top_k: expected int >= 0, got -1"),
         ({"top_p": 1.5}, "field top_p: expected float <= 1.0, got 1.5"),
         ({"temperature": None}, "field temperature: expected int | float, got None"),
