@@ -34,8 +34,10 @@ def shown(found: Any) -> str:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'x'? (valid: 'a', 'x')`: the tail of an error about an unknown name."""
     valid = sorted(set(choices))
+    begun = [choice for choice in valid if choice.startswith(name)] if name.strip("-") else []
     # Comparing takes the product of the lengths: of a name that is a file by mistake, too long.
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
+    close = sorted(begun, key=len) or near
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
     return f"{hint}(valid: {listed})" if valid else "(there are none)"
@@ -52,8 +54,10 @@ def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
     return known[name]
 
 
-def check_number(name: str, value: Any, minimum: float, *, whole: bool = True) -> None:
-    """Refuses what is no number, or no whole one, and a number below the minimum, as NaN is.
+def check_number(
+    name: str, value: Any, minimum: float, *, most: float | None = None, whole: bool = True
+) -> None:
+    """Refuses what is no number, or no whole one, a number below the minimum, as NaN is, or above the most.
 
     Raises:
       UsageError: gives name and value.
@@ -62,3 +66,5 @@ def check_number(name: str, value: Any, minimum: float, *, whole: bool = True) -
         raise UsageError(f"{name}={value!r}: must be a {'whole ' if whole else ''}number")
     if not value >= minimum:
         raise UsageError(f"{name}={value}: must be at least {minimum}")
+    if most is not None and value > most:
+        raise UsageError(f"{name}={value}: must be at most {most}")

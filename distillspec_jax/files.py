@@ -33,6 +33,8 @@ def saving(place: str | Path) -> Iterator[None]:
 def _why_not_written(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, UnicodeEncodeError):
+        return f"its text holds a lone surrogate, {error.object[error.start]!r}, no valid Unicode"
     # TensorStore, below Orbax, raises a ValueError that quotes the system's words.
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
     return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
@@ -50,8 +52,11 @@ def write_whole(path: str | Path, content: str | bytes, ours: outputs.Recognise 
     Raises:
       UsageError: the place cannot be written, or would cost somebody something; nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
-    write_whole_by(path, lambda place: place.write_bytes(data), ours)
+
+    def write(place: Path) -> None:
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    write_whole_by(path, write, ours)
 
 
 def write_whole_by(
@@ -182,16 +187,14 @@ def parse_json(text: str, place: str, *, gaps: bool = False) -> Any:
         found = (_WITH_GAPS if gaps else _STRICT).decode(text)
         if text.count("[") + text.count("{") > _DEEPEST:  # few values have as many
             _check_depth(found)
-        if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{place}: holds a lone surrogate, no valid Unicode") from error
     except RecursionError as error:
         raise UsageError(f"{place}: JSON that cannot be read ({_TOO_DEEP})") from error
     except ValueError as error:  # a number of thousands of digits
         raise UsageError(f"{place}: JSON that cannot be read ({str(error).partition(';')[0]})") from error
+    if _SURROGATE.search(text):
+        _check_unicode(found, place)
     return found
 
 
@@ -216,6 +219,16 @@ _TOO_DEEP = f"nested more than {_DEEPEST} levels deep"
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Half of a character beyond 16 bits: in a file that is UTF-8, only an escape can be one."""
+
+
+def _check_unicode(found: Any, place: str) -> None:
+    fields = found.items() if isinstance(found, dict) else [(None, found)]
+    for name, value in fields:
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            where = f"{place}: " if name is None else f"{place}: field {name!r} "
+            raise UsageError(f"{where}holds a lone surrogate, no valid Unicode") from error
 
 
 def _check_depth(found: Any) -> None:

@@ -33,10 +33,12 @@ ROWS: list[set[str]] = [
         "version",
         "files",
         "deferred",
+        "bounds",
         "memory",
         "training_log",
         "outputs",
         "schema",
+        "terminal",
     },
 ]
 HEIGHT = {name: height for height, row in enumerate(reversed(ROWS)) for name in row}

@@ -76,3 +76,10 @@ def test_what_is_written_is_json(tmp_path):
         '{\n "a": [\n  1,\n  null,\n  [\n   null\n  ]\n ],\n "b": "é"\n}\n'
     )
     assert files.read_json(tmp_path / "f") == {"a": [1, None, [None]], "b": "é"}
+
+
+def test_half_a_character_is_named_and_not_written(tmp_path):
+    """UnicodeEncodeError, after the folder was made."""
+    with pytest.raises(UsageError, match=r"cannot save to .*: its text holds a lone surrogate, '\\ud800'"):
+        files.write_whole(tmp_path / "a" / "b", "x\ud800")
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DRAFTER_HELP, CommandParser, list_of
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import news, say
 
 HELP = """Generates a target's texts for a task's prompts, once, into a folder that training reads:
 
@@ -102,14 +103,11 @@ def main(argv: list[str]) -> int:
         batch_size=flags.batch_size,
         partitioner=partitioner,
         progress=ProgressLine().prompts,
-        say=lambda line: print(line, file=sys.stderr),
+        say=news,
     )
     tokens = sum(len(text["tokens"]) for text in texts.texts)
-    print(
-        f"{len(texts.texts)} texts, {tokens} tokens of {texts.header.task}:{texts.header.split}",
-        file=sys.stderr,
-    )
-    print(flags.output)
+    news(f"{len(texts.texts)} texts, {tokens} tokens of {texts.header.task}:{texts.header.split}")
+    say(flags.output)
     return 0
 
 

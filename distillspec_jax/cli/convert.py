@@ -8,6 +8,7 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of, one_of
 from distillspec_jax.cli.progress import heartbeat
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import news, say
 
 HELP = """Converts a checkpoint of another framework into a checkpoint directory, or a checkpoint directory
 into a Hugging Face folder that transformers loads.
@@ -55,8 +56,6 @@ def main(argv: list[str]) -> int:
             "pass either --from=gguf|hf|t5x (into a checkpoint directory) or --to=hf (out of one)"
         )
     known = {name: value for name in _T5X_FIELDS if (value := getattr(flags, name)) is not None}
-    if flags.eos_ids == []:
-        raise UsageError("--eos_ids names no id: leave it out, or write --eos_ids=2,7")
     own = {name: value for name in ("tokenizer", "eos_ids") if (value := getattr(flags, name)) is not None}
     if flags.to is not None and (known or own):
         flag = next(iter(own | known))
@@ -72,11 +71,11 @@ def main(argv: list[str]) -> int:
         else:
             card, read = convert.convert(flags.source, flags.input, flags.output, **own, **known)
             tokenizer, family, size, skipped = read.tokenizer, card.family, read.num_parameters, read.skipped
-    print(f"{flags.output}: {family}, {size:,} parameters")
+    say(f"{flags.output}: {family}, {size:,} parameters")
     for left in skipped:
-        print(f"{flags.output}: not taken along: {left}", file=sys.stderr)
+        news(f"{flags.output}: not taken along: {left}")
     if tokenizer is None:
-        print(f"{flags.output}: no tokenizer in {flags.input}: texts need one", file=sys.stderr)
+        news(f"{flags.output}: no tokenizer in {flags.input}: texts need one")
     return 0
 
 

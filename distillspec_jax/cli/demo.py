@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
+from distillspec_jax.terminal import news, say
 
 HELP = """Takes the zoo's target and its supervised draft, distils the draft on one task for a few minutes,
 and measures block efficiency and speed-up before and after, beside a control trained without a target.
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
 
     def show(progress: SweepProgress) -> None:
         if progress.row is None:
-            print(f"  [{progress.done}/{progress.total}] {progress.doing}", file=sys.stderr, flush=True)
+            news(f"  [{progress.done}/{progress.total}] {progress.doing}")
 
     names = [name for name in (flags.family, flags.task) if name not in ("t5", "wiki_leads")]
     root = Path(flags.output_dir or "-".join(["runs/demo", *names]))
@@ -54,8 +55,8 @@ def main(argv: list[str]) -> int:
     )
     tables.print_table(results.read([root / RESULTS]))
     for sentence in summary["verdicts"]:
-        print(sentence)
-    print(f"\nreport: {root / 'report.html'}\nnumbers: {root / 'summary.json'}, {root / RESULTS}")
+        say(sentence)
+    say("", f"report: {root / 'report.html'}", f"numbers: {root / 'summary.json'}, {root / RESULTS}")
     return 0
 
 

@@ -6,8 +6,10 @@ import functools
 import sys
 from pathlib import Path
 
+from distillspec_jax import bounds
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
+from distillspec_jax.terminal import news, say
 from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Distils a draft from a target, with a choice of divergence and data source.
@@ -35,6 +37,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
+    bounds.check_most("--check_prompts", flags.check_prompts, bounds.COUNT)
 
     with ended_by_sigterm() as progress:
         import jax
@@ -48,9 +51,9 @@ def main(argv: list[str]) -> int:
         job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
         progress.newest = functools.partial(checkpoint.latest_step, bindings.value(distill, "model_dir"))
         directory = job(gin=configuration)
-        print(directory)
+        say(directory)
         if flags.check_prompts > 0 and jax.process_index() == 0:
-            print(final_check(directory, flags.check_prompts), file=sys.stderr)
+            news(final_check(directory, flags.check_prompts))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, list_of
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import say
 
 if TYPE_CHECKING:
     from distillspec_jax.checkpoint import ModelCard
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
         shape = draft_shapes.of_layers(target, flags.layers, len(ids), rank)
         if rank:
             whole, draft = draft, factorised.factorise(draft, rank)
-            print(f"rank {rank} keeps {factorised.kept(whole, draft):.1%} of the embedding's squared sum")
+            say(f"rank {rank} keeps {factorised.kept(whole, draft):.1%} of the embedding's squared sum")
     else:
         draft = pretrained.load(flags.draft)
         shape = draft_shapes.draft_shape(target, draft.model, Path(flags.draft).name, len(ids))
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
         pretrained.with_shortlist(draft, ids, flags.texts) if ids else draft, flags.output
     )
     tables.print_drafts(flags.target, [shape])
-    print(f"{flags.output}: {saved.card.family}, {saved.num_parameters:,} parameters")
+    say(f"{flags.output}: {saved.card.family}, {saved.num_parameters:,} parameters")
     return 0
 
 
@@ -102,7 +103,7 @@ def _likeliest(directory: str, count: int, vocab_size: int, cards: Sequence[Mode
         raise UsageError(f"--texts={directory}: written with another vocabulary than the models'")
     mass_V = token_mass(texts)[:vocab_size]
     ids = heaviest(mass_V, count, texts.reader.tokenizer.eos_ids)
-    print(f"{len(ids):,} of {vocab_size:,} ids have {mass_V[ids].sum():.1%} of {directory}")
+    say(f"{len(ids):,} of {vocab_size:,} ids have {mass_V[ids].sum():.1%} of {directory}")
     return ids
 
 

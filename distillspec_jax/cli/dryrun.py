@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import say
 
 if TYPE_CHECKING:
     from distillspec_jax.distillation.dryrun import Costs
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
                 f"--mesh={data}x{model} has {data * model} devices, {flags.topology} has {len(devices)}"
             )
     job, _ = bindings.bind(dryrun.dryrun, flags.gin, given=("num_partitions", "devices"))
-    print(report(job(num_partitions=model, devices=devices)))
+    say(*report(job(num_partitions=model, devices=devices)).splitlines())
     return 0
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from distillspec_jax import outputs
 from distillspec_jax.cli import noise
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.terminal import news
 
 USAGE, PREEMPTED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141
 
@@ -48,7 +49,7 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
         sys.stdout.flush()  # at exit, a reader that has left could not be told from a defect
         return status
     except KeyboardInterrupt:
-        print(f"distillspec {command}: interrupted", file=sys.stderr)
+        news(f"distillspec {command}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Python would complain again when it flushes stdout at exit.
@@ -56,14 +57,14 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
         return BROKEN_PIPE
     except BaseException as raised:  # a preempted job's is no `Exception`
         error = _without_gin(raised)
-        news = getattr(error, "exit_status", None)
-        message = str(error) if news else explain(error) or _explain_missing_values(raised)
+        ended = getattr(error, "exit_status", None)
+        message = str(error) if ended else explain(error) or _explain_missing_values(raised)
         if message is None:
             raise
         if os.environ.get("DISTILLSPEC_TRACEBACK"):
             traceback.print_exception(raised)
-        print(f"distillspec {command}: {'' if news else 'error: '}{_one_line(message)}", file=sys.stderr)
-        return int(news or USAGE)
+        news(f"distillspec {command}: {'' if ended else 'error: '}{_one_line(message)}")
+        return int(ended or USAGE)
 
 
 def explain(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ import sys
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
+from distillspec_jax.terminal import say
 from distillspec_jax.training.preemption import ended_by_sigterm
 
 HELP = """Supervised training of a target or a draft.
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
             compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
         progress.newest = functools.partial(checkpoint.latest_step, bindings.value(finetune, "model_dir"))
-        print(job(gin=configuration))
+        say(job(gin=configuration))
     return 0
 
 

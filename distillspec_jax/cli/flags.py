@@ -11,7 +11,8 @@ for.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distillspec_jax.cli.gin_flags import GinFlags
@@ -61,10 +62,17 @@ class CommandParser(argparse.ArgumentParser):
       gin: accept the gin flags; `parse` then sets `gin` (a `GinFlags`) on the namespace.
       gin_sets_flags: gin files may also set the command's flags, under the command's name:
         `generate.block_size = 3`. The command line overrides them.
+      may_be_empty: names of flags for which the empty text is a value.
     """
 
     def __init__(
-        self, command: str, description: str, *, gin: bool = False, gin_sets_flags: bool = False
+        self,
+        command: str,
+        description: str,
+        *,
+        gin: bool = False,
+        gin_sets_flags: bool = False,
+        may_be_empty: Collection[str] = (),
     ) -> None:
         super().__init__(
             prog=f"distillspec {command}",
@@ -72,6 +80,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._command, self._gin_sets_flags = command, gin_sets_flags
+        self._may_be_empty = frozenset(may_be_empty)
         self._gin = gin or gin_sets_flags
         if self._gin:
             group = self.add_argument_group("configuration (gin)")
@@ -100,8 +109,9 @@ class CommandParser(argparse.ArgumentParser):
         """Parses a command line.
 
         Raises:
-          UsageError: an unknown flag (the message names the nearest one), a missing or a bad value.
+          UsageError: an unknown flag (the message names the nearest one), a missing, an empty or a bad value.
         """
+        _check_unicode(argv)
         bindings, rest = _split_bindings(argv) if self._gin else ((), list(argv))
         # Before argparse, which calls a misspelt required flag missing, and takes --block for --block_size.
         flags = {option for action in self._actions for option in action.option_strings}
@@ -109,6 +119,7 @@ class CommandParser(argparse.ArgumentParser):
             flag = argument.split("=", 1)[0]
             if flag.startswith("--") and flag not in flags:
                 raise UsageError(f"unknown flag {flag}: {nearest(flag, flags - {'-h'})}")
+        self._refuse_empty_values()
         if self._gin_sets_flags:
             rest = [*self._from_gin(rest, bindings), *rest]
         namespace, unknown = self.parse_known_args(rest)
@@ -119,6 +130,12 @@ class CommandParser(argparse.ArgumentParser):
         if self._gin:
             namespace.gin = _gin_flags(namespace, bindings)
         return namespace
+
+    def _refuse_empty_values(self) -> None:
+        for action in self._actions:
+            kind = action.type or str
+            if action.nargs != 0 and action.dest not in self._may_be_empty and callable(kind):
+                action.type = _not_empty(kind)
 
     def _from_gin(self, argv: list[str], bound: tuple[tuple[str, str], ...]) -> list[str]:
         """The flags that gin files set and the command line does not, as arguments."""
@@ -172,6 +189,27 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return choose
 
 
+def _not_empty(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A `type` of argparse that takes no empty text, and else is the given one."""
+
+    @functools.wraps(kind, updated=())
+    def parse(text: str) -> Any:
+        if not text:
+            raise argparse.ArgumentTypeError("the value is empty: give one, or leave the flag out")
+        return kind(text)
+
+    return parse
+
+
+def _check_unicode(argv: Sequence[str]) -> None:
+    """Refuses bytes that are no UTF-8: what names a file there could be written into no card and no table."""
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{argument}: the command line holds bytes that are no UTF-8 text") from error
+
+
 def refuse_split(flags: argparse.Namespace) -> None:
     """`--split` is a task's: beside `--inputs` it would mean nothing."""
     if flags.inputs and flags.split:
@@ -201,7 +239,10 @@ def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     """The type of a flag that takes values between commas."""
 
     def parse(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",") if part.strip()]
+        parts = [kind(part) for part in text.split(",") if part.strip()]
+        if not parts:
+            raise argparse.ArgumentTypeError(f"{text!r} names no value: give one, or leave the flag out")
+        return parts
 
     parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its message
     return parse

@@ -13,6 +13,7 @@ from distillspec_jax.cli.flags import (
     CommandParser,
 )
 from distillspec_jax.cli.progress import ProgressLine
+from distillspec_jax.terminal import news
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
@@ -28,7 +29,7 @@ with any other checkpoint, or the one given by --prefix (--prefix='' for none).
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("generate", HELP, gin_sets_flags=True)
+    parser = CommandParser("generate", HELP, gin_sets_flags=True, may_be_empty=("prefix",))
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add(
@@ -97,14 +98,11 @@ def main(argv: list[str]) -> int:
 
     if cache := flags.pop("compilation_cache"):
         compilation.keep(cache)
-    totals = generate_file(
-        **flags, progress=ProgressLine().prompts, say=lambda line: print(line, file=sys.stderr)
-    )
+    totals = generate_file(**flags, progress=ProgressLine().prompts, say=news)
     if totals is not None:
-        print(
+        news(
             f"{totals.outputs} outputs, {totals.tokens} tokens, {totals.target_calls} target calls: "
-            f"block efficiency {totals.block_efficiency:.2f}",
-            file=sys.stderr,
+            f"block efficiency {totals.block_efficiency:.2f}"
         )
     return 0
 

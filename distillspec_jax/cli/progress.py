@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from distillspec_jax.terminal import news, shown
+
 if TYPE_CHECKING:
     from distillspec_jax.decoding.engine import DecodingProgress
 
@@ -39,10 +41,10 @@ class ProgressLine:
           last: the job is over; on a terminal the line then stays.
         """
         if sys.stderr.isatty():
-            print(f"\r{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+            print(f"\r{shown(line)}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif self._clock() - self._printed >= self._interval:
             self._printed = self._clock()
-            print(line, file=sys.stderr, flush=True)
+            news(line)
 
     def prompts(self, progress: DecodingProgress) -> None:
         """Shows how many prompts are decoded: a `progress` argument of `Engine` and `TextGenerator`."""
@@ -74,7 +76,7 @@ def heartbeat(doing: str, interval: float = INTERVAL) -> Iterator[Callable[[str]
     def beat() -> None:
         while not over.wait(interval):
             said, since = now[0]
-            print(f"{said}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+            news(f"{said}: {time.monotonic() - since:.0f} s")
 
     def change(said: str) -> None:
         now[0] = said, time.monotonic()

@@ -7,6 +7,7 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import say
 
 HELP = """Prints tables of any number of results.jsonl files, and writes them with plots to one self-contained
 HTML page.
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     tables.print_table(rows)
     tables.print_findings(rows)
     page = report(rows, flags.output, training=training, title=flags.title, block_size=flags.block_size)
-    print(f"\nreport: {page}")
+    say("", f"report: {page}")
     return 0
 
 

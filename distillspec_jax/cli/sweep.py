@@ -21,6 +21,7 @@ from distillspec_jax.cli.flags import (
 )
 from distillspec_jax.cli.progress import INTERVAL, heartbeat
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import news, say
 
 if TYPE_CHECKING:
     from distillspec_jax.evaluation.sweep import SweepProgress
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> int:
     tables.print_table(rows)
     tables.print_findings(rows)
     if "output_dir" in given:
-        print(f"\nresults: {Path(given['output_dir']) / 'results.jsonl'}")
+        say("", f"results: {Path(given['output_dir']) / 'results.jsonl'}")
     return 0
 
 
@@ -140,7 +141,7 @@ def shown(interval: float = INTERVAL) -> Iterator[Callable[[SweepProgress], None
         def show(progress: SweepProgress) -> None:
             if progress.row is None:
                 said = f"[{progress.done}/{progress.total}] {progress.doing}"
-                print(said, file=sys.stderr, flush=True)
+                news(said)
                 doing(said)
 
         yield show

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from distillspec_jax import bounds
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import say
 
 HELP = """Adds up the counts that `distillspec generate` writes with every output: acceptance and tokens per
 target call, with 95 % intervals over prompts, for each file or each window of it. With --at_least=RATE the
@@ -34,6 +36,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     if flags.window is not None and flags.window < 1:
         raise UsageError(f"--window={flags.window}: must be at least 1")
+    bounds.check_most("--window", flags.window, bounds.COUNT)
     if flags.at_least is not None and not 0 <= flags.at_least <= 1:
         raise UsageError(f"--at_least={flags.at_least}: must lie in [0, 1]")
 
@@ -57,11 +60,11 @@ def main(argv: list[str]) -> int:
         lines, latest = served_lines.latest_whole(windows)
         if latest.acceptance.ends is None:
             lack = "no draft tested" if not latest.tested else f"at least {MIN_PROMPTS} needed"
-            print(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")
+            say(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")
             status = status or NOT_JUDGED
         elif latest.acceptance.high < flags.at_least:
             least = f"{flags.at_least:g}"
-            print(f"{label}: acceptance of lines {lines} is below {least}: distil on what is asked now")
+            say(f"{label}: acceptance of lines {lines} is below {least}: distil on what is asked now")
             status = TOO_LOW
     return status
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distillspec_jax import bounds
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.tokenization.prompt_reader import Reader
@@ -51,6 +52,7 @@ def examples(
     catalog.check_lengths(lengths)
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; need at least 1 example")
+    bounds.check_most("limit", limit, bounds.COUNT)
     reader = reader or catalog.reader(spec)
     rows = list(itertools.islice(catalog.read_rows(spec, split), limit))
     if not rows:

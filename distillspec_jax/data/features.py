@@ -16,10 +16,12 @@ an uninterrupted run sees from there.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from distillspec_jax import bounds
 from distillspec_jax.data import catalog, packing, tasks
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.data.tensorflow_setup import seqio, tf
@@ -123,6 +125,7 @@ def eval_batches(
     rows = _rows_per_shard(batch_size, (0, 1))
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; need at least 1 example")
+    bounds.check_most("limit", limit, bounds.COUNT)
     members = [_with_split(member, split) for member in seqio.get_subtasks(provider)]
     streams = [_once(member, lengths, split) for member in members]
     stream = streams[0]
@@ -155,6 +158,7 @@ def _rows_per_shard(batch_size: int, shard: tuple[int, int]) -> int:
         raise UsageError(f"shard {index} of {count}: the index must lie in 0 .. count - 1")
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; need at least 1")
+    bounds.check_most("batch size", batch_size, bounds.ROWS)
     if batch_size % count:
         raise UsageError(f"batch size {batch_size} on {count} hosts; take a multiple of {count}")
     return batch_size // count
@@ -212,7 +216,12 @@ def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
     options.deterministic = True
     options.threading.private_threadpool_size = TENSORFLOW_THREADS
     options.threading.max_intra_op_parallelism = 1
-    yield from dataset.with_options(options).as_numpy_iterator()
+    try:
+        yield from dataset.with_options(options).as_numpy_iterator()
+    except Exception as error:  # TensorFlow's, which quotes what a template or a tokenizer made of a row
+        if said := re.search(r"UsageError: (.*)", str(error)):
+            raise UsageError(said[1]) from error
+        raise
 
 
 def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:

@@ -133,7 +133,7 @@ class TargetSet:
         tokenizer = Tokenizer.from_file(path, header.eos_ids)
         if tokenizer.fingerprint != header.tokenizer_fingerprint:
             raise UsageError(f"{path}: not the vocabulary that {HEADER_FILE} names")
-        template = chat_template(header.chat)
+        template = chat_template(header.chat, str(self.directory))
         return Reader(tokenizer, header.prompts_end_with_eos, template, header.prompts_begin_with_eos)
 
     def shards(self) -> range:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import named_drafters
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.hybrid import HybridDrafter
@@ -51,8 +52,10 @@ def make_drafter(
       block_size: the largest of any round.
 
     Raises:
-      UsageError: no drafts, an unknown name; candidates below 1, or several of a drafter that is no model.
+      UsageError: no drafts or more than `bounds.DRAFTERS`, an unknown name; impossible candidates, or several
+        of a drafter that is no model.
     """
+    bounds.check_most("the number of drafters", len(drafts), bounds.DRAFTERS)
     for draft in drafts:
         if isinstance(draft, Pretrained):
             continue

@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.decoding.sampling import SamplingDistribution
@@ -127,7 +128,7 @@ class ModelDrafter:
       candidates: N, blocks a row; more than one need a rule that verifies several.
 
     Raises:
-      UsageError: `candidates` below 1.
+      UsageError: `candidates` below 1 or above `bounds.CANDIDATES`.
     """
 
     model: LanguageModel
@@ -136,6 +137,7 @@ class ModelDrafter:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise UsageError(f"candidates is {self.candidates}, must be at least 1")
+        bounds.check_most("candidates", self.candidates, bounds.CANDIDATES)
 
     def prepare(self, params: Params, rows: int | None) -> Params:
         """See `Drafter.prepare`; every call of the network has a row a block."""

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax import memory
+from distillspec_jax import bounds, memory
 from distillspec_jax.decoding import calibration
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
 from distillspec_jax.decoding.drafters import Drafter
@@ -92,7 +92,7 @@ class Engine:
       on_compile: called with one line of text when something is about to be compiled for a new shape.
 
     Raises:
-      UsageError: a size below 1.
+      UsageError: a size below 1, or above `bounds.ROWS`.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Engine:
         for name, size in zip(("batch_size", "prompt_bucket", "rounds_per_visit"), sizes, strict=True):
             if size < 1:
                 raise UsageError(f"{name} is {size}, must be at least 1")
+            bounds.check_most(name, size, bounds.ROWS)
         block_sizes = (block_size,) if isinstance(block_size, int) else tuple(block_size)
         self._block_sizes = (0,) if drafter is None else block_sizes
         self._runner = Runner(

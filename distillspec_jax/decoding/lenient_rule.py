@@ -13,6 +13,8 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.shapes import Array
 
 LENIENCES = ("linear", "square", "exponential")
+_LEAST_EPSILON = 1e-30
+"""Smaller numbers are zero in single precision, or nearly so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class LenientRule:
       epsilon: in (0, 1]; smaller is more lenient.
 
     Raises:
-      UsageError: an unknown function, an epsilon outside (0, 1].
+      UsageError: an unknown function, an epsilon outside (0, 1], or nearly zero.
     """
 
     function: str = "exponential"
@@ -41,6 +43,8 @@ class LenientRule:
             raise UsageError(f"unknown leniency {self.function!r}: {nearest(self.function, LENIENCES)}")
         if not 0 < self.epsilon <= 1:
             raise UsageError(f"epsilon is {self.epsilon}, must be in (0, 1]; 1 is lossless")
+        if self.epsilon < _LEAST_EPSILON:
+            raise UsageError(f"epsilon is {self.epsilon}, must be at least {_LEAST_EPSILON}")
 
     def lenient(self, log_p: Array) -> Array:
         """log f(p, epsilon)."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.errors import UsageError
+from distillspec_jax import bounds
 from distillspec_jax.shapes import Array
 
 _BLOCK = 128
@@ -44,8 +44,7 @@ def seed_key(seed: int) -> Array:
     Raises:
       UsageError: outside 0 .. 2**32 - 1, of which JAX would keep the lower half and tell nobody.
     """
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"seed is {seed}, must be a whole number from 0 to {2**32 - 1}")
+    bounds.check_seed(seed)
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 

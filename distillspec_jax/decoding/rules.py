@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from distillspec_jax import bounds
 from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError, find
 
@@ -65,14 +66,15 @@ def rule(name: str = "token", *, epsilon: float | None = None, candidates: int =
       candidates: blocks a row; several are verified by recursive rejection, token by token.
 
     Raises:
-      UsageError: an unknown name, an epsilon that is out of place or range, candidates below 1 or more than
-        the rule can verify.
+      UsageError: an unknown name, an epsilon that is out of place or range, candidates below 1, above
+        `bounds.CANDIDATES` or more than the rule can verify.
     """
     if name == "greedy" and name not in RULES:
         raise UsageError("rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same tokens")
     found = find("rule", name, RULES)
     if candidates < 1:
         raise UsageError(f"candidates is {candidates}, must be at least 1")
+    bounds.check_most("candidates", candidates, bounds.CANDIDATES)
     make = found.make if candidates == 1 else found.make_for_several
     if make is None:
         able = " or ".join(repr(known) for known, entry in RULES.items() if entry.make_for_several)

@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.drafters import Draft, Drafter
 from distillspec_jax.decoding.state import Counts, PairParams, Rows, RowSettings, State, run_rounds, take_last
@@ -47,6 +48,7 @@ class SpeculativeLoop:
     def __post_init__(self) -> None:
         if self.block_size < 1:
             raise UsageError(f"block_size is {self.block_size}, must be at least 1")
+        bounds.check_most("block_size", self.block_size, bounds.BLOCK_SIZE)
 
     def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """See `Loop.init`."""

@@ -13,6 +13,9 @@ import numpy as np
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
+MOST_BYTES = 512
+"""All stop strings together have at most so many: each is a row of a table with a column for every id."""
+
 
 class Stopping(Protocol):
     """A frozen, hashable rule: a static part of a decoding loop."""
@@ -58,7 +61,7 @@ class StopOnStrings:
       first_pieces: what each id adds to a text without bytes (`Tokenizer.first_piece_bytes`); None: the same.
 
     Raises:
-      UsageError: an empty string, or none.
+      UsageError: an empty string, or none, or more than `MOST_BYTES`.
     """
 
     strings: tuple[bytes, ...]
@@ -69,6 +72,9 @@ class StopOnStrings:
     def __post_init__(self) -> None:
         if not self.strings or not all(self.strings):
             raise UsageError(f"stop strings are {list(self.strings)}: need one at least, and none empty")
+        size = sum(map(len, self.strings))
+        if size > MOST_BYTES:
+            raise UsageError(f"stop strings have {size:,} bytes in all, must have at most {MOST_BYTES}")
 
     def __hash__(self) -> int:
         return hash((self.strings, len(self.pieces), self.eos_ids))  # the pieces are many, and rarely differ
@@ -110,28 +116,43 @@ def _token_table(
     A state is the longest end of the text that begins a string; state 0 is the empty one. The last but one
     has seen a string, and stays; the last is that of a text to which no id has added anything yet.
     """
-    prefixes = sorted({string[:n] for string in strings for n in range(len(string))}, key=len)
-    number = {prefix: i for i, prefix in enumerate(prefixes)}
-    matched = len(prefixes)
-
-    def after(state: int, byte: int) -> int:
-        if state == matched:
-            return matched
-        text = prefixes[state] + bytes([byte])
-        if any(text.endswith(string) for string in strings):
-            return matched
-        return next(number[text[i:]] for i in range(len(text) + 1) if text[i:] in number)
-
-    bytes_SX = np.array([[after(state, byte) for byte in range(256)] for state in range(matched + 1)])
+    bytes_SX = _byte_table(strings)
 
     def read(states: np.ndarray, piece: bytes) -> np.ndarray:
         for byte in piece:
             states = bytes_SX[states, byte]
         return states
 
-    states_S, empty = np.arange(matched + 1), matched + 1
-    table = np.empty((matched + 2, len(pieces)), np.int32)
+    states_S, empty = np.arange(len(bytes_SX)), len(bytes_SX)
+    table = np.empty((empty + 1, len(pieces)), np.int32)
     for token, (piece, first) in enumerate(zip(pieces, first_pieces, strict=True)):
         table[:empty, token] = read(states_S, piece)
         table[empty, token] = read(states_S[:1], first)[0] if piece else empty
     return table
+
+
+def _byte_table(strings: tuple[bytes, ...]) -> np.ndarray:
+    """int32 `[states, 256]`: where a byte leads from each state of `_token_table` but the last.
+
+    From the shortest state to the longest: what does not go on with a string goes where it would go from the
+    longest proper end of the state that is a state, too.
+    """
+    begun = {string[:n]: set[int]() for string in strings for n in range(len(string))}
+    for string in strings:
+        for n, byte in enumerate(string):
+            begun[string[:n]].add(byte)
+    prefixes, whole = sorted(begun, key=len), set(strings)
+    number, matched = {prefix: i for i, prefix in enumerate(prefixes)}, len(prefixes)
+    next_SX = np.zeros((matched + 1, 256), np.int32)
+    next_SX[matched] = matched
+    end_S = np.zeros(matched, np.int32)
+    for state, prefix in enumerate(prefixes):
+        next_SX[state] = next_SX[end_S[state]] if state else 0
+        for byte in begun[prefix]:
+            longer = prefix + bytes([byte])
+            if longer in whole:
+                next_SX[state, byte] = matched
+            elif next_SX[state, byte] != matched:  # where a shorter string ends, no longer one is waited for
+                end_S[number[longer]] = next_SX[state, byte]
+                next_SX[state, byte] = number[longer]
+    return next_SX

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from distillspec_jax import checkpoint, files, memory, outputs
+from distillspec_jax import bounds, checkpoint, files, memory, outputs
 from distillspec_jax.data import catalog, logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.data.target_set import (
@@ -92,6 +92,7 @@ def collect(
     ):
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}, must be at least {least}")
+        bounds.check_most(name, value, bounds.ROWS if name == "num_samples" else bounds.COUNT)
     temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else list(temperature)
     if not temperatures:
         raise UsageError("temperature names none: give at least one")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
 
-from distillspec_jax import checkpoint
+from distillspec_jax import bounds, checkpoint
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.divergences import Divergence
 from distillspec_jax.distillation.divergences import divergence as find_divergence
@@ -76,6 +76,7 @@ def use_virtual_devices(count: int) -> None:
     """
     if count < 1:
         raise UsageError(f"{count} devices: must be at least 1")
+    bounds.check_most("the number of devices", count, bounds.DEVICES)
     try:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)

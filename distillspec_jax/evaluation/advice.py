@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import Drafter, Engine, SamplingDistribution
 from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
 from distillspec_jax.decoding.round_costs import tokens_per_round
@@ -119,13 +120,14 @@ def advise(
       draft: a loaded model, or the name of a drafter that needs none.
 
     Raises:
-      UsageError: no prompts, a block size below 1, a target whose logits are never finite.
+      UsageError: no prompts, an impossible block size, a target whose logits are never finite.
     """
     if not prompts:
         raise UsageError("there are no prompts to measure acceptance on")
     sizes = sorted(set(block_sizes))
     if not sizes or sizes[0] < 1:
         raise UsageError(f"block_sizes is {list(block_sizes)}: each must be at least 1")
+    bounds.check_most("block_size", sizes[-1], bounds.BLOCK_SIZE)
 
     vocab_size = distribution.vocab_size or target.model.vocab_size
     drafter, params = make_drafter([draft], vocab_size=vocab_size, block_size=sizes[-1])

@@ -52,7 +52,13 @@ def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int
 
 
 def library(model: Network, listed: int = 0, rank: int = 0) -> list[DraftShape]:
-    """Lists drafts of one layer to a quarter of them (or four): spread over all, and half at either end."""
+    """Lists drafts of one layer to a quarter of them (or four): spread over all, and half at either end.
+
+    Raises:
+      UsageError: see `factorised.narrowed`.
+    """
+    if rank:
+        factorised.narrowed(model, rank)  # a target of one layer has no drafts that would be refused
     count = layer_subset.num_layers(model)
     found: dict[tuple[int, ...], None] = {}
     for size in sorted({1, 2, 4, count // 8, count // 4}):

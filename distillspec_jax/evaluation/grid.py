@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import rules
 from distillspec_jax.decoding.verifiers import Verifier
 from distillspec_jax.errors import UsageError
@@ -68,8 +69,8 @@ def cells(
     """Lists every point, table by table, the baseline first for every temperature.
 
     Raises:
-      UsageError: a label that means something else, an axis that is empty or holds a value twice, a size
-        below 1, an unknown rule.
+      UsageError: a label that means something else, an axis that is empty or holds a value twice, an
+        impossible size, an unknown rule.
     """
     drafters = list(drafters)
     if NO_DRAFTER in drafters:
@@ -81,9 +82,12 @@ def cells(
             raise UsageError(f"{name} is empty, need at least one")
         if len(set(values)) != len(values):
             raise UsageError(f"{name} is {list(values)}: a value occurs twice")
-    for name, sizes in (("block_size", block_sizes), ("batch_size", batch_sizes)):
+    for name, sizes, most in (
+        ("block_size", block_sizes, bounds.BLOCK_SIZE),
+        ("batch_size", batch_sizes, bounds.ROWS),
+    ):
         for size in sizes:
-            at_least(name, size, 1)
+            check_whole(name, size, 1, most)
     for rule in rule_names:
         verifier(rule)
     found = []
@@ -108,7 +112,8 @@ def groups(points: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def at_least(name: str, value: int, least: int) -> None:
-    """Raises UsageError for anything but a whole number of at least `least`."""
+def check_whole(name: str, value: int, least: int, most: int) -> None:
+    """Raises UsageError for anything but a whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} is {value!r}, must be a whole number of at least {least}")
+    bounds.check_most(name, value, most)

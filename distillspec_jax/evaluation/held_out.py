@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distillspec_jax import memory
+from distillspec_jax import bounds, memory
 from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.evaluation import paired
@@ -85,6 +85,7 @@ def measure(
     Raises:
       UsageError: an unknown task or split, a limit below 1, a model without tokenizer or chat template.
     """
+    bounds.check_most("batch_size", batch_size, bounds.ROWS)
     reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
     rows = examples(task, split=split, limit=limit, reader=reader)
     spec = catalog.find_task(task)

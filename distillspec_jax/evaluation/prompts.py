@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from distillspec_jax import bounds
 from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.decoding import Completion
 from distillspec_jax.errors import UsageError
@@ -147,6 +148,7 @@ def check_limit(limit: int | None) -> None:
     """Refuses a number of prompts below 1."""
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, must be at least 1 prompt")
+    bounds.check_most("limit", limit, bounds.COUNT)
 
 
 def _prompts(form: PromptFormat, texts: list[tuple[str, str]]) -> tuple[tuple[int, ...], ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, outputs
+from distillspec_jax import bounds, checkpoint, outputs
 from distillspec_jax.decoding import (
     Engine,
     SamplingDistribution,
@@ -120,14 +120,14 @@ def sweep(
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
         SamplingParams(cell.temperature, top_k, top_p)  # refuses impossible values before anything is loaded
-    for name, value, least in (
-        ("repeats", repeats, 1),
-        ("timing_prompts", timing_prompts, 0),
-        ("seed", seed, 0),
-        ("max_new_tokens", 1 if max_new_tokens is None else max_new_tokens, 1),
-        ("limit", 1 if limit is None else limit, 1),
+    for name, value, least, most in (
+        ("repeats", repeats, 1, bounds.REPEATS),
+        ("timing_prompts", timing_prompts, 0, bounds.COUNT),
+        ("seed", seed, 0, bounds.SEED),
+        ("max_new_tokens", 1 if max_new_tokens is None else max_new_tokens, 1, bounds.COUNT),
+        ("limit", 1 if limit is None else limit, 1, bounds.COUNT),
     ):
-        grid.at_least(name, value, least)
+        grid.check_whole(name, value, least, most)
 
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distillspec_jax import outputs
+from distillspec_jax import bounds, outputs, terminal
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
@@ -61,7 +61,7 @@ def generate_file(
     num_partitions: int | None = None,
     assume_same_vocabulary: bool = False,
     progress: Callable[[DecodingProgress], None] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> Totals | None:
     """Completes every line of a request file and writes one line for each, in order.
 
@@ -99,6 +99,7 @@ def generate_file(
     }
     if num_samples < 1:
         raise UsageError(f"--num_samples={num_samples}: must be at least 1")
+    bounds.check_most("num_samples", num_samples, bounds.ROWS)
     requests = request_files.read_requests(input, field)
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)

@@ -34,9 +34,9 @@ class PromptFormat:
         """The prompt of a text. `where` names the input in an error.
 
         Raises:
-          UsageError: the prompt is too long and may not be cut.
+          UsageError: the prompt is too long and may not be cut, or the template or the tokenizer fails on it.
         """
-        ids = self.reader.prompt(self.prefix + text)
+        ids = self._read(text, where, None)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
             return ids
         if not self.truncate:
@@ -44,7 +44,13 @@ class PromptFormat:
                 f"{where} has {len(ids)} tokens, the model was built for {self.max_tokens}: "
                 "shorten it or pass --truncate_inputs"
             )
-        return self.reader.prompt(self.prefix + text, self.max_tokens)
+        return self._read(text, where, self.max_tokens)
+
+    def _read(self, text: str, where: str, max_tokens: int | None) -> list[int]:
+        try:
+            return self.reader.prompt(self.prefix + text, max_tokens)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
 
 
 def prompt_format(
@@ -92,5 +98,8 @@ def tokenizer_of(model: Pretrained, *others: Pretrained) -> Tokenizer:
     """
     for one in (model, *others):
         if one.tokenizer_bytes is not None:
-            return Tokenizer.from_bytes(one.tokenizer_bytes, one.card.eos_ids)
+            try:
+                return Tokenizer.from_bytes(one.tokenizer_bytes, one.card.eos_ids)
+            except UsageError as error:
+                raise UsageError(f"{one.name}: {error}") from error
     raise UsageError(f"{model.name} carries no tokenizer: text cannot be turned into its token ids")

@@ -76,7 +76,9 @@ def read(file: GGUFFile) -> bytes | None:
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
     try:
         return _build(metadata, _KINDS[name]).to_str().encode()
-    except Exception as error:  # the library raises plain Exception
+    except BaseException as error:  # the library raises plain Exception, and its panics are not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{where}: not a whole tokenizer: {reason}; or pass --tokenizer=FILE") from error
 

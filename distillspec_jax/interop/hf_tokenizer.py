@@ -20,6 +20,7 @@ from distillspec_jax.files import as_json, read_lines
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.tokenization import foreign_tokenizer
 
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 CHAT_FILE = "chat_template.jinja"
@@ -103,9 +104,11 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The rest of a folder beside its weights: ids of special tokens for config.json, and files by name.
 
     Raises:
-      UsageError: see `from_sentencepiece`.
+      UsageError: a tokenizer that cannot be read, or see `from_sentencepiece`.
     """
     content, found = model.tokenizer_bytes, {}
+    if content is not None:
+        foreign_tokenizer.opened(content)  # which tells, in a process of its own, whether it can be read here
     special: dict[str, Any] = {}
     eos = list(model.card.eos_ids)
     if content is not None and checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:

@@ -1,6 +1,7 @@
 """Tables that fit a terminal: cells wrap between words, and what is still too wide becomes a list.
 
-Nothing is ever cut inside a word: `0,10,19,29` and paths stay whole, to be read and copied.
+Nothing is ever cut inside a word: `0,10,19,29` and paths stay whole, to be read and copied. Nor is anything
+taken for markup, or obeyed by the terminal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from distillspec_jax.terminal import shown
 
 
 class Column(NamedTuple):
@@ -44,6 +48,8 @@ def print_table(
       title: printed above.
       ends: numbers of the lines that end a section.
     """
+    columns = [column._replace(name=shown(column.name)) for column in columns]
+    lines = [[shown(cell) for cell in line] for line in lines]
     if title:
         print_text(console, title)
     chosen = widths(columns, lines, console.width)
@@ -55,9 +61,9 @@ def print_table(
     padding = int(sum(chosen) + 2 * len(columns) < console.width)  # two blanks between columns where they fit
     made = Table(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0))
     for column, width in zip(columns, chosen, strict=True):
-        made.add_column(column.name, justify="left" if column.is_text else "right", width=width)
+        made.add_column(Text(column.name), justify="left" if column.is_text else "right", width=width)
     for number, line in enumerate(lines):
-        made.add_row(*line, end_section=number in ends)
+        made.add_row(*map(Text, line), end_section=number in ends)
     console.print(made)
 
 
@@ -66,14 +72,14 @@ def print_text(console: Console, *paragraphs: str) -> None:
     for number, paragraph in enumerate(paragraphs):
         indent = "  " if number else ""
         wrapped = textwrap.fill(
-            paragraph,
+            shown(paragraph),
             console.width,
             initial_indent=indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
         )
-        console.print(wrapped, soft_wrap=True, markup=False)
+        console.print(Text(wrapped), soft_wrap=True)
 
 
 def widths(columns: Sequence[Column], lines: Sequence[Sequence[str]], total: int) -> list[int] | None:

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import Measure, ResultRow
 from distillspec_jax.reports import summary
+from distillspec_jax.terminal import shown
 
 # A placeholder stands for the CSS variable of the same place in `VARIABLES`.
 _FOREGROUND, _MUTED, _GRID = "#010101", "#020202", "#030303"
@@ -38,6 +39,7 @@ _DASHED = (0, (4, 3))
 _SIZE = (4.6, 3.1)
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a label may hold dollars
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _FOREGROUND,
@@ -73,7 +75,7 @@ def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str:
         for label, i in series_of(rows).items():
             found = [row for size in sizes if (row := summary.find(rows, label, temperature, size))]
             x = [row.block_size for row in found]
-            style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
+            style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": _label(label)}
             axes.plot(x, [row.block_efficiency for row in found], **style)
             low, high = ([_ends(row, "block_efficiency")[end] for row in found] for end in (0, 1))
             axes.fill_between(x, low, high, color=_SERIES[i], alpha=0.18, lw=0)
@@ -102,7 +104,13 @@ def speedup(rows: Sequence[ResultRow], temperature: float) -> str | None:
             own = [row for row in timed if row.drafter == label]
             x = [sizes.index(row.block_size) + (n - (len(labels) - 1) / 2) * width for row in own]
             color = _SERIES[series_of(rows)[label]]
-            axes.bar(x, [row.interval("speedup").value for row in own], 0.9 * width, color=color, label=label)
+            axes.bar(
+                x,
+                [row.interval("speedup").value for row in own],
+                0.9 * width,
+                color=color,
+                label=_label(label),
+            )
             low, high = ([_ends(row, "speedup")[end] for row in own] for end in (0, 1))
             axes.vlines(x, low, high, color=_FOREGROUND, lw=1.2)
         axes.axhline(1.0, color=_FOREGROUND, lw=1.2)
@@ -136,7 +144,9 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
         )
         axes.plot([1, top], [1, top], color=_MUTED, lw=1.0)
         axes.scatter(before, after, s=18, color=color, alpha=0.6, linewidths=0)
-        axes.set(xlabel=f"{pair.against}: tokens per call", ylabel=f"{pair.drafter}: tokens per call")
+        axes.set(
+            xlabel=f"{shown(pair.against)}: tokens per call", ylabel=f"{shown(pair.drafter)}: tokens per call"
+        )
         said = f"better on {better}, worse on {worse} of {len(after)}"
         axes.set_title(said, fontsize=9, color=_MUTED, loc="left")
 
@@ -155,7 +165,7 @@ def by_position(rows: Sequence[ResultRow], temperature: float) -> str | None:
             row = summary.find(rows, label, temperature, sizes[-1])
             if row is not None:
                 place = range(1, 1 + len(row.acceptance_joint))
-                style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": label}
+                style: dict[str, Any] = {"color": _SERIES[i], "marker": _MARKERS[i], "label": _label(label)}
                 axes.plot(place, np.array(row.acceptance_joint, float), **style)
         axes.set(xlabel="draft position", ylabel="share of calls accepting it", ylim=(0, 1.02))
         axes.set_xticks(range(1, sizes[-1] + 1))
@@ -198,11 +208,18 @@ def training(
     def draw(axes: Axes) -> None:
         for label, points in found.items():
             marker = _MARKERS[taken[label]] if len(points) < 20 else None
-            axes.plot(*zip(*points, strict=True), color=_SERIES[taken[label]], marker=marker, label=label)
+            axes.plot(
+                *zip(*points, strict=True), color=_SERIES[taken[label]], marker=marker, label=_label(label)
+            )
         axes.set(xlabel="training step", ylabel=what)
         axes.legend(loc="best")
 
     return _svg(draw, f"{what} by training step")
+
+
+def _label(name: str) -> str:
+    """A drafter's name in a legend, which would leave out one that begins with a line below."""
+    return f" {shown(name)}" if name.startswith("_") else shown(name)
 
 
 def _ends(row: ResultRow, measure: Measure) -> Sequence[float]:
@@ -234,7 +251,7 @@ def _svg(draw: Callable[[Axes], None], title: str) -> str:
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
     svg = re.sub(r"font(-family)?: ([^;\"]*?)'?(DejaVu Sans|sans-serif)[^;\"]*", _page_font, svg)
-    label = html.escape(title, quote=True)
+    label = html.escape(shown(title), quote=True)
     head = f'<svg role="img" aria-label="{label}"'
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg, count=4)  # HTML implies them
     return svg.replace("<svg", head, 1)

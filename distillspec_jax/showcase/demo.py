@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint, files, outputs, schema
+from distillspec_jax import bounds, checkpoint, files, outputs, schema
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
@@ -73,6 +73,8 @@ def demo(
         raise UsageError(f"--minutes={minutes}: must be positive")
     if prompts < 1:
         raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
+    bounds.check_most("limit", prompts, bounds.COUNT)
+    bounds.check_seed(seed)
     outputs.take_folder(output_dir, CARD, names=_NAMES)
     root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft

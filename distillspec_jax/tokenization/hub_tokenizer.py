@@ -10,13 +10,16 @@ import re
 
 import tokenizers
 
-from distillspec_jax.tokenization.sentencepiece_model import SPACE_MARK
+from distillspec_jax.tokenization.tokenizer_library import SPACE_MARK, without_lost_space
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
+_MOST_IDS_A_TOKEN, _SPARE_IDS = 8, 1 << 16
+"""How far beyond its tokens a vocabulary may count: tables have a row for every id."""
+
 
 class HubTokenizer:
-    """See `tokenizer.Library`.
+    """See `tokenizer_library.Library`.
 
     Raises:
       ValueError: the bytes are no tokenizer.json.
@@ -33,14 +36,19 @@ class HubTokenizer:
         self._special = {i for i, token in added.items() if token.special}
         self._added = set(added)
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(content).get("decoder"))
-        self.vocab_size = 1 + max(self._library.get_vocab(with_added_tokens=True).values())
+        vocabulary = self._library.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocabulary.values(), default=-1)
+        if not 0 < self.vocab_size <= _MOST_IDS_A_TOKEN * len(vocabulary) + _SPARE_IDS:
+            raise ValueError(f"its largest id is {self.vocab_size - 1}, of {len(vocabulary)} tokens")
         self.pad_id: int | None = None
         self.eos_id: int | None = None
         self.unk_id: int | None = None
         # What the library puts around a text, less an EOS at its end: BOS, for many models.
         around = self._library.encode("a").ids
         inside = self._library.encode("a", add_special_tokens=False).ids
-        self.first_ids: list[int] = around[: around.index(inside[0])] if inside[0] in around else []
+        self.first_ids: list[int] = (
+            around[: around.index(inside[0])] if inside and inside[0] in around else []
+        )
 
     def encode(self, text: str) -> list[int]:
         return list(self._library.encode(text, add_special_tokens=False).ids)
@@ -65,6 +73,9 @@ class HubTokenizer:
         if match := _BYTE_PIECE.fullmatch(piece):
             return bytes([int(match[1], 16)])
         return piece.replace(SPACE_MARK, " ").encode()
+
+    def first_piece_bytes(self, token: int) -> bytes:
+        return without_lost_space(self, token)
 
 
 def _byte_of() -> dict[str, int]:

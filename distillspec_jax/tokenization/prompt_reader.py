@@ -41,12 +41,12 @@ class Reader:
         Raises:
           UsageError: a chat template is asked for where there is none.
         """
-        template = chat_template(card.chat)
+        template = chat_template(card.chat, name) if chat else None
         if chat and template is None:
             raise UsageError(f"{name} has no chat template: leave CHAT out")
-        return cls(
-            tokenizer, card.prompts_end_with_eos, template if chat else None, card.prompts_begin_with_eos
-        )
+        if template is not None:
+            template.prepare()
+        return cls(tokenizer, card.prompts_end_with_eos, template, card.prompts_begin_with_eos)
 
     def prompt(self, text: str, max_length: int | None = None) -> list[int]:
         """Ids of a prompt, its text cut so that what belongs around it survives at `max_length` ids in all.
@@ -97,7 +97,8 @@ class Reader:
         return hashlib.sha256(json.dumps(conventions).encode()).hexdigest()[:16]
 
 
-def chat_template(chat: dict[str, str]) -> ChatTemplate | None:
-    """The template of `ModelCard.chat`; None where that is empty."""
+def chat_template(chat: dict[str, str], name: str = "") -> ChatTemplate | None:
+    """The template of `ModelCard.chat`; None where that is empty. `name` is what errors call its owner."""
     words = dict(chat)
-    return ChatTemplate(words.pop("template"), words) if words else None
+    source = words.pop("template", None)
+    return None if source is None else ChatTemplate(source, words, name or "the checkpoint")

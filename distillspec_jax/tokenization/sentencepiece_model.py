@@ -6,12 +6,11 @@ import functools
 
 import sentencepiece
 
-SPACE_MARK = "\u2581"
-"""How SentencePiece writes a space inside a piece; a text's own U+2581 would come back as a space."""
+from distillspec_jax.tokenization.tokenizer_library import SPACE_MARK, without_lost_space
 
 
 class SentencePieceModel:
-    """See `tokenizer.Library`.
+    """See `tokenizer_library.Library`.
 
     Raises:
       RuntimeError: the bytes are no SentencePiece model.
@@ -60,3 +59,6 @@ class SentencePieceModel:
             return self.decode([token]).encode()  # " ⁇ ", whatever its piece is called
         piece = str(self._processor.id_to_piece(token))
         return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(token) else self.piece(token).encode()
+
+    def first_piece_bytes(self, token: int) -> bytes:
+        return without_lost_space(self, token)

@@ -12,43 +12,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
-from distillspec_jax.tokenization.sentencepiece_model import SentencePieceModel
+from distillspec_jax.tokenization import foreign_tokenizer
+from distillspec_jax.tokenization.tokenizer_library import Library
 from distillspec_jax.vocabulary import Vocabulary
 
 EMBEDDED_MODEL = Path(__file__).parent / "vocabulary" / "embedded.model"
 """The vocabulary of the embedded tasks: 4,096 unigram pieces, rebuilt by `train_vocabulary`."""
-
-
-class Library(Protocol):
-    """The interface of a tokenizer library to `Tokenizer`.
-
-    Attributes:
-      vocab_size: ids are below it.
-      pad_id, eos_id, unk_id: of the special pieces that the file itself names, else None.
-      first_ids: ids that a prompt begins with, BOS for instance.
-    """
-
-    vocab_size: int
-    pad_id: int | None
-    eos_id: int | None
-    unk_id: int | None
-    first_ids: list[int]
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, nothing added."""
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of ids of the vocabulary."""
-
-    def piece(self, token: int) -> str:
-        """See `Tokenizer.piece`."""
-
-    def piece_bytes(self, token: int) -> bytes:
-        """See `Tokenizer.piece_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +38,8 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         library = self._library
-        if isinstance(library, SentencePieceModel) and (library.pad_id is None or library.eos_id is None):
+        is_json = self.model_bytes.lstrip()[:1] == b"{"
+        if not is_json and (library.pad_id is None or library.eos_id is None):
             raise UsageError(
                 "the SentencePiece model defines no pad or no eos piece: train it with both, or take a "
                 "tokenizer.json of the same ids"
@@ -106,22 +79,12 @@ class Tokenizer:
 
     @functools.cached_property
     def _library(self) -> Library:
-        if self.model_bytes.lstrip()[:1] != b"{":
-            try:
-                return SentencePieceModel(self.model_bytes)
-            except RuntimeError as error:
-                raise UsageError(
-                    "neither a SentencePiece model nor a tokenizer.json: it begins with "
-                    f"{self.model_bytes[:24]!r}"
-                ) from error
-        from distillspec_jax.tokenization.hub_tokenizer import (
-            HubTokenizer,  # few checkpoints need the library
-        )
+        if self.model_bytes != _embedded_model():
+            return foreign_tokenizer.opened(self.model_bytes)
+        # Our own: no other process has to be begun. Few checkpoints of others need the library here.
+        from distillspec_jax.tokenization.sentencepiece_model import SentencePieceModel
 
-        try:
-            return HubTokenizer(self.model_bytes)
-        except ValueError as error:
-            raise UsageError(f"not a tokenizer.json: {str(error).splitlines()[0]}") from error
+        return SentencePieceModel(self.model_bytes)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without EOS; [] for the empty string.
@@ -157,11 +120,7 @@ class Tokenizer:
 
     def first_piece_bytes(self, token: int) -> bytes:
         """The bytes that one id adds to an empty text: many a vocabulary takes spaces off the beginning."""
-        added = self.piece_bytes(token)
-        if not added.startswith(b" "):
-            return added
-        text = self._library.decode([token])
-        return b" " * (len(text) - len(text.lstrip(" "))) + added.lstrip(b" ")
+        return self._library.first_piece_bytes(token)
 
     def piece(self, token: int) -> str:
         """One id as a reader would see it: a space as a space, EOS as `</s>`, a byte as `<0xE2>`."""
@@ -205,6 +164,11 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the serialized model: equal fingerprints mean equal text <-> ids."""
         return hashlib.sha256(self.model_bytes).hexdigest()
+
+
+@functools.cache
+def _embedded_model() -> bytes:
+    return EMBEDDED_MODEL.read_bytes()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import optax
 
+from distillspec_jax import bounds
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.errors import UsageError, check_number, nearest
 from distillspec_jax.metrics import Mean, Metrics
@@ -75,10 +76,9 @@ class LoopConfig:
         )
         for name, minimum in least.items():
             whole = name != "max_seconds"
-            check_number(f"LoopConfig.{name}", getattr(self, name), minimum, whole=whole)
+            most = {"seed": bounds.SEED, "batch_size": bounds.ROWS}.get(name, bounds.COUNT)
+            check_number(f"LoopConfig.{name}", getattr(self, name), minimum, most=most, whole=whole)
         check_microbatches(self.batch_size, self.microbatches)
-        if self.seed >= 2**32:
-            raise UsageError(f"LoopConfig.seed={self.seed}: must be at most {2**32 - 1}")
         if self.on_non_finite not in finiteness.POLICIES:
             near = nearest(self.on_non_finite, finiteness.POLICIES)
             raise UsageError(f"LoopConfig.on_non_finite={self.on_non_finite!r}: {near}")

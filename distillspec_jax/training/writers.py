@@ -20,10 +20,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from distillspec_jax import files, training_log
 from distillspec_jax.errors import UsageError
 from distillspec_jax.files import saving, write_whole
+from distillspec_jax.terminal import shown
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -114,10 +116,15 @@ class ConsoleWriter:
         self._total, self._start, self._began = total_steps, resume_step, time.monotonic()
         self._progress: Progress | None = None
         if self._console.is_terminal:
-            done = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            done = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             left = (TextColumn("left"), TimeRemainingColumn())
             self._progress = Progress(*done, *left, console=self._console)
-            self._task = self._progress.add_task(description, total=total_steps, completed=resume_step)
+            self._task = self._progress.add_task(shown(description), total=total_steps, completed=resume_step)
             self._progress.start()
 
     def advance(self, step: int) -> None:
@@ -127,16 +134,16 @@ class ConsoleWriter:
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        self._console.print(text, soft_wrap=True, markup=False)
+        self._console.print(Text(shown(text)), soft_wrap=True)
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
         """See `Writer.write`."""
         done = max(step - self._start, 1)
         left = (time.monotonic() - self._began) / done * (self._total - step)
-        shown = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
+        told = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
         timed = self._progress is None and step > self._start  # of no step there is nothing to reckon with
         tail = f"  left {left / 60:.1f} min" if timed else ""
-        self.note(f"{split:<5} {step:>6}/{self._total}  {shown}{tail}")
+        self.note(f"{split:<5} {step:>6}/{self._total}  {told}{tail}")
 
     def close(self) -> None:
         """See `Writer.close`."""

@@ -174,3 +174,9 @@ def test_a_reader_that_goes_away_is_no_error():
         process.stdin.close()  # only now may it print again
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_message_that_quotes_a_name_commands_no_terminal(capsys):
+    status, stderr = ends(UsageError("unknown model '\x1b[2J\u202exam\udcff\r'"), capsys)
+    assert status == 2
+    assert stderr == "distillspec distill: error: unknown model '\\x1b[2J\\u202exam\\udcff '\n"

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from distillspec_jax.cli import bindings
-from distillspec_jax.cli.flags import CommandParser, one_of
+from distillspec_jax.cli.flags import CommandParser, list_of, one_of
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.distill import distill
@@ -328,6 +328,7 @@ def generate_parser() -> CommandParser:
     [
         (["--blok_size=3"], "unknown flag --blok_size: did you mean '--block_size'?"),
         (["--block=3"], "unknown flag --block: did you mean '--block_size'?"),
+        (["--ru=token"], "unknown flag --ru: did you mean '--rule'?"),
         (["--block_size=many"], "argument --block_size: invalid int value: 'many'"),
         (["--block_size"], "argument --block_size: expected one argument"),
         (["--rule=blok"], "argument --rule: 'blok' is not one of them: did you mean 'block'?"),
@@ -339,6 +340,34 @@ def test_a_bad_plain_flag(argv, says):
     with pytest.raises(UsageError) as caught:
         generate_parser().parse(["--model=m", *argv])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--block_size=", "--rule=", "--model=", "--sizes=", "--sizes=,", "--gin_file="]
+)
+def test_an_empty_value_is_none(argument):
+    parser = CommandParser("generate", "", gin=True, may_be_empty=("prefix",))
+    for name, kind in (
+        ("model", str),
+        ("block_size", int),
+        ("rule", one_of("token")),
+        ("sizes", list_of(int)),
+    ):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--prefix")
+    parser.add_argument("--stop", action="append")
+    with pytest.raises(
+        UsageError, match=f"argument {argument.partition('=')[0]}: .* give one, or leave the flag out"
+    ):
+        parser.parse([argument])
+    found = parser.parse(["--prefix=", "--stop= ", "--sizes=1,,2"])
+    assert (found.prefix, found.stop, found.sizes) == ("", [" "], [1, 2])
+
+
+def test_bytes_that_are_no_text_are_refused():
+    """Later, each place that wrote or printed them had a traceback of its own."""
+    with pytest.raises(UsageError, match="--model=caf\udce9: the command line holds bytes that are no UTF-8"):
+        generate_parser().parse(["--model=caf\udce9"])
 
 
 def test_a_required_flag_that_is_misspelt_is_not_called_missing():

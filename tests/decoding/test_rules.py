@@ -20,6 +20,8 @@ def test_names_and_their_rules():
         ({"name": "token", "epsilon": 0.5}, "rule 'token' takes no epsilon .*choose a lenient rule, linear"),
         ({"name": "linear", "epsilon": 0}, r"epsilon is 0, must be in \(0, 1\]"),
         ({"candidates": 0}, "candidates is 0, must be at least 1"),
+        ({"candidates": 65}, "candidates is 65, must be at most 64"),
+        ({"name": "linear", "epsilon": 1e-310}, "epsilon is 1e-310, must be at least 1e-30"),
         ({"name": "block", "candidates": 2}, "rule 'block' verifies one .* not 2: use rule 'token'"),
         ({"name": "greedy"}, "rule 'greedy' was removed: rule 'token' at temperature 0"),
     ],

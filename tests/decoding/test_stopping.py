@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distillspec_jax.decoding import StopOnEos, StopOnStrings
+from distillspec_jax.decoding import StopOnEos, StopOnStrings, stopping
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
@@ -157,3 +157,23 @@ def test_outputs_are_cut_before_the_string(drafted):
         else:
             assert after.outputs == before.outputs
     assert found[1].finish_reason == "stop"
+
+
+TWO_LETTERS = st.text("ab").map(str.encode)
+"""Strings of these begin and end inside each other all the time."""
+
+
+@given(strings=st.lists(TWO_LETTERS.filter(bool), min_size=1, max_size=4), text=TWO_LETTERS)
+def test_the_automaton_sees_a_string_at_its_last_byte(strings, text):
+    table, state = stopping._byte_table(tuple(strings)), 0
+    for n, byte in enumerate(text, start=1):
+        state = table[state, byte]
+        assert (state == len(table) - 1) == any(string in text[:n] for string in strings)
+
+
+def test_the_table_of_a_long_string_is_made_at_once():
+    """The work grew with the cube of its length: some hundreds of bytes took minutes, 100,000 had no end."""
+    table = stopping._byte_table((b"a" * 2000, b"b"))
+    assert table.shape == (2001, 256)
+    assert table[1999, ord("a")] == table[17, ord("b")] == 2000
+    assert table[17, ord("c")] == 0

@@ -100,6 +100,10 @@ def test_a_lenient_rule_accepts_more():
         (None, {"rule": "greedy"}, "rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same"),
         (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
         (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),
+        (None, {"stop": ["a" * 300] * 2}, "stop strings have 600 bytes in all, must have at most 512"),
+        ("lookup", {"block_size": 129}, "block_size is 129, must be at most 128"),
+        (["lookup"] * 9, {}, "the number of drafters is 9, must be at most 8"),
+        (None, {"batch_size": 10**8}, "batch_size is 100000000, must be at most 1048576"),
     ],
 )
 def test_an_impossible_way_to_draft_is_refused(draft, settings, message):

@@ -323,7 +323,7 @@ def test_a_folder_that_is_wrong_is_named_in_one_line(wrong, said, tmp_path, caps
         ),
         (["--to=hf", "--input=a", "--output=b", "--tokenizer=t"], "--tokenizer belongs to --from"),
         (["--to=hf", "--input=a", "--output=b", "--eos_ids=2"], "--eos_ids belongs to --from"),
-        (["--from=hf", "--input=a", "--output=b", "--eos_ids="], "--eos_ids names no id"),
+        (["--from=hf", "--input=a", "--output=b", "--eos_ids="], "argument --eos_ids: the value is empty"),
         (["--to=hf", "--input=a", "--output=b"], "a is not a checkpoint directory"),
         (["--from=t5x", "--input=a", "--output=b"], "a is not a T5X checkpoint: no such directory"),
     ],

@@ -1,6 +1,7 @@
 """The page holds the numbers and needs nothing else."""
 
 import dataclasses
+import html as html_module
 import html.parser
 import json
 import re
@@ -12,6 +13,7 @@ from distillspec_jax.evaluation import results
 from distillspec_jax.generation.trace import Round
 from distillspec_jax.reports import plots, summary, tables
 from distillspec_jax.reports.html import TracedPrompt, report
+from distillspec_jax.terminal import shown
 from tests.evaluation import simulated
 
 ROWS = simulated.rows()
@@ -194,3 +196,11 @@ def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path):
     page = report([*ROWS, bare], tmp_path / "r.html").read_text()
     assert "<td>–</td>" in page
     tables.print_table([*ROWS, bare])
+
+
+@pytest.mark.parametrize("label", ["$\\frac$", "_hidden", "a\x1b[2J\udcffb"])
+def test_a_plot_writes_a_label_as_it_is(label):
+    """As mathematics the first ended in a traceback; legends leave out what begins with a line below."""
+    rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
+    for plot in (plots.block_efficiency(rows, 0.0), plots.by_position(rows, 0.0)):
+        assert shown(label) in html_module.unescape(plot)

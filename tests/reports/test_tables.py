@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -120,3 +121,28 @@ def test_a_list_names_every_number():
         "  0.61",
         "",
     ]
+
+
+HOSTILE = "[/b]:smile:\x1b[31m$\\frac$\udcff"
+"""Markup that ends what nobody began, a name of an emoji, an escape, bad mathematics, half a character."""
+
+
+@pytest.mark.parametrize("width", [200, 20])
+def test_a_name_is_printed_as_it_is(width):
+    """As markup, the first of these ended in a traceback, and the second in a face."""
+    rows = [dataclasses.replace(row, drafter=HOSTILE, task=HOSTILE, target=HOSTILE) for row in ROWS]
+    found = dict.fromkeys([HOSTILE], served()[LONG])
+    for printer, what in (
+        (tables.print_table, (rows,)),
+        (tables.print_findings, (rows,)),
+        (tables.print_served, (found,)),
+        (tables.print_drafts, (HOSTILE, drafts())),
+    ):
+        said = printed(width, printer, *what)
+        assert "[/b]:smile:\\x1b[31m$\\frac$\\udcff" in said
+        assert "\x1b" not in said
+
+
+def test_a_heading_is_no_markup():
+    said = printed(80, lambda lines, console: fitted.print_table(console, [Column("[/b]")], lines), [["1"]])
+    assert said.split()[0] == "[/b]"

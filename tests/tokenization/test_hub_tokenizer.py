@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from distillspec_jax.errors import UsageError
+from distillspec_jax.tokenization import confinement
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 from tests.data.hub import BOS, CORPUS, EOS, byte_level
@@ -104,3 +105,56 @@ def test_what_is_no_tokenizer_is_named():
         Tokenizer.from_bytes(b'{"version": "1.0"}', [1])
     with pytest.raises(UsageError, match="does not tell which of its tokens ends a text"):
         Tokenizer.from_bytes(byte_level())
+
+
+def changed(**parts) -> bytes:
+    return json.dumps(json.loads(byte_level()) | parts).encode()
+
+
+def of_words(**words: int) -> bytes:
+    """One word a token, and no word for what is unknown."""
+    return json.dumps({"model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}}).encode()
+
+
+def pattern(expression: str) -> dict:
+    return {"type": "Replace", "pattern": {"Regex": expression}, "content": "aaaaaaaaaa"}
+
+
+def test_a_tokenizer_that_could_not_serve_is_refused_in_one_line():
+    """Ids of billions made tables of as many rows; the others raised what no handler caught."""
+    for content, said in (
+        (of_words(a=4_000_000_000), "its largest id is 4000000000, of 1 tokens"),
+        (changed(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]), "its largest id is -1"),
+        (of_words(b=0), "WordLevel error: Missing"),
+        (byte_level()[:100], "not a tokenizer.json: "),
+        (b"{" * 100_000, "not a tokenizer.json: "),
+    ):
+        with pytest.raises(UsageError) as caught:
+            Tokenizer.from_bytes(content, [0])
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "said"),
+    [
+        (pattern("(x+x+)+y"), "x" * 60, "Onig: Regex search error: retry-limit"),
+        (pattern("(x+x+)+y"), ("x" * 19 + "z") * 300, "it takes more than 0 s"),
+        ({"type": "Sequence", "normalizers": [pattern("a")] * 9}, "a", "it needs more than "),
+    ],
+    ids=["backtracks", "backtracks often", "explodes"],
+)
+def test_a_text_that_a_tokenizer_cannot_bear_is_named(normalizer, text, said, monkeypatch):
+    """The first had no end, and the second ended the process that called it."""
+    monkeypatch.setattr(confinement, "SECONDS", 0)
+    content = changed(normalizer=normalizer)
+    if said.startswith("it needs"):
+        with pytest.raises(UsageError, match=f"the tokenizer cannot be read: {said}"):
+            Tokenizer.from_bytes(content, [EOS])
+        return
+    tokenizer = Tokenizer.from_bytes(content, [EOS])
+    with pytest.raises(
+        UsageError, match=f"^the tokenizer cannot encode a text of {len(text):,} characters: {said}"
+    ):
+        tokenizer.encode(text)
+    assert tokenizer.encode("the cat") == Tokenizer.from_bytes(byte_level(), [EOS]).encode("the cat")

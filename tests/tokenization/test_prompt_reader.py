@@ -76,3 +76,13 @@ def test_what_seqio_cannot_hold_and_templates_that_fail_are_refused_at_once(make
         features.eval_batches(task, **settings, reader=Reader(Tokenizer.from_bytes(byte_level(), [0])))
     with pytest.raises(UsageError, match="the checkpoint's chat template: "):
         features.eval_batches(task, **settings, reader=Reader(TOKENIZER, chat=ChatTemplate("{% for %}")))
+
+
+def test_a_row_that_a_template_refuses_is_one_line(make_task):
+    """TensorFlow, which asks for the row, wraps what its reader raises in pages of its own."""
+    task = make_task({"train": [("cat", "dog"), ("bad", "dog")]})
+    source = "{% if 'bad' in messages[0].content %}{{ raise_exception('no bad words') }}{% endif %}x"
+    settings = {"split": "train", "lengths": {"inputs": 8, "targets": 10}, "batch_size": 2}
+    with pytest.raises(UsageError) as caught:
+        list(features.eval_batches(task, **settings, reader=Reader(TOKENIZER, chat=ChatTemplate(source))))
+    assert str(caught.value) == "the checkpoint's chat template: no bad words"

@@ -119,3 +119,13 @@ def test_a_line_of_other_types_is_a_torn_one(tmp_path, line):
         file.write(line + "\n")
     JsonlWriter(tmp_path, 9)
     assert [found["step"] for found in jsonl(tmp_path)] == [2]
+
+
+def test_a_note_and_a_description_command_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes any stream for a terminal
+    writer = ConsoleWriter("[/b]\x1b]0;t\x07", 1, 0)
+    writer.note("a\x1b[2Jb:smile:")
+    writer.close()
+    said = capsys.readouterr().err
+    assert "a\\x1b[2Jb:smile:" in said
+    assert "[/b]\\x1b]0;t\\x07" in said
