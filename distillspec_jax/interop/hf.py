@@ -165,7 +165,9 @@ def _activations(written: str) -> tuple[str, ...]:
     plain = name.removeprefix("gated-")
     if plain not in _ACTIVATIONS:
         valid = [*_ACTIVATIONS, "gated-gelu", "gated-relu", "gated-silu"]
-        raise UsageError(f"Hugging Face T5: unknown feed_forward_proj {written!r}: {nearest(written, valid)}")
+        raise UsageError(
+            f"Hugging Face T5: unknown feed_forward_proj {shown(written)}: {nearest(written, valid)}"
+        )
     return (_ACTIVATIONS[plain], "linear") if gated else (_ACTIVATIONS[plain],)
 
 

@@ -274,7 +274,7 @@ def _kind(config: DecoderOnlyConfig) -> str:
 
 def _activation(kind: str, field: str, name: str) -> str:
     if name not in _ACTIVATIONS:
-        raise UsageError(f"Hugging Face {kind}: unknown {field} {name!r}: {nearest(name, _ACTIVATIONS)}")
+        raise UsageError(f"Hugging Face {kind}: unknown {field} {shown(name)}: {nearest(name, _ACTIVATIONS)}")
     return _ACTIVATIONS[name]
 
 
@@ -288,7 +288,8 @@ def _rope(kind: str, value: _Llama, where: str) -> tuple[float, RopeScaling | No
         return theta, None
     if name != "llama3":
         raise UsageError(
-            f"Hugging Face {kind}: rope_scaling is of type {name!r}, only 'default' and 'llama3' are known"
+            f"Hugging Face {kind}: rope_scaling is of type {shown(name)}, "
+            "only 'default' and 'llama3' are known"
         )
     stretched = schema.read(_Stretched, written, where)
     return theta, RopeScaling(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from distillspec_jax import files, schema
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop import hf, hf_decoder
 from distillspec_jax.interop.tensors import Tensors
 from distillspec_jax.models import registry
@@ -69,9 +69,9 @@ class SafeTensors(Mapping[str, np.ndarray]):
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
         # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
         return safe_open(path, framework="np", backend="pread")
     except (SafetensorError, OSError) as error:
@@ -89,7 +89,7 @@ def read(directory: str | Path) -> tuple[Network, Params]:
     config = read_json(root / CONFIG_FILE)
     kind = str(config.get("model_type"))
     if kind not in _KINDS:
-        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {kind!r}: {nearest(kind, _KINDS)}")
+        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {shown(kind)}: {nearest(kind, _KINDS)}")
     tensors, family = _weights(root), family_of(kind)
     where = f"{root / CONFIG_FILE} is not the configuration of a {kind}"
     sizes, params = _READERS[family](tensors, config, where)

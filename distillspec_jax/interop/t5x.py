@@ -10,6 +10,7 @@ state is skipped, and the result says so: training goes on from the parameters w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 import tensorstore
 from flax import serialization, traverse_util
 
+from distillspec_jax import memory
 from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Params
@@ -174,9 +176,15 @@ def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zar
         # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
         if found.spec().to_json().get("metadata", {}).get("fill_value") is None:
             found = tensorstore.open({**spec, "fill_missing_data_reads": False}, read=True).result()
+        chunk = found.chunk_layout.read_chunk.shape or ()
+        numbers = max(math.prod(found.shape), math.prod(size or 1 for size in chunk))
+        needed = numbers * found.dtype.numpy_dtype.itemsize
+        memory.check(f"{stored}: tensor {name}", needed, memory.host())  # TensorStore would end the process
         return np.asarray(found.read().result())
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:  # TensorStore raises ValueError for every kind of damage
-        reason = str(error).splitlines()[0].split(" [")[0]
+        reason = str(error).splitlines()[0].split(" [")[0][:200]
         raise UsageError(f"{stored}: tensor {name} cannot be read: {reason}") from error
 
 

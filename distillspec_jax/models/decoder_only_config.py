@@ -80,7 +80,7 @@ class DecoderOnlyConfig:
         require_one_of(self, "positions", POSITIONS)
         if self.positions == "rotary":
             require(self, "head_dim", self.head_dim % 2 == 0, "be even where positions are rotary")
-        require(self, "norm_epsilon", self.norm_epsilon > 0, "be above 0")
+        require(self, "norm_epsilon", 0 < self.norm_epsilon <= 1, "be above 0 and at most 1")
         require(self, "rope_theta", self.rope_theta > 0, "be above 0")
         check_feed_forward(self)
         check_count(self)

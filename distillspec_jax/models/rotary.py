@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax.models.checks import require
+from distillspec_jax.models.checks import LARGEST_SIZE, require
 from distillspec_jax.shapes import Array
 
 
@@ -44,6 +44,8 @@ class RopeScaling:
     def __post_init__(self) -> None:
         for field in ("factor", "low_freq_factor", "original_positions"):
             require(self, field, getattr(self, field) > 0, "be above 0")
+        most = f"be at most {LARGEST_SIZE:,}"
+        require(self, "original_positions", self.original_positions <= LARGEST_SIZE, most)
         above = f"be above low_freq_factor = {self.low_freq_factor}"
         require(self, "high_freq_factor", self.high_freq_factor > self.low_freq_factor, above)
 
