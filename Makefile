@@ -16,7 +16,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants dryrun demo zoo bench grid report wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid report wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ test-faults: setup  ## a training process killed at 20 random moments, compared 
 
 dryrun: setup  ## CONFIG=FILE.gin MESH=4x8: parameters, FLOPs and bytes a device of a train step, without weights
 	$(BIN)/distillspec dryrun --gin_file=$(CONFIG) --mesh=$(MESH) $(ARGS)
+
+attack: setup  ## hostile calls of every command, and processes killed; writes docs/results/attack.md (hours)
+	$(BIN)/python -m tests.attack --table=docs/results/attack.md $(ARGS)
 
 mutants: setup  ## known bugs put into a copy, and the tests that go red (ARGS: numbers)
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -13,6 +13,7 @@ import contextvars
 import dataclasses
 import functools
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -23,12 +24,17 @@ from distillspec_jax.errors import UsageError
 
 LAYOUT = frozenset(
     {
-        *("model.json", "tokenizer.model", "tokenizer.json", "checkpoints", "damaged"),  # a checkpoint directory
-        *("metrics.jsonl", "tensorboard"),  # of its training
-        *("set.json", "texts.jsonl", "logprobs", "laws"),  # a target-generated set
+        *("model.json", "tokenizer.model", "tokenizer.json", "checkpoints", "damaged"),
+        *("metrics.jsonl", "tensorboard"),
+        *("set.json", "texts.jsonl", "logprobs", "laws"),
     }
 )
-"""Names in a folder of ours that belong to what the folder is."""
+"""Names in a folder of ours that are part of it: of a checkpoint, of its training, of a stored set."""
+
+_CARDS = ("model.json", "set.json")
+
+_OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/[^/]+/fd/\d+")
+"""Names of what is open already, perhaps a file: it is written on, where the shell has led it."""
 
 Recognise = Callable[[Path], bool]
 """Whether a file that is there is an earlier output of the same kind."""
@@ -110,19 +116,18 @@ def check(path: str | Path, ours: Recognise | None = None) -> Path:
       UsageError: it is an input of this run or a part of one, a folder, a loop of links, or a file that is no
         earlier output of the same kind.
     """
-    real = _resolved(path)
+    real = resolved(path)
     status = _status(real)
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cannot save to {path}: it is a folder")
+    under_way = _under_way.get() or _Run()
+    read = under_way.files.get((status.st_dev, status.st_ino)) if status is not None else None
+    if status is not None and read and not stat.S_ISCHR(status.st_mode):
+        raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
     if is_special(path):
         return Path(path)
-    under_way = _under_way.get()
-    if under_way is not None:
-        if status is not None and (read := under_way.files.get((status.st_dev, status.st_ino))):
-            raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
-        within = not _is_own(real, under_way) and _folder_read(real, under_way)
-        if within:
-            raise UsageError(f"cannot save to {path}: it would change {within}, which this run reads")
+    if ours is not None:
+        _check_outside(path, real)
     if status is not None and status.st_size and ours is not None and not _recognised(real, ours):
         raise UsageError(
             f"cannot save to {path}: the file there is no earlier output of this command; move it away, or "
@@ -152,7 +157,8 @@ def take_folder(
     Raises:
       UsageError: an input of this run, no folder, or one without a card that holds something of that name.
     """
-    root = _resolved(path)
+    root = resolved(path)
+    _check_outside(path, root)
     under_way = _under_way.get()
     inode = _inode(root)
     if inode is not None:
@@ -178,7 +184,8 @@ def check_new_folder(path: str | Path) -> Path:
     Raises:
       UsageError: names it.
     """
-    root = _resolved(path)
+    root = resolved(path)
+    _check_outside(path, root)
     status = _status(root)
     if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):
         raise UsageError(f"--output={path} holds something already: choose an empty directory")
@@ -189,26 +196,39 @@ def made(path: str | Path) -> None:
     """Notes a folder that the run has just made."""
     under_way = _under_way.get()
     if under_way is not None:
-        under_way.own.add(_resolved(path))
+        under_way.own.add(resolved(path))
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether a path is a device or a pipe, or leads to one of the process's own: written to, never replaced."""
-    if str(os.path.abspath(path)).startswith(("/dev/", "/proc/")):
+    """Whether a path is a device, a pipe, or what is open already: it is written to, and never replaced."""
+    if _OWN_DESCRIPTOR.fullmatch(os.path.abspath(path)):
         return True
     status = _status(Path(path))
     return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
 
 
-def _resolved(path: str | Path) -> Path:
-    if is_special(path):
-        return Path(path)
+def resolved(path: str | Path) -> Path:
+    """The absolute path of an output, links followed; a device's or a pipe's as it is.
+
+    Raises:
+      UsageError: a loop of links, or no name that a file can have.
+    """
     try:
-        return Path(path).resolve()
+        str(path).encode()
+        return Path(path) if is_special(path) else Path(path).resolve()
     except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 call a loop of links a RuntimeError
         raise UsageError(f"cannot save to {path}: it is a loop of links") from error
-    except ValueError as error:
-        raise UsageError(f"cannot save to {str(path)!r}: {error}") from error
+    except ValueError as error:  # a NUL byte, a lone surrogate
+        raise UsageError(f"cannot save to {str(path)!r}: no name that a file can have") from error
+
+
+def _check_outside(path: str | Path, real: Path) -> None:
+    """Refuses what would be part of a checkpoint directory, or of a set, that the run has not taken."""
+    under_way = _under_way.get() or _Run()
+    for place, folder in zip((real, *real.parents), real.parents, strict=False):
+        is_ours = place.name in LAYOUT and any((folder / card).is_file() for card in _CARDS)
+        if is_ours and not _is_own(folder, under_way):
+            raise UsageError(f"cannot save to {path}: it would change {place.name} in {folder}")
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -248,15 +268,6 @@ def _entries(path: str | Path) -> list[Path]:
 def _is_own(path: Path, under_way: _Run) -> bool:
     """Whether a path lies in a folder of the run's own, or is one."""
     return not under_way.own.isdisjoint((path, *path.parents))
-
-
-def _folder_read(path: Path, under_way: _Run) -> str | None:
-    """The input that a path would become a part of."""
-    for place, folder in zip((path, *path.parents), path.parents, strict=False):
-        read = under_way.folders.get(_inode(folder) or (-1, -1))
-        if read and place.name in LAYOUT:
-            return read
-    return None
 
 
 def _recognised(path: Path, ours: Recognise) -> bool:

@@ -35,7 +35,7 @@ def reopen(path: Path) -> list[ResultRow]:
     Raises:
       UsageError: as `read`; a file that cannot be written.
     """
-    if not outputs.check(path).exists():
+    if not outputs.check(path, lambda _: True).exists():  # whose file it is, its lines tell
         return []
     *whole, cut_short = files.read_lines(path)
     rows = _rows(path, whole)  # a file of others is refused as it is

@@ -63,7 +63,7 @@ OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": floa
 """Fields by which a line asks for a sampling distribution and a length of its own."""
 
 _ANSWER, _LONGEST_LINE = {"inputs", "outputs", "finish_reason"}, 1 << 26
-"""Fields of every line that is written; the bytes of a line beyond which a file is taken for another's."""
+"""Fields of every line that is written, and bytes of a line beyond which a file is taken for another's."""
 
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,11 @@ def convert(
         raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
     outputs.reads(source)
     own = None if tokenizer is None else _read_file(tokenizer)
-    if form == "t5x":
-        read = _from_t5x(source, known)
-    else:
-        read = _from_hf(source) if form == "hf" else _from_gguf(source, with_tokenizer=own is None)
+    with _reading(source):
+        if form == "t5x":
+            read = _from_t5x(source, known)
+        else:
+            read = _from_hf(source) if form == "hf" else _from_gguf(source, with_tokenizer=own is None)
     if own is not None:
         read = dataclasses.replace(read, tokenizer=own, tokenizer_name=f"--tokenizer={tokenizer}")
     if eos_ids:
@@ -119,6 +121,22 @@ def convert(
         checkpoint.write_card(folder, card, read.tokenizer)
         checkpoint.save_params(folder, read.step, read.params)
     return card, read
+
+
+@contextlib.contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Turns whatever a damaged source makes its readers raise into one line that names it.
+
+    The readers name what they know to look for; of the rest, a header of flipped bytes provokes anything.
+    """
+    try:
+        yield
+    except (UsageError, OSError):
+        raise
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"{source} is damaged, or of a kind that is not read: {type(error).__name__}: {said[:200]}"
+        raise UsageError(message) from error
 
 
 def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:

@@ -107,7 +107,8 @@ class GGUFFile(Mapping[str, np.ndarray]):
         row_bytes = entry.size // max(len(rows), 1)
         step = max(_CHUNK // entry.shape[-1], 1)
         # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
-        with self.path.open("rb", buffering=0) as file:
+        # Scales of a damaged file may be no numbers, which NumPy would complain of.
+        with self.path.open("rb", buffering=0) as file, np.errstate(all="ignore"):
             file.seek(entry.start)
             for first in range(0, len(rows), step):
                 part = rows[first : first + step]

@@ -129,7 +129,7 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
 
 def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
-        if pretrained.resolve(parent).resolve() == root.resolve():
+        if pretrained.resolve(parent).resolve() == outputs.resolved(root):
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
     left = checkpoint.tokenizer_file(tokenizer)  # by a kill before the card was written
     kept = root / left

@@ -99,3 +99,11 @@ def test_memory_is_watched_where_the_system_does_not_bound_it(monkeypatch):
         ChatTemplate("{% for _ in range(9999) %}{% for _ in range(9999) %}{% endfor %}{% endfor %}").wrap(
             "dog"
         )
+
+
+def test_the_process_runs_this_copy_of_the_package(tmp_path, monkeypatch):
+    """Beside `python -m`, whose current folder comes first, PYTHONPATH may name a folder with another."""
+    (tmp_path / "distillspec_jax").mkdir()
+    (tmp_path / "distillspec_jax" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert ChatTemplate("{{ messages[0].content }}!").wrap("dog") == "dog!"

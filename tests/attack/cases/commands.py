@@ -1,0 +1,90 @@
+"""What works: a small call of every command, to which the attacks are put."""
+
+from __future__ import annotations
+
+READ = {"inputs": "asked.jsonl", "limit": 2, "max_new_tokens": 4}
+
+GENERATE = "generate --model=target --drafter=draft --input=asked.jsonl --max_new_tokens=4 --batch_size=2"
+CHAT = "generate --model=chatty --input=asked.jsonl --max_new_tokens=4 --batch_size=2 --chat"
+EVALUATE = "evaluate --model=target --task=office_help_ende --limit=2"
+SWEEP = (
+    "sweep --target=target --drafter=d=draft --inputs=asked.jsonl --limit=2 --max_new_tokens=4 "
+    "--timing_prompts=0 --block_sizes=2 --temperatures=0"
+)
+ADVISE = (
+    "advise --target=target --drafter=draft --inputs=asked.jsonl --limit=2 --max_new_tokens=4 --block_sizes=2"
+)
+COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_tokens=4 --batch_size=2"
+REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
+WATCH = "watch served.jsonl --window=5"
+DRAFT = "draft --target=target --layers=0"
+SHORTLIST = "draft --target=target --draft=draft --shortlist=9 --texts=texts"
+FROM_HF = "convert --from=hf --input=hf"
+FROM_GGUF = "convert --from=gguf --input=tiny.gguf"
+FROM_T5X = "convert --from=t5x --input=t5x --mlp_activations=gelu,linear"
+FROM_ORBAX = "convert --from=t5x --input=orbax --mlp_activations=gelu,linear"
+TO_HF = "convert --to=hf --input=chatty"
+_TASK = (
+    "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
+    "--gin.VALIDATION_FILE=valid.jsonl --gin.INPUTS_LENGTH=16 --gin.TARGETS_LENGTH=8"
+)
+FINETUNE = (
+    f"finetune --gin_file=tiny.gin --gin_file=runs/finetune.gin {_TASK} --gin.BATCH_SIZE=4 --gin.TRAIN_STEPS=1 "
+    "--gin.WARMUP_STEPS=0"
+)
+DISTILL = (
+    f"distill --gin_file=runs/distill.gin {_TASK} --gin.TARGET=target --gin.DRAFT=draft --gin.BATCH_SIZE=4 "
+    "--gin.TRAIN_STEPS=1 --gin.WARMUP_STEPS=0 --check_prompts=0"
+)
+STORED = (
+    "distill --gin_file=runs/distill_stored.gin --gin.TARGET_SET=texts --gin.DRAFT=draft --gin.BATCH_SIZE=2 "
+    "--gin.MIXTURE_OR_TASK_NAME=office_help_ende --gin.TRAIN_STEPS=1 --gin.WARMUP_STEPS=0 --check_prompts=0"
+)
+DRYRUN = "dryrun --gin_file=tiny.gin --gin_file=runs/dryrun.gin --gin.BATCH_SIZE=2 --mesh=1x1"
+
+FILES = {
+    "generate": f"{GENERATE} --output={{}}",
+    "evaluate": f"{EVALUATE} --output={{}}",
+    "advise": f"{ADVISE} --output={{}}",
+    "report": f"{REPORT} --output={{}}",
+}
+"""Commands whose output is a file."""
+
+INPUTS = {
+    "generate": ("asked.jsonl", "target/model.json", "target/tokenizer.model", "draft/model.json"),
+    "evaluate": ("target/model.json", "target/tokenizer.model"),
+    "advise": ("asked.jsonl", "target/model.json", "draft/tokenizer.model"),
+    "report": ("results.jsonl", "metrics.jsonl"),
+}
+"""What they read."""
+
+FOLDERS = {
+    "sweep": f"{SWEEP} --output_dir={{}}",
+    "collect": f"{COLLECT} --output={{}}",
+    "draft": f"{DRAFT} --output={{}}",
+    "draft, shortlist": f"{SHORTLIST} --output={{}}",
+    "convert hf": f"{FROM_HF} --output={{}}",
+    "convert gguf": f"{FROM_GGUF} --output={{}}",
+    "convert to hf": f"{TO_HF} --output={{}}",
+}
+"""Commands whose output is a folder; training, which takes longer to start, apart."""
+
+TRAINING = {"finetune": f"{FINETUNE} --gin.MODEL_DIR={{}}", "distill": f"{DISTILL} --gin.MODEL_DIR={{}}"}
+
+EVERY = {
+    **{name: line.format("out") for name, line in FILES.items()},
+    **{name: line.format("out") for name, line in FOLDERS.items()},
+    **{name: line.format("out") for name, line in TRAINING.items()},
+    "convert t5x": f"{FROM_T5X} --output=out",
+    "convert orbax": f"{FROM_ORBAX} --output=out",
+    "watch": WATCH,
+    "dryrun": DRYRUN,
+    "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
+    "draft, choices": "draft --target=target",
+    "generate, chat": f"{CHAT} --output=out",
+    "zoo": "zoo",
+}
+"""A call of every command that ends well; of `demo`, which takes minutes, there is none."""
+
+ALONE = ("dryrun", "demo", "zoo --build")
+"""Commands that get a process of their own: they set up JAX, or would train for hours."""
