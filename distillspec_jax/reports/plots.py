@@ -237,7 +237,7 @@ def _shared_limits(rows: Sequence[ResultRow], measure: Measure, lowest: float) -
 
 def _svg(draw: Callable[[Axes], None], title: str) -> str:
     """Draws one pair of axes as an `<svg>` element that says what it shows."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.subplots())
         stream = io.StringIO()
