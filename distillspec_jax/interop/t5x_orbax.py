@@ -50,7 +50,7 @@ def read(folder: Path) -> T5XCheckpoint:
     names = [path for path in leaves if path[:1] == ("target",) and path[1:]]
     if not names:
         tops = ", ".join(sorted({path[0] for path in leaves if path})) or "nothing"
-        raise UsageError(f"{folder} has no tree 'target', T5X's parameters, but {tops}")
+        raise UsageError(f"{folder} has no tree 'target', T5X's parameters, but {tops[:200]}")
     flat = {path[1:]: _array(folder, path, leaves[path], zarr3).astype(np.float32) for path in names}
     moments = sum(path[:2] == ("state", "param_states") for path in leaves)
     step = ("state", "step")
@@ -73,7 +73,8 @@ def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
             if not leaf["value_metadata"].get("skip_deserialize")  # empty nodes
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({error!r})"
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({said})"
         raise UsageError(message) from error
     return leaves, bool(metadata.get("use_zarr3"))
 
