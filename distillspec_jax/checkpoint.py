@@ -15,13 +15,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from distillspec_jax.errors import UsageError
-from distillspec_jax.files import saving, write_whole
+from distillspec_jax import schema
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.files import saving, write_json, write_whole
 from distillspec_jax.shapes import Params
 
 MODEL_FILE, STEPS, DAMAGED = "model.json", "checkpoints", "damaged"
@@ -48,6 +48,24 @@ three in memory until they are full."""
 
 class DamagedCheckpointError(UsageError):
     """A step is there and looks whole, but cannot be read as it was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    """Whose shortlist it is, and of which step."""
+
+    draft: str
+    step: schema.Count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """The parts of a provenance that are read again; the rest is for people."""
+
+    parents: dict[str, str] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    deployment: dict[str, Any] | None = None
+    shortlist: _Listed | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +86,11 @@ class ModelCard:
         that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       shortlist: the ids that it proposes as a draft, see `models.shortlist`; empty: all.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
+      unknown: what a newer release wrote, which is written again.
+
+    Raises:
+      UsageError: ids that the network does not have, a chat without its template, or a provenance whose parts
+        are of other types.
     """
 
     family: str
@@ -75,13 +98,33 @@ class ModelCard:
     tokenizer_fingerprint: str | None = None
     task: str | None = None
     prefix: str = ""
-    feature_lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+    feature_lengths: dict[str, schema.Size] = dataclasses.field(default_factory=dict)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-    eos_ids: list[int] = dataclasses.field(default_factory=list)
+    eos_ids: list[schema.Id] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
     prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
-    shortlist: list[int] = dataclasses.field(default_factory=list)
+    shortlist: list[schema.Id] = dataclasses.field(default_factory=list)
+    unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for field in ("eos_ids", "shortlist"):
+            check_ids(field, getattr(self, field), self.config.get("vocab_size"))
+        check_chat(self.chat)
+        schema.read(_Origin, self.provenance, "provenance")
+
+
+def check_ids(field: str, ids: Sequence[int], size: Any) -> None:
+    """Refuses ids that a network of `size` logits (where that is a number) does not have."""
+    largest = max(ids, default=0)
+    if isinstance(size, int) and largest >= size:
+        raise UsageError(f"field {field}: {largest} is not in the vocabulary of {size}")
+
+
+def check_chat(chat: Mapping[str, str]) -> None:
+    """Refuses the words of a chat template without the template, see `ModelCard.chat`."""
+    if chat and "template" not in chat:
+        raise UsageError(f"field chat: it has no template: {nearest('template', chat)}")
 
 
 def fingerprint(tokenizer: bytes) -> str:
@@ -128,7 +171,8 @@ def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) 
     root = Path(directory)
     if tokenizer is not None:
         write_whole(root / tokenizer_file(tokenizer), tokenizer)
-    write_whole(root / MODEL_FILE, json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False))
+    fields = dataclasses.asdict(card)
+    write_json(root / MODEL_FILE, fields | fields.pop("unknown"))
 
 
 def read_card(directory: str | Path) -> ModelCard:
@@ -141,10 +185,7 @@ def read_card(directory: str | Path) -> ModelCard:
     if not path.is_file():
         there = "" if Path(directory).is_dir() else " (no such directory)"
         raise UsageError(f"{directory} is not a checkpoint directory: it has no {MODEL_FILE}{there}")
-    try:
-        return ModelCard(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise UsageError(f"{path}: not a model card ({error})") from error
+    return schema.read_file(ModelCard, path, "a model card")
 
 
 def find_tokenizer(directory: str | Path) -> Path | None:

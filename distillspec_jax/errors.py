@@ -8,6 +8,10 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
+_LONGEST_NAME = 1_000
+_SHOWN = 100
+"""Characters of a value that a message quotes."""
+
 
 class UsageError(ValueError):
     """A bad input: one line that names the culprit and the nearest valid choice.
@@ -16,11 +20,24 @@ class UsageError(ValueError):
     """
 
 
+def shown(found: Any) -> str:
+    """A value as a message quotes it."""
+    if isinstance(found, (Mapping, list)):
+        return "an object" if isinstance(found, Mapping) else f"a list of {len(found)}"
+    try:
+        text = repr(found)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'x'? (valid: 'a', 'x')`: the tail of an error about an unknown name."""
     valid = sorted(set(choices))
     begun = [choice for choice in valid if choice.startswith(name)] if name.strip("-") else []
-    close = sorted(begun, key=len) or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    # Comparing takes the product of the lengths: of a name that is a file by mistake, too long.
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
+    close = sorted(begun, key=len) or near
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
     return f"{hint}(valid: {listed})" if valid else "(there are none)"
@@ -33,7 +50,7 @@ def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
       UsageError: there is no such name; gives the nearest.
     """
     if name not in known:
-        raise UsageError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+        raise UsageError(f"unknown {kind} {shown(name)}: {nearest(name, known)}")
     return known[name]
 
 

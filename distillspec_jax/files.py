@@ -17,8 +17,6 @@ from typing import Any
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
 
-_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
 
 @contextlib.contextmanager
 def saving(place: str | Path) -> Iterator[None]:
@@ -109,21 +107,27 @@ def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
 
 
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:
-    """Writes one JSON value as a file, whole or not at all; numbers that JSON does not know are null.
+    """Writes one JSON value as a file, whole or not at all.
 
     Raises:
       UsageError: as `write_whole`.
     """
-    text = json.dumps(finite(found), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, text + "\n", ours)
+    write_whole(path, as_json(found, indent=1) + "\n", ours)
 
 
-def finite(found: Any) -> Any:
-    """The value with None in place of each NaN and infinity, for which JSON has no number."""
+def as_json(found: Any, indent: int | None = None) -> str:
+    """Writes a value as JSON, which has no number for NaN and infinity: they are null."""
+    try:
+        return json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(found: Any) -> Any:
     if isinstance(found, dict):
-        return {key: finite(value) for key, value in found.items()}
+        return {key: _finite(value) for key, value in found.items()}
     if isinstance(found, (list, tuple)):
-        return [finite(value) for value in found]
+        return [_finite(value) for value in found]
     return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
@@ -168,55 +172,111 @@ def _empty(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def parse_json_object(text: str, place: str) -> dict[str, Any]:
-    """Parses one JSON object.
+def parse_json(text: str, place: str, *, gaps: bool = False) -> Any:
+    """Parses one JSON value.
 
     Args:
       text: the JSON.
       place: where it stands (`file:line`), for errors.
+      gaps: NaN and infinities, which are no JSON but were written by 0.1 and are by others, read as None.
 
     Raises:
-      UsageError: malformed JSON, nesting or numbers beyond what Python reads, a lone surrogate, or another
-        JSON value.
+      UsageError: malformed JSON, nesting or numbers beyond what is read, or text that is no Unicode.
     """
     try:
-        found = json.loads(text, parse_constant=_no_number)
+        found = (_WITH_GAPS if gaps else _STRICT).decode(text)
+        if text.count("[") + text.count("{") > _DEEPEST:  # few values have as many
+            _check_depth(found)
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-        raise UsageError(f"{place}: JSON that cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{place}: expected a JSON object, got {type(found).__name__}")
-    if _ESCAPED_SURROGATE.search(text):
-        for name, value in found.items():
-            try:
-                json.dumps([name, value], ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(
-                    f"{place}: field {name!r} holds a lone surrogate, no valid Unicode"
-                ) from error
+    except RecursionError as error:
+        raise UsageError(f"{place}: JSON that cannot be read ({_TOO_DEEP})") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UsageError(f"{place}: JSON that cannot be read ({str(error).partition(';')[0]})") from error
+    if _SURROGATE.search(text):
+        _check_unicode(found, place)
     return found
 
 
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number of JSON")
+def _number(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word[:20]} is no number of JSON")
+    return number
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def _number_or_gap(word: str) -> float | None:
+    number = float(word)
+    return number if math.isfinite(number) else None
+
+
+_STRICT = json.JSONDecoder(parse_float=_number, parse_constant=_number)
+_WITH_GAPS = json.JSONDecoder(parse_float=_number_or_gap, parse_constant=_number_or_gap)
+
+_DEEPEST = 100
+"""Levels of brackets that are read. No file of ours has ten; what walks a value recurses."""
+_TOO_DEEP = f"nested more than {_DEEPEST} levels deep"
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a character beyond 16 bits: in a file that is UTF-8, only an escape can be one."""
+
+
+def _check_unicode(found: Any, place: str) -> None:
+    fields = found.items() if isinstance(found, dict) else [(None, found)]
+    for name, value in fields:
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            where = f"{place}: " if name is None else f"{place}: field {name!r} "
+            raise UsageError(f"{where}holds a lone surrogate, no valid Unicode") from error
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(_DEEPEST):
+        entries = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [entry for of_one in entries for entry in of_one if isinstance(entry, (dict, list))]
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
+
+
+def parse_json_object(text: str, place: str, *, gaps: bool = False) -> dict[str, Any]:
+    """Parses one JSON object.
+
+    Args:
+      text, place, gaps: see `parse_json`.
+
+    Raises:
+      UsageError: see `parse_json`; or another JSON value.
+    """
+    found = parse_json(text, place, gaps=gaps)
+    if not isinstance(found, dict):
+        raise UsageError(f"{place}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def read_json(path: str | Path, *, gaps: bool = False) -> dict[str, Any]:
     """Reads a UTF-8 file that holds one JSON object.
+
+    Args:
+      gaps: see `parse_json`.
 
     Raises:
       UsageError: the file cannot be read, is not UTF-8, or see `parse_json_object`.
     """
-    return parse_json_object("\n".join(read_lines(path)), str(path))
+    return parse_json_object("\n".join(read_lines(path)), str(path), gaps=gaps)
 
 
-def json_lines(lines: Iterable[str], name: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(
+    lines: Iterable[str], name: str | Path, *, gaps: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`name:number`, object) for every line that is not blank.
 
     Args:
       lines: split at `\\n` alone, since JSON strings may hold U+2028.
       name: of the file, for errors.
+      gaps: see `parse_json`.
 
     Raises:
       UsageError: see `parse_json_object`.
@@ -224,7 +284,7 @@ def json_lines(lines: Iterable[str], name: str | Path) -> Iterator[tuple[str, di
     for number, line in enumerate(lines, start=1):
         if line.strip():
             place = f"{name}:{number}"
-            yield place, parse_json_object(line, place)
+            yield place, parse_json_object(line, place, gaps=gaps)
 
 
 def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:

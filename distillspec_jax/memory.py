@@ -22,17 +22,18 @@ _LARGEST_SHOWN = 10**24
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def check(what: str, needed: float) -> None:
-    """Refuses what the default device cannot hold.
+def check(what: str, needed: float, there: int | None = None) -> None:
+    """Refuses what does not fit.
 
     Args:
       what: was asked for, with its numbers (`--batch_size=100000000`).
       needed: bytes, the least that it takes.
+      there: bytes; by default what the default device can hold.
 
     Raises:
       UsageError: says what was asked, what it needs, and what there is.
     """
-    there = available()
+    there = available() if there is None else there
     if needed > there:
         raise UsageError(f"{what} needs at least {text(needed)} of memory, and there are {text(there)}")
 

@@ -6,29 +6,77 @@ program computes with is the schema); this module says in one line which field o
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import functools
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax import files
+from distillspec_jax.errors import UsageError, shown
 
 Value = TypeVar("Value")
 
 COUNT_LIMIT = 2**40
 """Beyond all that decoding and training count; millions of them add up in 64 bits."""
+_LARGEST = 1e30
+"""Beyond all that is measured; products of several are still numbers."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=COUNT_LIMIT)]
 """A whole number of things."""
 
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Size = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+"""A whole number of at least one that is an axis of an array, or a position in it."""
+
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+"""A name or a path; a system's longest paths are as long."""
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""A token."""
+
+# What is written as a whole number stays one, so that a line that is written again is the same.
+Number = (
+    Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+    | Annotated[int, msgspec.Meta(gt=-(2**53), lt=2**53)]
+)
+"""A finite number."""
+
+Amount = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)] | Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""A finite number of at least 0: seconds, a ratio."""
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | Annotated[int, msgspec.Meta(ge=0, le=1)]
 """A probability, or a part of a whole."""
 
-_SHOWN = 60
-"""Characters of a value that a message quotes."""
+
+def read_file(kind: type[Value], path: str | Path, what: str) -> Value:
+    """Makes a dataclass of the JSON object that a file holds.
+
+    Args:
+      kind, what: see `read`.
+
+    Raises:
+      UsageError: the file cannot be read, is not JSON, or see `read`.
+    """
+    return read(kind, read_object(path, what), str(path), what)
+
+
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads the JSON object that a file holds, for `read`.
+
+    Raises:
+      UsageError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return files.read_json(path)
+    except UsageError as error:
+        said = str(error)
+        if not said.startswith(str(path)):  # it could not be opened
+            raise
+        raise UsageError(f"{path}: not {what}: {said.removeprefix(f'{path}: ')}") from error
 
 
 def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
@@ -47,19 +95,19 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
     """
     not_one = f"{place}: not {what}: " if what else f"{place}: "
     if not isinstance(found, Mapping):
-        raise UsageError(f"{not_one}expected a JSON object, got {_shown(found)}")
-    fields = _fields(kind)
-    known = {name: value for name, value in found.items() if name in fields and name != "unknown"}
-    if "unknown" in fields:
-        known["unknown"] = {name: value for name, value in found.items() if name not in known}
+        raise UsageError(f"{not_one}expected a JSON object, got {type(found).__name__}")
+    parts = _parts(kind)  # type: ignore[arg-type]  # classes are hashable
+    known = {name: entry for name, entry in found.items() if name in parts}
+    for name, part in parts.items():
+        if part is not None and known.get(name) is not None:
+            known[name] = read(part, known[name], f"{place}, {name}", what)
+    strange = {name: entry for name, entry in found.items() if name not in parts}
+    if "unknown" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        known["unknown"] = strange
     try:
         return msgspec.convert(known, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(not_one + _explained(str(error), found)) from error
-    except UsageError as error:  # the class itself checks more
-        raise UsageError(f"{place}: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{not_one}it is nested too deeply") from error
+        raise UsageError(f"{not_one}{_explained(error, found, strange=strange)}") from error
 
 
 def value(kind: Any, found: Any, place: str, field: str) -> Any:
@@ -71,26 +119,41 @@ def value(kind: Any, found: Any, place: str, field: str) -> Any:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{place}: " + _explained(str(error), {field: found}, f".{field}")) from error
+        raise UsageError(f"{place}: {_explained(error, {field: found}, f'.{field}')}") from error
 
 
 @functools.cache
-def _fields(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+def _parts(kind: type) -> dict[str, type | None]:
+    """The fields of a class that a file may have, and the class of those that are objects with fields."""
+    hints = typing.get_type_hints(kind)
+    found: dict[str, type | None] = {}
+    for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        if name != "unknown":
+            kinds = (hints[name], *typing.get_args(hints[name]))
+            found[name] = next((one for one in kinds if hasattr(one, "__dataclass_fields__")), None)
+    return found
 
 
-def _explained(message: str, found: Any, prefix: str = "") -> str:
-    """msgspec's message, with the field first and the value that was found last."""
-    said, _, path = message.partition(" - at `$")
+def _explained(
+    error: msgspec.ValidationError, found: Any, prefix: str = "", strange: Iterable[str] = ()
+) -> str:
+    """msgspec's message, with the field first and the value that was found last.
+
+    Args:
+      strange: fields that were found and are not known: one that is missing may be misspelt.
+    """
+    if isinstance(error.__cause__, UsageError):  # the class itself checks more
+        return str(error.__cause__)
+    said, _, path = str(error).partition(" - at `$")
     path = prefix + path.rstrip("`")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", said):
-        inside = f" in {path.lstrip('.')}" if path else ""
-        there = _at(found, path)
-        near = f": {nearest(missing[1], map(str, there))}" if isinstance(there, Mapping) and there else ""
-        return f"it has no field {missing[1]!r}{inside}{near}"
-    said = re.sub(r", got `\w+`$", "", said).replace("`", "")
-    name = path.lstrip(".") or "it"
-    return f"field {name}: {said[:1].lower()}{said[1:]}, got {_shown(_at(found, path))}"
+        close = difflib.get_close_matches(missing[1], (name[:99] for name in strange), n=1)
+        return f"it has no field {missing[1]!r}" + (f", but {close[0]!r}" if close else "")
+    # msgspec does not tell which entry of a dict is wrong: then there is no value to show, but its type.
+    own, got = re.fullmatch(r"(.*?)(, got `.+`)?", said).groups()  # type: ignore[union-attr]
+    got = (got or "") if "[...]" in path else f", got {shown(_at(found, path))}"
+    told = f"{own[:1].lower()}{own[1:]}{got}".replace("`", "")
+    return f"field {path.lstrip('.') or 'it'}: {told}"
 
 
 def _at(found: Any, path: str) -> Any:
@@ -101,13 +164,3 @@ def _at(found: Any, path: str) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             return found
     return found
-
-
-def _shown(found: Any) -> str:
-    if isinstance(found, (dict, list)):
-        return "an object" if isinstance(found, dict) else f"a list of {len(found)}"
-    try:
-        text = repr(found)
-    except ValueError:  # an integer of more digits than Python prints
-        return "a number of thousands of digits"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"

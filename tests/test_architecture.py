@@ -35,6 +35,7 @@ ROWS: list[set[str]] = [
         "deferred",
         "bounds",
         "memory",
+        "training_log",
         "outputs",
         "schema",
         "terminal",

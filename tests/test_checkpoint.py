@@ -244,3 +244,53 @@ def test_what_cannot_be_written_is_one_line(raised, reason):
 
 def test_the_card_is_plain_json(written):
     assert json.loads((written / "model.json").read_text())["prefix"] == "summarize: "
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"family": None}, "field family: expected str, got None"),
+        ({"config": []}, "field config: expected object, got a list of 0"),
+        ({"eos_ids": [1.5]}, "field eos_ids[0]: expected int, got 1.5"),
+        ({"eos_ids": [5]}, "field eos_ids: 5 is not in the vocabulary of 5"),
+        ({"eos_ids": 1}, "field eos_ids: expected array, got 1"),
+        ({"shortlist": [-1]}, "field shortlist[0]: expected int >= 0, got -1"),
+        ({"shortlist": [0, 99_999_999]}, "field shortlist: 99999999 is not in the vocabulary of 5"),
+        ({"chat": [[]]}, "field chat: expected object, got a list of 1"),
+        ({"chat": {"bos_token": "<s>"}}, "field chat: it has no template"),
+        ({"chat": {"template": 3}}, "field chat[...]: expected str, got int"),
+        ({"feature_lengths": {"inputs": 0}}, "field feature_lengths[...]: expected int >= 1"),
+        ({"feature_lengths": {"inputs": 10**30}}, "field feature_lengths[...]: "),
+        ({"prompts_end_with_eos": "yes"}, "field prompts_end_with_eos: expected bool, got 'yes'"),
+        ({"tokenizer_fingerprint": 3}, "field tokenizer_fingerprint: expected str | null, got 3"),
+        (
+            {"provenance": {"parents": ["zoo:target"]}},
+            "provenance: field parents: expected object, got a",
+        ),
+        ({"provenance": {"shortlist": {"draft": "d"}}}, "provenance, shortlist: it has no field 'step'"),
+    ],
+)
+def test_a_card_of_other_types_is_refused(tmp_path, change, said):
+    """All were tracebacks, later and elsewhere, or were taken."""
+    checkpoint.write_card(tmp_path, CARD, None)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError) as caught:
+        checkpoint.read_card(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not a model card: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_a_card_keeps_what_a_newer_release_wrote(tmp_path):
+    checkpoint.write_card(tmp_path, CARD, None)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": {"a": [1]}}))
+    checkpoint.write_card(tmp_path, dataclasses.replace(checkpoint.read_card(tmp_path), prefix="x"), None)
+    assert json.loads(path.read_text())["later"] == {"a": [1]}
+
+
+def test_a_card_is_json_whatever_its_provenance(tmp_path):
+    checkpoint.write_card(tmp_path, dataclasses.replace(CARD, provenance={"loss": float("nan")}), None)
+    assert checkpoint.read_card(tmp_path).provenance == {"loss": None}

@@ -105,14 +105,10 @@ def main(steps: str = "") -> None:
         print(json.dumps(losses))
         return
     report: dict[str, Any] = {
-        name: {
-            "training": _train(mesh, MODEL),
-            "decoding": _decode(mesh, MODEL),
-        }
-        for name, mesh in {"one": one, **meshes}.items()
+        name: {"training": _train(mesh, MODEL)} for name, mesh in {"one": one, **meshes}.items()
     }
     for name, mesh in (("one", one), (SERVING, meshes[SERVING])):
-        report[name]["served"] = _serve(mesh)
+        report[name] |= {"decoding": _decode(mesh, MODEL), "served": _serve(mesh)}
     for name, mesh in ((ON_ONE, one), (ON_A_MESH, meshes["2x4"])):
         report[name] = {"training": _train(mesh, DECODER_ONLY), "decoding": _decode(mesh, DECODER_ONLY)}
     for name, partitioner in (("one", one), (FULLY_SHARDED, meshes[FULLY_SHARDED])):
@@ -251,6 +247,8 @@ def test_fifty_steps_have_the_losses_of_one_device_on_every_mesh() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=mesh)
 
 
+DECODING = (SERVING, ON_A_MESH)
+"""Meshes on which the loop itself is compared: 2x4 splits rows and weights, as every other one does."""
 cases = pytest.mark.parametrize("mesh", [*MESHES, ON_A_MESH])
 
 
@@ -298,7 +296,8 @@ def test_every_device_holds_its_part_of_parameters_and_moments(measured: dict[st
 def test_every_device_holds_its_rows(measured: dict[str, Any], mesh: str) -> None:
     rows = ROWS_A_DEVICE[mesh]
     assert measured[mesh]["training"]["shards"]["batch/encoder_input_tokens"] == [rows, 5]
-    assert {part[0] for part in measured[mesh]["decoding"]["shards"].values()} == {rows}
+    if mesh in DECODING:
+        assert {part[0] for part in measured[mesh]["decoding"]["shards"].values()} == {rows}
 
 
 @cases
@@ -315,7 +314,7 @@ def test_training_gives_the_losses_and_parameters_of_one_device(measured: dict[s
         np.testing.assert_allclose(found["params"][path], values, rtol=0, atol=2e-5, err_msg=path)
 
 
-@cases
+@pytest.mark.parametrize("mesh", DECODING)
 def test_decoding_gives_the_tokens_of_one_device(measured: dict[str, Any], mesh: str) -> None:
     found, expected = measured[mesh]["decoding"], measured[one_device(mesh)]["decoding"]
     assert np.sum(expected["accepted"]) > 0

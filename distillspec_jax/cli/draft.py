@@ -66,12 +66,12 @@ def main(argv: list[str]) -> int:
         raise UsageError("--draft needs --shortlist and --texts: it is written again with those")
 
     from distillspec_jax.evaluation import draft_shapes
-    from distillspec_jax.models import factorised, layer_subset, pretrained, registry
+    from distillspec_jax.models import factorised, layer_subset, pretrained
     from distillspec_jax.reports import tables
 
     named = [name for name in (flags.target, flags.draft) if name is not None]
     cards = [pretrained.read_card(name) for name in named]
-    target = registry.build(cards[0].family, cards[0].config)
+    target = pretrained.network(flags.target, cards[0])
     rank = flags.embedding_rank or 0
     ids = [] if flags.texts is None else _likeliest(flags.texts, flags.shortlist, target.vocab_size, cards)
     if flags.output is None:

@@ -14,23 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
-from distillspec_jax import checkpoint, outputs
-from distillspec_jax.errors import UsageError
+from distillspec_jax import checkpoint, files, outputs, schema
+from distillspec_jax.data import logprob_files
+from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
-HEADER_FILE, TEXTS_FILE, LOGPROBS = "set.json", "texts.jsonl", "logprobs"
-_LOGPROBS_0_1 = "laws"
-"""The folder of log-probabilities in sets that 0.1 wrote."""
-ROWS_A_SHARD = 256
+HEADER_FILE, TEXTS_FILE = "set.json", "texts.jsonl"
 
 Batch = dict[str, np.ndarray]
 
@@ -54,27 +53,40 @@ class Header:
       top_logprobs: k, how many log-probabilities are stored for every token; 0: none.
       eos_ids, prompts_end_with_eos, prompts_begin_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty
         where no template was used.
+
+    Raises:
+      UsageError: lengths, ids or a number of log-probabilities that no set can have; named by the field.
     """
 
     task: str
     split: str
     prefix: str
-    feature_lengths: dict[str, int]
-    rows: int
-    samples: int
-    temperature: float | list[float]
-    top_k: int
-    top_p: float
+    feature_lengths: dict[str, schema.Size]
+    rows: schema.Count
+    samples: schema.Count
+    temperature: schema.Amount | list[schema.Amount]
+    top_k: schema.Count
+    top_p: schema.Share
     seed: int
     target: str
     target_fingerprint: str
     tokenizer_fingerprint: str
-    logits: int
-    top_logprobs: int
-    eos_ids: list[int] = dataclasses.field(default_factory=list)
+    logits: schema.Size
+    top_logprobs: schema.Count
+    eos_ids: list[schema.Id] = dataclasses.field(default_factory=list)
     prompts_end_with_eos: bool = True
     prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for feature in ("inputs", "targets"):
+            if feature not in self.feature_lengths:
+                near = nearest(feature, self.feature_lengths)
+                raise UsageError(f"field feature_lengths: it has no {feature!r}: {near}")
+        if self.top_logprobs >= self.logits:
+            raise UsageError(f"field top_logprobs: {self.top_logprobs} of {self.logits} ids are all of them")
+        checkpoint.check_ids("eos_ids", self.eos_ids, self.logits)
+        checkpoint.check_chat(self.chat)
 
     @property
     def id_type(self) -> type[np.unsignedinteger]:
@@ -85,21 +97,6 @@ class Header:
     def logprob_bytes(self) -> int:
         """Bytes of one token's distribution: k ids, k half-precision logarithms, a single-precision one."""
         return self.top_logprobs * (np.dtype(self.id_type).itemsize + 2) + 4 if self.top_logprobs else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class TopLogprobs:
-    """The target's distribution (at temperature 1) at each of N tokens, as k + 1 logarithms of probabilities.
-
-    Attributes:
-      ids_NK: the k likeliest ids, likeliest first.
-      log_p_NK: float16, of these.
-      log_tail_N: float32, of all other ids together.
-    """
-
-    ids_NK: np.ndarray
-    log_p_NK: np.ndarray
-    log_tail_N: np.ndarray
 
 
 class TargetSet:
@@ -121,7 +118,7 @@ class TargetSet:
         path = self.directory / TEXTS_FILE
         if not path.is_file():
             raise UsageError(f"{directory} is not finished (no {TEXTS_FILE}): run the same `collect` again")
-        self.texts = read_texts(path)
+        self.texts = read_texts(path, self.header.logits)
         self.has_logprobs = with_logprobs and self.header.top_logprobs > 0
         missing = [shard for shard in self.shards() if not logprobs_file(directory, shard).is_file()]
         if self.has_logprobs and missing:
@@ -253,24 +250,11 @@ class TargetSet:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (a set lives as long as the run that reads it)
     def _shard(self, shard: int) -> tuple[TopLogprobs, np.ndarray]:
-        path = logprobs_file(self.directory, shard)
-        first = shard * ROWS_A_SHARD
-        lengths = [len(text["tokens"]) for text in self.texts[first : first + ROWS_A_SHARD]]
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                logprobs = TopLogprobs(arrays["ids"], arrays["log_p"], arrays["log_tail"])
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"{path} is damaged ({error}): remove it and run the same `collect` again"
-            ) from error
-        known = self.reader.tokenizer.vocab_size  # an embedding's padded rows are never stored
-        if logprobs.ids_NK.shape != (sum(lengths), self.header.top_logprobs) or np.any(
-            logprobs.ids_NK >= known
-        ):
-            raise UsageError(
-                f"{path} is not of the texts beside it: remove it and run the same `collect` again"
-            )
-        return logprobs, np.concatenate([[0], np.cumsum(lengths)])
+        texts = self.texts[shard * ROWS_A_SHARD : (shard + 1) * ROWS_A_SHARD]
+        bounds = np.cumsum([0, *(len(text["tokens"]) for text in texts)])
+        header, known = self.header, self.reader.tokenizer.vocab_size  # padded rows are never stored
+        path, count = logprobs_file(self.directory, shard), header.top_logprobs
+        return logprob_files.read(path, int(bounds[-1]), count, known, header.logprob_bytes), bounds
 
     def _row_at(self, position: int, seed: int) -> int:
         epoch, index = divmod(position, len(self.texts))
@@ -296,39 +280,43 @@ def read_header(directory: str | Path) -> Header:
         raise UsageError(
             f"{directory} holds no target-generated set (no {HEADER_FILE}): write one with `collect`"
         )
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))["header"]
-        if "law_ids" in fields:  # its name in 0.1
-            fields["top_logprobs"] = fields.pop("law_ids")
-        return Header(**fields)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise UsageError(f"{path}: not the header of a target-generated set ({error})") from error
+    what = "the header of a target-generated set"
+    fields: Any = schema.read_object(path, what).get("header")
+    if isinstance(fields, dict) and "law_ids" in fields:  # its name in 0.1
+        fields["top_logprobs"] = fields.pop("law_ids")
+    found = schema.read(Header, fields, str(path), what)
+    known = {field.name for field in dataclasses.fields(Header)}
+    for name in sorted(fields.keys() - known):  # a condition that texts would be added without
+        raise UsageError(f"{path}: unknown field {shown(name)}: {nearest(name, known)}")
+    return found
 
 
-def read_texts(path: Path) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """The fields of a line that are read again."""
+
+    inputs: str
+    tokens: Annotated[list[schema.Id], msgspec.Meta(min_length=1)]
+
+
+def read_texts(path: Path, logits: int) -> list[dict[str, Any]]:
     """The lines of `texts.jsonl`.
+
+    Args:
+      logits: ids are below it.
 
     Raises:
       UsageError: names the file and line of one that is not as it was written.
     """
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            text = json.loads(line)
-            if not text["tokens"] or not isinstance(text["inputs"], str):
-                raise ValueError("no tokens")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}:{number}: not a line of a target-generated set ({error})") from error
+    for place, text in files.json_lines(files.read_lines(path), path):
+        schema.read(_Text, text, place, "a line of a target-generated set")
+        if (largest := max(text["tokens"])) >= logits:
+            raise UsageError(f"{place}: field tokens: {largest} is not in the vocabulary of {logits}")
         texts.append(text)
     if not texts:
         raise UsageError(f"{path} is empty")
     return texts
-
-
-def logprobs_file(directory: str | Path, shard: int) -> Path:
-    """Where the log-probabilities of the texts `shard * ROWS_A_SHARD` and following are."""
-    old = Path(directory) / _LOGPROBS_0_1
-    return (old if old.is_dir() else Path(directory) / LOGPROBS) / f"{shard:05}.npz"
 
 
 def token_mass(texts: TargetSet) -> np.ndarray:

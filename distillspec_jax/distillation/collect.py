@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,15 +17,13 @@ import jax
 import numpy as np
 
 from distillspec_jax import bounds, checkpoint, files, memory, outputs
-from distillspec_jax.data import catalog
+from distillspec_jax.data import catalog, logprob_files
+from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.data.target_set import (
     HEADER_FILE,
-    ROWS_A_SHARD,
     TEXTS_FILE,
     Header,
     TargetSet,
-    TopLogprobs,
-    logprobs_file,
     read_header,
 )
 from distillspec_jax.decoding.engine import DecodingProgress
@@ -204,7 +201,7 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
         return
     files.write_whole(root / checkpoint.tokenizer_file(tokenizer), tokenizer)
     content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
-    files.write_whole(root / HEADER_FILE, json.dumps(content, indent=1, ensure_ascii=False))
+    files.write_json(root / HEADER_FILE, content)
 
 
 def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Generation]) -> None:
@@ -213,7 +210,7 @@ def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Gene
             if text.finish_reason == "failed":
                 raise UsageError(f"{request.where}: the target's logits were not finite")
             line = {**request.extra, "inputs": text.inputs, "outputs": text.outputs, "tokens": text.tokens}
-            write(json.dumps({**line, "finish_reason": text.finish_reason}, ensure_ascii=False))
+            write(files.as_json({**line, "finish_reason": text.finish_reason}))
 
 
 def _write_logprobs(
@@ -239,7 +236,7 @@ def _write_logprobs(
             np.concatenate([part.log_p_NK for part in parts]),
             np.concatenate([part.log_tail_N for part in parts]),
         )
-        files.write_whole_by(path, functools.partial(_save_logprobs, distributions))
+        files.write_whole_by(path, functools.partial(logprob_files.write, distributions))
     say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
 
 
@@ -259,7 +256,3 @@ def _distributions(
         log_p_NK[:, :-1].astype(np.float16),
         log_p_NK[:, -1].astype(np.float32),
     )
-
-
-def _save_logprobs(distributions: TopLogprobs, path: Path) -> None:
-    np.savez(path, ids=distributions.ids_NK, log_p=distributions.log_p_NK, log_tail=distributions.log_tail_N)

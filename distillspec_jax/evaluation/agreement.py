@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from distillspec_jax import files
+from distillspec_jax import files, schema
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
     PairParams,
@@ -126,10 +125,12 @@ def check(
     """
     draft = pretrained.load(str(directory))
     provenance = draft.card.provenance
-    if "target" not in provenance["parents"]:
+    parents = provenance.get("parents", {})
+    if "target" not in parents:
         return None
-    target = pretrained.load(provenance["parents"]["target"])
-    distribution = Deployment(**provenance.get("deployment") or {})
+    target = pretrained.load(parents["target"])
+    deployed = provenance.get("deployment") or {}
+    distribution = schema.read(Deployment, deployed, f"{directory}, provenance.deployment")
     data = DataConfig(
         str(draft.card.task),
         draft.card.feature_lengths,
@@ -142,14 +143,8 @@ def check(
     if not batches:
         return None
     found = agreement(target, draft, distribution, batches, block_size=block_size, seed=seed)
-    values = {k: v if v == v and abs(v) < np.inf else None for k, v in _numbers(found).items()}
-    record = {"distribution": found.distribution, **values}
-    files.write_whole(Path(directory) / FILE, json.dumps(record, indent=1) + "\n")
+    files.write_json(Path(directory) / FILE, dataclasses.asdict(found))
     return found
-
-
-def _numbers(found: Agreement) -> dict[str, float]:
-    return {name: value for name, value in dataclasses.asdict(found).items() if name != "distribution"}
 
 
 def agreement(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillspec_jax import checkpoint
 from distillspec_jax.evaluation.acceptance import expected_block_efficiency, memory_bound_speedup
-from distillspec_jax.models import factorised, layer_subset, registry, shortlist
+from distillspec_jax.models import factorised, layer_subset, shortlist
 from distillspec_jax.models.registry import Network
 
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -36,8 +35,8 @@ class DraftShape:
 
 
 def draft_shape(target: Network, draft: Network, name: str, listed: int = 0) -> DraftShape:
-    """Reckons the cost of any draft, with a shortlist of `listed` ids (0: none); nothing is allocated."""
-    whole, part = (checkpoint.count_parameters(registry.shapes(model)) for model in (target, draft))
+    """Reckons the cost of any draft, with a shortlist of `listed` ids (0: none); nothing is traced."""
+    whole, part = target.config.num_parameters, draft.config.num_parameters
     ratio = (part - shortlist.spared(draft, listed)) / whole
     return DraftShape(name, part, ratio, tuple(_best(rate, ratio) for rate in ACCEPTANCE))
 

@@ -50,7 +50,7 @@ def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:
       top_N, bottom_N: one entry a prompt.
       options: `level`, `resamples`, `seed` of `interval`.
     """
-    return interval([top_N, bottom_N], lambda s: _divide(s[..., 0], s[..., 1]), **options)
+    return interval([top_N, bottom_N], lambda s: divide(s[..., 0], s[..., 1]), **options)
 
 
 def ratio_of_ratios(
@@ -58,7 +58,7 @@ def ratio_of_ratios(
 ) -> Interval:
     """Computes (sum top / sum bottom) / (sum other_top / sum other_bottom) on the same N prompts."""
     columns = [top_N, bottom_N, other_top_N, other_bottom_N]
-    return interval(columns, lambda s: _divide(s[..., 0] * s[..., 3], s[..., 1] * s[..., 2]), **options)
+    return interval(columns, lambda s: divide(s[..., 0] * s[..., 3], s[..., 1] * s[..., 2]), **options)
 
 
 def difference_of_means(values_N: Columns, other_N: Columns, **options: float) -> Interval:
@@ -144,6 +144,7 @@ def _acceleration(left_out_N: np.ndarray) -> float:
     return float((gap_N**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
 
 
-def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Divides; NaN where the divisor is 0."""
     top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)

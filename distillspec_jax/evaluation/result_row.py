@@ -1,18 +1,22 @@
 """One measured cell of a sweep: a line of `results.jsonl`, as a value.
 
 The fields say by their metadata what they are for: those without a default must stand in a file, those of
-`_group` decide which rows compare with each other, and those of `_cell` tell the cells of a group apart.
+`_GROUP` decide which rows compare with each other, and those of `_CELL` tell the cells of a group apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from distillspec_jax.errors import UsageError
+import msgspec
+
+from distillspec_jax import schema
+from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.schema import Amount, Count, Number, Share, Text
 
 SCHEMA_VERSION = 1
 NO_DRAFTER = "none"
@@ -22,39 +26,23 @@ Measure = Literal["acceptance_tested", "block_efficiency", "speedup"]
 """A number that a row has with an interval."""
 MEASURES: tuple[Measure, ...] = ("acceptance_tested", "block_efficiency", "speedup")
 
+LARGEST_BLOCK = 1_024
+"""Drafts a round; a plot has a place for each."""
 
-def _group(**default: Any) -> Any:
-    return dataclasses.field(metadata={"group": True}, **default)
+Block = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_BLOCK)]
+Ends = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
+"""An interval, `[low, high]`."""
 
 
-def _cell() -> Any:
-    return dataclasses.field(metadata={"cell": True})
+_GROUP, _CELL = {"group": True}, {"cell": True}
+_WHAT = "a row of a sweep"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Record:
-    """A JSON object of named fields; what this release does not know stays in `unknown`."""
+    """A JSON object of named fields, see `schema.read`; what is not known stays in `unknown`."""
 
     unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of_json(cls, found: Any, place: str) -> Self:
-        """Reads the fields of a JSON object.
-
-        Raises:
-          UsageError: a field without a default is missing; the message has its place and name.
-        """
-        if not isinstance(found, dict):
-            raise UsageError(
-                f"{place}: not a row of a sweep: expected a JSON object, got {type(found).__name__}"
-            )
-        fields = {field.name: field for field in dataclasses.fields(cls) if field.name != "unknown"}
-        for name, field in fields.items():
-            optional = field.default, field.default_factory
-            if name not in found and optional == (dataclasses.MISSING, dataclasses.MISSING):
-                raise UsageError(f"{place}: not a row of a sweep: it has no field {name!r}")
-        known = {name: found[name] for name in fields if name in found}
-        return cls(**known, unknown={name: value for name, value in found.items() if name not in fields})
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: fields in the order of the class, then what was not known."""
@@ -79,14 +67,14 @@ class PerPrompt(_Record):
       score: the task's primary metric; None without references.
     """
 
-    emitted: list[int]
-    target_calls: list[int]
-    tested: list[int]
-    accepted: list[int]
+    emitted: list[Count]
+    target_calls: list[Count]
+    tested: list[Count]
+    accepted: list[Count]
     output_digest: list[str]
     finish_reason: list[str] | None = None
-    overlap: list[float] | None = None
-    score: list[float] | None = None
+    overlap: list[Amount] | None = None
+    score: list[Number] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record of the file, without the columns that are not there."""
@@ -110,12 +98,12 @@ class Timed(_Record):
       first_call_seconds: of the run before all others, compilation included.
     """
 
-    repeats: int
-    seconds: list[float]
-    emitted: list[int]
-    baseline_seconds: list[float]
-    baseline_emitted: list[int]
-    first_call_seconds: float
+    repeats: Count
+    seconds: list[Amount]
+    emitted: list[Count]
+    baseline_seconds: list[Amount]
+    baseline_emitted: list[Count]
+    first_call_seconds: Amount
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,47 +143,47 @@ class ResultRow(_Record):
       fingerprint: a digest of all that the numbers depend on.
     """
 
-    task: str = _group()
-    split: str | None = _group(default=None)
-    target: str = _group()
-    top_k: int = _group()
-    top_p: float = _group()
+    task: Text = dataclasses.field(metadata=_GROUP)
+    split: Text | None = dataclasses.field(default=None, metadata=_GROUP)
+    target: Text = dataclasses.field(metadata=_GROUP)
+    top_k: Count = dataclasses.field(metadata=_GROUP)
+    top_p: Share = dataclasses.field(metadata=_GROUP)
     seed: int | None = None
-    prompts: int
-    prompts_digest: str = _group()
-    max_new_tokens: int | None = None
-    timing_prompts: int | None = None
-    repeats: int | None = None
-    dtype: str | None = _group(default=None)
-    device: str = _group()
-    version: str | None = None
-    verifier: str | None = _group(default=None)
-    batch_size: int = _group()
-    temperature: float = _cell()
-    drafter_path: str | None = None
-    drafter: str = _cell()
-    block_size: int = _cell()
-    emitted_tokens: int | None = None
-    target_calls: int | None = None
-    tested: int | None = None
-    accepted: int | None = None
-    acceptance_tested: float | None
-    acceptance_tested_ci95: list[float] | None = None
-    acceptance_joint: list[float | None]
-    overlap: float | None = None
-    block_efficiency: float
-    block_efficiency_ci95: list[float] | None = None
-    mbsu: float | None = None
-    cost_ratio: float | None = None
-    seconds: float | None = None
-    baseline_seconds: float | None = None
-    speedup: float | None
-    speedup_ci95: list[float] | None = None
-    quality: dict[str, float]
-    primary_metric: str | None = None
+    prompts: Count
+    prompts_digest: Text = dataclasses.field(metadata=_GROUP)
+    max_new_tokens: Count | None = None
+    timing_prompts: Count | None = None
+    repeats: Count | None = None
+    dtype: Text | None = dataclasses.field(default=None, metadata=_GROUP)
+    device: Text = dataclasses.field(metadata=_GROUP)
+    version: Text | None = None
+    verifier: Text | None = dataclasses.field(default=None, metadata=_GROUP)
+    batch_size: Count = dataclasses.field(metadata=_GROUP)
+    temperature: Amount = dataclasses.field(metadata=_CELL)
+    drafter_path: Text | None = None
+    drafter: Text = dataclasses.field(metadata=_CELL)
+    block_size: Block = dataclasses.field(metadata=_CELL)
+    emitted_tokens: Count | None = None
+    target_calls: Count | None = None
+    tested: Count | None = None
+    accepted: Count | None = None
+    acceptance_tested: Share | None
+    acceptance_tested_ci95: Ends | None = None
+    acceptance_joint: list[Share | None]
+    overlap: Amount | None = None
+    block_efficiency: Amount
+    block_efficiency_ci95: Ends | None = None
+    mbsu: Amount | None = None
+    cost_ratio: Amount | None = None
+    seconds: Amount | None = None
+    baseline_seconds: Amount | None = None
+    speedup: Amount | None
+    speedup_ci95: Ends | None = None
+    quality: dict[str, Number]
+    primary_metric: Text | None = None
     timing: Timed | None = None
     per_prompt: PerPrompt
-    matches_autoregressive: int | None = None
+    matches_autoregressive: Count | None = None
     command: str | None = None
     git_revision: str | None = None
     fingerprint: str | None = None
@@ -209,15 +197,44 @@ class ResultRow(_Record):
           place: where it stands (`file:line`), for errors.
 
         Raises:
-          UsageError: another schema, or a missing field, by place and name.
+          UsageError: another schema, a field that is missing or of another type, or fields that contradict
+            each other; by place and name.
         """
         fields = dict(found)
         if (version := fields.pop("schema_version", None)) != SCHEMA_VERSION:
-            raise UsageError(f"{place}: schema version {version!r}, this release reads {SCHEMA_VERSION}")
-        row = cls.of_json(fields, place)
-        timing = Timed.of_json(row.timing, f"{place}, timing") if row.timing else None
-        counts = PerPrompt.of_json(row.per_prompt, f"{place}, per_prompt")
-        return dataclasses.replace(row, timing=timing, per_prompt=counts)
+            raise UsageError(f"{place}: schema version {shown(version)}, this release reads {SCHEMA_VERSION}")
+        row = schema.read(cls, fields, place, _WHAT)
+        for field, holds, must in row._contracts():
+            if not holds:
+                raise UsageError(f"{place}: not {_WHAT}: field {field}: must {must}")
+        return row
+
+    def _contracts(self) -> Iterator[tuple[str, bool, str]]:
+        """Field, whether it agrees with the others, and how it must."""
+        yield (
+            "drafter",
+            (self.drafter == NO_DRAFTER) == (self.block_size == 0),
+            "be none at block_size 0 alone",
+        )
+        joint = self.acceptance_joint
+        yield (
+            "acceptance_joint",
+            len(joint) == self.block_size,
+            f"have {self.block_size} entries, as block_size",
+        )
+        named = self.primary_metric is None or self.primary_metric in self.quality
+        yield "primary_metric", named, "be one of quality"
+        yield "prompts", self.prompts > 0, "be at least 1"
+        for name, column in _columns(self.per_prompt):
+            must = f"have {self.prompts} entries, as prompts"
+            yield f"per_prompt.{name}", len(column) == self.prompts, must
+        for name, column in _columns(self.timing):
+            units = len(self.timing.seconds) if self.timing else 0
+            yield (
+                f"timing.{name}",
+                len(column) == units > 0,
+                "have as many entries as timing.seconds, at least 1",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `results.jsonl`."""
@@ -252,3 +269,10 @@ class ResultRow(_Record):
     def _values(self, role: str) -> tuple[Any, ...]:
         marked = (field for field in dataclasses.fields(self) if role in field.metadata)
         return tuple(getattr(self, field.name) for field in marked)
+
+
+def _columns(record: _Record | None) -> Iterator[tuple[str, list[Any]]]:
+    """The lists of a record, by name."""
+    for field in dataclasses.fields(record) if record else ():
+        if isinstance(column := getattr(record, field.name), list):
+            yield field.name, column

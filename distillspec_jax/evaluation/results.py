@@ -77,10 +77,19 @@ def latest(rows: Iterable[ResultRow]) -> list[ResultRow]:
 
 
 def groups(rows: Iterable[ResultRow]) -> list[list[ResultRow]]:
-    """Sorts rows by what they were measured on: rows of one group compare. Latest ones only."""
+    """Sorts rows by what they were measured on: rows of one group compare. Latest ones only.
+
+    Raises:
+      UsageError: two rows of one digest of prompts are of different numbers of them.
+    """
     found: dict[Hashable, list[ResultRow]] = {}
     for row in latest(rows):
         found.setdefault(row.group, []).append(row)
+        if (first := found[row.group][0]).prompts != row.prompts:
+            raise UsageError(
+                f"results on {row.task}, prompts {row.prompts_digest}: {first.drafter} was measured on "
+                f"{first.prompts} of them and {row.drafter} on {row.prompts}: they cannot be the same prompts"
+            )
     return list(found.values())
 
 

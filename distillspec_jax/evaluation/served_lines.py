@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax import files
+from distillspec_jax import files, schema
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 
 COUNTS = ("emitted_tokens", "target_calls", "tested", "accepted")
-_MAX_COUNT = 2**40
-"""A count beyond all that decoding gives; millions of lines of it add up in 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
     for place, line in files.json_lines(files.decoded_lines(whole, path), path):
         for name in COUNTS:
             count = line.get(name)
-            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MAX_COUNT:
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < schema.COUNT_LIMIT:
                 raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
         yield line
 

@@ -14,8 +14,15 @@ from typing import Any
 from distillspec_jax import outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
-from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import decoded_lines, json_lines, parse_json_object, saving, write_whole
+from distillspec_jax.errors import UsageError, nearest, shown
+from distillspec_jax.files import (
+    as_json,
+    decoded_lines,
+    json_lines,
+    parse_json_object,
+    saving,
+    write_whole,
+)
 from distillspec_jax.generation.text_generator import Generation
 
 SAMPLE = "sample"
@@ -73,7 +80,7 @@ def options(requests: Sequence[GenerationRequest], defaults: Mapping[str, Any]) 
         for name, value in own.items():
             if isinstance(value, bool) or not isinstance(value, (int, OPTIONS[name])):
                 kind = "a number" if OPTIONS[name] is float else "a whole number"
-                raise UsageError(f"{request.where}: field {name!r} is {value!r}, must be {kind}")
+                raise UsageError(f"{request.where}: field {name!r} is {shown(value)}, must be {kind}")
         limit = own.pop("max_new_tokens", 1)
         try:
             check_max_new_tokens(limit)
@@ -125,7 +132,7 @@ def write_line(request: GenerationRequest, generation: Generation) -> str:
     """
     fields = dataclasses.asdict(generation)
     del fields["tokens"]
-    return json.dumps({**request.extra, **fields}, ensure_ascii=False)
+    return as_json({**request.extra, **fields})
 
 
 def finished(
@@ -250,7 +257,7 @@ def output_lines(
     with saving(path):
         file = partial.open("a" if resume or not whole else "w", encoding="utf-8")
         if whole and settings is not None:
-            write_whole(_settings_file(path), json.dumps(settings))
+            write_whole(_settings_file(path), as_json(settings))
 
     def write(line: str) -> None:
         with saving(path):

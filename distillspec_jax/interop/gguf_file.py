@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from distillspec_jax import schema
 from distillspec_jax.errors import UsageError
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
@@ -64,7 +65,9 @@ class GGUFFile(Mapping[str, np.ndarray]):
             self._entries = {fields[0]: self._entry(*fields) for fields in header.tensors()}
             if len(self._entries) < header.num_tensors:
                 raise UsageError(f"{self.path}: two tensors have one name")
-            start = header.data_start(self.metadata.get("general.alignment", 32))
+            alignment = self.metadata.get("general.alignment", 32)
+            schema.value(schema.Size, alignment, f"{self.path}: metadata", "general.alignment")
+            start = header.data_start(alignment)
         for name, entry in self._entries.items():
             self._entries[name] = entry = entry._replace(start=start + entry.start)
             if entry.start + entry.size > header.size:

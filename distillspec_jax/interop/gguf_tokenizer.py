@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop.gguf_file import GGUFFile
 
@@ -69,7 +70,7 @@ def read(file: GGUFFile) -> bytes | None:
             f"{where}.model is {metadata['model']!r}, only 'gpt2' (byte-level BPE) is read: "
             "pass --tokenizer=FILE"
         )
-    name = metadata.get("pre", "default")
+    name = str(metadata.get("pre", "default"))
     if name not in _KINDS:
         hint = nearest(name, _KINDS)
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
@@ -85,7 +86,9 @@ def read(file: GGUFFile) -> bytes | None:
 def eos_ids(file: GGUFFile) -> tuple[int, ...]:
     """The ids that end an output: a text, a turn or a message; () if the file does not tell."""
     metadata = _metadata(file)
-    found = [metadata.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
+    named = {name: metadata.get(name) for name in ("eos_token_id", "eot_token_id", "eom_token_id")}
+    where = f"{file.path}: metadata tokenizer.ggml"
+    found = [schema.value(schema.Id | None, token, where, name) for name, token in named.items()]
     return tuple(dict.fromkeys(i for i in found if i is not None))
 
 
@@ -94,10 +97,13 @@ def chat(file: GGUFFile) -> dict[str, str]:
     template = file.metadata.get("tokenizer.chat_template")
     if template is None:
         return {}
+    schema.value(str, template, f"{file.path}: metadata", "tokenizer.chat_template")
     metadata = _metadata(file)
     ids = {f"{name}_token": metadata.get(f"{key}_token_id") for name, key in _WORDS.items()}
-    pieces = dict(enumerate(metadata.get("tokens", ())))
-    return {"template": template, **{name: pieces[i] for name, i in ids.items() if i in pieces}}
+    tokens = metadata.get("tokens")
+    pieces = dict(enumerate(tokens)) if isinstance(tokens, list) else {}
+    words = {name: pieces[i] for name, i in ids.items() if isinstance(i, int) and i in pieces}
+    return {"template": template, **{name: word for name, word in words.items() if isinstance(word, str)}}
 
 
 _WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}

@@ -7,14 +7,17 @@ round trip is bit-equal. Neither torch nor transformers is imported: the caller 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax import schema
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop.tensors import Source, Tensors, check_ties, collect, spread
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.schema import Number
 from distillspec_jax.shapes import Params
 
 _T5 = "Hugging Face T5"
@@ -31,27 +34,34 @@ _NEVER_USED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.
 # "gated-gelu" has always meant the tanh approximation ("gelu_new"), which T5 1.1 was trained with.
 _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu"}
 
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32128,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 2048,
-    "num_layers": 6,
-    "num_heads": 8,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "dropout_rate": 0.1,
-    "decoder_start_token_id": 0,
-}
-"""The values that transformers assumes where a config.json leaves a field out."""
+
+@dataclasses.dataclass(frozen=True)
+class _Values:
+    """The values of a config.json that are read, and what transformers assumes where it leaves one out."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dropout_rate: Number = 0.1
+    decoder_start_token_id: int = 0
+    feed_forward_proj: str = "relu"
+    tie_word_embeddings: bool = True
+    scale_decoder_outputs: bool | None = None
 
 
-def from_hf(state_dict: Tensors, config: Mapping[str, Any]) -> tuple[T5Config, Params]:
+def from_hf(state_dict: Tensors, config: Mapping[str, Any], where: str = _T5) -> tuple[T5Config, Params]:
     """Converts the weights of a `T5ForConditionalGeneration`.
 
     Args:
       state_dict: tensors by transformers' names; read one at a time, so it may load them lazily.
       config: the values of its config.json.
+      where: calls it in errors of types.
 
     Returns:
       The configuration and the canonical tree of float32 NumPy arrays.
@@ -60,7 +70,7 @@ def from_hf(state_dict: Tensors, config: Mapping[str, Any]) -> tuple[T5Config, P
       UsageError: a configuration that this network cannot follow, or tensors that contradict it; every
         missing, unused or misshaped tensor is named.
     """
-    ours = config_from_hf(config)
+    ours = config_from_hf(config, where)
     sources = _sources(ours)
     if _HEAD not in state_dict and config.get("tie_word_embeddings") and not ours.logits_via_embedding:
         # What transformers 5 saves of a T5 1.1 whose projection was never its own: one table, raw logits.
@@ -84,31 +94,34 @@ def to_hf(config: T5Config, params: Params) -> tuple[dict[str, np.ndarray], dict
     return spread(_T5, EncoderDecoder(config), _sources(config), params), config_to_hf(config)
 
 
-def config_from_hf(config: Mapping[str, Any]) -> T5Config:
-    """The configuration behind a config.json.
+def config_from_hf(config: Mapping[str, Any], where: str = _T5) -> T5Config:
+    """The configuration behind a config.json, which errors call `where`.
 
     Raises:
       UsageError: a field whose value this network cannot follow; named with the values it can.
     """
-    value = {**_DEFAULTS, **{k: v for k, v in config.items() if v is not None}}
+    given = {name: value for name, value in config.items() if value is not None}
     for field, only in (("model_type", "t5"), ("layer_norm_epsilon", 1e-6), ("pad_token_id", 0)):
-        if value.get(field, only) != only:
-            raise UsageError(f"Hugging Face T5: {field} is {value[field]!r}, only {only!r} is supported")
+        if (found := given.get(field, only)) != only:
+            told = shown(found)
+            raise UsageError(f"Hugging Face T5: {field} is {told}, only {only!r} is supported")
+    value = schema.read(_Values, given, where)
+    scaled = value.scale_decoder_outputs
     return T5Config(
-        vocab_size=value["vocab_size"],
-        emb_dim=value["d_model"],
-        num_heads=value["num_heads"],
-        head_dim=value["d_kv"],
-        num_encoder_layers=value["num_layers"],
-        num_decoder_layers=value.get("num_decoder_layers", value["num_layers"]),
-        mlp_dim=value["d_ff"],
-        mlp_activations=_activations(value),
-        dropout_rate=value["dropout_rate"],
+        vocab_size=value.vocab_size,
+        emb_dim=value.d_model,
+        num_heads=value.num_heads,
+        head_dim=value.d_kv,
+        num_encoder_layers=value.num_layers,
+        num_decoder_layers=value.num_layers if value.num_decoder_layers is None else value.num_decoder_layers,
+        mlp_dim=value.d_ff,
+        mlp_activations=_activations(value.feed_forward_proj),
+        dropout_rate=value.dropout_rate,
         # transformers 5 moved this meaning of `tie_word_embeddings` to a field of its own.
-        logits_via_embedding=value.get("scale_decoder_outputs", value.get("tie_word_embeddings", True)),
-        relpos_buckets=value["relative_attention_num_buckets"],
-        relpos_max_distance=value["relative_attention_max_distance"],
-        decoder_start_id=value["decoder_start_token_id"],
+        logits_via_embedding=value.tie_word_embeddings if scaled is None else scaled,
+        relpos_buckets=value.relative_attention_num_buckets,
+        relpos_max_distance=value.relative_attention_max_distance,
+        decoder_start_id=value.decoder_start_token_id,
     )
 
 
@@ -146,14 +159,15 @@ def config_to_hf(config: T5Config) -> dict[str, Any]:
     }
 
 
-def _activations(value: Mapping[str, Any]) -> tuple[str, ...]:
-    written = value.get("feed_forward_proj", "relu")
+def _activations(written: str) -> tuple[str, ...]:
     name = "gated-gelu_new" if written == "gated-gelu" else written
     gated = name.startswith("gated-")
     plain = name.removeprefix("gated-")
     if plain not in _ACTIVATIONS:
         valid = [*_ACTIVATIONS, "gated-gelu", "gated-relu", "gated-silu"]
-        raise UsageError(f"Hugging Face T5: unknown feed_forward_proj {written!r}: {nearest(written, valid)}")
+        raise UsageError(
+            f"Hugging Face T5: unknown feed_forward_proj {shown(written)}: {nearest(written, valid)}"
+        )
     return (_ACTIVATIONS[plain], "linear") if gated else (_ACTIVATIONS[plain],)
 
 

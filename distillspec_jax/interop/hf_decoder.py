@@ -6,15 +6,18 @@ imported: the caller turns files into arrays.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax import schema
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop.tensors import Source, Tensors, check_ties, collect, spread
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.rotary import RopeScaling
+from distillspec_jax.schema import Number
 from distillspec_jax.shapes import Params
 
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -24,39 +27,73 @@ ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2"
 _ACTIVATIONS = {"silu": "silu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 _NAMES = {"silu": "silu", "gelu": "gelu_new", "relu": "relu"}
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "activation_function": "gelu_new",
-        "resid_pdrop": 0.1,
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
-    },
-    "llama": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "hidden_act": "silu",
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": 10_000.0,
-    },
-}
-_DEFAULTS["qwen2"] = _DEFAULTS["llama"] | {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "max_position_embeddings": 32768,
-}
-"""The values that transformers assumes where a config.json leaves a field out."""
+
+@dataclasses.dataclass(frozen=True)
+class _GPT2:
+    """The values of a config.json that are read, and what transformers assumes where it leaves one out."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: Number = 0.1
+    layer_norm_epsilon: Number = 1e-5
+    tie_word_embeddings: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Llama:
+    """Likewise."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    rms_norm_eps: Number = 1e-6
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope_theta: Number = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Qwen2(_Llama):
+    vocab_size: int = 151936
+    intermediate_size: int = 22016
+    max_position_embeddings: int = 32768
+
+
+_CONFIGS: dict[str, type[_GPT2] | type[_Llama]] = {"gpt2": _GPT2, "llama": _Llama, "qwen2": _Qwen2}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rope:
+    """The kind of rotary positions."""
+
+    rope_theta: Number | None = None
+    rope_type: str | None = None
+    type: str = "default"  # the older name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretched:
+    """The stretching of Llama 3."""
+
+    factor: Number
+    low_freq_factor: Number
+    high_freq_factor: Number
+    original_max_position_embeddings: int
+
 
 _ONLY = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
@@ -66,12 +103,15 @@ _ONLY = {
 """Fields whose other values this network cannot follow."""
 
 
-def from_hf(tensors: Tensors, config: Mapping[str, Any]) -> tuple[DecoderOnlyConfig, Params]:
+def from_hf(
+    tensors: Tensors, config: Mapping[str, Any], where: str | None = None
+) -> tuple[DecoderOnlyConfig, Params]:
     """Converts the weights of a causal language model.
 
     Args:
       tensors: by transformers' names; read one at a time.
       config: the values of its config.json.
+      where: calls it in errors of types.
 
     Returns:
       The configuration and the canonical tree of float32 NumPy arrays.
@@ -81,7 +121,7 @@ def from_hf(tensors: Tensors, config: Mapping[str, Any]) -> tuple[DecoderOnlyCon
         missing, unused or misshaped tensor is named.
     """
     kind = config["model_type"]
-    ours, what = config_from_hf(config), f"Hugging Face {kind}"
+    ours, what = config_from_hf(config, where), f"Hugging Face {kind}"
     # The first GPT-2 was saved without its head, and so without the prefix.
     bare = kind == "gpt2" and not any(name.startswith("transformer.") for name in tensors)
     sources = sources_of(kind, ours, "" if bare else None)
@@ -105,52 +145,56 @@ def to_hf(config: DecoderOnlyConfig, params: Params) -> tuple[dict[str, np.ndarr
     return spread(f"Hugging Face {theirs['model_type']}", DecoderOnly(config), sources, params), theirs
 
 
-def config_from_hf(config: Mapping[str, Any]) -> DecoderOnlyConfig:
-    """The configuration behind a config.json.
+def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> DecoderOnlyConfig:
+    """The configuration behind a config.json, which errors call `where`.
 
     Raises:
       UsageError: a field whose value this network cannot follow; named with the values it can.
     """
     kind = config["model_type"]
-    value = {**_DEFAULTS[kind], **{k: v for k, v in config.items() if v is not None}}
+    where = where or f"Hugging Face {kind}"
+    given = {name: value for name, value in config.items() if value is not None}
     for field, only in _ONLY[kind].items():
-        if value.get(field, only) != only:
-            raise UsageError(f"Hugging Face {kind}: {field} is {value[field]!r}, only {only!r} is supported")
-    if kind == "gpt2":
+        if (found := given.get(field, only)) != only:
+            told = shown(found)
+            raise UsageError(f"Hugging Face {kind}: {field} is {told}, only {only!r} is supported")
+    value: _GPT2 | _Llama = schema.read(_CONFIGS[kind], given, where)
+    if isinstance(value, _GPT2):
         return DecoderOnlyConfig(
-            vocab_size=value["vocab_size"],
-            emb_dim=value["n_embd"],
-            num_heads=value["n_head"],
-            head_dim=value["n_embd"] // value["n_head"],
-            num_layers=value["n_layer"],
-            mlp_dim=value.get("n_inner", 4 * value["n_embd"]),
-            mlp_activations=(_activation(kind, "activation_function", value),),
-            dropout_rate=value["resid_pdrop"],
-            logits_via_embedding=value["tie_word_embeddings"],
+            vocab_size=value.vocab_size,
+            emb_dim=value.n_embd,
+            num_heads=value.n_head,
+            head_dim=value.n_embd // max(value.n_head, 1),
+            num_layers=value.n_layer,
+            mlp_dim=4 * value.n_embd if value.n_inner is None else value.n_inner,
+            mlp_activations=(_activation(kind, "activation_function", value.activation_function),),
+            dropout_rate=value.resid_pdrop,
+            logits_via_embedding=value.tie_word_embeddings,
             qkv_bias=True,
             out_bias=True,
             mlp_bias=True,
             norm="layer",
-            norm_epsilon=value["layer_norm_epsilon"],
+            norm_epsilon=value.layer_norm_epsilon,
             positions="learned",
-            max_positions=value["n_positions"],
+            max_positions=value.n_positions,
         )
-    theta, scaling = _rope(kind, value)
+    theta, scaling = _rope(kind, value, where)
+    head_dim = value.hidden_size // max(value.num_attention_heads, 1)
     return DecoderOnlyConfig(
-        vocab_size=value["vocab_size"],
-        emb_dim=value["hidden_size"],
-        num_heads=value["num_attention_heads"],
-        num_kv_heads=value.get("num_key_value_heads", value["num_attention_heads"]),
-        head_dim=value.get("head_dim", value["hidden_size"] // value["num_attention_heads"]),
-        num_layers=value["num_hidden_layers"],
-        mlp_dim=value["intermediate_size"],
-        mlp_activations=(_activation(kind, "hidden_act", value), "linear"),
-        logits_via_embedding=value["tie_word_embeddings"],
-        qkv_bias=kind == "qwen2" or value["attention_bias"],
-        out_bias=kind == "llama" and value["attention_bias"],
-        mlp_bias=kind == "llama" and value["mlp_bias"],
-        norm_epsilon=value["rms_norm_eps"],
-        max_positions=value["max_position_embeddings"],
+        vocab_size=value.vocab_size,
+        emb_dim=value.hidden_size,
+        num_heads=value.num_attention_heads,
+        num_kv_heads=value.num_key_value_heads or value.num_attention_heads,
+        head_dim=head_dim if value.head_dim is None else value.head_dim,
+        num_layers=value.num_hidden_layers,
+        mlp_dim=value.intermediate_size,
+        mlp_activations=(_activation(kind, "hidden_act", value.hidden_act), "linear"),
+        logits_via_embedding=value.tie_word_embeddings,
+        qkv_bias=kind == "qwen2" or value.attention_bias,
+        out_bias=kind == "llama" and value.attention_bias,
+        mlp_bias=kind == "llama" and value.mlp_bias,
+        norm_epsilon=value.rms_norm_eps,
+        max_positions=value.max_position_embeddings,
         rope_theta=theta,
         rope_scaling=scaling,
     )
@@ -228,30 +272,31 @@ def _kind(config: DecoderOnlyConfig) -> str:
     )
 
 
-def _activation(kind: str, field: str, value: Mapping[str, Any]) -> str:
-    if value[field] not in _ACTIVATIONS:
-        raise UsageError(
-            f"Hugging Face {kind}: unknown {field} {value[field]!r}: {nearest(value[field], _ACTIVATIONS)}"
-        )
-    return _ACTIVATIONS[value[field]]
+def _activation(kind: str, field: str, name: str) -> str:
+    if name not in _ACTIVATIONS:
+        raise UsageError(f"Hugging Face {kind}: unknown {field} {shown(name)}: {nearest(name, _ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
 
 
-def _rope(kind: str, value: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+def _rope(kind: str, value: _Llama, where: str) -> tuple[float, RopeScaling | None]:
     """theta and scaling; transformers 5 keeps both in `rope_parameters`."""
-    written = value.get("rope_parameters") or value.get("rope_scaling") or {}
-    theta = written.get("rope_theta", value["rope_theta"])
-    name = written.get("rope_type", written.get("type", "default"))
+    written = value.rope_parameters or value.rope_scaling or {}
+    rope = schema.read(_Rope, {k: v for k, v in written.items() if v is not None}, where)
+    theta = value.rope_theta if rope.rope_theta is None else rope.rope_theta
+    name = rope.rope_type or rope.type
     if name == "default":
         return theta, None
     if name != "llama3":
         raise UsageError(
-            f"Hugging Face {kind}: rope_scaling is of type {name!r}, only 'default' and 'llama3' are known"
+            f"Hugging Face {kind}: rope_scaling is of type {shown(name)}, "
+            "only 'default' and 'llama3' are known"
         )
+    stretched = schema.read(_Stretched, written, where)
     return theta, RopeScaling(
-        factor=written["factor"],
-        low_freq_factor=written["low_freq_factor"],
-        high_freq_factor=written["high_freq_factor"],
-        original_positions=written["original_max_position_embeddings"],
+        factor=stretched.factor,
+        low_freq_factor=stretched.low_freq_factor,
+        high_freq_factor=stretched.high_freq_factor,
+        original_positions=stretched.original_max_position_embeddings,
     )
 
 

@@ -7,7 +7,6 @@ model.safetensors.index.json    which of the files beside it holds which tensor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from distillspec_jax import files
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax import files, schema
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop import hf, hf_decoder
 from distillspec_jax.interop.tensors import Tensors
 from distillspec_jax.models import registry
@@ -46,17 +45,21 @@ class SafeTensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, files: list[Path], index: Mapping[str, str] | None = None) -> None:
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[str, tuple[Path, Any]] = {}
         for path in files:
             opened = _open(path)
-            self._opened |= dict.fromkeys(opened.keys(), opened)
+            self._opened |= dict.fromkeys(opened.keys(), (path, opened))
         for name, file in (index or {}).items():
             if name not in self._opened:
                 where = files[0].parent / file
                 raise UsageError(f"{where}: tensor {name} is missing, though the index puts it there")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._opened[name].get_tensor(name)
+        path, opened = self._opened[name]
+        try:
+            return opened.get_tensor(name)
+        except Exception as error:  # one type for damage, others for dtypes that NumPy does not know
+            raise UsageError(f"{path}: tensor {name} cannot be read: {str(error).splitlines()[0]}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._opened)
@@ -66,9 +69,9 @@ class SafeTensors(Mapping[str, np.ndarray]):
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
         # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
         return safe_open(path, framework="np", backend="pread")
     except (SafetensorError, OSError) as error:
@@ -86,13 +89,11 @@ def read(directory: str | Path) -> tuple[Network, Params]:
     config = read_json(root / CONFIG_FILE)
     kind = str(config.get("model_type"))
     if kind not in _KINDS:
-        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {kind!r}: {nearest(kind, _KINDS)}")
+        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {shown(kind)}: {nearest(kind, _KINDS)}")
     tensors, family = _weights(root), family_of(kind)
-    try:
-        sizes, params = _READERS[family](tensors, config)
-        return registry.FAMILIES[family](sizes), params
-    except (TypeError, KeyError) as error:  # sizes that are no numbers, a missing part of rope_scaling
-        raise UsageError(f"{root / CONFIG_FILE} is not the configuration of a {kind}: {error!r}") from error
+    where = f"{root / CONFIG_FILE} is not the configuration of a {kind}"
+    sizes, params = _READERS[family](tensors, config, where)
+    return registry.FAMILIES[family](sizes), params
 
 
 def family_of(kind: str) -> str:
@@ -105,7 +106,8 @@ def _weights(root: Path) -> Tensors:
         return SafeTensors([root / WEIGHTS_FILE])
     if (root / INDEX_FILE).is_file():
         index = read_json(root / INDEX_FILE).get("weight_map")
-        if not isinstance(index, dict) or not index:
+        schema.value(dict[str, str] | None, index, str(root / INDEX_FILE), "weight_map")
+        if not index:
             raise UsageError(f"{root / INDEX_FILE} has no weight_map: it does not say where tensors are")
         return SafeTensors([root / file for file in sorted(set(index.values()))], index)
     others = sorted(path.name for path in root.glob("*") if path.suffix in _OTHER_WEIGHTS)
@@ -125,13 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         there = "" if path.parent.is_dir() else " (no such folder)"
         raise UsageError(f"{path.parent} is not a Hugging Face model: it has no {path.name}{there}")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is not a JSON object")
-    return found
+    return files.read_json(path, gaps=True)
 
 
 def write(directory: str | Path, model: Network, params: Params, **more: Any) -> None:
@@ -149,4 +145,4 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
         root.mkdir(parents=True, exist_ok=True)
         save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})
         written = {**config, "dtype": "float32", "torch_dtype": "float32", **more}
-        (root / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n")
+        (root / CONFIG_FILE).write_text(files.as_json(written, indent=2) + "\n", encoding="utf-8")

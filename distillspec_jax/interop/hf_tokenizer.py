@@ -4,7 +4,7 @@ written in the form of the library `tokenizers`, which is what transformers and 
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, schema
 from distillspec_jax.errors import UsageError
+from distillspec_jax.files import as_json, read_lines
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
@@ -23,6 +24,30 @@ from distillspec_jax.tokenization import foreign_tokenizer
 
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 CHAT_FILE = "chat_template.jinja"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Template:
+    """One of several chat templates."""
+
+    name: str
+    template: str
+
+
+Word = str | dict[str, Any] | None
+"""A special token, alone or as the `content` of an object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """The fields of tokenizer_config.json that are read."""
+
+    chat_template: str | list[dict[str, Any]] | None = None
+    bos_token: Word = None
+    eos_token: Word = None
+    unk_token: Word = None
+    pad_token: Word = None
+
 
 _WORDS = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Special tokens that a chat template may name."""
@@ -50,25 +75,28 @@ def eos_ids(directory: str | Path) -> tuple[int, ...]:
     for name in (GENERATION_FILE, CONFIG_FILE):
         path = Path(directory) / name
         if path.is_file() and (found := read_json(path).get("eos_token_id")) is not None:
+            found = schema.value(schema.Id | list[schema.Id], found, str(path), "eos_token_id")
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
 
 
 def chat(directory: str | Path) -> dict[str, str]:
     """See `ModelCard.chat`; the template lies in a file of its own, or in tokenizer_config.json."""
-    root = Path(directory)
-    config = read_json(root / TOKENIZER_CONFIG) if (root / TOKENIZER_CONFIG).is_file() else {}
-    template = config.get("chat_template")
+    root, path = Path(directory), Path(directory) / TOKENIZER_CONFIG
+    config = schema.read(_Told, read_json(path) if path.is_file() else {}, str(path))
+    template = config.chat_template
     if (root / CHAT_FILE).is_file():
-        template = (root / CHAT_FILE).read_text(encoding="utf-8")
+        template = "\n".join(line.removesuffix("\r") for line in read_lines(root / CHAT_FILE))
     if isinstance(template, list):  # several, by name
-        template = {one.get("name"): one.get("template") for one in template}.get("default")
+        named = [schema.read(_Template, one, f"{path}, chat_template") for one in template]
+        template = {one.name: one.template for one in named}.get("default")
     if template is None:
         return {}
-    words = {name: config[name] for name in _WORDS if config.get(name)}
+    words = {name: word for name in _WORDS if (word := getattr(config, name))}
+    said = {name: word.get("content") if isinstance(word, dict) else word for name, word in words.items()}
     return {
         "template": template,
-        **{name: word["content"] if isinstance(word, dict) else word for name, word in words.items()},
+        **{name: schema.value(str, word, str(path), name) for name, word in said.items()},
     }
 
 
@@ -169,4 +197,4 @@ def _tokenizer_config(words: Mapping[str, str]) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (as_json(value, indent=2) + "\n").encode()

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, schema, training_log
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """The parts of `agreement.json` that people are told of, see `evaluation.agreement`."""
+
+    positions: schema.Count
+    prompts: schema.Count
+    accepted: schema.Amount | None = None
+    expected: schema.Amount | None = None
+    distribution: str | None = None
+    law: str | None = None
+
+    @property
+    def under(self) -> str | None:
+        """The distribution, which 0.1 called a law."""
+        return self.distribution or self.law
+
 
 _LOGS = ("training.jsonl", "metrics.jsonl")
 """The logs of a model of the zoo, and of a run."""
@@ -71,21 +90,19 @@ def _acceptance(directory: Path, card: ModelCard) -> list[str]:
     run = _run(directory)
     expected: dict[str, float] = {}
     for path in filter(Path.is_file, map(run.joinpath, _LOGS)):
-        for written in path.read_text().splitlines():
-            try:
-                line = json.loads(written)
-            except ValueError:
-                break  # cut short by a kill, as `JsonlWriter` knows
+        for line in training_log.read(path):
             if line["step"] <= step:
-                expected |= {name: value for name, value in line.items() if "acceptance_expected" in name}
-    checked, sampled = directory / "agreement.json", []
-    if checked.is_file() and (found := json.loads(checked.read_text()))["positions"]:
-        distribution = found.get("distribution", found.get("law"))  # its name in 0.1
-        expected.setdefault(f"acceptance_expected_{distribution}", found["expected"])
+                named = {name: line[name] for name in line if "acceptance_expected" in name}
+                expected |= {name: value for name, value in named.items() if value is not None}
+    path, sampled = directory / "agreement.json", []
+    checked = schema.read_file(_Checked, path, "what a check found") if path.is_file() else None
+    if checked and checked.positions and checked.accepted is not None:
+        if checked.expected is not None:
+            expected.setdefault(f"acceptance_expected_{checked.under}", checked.expected)
         sampled = [
             "",
-            f"Under {distribution} it accepted {found['accepted']:.4f} of the {found['positions']:,} drafted "
-            f"tokens that the sampler asked it about, on {found['prompts']} prompts.",
+            f"Under {checked.under} it accepted {checked.accepted:.4f} of the {checked.positions:,} drafted "
+            f"tokens that the sampler asked it about, on {checked.prompts} prompts.",
         ]
     if not expected:
         return []

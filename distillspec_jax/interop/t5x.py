@@ -10,6 +10,7 @@ state is skipped, and the result says so: training goes on from the parameters w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ import numpy as np
 import tensorstore
 from flax import serialization, traverse_util
 
-from distillspec_jax.errors import UsageError
+from distillspec_jax import memory
+from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.models.t5 import T5Config
 from distillspec_jax.shapes import Params
 
@@ -50,14 +52,29 @@ def read(directory: str | Path) -> T5XCheckpoint:
     optimizer = _read_index(root)
     flat: dict[tuple[str, ...], np.ndarray] = {}
     for path, leaf in traverse_util.flatten_dict(optimizer["target"], is_leaf=_describes_array).items():
-        flat[path] = _tensor(root, "/".join(path), leaf)
-    state = optimizer.get("state") or {}
-    step = state.get("step")
-    moments = traverse_util.flatten_dict(state.get("param_states", {}), is_leaf=_describes_array)
+        flat[path] = _tensor(root, "/".join(map(str, path)), leaf)
+    state = _dict(optimizer.get("state"))
+    moments = traverse_util.flatten_dict(_dict(state.get("param_states")), is_leaf=_describes_array)
     skipped = (f"optimizer state of {len(moments)} leaves",) if moments else ()
-    return T5XCheckpoint(
-        traverse_util.unflatten_dict(flat), None if step is None else int(np.asarray(step)), skipped
-    )
+    return T5XCheckpoint(traverse_util.unflatten_dict(flat), step_of(state.get("step"), root), skipped)
+
+
+def step_of(found: Any, place: Path) -> int | None:
+    """A training step as it is stored; None where none is.
+
+    Raises:
+      UsageError: it is no whole number.
+    """
+    if found is None:
+        return None
+    array = np.asarray(found)
+    if array.size != 1 or array.dtype.kind not in "iu" or array.min() < 0:
+        raise UsageError(f"{place}: its step is {shown(found)}, must be a whole number")
+    return int(array.item())
+
+
+def _dict(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
 
 
 def infer_config(params: Params, **known: Any) -> T5Config:
@@ -73,20 +90,20 @@ def infer_config(params: Params, **known: Any) -> T5Config:
     Raises:
       UsageError: the tree lacks a part of a T5, which is named.
     """
-    embedding = _at(params, "token_embedder/embedding")
-    heads, buckets = _at(params, "decoder/relpos_bias/rel_embedding").shape
-    query = _at(params, "decoder/layers_0/self_attention/query/kernel")
-    gated = "wi_0" in _at(params, "decoder/layers_0/mlp")
+    rows, width = _sizes(params, "token_embedder/embedding")
+    heads, buckets = _sizes(params, "decoder/relpos_bias/rel_embedding")
+    _, joined = _sizes(params, "decoder/layers_0/self_attention/query/kernel")
+    gated = "wi_0" in _branch(params, "decoder/layers_0/mlp")
     found: dict[str, Any] = {
-        "vocab_size": embedding.shape[0],
-        "emb_dim": embedding.shape[1],
+        "vocab_size": rows,
+        "emb_dim": width,
         "num_heads": heads,
-        "head_dim": query.shape[1] // heads,
-        "num_encoder_layers": _count_layers(_at(params, "encoder")),
-        "num_decoder_layers": _count_layers(_at(params, "decoder")),
-        "mlp_dim": _at(params, "decoder/layers_0/mlp/wo/kernel").shape[0],
+        "head_dim": joined // heads,
+        "num_encoder_layers": _count_layers(_branch(params, "encoder")),
+        "num_decoder_layers": _count_layers(_branch(params, "decoder")),
+        "mlp_dim": _sizes(params, "decoder/layers_0/mlp/wo/kernel")[0],
         "mlp_activations": ("gelu", "linear") if gated else ("relu",),
-        "logits_via_embedding": "logits_dense" not in _at(params, "decoder"),
+        "logits_via_embedding": "logits_dense" not in _branch(params, "decoder"),
         "relpos_buckets": buckets,
     }
     return T5Config(**{**found, **known})
@@ -120,20 +137,25 @@ def _describes_array(path: tuple[str, ...], value: Any) -> bool:
 def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
     """One tensor as float32: small ones lie in the index itself, others in a zarr array."""
     if isinstance(leaf, np.ndarray | np.generic):
-        return np.asarray(leaf, np.float32)
+        try:
+            return np.asarray(leaf, np.float32)
+        except (ValueError, TypeError) as error:  # text, for instance
+            raise UsageError(f"{root / INDEX_FILE}: tensor {name} holds no numbers") from error
     if not _describes_array((), leaf):
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is neither an array nor a reference to one")
     if leaf["driver"] != "zarr":
-        driver = leaf["driver"]
-        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver!r}, only 'zarr' is read")
+        driver = shown(leaf["driver"])
+        raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver}, only 'zarr' is read")
     # The recorded folders are those of the machine that wrote it (often a bucket): the last part counts.
-    stored = root / leaf["kvstore"]["path"].rstrip("/").rsplit("/", 1)[-1]
+    path = _dict(leaf["kvstore"]).get("path")
+    stored = root / (path if isinstance(path, str) else "").rstrip("/").rsplit("/", 1)[-1]
     if not (stored / ".zarray").is_file():
         raise UsageError(f"{stored}: tensor {name} is missing (no .zarray)")
     array = read_zarr({"driver": "file", "path": str(stored.absolute())}, stored, name)
-    expected = tuple(leaf.get("metadata", {}).get("shape", array.shape))
+    expected = _dict(leaf.get("metadata")).get("shape", array.shape)
+    expected = tuple(expected) if isinstance(expected, list) else expected
     if array.shape != expected:
-        raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {expected}")
+        raise UsageError(f"{stored}: tensor {name} has shape {array.shape}, the index says {shown(expected)}")
     return array.astype(np.float32)
 
 
@@ -154,9 +176,15 @@ def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zar
         # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
         if found.spec().to_json().get("metadata", {}).get("fill_value") is None:
             found = tensorstore.open({**spec, "fill_missing_data_reads": False}, read=True).result()
+        chunk = found.chunk_layout.read_chunk.shape or ()
+        numbers = max(math.prod(found.shape), math.prod(size or 1 for size in chunk))
+        needed = numbers * found.dtype.numpy_dtype.itemsize
+        memory.check(f"{stored}: tensor {name}", needed, memory.host())  # TensorStore would end the process
         return np.asarray(found.read().result())
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:  # TensorStore raises ValueError for every kind of damage
-        reason = str(error).splitlines()[0].split(" [")[0]
+        reason = str(error).splitlines()[0].split(" [")[0][:200]
         raise UsageError(f"{stored}: tensor {name} cannot be read: {reason}") from error
 
 
@@ -168,6 +196,22 @@ def _at(params: Params, path: str) -> Any:
             raise UsageError(f"not an unscanned T5 tree: it has no {path}")
         node = node[part]
     return node
+
+
+def _branch(params: Params, path: str) -> Mapping[str, Any]:
+    """A node that has others."""
+    found = _at(params, path)
+    if not isinstance(found, Mapping):
+        raise UsageError(f"not an unscanned T5 tree: {path} is an array")
+    return found
+
+
+def _sizes(params: Params, path: str) -> tuple[int, int]:
+    """The axes of a matrix."""
+    shape = np.shape(_at(params, path))
+    if len(shape) != 2 or not all(shape):
+        raise UsageError(f"not an unscanned T5 tree: {path} is of shape {shape}, must have two axes")
+    return shape[0], shape[1]
 
 
 def _count_layers(stack: Mapping[str, Any]) -> int:

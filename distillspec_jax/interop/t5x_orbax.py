@@ -20,7 +20,7 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop.t5x import INDEX_FILE, T5XCheckpoint, read_zarr
+from distillspec_jax.interop.t5x import INDEX_FILE, T5XCheckpoint, read_zarr, step_of
 
 METADATA_FILE, STATE, MANIFEST = "_METADATA", "state", "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
@@ -47,16 +47,16 @@ def read(folder: Path) -> T5XCheckpoint:
         and tensor.
     """
     leaves, zarr3 = _leaves(folder)
-    names = [path for path in leaves if path[0] == "target"]
+    names = [path for path in leaves if path[:1] == ("target",) and path[1:]]
     if not names:
-        tops = ", ".join(sorted({path[0] for path in leaves})) or "nothing"
-        raise UsageError(f"{folder} has no tree 'target', T5X's parameters, but {tops}")
+        tops = ", ".join(sorted({path[0] for path in leaves if path})) or "nothing"
+        raise UsageError(f"{folder} has no tree 'target', T5X's parameters, but {tops[:200]}")
     flat = {path[1:]: _array(folder, path, leaves[path], zarr3).astype(np.float32) for path in names}
     moments = sum(path[:2] == ("state", "param_states") for path in leaves)
     step = ("state", "step")
     return T5XCheckpoint(
         traverse_util.unflatten_dict(flat),
-        int(_array(folder, step, leaves[step], zarr3)) if step in leaves else None,
+        step_of(_array(folder, step, leaves[step], zarr3), folder) if step in leaves else None,
         (f"optimizer state of {moments} leaves",) if moments else (),
     )
 
@@ -72,8 +72,9 @@ def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
             for leaf in metadata["tree_metadata"].values()
             if not leaf["value_metadata"].get("skip_deserialize")  # empty nodes
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({error!r})"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        message = f"{folder / METADATA_FILE} is not the metadata of an Orbax checkpoint ({said})"
         raise UsageError(message) from error
     return leaves, bool(metadata.get("use_zarr3"))
 

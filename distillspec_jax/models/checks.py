@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.errors import UsageError, nearest, shown
 
 ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 """Activations of a feed-forward; GELU is the tanh approximation, as in T5X."""
+
+MOST_ACTIVATIONS = 4
+"""Factors of a feed-forward; a gate and `linear` are two."""
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -16,20 +19,47 @@ DTYPES = ("bfloat16", "float16", "float32")
 def require(config: Any, field: str, valid: bool, must: str) -> None:
     """Refuses a field of a configuration in one line."""
     if not valid:
-        raise UsageError(f"{type(config).__name__}: {field} is {getattr(config, field)}, must {must}")
+        raise UsageError(f"{type(config).__name__}: {field} is {shown(getattr(config, field))}, must {must}")
 
 
 def require_one_of(config: Any, field: str, choices: Sequence[str]) -> None:
     """Refuses a word that is none of the choices; names the nearest."""
     word = getattr(config, field)
     if word not in choices:
-        raise UsageError(f"{field}: unknown {word!r}: {nearest(word, choices)}")
+        raise UsageError(f"{field}: unknown {shown(word)}: {nearest(word, choices)}")
 
 
-def check_sizes(config: Any, fields: Sequence[str]) -> None:
-    """Sizes are at least 1."""
-    for field in fields:
-        require(config, field, getattr(config, field) >= 1, "be at least 1")
+LARGEST_SIZE = 2**31 - 1
+"""Indices are 32-bit."""
+MOST_LAYERS = 1_000
+"""Layers are traced one by one, in milliseconds each; published networks have up to 126."""
+MOST_PARAMETERS = 10**14
+"""Networks have been trained with a hundredth of that."""
+
+
+def check_sizes(config: Any, sizes: Sequence[str], layers: Sequence[str]) -> None:
+    """Sizes and numbers of layers are whole numbers within bounds: no trace is without end."""
+    for fields, most in ((sizes, LARGEST_SIZE), (layers, MOST_LAYERS)):
+        for field in fields:
+            value = getattr(config, field)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(config, field, whole, "be a whole number")
+            require(config, field, value >= 1, "be at least 1")
+            require(config, field, value <= most, f"be at most {most:,}")
+
+
+def check_count(config: Any) -> None:
+    """The network is one that a machine may hold some day."""
+    most = f"be at most {MOST_PARAMETERS:,}"
+    require(config, "num_parameters", config.num_parameters <= MOST_PARAMETERS, most)
+
+
+def count_tables(config: Any) -> int:
+    """Numbers in the embedding and in the projection to logits, factorised or whole."""
+    rank = config.embedding_rank or config.emb_dim
+    table = config.vocab_size * rank
+    factors = 2 * config.emb_dim * rank if config.embedding_rank else 0
+    return factors + (table if config.logits_via_embedding else 2 * table)
 
 
 def check_embedding_rank(config: Any) -> None:
@@ -43,7 +73,9 @@ def check_feed_forward(config: Any) -> None:
     object.__setattr__(config, "mlp_activations", tuple(config.mlp_activations))
     require(config, "dropout_rate", 0 <= config.dropout_rate < 1, "lie in [0, 1)")
     require(config, "mlp_activations", bool(config.mlp_activations), "name at least one")
+    named = f"name at most {MOST_ACTIVATIONS}"
+    require(config, "mlp_activations", len(config.mlp_activations) <= MOST_ACTIVATIONS, named)
     for name in config.mlp_activations:
         if name not in ACTIVATIONS:
-            raise UsageError(f"mlp_activations: unknown {name!r}: {nearest(name, ACTIVATIONS)}")
+            raise UsageError(f"mlp_activations: unknown {shown(name)}: {nearest(name, ACTIVATIONS)}")
     require_one_of(config, "dtype", DTYPES)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from distillspec_jax.models.checks import (
+    check_count,
     check_embedding_rank,
     check_feed_forward,
     check_sizes,
+    count_tables,
     require,
     require_one_of,
 )
@@ -18,7 +19,7 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "rotary")
 
 _HEADS = ("num_heads", "num_kv_heads", "head_dim")
-_SIZES = ("vocab_size", "emb_dim", *_HEADS, "num_layers", "mlp_dim", "max_positions")
+_SIZES = ("vocab_size", "emb_dim", *_HEADS, "mlp_dim", "max_positions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,7 @@ class DecoderOnlyConfig:
     def __post_init__(self) -> None:
         if not self.num_kv_heads:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
-        if isinstance(self.rope_scaling, Mapping):  # as a model card keeps it
-            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
-        check_sizes(self, _SIZES)
+        check_sizes(self, _SIZES, ("num_layers",))
         check_embedding_rank(self)
         groups = f"divide num_heads = {self.num_heads}"
         require(self, "num_kv_heads", self.num_heads % self.num_kv_heads == 0, groups)
@@ -81,6 +80,19 @@ class DecoderOnlyConfig:
         require_one_of(self, "positions", POSITIONS)
         if self.positions == "rotary":
             require(self, "head_dim", self.head_dim % 2 == 0, "be even where positions are rotary")
-        require(self, "norm_epsilon", self.norm_epsilon > 0, "be above 0")
+        require(self, "norm_epsilon", 0 < self.norm_epsilon <= 1, "be above 0 and at most 1")
         require(self, "rope_theta", self.rope_theta > 0, "be above 0")
         check_feed_forward(self)
+        check_count(self)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the tree of parameters; reckoned, so that nothing need be traced."""
+        width, gates = self.emb_dim, len(self.mlp_activations)
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        norm = width if self.norm == "rms" else 2 * width
+        layer = 2 * width * (queries + keys) + (gates + 1) * width * self.mlp_dim + 2 * norm
+        layer += self.qkv_bias * (queries + 2 * keys) + self.out_bias * width
+        layer += self.mlp_bias * (gates * self.mlp_dim + width)
+        positions = self.max_positions * width if self.positions == "learned" else 0
+        return self.num_layers * layer + norm + positions + count_tables(self)

@@ -21,7 +21,7 @@ class LinenModel(LanguageModelDefaults):
     A family adds `prefill`, and `prepare`, which makes parameters decode faster (see `prepared.py`).
 
     Attributes:
-      config: what the network is; a checkpoint remembers it.
+      config: what the network is, and its `num_parameters`; a checkpoint remembers it.
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
       scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
       int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.

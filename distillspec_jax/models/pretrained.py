@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -84,15 +85,16 @@ def load(
         they do, beside float32 parameters, by default.
 
     Raises:
-      UsageError: no such model, dtype or finished checkpoint, parameters that contradict the configuration.
+      UsageError: no such model, dtype or finished checkpoint, a configuration that no network can have or no
+        memory can hold, parameters that contradict it.
     """
     directory = resolve(name)
     card = read_card(name)
     dtype = split(name)[1] or dtype
     if dtype not in (None, *DTYPES):
         raise UsageError(f"dtype: unknown {dtype!r}: {nearest(dtype, DTYPES)}")
-    activations = {} if dtype in (None, INT8) else {"dtype": dtype}
-    model = registry.build(card.family, card.config | activations)
+    model = network(name, card, **({} if dtype in (None, INT8) else {"dtype": dtype}))
+    registry.check_fits(model, name, 1 if partitioner is None else partitioner.mesh.size)
     shardings = None if partitioner is None else registry.shardings(model, partitioner)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
     if dtype == INT8:
@@ -100,6 +102,18 @@ def load(
     elif dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
+
+
+def network(name: str, card: ModelCard, **other: Any) -> Network:
+    """The network that a model's card describes, without parameters.
+
+    Args:
+      other: fields of its configuration, in place of the card's.
+
+    Raises:
+      UsageError: no network can have such a configuration.
+    """
+    return registry.build(card.family, card.config | other, str(resolve(name) / checkpoint.MODEL_FILE))
 
 
 def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrained:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax import memory, schema
+from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.t5 import EncoderDecoder
@@ -26,16 +28,25 @@ FAMILIES: dict[str, type[Network]] = {
 """Every family by its name in `model.json`; a new one is a module and a line here."""
 
 
-def build(family: str, config: dict[str, Any]) -> Network:
-    """The model of a family and its configuration's JSON values."""
+def build(family: str, config: Mapping[str, Any], place: str = "") -> Network:
+    """Makes the model of a family and its configuration's JSON values.
+
+    Args:
+      place: where they stand, for errors.
+
+    Raises:
+      UsageError: an unknown family, or a configuration that is not of its; names the field.
+    """
+    at = f"{place}: " if place else ""
     if family not in FAMILIES:
-        raise UsageError(f"unknown model family {family!r}: {nearest(family, FAMILIES)}")
+        raise UsageError(f"{at}unknown model family {shown(family)}: {nearest(family, FAMILIES)}")
     model = FAMILIES[family]
     fields = {field.name for field in dataclasses.fields(model.config_type)}
     for name in config:
-        if name not in fields:
-            raise UsageError(f"{family} model: unknown configuration field {name!r}: {nearest(name, fields)}")
-    return model(model.config_type(**config))
+        if name not in fields:  # what it means is not known: it may not be left out
+            near = nearest(name, fields)
+            raise UsageError(f"{at}{family} model: unknown configuration field {shown(name)}: {near}")
+    return model(schema.read(model.config_type, config, f"{at}{family} model"))
 
 
 def family_of(model: Network) -> str:
@@ -59,6 +70,16 @@ def normalise(card: Any) -> dict[str, Any]:
     """A card's configuration with every default filled in, as JSON values (tuples are lists there)."""
     config = dataclasses.asdict(build(card.family, card.config).config)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+
+
+def check_fits(model: Network, name: str, devices: int = 1) -> None:
+    """Refuses a network whose parameters so many devices cannot hold; nothing is traced.
+
+    Raises:
+      UsageError: says what it needs and what there is.
+    """
+    count = model.config.num_parameters
+    memory.check(f"{name}: a network of {count:,} parameters", 4 * count / devices)
 
 
 def unboxed(boxed: Params) -> Params:

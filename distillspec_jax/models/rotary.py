@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax.models.checks import LARGEST_SIZE, require
 from distillspec_jax.shapes import Array
 
 
@@ -30,12 +31,23 @@ class RopeScaling:
       factor: waves longer than `original_positions / low_freq_factor` become so many times longer; those
         shorter than `original_positions / high_freq_factor` stay; in between the change is gradual.
       original_positions: context of the first training.
+
+    Raises:
+      UsageError: a value that stretches nothing; named by its field.
     """
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
     original_positions: int
+
+    def __post_init__(self) -> None:
+        for field in ("factor", "low_freq_factor", "original_positions"):
+            require(self, field, getattr(self, field) > 0, "be above 0")
+        most = f"be at most {LARGEST_SIZE:,}"
+        require(self, "original_positions", self.original_positions <= LARGEST_SIZE, most)
+        above = f"be above low_freq_factor = {self.low_freq_factor}"
+        require(self, "high_freq_factor", self.high_freq_factor > self.low_freq_factor, above)
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:

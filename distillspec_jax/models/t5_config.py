@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
-from distillspec_jax.models.checks import check_embedding_rank, check_feed_forward, check_sizes, require
+from distillspec_jax.models.checks import (
+    check_count,
+    check_embedding_rank,
+    check_feed_forward,
+    check_sizes,
+    count_tables,
+    require,
+)
 
 _STACKS = ("num_encoder_layers", "num_decoder_layers")
-_WIDTHS = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
+_SIZES = (
+    *("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim"),
+    *("relpos_buckets", "relpos_max_distance"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,7 @@ class T5Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_sizes(self, (*_WIDTHS, *_STACKS))
+        check_sizes(self, _SIZES, _STACKS)
         check_embedding_rank(self)
         buckets = self.relpos_buckets
         require(self, "relpos_buckets", buckets >= 4 and buckets % 2 == 0, "be even and at least 4")
@@ -55,3 +65,14 @@ class T5Config:
         inside = f"lie in the vocabulary of {self.vocab_size}"
         require(self, "decoder_start_id", 0 <= self.decoder_start_id < self.vocab_size, inside)
         check_feed_forward(self)
+        check_count(self)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the tree of parameters; reckoned, so that nothing need be traced."""
+        width, attention = self.emb_dim, 4 * self.emb_dim * self.num_heads * self.head_dim
+        feed_forward = (len(self.mlp_activations) + 1) * width * self.mlp_dim
+        encoder = self.num_encoder_layers * (attention + feed_forward + 2 * width)
+        decoder = self.num_decoder_layers * (2 * attention + feed_forward + 3 * width)
+        ends = 2 * (self.num_heads * self.relpos_buckets + width)  # biases of positions, last norms
+        return encoder + decoder + ends + count_tables(self)

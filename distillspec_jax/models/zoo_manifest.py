@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax import files, schema
 from distillspec_jax.errors import UsageError, nearest
 
 ROOT = Path(__file__).parent.parent / "zoo"
@@ -54,7 +54,9 @@ def read(root: Path) -> dict[str, Any]:
     path = root / "zoo.json"
     if not path.is_file():
         return {"models": {}, "aliases": {}}
-    loaded: dict[str, Any] = json.loads(path.read_text())
+    loaded = files.read_json(path)
+    schema.value(dict[str, dict[str, Any]], loaded.get("models"), str(path), "models")
+    schema.value(dict[str, str], loaded.get("aliases"), str(path), "aliases")
     return loaded
 
 
@@ -67,7 +69,12 @@ def shortlists() -> dict[str, list[int]]:
 def read_shortlists(root: Path) -> dict[str, list[int]]:
     """A zoo's `shortlists.json`: `{"TASK/shortlisted": ids}`, see `shortlist.py`."""
     path = root / "shortlists.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    found: dict[str, list[int]] = files.read_json(path)
+    for name, ids in found.items():
+        schema.value(list[schema.Id], ids, str(path), name)
+    return found
 
 
 def is_zoo_name(name: str) -> bool:

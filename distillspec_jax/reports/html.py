@@ -11,8 +11,7 @@ from typing import Any
 
 import jinja2
 
-from distillspec_jax import files, outputs
-from distillspec_jax.errors import UsageError
+from distillspec_jax import files, training_log
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
 from distillspec_jax.generation.trace import Round
@@ -70,7 +69,7 @@ def report(
     Raises:
       UsageError: an unreadable training file, a malformed line of it by file and line, a full disk.
     """
-    curves = {label: _read_curve(path) for label, path in (training or {}).items()}
+    curves = {label: training_log.read(path) for label, path in (training or {}).items()}
     groups = results.groups(rows)
     page = _environment().get_template(_TEMPLATE)
     text = page.render(
@@ -208,16 +207,6 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[s
         wanted.append(("eval", field, f"held-out acceptance, T = {field.removeprefix(_EXPECTED)}"))
     drawn = [plots.training(curves, *what, series) for what in wanted]
     return [plot for plot in drawn if plot]
-
-
-def _read_curve(path: str | Path) -> list[dict[str, Any]]:
-    found = []
-    outputs.reads(path)
-    for place, line in files.json_lines(files.read_lines(path), path):
-        if "step" not in line:
-            raise UsageError(f"{place}: not a line of metrics.jsonl: it has no field 'step'")
-        found.append(line)
-    return found
 
 
 def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:

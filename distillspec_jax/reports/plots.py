@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -189,7 +190,11 @@ def training(
       series: colours of drafters (`series_of`); other labels get what is left.
     """
     found = {
-        label: [(line["step"], line[field]) for line in lines if line.get("split") == split and field in line]
+        label: [
+            (line["step"], math.nan if line[field] is None else line[field])
+            for line in lines
+            if line.get("split") == split and field in line
+        ]
         for label, lines in curves.items()
     }
     found = {label: points for label, points in found.items() if points}
@@ -232,7 +237,7 @@ def _shared_limits(rows: Sequence[ResultRow], measure: Measure, lowest: float) -
 
 def _svg(draw: Callable[[Axes], None], title: str) -> str:
     """Draws one pair of axes as an `<svg>` element that says what it shows."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.subplots())
         stream = io.StringIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +83,7 @@ def summarise(rows: Sequence[ResultRow], block_size: int = BLOCK_SIZE) -> dict[s
 
 def write(path: str | Path, summary: dict[str, Any]) -> None:
     """Writes `summary.json`, whole or not at all."""
-    files.write_whole(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    files.write_json(path, summary)
 
 
 def temperatures(rows: Sequence[ResultRow]) -> list[float]:
@@ -152,7 +151,8 @@ def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
     if len(set(map(len, columns))) != 1:
         return None
     return paired.interval(
-        columns, lambda s: (s[..., [0, 3, 5, 6]]).prod(-1) / (s[..., [1, 2, 4, 7]]).prod(-1)
+        columns,
+        lambda s: paired.divide(s[..., [0, 3, 5, 6]].prod(-1), s[..., [1, 2, 4, 7]].prod(-1)),
     )
 
 

@@ -133,7 +133,8 @@ def _line(row: ResultRow, metric: str) -> list[str]:
         row.drafter if draft else "no draft",
         *(with_interval(row, measure) for measure in MEASURES),
     ]
-    return [*line, f"{row.quality[metric]:.1f}"] if metric else line
+    score = f"{row.quality[metric]:.1f}" if metric in row.quality else "–"
+    return [*line, score] if metric else line
 
 
 def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Console | None = None) -> None:

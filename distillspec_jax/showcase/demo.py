@@ -6,14 +6,13 @@ It composes the other packages and measures nothing by itself. Whatever comes ou
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import bounds, checkpoint, files, outputs
+from distillspec_jax import bounds, checkpoint, files, outputs, schema
 from distillspec_jax.data import catalog, examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
@@ -168,7 +167,10 @@ def _timed(
 ) -> tuple[Path, float]:
     """The trained directory and the seconds it took, all sessions of an interrupted run included."""
     clock = directory / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    before = 0.0
+    if clock.exists():
+        found = files.parse_json("\n".join(files.read_lines(clock)), str(clock))
+        before = schema.value(schema.Amount, found, str(clock), "seconds")
     if checkpoint.latest_step(directory) == steps:
         return directory, before
     began = time.perf_counter()
@@ -177,7 +179,7 @@ def _timed(
     finally:
         spent = before + time.perf_counter() - began
         if directory.is_dir():
-            files.write_whole(clock, json.dumps(spent))
+            files.write_whole(clock, files.as_json(spent))
     return directory, spent
 
 

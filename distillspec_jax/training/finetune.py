@@ -9,7 +9,7 @@ import optax
 
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job
@@ -54,7 +54,7 @@ def finetune(
         if initial_checkpoint_path is None:
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")
         initial = pretrained.read_card(initial_checkpoint_path)
-        model = registry.build(initial.family, initial.config)
+        model = pretrained.network(initial_checkpoint_path, initial)
     model = job.with_dropout(model, dropout_rate)
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}

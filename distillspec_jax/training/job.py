@@ -164,7 +164,12 @@ def _identity(card: ModelCard) -> dict[str, Any]:
 def initial_params(
     model: Network, partitioner: Partitioner, seed: int, initial_checkpoint: str | None
 ) -> Params:
-    """Makes a model's parameters, or reads them from a checkpoint directory."""
+    """Makes a model's parameters, or reads them from a checkpoint directory.
+
+    Raises:
+      UsageError: the devices cannot hold them; or see `checkpoint.load_params`.
+    """
+    registry.check_fits(model, "the model", partitioner.mesh.size)
     if initial_checkpoint is None:
         return sharded_init(partitioner, model.init, jax.random.key(seed))
     directory = pretrained.resolve(initial_checkpoint)

@@ -9,18 +9,26 @@ parameters, so parameters without a record are those of a save that was cut shor
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, files
+from distillspec_jax import checkpoint, files, schema
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 
 BEST, RECORD = "best", "selection.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """The content of `RECORD`."""
+
+    step: schema.Count
+    metric: str
+    value: float | None
 
 
 class Selection:
@@ -33,6 +41,9 @@ class Selection:
 
     Attributes:
       step, value: of the best so far; None and -inf before the first.
+
+    Raises:
+      UsageError: the record is damaged; the parameters beside it are left alone.
     """
 
     def __init__(self, directory: Path, metric: str, patience: int = 0) -> None:
@@ -41,8 +52,11 @@ class Selection:
         self.step: int | None = None
         self.value = float("-inf")
         record = self._record()
-        if record.get("metric") == metric and (self._root / checkpoint.STEPS / str(record["step"])).is_dir():
-            self.step, self.value = record["step"], record["value"]
+        if record and record.metric == metric and (self._root / checkpoint.STEPS / str(record.step)).is_dir():
+            self.step = record.step
+            self.value = (
+                float("inf") if record.value is None else record.value
+            )  # of which JSON knows no number
         hosts.wait("selection found")  # before the first host clears up
         if jax.process_index() == 0:
             self._forget_others()
@@ -69,13 +83,11 @@ class Selection:
 
     def _write_record(self) -> None:
         record = {"step": self.step, "metric": self._metric, "value": self.value}
-        files.write_whole(self._root / RECORD, json.dumps(record) + "\n")
+        files.write_whole(self._root / RECORD, files.as_json(record) + "\n")
 
-    def _record(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads((self._root / RECORD).read_text()))
-        except (OSError, ValueError):
-            return {}
+    def _record(self) -> _Record | None:
+        path = self._root / RECORD
+        return schema.read_file(_Record, path, "the record of a selection") if path.is_file() else None
 
     def _forget_others(self) -> None:
         for path in (self._root / checkpoint.STEPS).glob("*"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -23,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from distillspec_jax import files, training_log
+from distillspec_jax.errors import UsageError
 from distillspec_jax.files import saving, write_whole
 from distillspec_jax.terminal import shown
 
@@ -46,14 +47,14 @@ class JsonlWriter:
         self._path = directory / METRICS_FILE
         kept, self._reported = [], set()
         if self._path.exists():
-            for line in self._path.read_text().splitlines():
+            for line in files.read_lines(self._path):
                 try:
-                    record = json.loads(line)
+                    record = training_log.parse(line, "")
                     step, split = record["step"], record["split"]
-                except (json.JSONDecodeError, KeyError, TypeError):
+                except (UsageError, KeyError):
                     break  # a line that a kill cut short, and whatever follows it
                 if step <= resume_step:
-                    kept.append(line)
+                    kept.append(files.as_json(record))
                     self._reported.add((step, split))
         if jax.process_index():  # another host's file
             return
@@ -65,9 +66,9 @@ class JsonlWriter:
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
         """See `Writer.write`."""
-        record = {"step": step, "split": split, **{k: float(v) for k, v in values.items()}}
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        line = training_log.line(step, split, {name: float(value) for name, value in values.items()})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def close(self) -> None:
         """Each line is flushed as it is written."""

@@ -10,6 +10,7 @@ import pytest
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation.result_row import ResultRow
 from tests.evaluation import simulated
 
 ROWS = simulated.rows(prompts=6, block_sizes=(2,))
@@ -118,3 +119,79 @@ def test_rows_that_cannot_be_compared_are_kept_apart(field):
 
 def test_drafters_in_order_of_appearance():
     assert results.drafters(ROWS) == ["supervised", "control", "distilled"]
+
+
+def drafted(**changes):
+    """A line of a drafted row, with fields of it or of its parts changed (`timing.seconds`)."""
+    line = json.loads(json.dumps(ROWS[1].to_json()))
+    for name, value in changes.items():
+        *parts, last = name.split("__")
+        place = line
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": 3}, "field task: expected str, got 3"),
+        ({"task": "t" * 5000}, "field task: expected str of length <= 4096, got"),
+        ({"top_k": -1}, "field top_k: expected int >= 0, got -1"),
+        ({"top_p": 1.5}, "field top_p: expected float <= 1.0, got 1.5"),
+        ({"temperature": None}, "field temperature: expected int | float, got None"),
+        ({"temperature": 10**30}, "field temperature: "),
+        ({"block_size": 10**30}, "field block_size: "),
+        ({"block_size": 1025}, "field block_size: expected int <= 1024, got 1025"),
+        ({"block_size": 0}, "field drafter: must be none at block_size 0 alone"),
+        ({"block_size": 3}, "field acceptance_joint: must have 3 entries, as block_size"),
+        ({"acceptance_joint": [0.5, 1.5]}, "field acceptance_joint[1]: expected float <= 1.0, got 1.5"),
+        ({"acceptance_tested": "0.5"}, "field acceptance_tested: expected "),
+        ({"block_efficiency": []}, "field block_efficiency: expected int | float, got a list of 0"),
+        ({"speedup_ci95": [1.0]}, "field speedup_ci95: expected array of length >= 2, got a list of 1"),
+        ({"speedup_ci95": [1.0, None]}, "field speedup_ci95[1]: expected int | float, got None"),
+        ({"quality": {"rougeL": "good"}}, "field quality[...]: expected int | float, got str"),
+        ({"primary_metric": "bleu"}, "field primary_metric: must be one of quality"),
+        ({"prompts": 7}, "field per_prompt.emitted: must have 7 entries, as prompts"),
+        ({"prompts": 0}, "field prompts: must be at least 1"),
+        ({"per_prompt": None}, "field per_prompt: expected object, got None"),
+        (
+            {"per_prompt__emitted": [1.5] * 6},
+            "per_prompt: not a row of a sweep: field emitted[0]: expected int, got 1.5",
+        ),
+        ({"per_prompt__accepted": [2**41] * 6}, "field accepted[0]: expected int "),
+        ({"per_prompt__score": [1.0]}, "field per_prompt.score: must have 6 entries, as prompts"),
+        ({"timing": []}, ", timing: not a row of a sweep: expected a JSON object, got list"),
+        ({"timing": {}}, ", timing: not a row of a sweep: it has no field 'repeats'"),
+        ({"timing__seconds": []}, "field timing.seconds: must have as many entries as timing.seconds"),
+        ({"timing__emitted": [1]}, "field timing.emitted: must have as many entries as timing.seconds"),
+        ({"timing__first_call_seconds": -1}, "field first_call_seconds: expected int >= 0, got -1"),
+        ({"schema_version": [[]]}, "schema version a list of 1, this release reads 1"),
+    ],
+)
+def test_a_row_whose_fields_are_others_is_one_line(path, change, said):
+    """Each was a traceback, somewhere in a table or a plot; a block size of 10^30 was plotted for ever."""
+    path.parent.mkdir()
+    path.write_text(json.dumps(drafted(**change)) + "\n")
+    with pytest.raises(UsageError) as caught:
+        results.read([path])
+    message = str(caught.value)
+    assert message.startswith(f"{path}:1")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_fields_of_newer_releases_stay_where_they_were():
+    line = drafted(later={"a": 1}, timing__later=2, per_prompt__later=[3])
+    row = ResultRow.from_json(line, "f:1")
+    assert json.dumps(row.to_json(), sort_keys=True) == json.dumps(line, sort_keys=True)
+
+
+def test_rows_of_one_digest_and_two_numbers_of_prompts_do_not_compare():
+    """Pairing them by prompt was a traceback."""
+    other = simulated.rows(prompts=7, block_sizes=(2,))[2]
+    with pytest.raises(
+        UsageError, match=r"results on wiki_leads, prompts 0123456789abcdef: .* 6 of them .* 7"
+    ):
+        results.groups([*ROWS, other])

@@ -25,6 +25,7 @@ from tests.exactness.grid import (
     EVERY_DISTRIBUTION,
     FALSE_ALARM,
     GRID,
+    HYBRID,
     REPEATS,
     RULES,
     SEED,
@@ -49,6 +50,12 @@ from tests.exactness.joint import (
 
 ROWS = 36
 """Both tests run batches of so many rows, so that each point of the grid compiles once more, and quickly."""
+
+IN_COMPANY = [
+    pytest.param(*point.values, marks=pytest.mark.slow if point.values[2] == HYBRID else point.marks)
+    for point in GRID
+]
+"""The grid of these two. A hybrid compiles longest; `candidates` has its rule, its joint test its streams."""
 
 FAULT = VOCAB
 """An id of both tables that no distribution draws: it is met where a prompt holds it, and nowhere else."""
@@ -153,7 +160,7 @@ def test_at_temperature_0_the_output_is_the_autoregressive_one(name: str, block_
             assert counts_of_cell(decoded(name, block_size, rule), i, len(CELLS)) == {expected: REPEATS}
 
 
-@pytest.mark.parametrize("name, block_size, rule", GRID)
+@pytest.mark.parametrize("name, block_size, rule", IN_COMPANY)
 def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """36 rows out of thousands, in disorder, so that company, place and batch size all differ."""
     chosen = np.random.default_rng(0).choice(REPEATS * len(CELLS), ROWS, replace=False)
@@ -170,7 +177,7 @@ def test_a_row_in_another_batch_emits_the_same(name: str, block_size: int, rule:
         np.testing.assert_array_equal(counted, other[chosen])
 
 
-@pytest.mark.parametrize("name, block_size, rule", GRID)
+@pytest.mark.parametrize("name, block_size, rule", IN_COMPANY)
 def test_a_row_beside_failing_rows_emits_the_same(name: str, block_size: int, rule: str) -> None:
     """Every fourth prompt begins with an id whose embedding is NaN, in the target and the draft."""
     prompt_BT, settings = batch(CELLS, ROWS // len(CELLS), SEED)

@@ -234,6 +234,32 @@ def test_chat_templates_are_found_wherever_transformers_has_kept_them(tmp_path):
     assert hf_tokenizer.chat(tmp_path) == {"template": "j", **words}
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"chat_template": 3}, "field chat_template: expected "),
+        ({"chat_template": [3]}, "field chat_template[0]: expected object, got 3"),
+        ({"chat_template": [{"name": "default"}]}, "chat_template: it has no field 'template'"),
+        ({"chat_template": "t", "bos_token": 7}, "field bos_token: expected "),
+        ({"chat_template": "t", "bos_token": {"content": None}}, "field bos_token: expected str, got None"),
+    ],
+)
+def test_a_tokenizer_config_of_other_types_is_one_line(tmp_path, told, said):
+    """Each was a traceback, or went into a card."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(UsageError) as caught:
+        hf_tokenizer.chat(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/tokenizer_config.json")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("found", ["2", [2, None], -1, 2.5, {"a": 1}])
+def test_an_end_that_is_no_id_is_one_line(tmp_path, found):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": found}))
+    with pytest.raises(UsageError, match=r"generation_config.json: field eos_token_id"):
+        hf_tokenizer.eos_ids(tmp_path)
+
+
 def broken(folder, name):
     """A copy of a folder with one thing wrong."""
     copy = shutil.copytree(folder, folder.parent / "broken")

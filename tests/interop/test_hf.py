@@ -201,6 +201,10 @@ def test_the_tensor_that_old_t5_files_hold_by_mistake_is_let_pass():
         ("feed_forward_proj", "gated-tanh", "unknown feed_forward_proj 'gated-tanh': did you mean 'gated-"),
         ("feed_forward_proj", "gelu", "unknown feed_forward_proj 'gelu'"),
         ("num_heads", 0, "num_heads is 0, must be at least 1"),
+        ("feed_forward_proj", 3, "field feed_forward_proj: expected str, got 3"),
+        ("d_model", None, "the config wants"),
+        ("num_layers", 10**9, "num_encoder_layers is 1000000000, must be at most 1,000"),
+        ("dropout_rate", "high", "field dropout_rate: expected "),
     ],
 )
 def test_a_configuration_that_cannot_be_followed_is_named(field, value, said):

@@ -194,3 +194,27 @@ def test_a_network_without_a_name_in_transformers_is_not_exported():
     ):
         hf_decoder.config_to_hf(dataclasses.replace(tiny.LLAMA.config, norm="layer"))
     assert DecoderOnly(hf_decoder.config_from_hf(hf_decoder.config_to_hf(tiny.LLAMA.config))) == tiny.LLAMA
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "said"),
+    [
+        ("gpt2", "n_head", 0, "num_heads is 0, must be at least 1"),
+        ("gpt2", "n_layer", 10**9, "num_layers is 1000000000, must be at most 1,000"),
+        ("gpt2", "n_embd", [16], "field n_embd: expected int, got a list of 1"),
+        ("gpt2", "activation_function", 3, "field activation_function: expected str, got 3"),
+        ("llama", "num_attention_heads", "four", "field num_attention_heads: expected int, got 'four'"),
+        ("llama", "num_hidden_layers", True, "field num_hidden_layers: expected int, got True"),
+        ("llama", "rope_parameters", "fast", "field rope_parameters: expected object | null, got 'fast'"),
+        ("llama", "rope_parameters", {"rope_type": "llama3"}, "it has no field 'factor'"),
+        ("llama", "rope_parameters", {"rope_theta": "1"}, "field rope_theta: expected "),
+        ("qwen2", "tie_word_embeddings", "yes", "field tie_word_embeddings: expected bool, got 'yes'"),
+        ("qwen2", "use_sliding_window", [[]], "use_sliding_window is a list of 1, only False"),
+    ],
+)
+def test_a_configuration_of_other_types_is_one_line(kind, field, value, said):
+    """All but the unfollowable were tracebacks, or hung."""
+    with pytest.raises(UsageError) as error:
+        hf_decoder.config_from_hf(config_of(kind, **{field: value}))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

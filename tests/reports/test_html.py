@@ -172,7 +172,30 @@ def test_a_bad_training_file_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
     with pytest.raises(UsageError, match=r"metrics.jsonl:2: .*no field 'step'"):
         report(ROWS, tmp_path / "r.html", training={"x": tmp_path / "metrics.jsonl"})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": "low"}\n')
+    with pytest.raises(UsageError, match=r"metrics.jsonl:1: field loss: expected .*, got 'low'"):
+        report(ROWS, tmp_path / "r.html", training={"x": tmp_path / "metrics.jsonl"})
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_log_of_0_1_that_is_being_written_is_read(tmp_path):
+    """It has NaN, which is no JSON, and its last line is not whole."""
+    lines = [
+        '{"step": 1, "split": "train", "loss": NaN}',
+        '{"step": 2, "split": "train", "loss": 1.5}',
+        '{"st',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    page = report(ROWS, tmp_path / "r.html", training={"x": tmp_path / "metrics.jsonl"}).read_text()
+    assert "training loss by training step" in page
+
+
+def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path):
+    """Rows of one group may have been scored by others: a page of them was a traceback."""
+    bare = dataclasses.replace(ROWS[2], quality={}, primary_metric=None, mbsu=None)
+    page = report([*ROWS, bare], tmp_path / "r.html").read_text()
+    assert "<td>–</td>" in page
+    tables.print_table([*ROWS, bare])
 
 
 @pytest.mark.parametrize("label", ["$\\frac$", "_hidden", "a\x1b[2J\udcffb"])

@@ -43,14 +43,14 @@ def in_tiny_zoo(tiny_zoo, monkeypatch):
     monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(demo, "SHORTLIST_PROMPTS", 2)
     monkeypatch.setattr(recipes, "BATCH_SIZE", 3)
-    recipe = recipes.Recipe("wiki_leads", {"inputs": 32, "targets": 8}, steps=2)
+    recipe = recipes.Recipe("wiki_leads", {"inputs": 32, "targets": 8}, steps=2, eval_limit=3)
     monkeypatch.setattr(demo, "RECIPES", {"wiki_leads": recipe})
     yield
     zoo_manifest.manifest.cache_clear()
 
 
 def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_tiny_zoo, tmp_path, capsys):
-    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=12"]) == 0
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=6"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     page = (tmp_path / "report.html").read_text()
@@ -76,7 +76,7 @@ def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_ti
 
     # A second call finds everything done: nothing is trained or measured again.
     before = (tmp_path / "results.jsonl").read_text()
-    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=12"]) == 0
+    assert main(["demo", f"--output_dir={tmp_path}", "--prompts=6"]) == 0
     assert (tmp_path / "results.jsonl").read_text() == before
 
 

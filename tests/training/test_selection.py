@@ -9,6 +9,7 @@ import pytest
 
 from distillspec_jax import checkpoint
 from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.errors import UsageError
 from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.selection import BEST, RECORD, Selection
 from tests.training import toy
@@ -128,3 +129,22 @@ def test_no_patience_waits_for_ever(run_dir):
     assert selection.offer(1, 0.5, toy.fresh_params())
     assert not selection.exhausted(10**6)
     assert np.isfinite(selection.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ("{", "not the record of a selection: malformed JSON"),
+        ('{"step": "8", "metric": "score", "value": 0.5}', "field step: expected int, got '8'"),
+        ('{"step": 8, "metric": "score"}', "it has no field 'value'"),
+    ],
+)
+def test_a_record_that_is_damaged_costs_no_parameters(run_dir, record, said):
+    """It was taken for none, and the best step was removed as that of a save cut short."""
+    run(run_dir, 0.1, 0.5, total_steps=4)
+    (run_dir / BEST / RECORD).write_text(record)
+    with pytest.raises(UsageError) as caught:
+        Selection(run_dir, "score")
+    assert str(run_dir / BEST / RECORD) in str(caught.value)
+    assert said in str(caught.value)
+    assert checkpoint.latest_step(run_dir / BEST) == 4

@@ -97,6 +97,30 @@ def test_reports_reach_every_writer(tmp_path, capsys):
     assert "loss 2" in capsys.readouterr().err
 
 
+def test_what_is_no_number_is_null_and_old_lines_lose_theirs(tmp_path):
+    """0.1 wrote NaN as it is, which no reader of JSON takes; its logs go on."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "split": "train", "loss": NaN, "nll": Infinity}\n')
+    writer = JsonlWriter(tmp_path, 4)
+    writer.write(4, {"loss": float("nan"), "nll": 2.0}, "train")
+    assert writer.holds(2, "train")
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 2, "split": "train", "loss": null, "nll": null}\n'
+        '{"step": 4, "split": "train", "loss": null, "nll": 2.0}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": "3", "split": "train"}', '{"step": 3, "split": ["a"]}', "[" * 10**5]
+)
+def test_a_line_of_other_types_is_a_torn_one(tmp_path, line):
+    """Comparing its step was a traceback."""
+    JsonlWriter(tmp_path, 0).write(2, {"loss": 1.0}, "train")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    JsonlWriter(tmp_path, 9)
+    assert [found["step"] for found in jsonl(tmp_path)] == [2]
+
+
 def test_a_note_and_a_description_command_no_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes any stream for a terminal
     writer = ConsoleWriter("[/b]\x1b]0;t\x07", 1, 0)
