@@ -1,4 +1,4 @@
-"""What a run may write: nothing that it reads, and nothing that no run of ours made.
+"""Outputs are safe: a run writes nothing that it reads, and nothing that no run of ours made.
 
 A run is one command, or one call of the Python API. Whatever opens an input calls `reads`; whatever opens an
 output asks `check` first. Files are known by device and inode, so that another name, a link or a hard link
@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class _Run:
-    """What the run under way has read, as it was named, and the folders that it writes."""
+    """A run under way: what it has read, as it was named, and the folders that it writes."""
 
     files: dict[_Inode, str] = dataclasses.field(default_factory=dict)
     folders: dict[_Inode, str] = dataclasses.field(default_factory=dict)
@@ -216,6 +216,8 @@ def resolved(path: str | Path) -> Path:
     try:
         str(path).encode()
         return Path(path) if is_special(path) else Path(path).resolve()
+    except UsageError:
+        raise
     except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 call a loop of links a RuntimeError
         raise UsageError(f"cannot save to {path}: it is a loop of links") from error
     except ValueError as error:  # a NUL byte, a lone surrogate

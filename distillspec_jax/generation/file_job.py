@@ -104,7 +104,7 @@ def generate_file(
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
     drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
-    request_files.check_output(output)
+    request_files.check_output(output, resume)
     form = prompt_format(
         target,
         tokenizer=tokenizer_of(target, *(draft for draft in drafts if isinstance(draft, Pretrained))),

@@ -194,10 +194,11 @@ def _fields(line: str) -> dict[str, Any]:
         return {}
 
 
-def check_output(path: str, noted: bool = True) -> None:
+def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     """Refuses an output before anything is decoded: see `outputs.check`, also of the files beside it.
 
     Args:
+      resume: lines that are there were compared with the requests (`finished`), or will be.
       noted: whether an interrupted run would have noted its settings beside its lines.
 
     Raises:
@@ -212,7 +213,8 @@ def check_output(path: str, noted: bool = True) -> None:
     outputs.check(settings, lambda there: "seed" in _fields(there.read_text(encoding="utf-8")))
     partial = outputs.check(path + ".partial")
     began = settings.is_file() or not noted
-    if partial.is_file() and partial.stat().st_size and not (began and _holds_answers(partial)):
+    foreign = not resume and partial.is_file() and partial.stat().st_size > 0
+    if foreign and not (began and _holds_answers(partial)):
         raise UsageError(
             f"{path}.partial is not of an interrupted run, and the lines of this one would be written there: "
             "move it away, or choose another output"
@@ -251,7 +253,7 @@ def output_lines(
     if path == "-":
         yield lambda line: print(line, flush=True)
         return
-    check_output(path, settings is not None)
+    check_output(path, resume, settings is not None)
     whole = not outputs.is_special(path)  # a pipe or a device is written to as it is, and never replaced
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):

@@ -121,14 +121,18 @@ def test_a_line_holds_the_requests_own_fields_and_then_the_generation():
     }
 
 
+BEFORE = '{"inputs": "a", "outputs": "b", "finish_reason": "eos"}\n'
+"""A line of an earlier run: a file of anything else is refused."""
+
+
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    path.write_text("before\n")
+    path.write_text(BEFORE)
     with output_lines(str(path)) as put:
         put("ü")
         assert partial.read_text(encoding="utf-8") == "ü\n"  # flushed: a long job can be watched
         put("two")
-        assert path.read_text() == "before\n"
+        assert path.read_text() == BEFORE
     assert path.read_text(encoding="utf-8") == "ü\ntwo\n"
     assert not partial.exists()
 
@@ -141,10 +145,10 @@ def put_one_and_fail(path: str, line: str = "one", **options) -> None:
 
 def test_after_an_error_the_lines_are_apart_and_the_file_is_as_it_was(tmp_path):
     path = tmp_path / "out.jsonl"
-    path.write_text("before\n")
+    path.write_text(BEFORE)
     with pytest.raises(ZeroDivisionError):
         put_one_and_fail(str(path))
-    assert path.read_text() == "before\n"
+    assert path.read_text() == BEFORE
     assert (tmp_path / "out.jsonl.partial").read_text() == "one\n"
 
 
