@@ -234,13 +234,11 @@ def _check_outside(path: str | Path, real: Path) -> None:
 
 
 def _status(path: Path) -> os.stat_result | None:
+    """The status of what is there; None where nothing is, or where whoever writes will hear why not."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot save to {str(path)!r}: {said}") from error
 
 
 def _inode(path: Path) -> _Inode | None:

@@ -38,8 +38,8 @@ _PROGRAM = (
     "confined_process.serve(sys.argv[2], int(sys.argv[3]))"
 )
 _FLAGS = ("-I", "-S")
-"""No `site`, which costs as much time as the rest, nor PYTHONPATH, where another copy of this package may lie:
-what is installed is found by this process's own paths."""
+"""No `site`, which costs as much time as the rest, nor PYTHONPATH, where another copy of this package may
+lie: what is installed is found by this process's own paths."""
 
 _ALONE = {"MALLOC_ARENA_MAX": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Memory is set apart for each thread, and counts."""

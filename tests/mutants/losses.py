@@ -43,7 +43,7 @@ LOSSES = (
         "a file called OUTPUT.partial is taken for the lines of an interrupted run",
         (
             _REQUESTS,
-            "if partial.is_file() and partial.stat().st_size and not (began and _holds_answers(partial)):",
+            "if foreign and not (began and _holds_answers(partial)):",
             "if partial.is_dir():",
         ),
     ),
