@@ -321,7 +321,7 @@ def bad(tmp_path_factory, target_dir) -> Path:
         ),
         (
             ["--model=BAD/misspelt"],
-            "t5 model: unknown configuration field 'emb_dims': did you mean 'emb_dim'?",
+            "BAD/misspelt/model.json: t5 model: unknown configuration field 'emb_dims': did you mean",
         ),
         (
             ["--drafter=zoo:wiki_leads/drafts"],
@@ -384,7 +384,8 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_decoded(
 def test_a_disk_that_fills_up_leaves_the_old_output_as_it_was(target_dir, tmp_path, asked, capsys):
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text((json.dumps({"inputs": "a", "more": "x" * 200}) + "\n") * 20)
-    output.write_text("before\n")
+    before = '{"inputs": "a", "outputs": "b", "finish_reason": "eos"}\n'
+    output.write_text(before)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # Python ignores the signal and sees EFBIG
     try:
@@ -393,4 +394,4 @@ def test_a_disk_that_fills_up_leaves_the_old_output_as_it_was(target_dir, tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = f"distillspec generate: error: cannot save to {output}: {os.strerror(errno.EFBIG)}\n"
     assert (status, capsys.readouterr().err) == (2, error)
-    assert output.read_text() == "before\n"
+    assert output.read_text() == before

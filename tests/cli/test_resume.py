@@ -70,6 +70,7 @@ def test_prompts_are_never_written_over(generate, tmp_path, capsys):
     link = tmp_path / "link.jsonl"
     link.symlink_to("prompts2.jsonl")
     assert generate(link, 2) == 2
-    assert capsys.readouterr().err.endswith(f"--output={link} is the file of --input: choose another\n")
+    error = f"cannot save to {link}: this run reads it ({tmp_path}/prompts2.jsonl); choose another file\n"
+    assert capsys.readouterr().err.endswith(error)
     assert link.is_symlink()
     assert link.read_text() == "".join(LINES[:2])

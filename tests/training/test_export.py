@@ -38,7 +38,7 @@ def supervised():
 def test_a_step_lowers_for(platform, make_loss):
     partitioner = make_partitioner()
     optimizer = optimizers.adafactor(optimizers.warmup_cosine(1e-3, 10))
-    params = jax.eval_shape(lambda: tiny.params(MODEL))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tiny.params(MODEL))
     replicated = jax.tree.map(lambda _: partitioner.replicated, params)
     state, shardings = describe_state(params, replicated, optimizer, partitioner)
     step = make_train_step(optimizer, partitioner, shardings, seed=0, microbatches=2)
