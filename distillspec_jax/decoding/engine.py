@@ -73,6 +73,9 @@ class Completion:
         return sum(self.accepted_at)
 
 
+_MOST_POSITIONS = 1 << 30
+
+
 class Engine:
     """Decodes prompts with one target and, if given, one drafter.
 
@@ -293,6 +296,11 @@ class Engine:
             width = min(width, _power_of_two(batch.longest))
             if (prompt_width, width) in self._fitting:
                 return prompt_width, width
+            if prompt_width + width > _MOST_POSITIONS:
+                raise UsageError(
+                    f"prompts of {longest:,} tokens and {batch.longest:,} more: at most {_MOST_POSITIONS:,} "
+                    "together, as positions are counted in 32 bits"
+                )
             try:
                 needed = self._runner.check_room(*batch.described(self._batch_size, prompt_width), width)
                 break
