@@ -32,7 +32,8 @@ FRESH = 60
 """Calls that a process answers: compiled programs add up."""
 
 _PROGRESS = re.compile(
-    r"(\[\d+/\d+\]|resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
+    r"(\[\d+/\d+\]|\d+/\d+ prompts, |"
+    r"resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
     r"\d+ outputs, \d+ tokens|\d+ texts, \d+ tokens|.*: not taken along: |.*: no tokenizer in |"
     r"distillspec \w+: stopped|(train|eval) +\d+/|.*acceptance)"
 )
