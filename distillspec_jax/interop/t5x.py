@@ -184,7 +184,8 @@ def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zar
     except UsageError:
         raise
     except (ValueError, OSError) as error:  # TensorStore raises ValueError for every kind of damage
-        reason = str(error).splitlines()[0].split(" [")[0][:200]
+        said = str(error).splitlines()[0].split(" [")[0]
+        reason = said.replace(f"{stored.absolute()}/", "")[:200]  # a path may be longer than that
         raise UsageError(f"{stored}: tensor {name} cannot be read: {reason}") from error
 
 

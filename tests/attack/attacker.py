@@ -31,6 +31,7 @@ MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 FRESH = 60
 """Calls that a process answers: compiled programs add up."""
 
+_ERROR = ": error: "
 _PROGRESS = re.compile(
     r"(\[\d+/\d+\]|\d+/\d+ prompts, |"
     r"resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
@@ -201,10 +202,10 @@ def _faults(case: Case, answer: _Answer, said: str, printed: str) -> list[str]:
         found.append("accepted")
     if case.may == DONE and answer.status == 2:
         found.append("refused")
-    lines = [line for line in said.split("\n") if line and not _PROGRESS.match(line)]
+    lines = [line for line in said.split("\n") if line and (_ERROR in line or not _PROGRESS.match(line))]
     if not found and answer.status == 2 and len(lines) != 1:
         found.append(f"{len(lines)} lines: " + " | ".join(line[:100] for line in lines[:3]))
-    if not found and answer.status == 2 and ": error: " not in lines[0]:
+    if not found and answer.status == 2 and _ERROR not in lines[0]:
         found.append(f"no error: {lines[0][:100]}")
     told_to = any(word.endswith(("/dev/stderr", "/fd/2")) for word in case.argv)
     if not found and answer.status == 0 and lines and not told_to:
