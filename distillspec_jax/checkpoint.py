@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from distillspec_jax import schema
+from distillspec_jax import outputs, schema
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving, write_json, write_whole
 from distillspec_jax.shapes import Params
@@ -164,6 +164,18 @@ def _git(*arguments: str) -> str | None:
 def tokenizer_file(tokenizer: bytes) -> str:
     """The name of a tokenizer's file, by its content."""
     return TOKENIZERS_FILE if tokenizer.lstrip()[:1] == b"{" else SENTENCEPIECE_FILE
+
+
+def take_folder(directory: str | Path, card: str, tokenizer: bytes) -> None:
+    """Takes a folder for a run that writes its vocabulary, and then its card (see `outputs.take_folder`).
+
+    Raises:
+      UsageError: it is not the run's to take. A vocabulary alone is, if it is this one: a run that was killed
+        before it wrote the card leaves it.
+    """
+    left = Path(directory) / tokenizer_file(tokenizer)
+    same = left.is_file() and left.read_bytes() == tokenizer
+    outputs.take_folder(directory, card, leftovers=[left.name] if same else ())
 
 
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:

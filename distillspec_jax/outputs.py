@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class _Run:
-    """A run under way: what it has read, as it was named, and the folders that it writes."""
+    """A run under way: files and folders that it has read, as they were named, and folders of its own."""
 
     files: dict[_Inode, str] = dataclasses.field(default_factory=dict)
     folders: dict[_Inode, str] = dataclasses.field(default_factory=dict)
@@ -216,8 +216,6 @@ def resolved(path: str | Path) -> Path:
     try:
         str(path).encode()
         return Path(path) if is_special(path) else Path(path).resolve()
-    except UsageError:
-        raise
     except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 call a loop of links a RuntimeError
         raise UsageError(f"cannot save to {path}: it is a loop of links") from error
     except ValueError as error:  # a NUL byte, a lone surrogate

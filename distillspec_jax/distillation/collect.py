@@ -143,7 +143,7 @@ def collect(
     )
     root = Path(directory)
     _check_same(root, header)
-    _take(root, generator.tokenizer.model_bytes)
+    checkpoint.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
     asked = [
         GenerationRequest(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
@@ -186,13 +186,6 @@ def _check_same(root: Path, header: Header) -> None:
                 f"{root} holds a set whose {name} is {there[name]!r} and not {here[name]!r}: "
                 "choose another folder"
             )
-
-
-def _take(root: Path, tokenizer: bytes) -> None:
-    """Takes the folder; a run that was killed before it wrote the header may have left the vocabulary."""
-    left = root / checkpoint.tokenizer_file(tokenizer)
-    same = left.is_file() and left.read_bytes() == tokenizer
-    outputs.take_folder(root, HEADER_FILE, leftovers=[left.name] if same else ())
 
 
 def _open(root: Path, header: Header, tokenizer: bytes) -> None:

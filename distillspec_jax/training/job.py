@@ -131,10 +131,7 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
         if pretrained.resolve(parent).resolve() == outputs.resolved(root):
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
-    left = checkpoint.tokenizer_file(tokenizer)  # by a kill before the card was written
-    kept = root / left
-    same = kept.is_file() and kept.read_bytes() == tokenizer
-    outputs.take_folder(root, checkpoint.MODEL_FILE, leftovers=[left] if same else ())
+    checkpoint.take_folder(root, checkpoint.MODEL_FILE, tokenizer)
     if not (root / checkpoint.MODEL_FILE).exists():
         checkpoint.write_card(root, card, tokenizer)
         return
