@@ -21,6 +21,7 @@ from distillspec_jax.distillation.stored_logprobs import (
     check_target,
     make_stored_logprobs_loss,
 )
+from distillspec_jax.distillation.weighting import Frozen, Weighting
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
@@ -42,6 +43,7 @@ def distill(
     divergence: str | Divergence | None = None,
     source: str | DataSource | None = None,
     normalization: str = "sequence",
+    weighting: Weighting | None = None,
     deployment: Deployment | None = None,
     dropout_rate: float | None = None,
     assume_same_vocabulary: bool = False,
@@ -64,6 +66,7 @@ def distill(
       source: a value or a name of `sources.SOURCES`; the draft's own samples by default, or the texts of
         `data.target_set` where there is one.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
+      weighting: weighs the tokens of a batch, as `BlockEfficiency` and `TokenSelection`; None: all alike.
       deployment: keep the evaluation with the highest held-out acceptance under this distribution in
         `model_dir/best`; step 0 is one of them.
       dropout_rate: of the draft, in place of its own.
@@ -84,11 +87,12 @@ def distill(
     data = data.read_by(target, draft)
     student = pretrained.load(draft, partitioner=partitioner)
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
+    reference = _load_reference(weighting, student, partitioner, assume_same_vocabulary)
     if target is None:
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
-        objective = _stored_objective(divergence, data, loop, partitioner)
+        objective = _stored_objective(divergence, data, loop, partitioner, weighting, reference)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
@@ -98,9 +102,20 @@ def distill(
         if data.texts is not None:
             check_target(data.texts, teacher)
         objective = _live_objective(
-            teacher, divergence, source, data, loop, partitioner, normalization, deployment
+            teacher,
+            divergence,
+            source,
+            data,
+            loop,
+            partitioner,
+            normalization,
+            deployment,
+            weighting,
+            reference,
         )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
+    if weighting is not None and weighting.reference is not None:
+        parents["reference draft"] = weighting.reference
     card = job.describe_run(student.model, data, parents, gin)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
@@ -168,18 +183,31 @@ class _Objective:
 
 
 def _stored_objective(
-    divergence: Divergence, data: DataConfig, loop: LoopConfig, partitioner: Partitioner
+    divergence: Divergence,
+    data: DataConfig,
+    loop: LoopConfig,
+    partitioner: Partitioner,
+    weighting: Weighting | None,
+    reference: Frozen | None,
 ) -> _Objective:
     """The objective on the stored log-probabilities of a target that is not loaded."""
     vocabulary = data.tokenizer().vocabulary
 
-    def loss(model: Network, dropout: bool = True) -> LossFn:
-        return make_stored_logprobs_loss(model, divergence, dropout=dropout, vocabulary=vocabulary)
+    def loss(model: Network) -> LossFn:
+        return make_stored_logprobs_loss(
+            model,
+            divergence,
+            dropout=True,
+            vocabulary=vocabulary,
+            weighting=weighting,
+            reference=reference,
+        )
 
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
             return None
-        return job.held_out_loss(loss(model, dropout=False), data, loop.batch_size, partitioner)
+        unweighted = make_stored_logprobs_loss(model, divergence, vocabulary=vocabulary)
+        return job.held_out_loss(unweighted, data, loop.batch_size, partitioner)
 
     return _Objective(loss, evaluate)
 
@@ -193,6 +221,8 @@ def _live_objective(
     partitioner: Partitioner,
     normalization: str,
     deployment: Deployment | None,
+    weighting: Weighting | None,
+    reference: Frozen | None,
 ) -> _Objective:
     """The objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
@@ -218,6 +248,8 @@ def _live_objective(
             dropout=True,
             vocabulary=vocabulary,
             normalization=normalization,
+            weighting=weighting,
+            reference=reference,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
@@ -230,11 +262,31 @@ def _live_objective(
     return _Objective(loss, evaluate)
 
 
-def _check_pair(teacher: Pretrained, student: Pretrained, assume_same_vocabulary: bool) -> None:
-    pretrained.check_pair(teacher, student, assume_same_vocabulary)
+def _load_reference(
+    weighting: Weighting | None, student: Pretrained, partitioner: Partitioner, assume_same_vocabulary: bool
+) -> Frozen | None:
+    """Loads the draft that a weighting compares with, if it does.
+
+    Raises:
+      UsageError: no such model, or one of another vocabulary.
+    """
+    if weighting is None or weighting.reference is None:
+        return None
+    found = pretrained.load(weighting.reference, partitioner=partitioner)
+    _check_pair(student, found, assume_same_vocabulary, ("draft", "reference draft"))
+    return Frozen(found.model, found.params)
+
+
+def _check_pair(
+    teacher: Pretrained,
+    student: Pretrained,
+    assume_same_vocabulary: bool,
+    roles: tuple[str, str] = ("target", "draft"),
+) -> None:
+    pretrained.check_pair(teacher, student, assume_same_vocabulary, roles)
     if teacher.model.vocab_size != student.model.vocab_size:
         raise UsageError(
-            f"draft {student.name} has {student.model.vocab_size} logits and target {teacher.name} "
+            f"{roles[1]} {student.name} has {student.model.vocab_size} logits and {roles[0]} {teacher.name} "
             f"{teacher.model.vocab_size}: distillation compares whole "
             "distributions; pad the smaller embedding"
         )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation import formulas
-from distillspec_jax.errors import UsageError, find
+from distillspec_jax.errors import UsageError, check_number, find
 from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import Vocabulary
 
@@ -191,6 +191,30 @@ class NegativeLogAcceptance(DistributionDivergence):
 
 
 @dataclasses.dataclass(frozen=True)
+class LKHybrid(DistributionDivergence):
+    """lambda KL(P || Q) + (1 - lambda) TV(P, Q), with lambda = exp(-eta alpha), `formulas.lk_hybrid`.
+
+    Attributes:
+      eta: positive and finite; how soon the total variation takes over from forward KL.
+    """
+
+    eta: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("LKHybrid.eta", self.eta, 0, whole=False)
+        if not 0 < self.eta < math.inf:
+            raise UsageError(
+                f"LKHybrid.eta={self.eta} must be positive and finite; use ForwardKL, its limit at 0, or "
+                "TotalVariation, its limit where much is accepted"
+            )
+
+    def between(self, log_p_BTV: Array, log_q_BTV: Array) -> Array:
+        """See `DistributionDivergence`."""
+        return formulas.lk_hybrid(log_p_BTV, log_q_BTV, self.eta)
+
+
+@dataclasses.dataclass(frozen=True)
 class HardLabels:
     """-log Q of the sequence's own token, `formulas.hard_label`; the target is not asked."""
 
@@ -254,6 +278,7 @@ DIVERGENCES: dict[str, Callable[[], Divergence]] = {
     "jsd": JensenShannon,
     "tvd": TotalVariation,
     "nla": NegativeLogAcceptance,
+    "lk": LKHybrid,
     "nll": HardLabels,
 }
 """Short names, for the Python interface and `--gin.DIVERGENCE=fkl`; gin files name the classes."""

@@ -8,6 +8,7 @@ References:
   DistillSpec, arXiv 2310.08461, section 3 and appendix A.1.
   GKD, arXiv 2306.13649 (the same JSD with beta on the target's side).
   Speculative decoding, arXiv 2211.17192.
+  LK losses, arXiv 2602.23881.
 """
 
 from __future__ import annotations
@@ -135,6 +136,53 @@ def negative_log_acceptance(log_p: Array, log_q: Array) -> Array:
     """
     log_alpha = log_overlap(log_p, log_q)
     return jnp.where(log_alpha > -jnp.inf, -log_alpha, NOTHING_SHARED)
+
+
+def lk_hybrid(log_p: Array, log_q: Array, eta: float = 3.0) -> Array:
+    """Computes lambda KL(P || Q) + (1 - lambda) TV(P, Q), with lambda = exp(-eta alpha) held constant.
+
+    A token of which little is accepted is taught by forward KL, whose gradient does not fade there, one of
+    which much is accepted by the total variation. Here lambda belongs to a token, so that the value does not
+    depend on what else is in the batch; the authors' own trainer takes alpha over a batch.
+
+    Args:
+      log_p: log-probabilities of the target, `[..., V]`.
+      log_q: log-probabilities of the draft, `[..., V]`.
+      eta: positive; how soon the total variation takes over (the paper's best: 3).
+
+    Returns:
+      `[...]`, nats and a probability, added as they are.
+
+    References:
+      The hybrid objective of arXiv 2602.23881.
+    """
+    weight = jnp.exp(-eta * jnp.exp(jax.lax.stop_gradient(log_overlap(log_p, log_q))))
+    return weight * _kl(log_p, log_q) + (1 - weight) * total_variation(log_p, log_q)
+
+
+def expected_accepted(overlap_BT: Array, mask_BT: Array, block_size: int) -> Array:
+    """Computes sum_i prod_{j <= i} alpha_{t+j}: the drafts accepted of a block that begins at each token.
+
+    alpha is taken along the sequence given, as if its tokens were the drafted ones. A block ends with the
+    sequence. One more token, the target's, is emitted a round: block efficiency is 1 + this.
+
+    Args:
+      overlap_BT: alpha = sum_v min(P, Q) of each token, `[B, T]`.
+      mask_BT: 1 for a sequence's own tokens, which come first.
+      block_size: gamma, drafts in a block.
+
+    Returns:
+      `[B, T]`, tokens; 0 where the mask is 0.
+
+    References:
+      arXiv 2211.17192, section 3; as a loss, arXiv 2605.18810.
+    """
+    overlap_BT = overlap_BT * mask_BT
+    accepted_BT = jnp.zeros_like(overlap_BT)
+    for _ in range(min(block_size, overlap_BT.shape[1])):  # from the block's last draft to its first
+        following_BT = jnp.pad(accepted_BT, ((0, 0), (0, 1)))[:, 1:]
+        accepted_BT = overlap_BT * (1 + following_BT)
+    return accepted_BT
 
 
 def hard_label(log_q: Array, tokens: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.divergences import Divergence, TotalVariation, of_vocabulary
 from distillspec_jax.distillation.sources import DataSource, Networks
+from distillspec_jax.distillation.weighting import Frozen, Logits, Weighting
 from distillspec_jax.errors import find
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
@@ -67,6 +68,8 @@ def make_distillation_loss(
     vocabulary: Vocabulary,
     dropout: bool = False,
     normalization: str = "sequence",
+    weighting: Weighting | None = None,
+    reference: Frozen | None = None,
 ) -> LossFn:
     """Makes a loss for `training.step`: the target's parameters travel with it as arguments, not constants.
 
@@ -81,6 +84,8 @@ def make_distillation_loss(
         truncated one.
       dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
       normalization: key of `NORMALIZATIONS`.
+      weighting: weighs tokens by what the networks say of them; None: all alike.
+      reference: the draft that `weighting` compares with, logits of the same width.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
     samples or on references, so not Eq. 3's alpha (see `expected_acceptance.py`), nor what a sampler
@@ -91,36 +96,68 @@ def make_distillation_loss(
     """
     normalize, divergence = find_normalization(normalization), of_vocabulary(divergence, vocabulary)
 
+    def logits(model: LanguageModel, params: Params, hidden: Array) -> Array:
+        return model.readout(params, hidden)[..., : vocabulary.size]
+
     def loss_of_part(
         draft_logits: Array, part: dict[str, Array], target_params: Params
     ) -> tuple[Array, Array]:
         mask, tokens = part["mask"], part["tokens"]
         draft_logits = draft_logits[..., : vocabulary.size]
-        target_logits = target.readout(target_params, part["target_hidden"])[..., : vocabulary.size]
+        target_logits = logits(target, target_params, part["target_hidden"])
         loss = divergence(target_logits, draft_logits, mask, tokens)
         tvd = _total_variation(target_logits, jax.lax.stop_gradient(draft_logits), mask, tokens)
         return jnp.sum(loss * part["weight"]), tvd
 
-    def loss_fn(
-        target_params: Params, params: Params, batch: Batch, key: Array
+    def weigh(
+        frozen: tuple[Params, Params, Params], hidden_BTM: Array, given: dict[str, Array], batch: Batch
     ) -> tuple[Array, Array, dict[str, Mean]]:
+        """Weighs the tokens of a batch; needs the logits of all, one part after the other."""
+        mask_BT = given["mask"]
+        if weighting is None:
+            return *normalize(mask_BT), {}
+        target_params, params, reference_params = frozen
+        seen = given | {"hidden": hidden_BTM}
+        if reference is not None:
+            seen["reference_hidden"] = reference.model.hidden(reference_params, batch)
+
+        def score(part: dict[str, Array]) -> Array:
+            said = Logits(
+                logits(target, target_params, part["target_hidden"]),
+                logits(draft, params, part["hidden"]),
+                None
+                if reference is None
+                else logits(reference.model, reference_params, part["reference_hidden"]),
+            )
+            return weighting.score(divergence, said, part["mask"], part["tokens"])
+
+        count = chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size)
+        score_BT = chunks.of_tokens(score, seen, count)
+        return weighting.weigh(score_BT, mask_BT, normalize)
+
+    def loss_fn(
+        fixed: tuple[Params, Params], params: Params, batch: Batch, key: Array
+    ) -> tuple[Array, Array, dict[str, Mean]]:
+        target_params, reference_params = fixed
         source_key, dropout_key = jax.random.split(key)
         frozen = jax.lax.stop_gradient(params)
         networks = Networks(draft, frozen, target, target_params, vocabulary)
         batch = source(networks, batch, source_key)
         mask_BT = batch["decoder_loss_weights"]
-        weight_BT, weight_sum = normalize(mask_BT)
+        hidden_BTM = draft.hidden(params, batch, dropout_key=dropout_key if dropout else None)
         given = {
             "target_hidden": target.hidden(target_params, batch),
             "tokens": batch["decoder_target_tokens"],
             "mask": mask_BT,
-            "weight": weight_BT,
         }
+        weight_BT, weight_sum, seen = weigh(
+            (target_params, frozen, reference_params), jax.lax.stop_gradient(hidden_BTM), given, batch
+        )
         loss_sum, tvd_BT = chunks.loss_of_hidden(
             lambda hidden: draft.readout(params, hidden),
             loss_of_part,
-            draft.hidden(params, batch, dropout_key=dropout_key if dropout else None),
-            given,
+            hidden_BTM,
+            given | {"weight": weight_BT},
             target_params,
             chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size),
         )
@@ -128,6 +165,6 @@ def make_distillation_loss(
             "acceptance_on_batch": Mean.of(1.0 - tvd_BT, mask_BT),
             "row_tokens": row_tokens(mask_BT),
         }
-        return loss_sum, weight_sum, metrics
+        return loss_sum, weight_sum, metrics | seen
 
-    return jax.tree_util.Partial(loss_fn, target_params)
+    return jax.tree_util.Partial(loss_fn, (target_params, None if reference is None else reference.params))

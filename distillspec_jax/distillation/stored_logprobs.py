@@ -19,6 +19,7 @@ from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.distillation.divergences import Divergence, HardLabels, TotalVariation, WeightedSum
 from distillspec_jax.distillation.loss import by_sequence
 from distillspec_jax.distillation.sources import DataSource, Fixed
+from distillspec_jax.distillation.weighting import Frozen, Logits, Weighting
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models import fingerprints
@@ -115,7 +116,13 @@ def likeliest(
 
 
 def make_stored_logprobs_loss(
-    draft: LanguageModel, divergence: Divergence, *, vocabulary: Vocabulary, dropout: bool = False
+    draft: LanguageModel,
+    divergence: Divergence,
+    *,
+    vocabulary: Vocabulary,
+    dropout: bool = False,
+    weighting: Weighting | None = None,
+    reference: Frozen | None = None,
 ) -> LossFn:
     """Makes a loss for `training.step` on batches of `data.target_set` with distributions; needs no target.
 
@@ -124,24 +131,38 @@ def make_stored_logprobs_loss(
       divergence: token by token, over k + 1 outcomes.
       vocabulary: of both; the padded rows of an embedding are in no distribution.
       dropout: draw the draft's dropout masks from the step's key.
+      weighting, reference: see `loss.make_distillation_loss`.
 
     The metric `acceptance_at_most` is the pooled 1 - TVD of the merged distributions, not below the whole
     ones'.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Array) -> tuple[Array, Array, dict[str, Mean]]:
+    def weigh(reference_params: Params, said: Logits, batch: Batch) -> tuple[Array, Array, dict[str, Mean]]:
+        mask_BT = batch["decoder_loss_weights"]
+        if weighting is None:
+            return *by_sequence(mask_BT), {}
+        if reference is not None:
+            others_BTV = reference.model.logits(reference_params, batch)[..., : vocabulary.size]
+            said = said._replace(reference=merged(others_BTV, batch["top_ids"]))
+        score_BT = weighting.score(divergence, said, mask_BT, batch["decoder_target_tokens"])
+        return weighting.weigh(score_BT, mask_BT, by_sequence)
+
+    def loss_fn(
+        reference_params: Params, params: Params, batch: Batch, key: Array
+    ) -> tuple[Array, Array, dict[str, Mean]]:
         weights_BT = batch["decoder_loss_weights"]
         log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
         logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
         log_q_BTK = merged(logits_BTV[..., : vocabulary.size], batch["top_ids"])
         tokens_BT = batch["decoder_target_tokens"]
         loss_BT = divergence(log_p_BTK, log_q_BTK, weights_BT, tokens_BT)
-        weight_BT, weight_sum = by_sequence(weights_BT)
+        said = Logits(log_p_BTK, jax.lax.stop_gradient(log_q_BTK))
+        weight_BT, weight_sum, seen = weigh(reference_params, said, batch)
         tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)
         metrics = {
             "acceptance_at_most": Mean.of(1.0 - tvd_BT, weights_BT),
             "row_tokens": row_tokens(weights_BT),
         }
-        return jnp.sum(loss_BT * weight_BT), weight_sum, metrics
+        return jnp.sum(loss_BT * weight_BT), weight_sum, metrics | seen
 
-    return jax.tree_util.Partial(loss_fn)
+    return jax.tree_util.Partial(loss_fn, None if reference is None else reference.params)

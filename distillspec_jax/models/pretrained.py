@@ -176,8 +176,16 @@ def read_card(name: str) -> ModelCard:
     return card if ids is None else dataclasses.replace(card, shortlist=ids)
 
 
-def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bool = False) -> None:
+def check_pair(
+    target: Pretrained,
+    draft: Pretrained,
+    assume_same_vocabulary: bool = False,
+    roles: tuple[str, str] = ("target", "draft"),
+) -> None:
     """Refuses a draft whose token ids mean something else than its target's.
+
+    Args:
+      roles: what the message calls the two.
 
     Raises:
       UsageError: the fingerprints differ, or one is unknown and the caller does not vouch for it.
@@ -186,7 +194,7 @@ def check_pair(target: Pretrained, draft: Pretrained, assume_same_vocabulary: bo
     if ours is not None and theirs is not None:
         if ours != theirs:
             raise UsageError(
-                f"draft {draft.name} has another vocabulary than target {target.name} "
+                f"{roles[1]} {draft.name} has another vocabulary than {roles[0]} {target.name} "
                 f"(tokenizer {theirs[:12]} against {ours[:12]}): "
                 "use a draft trained with the target's tokenizer"
             )

@@ -1,4 +1,4 @@
-"""The paper's named algorithms as gin files: each is what it says, and trains."""
+"""Named algorithms as gin files, the paper's and later ones: each is what it says, and trains."""
 
 import json
 import math
@@ -10,8 +10,10 @@ from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.cli.main import main
 from distillspec_jax.distillation import divergences, sources
+from distillspec_jax.distillation.block_efficiency import BlockEfficiency
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.token_selection import TokenSelection
 
 ON_POLICY, TARGET = sources.OnPolicy(), sources.TargetGenerated()
 ALGORITHMS = {
@@ -21,7 +23,11 @@ ALGORITHMS = {
     "f_distill": (divergences.TotalVariation(), sources.Mixture((TARGET, ON_POLICY), (0.5, 0.5))),
     "gkd": (divergences.JensenShannon(0.5), ON_POLICY),
     "distillspec": (divergences.ForwardKL(), ON_POLICY),
+    "lk_hybrid": (divergences.LKHybrid(3.0), TARGET),
+    "adaspec": (divergences.ForwardKL(), sources.Fixed()),
+    "block_efficiency": (divergences.TotalVariation(), TARGET),
 }
+WEIGHTINGS = {"adaspec": TokenSelection("r", 0.4), "block_efficiency": BlockEfficiency(7)}
 
 
 def test_there_is_a_file_for_each():
@@ -30,13 +36,15 @@ def test_there_is_a_file_for_each():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_divergence_and_source_are_those_of_the_paper(name):
+def test_divergence_and_source_are_those_of_its_paper(name):
     macros = {"TARGET": "t", "DRAFT": "d", "MODEL_DIR": "m", "MIXTURE_OR_TASK_NAME": "x", "TRAIN_STEPS": "1"}
+    macros |= {"REFERENCE": "r"} if name == "adaspec" else {}
     files = (f"experiments/algorithms/{name}.gin",)
     bindings.bind(distill, GinFlags(files, tuple(macros.items())), given=("gin",))
     bound = gin.get_bindings(distill)
     assert (bound["divergence"], bound["source"]) == ALGORITHMS[name]
-    assert bound["normalization"] == "sequence"
+    assert bound["normalization"] == ("token" if name == "adaspec" else "sequence")
+    assert bound["weighting"] == WEIGHTINGS.get(name)
     assert bound["deployment"] == (Deployment(1.0) if name == "distillspec" else None)
 
 
@@ -58,6 +66,8 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
         "--gin.TRAIN_STEPS=2",
         "--check_prompts=4",
     ]
+    if name == "adaspec":
+        argv.append(f"--gin.REFERENCE={draft_dir}")
     if name != "distillspec":  # nothing held out: neither evaluations nor a check
         argv += ["--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"]
     assert main(argv) == 0

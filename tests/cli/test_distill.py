@@ -155,6 +155,21 @@ def other_vocabulary(tmp_path_factory) -> str:
             "PATIENCE=2 needs DEPLOYMENT, the distribution by which the best is chosen, and",
         ),
         (["--gin.NORMALIZATION=tokens"], "unknown normalization 'tokens': did you mean 'token'?"),
+        (
+            ["--gin_file=experiments/algorithms/adaspec.gin", "--gin.REFERENCE=OTHER"],
+            "reference draft OTHER has another vocabulary than draft ",
+        ),
+        (
+            ["--gin_file=experiments/algorithms/adaspec.gin", "--gin.REFERENCE=OTHERS"],
+            "OTHERS is not a checkpoint directory (no such folder): did you mean 'OTHER'?",
+        ),
+        (
+            [
+                "--gin_file=experiments/algorithms/lk_hybrid.gin",
+                "--gin.divergences.LKHybrid.eta=-1",
+            ],
+            "LKHybrid.eta=-1: must be at least 0",
+        ),
         (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--gin.DIVERGENCE=fkll"], "unknown divergence 'fkll': did you mean 'fkl'?"),
         (["--gin.SOURCE=on_polcy"], "unknown source 'on_polcy': did you mean 'on_policy'?"),
@@ -195,12 +210,17 @@ def test_a_parent_is_never_written_over(base, target_dir, parent, capsys):
     assert f"MODEL_DIR={directory} is the {parent} that the run starts from" in capsys.readouterr().err
 
 
-def test_stored_distributions_stand_for_a_target_that_is_not_loaded(distilled, base, target_dir, tmp_path):
+def test_stored_distributions_stand_for_a_target_that_is_not_loaded(
+    distilled, base, target_dir, draft_dir, tmp_path
+):
     texts, run = tmp_path / "texts", tmp_path / "run"
     collect = ["collect", f"--model={target_dir}", "--task=mine", f"--output={texts}", "--top_logprobs=4"]
     assert main(collect) == 0
     stored = [flag for flag in base if not flag.startswith(("--gin.TARGET=", "--gin_file=runs"))]
     stored += ["--gin_file=runs/distill_stored.gin", f"--gin.TARGET_SET={texts}", f"--gin.MODEL_DIR={run}"]
+    stored += ["--gin.WEIGHTING=@token_selection.TokenSelection()"]
+    stored += [f"--gin.token_selection.TokenSelection.reference={draft_dir}"]
     assert main(stored) == 0
     assert [line["step"] for line in lines(run, "train")] == [1, 2]
-    assert "target" not in pretrained.load(str(run)).card.provenance["parents"]
+    parents = pretrained.load(str(run)).card.provenance["parents"]
+    assert parents == {"draft": draft_dir, "reference draft": draft_dir}

@@ -13,6 +13,7 @@ from distillspec_jax.distillation.divergences import (
     ForwardKL,
     HardLabels,
     JensenShannon,
+    LKHybrid,
     NegativeLogAcceptance,
     ReverseKL,
     TotalVariation,
@@ -43,6 +44,11 @@ def jsd(beta, p, q):
     return beta * kl(p, middle) + (1 - beta) * kl(q, middle)
 
 
+def lk(eta, p, q):
+    weight = np.exp(-eta * np.minimum(p, q).sum(-1))
+    return weight * kl(p, q) + (1 - weight) * 0.5 * np.abs(p - q).sum(-1)
+
+
 CASES = [
     pytest.param(ForwardKL(), kl, id="fkl"),
     pytest.param(ReverseKL(), lambda p, q: kl(q, p), id="rkl"),
@@ -56,6 +62,7 @@ CASES = [
         lambda p, q: 0.25 * kl(p, q) + np.abs(p - q).sum(-1),
         id="sum",
     ),
+    pytest.param(LKHybrid(2.0), functools.partial(lk, 2.0), id="lk"),
 ]
 EVERY = [pytest.param(case.values[0], id=case.id) for case in CASES]
 
@@ -101,7 +108,7 @@ def test_directions_by_hand():
         assert float(value(divergence, *pair, one)[0, 0]) == pytest.approx(expected, rel=1e-5), divergence
 
 
-@pytest.mark.parametrize("divergence", EVERY)
+@pytest.mark.parametrize("divergence", EVERY[:-1])  # LK's holds its weights constant
 def test_gradients_are_those_of_the_value(divergence, logits):
     target, draft = logits
     check_grads(
@@ -115,6 +122,16 @@ def test_the_gradient_of_forward_kl_is_the_difference_of_the_distributions(logit
     np.testing.assert_allclose(
         gradient, MASK[..., None] * (distribution(draft) - distribution(target)), atol=1e-6
     )
+
+
+def test_the_weights_of_the_lk_hybrid_are_constants_to_its_gradient(logits):
+    """Forward KL's gradient is Q - P; TVD's is that of 1/2 sum |P - Q| by the logits of Q."""
+    p, q = map(distribution, logits)
+    sign = 0.5 * np.sign(q - p)
+    to_tvd = q * (sign - (q * sign).sum(-1, keepdims=True))
+    weight = np.exp(-2.0 * np.minimum(p, q).sum(-1))[..., None]
+    expected = MASK[..., None] * (weight * (q - p) + (1 - weight) * to_tvd)
+    np.testing.assert_allclose(gradients(LKHybrid(2.0), *logits, MASK)[1], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("divergence", EVERY)
@@ -227,6 +244,7 @@ def test_short_names():
         "jsd": JensenShannon,
         "tvd": TotalVariation,
         "nla": NegativeLogAcceptance,
+        "lk": LKHybrid,
         "nll": HardLabels,
     }
 
@@ -356,6 +374,9 @@ def test_truncated_distributions_without_a_common_token_are_finite_and_at_rest()
         (lambda: TotalVariation(temperature=float("nan")), "TotalVariation.temperature=nan: must be"),
         (lambda: TotalVariation(top_p=0.0), r"TotalVariation: top_p is 0.0, must be in \(0, 1\]"),
         (lambda: TotalVariation(top_k=-1), "TotalVariation: top_k is -1, must be 0"),
+        (lambda: LKHybrid(0.0), "LKHybrid.eta=0.0 must be positive and finite; use ForwardKL"),
+        (lambda: LKHybrid(float("inf")), "LKHybrid.eta=inf must be positive and finite"),
+        (lambda: LKHybrid("3"), "LKHybrid.eta='3': must be a number"),
         (lambda: WeightedSum((ForwardKL(),), (1.0, 2.0)), "WeightedSum: 1 divergences but 2 weights"),
         (lambda: WeightedSum((), ()), "WeightedSum: 0 divergences"),
         (lambda: WeightedSum([ForwardKL(), ReverseKL()], [1.0, 0.0]), r"0.0 must be positive .* leave out"),
@@ -363,6 +384,7 @@ def test_truncated_distributions_without_a_common_token_are_finite_and_at_rest()
     ],
     ids=[
         *("rkl-top_k", "jsd-top_p", "fkl-temperature", "tvd-temperature", "tvd-top_p", "tvd-top_k"),
+        *("lk-zero", "lk-infinite", "lk-text"),
         *("sum-lengths", "sum-empty", "sum-zero", "sum-infinite"),
     ],
 )
