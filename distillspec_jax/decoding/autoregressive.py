@@ -97,3 +97,41 @@ def sample(
     state = loop.init(frozen, prompt_BT, RowSettings(keys_B, limit_B, distribution), max_new_tokens)
     rows = loop.run(frozen, state, max_new_tokens).rows
     return rows.output_BT, rows.emitted_B
+
+
+def resume(
+    model: LanguageModel,
+    params: Params,
+    distribution: SamplingDistribution,
+    prompt_BT: Array,
+    begun_BT: Array,
+    begun_B: Array,
+    keys_B: Array,
+    limit_B: Array,
+    stopping: Stopping = STOP_ON_EOS,
+) -> tuple[Array, Array]:
+    """`sample` from the middle of texts: each is read up to a token of its own and goes on from there.
+
+    The text is read whole, in one call, and what follows the cut is forgotten again.
+
+    Args:
+      begun_BT: int32, the texts.
+      begun_B: int32, how many of their tokens stay: less than their width.
+      limit_B: int32, most tokens to add; 0 leaves a row as it is. With those that stay, at most the width.
+
+    Returns:
+      int32 of `begun_BT`'s shape, the added tokens alone, 0 after the end, and int32 `[B]` lengths.
+    """
+    loop, width = AutoregressiveLoop(model, stopping), begun_BT.shape[1]
+    frozen = PairParams(jax.lax.stop_gradient(params))
+    state = loop.init(frozen, prompt_BT, RowSettings(keys_B, limit_B, distribution), width)
+    inputs_BT = jnp.concatenate([state.rows.pending_B[:, None], begun_BT[:, :-1]], axis=1)
+    _, read = model.extend(frozen.target, state.target, inputs_BT)
+    pending_B = jnp.take_along_axis(inputs_BT, begun_B[:, None], axis=1)[:, 0]
+    begun = dataclasses.replace(
+        state,
+        rows=dataclasses.replace(state.rows, pending_B=pending_B),
+        target=read.rewind(state.target.length_B + begun_B),
+    )
+    rows = loop.run(frozen, begun, width).rows
+    return rows.output_BT, rows.emitted_B

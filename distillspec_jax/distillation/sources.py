@@ -20,6 +20,7 @@ from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.autoregressive import sample
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError, find
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
 from distillspec_jax.shapes import Array, Params
@@ -49,7 +50,8 @@ class DataSource(Protocol):
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
         """Makes the batch to learn from, of the same features and shapes as `batch`.
 
-        Its `decoder_loss_weights` mark each sequence's own tokens.
+        Its `decoder_loss_weights` mark the tokens of each sequence that are learnt from. A source that may
+        change as training goes on reads `step` (`training.step.LossFn`).
         """
 
 
@@ -63,7 +65,7 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sampled:
+class Sampled:
     """The settings of a source whose targets a network writes; no gradient flows through them.
 
     Attributes:
@@ -89,7 +91,7 @@ class _Sampled:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnPolicy(_Sampled):
+class OnPolicy(Sampled):
     """The draft's own samples, drawn with its current parameters.
 
     Attributes:
@@ -103,7 +105,7 @@ class OnPolicy(_Sampled):
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetGenerated(_Sampled):
+class TargetGenerated(Sampled):
     """The target's samples, drawn anew in every step. Slow: the target decodes token by token.
 
     Attributes:
@@ -185,6 +187,7 @@ SOURCES: dict[str, Callable[[], DataSource]] = {
     "fixed": Fixed,
     "on_policy": OnPolicy,
     "target": TargetGenerated,
+    "replay": deferred("distillspec_jax.distillation.replay", "Replayed"),
 }
 """Short names, for the Python interface and `--gin.SOURCE=fixed`; gin files name the classes."""
 
@@ -199,9 +202,10 @@ def source(named: str | DataSource) -> DataSource:
 
 
 def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
-    """Checks a mixture's shares (`Mixture.check`); other sources take whatever rows there are."""
-    if isinstance(source, Mixture):
-        source.check(rows, microbatches)
+    """Checks the shares of a mixture (`Mixture.check`), wherever in a source it stands."""
+    check = getattr(source, "check", None)
+    if check is not None:
+        check(rows, microbatches)
 
 
 def sampled_batch(

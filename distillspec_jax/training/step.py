@@ -25,6 +25,9 @@ from distillspec_jax.shapes import Array, Params
 LossFn = Callable[[Params, dict[str, Array], Array], tuple[Array, Array, dict[str, Mean]]]
 """Parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`).
 
+In training the batch has a feature more than the data, `step`: int32 `[B]`, the steps taken before this one,
+in every row the same, so that a loss may change as training goes on, whatever a batch is cut into.
+
 Training needs one metric by name, `row_tokens`: see `row_tokens`.
 """
 
@@ -126,6 +129,8 @@ def make_train_step(
         state: TrainState, batch: dict[str, Array], loss_fn: LossFn
     ) -> tuple[TrainState, dict[str, Mean]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        batch = {**batch, "step": jnp.broadcast_to(state.step, rows)}
         grads, weight, metrics = accumulated(loss_fn, state.params, batch, key)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)

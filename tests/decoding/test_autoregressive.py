@@ -12,6 +12,7 @@ from distillspec_jax.decoding import (
     randomness,
     sample,
 )
+from distillspec_jax.decoding.autoregressive import resume
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests.decoding.batches import padded, run, start, texts
 from tests.decoding.prefix_model import PrefixModel
@@ -35,6 +36,28 @@ def test_greedy_tokens_are_the_argmax_of_full_logits() -> None:
         assert tokens_T[:length].tolist() == (logits_TV[:, 1:].argmax(-1) + 1).tolist()
         assert (tokens_T[length:] == 0).all()
         assert length == NEW_TOKENS or tokens_T[length - 1] == 1
+
+
+def test_a_text_goes_on_from_a_cut_as_if_the_model_had_written_what_stays() -> None:
+    """Greedily, after none of its own tokens, one, two and three; what stands behind the cut is forgotten."""
+    distribution = SamplingParams(0.0).distribution(T5_IDS)
+
+    @jax.jit
+    def written(params: object) -> tuple[jax.Array, ...]:
+        tokens_BT, length_B = sample(MODEL, params, distribution, PROMPTS, KEYS, NEW_TOKENS)
+        begun_B = jnp.minimum(jnp.arange(ROWS), length_B - 1)
+        texts_BT = jnp.where(jnp.arange(NEW_TOKENS)[None] < begun_B[:, None], tokens_BT, 7)
+        limit_B = jnp.where(begun_B == 2, 1, NEW_TOKENS - begun_B)
+        added = resume(MODEL, params, distribution, PROMPTS, texts_BT, begun_B, KEYS, limit_B)
+        return tokens_BT, length_B, begun_B, *added
+
+    whole_BT, length_B, begun_B, added_BT, count_B = map(np.asarray, written(PARAMS))
+    assert begun_B.tolist() == [0, 1, 2, 3]
+    for row, begun in enumerate(begun_B):
+        expected = whole_BT[row, begun : 3 if begun == 2 else length_B[row]]
+        assert count_B[row] == len(expected)
+        assert added_BT[row].tolist() == [*expected, *[0] * (NEW_TOKENS - len(expected))]
+    assert len(np.unique(whole_BT)) > 3
 
 
 def test_no_gradient_flows_through_sampled_tokens() -> None:

@@ -1,0 +1,139 @@
+"""Own samples that begin in the middle of another's text: after a prefix that the target, say, has written.
+
+A draft in use continues the target's text, and never its own for longer than a block. A whole sample of its
+own leads to prefixes that decoding never meets.
+
+References:
+  Draft-OPD, arXiv 2605.29343, where drafting is replayed from the positions at which verification failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding import randomness
+from distillspec_jax.decoding.autoregressive import resume
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.decoding.sampling import SamplingDistribution
+from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.distillation import chunks
+from distillspec_jax.distillation.sources import DataSource, Networks, Sampled, TargetGenerated, check_shares
+from distillspec_jax.errors import find
+from distillspec_jax.models.interface import Batch
+from distillspec_jax.shapes import Array
+
+Cut = Callable[[Networks, SamplingDistribution, Batch, Array], Array]
+"""From networks, the draft's distribution, texts and row keys to how many tokens of each text stay, `[B]`."""
+_TARGETS = TargetGenerated()
+
+
+@dataclasses.dataclass(frozen=True)
+class Replayed(Sampled):
+    """The draft's continuations of texts that are cut; they alone are learnt from.
+
+    Attributes:
+      temperature: of the draft's distribution.
+      max_tokens: longest continuation; None: up to the width of the targets.
+      texts: the source that is cut: the target's samples, or `Fixed()`, the data's or a stored set's own.
+      cut: key of `CUTS`: `random`, any token of the text is the first to be written anew, or `error`, the
+        first, from such a one on, at which a draft would have been rejected.
+    """
+
+    texts: DataSource = _TARGETS
+    cut: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find("cut", self.cut, CUTS)
+
+    def check(self, rows: int, microbatches: int) -> None:
+        """See `sources.check_shares`."""
+        check_shares(self.texts, rows, microbatches)
+
+    def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
+        """See `DataSource`."""
+        texts_key, cut_key, own_key = jax.random.split(key, 3)
+        texts = self.texts(networks, batch, texts_key)
+        text_BT = texts["decoder_target_tokens"]
+        rows, width = text_BT.shape
+        distribution = self.sampling.distribution(networks.vocabulary)
+        keys_B = randomness.row_keys(cut_key, jnp.arange(rows))
+        kept_B = CUTS[self.cut](networks, distribution, texts, keys_B)
+        longest_B = jnp.minimum(width - kept_B, self.max_tokens or width)
+        own_BT, own_B = resume(
+            networks.draft,
+            networks.draft_params,
+            distribution,
+            batch["encoder_input_tokens"],
+            text_BT,
+            kept_B,
+            randomness.row_keys(own_key, jnp.arange(rows)),
+            jnp.where(_lengths(texts) > 0, longest_B, 0),
+            StopOnEos(networks.vocabulary.eos_ids),
+        )
+        offset_BT = jnp.arange(width)[None] - kept_B[:, None]  # in the continuation
+        moved_BT = jnp.take_along_axis(own_BT, jnp.maximum(offset_BT, 0), axis=1)
+        tokens_BT = jnp.where(offset_BT < 0, text_BT, moved_BT)  # 0 behind the end, as `own_BT` is
+        learnt_BT = (offset_BT >= 0) & (offset_BT < own_B[:, None])
+        return {
+            **texts,
+            "decoder_target_tokens": jax.lax.stop_gradient(tokens_BT),
+            "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_loss_weights": learnt_BT.astype(jnp.float32),
+        }
+
+
+def _lengths(texts: Batch) -> Array:
+    return jnp.sum(texts["decoder_loss_weights"] > 0, axis=1).astype(jnp.int32)
+
+
+def _random(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
+    """Draws each of a text's tokens with the same probability; 0 of an empty text."""
+    length_B = _lengths(texts)
+    drawn_B = randomness.uniform(randomness.draw_keys(keys_B, 0, Purpose.DRAFT))
+    return jnp.clip((drawn_B * length_B).astype(jnp.int32), 0, jnp.maximum(length_B - 1, 0))
+
+
+def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
+    """Finds the first rejection from a random token on; where there is none, that token.
+
+    Of speculative decoding that emitted this text, a token y was an accepted draft with probability
+    min(1, q(y) / p(y)), and otherwise the target's own after a rejection.
+    """
+    text_BT = texts["decoder_target_tokens"]
+    begin_B1 = _random(networks, distribution, texts, keys_B)[:, None]
+
+    def log_ratio(part: dict[str, Array]) -> Array:
+        log_p, log_q = (
+            jnp.take_along_axis(
+                distribution.log_probs(model.readout(params, part[role])), part["tokens"][..., None], axis=-1
+            )[..., 0]
+            for role, model, params in (
+                ("target", networks.target, networks.target_params),
+                ("draft", networks.draft, networks.draft_params),
+            )
+        )
+        # A text that the target would not have written at this temperature has no ratio: a rejection.
+        return jnp.where(log_p > -jnp.inf, log_q - log_p, -jnp.inf)
+
+    hidden = {
+        "target": networks.target.hidden(networks.target_params, texts),
+        "draft": networks.draft.hidden(networks.draft_params, texts),
+        "tokens": text_BT,
+    }
+    count = chunks.parts(text_BT.shape[0], text_BT.shape[1], networks.draft.vocab_size)
+    accepted_BT = jnp.exp(jnp.minimum(chunks.of_tokens(log_ratio, hidden, count), 0.0))
+    token_1T = jnp.arange(text_BT.shape[1])[None]
+    drawn_BT = randomness.uniform(randomness.draw_keys(keys_B[:, None], token_1T, Purpose.ACCEPT))
+    tested_BT = (token_1T >= begin_B1) & (token_1T < _lengths(texts)[:, None])
+    rejected_BT = tested_BT & (drawn_BT >= accepted_BT)
+    first_B = jnp.argmax(rejected_BT, axis=1).astype(jnp.int32)
+    return jnp.where(jnp.any(rejected_BT, axis=1), first_B, begin_B1[:, 0])
+
+
+CUTS: Mapping[str, Cut] = {"random": _random, "error": _error}
+"""Where a text may be cut, by name."""
