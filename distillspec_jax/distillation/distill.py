@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optax
 
+from distillspec_jax import bounds
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence
@@ -22,8 +23,9 @@ from distillspec_jax.distillation.stored_logprobs import (
     make_stored_logprobs_loss,
 )
 from distillspec_jax.distillation.weighting import Frozen, Weighting
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.models import pretrained
+from distillspec_jax.models.interface import Batch
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
@@ -45,6 +47,7 @@ def distill(
     normalization: str = "sequence",
     weighting: Weighting | None = None,
     deployment: Deployment | None = None,
+    own_texts: int = 0,
     dropout_rate: float | None = None,
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
@@ -69,6 +72,8 @@ def distill(
       weighting: weighs the tokens of a batch, as `BlockEfficiency` and `TokenSelection`; None: all alike.
       deployment: keep the evaluation with the highest held-out acceptance under this distribution in
         `model_dir/best`; step 0 is one of them.
+      own_texts: held-out prompts that the draft continues at every evaluation, to measure acceptance and
+        entropies on its own texts, too (`expected_acceptance`); 0: none.
       dropout_rate: of the draft, in place of its own.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
@@ -81,7 +86,7 @@ def distill(
     """
     divergence = find_divergence(divergence or "fkl")
     source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
-    _check_settings(target, data, loop, source, normalization, deployment)
+    _check_settings(target, data, loop, source, normalization, deployment, own_texts)
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
@@ -110,6 +115,7 @@ def distill(
             partitioner,
             normalization,
             deployment,
+            own_texts,
             weighting,
             reference,
         )
@@ -146,9 +152,11 @@ def _check_settings(
     source: DataSource,
     normalization: str,
     deployment: Deployment | None,
+    own_texts: int,
 ) -> None:
     """Refuses settings that cannot go together, before anything is loaded."""
     find_normalization(normalization)
+    check_number("OWN_TEXTS", own_texts, 0, most=bounds.COUNT)
     check_shares(source, loop.batch_size, loop.microbatches)
     if data.pack:
         raise UsageError("DataConfig.pack=True: sequences are not packed in distillation; set it to False")
@@ -163,6 +171,7 @@ def _check_settings(
         raise UsageError("TARGET=None: without a target, give TARGET_SET, a folder with its distributions")
     for name, needs_target in (
         ("DEPLOYMENT", deployment is not None),
+        (f"OWN_TEXTS={own_texts}", own_texts > 0),
         (f"NORMALIZATION={normalization!r}", normalization != "sequence"),
     ):
         if needs_target:
@@ -221,20 +230,24 @@ def _live_objective(
     partitioner: Partitioner,
     normalization: str,
     deployment: Deployment | None,
+    own_texts: int,
     weighting: Weighting | None,
     reference: Frozen | None,
 ) -> _Objective:
     """The objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
-    prompts = [
-        partitioner.put_batch(batch)
-        for of_task in data.held_out_batches(loop.batch_size).values()
-        for batch in of_task
-    ]
-    if deployment is not None and not prompts:
+
+    def prompts_of(data: DataConfig) -> list[Batch]:
+        of_tasks = data.held_out_batches(loop.batch_size).values()
+        return [partitioner.put_batch(batch) for of_task in of_tasks for batch in of_task]
+
+    prompts = prompts_of(data)
+    own = dataclasses.replace(data, eval_limit=min(own_texts, data.eval_limit))
+    own_prompts = prompts_of(own) if own_texts else []
+    if not prompts and (deployment is not None or own_texts):
+        needs = f"OWN_TEXTS={own_texts} continues" if deployment is None else "DEPLOYMENT chooses the best by"
         raise UsageError(
-            f"DEPLOYMENT chooses the best by held-out prompts, but {data.mixture_or_task_name!r} has no "
-            "validation split"
+            f"{needs} held-out prompts, but {data.mixture_or_task_name!r} has no validation split"
         )
     distributions = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
 
@@ -256,7 +269,14 @@ def _live_objective(
         if not prompts:
             return None
         return expected_acceptance(
-            model, teacher.model, teacher.params, prompts, loop.seed, distributions, vocabulary=vocabulary
+            model,
+            teacher.model,
+            teacher.params,
+            prompts,
+            loop.seed,
+            distributions,
+            vocabulary=vocabulary,
+            own_batches=own_prompts,
         )
 
     return _Objective(loss, evaluate)

@@ -3,6 +3,9 @@
 Prefixes are drawn from the target once, at the start, under the distribution in question: alpha = 1 - TVD
 pooled over their tokens. At temperature 0 both distributions are one-hot, so alpha is the share of greedy
 target tokens that the draft's argmax agrees with.
+
+Asked for, the same is measured on the draft's own texts, which it writes anew each time, and on both the
+entropies of the two networks: what a draft that learns from its own samples learns on.
 """
 
 from __future__ import annotations
@@ -44,6 +47,12 @@ def overlap(
     )
 
 
+def entropy(logits_BTV: Array, vocabulary: Vocabulary) -> Array:
+    """Computes the entropy of the distribution that is sampled at temperature 1, nats, `[B, T]`."""
+    log_p_BTV = SAMPLED.distribution(vocabulary).log_probs(logits_BTV)
+    return -jnp.sum(jnp.exp(log_p_BTV) * jnp.where(log_p_BTV > -jnp.inf, log_p_BTV, 0.0), axis=-1)
+
+
 def expected_acceptance(
     draft: LanguageModel,
     target: LanguageModel,
@@ -53,48 +62,71 @@ def expected_acceptance(
     distributions: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
     vocabulary: Vocabulary,
+    own_batches: Sequence[Batch] = (),
 ) -> Callable[[Params], dict[str, float]]:
     """Draws the target's texts and makes a function from the draft's parameters to alpha on them.
 
-    Its values are named by `metric` (`acceptance_expected_T0`), one a distribution.
+    Its values are named by `metric` (`acceptance_expected_T0`), one a distribution. With `own_batches` there
+    are more, of texts drawn from the same distributions: `acceptance_own_T0`, on the draft's own texts;
+    `target_entropy_T0` and `draft_entropy_T0`, nats a token, on the target's; `target_entropy_own_T0` and
+    `draft_entropy_own_T0`. Entropies are those of temperature 1, whatever the texts were drawn at.
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.
-      seed: of the target's samples.
+      seed: of all samples: a draft's own texts differ from another's by the draft alone.
       distributions: of target and draft.
       vocabulary: of both.
+      own_batches: prompts that the draft continues, too.
     """
 
-    @jax.jit
-    def draw(target_params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
+    @functools.partial(jax.jit, static_argnums=0)
+    def draw(model: LanguageModel, params: Params, batch: Batch, key: Array) -> tuple[Batch, ...]:
         return tuple(
-            sampled_batch(target, target_params, batch, key, distribution, vocabulary)
+            sampled_batch(model, params, batch, key, distribution, vocabulary)
             for distribution in distributions
         )
 
-    @jax.jit
-    def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> dict[str, Mean]:
-        def overlap_under(distribution: Deployment, hidden: tuple[Array, Array]) -> Array:
-            logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
-            return overlap(*logits, distribution, vocabulary)
+    def of_tokens_under(
+        params: Params, target_params: Params, distribution: Deployment, hidden: tuple[Array, Array]
+    ) -> dict[str, Array]:
+        logits = target.readout(target_params, hidden[0]), draft.readout(params, hidden[1])
+        found = {"acceptance": overlap(*logits, distribution, vocabulary)}
+        if own_batches:
+            found["target_entropy"], found["draft_entropy"] = (entropy(x, vocabulary) for x in logits)
+        return found
 
-        found = {}
+    @jax.jit
+    def measure(params: Params, target_params: Params, drawn: tuple[Batch, ...]) -> list[dict[str, Mean]]:
+        found = []
         for distribution, batch in zip(distributions, drawn, strict=True):
             mask_BT = batch["decoder_loss_weights"]
             hidden = target.hidden(target_params, batch), draft.hidden(params, batch)
             count = chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size)
-            overlap_BT = chunks.of_tokens(functools.partial(overlap_under, distribution), hidden, count)
-            found[metric(distribution)] = Mean.of(overlap_BT, mask_BT)
+            values = functools.partial(of_tokens_under, params, target_params, distribution)
+            by_name = chunks.of_tokens(values, hidden, count)
+            found.append({name: Mean.of(value_BT, mask_BT) for name, value_BT in by_name.items()})
         return found
 
+    def named(found: list[dict[str, Mean]], on: str) -> dict[str, Mean]:
+        return {
+            f"{name}_{on}{distribution.name}" if on or name != "acceptance" else metric(distribution): mean
+            for distribution, by_name in zip(distributions, found, strict=True)
+            for name, mean in by_name.items()
+        }
+
     key = jax.random.key(seed)
-    drawn = [draw(target_params, batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
+    keys = [jax.random.fold_in(key, i) for i in range(len(own_batches))]
+    drawn = [
+        draw(target, target_params, batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)
+    ]
 
     def evaluate(params: Params) -> dict[str, float]:
         total: dict[str, Mean] = {}
-        for of_distributions in drawn:
-            found = measure(params, target_params, of_distributions)
-            total = metrics_lib.merge(total, metrics_lib.to_host(found))
+        own = (draw(draft, params, batch, key) for batch, key in zip(own_batches, keys, strict=True))
+        for on, texts in (("", drawn), ("own_", own)):
+            for of_distributions in texts:
+                found = named(measure(params, target_params, of_distributions), on)
+                total = metrics_lib.merge(total, metrics_lib.to_host(found))
         return metrics_lib.compute(total)
 
     return evaluate

@@ -52,6 +52,7 @@ class LoopConfig:
       keep: checkpoints kept.
       microbatches: gradient accumulation.
       patience: evaluations without a better one after which the run ends; 0: never. Needs a selection.
+      patience_after: steps that a run has before it may end so.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
       on_non_finite: what to do after a step whose loss or gradient is not finite: `stop`, or `skip` it, which
         leaves the parameters and the optimizer as they were. Its batch is kept either way.
@@ -66,13 +67,14 @@ class LoopConfig:
     keep: int = 2
     microbatches: int = 1
     patience: int = 0
+    patience_after: int = 0
     max_seconds: float = 0.0
     on_non_finite: str = "stop"
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
         least = dict.fromkeys(at_least_one, 1) | dict.fromkeys(
-            ("seed", "eval_period", "patience", "max_seconds"), 0
+            ("seed", "eval_period", "patience", "patience_after", "max_seconds"), 0
         )
         for name, minimum in least.items():
             whole = name != "max_seconds"
@@ -150,7 +152,7 @@ def train(
             reports.write(step, values, "eval")
 
         def gave_up(step: int) -> bool:
-            return selection is not None and selection.exhausted(step)
+            return selection is not None and step >= config.patience_after and selection.exhausted(step)
 
         # A selection judges its start; a later step is due if the run was stopped before it came to that.
         due = evaluates(start) if start else selection is not None

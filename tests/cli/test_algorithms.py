@@ -66,6 +66,8 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
         "--gin.TRAIN_STEPS=2",
         "--check_prompts=4",
     ]
+    if name == "distillspec":
+        argv.append("--gin.OWN_TEXTS=2")
     if name == "adaspec":
         argv.append(f"--gin.REFERENCE={draft_dir}")
     if name != "distillspec":  # nothing held out: neither evaluations nor a check
@@ -86,6 +88,8 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     found = json.loads((best / "agreement.json").read_text())
     assert found["recorded"] == pytest.approx(found["recomputed"], abs=1e-4)
     metric = "acceptance_expected_T1"
+    own = {"acceptance_own_T1", "target_entropy_own_T0", "draft_entropy_T1"}
+    assert all(own <= line.keys() for line in lines if line["split"] == "eval")
     evaluated = {line["step"]: line[metric] for line in lines if line["split"] == "eval"}
     assert [*evaluated] == [0, 2]
     step = max(evaluated, key=evaluated.__getitem__)

@@ -170,6 +170,23 @@ def other_vocabulary(tmp_path_factory) -> str:
             ],
             "LKHybrid.eta=-1: must be at least 0",
         ),
+        (["--gin.OWN_TEXTS=-1"], "OWN_TEXTS=-1: must be at least 0"),
+        (
+            ["--gin.OWN_TEXTS=2", "--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"],
+            "OWN_TEXTS=2 continues held-out prompts, but 'unseen' has no validation split",
+        ),
+        (
+            [
+                *("--gin.SOURCE=@schedules.Turning()", "--gin.schedules.Turning.before=@sources.Fixed()"),
+                *("--gin.schedules.Turning.after=@sources.OnPolicy()", "--gin.schedules.Turning.begin=9"),
+                "--gin.schedules.Turning.end=3",
+            ],
+            "Turning.end=3: must be at least 9",
+        ),
+        (
+            ["--gin.SOURCE=@replay.Replayed()", "--gin.replay.Replayed.cut=eror"],
+            "unknown cut 'eror': did you mean 'error'?",
+        ),
         (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--gin.DIVERGENCE=fkll"], "unknown divergence 'fkll': did you mean 'fkl'?"),
         (["--gin.SOURCE=on_polcy"], "unknown source 'on_polcy': did you mean 'on_policy'?"),

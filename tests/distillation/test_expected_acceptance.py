@@ -18,16 +18,20 @@ def distribution(params):
 
 
 def exact_alpha(target, draft, width):
-    """Sum over all prefixes of their probability times overlap, over the expected length.
+    """Sum over all prefixes of their probability times overlap, over the expected length."""
+    p, q = distribution(target), distribution(draft)
+    return exact_mean(np.minimum(p, q).sum(-1), p, width)
+
+
+def exact_mean(value, written, width):
+    """Pools a value of every prefix over the texts of a distribution.
 
     A bigram's prefix is its last token, so the occupation of each token is carried along; EOS (1) ends.
     """
-    p, q = distribution(target), distribution(draft)
-    overlap = np.minimum(p, q).sum(-1)
     here, total, count = np.eye(V)[0], 0.0, 0.0
     for _ in range(width):
-        total, count = total + here @ overlap, count + here.sum()
-        here = np.concatenate([[0.0], here @ p])
+        total, count = total + here @ value, count + here.sum()
+        here = np.concatenate([[0.0], here @ written])
         here[1] = 0.0
     return total / count
 
@@ -46,6 +50,24 @@ def test_alpha_pools_the_overlap_over_prefixes_that_the_target_draws():
     # Prefixes of the draft would have given another number.
     p, q = distribution(target), distribution(draft)
     assert abs(exact_alpha(target, draft, WIDTH) - np.minimum(p, q).sum(-1).mean()) > 0.02
+
+
+def test_on_the_drafts_own_texts_it_is_pooled_over_the_drafts_prefixes():
+    """Entropies of both on both: in float64, over all prefixes."""
+    target, draft = table(0, V), table(2, V)
+    p, q = distribution(target), distribution(draft)
+    entropies = {"target": -(p * np.log(p)).sum(-1), "draft": -(q * np.log(q)).sum(-1)}
+    sampled = (expected_acceptance.SAMPLED,)
+    found = evaluator(target, rows=2000, distributions=sampled, own_batches=[prompts(2000, WIDTH)])(draft)
+    expected = {
+        "acceptance_expected_T1": exact_alpha(target, draft, WIDTH),
+        "acceptance_own_T1": exact_alpha(draft, target, WIDTH),
+        **{f"{who}_entropy_T1": exact_mean(value, p, WIDTH) for who, value in entropies.items()},
+        **{f"{who}_entropy_own_T1": exact_mean(value, q, WIDTH) for who, value in entropies.items()},
+    }
+    assert found == {name: pytest.approx(value, abs=0.015) for name, value in expected.items()}
+    values = sorted(expected.values())
+    assert min(np.diff(values)) > 0.03  # none is taken for another
 
 
 def test_at_temperature_zero_it_is_agreement_of_the_argmax():

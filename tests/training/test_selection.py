@@ -93,6 +93,14 @@ def test_patience_ends_the_run_and_a_restart_leaves_it_ended(run_dir):
     assert best_of(run_dir) == (10, 0.6)
 
 
+def test_patience_does_not_end_a_run_before_the_steps_that_it_has_in_any_case(run_dir):
+    settings = {"eval_period": 2, "patience": 1, "save_period": 50, "log_period": 50}
+    run(run_dir, 0.5, 0.1, 0.2, **settings, patience_after=3)
+    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [0, 2, 4]
+    run(run_dir, 0.4, **settings, patience_after=6)  # the ended run goes on, to step 6
+    assert [line["step"] for line in toy.lines(run_dir) if line["split"] == "eval"] == [0, 2, 4, 6]
+
+
 def test_a_run_that_patience_ended_goes_on_with_the_metrics_of_its_open_interval(run_dir, tmp_path_factory):
     settings = {"eval_period": 2, "save_period": 50, "log_period": 3}
     run(run_dir, 0.5, 0.4, patience=1, **settings)  # ends at step 2, one step before a report
