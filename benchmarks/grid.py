@@ -12,13 +12,16 @@ Interrupted, it goes on; a cell that the results hold already is neither trained
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from distillspec_jax import training_log
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results
@@ -27,6 +30,7 @@ from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.tables import with_interval
 from distillspec_jax.showcase.recipes import RECIPES
+from distillspec_jax.training.writers import METRICS_FILE
 
 TASKS = ("wiki_leads", "gsm_symbolic")
 SOURCES = ("fixed", "target", "on_policy", "mix")
@@ -158,40 +162,55 @@ def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
         return dict(kept["steps"])
     per_step = {}
     for source in (*SOURCES, CONTROL):
-        trial = folder / "trial"
-        shutil.rmtree(trial, ignore_errors=True)
-        _train(task, source, DIVERGENCES["FKL"] if source in SOURCES else [], TRIAL_STEPS, 0, trial)
-        lines = map(json.loads, (trial / "metrics.jsonl").read_text().splitlines())
-        per_step[source] = [line["step_s"] for line in lines if "step_s" in line][-1]
-        shutil.rmtree(trial)
+        flags = DIVERGENCES["FKL"] if source in SOURCES else []
+        per_step[source] = seconds_a_step(
+            functools.partial(_train, task, source, flags, TRIAL_STEPS, 0), folder / "trial"
+        )
     steps = {source: max(1, round(seconds / s)) for source, s in per_step.items()}
     path.write_text(json.dumps({"seconds": seconds, "seconds_a_step": per_step, "steps": steps}, indent=1))
     return steps
 
 
+def seconds_a_step(train: Callable[[Path], Path], trial: Path) -> float:
+    """Trains in a folder that is removed again, and reads off its last report how long a step took."""
+    shutil.rmtree(trial, ignore_errors=True)
+    train(trial)
+    found = [line["step_s"] for line in training_log.read(trial / METRICS_FILE) if "step_s" in line][-1]
+    shutil.rmtree(trial)
+    return float(found)
+
+
 def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
-    """One cell, as a user would start it; a process of its own gives back the compiler's memory."""
     recipe = RECIPES[task]
-    shared = {
-        "MIXTURE_OR_TASK_NAME": task,
-        "TASK_FEATURE_LENGTHS": dict(recipe.lengths),
-        "MODEL_DIR": str(directory),
-        "TRAIN_STEPS": steps,
-        "BATCH_SIZE": 24,
-        "SEED": seed,
-        "EVAL_PERIOD": 0,
-    }
+    macros: dict[str, Any] = {"TRAIN_STEPS": steps, "SEED": seed, "EVAL_PERIOD": 0}
     if source == CONTROL:
         command = ["finetune", "--gin_file=runs/finetune.gin"]
-        shared |= {"MODEL": None, "INITIAL_CHECKPOINT_PATH": recipe.draft}
-        shared |= {"LEARNING_RATE": recipe.control_learning_rate}
+        macros |= {"MODEL": None, "INITIAL_CHECKPOINT_PATH": recipe.draft}
+        macros |= {"LEARNING_RATE": recipe.control_learning_rate}
     else:
         command = ["distill", f"--gin_file=experiments/grid/{source}.gin", "--check_prompts=0"]
-        shared |= {"TARGET": recipe.target, "DRAFT": recipe.draft, "LEARNING_RATE": LEARNING_RATE}
-    macros = [f"--gin.{name}={value}" for name, value in shared.items()]
-    macros.append("--gin.data_config.DataConfig.eval_limit=8")  # what counts is measured below
+        macros |= {"TARGET": recipe.target, "DRAFT": recipe.draft, "LEARNING_RATE": LEARNING_RATE}
+    few = "--gin.data_config.DataConfig.eval_limit=8"  # what counts is measured below
+    return start(command, task, macros, [few, *flags], directory)
+
+
+def start(
+    command: Sequence[str], task: str, macros: Mapping[str, Any], flags: Sequence[str], directory: Path
+) -> Path:
+    """Trains on a task as a user would; a process of its own gives back the compiler's memory.
+
+    Raises:
+      UsageError: it ended with an error, or was stopped.
+    """
+    shared = {
+        "MIXTURE_OR_TASK_NAME": task,
+        "TASK_FEATURE_LENGTHS": dict(RECIPES[task].lengths),
+        "MODEL_DIR": str(directory),
+        "BATCH_SIZE": 24,
+    }
+    named = [f"--gin.{name}={value}" for name, value in {**shared, **macros}.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "distillspec_jax.cli.main", *command, *macros, *flags],
+        [sys.executable, "-m", "distillspec_jax.cli.main", *command, *named, *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

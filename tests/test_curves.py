@@ -1,0 +1,145 @@
+"""The learning curves' driver and page, on curves that a formula draws; nothing is trained."""
+
+import json
+
+import gin
+import pytest
+
+from benchmarks import curves, curves_page, grid
+from benchmarks.curves_page import Curve, overtakes
+from distillspec_jax.cli import bindings, errors
+from distillspec_jax.cli.gin_flags import GinFlags
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.replay import Replayed
+from distillspec_jax.distillation.schedules import Turning
+from distillspec_jax.distillation.sources import Fixed, OnPolicy
+from distillspec_jax.errors import UsageError
+
+
+def height(source, learning_rate, seed):
+    """Own samples reach more than references, more slowly; the middle rate is the best."""
+    top = {"fixed": 0.70, "on_policy": 0.74}[source]
+    return top - 20 * abs(learning_rate - 1e-3) + 0.01 * seed
+
+
+def evaluations(cell):
+    steps = range(0, 700, 100)
+    rise = 0.2 * (2 if cell.source == "on_policy" else 1)
+    top = height(cell.source, cell.learning_rate, cell.seed)
+    for step in steps:
+        value = top - rise * max(0.0, 1 - step / 400)
+        yield {"step": step, "acceptance_expected_T1": value, "acceptance_expected_T0": value / 2}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The cells that were trained, by name, and how many may be; each leaves the metrics that a run would."""
+    found, at_most = [], [100]
+
+    def train(cell, macros, directory):
+        if macros.get("EVAL_PERIOD") != 0:  # no trial
+            assert len(found) < at_most[0], "killed"
+            found.append(cell.name)
+        directory.mkdir(parents=True)
+        lines = [{"split": "eval", **one} for one in evaluations(cell)]
+        step_s = {"fixed": 0.1, "on_policy": 0.2}[cell.source]
+        lines.append({"step": 600, "split": "train", "step_s": step_s})
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return directory
+
+    monkeypatch.setattr(curves, "_train", train)
+    return found, at_most
+
+
+ARGV = ["wiki_leads", "--source=fixed", "--source=on_policy", "--seeds=3"]
+
+
+def test_a_killed_run_goes_on_and_trains_no_cell_twice(trained, tmp_path):
+    names, most = trained
+    argv = [*ARGV, f"--output={tmp_path}"]
+    for most[0] in (5, 19):
+        with pytest.raises(AssertionError, match="killed"):
+            curves.main(argv)
+    most[0] = 100
+    assert curves.main(argv) == 0
+    # Two sources, three divergences, three rates; and two more seeds of each source's best.
+    assert len(names) == len(set(names)) == 18 + 4
+    assert len(curves.read(tmp_path)) == 22
+    assert names[-1] == "wiki_leads-on_policy-FKL-0.001-2"
+    before = (tmp_path / "page.md").read_text()
+    assert curves.main([*argv, "--page"]) == 0
+    assert (tmp_path / "page.md").read_text() == before
+    # Both rise for 400 steps, of which one of own samples takes twice as long.
+    assert "`on_policy` reaches 0.750 (0.740–0.760) and `fixed` 0.710 (0.700–0.720)" in before
+    assert (
+        "the paper's order holds; never behind from 400 steps on, never behind from 80 seconds on." in before
+    )
+    assert "| FKL | 0.700 (0.001) | 0.740 (0.001) |" in before
+    assert (
+        "| on_policy | FKL, 0.001 | 3 | 0.750 (0.740–0.760) | 0.375 (0.370–0.380) | – | 400 | 80 | 600 |"
+        in before
+    )
+    assert "<svg" in (tmp_path / "wiki_leads.svg").read_text()
+
+
+def test_one_curve_overtakes_another_where_it_is_never_below_again():
+    rising = {0: 0.0, 100: 0.5, 200: 1.0}
+    assert overtakes(rising, {0: 0.4, 100: 0.4, 200: 0.4}) == 100
+    assert overtakes(rising, rising) == 0
+    assert overtakes(rising, {0: 0.0, 100: 0.0, 200: 1.1}) is None
+    assert overtakes(rising, {0: 0.6, 50: 0.8}) == 200  # where it ended, the other stays at 0.8
+    assert overtakes({}, rising) is None
+
+
+def test_a_gap_in_a_value_is_no_value():
+    """What is no number in metrics.jsonl is null."""
+    rows = [
+        {"step": 0, "acceptance_expected_T1": 0.2},
+        {"step": 100, "acceptance_expected_T1": None},
+        {"step": 200, "acceptance_expected_T1": 0.1},
+    ]
+    curve = Curve("wiki_leads", "fixed", "FKL", 1e-3, 0, 0.1, rows)
+    assert curve.best == rows[0]
+    mean = curves_page.mean_curve([curve], "acceptance_expected_T1")
+    assert mean == {0: 0.2, 200: 0.1}
+    assert curves_page.best_so_far(mean, 0.5) == {0: 0.2, 100: 0.2}
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    for argv, says in (
+        (["wiki_lead"], "no recipe for task 'wiki_lead': did you mean 'wiki_leads'"),
+        (["--source=on_polcy"], "no source 'on_polcy': did you mean 'on_policy'"),
+        (["--seeds=0"], "--seeds=0: must be at least 1"),
+    ):
+        assert errors.run(curves.main, [*argv, f"--output={tmp_path / 'none'}"], command="curves") == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "curves.jsonl").write_text('{"task": "wiki_leads"}\n')
+    with pytest.raises(
+        UsageError, match=r"curves\.jsonl:1: not a line of curves\.jsonl: .* missing 6 required"
+    ):
+        curves.read(tmp_path)
+
+
+SOURCES = {
+    "cooler": OnPolicy(0.5),
+    "growing": Turning(Fixed(), OnPolicy(), 0, 2000),
+    "turning": Turning(Fixed(), OnPolicy(), 1000, 1000),
+    "replay": Replayed(),
+    "replay_references": Replayed(texts=Fixed(), cut="random"),
+}
+
+
+@pytest.mark.parametrize("name", curves.SOURCES)
+def test_every_source_binds_to_a_run_until_its_curve_is_flat(name):
+    needed = {"TARGET": "t", "DRAFT": "d", "MODEL_DIR": "m", "MIXTURE_OR_TASK_NAME": "x"}
+    gin_files = (curves.SOURCES[name], "experiments/curves/until_flat.gin")
+    bindings.bind(distill, GinFlags(gin_files, tuple(needed.items())), given=("gin",))
+    bound = gin.get_bindings(distill)
+    loop = bound["loop"]
+    assert (loop.patience * loop.eval_period, loop.patience_after) == (500, 2000)
+    assert bound["deployment"] == Deployment(1.0)
+    assert bound["own_texts"] > 0
+    assert name in grid.SOURCES or bound["source"] == SOURCES[name]
+    assert set(curves.DIVERGENCES) <= set(grid.DIVERGENCES)
