@@ -16,7 +16,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid report wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid curves report wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -116,6 +116,9 @@ bench: setup-reference  ## speed against transformers on the same weights, and c
 
 grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py
 	$(BIN)/python -m benchmarks.grid $(ARGS)
+
+curves: setup  ## learning curves of data sources, until acceptance rises no more (days; resumes); benchmarks/curves.py
+	$(BIN)/python -m benchmarks.curves $(ARGS)
 
 report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS
 	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))

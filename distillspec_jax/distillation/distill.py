@@ -97,7 +97,9 @@ def distill(
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
-        objective = _stored_objective(divergence, data, loop, partitioner, weighting, reference)
+        objective = _stored_objective(
+            divergence, data, loop, partitioner, normalization, weighting, reference
+        )
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
@@ -172,7 +174,6 @@ def _check_settings(
     for name, needs_target in (
         ("DEPLOYMENT", deployment is not None),
         (f"OWN_TEXTS={own_texts}", own_texts > 0),
-        (f"NORMALIZATION={normalization!r}", normalization != "sequence"),
     ):
         if needs_target:
             raise UsageError(f"TARGET=None: {name} needs the target; give TARGET, or leave it out")
@@ -196,6 +197,7 @@ def _stored_objective(
     data: DataConfig,
     loop: LoopConfig,
     partitioner: Partitioner,
+    normalization: str,
     weighting: Weighting | None,
     reference: Frozen | None,
 ) -> _Objective:
@@ -208,6 +210,7 @@ def _stored_objective(
             divergence,
             dropout=True,
             vocabulary=vocabulary,
+            normalization=normalization,
             weighting=weighting,
             reference=reference,
         )
@@ -215,7 +218,9 @@ def _stored_objective(
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
             return None
-        unweighted = make_stored_logprobs_loss(model, divergence, vocabulary=vocabulary)
+        unweighted = make_stored_logprobs_loss(
+            model, divergence, vocabulary=vocabulary, normalization=normalization
+        )
         return job.held_out_loss(unweighted, data, loop.batch_size, partitioner)
 
     return _Objective(loss, evaluate)

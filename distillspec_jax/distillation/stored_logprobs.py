@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.distillation.divergences import Divergence, HardLabels, TotalVariation, WeightedSum
-from distillspec_jax.distillation.loss import by_sequence
+from distillspec_jax.distillation.loss import find_normalization
 from distillspec_jax.distillation.sources import DataSource, Fixed
 from distillspec_jax.distillation.weighting import Frozen, Logits, Weighting
 from distillspec_jax.errors import UsageError
@@ -121,6 +121,7 @@ def make_stored_logprobs_loss(
     *,
     vocabulary: Vocabulary,
     dropout: bool = False,
+    normalization: str = "sequence",
     weighting: Weighting | None = None,
     reference: Frozen | None = None,
 ) -> LossFn:
@@ -131,21 +132,25 @@ def make_stored_logprobs_loss(
       divergence: token by token, over k + 1 outcomes.
       vocabulary: of both; the padded rows of an embedding are in no distribution.
       dropout: draw the draft's dropout masks from the step's key.
-      weighting, reference: see `loss.make_distillation_loss`.
+      normalization, weighting, reference: see `loss.make_distillation_loss`.
 
     The metric `acceptance_at_most` is the pooled 1 - TVD of the merged distributions, not below the whole
     ones'.
+
+    Raises:
+      UsageError: an unknown normalization.
     """
+    normalize = find_normalization(normalization)
 
     def weigh(reference_params: Params, said: Logits, batch: Batch) -> tuple[Array, Array, dict[str, Mean]]:
         mask_BT = batch["decoder_loss_weights"]
         if weighting is None:
-            return *by_sequence(mask_BT), {}
+            return *normalize(mask_BT), {}
         if reference is not None:
             others_BTV = reference.model.logits(reference_params, batch)[..., : vocabulary.size]
             said = said._replace(reference=merged(others_BTV, batch["top_ids"]))
         score_BT = weighting.score(divergence, said, mask_BT, batch["decoder_target_tokens"])
-        return weighting.weigh(score_BT, mask_BT, by_sequence)
+        return weighting.weigh(score_BT, mask_BT, normalize)
 
     def loss_fn(
         reference_params: Params, params: Params, batch: Batch, key: Array

@@ -229,10 +229,15 @@ def test_stored_distributions_of_every_id_give_the_same(weighting):
     stored = BATCH | {"top_ids": ids, "top_logprobs": log_p[..., :-1], "tail_logprob": log_p[..., -1]}
     reference = Frozen(NETWORK, REFERENCE) if weighting.reference else None
     loss = make_stored_logprobs_loss(
-        NETWORK, ForwardKL(), vocabulary=T5_IDS, weighting=weighting, reference=reference
+        NETWORK,
+        ForwardKL(),
+        vocabulary=T5_IDS,
+        normalization="token",
+        weighting=weighting,
+        reference=reference,
     )
     value, count, _ = jax.jit(lambda p: loss(p, stored, jax.random.key(0)))(DRAFT)
-    live = value_and_gradient(weighting, ForwardKL(), reference=reference)
+    live = value_and_gradient(weighting, ForwardKL(), "token", reference)
     assert (float(value), float(count)) == (pytest.approx(live[0], rel=1e-5), live[1])
 
 

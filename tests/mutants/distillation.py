@@ -8,6 +8,9 @@ DIVERGENCES = ("tests/distillation/test_divergences.py",)
 LOSS = ("tests/distillation/test_loss.py",)
 SOURCES = ("tests/distillation/test_sources.py",)
 HELD_OUT = ("tests/distillation/test_expected_acceptance.py",)
+WEIGHTING = ("tests/distillation/test_weighting.py",)
+REPLAY = ("tests/distillation/test_replay.py",)
+ON_POLICY = ("tests/distillation/test_on_policy_gradient.py",)
 
 _DIVERGENCES, _FORMULAS, _LOSS, _SOURCES = (
     f"distillation/{name}.py" for name in ("divergences", "formulas", "loss", "sources")
@@ -141,5 +144,95 @@ DISTILLATION = (
         "a weighted sum takes a weight of 0",
         (Edit(_DIVERGENCES, "if not 0 < weight < math.inf:", "if not 0 <= weight < math.inf:"),),
         DIVERGENCES,
+    ),
+    Mutant(
+        "30a",
+        "the weights of the LK hybrid learn, too",
+        (Edit(_FORMULAS, "jax.lax.stop_gradient(log_overlap(log_p, log_q))", "log_overlap(log_p, log_q)"),),
+        DIVERGENCES,
+    ),
+    Mutant(
+        "30b",
+        "a token is weighed by its reach alone, and not by the drafts behind it",
+        (Edit(_FORMULAS, "overlap_BT * (1 + following_BT)", "overlap_BT + 0 * following_BT"),),
+        WEIGHTING,
+    ),
+    Mutant(
+        "30c",
+        "tokens are kept that the reference draft has learnt less than the draft",
+        (Edit("distillation/token_selection.py", "return ours - theirs", "return theirs - ours"),),
+        WEIGHTING,
+    ),
+    Mutant(
+        "30d",
+        "padding is among the tokens that a share is taken of",
+        (Edit("distillation/token_selection.py", "jnp.sum(real_N)", "jnp.sum(real_N | True)"),),
+        WEIGHTING,
+    ),
+    Mutant(
+        "31a",
+        "a continuation is drawn behind the whole text, of which a part is shown",
+        (
+            Edit(
+                "decoding/autoregressive.py",
+                "target=read.rewind(state.target.length_B + begun_B)",
+                "target=read",
+            ),
+        ),
+        ("tests/decoding/test_autoregressive.py",),
+    ),
+    Mutant(
+        "31b",
+        "the prefix that another wrote is learnt from, too",
+        (
+            Edit(
+                "distillation/replay.py",
+                "learnt_BT = (offset_BT >= 0) & (offset_BT < own_B[:, None])",
+                "learnt_BT = offset_BT < own_B[:, None]",
+            ),
+        ),
+        REPLAY,
+    ),
+    Mutant(
+        "31c",
+        "texts are cut where a draft would have been accepted",
+        (
+            Edit(
+                "distillation/replay.py",
+                "rejected_BT = tested_BT & (drawn_BT >= accepted_BT)",
+                "rejected_BT = tested_BT & (drawn_BT < accepted_BT)",
+            ),
+        ),
+        REPLAY,
+    ),
+    Mutant(
+        "31d",
+        "a source that turns goes by the steps since the restart",
+        (
+            Edit(
+                "training/step.py",
+                '"step": jnp.broadcast_to(state.step, rows)',
+                '"step": jnp.zeros(rows, jnp.int32)',
+            ),
+        ),
+        ("tests/distillation/test_schedules.py",),
+    ),
+    Mutant(
+        "32",
+        "a draft's own texts are the target's",
+        (
+            Edit(
+                "distillation/expected_acceptance.py",
+                "own = (draw(draft, params, batch, key)",
+                "own = (draw(target, target_params, batch, key)",
+            ),
+        ),
+        HELD_OUT,
+    ),
+    Mutant(
+        "33",
+        "tokens of all sequences are pooled, where each sequence has its own mean",
+        (Edit(_LOSS, '    "sequence": by_sequence,', '    "sequence": by_token,'),),
+        ON_POLICY,
     ),
 )
