@@ -118,9 +118,15 @@ def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = No
 def as_json(found: Any, indent: int | None = None) -> str:
     """Writes a value as JSON, which has no number for NaN and infinity: they are null."""
     try:
-        return json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
+    # Only strings hold these; lines of JSON are shown on terminals, too.
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_CONTROL = re.compile("[\x7f-\x9f]")
+"""Control characters that `json` leaves as they are."""
 
 
 def _finite(found: Any) -> Any:

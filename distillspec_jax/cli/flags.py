@@ -149,6 +149,7 @@ class CommandParser(argparse.ArgumentParser):
 
         gin_own = ("help", "_binding", "gin_file", "gin_search_paths")
         options = {a.dest: a.option_strings[0] for a in self._actions if a.dest not in gin_own}
+        texts = {a.dest for a in self._actions if getattr(a.type, "__wrapped__", a.type) is str}
         repeatable = {action.dest for action in self._actions if isinstance(action, argparse._AppendAction)}
         given = {argument.split("=", 1)[0] for argument in argv}
         found = []
@@ -157,6 +158,8 @@ class CommandParser(argparse.ArgumentParser):
             if option in given or value is None or value is False:
                 continue
             values = value if isinstance(value, (list, tuple)) else [value]
+            if name in texts and not all(isinstance(one, str) for one in values):
+                raise UsageError(f"{self._command}.{name}={value!r}: must be a text in quotes")
             if value is True:
                 found.append(option)
             elif name in repeatable:
