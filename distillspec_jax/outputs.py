@@ -176,8 +176,8 @@ def take_folder(
     return root
 
 
-def check_new_folder(path: str | Path) -> Path:
-    """Refuses a place for a new folder that holds anything yet.
+def check_folder(path: str | Path) -> Path:
+    """Refuses a place for a folder that is part of a checkpoint directory or of a set, or is a file.
 
     Returns:
       The path to write: of a link, the folder that it leads to.
@@ -188,8 +188,8 @@ def check_new_folder(path: str | Path) -> Path:
     root = resolved(path)
     _check_outside(path, root)
     status = _status(root)
-    if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):
-        raise UsageError(f"--output={path} holds something already: choose an empty directory")
+    if status is not None and not stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"cannot save to {path}: {os.strerror(errno.ENOTDIR)}")
     return root
 
 
