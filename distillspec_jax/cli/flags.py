@@ -139,10 +139,13 @@ class CommandParser(argparse.ArgumentParser):
 
     def _from_gin(self, argv: list[str], bound: tuple[tuple[str, str], ...]) -> list[str]:
         """The flags that gin files set and the command line does not, as arguments."""
-        reader = argparse.ArgumentParser(add_help=False)
+        reader = argparse.ArgumentParser(add_help=False, exit_on_error=False)
         for name in ("--gin_file", "--gin_search_paths"):
             reader.add_argument(name, action="append", default=[])
-        flags = _gin_flags(reader.parse_known_args(argv)[0], bound)
+        try:
+            flags = _gin_flags(reader.parse_known_args(argv)[0], bound)
+        except argparse.ArgumentError as error:
+            raise UsageError(str(error)) from error
         if not flags.files and not flags.bindings:
             return []
         from distillspec_jax.cli import bindings

@@ -124,7 +124,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if _is_collection(kind):
         of_entry = Any if len(arguments) != 1 and arguments[1:] != (...,) else arguments[0]
         return isinstance(value, (list, tuple, set)) and all(_fits(entry, of_entry) for entry in value)
-    return isinstance(value, kind) or getattr(kind, "_is_protocol", False)
+    return not getattr(kind, "_is_protocol", False) and isinstance(value, kind)  # no literal has our methods
 
 
 def _is_collection(kind: type) -> bool:
