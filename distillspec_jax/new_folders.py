@@ -29,11 +29,12 @@ _LONGEST_NAME = 60
 
 
 @contextlib.contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Iterator[Path]:
     """Makes a folder that appears under its name only when the context ends well.
 
     Args:
       path: there is nothing yet, an empty folder, or what a killed run left of one.
+      ours: tells an earlier output of the same kind, which is there until the new one takes its place.
 
     Yields:
       The folder to write in.
@@ -41,13 +42,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
       UsageError: the place cannot be written; nothing is left behind.
     """
-    real = check_new_folder(path)
+    real = check_new_folder(path, ours)
     with contextlib.ExitStack() as made:
         with saving(path):
             make_parents(real, made)
             for left in _left(real):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-            inside = real.is_dir()
+            earlier = bool(_entries(real))
+            inside = real.is_dir() and not earlier
             place = (real if inside else real.parent) / f"{_begun(real)}{secrets.token_hex(6)}"
             place.mkdir()
             made.callback(shutil.rmtree, place, ignore_errors=True)
@@ -58,12 +60,19 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         with saving(path):
             if inside:
                 _move_up(place)
-            else:
-                os.replace(place, real)
+                return
+            if earlier:
+                old = real.with_name(f"{_begun(real)}{secrets.token_hex(6)}")
+                made.callback(shutil.rmtree, old, ignore_errors=True)
+                real.rename(old)
+            place.rename(real)
 
 
-def check_new_folder(path: str | Path) -> Path:
+def check_new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Path:
     """Refuses a place for a new folder that holds anything yet.
+
+    Args:
+      path, ours: see `new_folder`.
 
     Returns:
       The path to write: of a link, the folder that it leads to.
@@ -72,8 +81,8 @@ def check_new_folder(path: str | Path) -> Path:
       UsageError: names it.
     """
     real = outputs.check_folder(path)
-    if not set(_entries(real)) <= set(_left(real)):
-        raise UsageError(f"--output={path} holds something already: choose an empty directory")
+    if not set(_entries(real)) <= set(_left(real)) and not (ours and ours(real)):
+        raise UsageError(f"{path} holds something already: choose an empty directory")
     return real
 
 

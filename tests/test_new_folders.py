@@ -57,6 +57,17 @@ def test_after_a_kill_at_any_moment_the_same_call_makes_it_whole(tmp_path, empty
     assert 4 < kills < 30
 
 
+def test_an_earlier_output_is_there_until_the_new_one_takes_its_place(tmp_path):
+    """A model of the zoo was deleted before the one that was to replace it could be written."""
+    out = tmp_path / "out"
+    write(out)
+    with new_folder(out, lambda place: (place / "model.json").exists()) as folder:
+        assert (out / "model.json").exists()
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["new"]
+
+
 def test_what_is_being_written_is_left_alone(tmp_path):
     """A second run took the folder of the first, under way, for a dead one's."""
     with new_folder(tmp_path / "out") as first:
