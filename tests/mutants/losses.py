@@ -43,7 +43,7 @@ LOSSES = (
         "a file called OUTPUT.partial is taken for the lines of an interrupted run",
         (
             _REQUESTS,
-            "if foreign and not (began and _holds_answers(partial)):",
+            "if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):",
             "if partial.is_dir():",
         ),
     ),
@@ -137,9 +137,9 @@ LOSSES = (
         "16",
         "a new checkpoint may go into a folder that holds something",
         (
-            _OUTPUTS,
-            "if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):",
-            "if status is not None and not stat.S_ISDIR(status.st_mode):",
+            "new_folders.py",
+            "if not set(_entries(real)) <= set(_left(real)) and not (ours and ours(real)):",
+            "if False:",
         ),
     ),
 )
