@@ -9,7 +9,8 @@ drafts that are not accepted; its value is the loss at this step's weights and n
 tokens that now end blocks.
 
 References:
-  D-PACE, arXiv 2605.18810, which takes cross-entropy with such weights.
+  D-PACE, arXiv 2605.18810, which weighs cross-entropy by the derivative of a like sum of products, of the
+  draft's own confidences.
 """
 
 from __future__ import annotations

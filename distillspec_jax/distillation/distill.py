@@ -87,7 +87,7 @@ def distill(
     job.check_directory(model_dir)
     divergence = find_divergence(divergence or "fkl")
     source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
-    _check_settings(target, data, loop, source, normalization, deployment, own_texts)
+    _check_settings(target, data, loop, source, normalization, weighting, deployment, own_texts)
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = data.read_by(target, draft)
@@ -154,11 +154,17 @@ def _check_settings(
     loop: LoopConfig,
     source: DataSource,
     normalization: str,
+    weighting: Weighting | None,
     deployment: Deployment | None,
     own_texts: int,
 ) -> None:
     """Refuses settings that cannot go together, before anything is loaded."""
     find_normalization(normalization)
+    if weighting is not None and not isinstance(weighting, Weighting):
+        raise UsageError(
+            f"WEIGHTING=@{type(weighting).__name__}(): is none; take @block_efficiency.BlockEfficiency() or "
+            "@token_selection.TokenSelection()"
+        )
     check_number("OWN_TEXTS", own_texts, 0, most=bounds.COUNT)
     check_shares(source, loop.batch_size, loop.microbatches)
     if data.pack:

@@ -175,7 +175,7 @@ def expected_accepted(overlap_BT: Array, mask_BT: Array, block_size: int) -> Arr
       `[B, T]`, tokens; 0 where the mask is 0.
 
     References:
-      arXiv 2211.17192, section 3; as a loss, arXiv 2605.18810.
+      With one alpha for all, equation 1 of arXiv 2211.17192, less its bonus token.
     """
     overlap_BT = overlap_BT * mask_BT
     accepted_BT = jnp.zeros_like(overlap_BT)

@@ -43,7 +43,16 @@ class Turning:
             raise UsageError("Turning.share=0: must be above 0, at most 1: use the source of `before` alone")
 
     def check(self, rows: int, microbatches: int) -> None:
-        """See `sources.check_shares`."""
+        """See `sources.check_shares`.
+
+        Raises:
+          UsageError: the share at the end is less than half a row of each part.
+        """
+        part = rows // microbatches
+        if self.share * part < 0.5:
+            raise UsageError(
+                f"Turning.share={self.share} of {part} rows is none; raise BATCH_SIZE or the share"
+            )
         for source in (self.before, self.after):
             check_shares(source, rows, microbatches)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from distillspec_jax.distillation.divergences import Divergence
 from distillspec_jax.metrics import Mean
@@ -35,6 +35,7 @@ class Frozen:
     params: Params
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """A frozen value that makes weights of scores, and scores of logits."""
 

@@ -170,6 +170,10 @@ def other_vocabulary(tmp_path_factory) -> str:
             ],
             "LKHybrid.eta=-1: must be at least 0",
         ),
+        (
+            ["--gin.WEIGHTING=@divergences.ForwardKL()"],
+            "WEIGHTING=@ForwardKL(): is none; take @block_efficiency.BlockEfficiency() or @token_sel",
+        ),
         (["--gin.OWN_TEXTS=-1"], "OWN_TEXTS=-1: must be at least 0"),
         (
             ["--gin.OWN_TEXTS=2", "--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"],

@@ -72,6 +72,11 @@ def test_shares_within_it_are_checked():
     halves = Mixture((Fixed(), OnPolicy()), (0.5, 0.5))
     with pytest.raises(UsageError, match=r"share 0\.5 of 1 rows is none"):
         Turning(Fixed(), halves, 0, 5).check(1, 1)
+    with pytest.raises(
+        UsageError, match=r"Turning\.share=0\.1 of 4 rows is none; raise BATCH_SIZE or the share"
+    ):
+        Turning(Fixed(), OnPolicy(), 0, 5, share=0.1).check(8, 2)
+    Turning(Fixed(), OnPolicy(), 0, 5, share=0.1).check(8, 1)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,20 @@ OF_TRAINING: dict[str, tuple[str, ...]] = {
             "PATIENCE=1",
         ),
         *(
+            "WEIGHTING='x'",
+            "WEIGHTING=5",
+            "WEIGHTING=@divergences.ForwardKL()",
+            "WEIGHTING=@token_selection.TokenSelection()",
+            "WEIGHTING=@block_efficiency.BlockEfficiency",
+        ),
+        *(
+            "OWN_TEXTS=-1",
+            "OWN_TEXTS='x'",
+            "PATIENCE_AFTER=-1",
+            "SOURCE=@schedules.Turning()",
+            "SOURCE=@replay.Replayed",
+        ),
+        *(
             "MODEL_DIR='target'",
             "MODEL_DIR='draft'",
             "MODEL_DIR='target/checkpoints'",
