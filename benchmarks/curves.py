@@ -37,6 +37,9 @@ SOURCES: Mapping[str, str] = {
     },
 }
 """The gin file of each source; the first four are run by default."""
+_TURNED = ["--gin.schedules.Turning.begin=0", "--gin.schedules.Turning.end=0"]
+TIMED_AS: Mapping[str, Sequence[str]] = {"growing": _TURNED, "turning": _TURNED}
+"""Flags with which a step of a source is timed: after its turn. Before it, a step takes less than that."""
 DIVERGENCES = ("FKL", "JSD 0.5", "TVD")
 RATES = (5e-4, 1e-3, 2e-3)
 RESULTS = "curves.jsonl"
@@ -124,18 +127,19 @@ def _seconds_a_step(task: str, source: str, root: Path) -> float:
     if name not in kept:
         cell = Cell(task, source, "FKL", RATES[0], 0)
         trial = {"TRAIN_STEPS": grid.TRIAL_STEPS, "EVAL_PERIOD": 0, "PATIENCE": 0, "OWN_TEXTS": 0}
-        kept[name] = grid.seconds_a_step(functools.partial(_train, cell, trial), root / "trial")
+        train = functools.partial(_train, cell, trial, flags=TIMED_AS.get(source, ()))
+        kept[name] = grid.seconds_a_step(train, root / "trial")
         files.write_whole(path, files.as_json(kept, indent=1) + "\n")
     return kept[name]
 
 
-def _train(cell: Cell, macros: Mapping[str, Any], directory: Path) -> Path:
+def _train(cell: Cell, macros: Mapping[str, Any], directory: Path, flags: Sequence[str] = ()) -> Path:
     recipe = RECIPES[cell.task]
     gin_files = SOURCES[cell.source], "experiments/curves/until_flat.gin"
     command = ["distill", *(f"--gin_file={file}" for file in gin_files), "--check_prompts=0"]
     given = {"TARGET": recipe.target, "DRAFT": recipe.draft, "SEED": cell.seed}
     given |= {"LEARNING_RATE": cell.learning_rate, **macros}
-    return grid.start(command, cell.task, given, grid.DIVERGENCES[cell.divergence], directory)
+    return grid.start(command, cell.task, given, [*grid.DIVERGENCES[cell.divergence], *flags], directory)
 
 
 def main(argv: list[str]) -> int:

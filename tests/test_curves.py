@@ -37,7 +37,7 @@ def trained(monkeypatch):
     """The cells that were trained, by name, and how many may be; each leaves the metrics that a run would."""
     found, at_most = [], [100]
 
-    def train(cell, macros, directory):
+    def train(cell, macros, directory, flags=()):
         if macros.get("EVAL_PERIOD") != 0:  # no trial
             assert len(found) < at_most[0], "killed"
             found.append(cell.name)
@@ -143,3 +143,4 @@ def test_every_source_binds_to_a_run_until_its_curve_is_flat(name):
     assert bound["own_texts"] > 0
     assert name in grid.SOURCES or bound["source"] == SOURCES[name]
     assert set(curves.DIVERGENCES) <= set(grid.DIVERGENCES)
+    assert isinstance(bound["source"], Turning) == (name in curves.TIMED_AS)
