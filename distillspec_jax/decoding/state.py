@@ -135,6 +135,7 @@ class Counts:
     Attributes:
       rounds_B: int32, verify passes of the target (autoregressive: one-token passes); prefill is apart.
       cut_B: int32, rounds whose last emitted token is an accepted draft: it was EOS or met the limit.
+      drafted_B: int32, drafts that were offered (of several blocks, in the chosen one), tested or not.
       tested_BG: int32, rounds in which draft position i was put to the test.
       accepted_BG: int32, rounds in which at least i + 1 drafts were accepted.
       overlap_B: float32, sum over tested positions of sum_v min(p, q); zero unless the loop measures it.
@@ -142,6 +143,7 @@ class Counts:
 
     rounds_B: Array
     cut_B: Array
+    drafted_B: Array
     tested_BG: Array
     accepted_BG: Array
     overlap_B: Array
@@ -150,7 +152,7 @@ class Counts:
     def zeros(cls, rows: int, block_size: int) -> Counts:
         zero_B = jnp.zeros(rows, jnp.int32)
         zero_BG = jnp.zeros((rows, block_size), jnp.int32)
-        return cls(zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
+        return cls(zero_B, zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
 
 
 @flax.struct.dataclass

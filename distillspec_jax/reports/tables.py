@@ -146,5 +146,6 @@ def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Con
         for place, one in windows:
             rate = _interval(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
             efficiency = _interval(one.block_efficiency, ".2f")
-            lines.append([label, place, f"{len(one.counts_NC):,}", f"{one.tokens:,}", rate, efficiency])
+            tokens = one.total.emitted_tokens
+            lines.append([label, place, f"{len(one.records):,}", f"{tokens:,}", rate, efficiency])
     print_fitted(console or _console(), columns, lines)

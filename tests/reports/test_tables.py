@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from distillspec_jax.acceptance import REQUIRED, Record
 from distillspec_jax.evaluation.advice import Advice, SizeAdvice
 from distillspec_jax.evaluation.draft_shapes import DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
@@ -54,7 +55,10 @@ def held_out() -> dict[str, HeldOut]:
 
 def served() -> dict[str, list[tuple[str, Served]]]:
     counts_NC = np.random.default_rng(0).integers(5, 9, (50, 4))
-    return {LONG: [("1–50,000", Served(50_000, counts_NC)), ("50,001–50,003", Served(3, counts_NC[:3]))]}
+    records = [
+        Record(texts=1_000, **dict(zip(REQUIRED, map(int, counts_C), strict=True))) for counts_C in counts_NC
+    ]
+    return {LONG: [("1–50,000", Served(records)), ("50,001–50,003", Served(records[:3]))]}
 
 
 CASES = {
