@@ -24,7 +24,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "block_efficiency": ("emitted_tokens", "target_calls"),
     "overlap": ("overlap", "tested"),
 }
-"""Which sums each ratio divides. The first is our acceptance rate, the second vLLM's. Accepted length counts
+"""The sums that each ratio divides. The first is our acceptance rate, the second vLLM's. Accepted length has
 the token that the target adds to every round, block efficiency only what texts hold. Overlap averages
 sum_v min(p, q) over the positions that the sampler tested; Eq. 3's alpha, whose prefixes are all drawn from
 the target, is another quantity."""
@@ -182,7 +182,7 @@ class Record:
             yield f"{emitted}, of which {'at most ' if most else ''}{most:,} can be cut"
         elif self.cut_rounds is not None and self.cuts != self.cut_rounds:
             yield f"{emitted}, {self.cut_rounds:,} of them cut"
-        if not max(self.cuts, 0) <= self.whole_rounds <= self.target_calls or self.accepted > self.tested:
+        if self.accepted > self.tested or self.whole_rounds < max(self.cuts, 0):
             yield f"{drafts}, {max(self.cuts, 0):,} cut: a round tests at most one draft that it rejects"
         if self.drafted is not None and self.tested > self.drafted:
             yield f"{self.tested:,} drafts tested, but {self.drafted:,} drafted"

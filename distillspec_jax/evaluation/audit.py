@@ -19,7 +19,7 @@ _DIGITS = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What was found in a file.
+    """The findings in a file.
 
     Attributes:
       rows: of a sweep.

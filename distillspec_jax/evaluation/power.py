@@ -113,7 +113,7 @@ def units_needed(change: float, spread: float, *, wanted: float = 0.8, level: fl
 def visible_change(spread: float, units: int, *, wanted: float = 0.8, level: float = 0.05) -> float:
     """Finds the smallest rise that so many units show with the power wanted; 0 where nothing varies."""
     low, high = 0.0, 1.0
-    while power(high, spread, units, level) < wanted:
+    while high < MOST_UNITS and power(high, spread, units, level) < wanted:
         low, high = high, 2 * high
     for _ in range(50):
         middle = (low + high) / 2
@@ -145,8 +145,8 @@ class Findings:
         """All of it in words."""
         return (
             f"Of {self.comparisons} comparisons {self.alone} differ from 1 at the {self.level:.0%} level, "
-            f"taken one by one, where {self.expected:.1f} would if none did; {self.discoveries} remain with a "
-            f"false discovery rate of {self.level:.0%} (Benjamini–Hochberg)."
+            f"taken one by one, where {self.expected:.1f} would if none did; {self.discoveries} remain with "
+            f"a false discovery rate of {self.level:.0%} (Benjamini–Hochberg)."
         )
 
 

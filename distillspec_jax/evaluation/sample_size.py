@@ -16,7 +16,7 @@ MEASURES = {"block_efficiency": "block efficiency", "speedup": "speed-up"}
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """What one comparison needs.
+    """The prompts that one comparison needs.
 
     Attributes:
       drafter: in words, with the one that it is compared with.
@@ -136,7 +136,7 @@ def pilot(row: ResultRow, other: ResultRow) -> Pilot:
 def _columns(
     row: ResultRow, other: ResultRow | None, measure: str
 ) -> tuple[list[Columns], list[Columns]] | None:
-    """What a measure multiplies and divides, the other's inverted; None if it was not timed."""
+    """Collects what a measure multiplies and divides, the other's inverted; None if it was not timed."""
     over: list[Columns] = []
     under: list[Columns] = []
     for one, top, bottom in ((row, over, under), (other, under, over)):

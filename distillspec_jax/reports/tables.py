@@ -37,8 +37,9 @@ def print_findings(rows: Sequence[ResultRow], console: Console | None = None) ->
 def _print_group(rows: Sequence[ResultRow], console: Console) -> None:
     first = rows[0]
     metric = first.primary_metric or ""
+    timed = f", {min(first.timing_prompts or 0, first.prompts)} timed" if first.timing else ""
     title = (
-        f"{first.task}: {first.prompts} prompts, target {first.target}, "
+        f"{first.task}: {first.prompts} prompts{timed}, target {first.target}, "
         f"{first.verifier or 'token'} rule, batch {first.batch_size}"
     )
     columns = [Column("T", is_key=True), Column("γ", is_key=True), Column("drafter", True, True)]

@@ -179,6 +179,11 @@ def test_a_nan_in_the_draft_fails_nothing(done: Any) -> None:
     counts = jax.device_get(state.counts)
     accounted = counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B
     assert np.array_equal(np.asarray(state.rows.emitted_B), accounted)
+    whole = BLOCK * np.asarray(jax.device_get(done.counts).rounds_B)
+    assert np.array_equal(jax.device_get(done.counts).drafted_B, whole)
+    fewer_B = counts.drafted_B < BLOCK * counts.rounds_B  # it may draft a 5 that the text has not
+    assert met <= fewer_B.sum() < len(INDEX), "a draft of no distribution is none"
+    assert (counts.tested_BG.sum(1) <= counts.drafted_B).all()
     assert np.isfinite(counts.overlap_B).all()
 
 
