@@ -15,7 +15,13 @@ COUNT = 2**31 - 1
 """The largest int32; of prompts, steps and the like."""
 
 ROWS = 1 << 20
-"""Rows of a batch, and outputs of a prompt."""
+"""Rows of a batch."""
+
+SAMPLES = 1 << 16
+"""Outputs of a prompt; each is a request of its own."""
+
+TOKENS = 1 << 20
+"""Tokens of a row; the longest contexts there are have a million."""
 
 REPEATS = 1000
 """Runs of what is timed; the fastest counts."""

@@ -73,7 +73,7 @@ def write_whole_by(
             write(real)
             return
         with contextlib.ExitStack() as made:
-            _make_parents(real, made)
+            make_parents(real, made)
             temporary = _new_file(real, made)
             write(temporary)
             with contextlib.suppress(FileNotFoundError):
@@ -82,7 +82,7 @@ def write_whole_by(
             made.pop_all()
 
 
-def _make_parents(path: Path, made: contextlib.ExitStack) -> None:
+def make_parents(path: Path, made: contextlib.ExitStack) -> None:
     """Makes the folders that are missing; they go again when the context is left by an error."""
     missing = [folder for folder in path.parents if not folder.exists()]
     for folder in reversed(missing):
@@ -118,9 +118,15 @@ def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = No
 def as_json(found: Any, indent: int | None = None) -> str:
     """Writes a value as JSON, which has no number for NaN and infinity: they are null."""
     try:
-        return json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
+    # Only strings hold these; lines of JSON are shown on terminals, too.
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_CONTROL = re.compile("[\x7f-\x9f]")
+"""Control characters that `json` leaves as they are."""
 
 
 def _finite(found: Any) -> Any:
@@ -129,47 +135,6 @@ def _finite(found: Any) -> Any:
     if isinstance(found, (list, tuple)):
         return [_finite(value) for value in found]
     return None if isinstance(found, float) and not math.isfinite(found) else found
-
-
-@contextlib.contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """Makes a folder that appears under its name only when the context ends well.
-
-    Args:
-      path: there is nothing yet, or an empty folder.
-
-    Yields:
-      The folder to write in.
-
-    Raises:
-      UsageError: the place cannot be written; nothing is left behind.
-    """
-    real = outputs.check_new_folder(path)
-    with contextlib.ExitStack() as made:
-        with saving(path):
-            _make_parents(real, made)
-            # An empty folder stays the same folder: it may be a mount, or somebody's current one.
-            place = real if real.exists() else real.with_name(f".partial-{secrets.token_hex(6)}")
-            if place == real:
-                made.callback(_empty, place)
-            else:
-                place.mkdir()
-                made.callback(shutil.rmtree, place, ignore_errors=True)
-        outputs.made(place)
-        outputs.made(real)
-        yield place
-        if place != real:
-            with saving(path):
-                os.replace(place, real)
-        made.pop_all()
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
 
 
 def parse_json(text: str, place: str, *, gaps: bool = False) -> Any:

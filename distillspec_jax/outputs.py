@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import errno
 import functools
 import os
 import re
@@ -26,7 +27,7 @@ LAYOUT = frozenset(
     {
         *("model.json", "tokenizer.model", "tokenizer.json", "checkpoints", "damaged"),
         *("metrics.jsonl", "tensorboard"),
-        *("set.json", "texts.jsonl", "logprobs", "laws"),
+        *("set.json", "texts.jsonl", "texts.jsonl.partial", "logprobs", "laws"),
     }
 )
 """Names in a folder of ours that are part of it: of a checkpoint, of its training, of a stored set."""
@@ -175,8 +176,8 @@ def take_folder(
     return root
 
 
-def check_new_folder(path: str | Path) -> Path:
-    """Refuses a place for a new folder that holds anything yet.
+def check_folder(path: str | Path) -> Path:
+    """Refuses a place for a folder that is part of a checkpoint directory or of a set, or is a file.
 
     Returns:
       The path to write: of a link, the folder that it leads to.
@@ -187,9 +188,22 @@ def check_new_folder(path: str | Path) -> Path:
     root = resolved(path)
     _check_outside(path, root)
     status = _status(root)
-    if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):
-        raise UsageError(f"--output={path} holds something already: choose an empty directory")
+    if status is not None and not stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"cannot save to {path}: {os.strerror(errno.ENOTDIR)}")
     return root
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuses a folder that cannot be written, or made, before the work that would end there.
+
+    Raises:
+      UsageError: says why not.
+    """
+    real = resolved(folder)
+    there = next(place for place in (real, *real.parents) if _status(place) is not None)
+    code = errno.ENOTDIR if not there.is_dir() else errno.EACCES
+    if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot save to {folder}: {os.strerror(code)}")
 
 
 def made(path: str | Path) -> None:

@@ -33,6 +33,7 @@ ROWS: list[set[str]] = [
         "vocabulary",
         "version",
         "files",
+        "new_folders",
         "deferred",
         "bounds",
         "memory",

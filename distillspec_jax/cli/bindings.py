@@ -28,7 +28,7 @@ import gin
 
 import distillspec_jax
 from distillspec_jax import outputs
-from distillspec_jax.cli import gin_messages
+from distillspec_jax.cli import gin_messages, gin_values
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.errors import UsageError, nearest
 
@@ -62,9 +62,9 @@ def bind(
       The job with its arguments supplied by gin, and the whole configuration as gin text.
 
     Raises:
-      UsageError: a missing file, an unknown function, parameter or macro, a value that is none, a macro or a
-        parameter left without a value, a class or function without its parentheses. The message names the
-        flag or the line, and the nearest valid choice.
+      UsageError: a missing file, an unknown function, parameter or macro, a value that is none or of another
+        type, a macro or a parameter left without a value, a class or function without its parentheses. The
+        message names the flag or the line, and the nearest valid choice.
     """
     gin.clear_config()
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
@@ -75,8 +75,7 @@ def bind(
             _parse_flag(name, value)
     _finalize()
     _check_complete(job, given)
-    for name, bound in gin.get_bindings(job, resolve_references=False).items():
-        _check_called(f"{job.__name__}.{name}", bound)
+    gin_values.check(job)
     return gin.get_configurable(job), gin.config_str()
 
 
@@ -151,7 +150,7 @@ def gin_value(name: str, text: str) -> str:
     """
     if text.startswith(("@", "%")):
         return text
-    with contextlib.suppress(SyntaxError, tokenize.TokenError):
+    with contextlib.suppress(SyntaxError, tokenize.TokenError, RecursionError):
         parser = gin.config_parser.ConfigParser(text, _AnyReference())
         parser.parse_value()
         if parser.current_token.type in (tokenize.NEWLINE, tokenize.COMMENT, tokenize.ENDMARKER):
@@ -221,6 +220,8 @@ _gin_files = _GinFiles()
 def _parse_file(path: str) -> None:
     try:
         gin.parse_config_file(path)
+    except RecursionError as error:
+        raise UsageError(f"--gin_file={path}: nested too deep") from error
     except gin_messages.CONFIG_ERRORS as error:
         place = gin_messages.location(error)
         imports = Path(place[0]).read_text(encoding="utf-8") if place else ""
@@ -285,22 +286,3 @@ def _check_complete(job: Callable[..., Any], given: Collection[str]) -> None:
                 f"{job.__name__} needs a value for {name!r}: give --gin.{job.__name__}.{name}=VALUE,"
                 f" or a --gin_file that binds it"
             )
-
-
-def _check_called(name: str, bound: Any) -> None:
-    """Refuses a class or function that lacks its parentheses, in a value and in all that is made for it."""
-    parts = bound.values() if isinstance(bound, dict) else bound
-    if isinstance(bound, (dict, list, tuple)):
-        for part in parts:
-            _check_called(name, part)
-    if not isinstance(bound, gin.config.ConfigurableReference):
-        return
-    made = bound.configurable.wrapped
-    if not bound.evaluate:
-        kind = "class" if inspect.isclass(made) else "function"
-        raise UsageError(f"{name} is the {kind} {made.__name__}: write @{bound.scoped_selector}()")
-    with gin.config_scope(bound.scopes or gin.current_scope()):
-        inner = gin.get_bindings(bound.configurable.selector, resolve_references=False)
-        for parameter, part in inner.items():
-            is_macro = made is gin.config.macro
-            _check_called("/".join(bound.scopes) if is_macro else f"{made.__name__}.{parameter}", part)

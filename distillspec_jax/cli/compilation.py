@@ -17,6 +17,7 @@ _VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def keep(directory: str) -> None:
     """Keeps compiled programs in a folder, which is made if need be."""
     outputs.take_folder(directory)  # no model's
+    outputs.check_writable(directory)  # JAX would warn, program by program
     with files.saving(directory):
         Path(directory).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", directory)

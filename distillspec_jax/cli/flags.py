@@ -139,16 +139,20 @@ class CommandParser(argparse.ArgumentParser):
 
     def _from_gin(self, argv: list[str], bound: tuple[tuple[str, str], ...]) -> list[str]:
         """The flags that gin files set and the command line does not, as arguments."""
-        reader = argparse.ArgumentParser(add_help=False)
+        reader = argparse.ArgumentParser(add_help=False, exit_on_error=False)
         for name in ("--gin_file", "--gin_search_paths"):
             reader.add_argument(name, action="append", default=[])
-        flags = _gin_flags(reader.parse_known_args(argv)[0], bound)
+        try:
+            flags = _gin_flags(reader.parse_known_args(argv)[0], bound)
+        except argparse.ArgumentError as error:
+            raise UsageError(str(error)) from error
         if not flags.files and not flags.bindings:
             return []
         from distillspec_jax.cli import bindings
 
         gin_own = ("help", "_binding", "gin_file", "gin_search_paths")
         options = {a.dest: a.option_strings[0] for a in self._actions if a.dest not in gin_own}
+        texts = {a.dest for a in self._actions if getattr(a.type, "__wrapped__", a.type) is str}
         repeatable = {action.dest for action in self._actions if isinstance(action, argparse._AppendAction)}
         given = {argument.split("=", 1)[0] for argument in argv}
         found = []
@@ -157,6 +161,8 @@ class CommandParser(argparse.ArgumentParser):
             if option in given or value is None or value is False:
                 continue
             values = value if isinstance(value, (list, tuple)) else [value]
+            if name in texts and not all(isinstance(one, str) for one in values):
+                raise UsageError(f"{self._command}.{name}={value!r}: must be a text in quotes")
             if value is True:
                 found.append(option)
             elif name in repeatable:

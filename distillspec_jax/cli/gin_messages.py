@@ -10,12 +10,21 @@ import difflib
 import inspect
 import re
 import sys
+import tokenize
 from collections.abc import Collection
 from typing import Any
 
 from distillspec_jax.errors import UsageError, nearest
 
-CONFIG_ERRORS = (AttributeError, ImportError, NameError, OSError, SyntaxError, ValueError)
+CONFIG_ERRORS = (
+    AttributeError,
+    ImportError,
+    NameError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    tokenize.TokenError,
+)
 """gin's exceptions about a configuration. Or an imported module raised it: `explain` is then None."""
 
 _RENAMED = {
@@ -50,6 +59,8 @@ def explain(error: BaseException, imports: str, bound_parameters: Collection[str
     Returns:
       None if the error does not speak of the configuration: an imported module failed.
     """
+    if isinstance(error, tokenize.TokenError):  # the only thing that it says is where the file ends
+        return "a bracket or a string is not closed"
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first, *rest = text.splitlines() or [""]
     known = _importable(imports)

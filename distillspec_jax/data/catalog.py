@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax import bounds
 from distillspec_jax.data import paper_tasks
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.text_sources import Fields, Files
@@ -220,3 +221,4 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
     for feature, length in lengths.items():
         if not isinstance(length, int) or length < 2:
             raise UsageError(f"length of {feature!r} is {length!r}; need a whole number of at least 2 tokens")
+        bounds.check_most(f"length of {feature!r}", length, bounds.TOKENS)

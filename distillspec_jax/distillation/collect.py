@@ -92,7 +92,7 @@ def collect(
     ):
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}, must be at least {least}")
-        bounds.check_most(name, value, bounds.ROWS if name == "num_samples" else bounds.COUNT)
+        bounds.check_most(name, value, bounds.SAMPLES if name == "num_samples" else bounds.COUNT)
     temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else list(temperature)
     if not temperatures:
         raise UsageError("temperature names none: give at least one")

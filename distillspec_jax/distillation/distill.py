@@ -76,6 +76,7 @@ def distill(
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
+    job.check_directory(model_dir)
     divergence = find_divergence(divergence or "fkl")
     source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
     _check_settings(target, data, loop, source, normalization, deployment)

@@ -85,7 +85,7 @@ def generate_file(
     }
     if num_samples < 1:
         raise UsageError(f"--num_samples={num_samples}: must be at least 1")
-    bounds.check_most("num_samples", num_samples, bounds.ROWS)
+    bounds.check_most("num_samples", num_samples, bounds.SAMPLES)
     requests = request_files.read_requests(input, field)
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)

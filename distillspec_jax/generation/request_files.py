@@ -214,7 +214,7 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     partial = outputs.check(path + ".partial")
     began = settings.is_file() or not noted
     foreign = not resume and partial.is_file() and partial.stat().st_size > 0
-    if foreign and not (began and _holds_answers(partial)):
+    if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):
         raise UsageError(
             f"{path}.partial is not of an interrupted run, and the lines of this one would be written there: "
             "move it away, or choose another output"
@@ -222,12 +222,17 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
 
 
 def _holds_answers(path: Path) -> bool:
-    """Whether a file begins with a line that this module wrote, or with a part of one."""
+    """Whether a file begins with a line that this module wrote."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_LINE)
-    if not line.endswith(b"\n"):  # cut short by a kill
-        return line.startswith(b"{")
-    return _fields(line.decode()).keys() >= _ANSWER
+    return line.endswith(b"\n") and _fields(line.decode()).keys() >= _ANSWER
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file holds the first part of one line, as a kill leaves it."""
+    with path.open("rb") as file:
+        line = file.readline(_LONGEST_LINE)
+    return line.startswith(b"{") and not line.endswith(b"\n")
 
 
 def _settings_file(path: str) -> Path:
@@ -257,6 +262,7 @@ def output_lines(
     whole = not outputs.is_special(path)  # a pipe or a device is written to as it is, and never replaced
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
+        outputs.resolved(path).parent.stat()  # of a link, where the file will be
         file = partial.open("a" if resume or not whole else "w", encoding="utf-8")
         if whole and settings is not None:
             write_whole(_settings_file(path), as_json(settings))

@@ -13,7 +13,7 @@ import jax
 from distillspec_jax import checkpoint, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.files import new_folder, saving
+from distillspec_jax.files import saving
 from distillspec_jax.interop import (
     gguf_decoder,
     gguf_tokenizer,
@@ -28,6 +28,7 @@ from distillspec_jax.models import factorised, pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.new_folders import check_new_folder, new_folder
 from distillspec_jax.shapes import Params
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
@@ -88,7 +89,7 @@ def convert(
         missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
         destination that is not empty.
     """
-    outputs.check_new_folder(destination)
+    check_new_folder(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
     if form != "t5x" and known:
@@ -209,7 +210,7 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
-    outputs.check_new_folder(destination)
+    check_new_folder(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))

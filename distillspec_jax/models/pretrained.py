@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, files, outputs
+from distillspec_jax import checkpoint, new_folders, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
@@ -136,7 +136,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     Raises:
       UsageError: it holds something already.
     """
-    with files.new_folder(directory) as folder:
+    with new_folders.new_folder(directory) as folder:
         checkpoint.write_card(folder, model.card, model.tokenizer_bytes)
         checkpoint.save_params(folder, 0, model.params)
     return dataclasses.replace(model, name=directory)

@@ -75,7 +75,7 @@ def demo(
         raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
     bounds.check_most("limit", prompts, bounds.COUNT)
     bounds.check_seed(seed)
-    outputs.take_folder(output_dir, CARD, names=_NAMES)
+    outputs.take_folder(output_dir, CARD, names={*_NAMES, *outputs.LAYOUT})
     root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from distillspec_jax import outputs
 from distillspec_jax.models import zoo_manifest
 from distillspec_jax.showcase import zoo_export
 
@@ -39,6 +40,12 @@ def build(
       run: runs a command with its arguments.
       say: is given what was exported, a text for each export.
     """
+    outputs.take_folder(directory)  # no model's, and no set's
+    outputs.check_writable(directory)  # before JAX starts
+    exported = [zoo_manifest.member(family, role) for role in zoo_export.DESCRIPTIONS]
+    if family == "t5":
+        exported += [zoo_manifest.greedy(task) for task in GREEDY_STEPS]
+    zoo_export.check_destination(exported, export)
     for command, name, parents in STAGES:
         run(command, stage_flags(family, name, parents, directory))
     say(zoo_export.export(family, list(zoo_export.DESCRIPTIONS), directory, export, limit))

@@ -23,6 +23,7 @@ from distillspec_jax.evaluation import agreement, held_out, paired
 from distillspec_jax.files import write_whole
 from distillspec_jax.models import pretrained, zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.new_folders import check_new_folder, new_folder
 from distillspec_jax.showcase.shortlists import shortlist
 
 DESCRIPTIONS = {
@@ -32,9 +33,25 @@ DESCRIPTIONS = {
 }
 """Descriptions of a family's models, by `zoo_manifest.ROLES`."""
 _GREEDY_DESCRIPTION = "the distilled draft, distilled further on greedy texts of {}: for temperature 0"
+_STEP = "exported_step"
+"""In a card's provenance: the training step that was exported."""
 DISTRIBUTIONS = (Deployment(0.0), Deployment(1.0))
 AGREEMENT_PROMPTS = 32
 SHORTLIST_PROMPTS = 400
+
+
+def check_destination(names: Collection[str], destination: str | None) -> None:
+    """Refuses a place for exports that holds a folder of such a name which is no earlier export.
+
+    Raises:
+      UsageError: names it.
+    """
+    for name in names:
+        check_new_folder(_root(destination) / name, _is_export)
+
+
+def _root(destination: str | None) -> Path:
+    return Path(destination) if destination else zoo_manifest.ROOT
 
 
 def export(
@@ -55,7 +72,7 @@ def export(
     Raises:
       AgreementError: the sampler and the training code contradict each other on a draft.
     """
-    root = Path(destination) if destination else zoo_manifest.ROOT
+    root = _root(destination)
     models: dict[str, Any] = {}
     measured: dict[str, dict[str, held_out.HeldOut]] = {}
     shipped: dict[str, Pretrained] = {}
@@ -89,7 +106,7 @@ def export_greedy(tasks: Collection[str], directory: str, destination: str | Non
     Raises:
       AgreementError: as `export`.
     """
-    root = Path(destination) if destination else zoo_manifest.ROOT
+    root = _root(destination)
     target = pretrained.load(str(root / "target"))
     models: dict[str, Any] = {}
     lists: dict[str, list[int]] = {}
@@ -149,13 +166,18 @@ def _write_lists(root: Path, found: dict[str, list[int]]) -> None:
 
 def _write(source: Path, target: Path) -> None:
     trained = pretrained.load(str(source))
-    shutil.rmtree(target, ignore_errors=True)
     step = checkpoint.latest_step(source)
     assert step is not None
-    card = dataclasses.replace(trained.card, provenance=trained.card.provenance | {"exported_step": step})
-    checkpoint.write_card(target, card, trained.tokenizer_bytes)
-    checkpoint.save_params(target, step, trained.params, dtype="bfloat16")
-    shutil.copy(source / "metrics.jsonl", target / "training.jsonl")
+    card = dataclasses.replace(trained.card, provenance=trained.card.provenance | {_STEP: step})
+    with new_folder(target, _is_export) as folder:
+        checkpoint.write_card(folder, card, trained.tokenizer_bytes)
+        checkpoint.save_params(folder, step, trained.params, dtype="bfloat16")
+        shutil.copy(source / "metrics.jsonl", folder / "training.jsonl")
+
+
+def _is_export(folder: Path) -> bool:
+    there = (folder / checkpoint.MODEL_FILE).is_file()
+    return there and _STEP in checkpoint.read_card(folder).provenance
 
 
 def _measured(model: Pretrained, tasks: Collection[str], limit: int | None) -> dict[str, held_out.HeldOut]:

@@ -50,6 +50,7 @@ def finetune(
     Returns:
       The checkpoint directory.
     """
+    job.check_directory(model_dir)
     if model is None:
         if initial_checkpoint_path is None:
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")

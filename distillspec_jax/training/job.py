@@ -101,6 +101,19 @@ def check_lengths(model: Network, data: DataConfig, name: str) -> None:
             )
 
 
+def check_directory(directory: str | Path) -> None:
+    """Refuses a place for a run before anything is read or made for it.
+
+    Raises:
+      UsageError: a bucket, or a folder that cannot be made or written.
+    """
+    if "://" in str(directory):
+        raise UsageError(
+            f"MODEL_DIR={directory}: buckets are not written to; mount it (gcsfuse, s3fs) and give the path"
+        )
+    outputs.check_writable(directory)
+
+
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:
     """Creates the run's directory, or checks that the one there belongs to the same run.
 
@@ -108,10 +121,7 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
       UsageError: it holds another run (the first difference is named), is one of the run's own parents, or is
         no path of a file system.
     """
-    if "://" in str(directory):
-        raise UsageError(
-            f"MODEL_DIR={directory}: buckets are not written to; mount it (gcsfuse, s3fs) and give the path"
-        )
+    check_directory(directory)
     root = Path(directory)
     if jax.process_index():
         hosts.wait("directory")  # until the first host has written it

@@ -24,7 +24,7 @@ from tests.attack.case import DONE, OWN, REFUSED, Case
 
 SECONDS = 10.0
 """Of processor time that a refused call may take, and of a call that ends well in a warm process."""
-LONGEST_SECONDS, PATIENCE = 30.0, 90.0
+LONGEST_SECONDS, PATIENCE = 60.0, 180.0
 """Of processor time, and of the clock, after which a call is ended."""
 MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 """Bytes that a refused call may take; bytes at which a call is ended."""
@@ -36,6 +36,7 @@ _PROGRESS = re.compile(
     r"(\[\d+/\d+\]|\d+/\d+ prompts, |"
     r"resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
     r"\d+ outputs, \d+ tokens|\d+ texts, \d+ tokens|.*: not taken along: |.*: no tokenizer in |"
+    r"no target or no held-out prompts to check with|\d+ positions of \d+ prompts tested|"
     r"distillspec \w+: stopped|(train|eval) +\d+/|.*acceptance)"
 )
 

@@ -47,8 +47,13 @@ JOBS: dict[str, tuple[str, str]] = {
     "convert into an empty folder": (f"{commands.FROM_HF} --output=empty", ""),
     "draft": (f"{commands.DRAFT} --output=out", ""),
     "report": (f"{commands.REPORT} --output=out", ""),
+    "zoo export": (
+        "api 'of(\"distillspec_jax.showcase.zoo_export\").export_greedy([\"office_help_ende\"], \"trained\", "
+        "\"zoo\", 1)'",
+        "",
+    ),
 }
-"""What is killed; `report` writes over the page of an earlier call."""
+"""What is killed; the export writes over an earlier one."""
 
 TOGETHER = {
     **{
@@ -119,9 +124,11 @@ class _Job:
         root = self._attack.folder / "job" / "here"
         shutil.rmtree(root.parent, ignore_errors=True)
         root.parent.mkdir()
-        world.copy(self._attack.world, root, " ".join(self._argv))
+        world.copy(self._attack.world, root, f"{self._argv} {'texts' if self.name.startswith('zoo') else ''}")
         lines = [{"id": i, "inputs": f"text {i}"} for i in range(24)]
         (root / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if self.name.startswith("zoo"):
+            _trained(root)
         return root
 
     def killed(self, rng: random.Random, by_file: bool) -> Killed:
@@ -214,6 +221,19 @@ class _Job:
             raise RuntimeError("what was made cannot be read")
         found: dict[str, str] = json.loads(answer.read_text())
         return found
+
+
+def _trained(root: Path) -> None:
+    """Makes a draft that was trained for temperature 0, and a zoo that has an earlier export of it."""
+    draft, exported = root / "trained/greedy_office_help_ende", root / "zoo/greedy_office_help_ende"
+    shutil.copytree(root / "draft", draft)
+    (draft / "metrics.jsonl").write_text("{}\n")
+    shutil.copytree(root / "texts", root / "trained/greedy_texts/office_help_ende")
+    shutil.copytree(root / "target", root / "zoo/target")
+    shutil.copytree(root / "draft", exported)
+    card = json.loads((exported / "model.json").read_text())
+    card["provenance"]["exported_step"] = 0
+    (exported / "model.json").write_text(json.dumps(card))
 
 
 def _count_files(root: Path, die_at: int | None) -> list[int]:

@@ -29,7 +29,7 @@ def test_choices_are_printed_and_one_is_written(target_dir, tmp_path, capsys):
         (["--layers=0", "--shortlist=9", "--output=x"], "--shortlist and --texts go together"),
         (["--shortlist=9", "--texts=tests"], "tests holds no target-generated set"),
         (["--layers=9", "--output=x"], "layers are 9, must be some of 0 to "),
-        (["--layers=0", "--output=tests"], "--output=tests holds something already"),
+        (["--layers=0", "--output=tests"], "tests holds something already"),
     ],
 )
 def test_a_bad_call_is_refused_in_one_line(target_dir, flags, said, capsys):

@@ -1,7 +1,5 @@
 """Flags as T5X spells them, and what every mistake in them says."""
 
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import gin
@@ -16,46 +14,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.sweep import sweep
 from distillspec_jax.training.finetune import finetune
 from tests.cli import gin_toy
-
-CONFIG = """
-    from __gin__ import dynamic_registration
-    from tests.cli import gin_toy
-
-    MODEL = @gin_toy.Model()
-    MODEL_DIR = %gin.REQUIRED
-    TRAIN_STEPS = 5
-
-    gin_toy.train:
-      model = %MODEL
-      model_dir = %MODEL_DIR
-      steps = %TRAIN_STEPS
-"""
-
-Write = Callable[[str, str], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, text: str) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-        return str(path)
-
-    return write_file
-
-
-def parse(*argv: str) -> GinFlags:
-    flags: GinFlags = CommandParser("finetune", "Trains.", gin=True).parse(argv).gin
-    return flags
-
-
-def complaint(*argv: str, job=gin_toy.train) -> str:
-    with pytest.raises(UsageError) as caught:
-        bindings.bind(job, parse(*argv))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
+from tests.cli.gin_toy import CONFIG, complaint, parse
 
 # --- what is accepted ---
 
@@ -203,27 +162,6 @@ def test_a_bad_flag_is_named_with_the_nearest_choice(write, flag, says):
     message = complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag)
     assert says in message
     assert message.startswith(flag) or "=%" in flag
-
-
-@pytest.mark.parametrize(
-    ("flag", "says"),
-    [
-        ("--gin.MODEL=@gin_toy.Model", "MODEL is the class Model: write @gin_toy.Model()"),
-        (
-            "--gin.gin_toy.train.name={'a': [@gin_toy.Model(), @b/gin_toy.Model]}",
-            "train.name is the class Model: write @b/gin_toy.Model()",
-        ),
-        ("--gin.gin_toy.Model.width=@gin_toy.Model", "Model.width is the class Model: write @gin_toy."),
-    ],
-)
-def test_a_class_without_its_parentheses(write, flag, says):
-    assert complaint(f"--gin_file={write('a.gin', CONFIG)}", "--gin.MODEL_DIR=x", flag).startswith(says)
-
-
-def test_a_function_without_its_parentheses(write):
-    config = write("a.gin", CONFIG)
-    message = complaint(f"--gin_file={config}", "--gin.MODEL_DIR=x", "--gin.MODEL=@gin_toy.schedule")
-    assert message == "MODEL is the function schedule: write @gin_toy.schedule()"
 
 
 @pytest.mark.parametrize("job", [finetune, distill])

@@ -54,6 +54,19 @@ def test_a_gin_file_sets_a_commands_flags_and_the_command_line_overrides_them(tm
     assert flags_from("--model=m") == ("m", 5, None, None, "token", False, False)
 
 
+def test_a_file_without_its_name_is_one_line():
+    """A second parser printed its usage, too."""
+    with pytest.raises(UsageError, match="argument --gin_file: expected one argument"):
+        parser_for_gin().parse(["--gin_file"])
+
+
+def test_a_text_is_needed_where_a_text_is_taken(tmp_path):
+    """A number named a file."""
+    config = write(tmp_path, COMMAND_CONFIG + "    MODEL = 1.5")
+    with pytest.raises(UsageError, match=r"toy_command\.model=1\.5: must be a text in quotes"):
+        parser_for_gin().parse([f"--gin_file={config}"])
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

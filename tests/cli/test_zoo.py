@@ -13,6 +13,7 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.data.catalog import EMBEDDED_TASKS
 from distillspec_jax.distillation.collect import collect
 from distillspec_jax.distillation.distill import distill
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models import zoo_manifest as models_zoo
@@ -101,6 +102,10 @@ def test_a_family_is_exported_beside_the_others(tmp_path, monkeypatch):
     assert "| wiki_leads | decoder_distilled | 0.500" in shown
     assert "| target |" not in shown
     assert checkpoint.latest_step(root / "decoder_draft") == 1
+    zoo_export.check_destination(["decoder_draft", "new"], str(root))
+    pair.write(tmp_path / "mine" / "target", target)
+    with pytest.raises(UsageError, match="mine/target holds something already"):  # it was deleted
+        zoo_export.check_destination(["target"], str(tmp_path / "mine"))
 
     # And a draft for temperature 0 beside them: its task's alone, with its task's list.
     for name in ("target", models_zoo.greedy("wiki_leads")):

@@ -316,7 +316,7 @@ def test_a_folder_that_is_wrong_is_named_in_one_line(wrong, said, tmp_path, caps
         (["--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
         (["--from=hf", "--to=hf", "--input=a", "--output=b"], "pass either --from=gguf|hf|t5x"),
         (["--from=hg", "--input=a", "--output=b"], "did you mean 'hf'"),
-        (["--from=hf", "--input=a", "--output=tests"], "--output=tests holds something already"),
+        (["--from=hf", "--input=a", "--output=tests"], "tests holds something already"),
         (
             ["--from=hf", "--input=a", "--output=b", "--relpos_max_distance=9"],
             "relpos_max_distance is stated by",

@@ -43,7 +43,7 @@ LOSSES = (
         "a file called OUTPUT.partial is taken for the lines of an interrupted run",
         (
             _REQUESTS,
-            "if foreign and not (began and _holds_answers(partial)):",
+            "if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):",
             "if partial.is_dir():",
         ),
     ),
