@@ -35,6 +35,9 @@ BLOCK_SIZE = 128
 CANDIDATES = 64
 """Blocks a row, of all drafters."""
 
+CANDIDATE_TOKENS = 128
+"""Tokens of a row's candidates; the verifier of several blocks is compiled token by token."""
+
 DRAFTERS = 8
 """Each is a network in one program."""
 

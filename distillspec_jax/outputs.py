@@ -200,9 +200,15 @@ def check_writable(folder: str | Path) -> None:
       UsageError: says why not.
     """
     real = resolved(folder)
+    try:
+        real.lstat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # a name that is too long
+            raise UsageError(f"cannot save to {folder}: {error.strerror}") from error
     there = next(place for place in (real, *real.parents) if _status(place) is not None)
     code = errno.ENOTDIR if not there.is_dir() else errno.EACCES
-    if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids
+    if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
         raise UsageError(f"cannot save to {folder}: {os.strerror(code)}")
 
 

@@ -35,7 +35,8 @@ _ERROR = ": error: "
 _PROGRESS = re.compile(
     r"(\[\d+/\d+\]|\d+/\d+ prompts, |"
     r"resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
-    r"\d+ outputs, \d+ tokens|\d+ texts, \d+ tokens|.*: not taken along: |.*: no tokenizer in |"
+    r"distributions of \d+ ids|\d+ outputs, \d+ tokens|\d+ texts, \d+ tokens|"
+    r".*: not taken along: |.*: no tokenizer in |"
     r"no target or no held-out prompts to check with|\d+ positions of \d+ prompts tested|"
     r"distillspec \w+: stopped|(train|eval) +\d+/|.*acceptance)"
 )

@@ -104,6 +104,11 @@ def test_a_lenient_rule_accepts_more():
         (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),
         (None, {"stop": ["a" * 300] * 2}, "stop strings have 600 bytes in all, must have at most 512"),
         ("lookup", {"block_size": 129}, "block_size is 129, must be at most 128"),
+        (
+            pair.draft(),
+            {"block_size": 33, "candidates": 4},
+            "block_size times candidates is 132, must be at most 128",
+        ),
         (["lookup"] * 9, {}, "the number of drafters is 9, must be at most 8"),
         (None, {"batch_size": 10**8}, "batch_size is 100000000, must be at most 1048576"),
     ],

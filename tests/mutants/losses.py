@@ -137,9 +137,9 @@ LOSSES = (
         "16",
         "a new checkpoint may go into a folder that holds something",
         (
-            _OUTPUTS,
-            "if status is not None and (not stat.S_ISDIR(status.st_mode) or any(root.iterdir())):",
-            "if status is not None and not stat.S_ISDIR(status.st_mode):",
+            "new_folders.py",
+            "if not set(_entries(real)) <= set(_left(real)) and not (ours and ours(real)):",
+            "if False:",
         ),
     ),
 )

@@ -100,7 +100,7 @@ def cases() -> list[Case]:
             for content in WHOLE:
                 again = ("results.jsonl",) if "--output_dir=." in line and not content.strip(" \n{") else ()
                 found.append(call("schemas", line, ("write", name, content), may=EITHER, rewrites=again))
-            found.append(call("schemas", line, ("remove", name), may=EITHER))
+            found.append(call("schemas", line, ("remove", name), may=EITHER, makes=(name,)))
             found.append(call("schemas", line, ("remove", name), ("mkdir", name), may=EITHER))
             found.append(call("schemas", line, ("chmod", name, 0), may=EITHER))
     return found + _fields()
