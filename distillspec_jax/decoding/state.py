@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.shapes import Array, Params
@@ -153,6 +155,23 @@ class Counts:
         zero_B = jnp.zeros(rows, jnp.int32)
         zero_BG = jnp.zeros((rows, block_size), jnp.int32)
         return cls(zero_B, zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
+
+    def records(self, emitted_B: Array | np.ndarray) -> list[Record]:
+        """The record of each row, given how many tokens it has emitted; for arrays on the host."""
+        return [
+            Record(
+                emitted_tokens=int(emitted_B[b]),
+                target_calls=int(self.rounds_B[b]),
+                tested=int(self.tested_BG[b].sum()),
+                accepted=int(self.accepted_BG[b].sum()),
+                drafted=int(self.drafted_B[b]),
+                cut_rounds=int(self.cut_B[b]),
+                tested_at=tuple(self.tested_BG[b].tolist()),
+                accepted_at=tuple(self.accepted_BG[b].tolist()),
+                overlap=float(self.overlap_B[b]),
+            )
+            for b in range(len(emitted_B))
+        ]
 
 
 @flax.struct.dataclass

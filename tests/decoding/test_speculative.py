@@ -130,6 +130,9 @@ def test_accounting(done: Any) -> None:
     emitted = np.asarray(done.rows.emitted_B)
     assert np.array_equal(emitted, counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B)
     assert (emitted <= LIMITS).all()
+    records = counts.records(emitted)
+    assert not [said for record in records for said in record.violations(BLOCK)]
+    assert [record.cuts for record in records] == counts.cut_B.tolist()
     assert counts.rounds_B[-1] == 0
     # A limit of one token: one round, in which one draft is tested, whatever comes of it.
     assert counts.tested_BG[4].tolist() == [1, 0, 0, 0]
