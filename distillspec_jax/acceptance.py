@@ -238,12 +238,14 @@ class Pace:
     """How fast some texts came.
 
     Attributes:
+      texts: how many.
       tokens, seconds: emitted, and wall-clock of all of them, prefill included.
       concurrency: texts decoded together: the batch size.
       latency_N: seconds from each request to the end of its text; None where only batches were timed.
       first_token_N: seconds from each request to its first token; None where that was not timed.
     """
 
+    texts: int
     tokens: int
     seconds: float
     concurrency: int

@@ -222,7 +222,7 @@ def test_memory_bound_speedup():
 
 
 def test_a_pace_by_hand():
-    pace = Pace(tokens=60, seconds=12.0, concurrency=1, latency_N=[1.0, 2.0, 3.0, 6.0])
+    pace = Pace(texts=4, tokens=60, seconds=12.0, concurrency=1, latency_N=[1.0, 2.0, 3.0, 6.0])
     assert pace.tokens_per_second == 5.0
     assert (pace.latency(0.5), pace.latency(0.95)) == pytest.approx((2.5, 5.55))
     assert pace.first_token(0.5) is None

@@ -301,6 +301,7 @@ class ResultRow(_Record):
         seconds = self.timing.seconds
         alone = seconds if self.batch_size == 1 else None
         return Pace(
+            texts=min(self.timing_prompts or self.prompts, self.prompts),
             tokens=sum(self.timing.emitted),
             seconds=math.fsum(seconds),
             concurrency=self.batch_size,

@@ -26,6 +26,7 @@ def print_audit(path: str, found: Audit, console: Console | None = None) -> None
             *(
                 "rounds by accepted drafts",
                 "batch",
+                "timed texts",
                 "tokens/s",
                 "p50 s",
                 "p95 s",
@@ -55,6 +56,7 @@ def _line(
         *(_number(record.value(ratio), ".3f") for ratio in ratios),
         _UNKNOWN if histogram is None else " ".join(map(str, histogram)),
         _UNKNOWN if pace is None else str(pace.concurrency),
+        _UNKNOWN if pace is None else f"{pace.texts:,}",
         _number(None if pace is None else pace.tokens_per_second, ",.0f"),
         *(_number(None if pace is None else pace.latency(share), ".3g") for share in (0.5, 0.95)),
         *(_number(speedup, ".2f") for speedup in speedups),
