@@ -14,27 +14,17 @@ from distillspec_jax.evaluation.sample_size import Requirement
 from distillspec_jax.reports.fitted import Column, print_table
 
 _UNKNOWN = "–"
+_NUMBERS = (
+    *("texts", "accepted/tested", "accepted/drafted", "accepted length", "tokens/call"),
+    *("rounds by accepted drafts", "batch", "timed texts", "tokens/s", "p50 s", "p95 s"),
+    *("MBSU, bytes", "MBSU, timed"),
+)
+"""The columns of `_line`."""
 
 
 def print_audit(path: str, found: Audit, console: Console | None = None) -> None:
     """Prints the record of every row of a file, and of its outputs together; what is not known is `–`."""
-    columns = [Column("record of", True, True), Column("texts")]
-    columns += map(
-        Column,
-        (
-            *("accepted/tested", "accepted/drafted", "accepted length", "tokens/call"),
-            *(
-                "rounds by accepted drafts",
-                "batch",
-                "timed texts",
-                "tokens/s",
-                "p50 s",
-                "p95 s",
-                "MBSU, bytes",
-                "MBSU, timed",
-            ),
-        ),
-    )
+    columns = [Column("drafter", True, True), *map(Column, _NUMBERS)]
     lines = [_line(_name(row), row.record, row.pace, (row.mbsu, row.measured_mbsu)) for row in found.rows]
     if found.outputs.texts:
         lines.append(_line("outputs", found.outputs, None, (None, None)))
