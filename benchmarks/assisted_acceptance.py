@@ -6,14 +6,13 @@ import functools
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.measurement import Measurement
+from distillspec_jax import acceptance
+from distillspec_jax.acceptance import Record
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation import paired
-from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained
 
@@ -46,21 +45,28 @@ def assisted_acceptance() -> Measurement:
         stopping=StopOnEos(tokenizer.eos_ids),
     )
     completions = list(engine.generate(prompts, distribution, NEW_TOKENS, seed=0))
-    ours = Tally.of(completions)
+    ours = acceptance.checked([completion.record for completion in completions])
     with tempfile.TemporaryDirectory() as folder:
         writer, assistant = (exported(name, Path(folder) / str(i)) for i, name in enumerate(names))
         found = assisted(writer, assistant, prompts, NEW_TOKENS, BLOCK_SIZE)
     equal = sum(list(c.tokens) == text for c, (text, _) in zip(completions, found, strict=True))
-    tested_N, accepted_N = (np.array([sum(one[i] for one in rounds) for _, rounds in found]) for i in (0, 1))
-    calls = sum(len(rounds) for _, rounds in found)
-    same = int(((tested_N == ours.tested_N) & (accepted_N == ours.accepted_N)).sum())
-    here, there = paired.ratio(ours.accepted_N, ours.tested_N), paired.ratio(accepted_N, tested_N)
-    share = paired.ratio_of_ratios(accepted_N, tested_N, ours.accepted_N, ours.tested_N)
+    theirs = [
+        Record.of_rounds((*one, 0) for one in rounds) for _, rounds in found
+    ]  # no text of theirs is counted
+    same = sum((a.tested, a.accepted) == (b.tested, b.accepted) for a, b in zip(ours, theirs, strict=True))
+    here, there = (paired.of_records(records, "acceptance_tested") for records in (ours, theirs))
+    accepted_N, tested_N, our_accepted_N, our_tested_N = (
+        [getattr(record, name) for record in records]
+        for records in (theirs, ours)
+        for name in ("accepted", "tested")
+    )
+    share = paired.ratio_of_ratios(accepted_N, tested_N, our_accepted_N, our_tested_N)
+    total, own = Record.total(theirs), Record.total(ours)
     what = (
         "acceptance in transformers' assisted generation over ours, zoo pair exported to its folders, "
         f"T = 0, blocks of {BLOCK_SIZE}, {NEW_TOKENS} tokens of {PROMPTS} test prompts of {TASK}: there "
-        f"{there.value:.4f} of {tested_N.sum()} drafts in {calls} calls, here {here.value:.4f} "
-        f"({here.low:.4f} – {here.high:.4f}) of {ours.tested_N.sum()} in {ours.target_calls_N.sum()}; "
+        f"{there.value:.4f} of {total.tested} drafts in {total.target_calls} calls, here {here.value:.4f} "
+        f"({here.low:.4f} – {here.high:.4f}) of {own.tested} in {own.target_calls}; "
         f"{equal} of {PROMPTS} texts equal, counts of {same} prompts equal"
     )
     return Measurement("assisted_acceptance", *share, what)

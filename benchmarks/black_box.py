@@ -154,7 +154,7 @@ def compare(study: Study, limit: int) -> Iterator[str]:
         return f"| {name} | " + " | ".join(cells) + " |"
 
     budget = f"{study.steps} steps, {study.prompts} prompts, texts at T = {study.temperature:g}"
-    yield f"\n## {recipe.task}: {budget}\n"
+    yield f"\n## {recipe.task}: {budget}; measured on {limit} validation prompts\n"
     yield "| draft | T = 0 (recovered) | T = 1 (recovered) |\n|---|---|---|"
     yield line("supervised", draft.params)
     for name, directory in study.train():

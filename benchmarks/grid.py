@@ -24,7 +24,8 @@ from typing import Any
 from distillspec_jax import training_log
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.evaluation import results
+from distillspec_jax.evaluation import power, results, sample_size
+from distillspec_jax.evaluation.power import Findings
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from distillspec_jax.reports import summary
@@ -128,7 +129,8 @@ def table(task: str, rows: Sequence[ResultRow]) -> str:
             continue
         lines += [
             f"\nT = {temperature:g}, γ = {BLOCK_SIZE}: the supervised draft emits "
-            f"{with_interval(base, 'block_efficiency')} tokens a target call; each cell's ratio to it.\n",
+            f"{with_interval(base, 'block_efficiency')} tokens a target call on {base.prompts} prompts; "
+            "each cell's ratio to it.\n",
             "| | " + " | ".join(SOURCES) + " |\n|---|" + "---|" * len(SOURCES),
         ]
         for divergence in DIVERGENCES:
@@ -136,7 +138,14 @@ def table(task: str, rows: Sequence[ResultRow]) -> str:
             if any(found):
                 lines.append(f"| {divergence} | " + " | ".join(_ratio(row, base) for row in found) + " |")
         lines.append(f"\nThe control: {_ratio(_row(rows, CONTROL, temperature), base)}.")
+    lines.append(f"\n{comparisons(rows).sentence}")
     return "\n".join(lines)
+
+
+def comparisons(rows: Sequence[ResultRow]) -> Findings:
+    """Counts the cells of a task that differ from the supervised draft, with the number of looks in mind."""
+    pairs = [(row, _row(rows, SUPERVISED, row.temperature)) for row in rows if row.drafter in CELLS]
+    return power.findings([sample_size.pilot(row, base).p_value for row, base in pairs if base is not None])
 
 
 def _ratio(row: ResultRow | None, base: ResultRow) -> str:

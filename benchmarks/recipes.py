@@ -81,7 +81,7 @@ def compare(task: str, steps: int, root: Path, seed: int) -> Iterator[str]:
         found = evaluate(params)
         return f"| {name} | " + " | ".join(f"{found[f'acceptance_expected_T{t}']:.3f}" for t in (0, 1)) + " |"
 
-    yield f"\n## {task}, {steps} steps of {recipes.BATCH_SIZE}\n"
+    yield f"\n## {task}, {steps} steps of {recipes.BATCH_SIZE}, {PROMPTS} validation prompts\n"
     yield "| draft | T = 0 | T = 1 |\n|---|---|---|"
     yield line("supervised", draft.params)
     for candidate in candidates(task):

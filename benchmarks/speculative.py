@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from benchmarks.measurement import Measurement
+from distillspec_jax.acceptance import Record
 from distillspec_jax.data import catalog
 from distillspec_jax.data.examples import examples
 from distillspec_jax.decoding import Completion, Engine, SamplingParams, StopOnEos
@@ -20,7 +21,6 @@ from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.evaluation import timing
-from distillspec_jax.evaluation.advice import reach
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained, registry
@@ -83,7 +83,8 @@ def raced(task: str, batch_size: int) -> Raced:
     engines = {"plain": auto.held_to(0), **{str(size): auto.held_to(size) for size in FIXED}}
     engines |= {"auto": auto, "misled_plain": misled.held_to(0), "useless": misled}
     seen = engines[str(FIXED[-1])].generate(others, distribution, longest, seed=0)
-    reach_G, length = reach(seen), sum(len(done.tokens) for done in seen) / len(seen)
+    record = Record.total(done.record for done in seen)
+    reach_G, length = record.reach or (), record.emitted_tokens / record.texts
     unit = UNIT[batch_size]
     chunks = [prompts[i : i + unit] for i in range(0, len(prompts), unit)]
 

@@ -83,7 +83,7 @@ class TransformersT5:
 
 
 class Round(NamedTuple):
-    """One block of assisted generation, counted as `evaluation.acceptance` counts ours.
+    """One block of assisted generation, counted as `acceptance.Record` counts ours.
 
     Attributes:
       tested, accepted: drafts that the target was asked about, up to the first that it refused; and its

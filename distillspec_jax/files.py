@@ -252,6 +252,24 @@ def json_lines(
             yield place, parse_json_object(line, place, gaps=gaps)
 
 
+def json_lines_apart(path: str | Path) -> Iterator[tuple[str, dict[str, Any] | UsageError]]:
+    """Yields (`path:number`, object) for every line that is not blank, or what is wrong with the line.
+
+    Raises:
+      UsageError: the file cannot be read.
+    """
+    for number, line in enumerate(_content(path).split(b"\n"), start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield place, parse_json_object(text, place)
+            except UnicodeDecodeError:
+                yield place, UsageError(f"{place}: not UTF-8 text")
+            except UsageError as error:
+                yield place, error
+
+
 def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
     """Decodes the lines of a UTF-8 file one by one (a byte order mark is dropped), for files of any size.
 
@@ -275,11 +293,14 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
       UsageError: the file cannot be read, or a line (named by number) is not UTF-8.
     """
+    return decoded_lines(_content(path), path)
+
+
+def _content(path: str | Path) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    return decoded_lines(content, path)
 
 
 def decoded_lines(content: bytes, name: str | Path) -> list[str]:

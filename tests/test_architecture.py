@@ -25,6 +25,7 @@ ROWS: list[set[str]] = [
     {"models", "tokenization"},
     {
         "partitioning",
+        "acceptance",
         "metrics",
         "checkpoint",
         "shapes",

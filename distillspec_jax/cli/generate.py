@@ -98,11 +98,12 @@ def main(argv: list[str]) -> int:
 
     if cache := flags.pop("compilation_cache"):
         compilation.keep(cache)
-    totals = generate_file(**flags, progress=ProgressLine().prompts, say=news)
-    if totals is not None:
+    written = generate_file(**flags, progress=ProgressLine().prompts, say=news)
+    if written is not None:
+        efficiency = written.value("block_efficiency") if written.target_calls else 0.0
         news(
-            f"{totals.outputs} outputs, {totals.tokens} tokens, {totals.target_calls} target calls: "
-            f"block efficiency {totals.block_efficiency:.2f}"
+            f"{written.texts} outputs, {written.emitted_tokens} tokens, {written.target_calls} target calls: "
+            f"block efficiency {efficiency:.2f}"
         )
     return 0
 

@@ -25,6 +25,8 @@ COMMANDS = {
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measure costs and acceptance here; the best block size, or none if drafting does not pay",
+    "check": "verify that the counts of results and outputs agree; exits 1 if some do not",
+    "power": "how many prompts show a difference, by the spread of a pilot's results",
     "watch": "acceptance in production, window by window; exits 1 if it is too low",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders out",
     "draft": "make a draft from some of its target's layers; what it would cost and gain",
@@ -36,8 +38,8 @@ USAGE = """usage: distillspec COMMAND [flags]
 {commands}
 
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
-`watch` (acceptance too low; cannot be judged), 75 from `finetune`, `distill` and `demo` (preempted; run the
-same command to resume).
+`watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 75 from `finetune`,
+`distill` and `demo` (preempted; run the same command to resume).
 """
 
 

@@ -1,6 +1,6 @@
 """Silences third-party log noise, here alone.
 
-Only what is no error, or repeats one that is raised as well. After a save that failed (a full disk), Orbax's
+Only what is no error, or repeats one that is raised as well. After a save or a restore that failed, Orbax's
 tasks and TensorStore's threads complain of it once more each, at any time until the process ends; the
 command's own line says it once. `DISTILLSPEC_TRACEBACK=1` lets everything through.
 """
@@ -31,7 +31,7 @@ def silence() -> None:
     logging.getLogger("asyncio").addFilter(_is_retrieved)
     # Tasks that still waited for their turn to write when another one failed.
     warnings.filterwarnings("ignore", r"coroutine 'async_serialize.*' was never awaited", RuntimeWarning)
-    sys.unraisablehook = functools.partial(_tell_unless_closed, sys.unraisablehook)
+    sys.unraisablehook = functools.partial(_tell_unless_over, sys.unraisablehook)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -44,7 +44,12 @@ def _is_retrieved(record: logging.LogRecord) -> bool:
     return "exception was never retrieved" not in record.getMessage()
 
 
-def _tell_unless_closed(tell: Callable[[UnraisableHookArgs], Any], met: UnraisableHookArgs) -> None:
-    """Drops what a TensorStore thread meets that reports to an event loop which its failed save has ended."""
-    if not (isinstance(met.exc_value, RuntimeError) and str(met.exc_value) == "Event loop is closed"):
+def _tell_unless_over(tell: Callable[[UnraisableHookArgs], Any], met: UnraisableHookArgs) -> None:
+    """Drops what tasks meet that go on after their save or restore has failed.
+
+    TensorStore's threads report to an event loop that has ended; Orbax's coroutines are closed, and raise.
+    """
+    closed = isinstance(met.exc_value, RuntimeError) and str(met.exc_value) == "Event loop is closed"
+    code = getattr(met.object, "cr_code", None)
+    if not closed and not (code and "orbax" in code.co_filename):
         tell(met)

@@ -59,8 +59,8 @@ def main(argv: list[str]) -> int:
     for label, windows in found.items() if flags.at_least is not None else ():
         lines, latest = served_lines.latest_whole(windows)
         if latest.acceptance.ends is None:
-            lack = "no draft tested" if not latest.tested else f"at least {MIN_PROMPTS} needed"
-            say(f"{label}: lines {lines} cannot be judged: {len(latest.counts_NC):,} prompts, {lack}")
+            lack = "no draft tested" if not latest.total.tested else f"at least {MIN_PROMPTS} needed"
+            say(f"{label}: lines {lines} cannot be judged: {len(latest.records):,} prompts, {lack}")
             status = status or NOT_JUDGED
         elif latest.acceptance.high < flags.at_least:
             least = f"{flags.at_least:g}"

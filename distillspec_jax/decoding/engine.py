@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax import bounds, memory
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import calibration
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
 from distillspec_jax.decoding.drafters import Drafter
@@ -52,6 +53,7 @@ class Completion:
       tested_at: for each draft position, the rounds that tested it.
       accepted_at: for each draft position, the rounds that accepted it.
       overlap: sum over tested positions of sum_v min(p, q); None if it was not measured.
+      drafted: drafts that were offered, tested or not (of several blocks, in the chosen one).
     """
 
     tokens: tuple[int, ...]
@@ -61,6 +63,7 @@ class Completion:
     tested_at: tuple[int, ...]
     accepted_at: tuple[int, ...]
     overlap: float | None = None
+    drafted: int | None = None
 
     @property
     def tested(self) -> int:
@@ -71,6 +74,13 @@ class Completion:
     def accepted(self) -> int:
         """Drafts accepted."""
         return sum(self.accepted_at)
+
+    @property
+    def record(self) -> Record:
+        """The counts alone."""
+        names = ("target_calls", "cut_rounds", "tested", "accepted", "drafted", "tested_at", "accepted_at")
+        counts = {name: getattr(self, name) for name in (*names, "overlap")}
+        return Record(emitted_tokens=len(self.tokens), **counts)
 
 
 _MOST_POSITIONS = 1 << 30
@@ -364,6 +374,7 @@ class Engine:
                 tested_at=tuple(counts.tested_BG[b].tolist()),
                 accepted_at=tuple(counts.accepted_BG[b].tolist()),
                 overlap=float(counts.overlap_B[b]) if self._measured else None,
+                drafted=int(counts.drafted_B[b]),
             )
             for b in slots
         ]

@@ -81,13 +81,15 @@ class SpeculativeLoop:
         )
         logits_BNKV, scored = self._score(params, state.target, rows.pending_B, draft.tokens_BNG)
         log_p_BNKV = distribution.log_probs(logits_BNKV)
-        length_BN = self._usable_length(rows, draft)
+        offered_BN = self._offered_length(draft)
+        length_BN = self._usable_length(rows, draft.tokens_BNG, offered_BN)
         branch_B, accepted_B, next_token_B = self.verifier(
             keys_B, draft.tokens_BNG, draft.log_q_BNGV, log_p_BNKV, length_BN, logits_BNKV=logits_BNKV
         )
 
         log_p_BKV, log_q_BGV = _chosen(log_p_BNKV, branch_B), _chosen(draft.log_q_BNGV, branch_B)
         tested_B = jnp.minimum(accepted_B + 1, _chosen(length_BN, branch_B))
+        drafted_B = _chosen(offered_BN, branch_B)
         failed_B = rows.running_B & self._not_finite(log_p_BKV, accepted_B, length_BN)
         active_B = rows.running_B & ~failed_B
 
@@ -104,7 +106,9 @@ class SpeculativeLoop:
             rows=rows.append(block_BK, count_B, ends_BK).fail(failed_B),
             target=_take_branch(scored, branch_B, length_BN.shape[1]).rewind(state.target.length_B + count_B),
             draft=self.drafter.commit(draft.state, branch_B, jnp.where(active_B, accepted_B, -1)),
-            counts=self._count(state.counts, active_B, cut_B, tested_B, accepted_B, log_p_BKV, log_q_BGV),
+            counts=self._count(
+                state.counts, active_B, cut_B, drafted_B, tested_B, accepted_B, log_p_BKV, log_q_BGV
+            ),
         )
 
     def _score(
@@ -119,21 +123,26 @@ class SpeculativeLoop:
         logits, scored = self.target.extend(params.target, target, fed_BNK.reshape(rows * blocks, -1))
         return logits.reshape(*fed_BNK.shape, -1), scored
 
-    def _usable_length(self, rows: Rows, draft: Draft) -> Array:
-        """How many drafts of each block may be tested: up to the first that ends the row, or its limit.
+    def _offered_length(self, draft: Draft) -> Array:
+        """How many drafts each block has, up to the first whose own distribution is NaN.
 
-        And none whose own distribution is NaN: a network that fails to draft costs acceptance, and nothing
-        else. The cut depends on the drafted prefix alone (a stopping time), so no verifier's distribution
+        A network that fails to draft costs acceptance, and nothing else.
+        """
+        bad_BNG = jnp.isnan(draft.log_q_BNGV[..., 0])  # then every entry is
+        first_bad_BN = jnp.where(bad_BNG.any(-1), jnp.argmax(bad_BNG, axis=-1), self.block_size)
+        return jnp.minimum(draft.length_BN, first_bad_BN)
+
+    def _usable_length(self, rows: Rows, tokens_BNG: Array, offered_BN: Array) -> Array:
+        """How many of them may be tested: up to the first that ends the row, or its limit.
+
+        The cut depends on the drafted prefix alone (a stopping time), so no verifier's distribution
         notices it.
         """
         ends = jax.vmap(self.stopping.ends, in_axes=(None, None, 1), out_axes=1)
-        ends_BNG = ends(rows.output_BT, rows.emitted_B, draft.tokens_BNG)
+        ends_BNG = ends(rows.output_BT, rows.emitted_B, tokens_BNG)
         first_end_BN = jnp.where(ends_BNG.any(-1), jnp.argmax(ends_BNG, axis=-1) + 1, self.block_size)
-        bad_BNG = jnp.isnan(draft.log_q_BNGV[..., 0])  # then every entry is
-        first_bad_BN = jnp.where(bad_BNG.any(-1), jnp.argmax(bad_BNG, axis=-1), self.block_size)
         remaining_BN = jnp.maximum(rows.remaining_B, 0)[:, None]
-        length_BN = jnp.minimum(jnp.minimum(draft.length_BN, first_end_BN), first_bad_BN)
-        return jnp.minimum(length_BN, remaining_BN).astype(jnp.int32)
+        return jnp.minimum(jnp.minimum(offered_BN, first_end_BN), remaining_BN).astype(jnp.int32)
 
     def _not_finite(self, log_p_BKV: Array, accepted_B: Array, length_BN: Array) -> Array:
         """Rows where a distribution of the target that the outcome depends on is NaN (then its every entry
@@ -147,6 +156,7 @@ class SpeculativeLoop:
         counts: Counts,
         active_B: Array,
         cut_B: Array,
+        drafted_B: Array,
         tested_B: Array,
         accepted_B: Array,
         log_p_BKV: Array,
@@ -162,6 +172,7 @@ class SpeculativeLoop:
         return Counts(
             rounds_B=counts.rounds_B + active_B,
             cut_B=counts.cut_B + cut_B,
+            drafted_B=counts.drafted_B + jnp.where(active_B, drafted_B, 0),
             tested_BG=counts.tested_BG + tested_BG,
             accepted_BG=counts.accepted_BG + accepted_BG,
             overlap_B=overlap_B,

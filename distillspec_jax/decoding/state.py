@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.shapes import Array, Params
@@ -135,6 +137,7 @@ class Counts:
     Attributes:
       rounds_B: int32, verify passes of the target (autoregressive: one-token passes); prefill is apart.
       cut_B: int32, rounds whose last emitted token is an accepted draft: it was EOS or met the limit.
+      drafted_B: int32, drafts that were offered (of several blocks, in the chosen one), tested or not.
       tested_BG: int32, rounds in which draft position i was put to the test.
       accepted_BG: int32, rounds in which at least i + 1 drafts were accepted.
       overlap_B: float32, sum over tested positions of sum_v min(p, q); zero unless the loop measures it.
@@ -142,6 +145,7 @@ class Counts:
 
     rounds_B: Array
     cut_B: Array
+    drafted_B: Array
     tested_BG: Array
     accepted_BG: Array
     overlap_B: Array
@@ -150,7 +154,24 @@ class Counts:
     def zeros(cls, rows: int, block_size: int) -> Counts:
         zero_B = jnp.zeros(rows, jnp.int32)
         zero_BG = jnp.zeros((rows, block_size), jnp.int32)
-        return cls(zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
+        return cls(zero_B, zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
+
+    def records(self, emitted_B: Array | np.ndarray) -> list[Record]:
+        """The record of each row, given how many tokens it has emitted; for arrays on the host."""
+        return [
+            Record(
+                emitted_tokens=int(emitted_B[b]),
+                target_calls=int(self.rounds_B[b]),
+                tested=int(self.tested_BG[b].sum()),
+                accepted=int(self.accepted_BG[b].sum()),
+                drafted=int(self.drafted_B[b]),
+                cut_rounds=int(self.cut_B[b]),
+                tested_at=tuple(self.tested_BG[b].tolist()),
+                accepted_at=tuple(self.accepted_BG[b].tolist()),
+                overlap=float(self.overlap_B[b]),
+            )
+            for b in range(len(emitted_B))
+        ]
 
 
 @flax.struct.dataclass

@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from distillspec_jax import bounds
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import Drafter, Engine, SamplingDistribution
 from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
 from distillspec_jax.decoding.round_costs import tokens_per_round
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation.acceptance import failures
+from distillspec_jax.evaluation.measured import failures
 from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -145,15 +145,14 @@ def advise(
 
     completions = engine(sizes[-1]).generate(prompts, distribution, max_new_tokens, seed=0)
     failures(target.name, completions)
-    reach_G = reach(completions)
-    emitted = sum(len(done.tokens) for done in completions)
-    length = emitted / len(completions)
+    record = Record.total(done.record for done in completions)
+    length = record.emitted_tokens / record.texts
     room = min(_ROOM, max_new_tokens + sizes[-1] + 1)  # no more than decoding took
     costs = engine((0, *sizes)).round_costs(prompts, distribution, max_new_tokens)
     width = max(map(len, prompts))
     rows: list[SizeAdvice] = []
     for size in sizes:
-        tokens = tokens_per_round(reach_G, size, length)
+        tokens = tokens_per_round(record.reach or (), size, length)
         rows.append(
             SizeAdvice(
                 block_size=size,
@@ -173,18 +172,11 @@ def advise(
         device=f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
         plain_ms=costs.seconds[0] * 1e3,
         start_ms=(costs.start[0] * 1e3, costs.start[sizes[-1]] * 1e3),
-        acceptance=sum(done.accepted for done in completions) / max(sum(d.tested for d in completions), 1),
+        acceptance=record.accepted / max(record.tested, 1),
         prompts=len(prompts),
-        tokens=emitted,
+        tokens=record.emitted_tokens,
         sizes=tuple(rows),
     )
-
-
-def reach(completions: Sequence[Any]) -> np.ndarray:
-    """Reckons the probability that a round accepts at least i + 1 drafts, from the rate of every position."""
-    tested_G = np.sum([done.tested_at for done in completions], axis=0)
-    accepted_G = np.sum([done.accepted_at for done in completions], axis=0)
-    return np.cumprod(accepted_G / np.maximum(tested_G, 1))
 
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int, room: int = _ROOM) -> float:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from distillspec_jax import files, schema
+from distillspec_jax import acceptance, files, schema
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import (
     PairParams,
@@ -200,7 +200,7 @@ def sample_rounds(
 ) -> Rounds:
     """Samples a batch speculatively, with what each round tested, accepted and recorded.
 
-    Rows without a prompt emit nothing.
+    Rows without a prompt emit nothing. The counts of every row are checked (`acceptance.checked`).
     """
     vocabulary = tokenizer_of(target).vocabulary
     drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size)
@@ -224,13 +224,16 @@ def sample_rounds(
     params = PairParams(target.params, draft_params)
     state = _start(loop, params, prompt_BT, settings, longest)
     found: list[tuple[np.ndarray, ...]] = []
+    total = Counts.zeros(rows, block_size)
     while bool(state.rows.running_B.any()):
         start_B = np.asarray(state.rows.emitted_B)
         state = _round(loop, params, state)
         counts = jax.device_get(state.counts)
+        total = jax.tree.map(np.add, total, counts)
         if (failed_B := np.asarray(state.rows.status_B) == Status.FAILED).any():
             raise AgreementError(f"prompt {failed_B.argmax()} of batch {seed[1]}: logits are not finite")
         found.append((start_B, counts.tested_BG.sum(1), counts.accepted_BG.sum(1), counts.overlap_B))
+    acceptance.checked(total.records(np.asarray(state.rows.emitted_B)))
     columns = (np.stack(column) for column in zip(*found, strict=True))
     return Rounds(np.asarray(state.rows.output_BT), *columns)
 

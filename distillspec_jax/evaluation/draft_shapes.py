@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillspec_jax.evaluation.acceptance import expected_block_efficiency, memory_bound_speedup
+from distillspec_jax.acceptance import expected_block_efficiency, memory_bound_speedup
 from distillspec_jax.models import factorised, layer_subset, shortlist
 from distillspec_jax.models.registry import Network
 

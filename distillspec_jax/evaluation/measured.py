@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distillspec_jax import acceptance
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import Completion, Engine, SamplingDistribution
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import timing
-from distillspec_jax.evaluation.acceptance import Tally
 from distillspec_jax.evaluation.timing import Timing
 
 
@@ -60,8 +62,13 @@ class Measured:
     timing: Timing[list[Completion]] | None
 
     @functools.cached_property
-    def tally(self) -> Tally:
-        return Tally.of(self.completions)
+    def records(self) -> Sequence[Record]:
+        """The counts of each prompt.
+
+        Raises:
+          AccountingError: those of one contradict each other.
+        """
+        return acceptance.checked([completion.record for completion in self.completions])
 
     @property
     def unit_tokens(self) -> list[int]:
@@ -110,3 +117,15 @@ def again(
     return Measured(
         [c for part in parts for c in workload.decode(engine, distribution, part)], measured.timing
     )
+
+
+def failures(target: str, completions: Sequence[Completion]) -> int:
+    """Counts the prompts whose text broke off where the target's logits were not finite.
+
+    Raises:
+      UsageError: all of them, so that nothing was measured.
+    """
+    failed = sum(completion.finish_reason == "failed" for completion in completions)
+    if failed == len(completions):
+        raise UsageError(f"target {target}: its logits were not finite, on all {failed} prompts")
+    return failed

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from distillspec_jax.acceptance import Record
+
 RESAMPLES = 4_000
 MIN_PROMPTS = 5
 """The fewest prompts that get an interval: resampling two or three shows much too little spread."""
@@ -41,6 +43,18 @@ class Interval(NamedTuple):
     def ends(self) -> list[float] | None:
         """`[low, high]` for a file, None where there is no interval."""
         return [self.low, self.high] if np.isfinite([self.low, self.high]).all() else None
+
+
+def of_records(records: Sequence[Record], ratio_name: str, **options: float) -> Interval:
+    """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
+
+    NaN where one of its sums is not known of all of them.
+    """
+    sums = [record.sums(ratio_name) for record in records]
+    known = [pair for pair in sums if pair is not None]
+    if len(known) < len(sums):
+        return Interval(np.nan, np.nan, np.nan)
+    return ratio([top for top, _ in known], [bottom for _, bottom in known], **options)
 
 
 def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:

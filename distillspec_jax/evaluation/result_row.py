@@ -1,7 +1,8 @@
 """One measured cell of a sweep: a line of `results.jsonl`, as a value.
 
 The fields say by their metadata what they are for: those without a default must stand in a file, those of
-`_GROUP` decide which rows compare with each other, and those of `_CELL` tell the cells of a group apart.
+`_GROUP` decide which rows compare with each other, those of `_CELL` tell the cells of a group apart, and
+those of `_SPARSE` are left out of the file where they are not known.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from distillspec_jax import schema
+from distillspec_jax.acceptance import Pace, Record, memory_bound_speedup
 from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.schema import Amount, Count, Number, Share, Text
@@ -34,7 +36,7 @@ Ends = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
 """An interval, `[low, high]`."""
 
 
-_GROUP, _CELL = {"group": True}, {"cell": True}
+_GROUP, _CELL, _SPARSE = {"group": True}, {"cell": True}, {"sparse": True}
 _WHAT = "a row of a sweep"
 
 
@@ -46,7 +48,11 @@ class _Record:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: fields in the order of the class, then what was not known."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None or "sparse" not in field.metadata
+        }
         values |= values.pop("unknown")
         return {
             name: value.to_json() if isinstance(value, _Record) else value for name, value in values.items()
@@ -65,6 +71,7 @@ class PerPrompt(_Record):
       finish_reason: why each output ended.
       overlap: sum over tested positions of sum_v min(p, q); None if it was not recorded.
       score: the task's primary metric; None without references.
+      drafted: drafts that were offered, tested or not; None in rows of 0.1.
     """
 
     emitted: list[Count]
@@ -72,19 +79,34 @@ class PerPrompt(_Record):
     tested: list[Count]
     accepted: list[Count]
     output_digest: list[str]
-    finish_reason: list[str] | None = None
-    overlap: list[Amount] | None = None
-    score: list[Number] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The record of the file, without the columns that are not there."""
-        return {name: column for name, column in super().to_json().items() if column is not None}
+    finish_reason: list[str] | None = dataclasses.field(default=None, metadata=_SPARSE)
+    overlap: list[Amount] | None = dataclasses.field(default=None, metadata=_SPARSE)
+    score: list[Number] | None = dataclasses.field(default=None, metadata=_SPARSE)
+    drafted: list[Count] | None = dataclasses.field(default=None, metadata=_SPARSE)
 
     @property
-    def efficiency(self) -> list[float]:
-        """Each prompt's tokens a target call."""
-        counts = zip(self.emitted, self.target_calls, strict=True)
-        return [emitted / max(calls, 1) for emitted, calls in counts]
+    def records(self) -> list[Record]:
+        """The counts of each prompt."""
+        unknown = [None] * len(self.emitted)
+        return [
+            Record(
+                emitted_tokens=emitted,
+                target_calls=calls,
+                tested=tested,
+                accepted=accepted,
+                drafted=drafted,
+                overlap=overlap,
+            )
+            for emitted, calls, tested, accepted, drafted, overlap in zip(
+                self.emitted,
+                self.target_calls,
+                self.tested,
+                self.accepted,
+                self.drafted or unknown,
+                self.overlap or unknown,
+                strict=True,
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +149,7 @@ class ResultRow(_Record):
       drafter: its label; `NO_DRAFTER` for the baseline.
       block_size: drafts a round; 0 for the baseline.
       emitted_tokens, target_calls, tested, accepted: sums over prompts.
+      drafted, tested_at, accepted_at: likewise, see `acceptance.Record`; None in rows of 0.1.
       acceptance_tested: accepted over tested drafts; None if none was tested.
       acceptance_joint: for each draft position the share of target calls that accepted it and all before it.
       overlap: mean of sum_v min(p, q) over tested positions; None if it was not recorded.
@@ -167,6 +190,9 @@ class ResultRow(_Record):
     target_calls: Count | None = None
     tested: Count | None = None
     accepted: Count | None = None
+    drafted: Count | None = dataclasses.field(default=None, metadata=_SPARSE)
+    tested_at: list[Count] | None = dataclasses.field(default=None, metadata=_SPARSE)
+    accepted_at: list[Count] | None = dataclasses.field(default=None, metadata=_SPARSE)
     acceptance_tested: Share | None
     acceptance_tested_ci95: Ends | None = None
     acceptance_joint: list[Share | None]
@@ -216,12 +242,10 @@ class ResultRow(_Record):
             (self.drafter == NO_DRAFTER) == (self.block_size == 0),
             "be none at block_size 0 alone",
         )
-        joint = self.acceptance_joint
-        yield (
-            "acceptance_joint",
-            len(joint) == self.block_size,
-            f"have {self.block_size} entries, as block_size",
-        )
+        for name in ("acceptance_joint", "tested_at", "accepted_at"):
+            entries = getattr(self, name)
+            must = f"have {self.block_size} entries, as block_size"
+            yield name, entries is None or len(entries) == self.block_size, must
         named = self.primary_metric is None or self.primary_metric in self.quality
         yield "primary_metric", named, "be one of quality"
         yield "prompts", self.prompts > 0, "be at least 1"
@@ -246,14 +270,66 @@ class ResultRow(_Record):
         return self._values("group")
 
     @property
+    def cell(self) -> tuple[Any, ...]:
+        """Tells the rows of a group apart."""
+        return self._values("cell")
+
+    @property
     def identity(self) -> tuple[Any, ...]:
         """Equal for measurements of one cell of one group."""
-        return (*self.group, *self._values("cell"))
+        return (*self.group, *self.cell)
 
     @property
     def is_drafted(self) -> bool:
         """Whether there was a drafter: False for the baseline."""
         return self.block_size > 0
+
+    @property
+    def record(self) -> Record:
+        """The counts of all prompts; those by position follow from `acceptance_joint` in rows of 0.1."""
+        record = Record.total(self.per_prompt.records)
+        accepted_at = self.accepted_at
+        if accepted_at is None and None not in self.acceptance_joint:
+            accepted_at = [round((share or 0) * record.target_calls) for share in self.acceptance_joint]
+        return dataclasses.replace(record, tested_at=self.tested_at, accepted_at=accepted_at)
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast the timed prompts came; None if not timed. Batches do not tell a request's latency."""
+        if self.timing is None:
+            return None
+        seconds = self.timing.seconds
+        alone = seconds if self.batch_size == 1 else None
+        return Pace(
+            texts=min(self.timing_prompts or self.prompts, self.prompts),
+            tokens=sum(self.timing.emitted),
+            seconds=math.fsum(seconds),
+            concurrency=self.batch_size,
+            latency_N=alone,
+        )
+
+    @property
+    def measured_cost_ratio(self) -> float | None:
+        """c as timed: what a round costs beyond the baseline's call, over its calls and the block's drafts.
+
+        All that a round does is in it. None where it is not known: not timed, or batches, whose rounds nobody
+        counted.
+        """
+        if self.timing is None or self.batch_size > 1 or not self.is_drafted:
+            return None
+        calls = sum(self.per_prompt.target_calls[: len(self.timing.seconds)])
+        plain = math.fsum(self.timing.baseline_seconds) / max(sum(self.timing.baseline_emitted), 1)
+        if not calls or not plain:
+            return None
+        return (math.fsum(self.timing.seconds) / calls / plain - 1) / self.block_size
+
+    @property
+    def measured_mbsu(self) -> float | None:
+        """The memory-bound speed-up with `measured_cost_ratio` in place of the ratio of bytes."""
+        ratio = self.measured_cost_ratio
+        if ratio is None or ratio * self.block_size <= -1:
+            return None
+        return memory_bound_speedup(self.block_efficiency, ratio, self.block_size)
 
     def interval(self, measure: Measure) -> Interval:
         """A number and its interval; NaN where the row has none."""

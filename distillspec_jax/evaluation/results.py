@@ -29,6 +29,27 @@ def read(paths: Sequence[str | Path]) -> list[ResultRow]:
     return found
 
 
+def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
+    """Reads every row of some files that can be read, and says of each other line what is wrong with it.
+
+    Raises:
+      UsageError: an unreadable file; no rows.
+    """
+    found, broken = [], []
+    for path in paths:
+        for place, line in files.json_lines_apart(path):
+            try:
+                if isinstance(line, UsageError):
+                    raise line
+                found.append(ResultRow.from_json(line, place))
+            except UsageError as error:
+                broken.append(str(error))
+    if not found:
+        lines = f", and {len(broken):,} lines that are none: {broken[0]}" if broken else ""
+        raise UsageError(f"no results in {', '.join(map(str, paths))}{lines}")
+    return found, broken
+
+
 def reopen(path: Path) -> list[ResultRow]:
     """Reads a file that is to be continued; a last line that a kill cut short is cut off the file.
 

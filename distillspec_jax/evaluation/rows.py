@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillspec_jax.evaluation import acceptance, paired, timing
+from distillspec_jax.acceptance import Record, memory_bound_speedup
+from distillspec_jax.evaluation import paired, timing
 from distillspec_jax.evaluation.measured import Measured
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.prompts import Quality
@@ -51,9 +52,8 @@ def drafted_row(
       baseline: autoregressive decoding, timed in turns with `measured`.
       conditions: the other fields of a row that are not measured.
     """
-    tally = measured.tally
-    accepted = paired.ratio(tally.accepted_N, tally.tested_N)
-    tau = paired.ratio(tally.emitted_N, tally.target_calls_N)
+    accepted = paired.of_records(measured.records, "acceptance_tested")
+    tau = paired.of_records(measured.records, "block_efficiency")
     speed = _UNKNOWN
     if measured.timing and baseline.timing:
         speed = timing.speedup(
@@ -70,21 +70,25 @@ def _row(
     intervals: tuple[Interval, Interval, Interval],
     conditions: Mapping[str, Any],
 ) -> ResultRow:
-    tally = measured.tally
+    record = Record.total(measured.records)
     accepted, tau, speed = intervals
+    positions = bool(record.accepted_at)
     return ResultRow(
         **conditions,
-        emitted_tokens=int(tally.emitted_N.sum()),
-        target_calls=int(tally.target_calls_N.sum()),
-        tested=int(tally.tested_N.sum()),
-        accepted=int(tally.accepted_N.sum()),
+        emitted_tokens=record.emitted_tokens,
+        target_calls=record.target_calls,
+        tested=record.tested,
+        accepted=record.accepted,
+        drafted=record.drafted if positions else None,
+        tested_at=list(record.tested_at or ()) if positions else None,
+        accepted_at=list(record.accepted_at or ()) if positions else None,
         acceptance_tested=number(accepted.value),
         acceptance_tested_ci95=accepted.ends,
-        acceptance_joint=[number(x) for x in acceptance.acceptance_joint(tally)],
-        overlap=number(acceptance.overlap(tally)),
+        acceptance_joint=[number(x) for x in record.acceptance_joint or ()],
+        overlap=number(record.value("overlap")),
         block_efficiency=tau.value,
         block_efficiency_ci95=tau.ends,
-        mbsu=acceptance.memory_bound_speedup(tau.value, conditions["cost_ratio"], conditions["block_size"]),
+        mbsu=memory_bound_speedup(tau.value, conditions["cost_ratio"], conditions["block_size"]),
         seconds=sum(measured.unit_seconds) if measured.timing else None,
         baseline_seconds=sum(baseline.unit_seconds) if baseline.timing else None,
         speedup=number(speed.value),
@@ -115,14 +119,21 @@ def _timed(measured: Measured, baseline: Measured) -> Timed | None:
 
 
 def _per_prompt(measured: Measured, quality: Quality | None) -> PerPrompt:
-    tally = measured.tally
+    records = measured.records
     return PerPrompt(
-        emitted=tally.emitted_N.tolist(),
-        target_calls=tally.target_calls_N.tolist(),
-        tested=tally.tested_N.tolist(),
-        accepted=tally.accepted_N.tolist(),
+        emitted=[record.emitted_tokens for record in records],
+        target_calls=[record.target_calls for record in records],
+        tested=[record.tested for record in records],
+        accepted=[record.accepted for record in records],
         output_digest=[fingerprints.of_tokens(c.tokens) for c in measured.completions],
         finish_reason=[c.finish_reason for c in measured.completions],
-        overlap=None if tally.overlap_N is None else tally.overlap_N.tolist(),
+        overlap=_column(records, "overlap"),
+        drafted=_column(records, "drafted") if any(record.accepted_at for record in records) else None,
         score=None if quality is None else quality.example_N,
     )
+
+
+def _column(records: Sequence[Record], name: str) -> list[Any] | None:
+    """A count of every prompt; None if it is not known of all."""
+    column = [getattr(record, name) for record in records]
+    return None if any(count is None for count in column) else column

@@ -9,14 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from distillspec_jax import files, schema
+from distillspec_jax import bounds, files, schema
+from distillspec_jax.acceptance import COUNTS, REQUIRED, Record
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
-
-COUNTS = ("emitted_tokens", "target_calls", "tested", "accepted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,40 +21,39 @@ class Served:
     """The counts of some lines, added up prompt by prompt: several samples of a prompt are not independent.
 
     Attributes:
-      lines: how many.
-      counts_NC: of each prompt, in the order of `COUNTS`.
+      records: of each prompt.
     """
 
-    lines: int
-    counts_NC: np.ndarray
+    records: Sequence[Record]
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]]) -> Served:
         """Adds up lines as `read` gives them."""
-        by_prompt: dict[str, np.ndarray] = {}
+        by_prompt: dict[str, list[Record]] = {}
         for number, line in enumerate(lines):
-            prompt = json.dumps(line.get("inputs", number))
-            counts_C = np.array([line[name] for name in COUNTS], np.int64)
-            by_prompt[prompt] = by_prompt.get(prompt, 0) + counts_C
-        return cls(len(lines), np.stack(list(by_prompt.values())))
+            by_prompt.setdefault(json.dumps(line.get("inputs", number)), []).append(record(line))
+        of_prompts = by_prompt.values()
+        return cls([one[0] if len(one) == 1 else Record.total(one) for one in of_prompts])
 
-    @property
-    def tokens(self) -> int:
-        return int(self.counts_NC[:, 0].sum())
-
-    @property
-    def tested(self) -> int:
-        return int(self.counts_NC[:, 2].sum())
+    @functools.cached_property
+    def total(self) -> Record:
+        """The counts of all lines."""
+        return Record.total(self.records)
 
     @functools.cached_property
     def block_efficiency(self) -> Interval:
         """Tokens a target call."""
-        return paired.ratio(self.counts_NC[:, 0], self.counts_NC[:, 1])
+        return paired.of_records(self.records, "block_efficiency")
 
     @functools.cached_property
     def acceptance(self) -> Interval:
         """Accepted over tested drafts; NaN where none was tested."""
-        return paired.ratio(self.counts_NC[:, 3], self.counts_NC[:, 2])
+        return paired.of_records(self.records, "acceptance_tested")
+
+
+def record(line: Mapping[str, Any]) -> Record:
+    """The counts of a line as `read` gives it."""
+    return Record(**{name: line[name] for name in COUNTS if name in line})
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -78,11 +74,27 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
     content = Path(path).read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     for place, line in files.json_lines(files.decoded_lines(whole, path), path):
-        for name in COUNTS:
-            count = line.get(name)
-            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < schema.COUNT_LIMIT:
-                raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
-        yield line
+        yield counted(line, place)
+
+
+def counted(line: dict[str, Any], place: str) -> dict[str, Any]:
+    """Hands a line through that has the counts of `generate`.
+
+    Raises:
+      UsageError: it has not; by place and count.
+    """
+    for name in COUNTS:
+        if name not in line and name not in REQUIRED:
+            continue
+        count = line.get(name)
+        counts = count if isinstance(count, list) and name.endswith("_at") else [count]
+        if len(counts) > bounds.BLOCK_SIZE or not all(map(_is_count, counts)):
+            raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
+    return line
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < schema.COUNT_LIMIT
 
 
 def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple[str, Served]]:
@@ -95,5 +107,5 @@ def windows(lines: Sequence[dict[str, Any]], size: int | None) -> Iterator[tuple
 
 def latest_whole(windows: Sequence[tuple[str, Served]]) -> tuple[str, Served]:
     """Chooses which of `windows` to judge by: a tail that is still growing says little beside a whole one."""
-    growing = len(windows) > 1 and windows[-1][1].lines < windows[0][1].lines
+    growing = len(windows) > 1 and windows[-1][1].total.texts < windows[0][1].total.texts
     return windows[-2] if growing else windows[-1]

@@ -21,9 +21,8 @@ from distillspec_jax.decoding import (
 )
 from distillspec_jax.decoding.drafter_registry import NamedDraft, make_drafter
 from distillspec_jax.evaluation import grid, measured, prompts, results, rows
-from distillspec_jax.evaluation.acceptance import failures
 from distillspec_jax.evaluation.grid import Cell
-from distillspec_jax.evaluation.measured import Measured, Workload
+from distillspec_jax.evaluation.measured import Measured, Workload, failures
 from distillspec_jax.evaluation.prompts import PromptSet
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, SCHEMA_VERSION, ResultRow
 from distillspec_jax.generation.prompt_format import tokenizer_of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from distillspec_jax import bounds, outputs, terminal
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
@@ -16,20 +16,6 @@ from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import make_partitioner
-
-
-@dataclasses.dataclass(frozen=True)
-class Totals:
-    """The outputs that one run wrote, their tokens, and the target calls that they took."""
-
-    outputs: int
-    tokens: int
-    target_calls: int
-
-    @property
-    def block_efficiency(self) -> float:
-        """Tokens per target call."""
-        return self.tokens / max(self.target_calls, 1)
 
 
 @outputs.one_run
@@ -62,7 +48,7 @@ def generate_file(
     assume_same_vocabulary: bool = False,
     progress: Callable[[DecodingProgress], None] | None = None,
     say: Callable[[str], None] = terminal.say,
-) -> Totals | None:
+) -> Record | None:
     """Completes every line of a request file and writes one line for each, in order.
 
     Args:
@@ -83,7 +69,7 @@ def generate_file(
       say: called with a line when something is compiled, resumed, or failed.
 
     Returns:
-      None if the output was whole already.
+      The counts of the outputs that were written; None if the output was whole already.
 
     Raises:
       UsageError: an impossible value, no such model, a bad line (by file and line), an output that another
@@ -151,14 +137,14 @@ def generate_file(
         progress=progress,
         numbers=range(done, len(requests)),
     )
-    tokens = calls = 0
+    records = []
     with request_files.output_lines(output, resume, decisive) as write:
         for request, generation in zip(left, generations, strict=True):
             write(request_files.write_line(request, generation))
-            tokens, calls = tokens + generation.emitted_tokens, calls + generation.target_calls
+            records.append(generation.record)
             if generation.finish_reason == "failed":
                 say(f"{request.where}: failed: the model's logits were not finite")
-    return Totals(len(left), tokens, calls)
+    return Record.total(records)
 
 
 def _named(drafters: Sequence[str]) -> list[str]:

@@ -126,11 +126,11 @@ def _request(row: dict[str, Any], where: str, field: str) -> GenerationRequest:
 
 
 def write_line(request: GenerationRequest, generation: Generation) -> str:
-    """One line of output: the request's own fields, then the generation's, less its token ids.
+    """One line of output: the request's own fields, then the generation's that are known, less its token ids.
 
     Where both have a field, the generation's value stays, so that outputs can be inputs again.
     """
-    fields = dataclasses.asdict(generation)
+    fields = {name: value for name, value in dataclasses.asdict(generation).items() if value is not None}
     del fields["tokens"]
     return as_json({**request.extra, **fields})
 

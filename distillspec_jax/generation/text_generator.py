@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from distillspec_jax.acceptance import COUNTS, Record
 from distillspec_jax.decoding.adaptive import AUTO
 from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
@@ -38,6 +39,7 @@ class Generation:
       accepted, tested: drafted tokens that were accepted, and that were put to the test.
       finish_reason: `eos`, `stop` (a stop string), `length` or `failed`.
       tokens: the ids of `outputs` as they were emitted, EOS included.
+      drafted, tested_at, accepted_at: see `acceptance.Record`; None without a draft.
     """
 
     inputs: str
@@ -48,6 +50,14 @@ class Generation:
     tested: int
     finish_reason: str
     tokens: tuple[int, ...] = ()
+    drafted: int | None = None
+    tested_at: tuple[int, ...] | None = None
+    accepted_at: tuple[int, ...] | None = None
+
+    @property
+    def record(self) -> Record:
+        """The counts alone."""
+        return Record(**{name: getattr(self, name) for name in COUNTS})
 
 
 class TextGenerator:
@@ -208,4 +218,7 @@ class TextGenerator:
             tested=completion.tested,
             finish_reason=reason,
             tokens=tuple(int(token) for token in completion.tokens),
+            drafted=completion.drafted if completion.tested_at else None,
+            tested_at=completion.tested_at or None,
+            accepted_at=completion.accepted_at or None,
         )

@@ -38,6 +38,11 @@ class Round:
     added: str
     tested: int
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Drafts tested and accepted, and tokens emitted."""
+        return self.tested, len(self.accepted), len(self.accepted) + bool(self.added)
+
 
 def trace(
     target: Pretrained,

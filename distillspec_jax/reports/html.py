@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from distillspec_jax import files, training_log
+from distillspec_jax.acceptance import Record
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
 from distillspec_jax.generation.trace import Round
@@ -38,9 +39,9 @@ class TracedPrompt:
 
     @property
     def tokens_per_call(self) -> float:
-        """Block efficiency of this one prompt."""
-        emitted = sum(len(round_.accepted) + bool(round_.added) for round_ in self.rounds)
-        return emitted / max(len(self.rounds), 1)
+        """Block efficiency of this one prompt; 0 where nothing was emitted."""
+        record = Record.of_rounds(round_.counts for round_ in self.rounds)
+        return record.value("block_efficiency") if self.rounds else 0.0
 
 
 def report(

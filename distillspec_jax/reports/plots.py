@@ -137,7 +137,10 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
         return None
 
     def draw(axes: Axes) -> None:
-        before, after = (row.per_prompt.efficiency for row in (theirs, ours))
+        before, after = (
+            np.nan_to_num([record.value("block_efficiency") for record in row.per_prompt.records])
+            for row in (theirs, ours)
+        )
         color, top = _SERIES[series_of(rows)[pair.drafter]], max(*before, *after) * 1.05
         better, worse = (
             sum(sign * (a - b) > 0 for a, b in zip(after, before, strict=True)) for sign in (1, -1)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillspec_jax import files
+from distillspec_jax.acceptance import expected_block_efficiency
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired, results
-from distillspec_jax.evaluation.acceptance import expected_block_efficiency
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import MEASURES, ResultRow
 
@@ -56,10 +56,10 @@ def summarise(rows: Sequence[ResultRow], block_size: int = BLOCK_SIZE) -> dict[s
       block_size: which one the findings are about.
 
     Returns:
-      `{"task", "rows", "ratios", "outcomes", "verdicts"}`: the three headline numbers of each row with their
-      intervals; for each pair `"distilled/supervised"` the ratios of block efficiency and of speed-up by
-      temperature and block size; for each temperature what came out, `{"temperature", "block_size",
-      "outcome"}`, and the sentence that says so.
+      `{"task", "prompts", "rows", "ratios", "outcomes", "verdicts"}`: how many prompts; the three headline
+      numbers of each row with their intervals; for each pair `"distilled/supervised"` the ratios of block
+      efficiency and of speed-up by temperature and block size; for each temperature what came out,
+      `{"temperature", "block_size", "outcome"}`, and the sentence that says so.
 
     Raises:
       UsageError: no rows, or rows of several groups.
@@ -74,6 +74,7 @@ def summarise(rows: Sequence[ResultRow], block_size: int = BLOCK_SIZE) -> dict[s
     findings = [finding(rows, temperature, block_size) for temperature in temperatures(rows)]
     return {
         "task": rows[0].task,
+        "prompts": rows[0].prompts,
         "rows": [_headline(row) for row in rows],
         "ratios": {f"{pair.drafter}/{pair.against}": ratios(rows, pair) for pair in pairs(rows)},
         "outcomes": [{field: found._asdict()[field] for field in _OUTCOME} for found in findings],

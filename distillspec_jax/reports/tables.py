@@ -37,8 +37,9 @@ def print_findings(rows: Sequence[ResultRow], console: Console | None = None) ->
 def _print_group(rows: Sequence[ResultRow], console: Console) -> None:
     first = rows[0]
     metric = first.primary_metric or ""
+    timed = f", {min(first.timing_prompts or 0, first.prompts)} timed" if first.timing else ""
     title = (
-        f"{first.task}: {first.prompts} prompts, target {first.target}, "
+        f"{first.task}: {first.prompts} prompts{timed}, target {first.target}, "
         f"{first.verifier or 'token'} rule, batch {first.batch_size}"
     )
     columns = [Column("T", is_key=True), Column("γ", is_key=True), Column("drafter", True, True)]
@@ -146,5 +147,6 @@ def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Con
         for place, one in windows:
             rate = _interval(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
             efficiency = _interval(one.block_efficiency, ".2f")
-            lines.append([label, place, f"{len(one.counts_NC):,}", f"{one.tokens:,}", rate, efficiency])
+            tokens = one.total.emitted_tokens
+            lines.append([label, place, f"{len(one.records):,}", f"{tokens:,}", rate, efficiency])
     print_fitted(console or _console(), columns, lines)

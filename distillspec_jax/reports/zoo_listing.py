@@ -20,13 +20,14 @@ def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None
             for task, quality in model.get("quality", {}).items()
         ]
         rates = [
-            f"under {found['distribution']}: {found['accepted']:.3f} of drafts accepted; sum of min(p, q) "
+            f"under {found['distribution']}: {found['accepted']:.3f} of {found['positions']:,} drafts on "
+            f"{found['prompts']} prompts accepted; sum of min(p, q) "
             f"{found['recorded']:.3f} by the sampler, {found['recomputed']:.3f} by teacher forcing"
             for found in model.get("agreement", ())
         ]
         print_text(console, head, *qualities, *rates)
     for task, baseline in listed.get("baselines", {}).items():
         copied = ", ".join(f"{k} {v:.3g}" for k, v in baseline["copy_the_input"].items())
-        print_text(console, f"copying the input of {task}: {copied}")
+        print_text(console, f"copying the input of {task} ({baseline['examples']} examples): {copied}")
     console.print()
     print_text(console, "Aliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))

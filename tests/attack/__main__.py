@@ -4,6 +4,7 @@
     python -m tests.attack --groups=outputs,flags          # some groups
     python -m tests.attack --share=0.05 --seed=3           # of each group so much, drawn by the seed
     python -m tests.attack --match='report .*dev'          # those whose line matches
+    python -m tests.attack --of a.jsonl b.jsonl            # one table of the outcomes of several runs
 
 Fails if anything of the user's was lost, or more than half a percent did not hold.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -20,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.attack import sandbox
+from tests.attack import sandbox, table
 
 ROOT = Path(__file__).parents[2]
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
@@ -41,10 +44,14 @@ def main(argv: list[str]) -> int:
     add("--kills", type=int, default=200, help="how many (default 200)")
     add("--outcomes", type=Path, help="also write every outcome here, as JSON lines")
     add("--table", type=Path, help="write the table here")
+    add("--of", type=Path, nargs="+", default=[], help="try nothing: a table of outcomes of earlier runs")
     flags = parser.parse_args(argv)
+    if flags.of:
+        lines = [line for path in flags.of for line in path.read_text().splitlines()]
+        return _tell([json.loads(line) for line in lines], flags.table)
     if sandbox.MARK not in os.environ:
         return _enter(flags, argv)
-    return _attack(flags, Path(os.environ[sandbox.MARK]))
+    return _attack(flags, Path(os.environ[sandbox.MARK]), argv)
 
 
 def _enter(flags: argparse.Namespace, argv: list[str]) -> int:
@@ -72,8 +79,8 @@ def _enter(flags: argparse.Namespace, argv: list[str]) -> int:
         return subprocess.run(again, env=environment, pass_fds=files, check=False).returncode
 
 
-def _attack(flags: argparse.Namespace, folder: Path) -> int:
-    from tests.attack import attacker, cases, kills, table, world
+def _attack(flags: argparse.Namespace, folder: Path, argv: list[str]) -> int:
+    from tests.attack import attacker, cases, kills, world
 
     began = time.monotonic()
     world.preload()
@@ -91,30 +98,52 @@ def _attack(flags: argparse.Namespace, folder: Path) -> int:
             chosen += rng.sample(known, round(flags.share * len(known)))
     rooted = sandbox.ROOTED in os.environ
     chosen = [case for case in chosen if rooted or not case.root]
-    outcomes, log = [], flags.outcomes.open("w") if flags.outcomes else None
+    log = flags.outcomes.open("w") if flags.outcomes else None
+    records = []
+
+    def note(record: table.Record) -> None:
+        records.append(record)
+        if log:
+            print(json.dumps(record), file=log, flush=True)
+
+    note(table.of_run(_told(argv), _commit(), resting))
     for number, outcome in enumerate(attack.outcomes(chosen), 1):
-        outcomes.append(outcome)
+        note(table.of_case(outcome))
         if outcome.fate == "failed":
             print(f"FAILED {outcome.case}\n       {'; '.join(outcome.reasons)!a}", flush=True)
-        if log:
-            print(json.dumps(table.as_json(outcome)), file=log, flush=True)
         if number % 200 == 0:
             print(f"{number} of {len(chosen)}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    killed = []
+    tried: list[Iterator[kills.Killed]] = []
     if "kills" in wanted and not flags.quick:
-        killed = list(kills.kills(attack, flags.kills, flags.seed))
+        tried.append(kills.kills(attack, flags.kills, flags.seed))
     if "together" in wanted and not flags.quick:
-        killed += list(kills.together(attack, flags.seed))
-    for row in killed:
-        if row.differences:
-            print(f"UNEQUAL {row}", flush=True)
-    text = table.text(outcomes, killed, resting)
-    print(text)
-    if flags.table:
-        flags.table.write_text(text + "\n")
-    held = sum(one.fate != "failed" for one in outcomes)
-    lost = any(one.lost for one in outcomes) or any(row.differences for row in killed)
-    return int(lost or held < LEAST_HELD * len(outcomes))
+        tried.append(kills.together(attack, flags.seed))
+    for killed in itertools.chain(*tried):
+        note(table.of_kill(killed))
+        if killed.differences:
+            print(f"UNEQUAL {killed}", flush=True)
+    return _tell(records, flags.table)
+
+
+def _told(argv: list[str]) -> list[str]:
+    """The flags that say what was tried, and not where it was written."""
+    return [word for word in argv if not word.startswith(("--table", "--outcomes"))]
+
+
+def _commit() -> str:
+    asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "an unknown commit"
+
+
+def _tell(records: list[table.Record], path: Path | None) -> int:
+    page = table.text(records)
+    print(page)
+    if path:
+        path.write_text(page + "\n")
+    return 0 if table.held(records, LEAST_HELD) else 1
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ JOBS: dict[str, tuple[str, str]] = {
     "draft": (f"{commands.DRAFT} --output=out", ""),
     "report": (f"{commands.REPORT} --output=out", ""),
     "zoo export": (
-        "api 'of(\"distillspec_jax.showcase.zoo_export\").export_greedy([\"office_help_ende\"], \"trained\", "
-        "\"zoo\", 1)'",
+        'api \'of("distillspec_jax.showcase.zoo_export").export_greedy(["office_help_ende"], "trained", '
+        '"zoo", 1)\'',
         "",
     ),
 }

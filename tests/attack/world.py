@@ -123,12 +123,12 @@ def _measurements() -> None:
 
     served = [
         write_line(
-            GenerationRequest(f"text {i}", "", {"id": i}), Generation(f"text {i}", "b", 4, 2, 3, 2, "eos")
+            GenerationRequest(f"text {i}", "", {"id": i}), Generation(f"text {i}", "b", 4, 2, 2, 3, "eos")
         )
         for i in range(12)
     ]
     Path("served.jsonl").write_text("".join(line + "\n" for line in served))
-    _lines("results.jsonl", [row.to_json() for row in simulated.rows(prompts=4, block_sizes=(5,))])
+    _lines("results.jsonl", [row.to_json() for row in simulated.rows(prompts=6, block_sizes=(5,))])
     report = {"loss": 2.0, "gradient_norm": 1.0, "acceptance_on_batch": 0.5}
     _lines(
         "metrics.jsonl",

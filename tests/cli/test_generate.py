@@ -75,6 +75,8 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
     words = [len(embedded_tokenizer().encode(row["outputs"])) for row in ended]
     assert [row["emitted_tokens"] for row in ended] == [n + 1 for n in words]
     assert sum(row["target_calls"] for row in drafted) < sum(row["emitted_tokens"] for row in drafted)
+    assert [*drafted[0]] == [*plain[0], "drafted", "tested_at", "accepted_at"]
+    assert all(row["drafted"] == 3 * row["target_calls"] for row in drafted)
 
 
 @pytest.mark.parametrize(

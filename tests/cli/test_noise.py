@@ -56,7 +56,16 @@ def test_orbax_is_heard_through_the_logger_that_knows_who_called(silenced):
     ],
 )
 def test_what_native_threads_meet(silenced, error, told):
-    sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    sys.unraisablehook(types.SimpleNamespace(exc_value=error, object=None))
+    assert len(silenced) == told
+
+
+@pytest.mark.parametrize(("path", "told"), [(ORBAX, False), (OTHER, True)])
+def test_what_a_coroutine_raises_when_it_is_closed(silenced, path, told):
+    """A damaged checkpoint was pages of TensorStore's settings after the one line."""
+    code = types.SimpleNamespace(co_filename=path)
+    of = types.SimpleNamespace(cr_code=code)
+    sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("array index"), object=of))
     assert len(silenced) == told
 
 

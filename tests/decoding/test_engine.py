@@ -71,6 +71,8 @@ def test_completions_come_in_order_with_their_own_limit_and_distribution(
             assert len(tokens) == limit
         assert len(tokens) == completion.accepted + completion.target_calls - completion.cut_rounds
         assert completion.accepted <= completion.tested
+        assert completion.drafted == 2 * completion.target_calls, "a model always offers a block"
+        assert not list(completion.record.violations(2))
         assert completion.overlap is not None
         assert 0 <= completion.overlap <= completion.tested + 1e-4
     # The same prompts the other way round: distribution and limit go with the prompt, the noise with the
@@ -285,6 +287,7 @@ def test_an_adaptive_engine_gives_the_same_greedy_texts_and_true_counts(plain: E
     expected = plain.generate(PROMPTS, GREEDY, LIMITS, seed=0)
     assert [done.tokens for done in found] == [done.tokens for done in expected]
     assert all(len(done.tokens) == done.accepted + done.target_calls - done.cut_rounds for done in found)
+    assert not [said for done in found for said in done.record.violations(max(sizes))]
 
 
 def test_a_drafter_that_resumes_has_missed_nothing(plain: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

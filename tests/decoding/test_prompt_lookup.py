@@ -129,6 +129,10 @@ def test_outputs_follow_the_exact_joint_distribution(name: str) -> None:
     emitted = np.asarray(state.rows.emitted_B)
     rounds, cut = np.asarray(state.counts.rounds_B), np.asarray(state.counts.cut_B)
     assert np.array_equal(emitted, accepted.sum(1) + rounds - cut)
+    drafted = np.asarray(state.counts.drafted_B)
+    assert (tested.sum(1) <= drafted).all()
+    assert (drafted <= 3 * rounds).all()
+    assert tested.sum() < drafted.sum() < 3 * rounds.sum(), "some rounds find no match"
 
 
 @pytest.mark.parametrize("longest, shortest", [(2, 3), (0, 0), (2, 0)])

@@ -130,6 +130,9 @@ def test_accounting(done: Any) -> None:
     emitted = np.asarray(done.rows.emitted_B)
     assert np.array_equal(emitted, counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B)
     assert (emitted <= LIMITS).all()
+    records = counts.records(emitted)
+    assert not [said for record in records for said in record.violations(BLOCK)]
+    assert [record.cuts for record in records] == counts.cut_B.tolist()
     assert counts.rounds_B[-1] == 0
     # A limit of one token: one round, in which one draft is tested, whatever comes of it.
     assert counts.tested_BG[4].tolist() == [1, 0, 0, 0]
@@ -179,6 +182,11 @@ def test_a_nan_in_the_draft_fails_nothing(done: Any) -> None:
     counts = jax.device_get(state.counts)
     accounted = counts.accepted_BG.sum(1) + counts.rounds_B - counts.cut_B
     assert np.array_equal(np.asarray(state.rows.emitted_B), accounted)
+    whole = BLOCK * np.asarray(jax.device_get(done.counts).rounds_B)
+    assert np.array_equal(jax.device_get(done.counts).drafted_B, whole)
+    fewer_B = counts.drafted_B < BLOCK * counts.rounds_B  # it may draft a 5 that the text has not
+    assert met <= fewer_B.sum() < len(INDEX), "a draft of no distribution is none"
+    assert (counts.tested_BG.sum(1) <= counts.drafted_B).all()
     assert np.isfinite(counts.overlap_B).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from distillspec_jax.decoding.engine import Completion
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
-from distillspec_jax.evaluation.advice import Advice, SizeAdvice, reach
+from distillspec_jax.evaluation.advice import Advice, SizeAdvice
 
 
 def advice(costs: RoundCosts, rate: float) -> Advice:
@@ -54,4 +54,4 @@ def test_reading_the_prompt_dilutes_a_speedup() -> None:
 def test_the_reach_of_drafts_is_pooled_position_by_position() -> None:
     first = Completion((5,) * 7, "length", 4, 0, (4, 2), (2, 1))
     second = dataclasses.replace(first, tested_at=(4, 4), accepted_at=(4, 2))
-    assert reach([first, second]).tolist() == pytest.approx([6 / 8, 6 / 8 * 3 / 6])
+    assert (first.record + second.record).reach == pytest.approx([6 / 8, 6 / 8 * 3 / 6])

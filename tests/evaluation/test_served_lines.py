@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from distillspec_jax import acceptance
 from distillspec_jax.cli.main import main
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired, served_lines
@@ -34,16 +35,16 @@ def test_counts_are_added_up_before_a_ratio_is_formed(tmp_path):
     assert found.acceptance == paired.ratio(accepted, tested)
     assert found.acceptance.value == pytest.approx(accepted.sum() / tested.sum())
     assert found.block_efficiency.value == pytest.approx((accepted.sum() + 160) / 160)
-    assert (found.lines, found.tokens) == (40, accepted.sum() + 160)
+    assert (found.total.texts, found.total.emitted_tokens) == (40, accepted.sum() + 160)
 
 
 def test_samples_of_a_prompt_are_one_unit_and_lines_without_prompts_are_many():
     rows = lines(10, 0.6)
     twice = served_lines.Served.of([*rows, *rows])
-    assert (twice.lines, len(twice.counts_NC)) == (20, 10)
+    assert (twice.total.texts, len(twice.records)) == (20, 10)
     assert twice.acceptance == pytest.approx(served_lines.Served.of(rows).acceptance)
-    bare = [{name: row[name] for name in served_lines.COUNTS} for row in rows]
-    assert len(served_lines.Served.of(bare).counts_NC) == 10
+    bare = [{name: row[name] for name in acceptance.REQUIRED} for row in rows]
+    assert len(served_lines.Served.of(bare).records) == 10
 
 
 def test_the_latest_whole_window_decides_and_a_line_that_is_being_written_waits(tmp_path, capsys):
@@ -78,6 +79,9 @@ def test_what_generate_did_not_write_is_refused_by_its_line(tmp_path, capsys):
         (good[0] | {"accepted": 1.5}, "a.jsonl:3 has no count 'accepted'"),
         (good[0] | {"tested": 2**64}, "a.jsonl:3 has no count 'tested'"),
         (good[0] | {"accepted": 2**62}, "a.jsonl:3 has no count 'accepted'"),
+        (good[0] | {"drafted": "x"}, "a.jsonl:3 has no count 'drafted'"),
+        (good[0] | {"accepted_at": [1, -1]}, "a.jsonl:3 has no count 'accepted_at'"),
+        (good[0] | {"tested_at": [[1]]}, "a.jsonl:3 has no count 'tested_at'"),
         ([], "a.jsonl:3: expected a JSON object, got list"),
     ):
         with pytest.raises(UsageError, match=message):

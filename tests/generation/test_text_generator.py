@@ -60,6 +60,8 @@ def test_outputs_exclude_eos_and_emitted_tokens_include_it(expected, drafted):
         assert sum(g.target_calls for g in found) < sum(g.emitted_tokens for g in found)
         assert all(g.accepted <= g.tested for g in found)
         assert sum(g.accepted for g in found) > 0
+        assert all(sum(g.accepted_at) == g.accepted and g.tested <= g.drafted for g in found)
+        assert not [said for g in found for said in g.record.violations(len(found[0].tested_at))]
     else:
         assert [(g.target_calls, g.tested) for g in found] == [(len(ids), 0) for ids in expected]
 

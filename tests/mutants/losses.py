@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.catalog import Edit, Mutant
 
-ATTACK = ("tests/attack/test_attack.py",)
+ATTACK = (
+    "tests/attack/test_attack.py::test_nothing_is_lost_and_every_call_ends_in_one_line_or_well[losses]",
+)
 
 _OUTPUTS, _REQUESTS, _FILES = "outputs.py", "generation/request_files.py", "files.py"
 

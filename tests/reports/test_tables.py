@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from distillspec_jax.acceptance import REQUIRED, Record
+from distillspec_jax.evaluation import sample_size
 from distillspec_jax.evaluation.advice import Advice, SizeAdvice
+from distillspec_jax.evaluation.audit import Audit
 from distillspec_jax.evaluation.draft_shapes import DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.served_lines import Served
 from distillspec_jax.models import zoo_manifest
-from distillspec_jax.reports import fitted, tables
+from distillspec_jax.reports import fitted, records, tables
 from distillspec_jax.reports.fitted import Column
 from distillspec_jax.reports.zoo_listing import print_zoo
 from tests.evaluation import simulated
@@ -54,7 +57,10 @@ def held_out() -> dict[str, HeldOut]:
 
 def served() -> dict[str, list[tuple[str, Served]]]:
     counts_NC = np.random.default_rng(0).integers(5, 9, (50, 4))
-    return {LONG: [("1–50,000", Served(50_000, counts_NC)), ("50,001–50,003", Served(3, counts_NC[:3]))]}
+    records = [
+        Record(texts=1_000, **dict(zip(REQUIRED, map(int, counts_C), strict=True))) for counts_C in counts_NC
+    ]
+    return {LONG: [("1–50,000", Served(records)), ("50,001–50,003", Served(records[:3]))]}
 
 
 CASES = {
@@ -63,6 +69,8 @@ CASES = {
     "evaluate": (tables.print_held_out, ("wiki_leads, test split", held_out())),
     "watch": (tables.print_served, (served(),)),
     "sweep": (tables.print_table, (ROWS,)),
+    "check": (records.print_audit, ("results.jsonl", Audit(ROWS[:4], served()[LONG][0][1].total, [], []))),
+    "power": (records.print_requirements, ("a change", sample_size.requirements(ROWS[1:3], 0.05))),
     "zoo": (print_zoo, (zoo_manifest.manifest(),)),
     "findings": (tables.print_findings, (ROWS,)),
 }

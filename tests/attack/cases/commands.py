@@ -17,6 +17,8 @@ ADVISE = (
 COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_tokens=4 --batch_size=2"
 REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
 WATCH = "watch served.jsonl --window=5"
+CHECK = "check results.jsonl served.jsonl --record"
+POWER = "power results.jsonl --change=10"
 DRAFT = "draft --target=target --layers=0"
 SHORTLIST = "draft --target=target --draft=draft --shortlist=9 --texts=texts"
 FROM_HF = "convert --from=hf --input=hf"
@@ -78,6 +80,8 @@ EVERY = {
     "convert t5x": f"{FROM_T5X} --output=out",
     "convert orbax": f"{FROM_ORBAX} --output=out",
     "watch": WATCH,
+    "check": CHECK,
+    "power": f"{POWER} --against=supervised --power=0.9 --level=0.01 --block_size=5",
     "dryrun": DRYRUN,
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
     "draft, choices": "draft --target=target",

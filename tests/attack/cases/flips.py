@@ -36,7 +36,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "texts/texts.jsonl": (f"{SHORTLIST} --output=out",),
     "texts/logprobs/00000.npz": (f"{SHORTLIST} --output=out",),
     "results.jsonl": (f"api {_READ_ROWS}", REPORT),
-    "metrics.jsonl": ("api of('distillspec_jax.reports.html')._read_curve('metrics.jsonl')", REPORT),
+    "metrics.jsonl": ("api of('distillspec_jax.training_log').read('metrics.jsonl')", REPORT),
     "served.jsonl": (WATCH,),
     "asked.jsonl": (f"api {_READ_ASKED}", "generate --model=target --input=asked.jsonl --output=out"),
     "chatty/tokenizer.json": (f"api {_READ_TEXT}",),

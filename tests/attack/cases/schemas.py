@@ -8,7 +8,7 @@ import typing
 from typing import Any, Literal
 
 from tests.attack.case import EITHER, MISSING, REFUSED, Case, call
-from tests.attack.cases.commands import REPORT, SHORTLIST, SWEEP, WATCH
+from tests.attack.cases.commands import POWER, REPORT, SHORTLIST, SWEEP, WATCH
 
 VALUES: tuple[str, ...] = (
     "null",
@@ -77,7 +77,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "target/model.json": (CARDED, "generate --model=target --input=asked.jsonl --output=out"),
     "texts/set.json": (SHORTLIST + " --output=out",),
     "texts/texts.jsonl": (SHORTLIST + " --output=out",),
-    "results.jsonl": (REPORT, f"{SWEEP} --output_dir=."),
+    "results.jsonl": (REPORT, POWER, f"{SWEEP} --output_dir=."),
     "metrics.jsonl": (REPORT,),
     "served.jsonl": (WATCH,),
     "asked.jsonl": ("generate --model=target --input=asked.jsonl --output=out",),
@@ -107,6 +107,7 @@ def cases() -> list[Case]:
 
 
 def _fields() -> list[Case]:
+    from distillspec_jax.acceptance import COUNTS
     from distillspec_jax.checkpoint import ModelCard
     from distillspec_jax.data.target_set import Header
     from distillspec_jax.evaluation.result_row import PerPrompt, ResultRow, Timed
@@ -133,7 +134,9 @@ def _fields() -> list[Case]:
         found += _plain("results.jsonl:2", path, REPORT)
     for path in ("inputs", "outputs", "tokens", "tokens.0", "row", "sample", "finish_reason"):
         found += _plain("texts/texts.jsonl:2", path, f"{SHORTLIST} --output=out")
-    for path in ("emitted_tokens", "target_calls", "tested", "accepted", "inputs", "outputs"):
+    for path in ("per_prompt.emitted.0", "per_prompt.target_calls.0", "timing.baseline_seconds.0"):
+        found += _plain("results.jsonl:2", path, POWER)
+    for path in (*COUNTS, "inputs", "outputs"):
         found += _plain("served.jsonl:2", path, WATCH)
     for path in ("step", "split", "loss", "acceptance_on_batch"):
         found += _plain("metrics.jsonl:2", path, REPORT)

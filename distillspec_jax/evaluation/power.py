@@ -1,0 +1,162 @@
+"""The power of paired comparisons: what a number of prompts can show, and how many findings are chance.
+
+A comparison is of a ratio of sums over units (prompts, or timed batches). Its logarithm is close to normal,
+with the variance of a mean of the units' influences (the delta method), and is tested by Student's t.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special, stats
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.paired import MIN_PROMPTS, Columns
+
+MOST_UNITS = 10**9
+"""Beyond this no number of prompts is named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pilot:
+    """A ratio of sums over a pilot's units.
+
+    Attributes:
+      log_ratio: its logarithm.
+      influence_N: how far each unit moves the logarithm, were it the only one; mean 0.
+    """
+
+    log_ratio: float
+    influence_N: np.ndarray
+
+    @classmethod
+    def of(cls, over: Sequence[Columns], under: Sequence[Columns]) -> Pilot:
+        """Makes the pilot of prod(sum over) / prod(sum under), all columns on the same units.
+
+        Raises:
+          UsageError: fewer units than have an interval, or a sum that is 0.
+        """
+        over_CN, under_CN = np.asarray(over, np.float64), np.asarray(under, np.float64)
+        if (units := over_CN.shape[1]) < MIN_PROMPTS:
+            raise UsageError(f"{units} prompts tell no spread: at least {MIN_PROMPTS} are needed")
+        if not (over_CN.sum(1) > 0).all() or not (under_CN.sum(1) > 0).all():
+            raise UsageError("nothing was decoded, so that there is no ratio")
+        log_ratio = float(np.log(over_CN.sum(1)).sum() - np.log(under_CN.sum(1)).sum())
+        # d log(sum x) / d x, times the number of units
+        of_over, of_under = (x / x.mean(1, keepdims=True) for x in (over_CN, under_CN))
+        influence_N = of_over.sum(0) - of_under.sum(0)
+        return cls(log_ratio, influence_N - influence_N.mean())
+
+    @property
+    def units(self) -> int:
+        return len(self.influence_N)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of one unit's influence, relative: 0.3 is 30 % of the ratio."""
+        return float(self.influence_N.std(ddof=1))
+
+    @property
+    def largest_spread(self) -> float:
+        """The upper end of the 90 % interval of `spread`, by the bootstrap."""
+        squares_N = self.influence_N**2
+        found = paired.ratio(squares_N, np.full(self.units, 1 - 1 / self.units), level=0.9)
+        return max(self.spread, math.sqrt(found.high))
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of the hypothesis that the ratio is 1; 1 where nothing varies and the ratio is 1."""
+        if self.spread == 0:
+            return float(abs(self.log_ratio) < 1e-12)
+        t = abs(self.log_ratio) * math.sqrt(self.units) / self.spread
+        return float(2 * stats.t.sf(t, self.units - 1))
+
+
+def power(change: float, spread: float, units: int, level: float = 0.05) -> float:
+    """Computes the probability that a two-sided t-test sees a change, by the noncentral t distribution.
+
+    Args:
+      change: of the ratio, above -1; 0.05 is 5 % more.
+      spread: of `Pilot`.
+      units: prompts, at least 2.
+      level: probability of seeing a change where there is none.
+    """
+    if spread == 0:
+        return 1.0
+    freedom, shift = units - 1, abs(math.log1p(change)) * math.sqrt(units) / spread
+    edge = stats.t.isf(level / 2, freedom)
+    return float(1 - special.nctdtr(freedom, shift, edge) + special.nctdtr(freedom, shift, -edge))
+
+
+def units_needed(change: float, spread: float, *, wanted: float = 0.8, level: float = 0.05) -> int:
+    """Finds the smallest number of units, at least `MIN_PROMPTS`, that shows a change with the power wanted.
+
+    Raises:
+      UsageError: more than `MOST_UNITS`.
+    """
+    normal = stats.norm.isf(level / 2) + stats.norm.ppf(wanted)
+    about = (normal * spread / math.log1p(change)) ** 2
+    if not about < MOST_UNITS:
+        raise UsageError(
+            f"a change of {change:.2%} needs more than {MOST_UNITS:,} prompts: ask for a larger one"
+        )
+    units = max(MIN_PROMPTS, math.floor(about))  # the t distribution's wider tails ask for two more or so
+    while power(change, spread, units, level) < wanted:
+        units += 1
+    return units
+
+
+def visible_change(spread: float, units: int, *, wanted: float = 0.8, level: float = 0.05) -> float:
+    """Finds the smallest rise that so many units show with the power wanted; 0 where nothing varies."""
+    low, high = 0.0, 1.0
+    while high < MOST_UNITS and power(high, spread, units, level) < wanted:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, spread, units, level) < wanted else (low, middle)
+    return high if spread else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """How many of some comparisons differ, and how many of those would be chance.
+
+    Attributes:
+      comparisons: how many.
+      alone: those whose own test rejects at the level.
+      expected: rejections to be expected if nothing differed.
+      discoveries: those that remain where at most `level` of them are expected to be false alarms (Benjamini
+        and Hochberg, 1995; it holds for comparisons that share a baseline, which are positively dependent).
+      level: of the tests, and of the false alarms.
+    """
+
+    comparisons: int
+    alone: int
+    expected: float
+    discoveries: int
+    level: float
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words."""
+        return (
+            f"Of {self.comparisons} comparisons {self.alone} differ from 1 at the {self.level:.0%} level, "
+            f"taken one by one, where {self.expected:.1f} would if none did; {self.discoveries} remain with "
+            f"a false discovery rate of {self.level:.0%} (Benjamini–Hochberg)."
+        )
+
+
+def findings(p_values: Sequence[float], level: float = 0.05) -> Findings:
+    """Counts the comparisons that differ, one by one and with their number in mind.
+
+    Args:
+      p_values: of all comparisons that were looked at.
+      level: see `Findings`.
+    """
+    p = np.asarray(p_values, np.float64)
+    adjusted = stats.false_discovery_control(p) if len(p) else p
+    return Findings(len(p), int((p < level).sum()), len(p) * level, int((adjusted < level).sum()), level)
