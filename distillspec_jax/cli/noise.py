@@ -29,8 +29,9 @@ def silence() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorFlow's and XLA's native logs: the errors
     logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").addFilter(_is_retrieved)
-    # Tasks that still waited for their turn to write when another one failed.
-    warnings.filterwarnings("ignore", r"coroutine 'async_serialize.*' was never awaited", RuntimeWarning)
+    # Tasks that still waited for their turn to write, or to read, when another one failed.
+    waiting = r"coroutine '(async_(de)?serialize|_read_).*' was never awaited"
+    warnings.filterwarnings("ignore", waiting, RuntimeWarning)
     sys.unraisablehook = functools.partial(_tell_unless_over, sys.unraisablehook)
 
 

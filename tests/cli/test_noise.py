@@ -69,13 +69,14 @@ def test_what_a_coroutine_raises_when_it_is_closed(silenced, path, told):
     assert len(silenced) == told
 
 
-def test_coroutines_of_a_failed_save_and_of_others(monkeypatch):
+def test_coroutines_of_a_failed_save_or_restore_and_of_others(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # given back
-    orbax = "coroutine 'async_serialize_from_host.<locals>.write_fragment' was never awaited"
+    saving = "coroutine 'async_serialize_from_host.<locals>.write_fragment' was never awaited"
+    restoring = "coroutine '_read_array_index_and_device_put' was never awaited"
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         noise.silence.__wrapped__()
-        for message in (orbax, "coroutine 'mine' was never awaited"):
+        for message in (saving, restoring, "coroutine 'mine' was never awaited"):
             warnings.warn_explicit(message, RuntimeWarning, "sys", 1)
     assert [str(warning.message) for warning in heard] == ["coroutine 'mine' was never awaited"]
 
