@@ -103,6 +103,7 @@ def distill(
         )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     card = job.describe_run(student.model, data, parents, gin)
+    job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
     trained = dataclasses.replace(student.model, remat=remat, scan_layers=scan_layers)
