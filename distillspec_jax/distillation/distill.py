@@ -126,6 +126,7 @@ def distill(
     if weighting is not None and weighting.reference is not None:
         parents["reference draft"] = weighting.reference
     card = job.describe_run(student.model, data, parents, gin)
+    job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
     trained = dataclasses.replace(student.model, remat=remat, scan_layers=scan_layers)

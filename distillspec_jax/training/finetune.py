@@ -61,6 +61,7 @@ def finetune(
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     data = data.read_by(initial_checkpoint_path)
     card = job.describe_run(model, data, parents, gin)
+    job.check_run(model_dir, card)
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     params = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)

@@ -138,12 +138,23 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
 
 
 def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
-    for role, parent in card.provenance.get("parents", {}).items():
-        if pretrained.resolve(parent).resolve() == outputs.resolved(root):
-            raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
+    check_run(root, card)
     checkpoint.take_folder(root, checkpoint.MODEL_FILE, tokenizer)
     if not (root / checkpoint.MODEL_FILE).exists():
         checkpoint.write_card(root, card, tokenizer)
+
+
+def check_run(directory: str | Path, card: ModelCard) -> None:
+    """Refuses a directory that holds another run, or a parent of this one.
+
+    Raises:
+      UsageError: names the first difference.
+    """
+    root = Path(directory)
+    for role, parent in card.provenance.get("parents", {}).items():
+        if pretrained.resolve(parent).resolve() == outputs.resolved(root):
+            raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
+    if not (root / checkpoint.MODEL_FILE).exists():
         return
     there, here = _identity(checkpoint.read_card(root)), _identity(card)
     for name in here | there:  # in order

@@ -73,7 +73,7 @@ FILE_PLACES: tuple[tuple[str, str, tuple[Any, ...], dict[str, Any]], ...] = (
     ("/dev/stderr", EITHER, (), {}),
     ("/dev/fd/1", EITHER, (), {}),
     ("/dev/fd/99", REFUSED, (), {}),
-    ("/dev/nothing", REFUSED, (), {"root": True}),
+    ("/dev/nothing", EITHER, (), {"root": True}),
     ("/dev/nothing/out", EITHER, (), {"root": True}),
     ("/proc/self/fd/1", EITHER, (), {}),
     ("/proc/self/mem", EITHER, (), {}),
