@@ -29,15 +29,15 @@ def draw(source, target, draft, batch, seed):
 def test_a_text_is_cut_where_the_draft_fails_and_the_draft_goes_on():
     """The text is 3 4 2 EOS. From its begin or the 4 on, the draft fails at the 2; from later on nowhere but
     there, so that the cut is where the search began: the 2 itself, at which it fails, or at EOS."""
-    found = jax.device_get(draw(Replayed(), TARGET, DRAFT, prompts(64, WIDTH, empty=(5,)), 0))
+    found = jax.device_get(draw(Replayed(max_tokens=3), TARGET, DRAFT, prompts(64, WIDTH, empty=(5,)), 0))
     tokens, weights = found["decoder_target_tokens"], found["decoder_loss_weights"]
     seen = {tuple(map(int, [*row, *weight])) for row, weight in zip(tokens, weights, strict=True)}
-    failed = (3, 4, 5, 5, 5, 5, 0, 0, 1, 1, 1, 1)  # 3 4 stay, what the draft says from there on is learnt
+    failed = (3, 4, 5, 5, 5, 0, 0, 0, 1, 1, 1, 0)  # 3 4 stay, what the draft says from there on is learnt
     at_the_end = (3, 4, 2, 5, 5, 5, 0, 0, 0, 1, 1, 1)
     assert seen == {failed, at_the_end, (0,) * 12}
     assert not tokens[5].any()
     np.testing.assert_array_equal(found["decoder_input_tokens"], np.pad(tokens, ((0, 0), (1, 0)))[:, :-1])
-    assert 0.6 < (weights.sum(1) == 4).sum() / 63 < 0.9  # three begins of four
+    assert 0.6 < (tokens[:, 2] == 5).sum() / 63 < 0.9  # three begins of four
 
 
 def test_random_cuts_take_every_token_alike():
@@ -75,13 +75,6 @@ def test_errors_are_as_frequent_as_verification_rejects():
     share, count = cut[whole].mean(), whole.sum()
     assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / count)
     assert 0.05 < expected < 0.95
-
-
-def test_continuations_can_be_short_and_greedy():
-    source = Replayed(texts=Fixed(), cut="random", max_tokens=2, temperature=0.0)
-    weights = np.asarray(draw(source, TARGET, DRAFT, prompts(16, WIDTH), 0)["decoder_loss_weights"])
-    assert weights.sum(1).max() == 2
-    assert weights.sum(1).min() == 1  # cut at the last token
 
 
 def test_it_has_a_short_name_and_checks_what_it_holds():
