@@ -37,6 +37,8 @@ _VARIABLES = {
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHED = (0, (4, 3))
 _SIZE = (4.6, 3.1)
+_LONGEST_NAME = 40
+"""Characters of a name that is drawn."""
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a label may hold dollars
@@ -148,7 +150,8 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
         axes.plot([1, top], [1, top], color=_MUTED, lw=1.0)
         axes.scatter(before, after, s=18, color=color, alpha=0.6, linewidths=0)
         axes.set(
-            xlabel=f"{shown(pair.against)}: tokens per call", ylabel=f"{shown(pair.drafter)}: tokens per call"
+            xlabel=f"{_named(pair.against)}: tokens per call",
+            ylabel=f"{_named(pair.drafter)}: tokens per call",
         )
         said = f"better on {better}, worse on {worse} of {len(after)}"
         axes.set_title(said, fontsize=9, color=_MUTED, loc="left")
@@ -222,7 +225,14 @@ def training(
 
 def _label(name: str) -> str:
     """A drafter's name in a legend, which would leave out one that begins with a line below."""
-    return f" {shown(name)}" if name.startswith("_") else shown(name)
+    return f" {_named(name)}" if name.startswith("_") else _named(name)
+
+
+def _named(name: str) -> str:
+    """A name as it is drawn; of a long one the middle is left out, or no room were left for the plot."""
+    text = shown(name)
+    half = _LONGEST_NAME // 2
+    return text if len(text) <= _LONGEST_NAME else f"{text[:half]}…{text[-half:]}"
 
 
 def _ends(row: ResultRow, measure: Measure) -> Sequence[float]:

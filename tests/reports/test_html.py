@@ -5,6 +5,7 @@ import html as html_module
 import html.parser
 import json
 import re
+import warnings
 
 import pytest
 
@@ -204,3 +205,13 @@ def test_a_plot_writes_a_label_as_it_is(label):
     rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
     for plot in (plots.block_efficiency(rows, 0.0), plots.by_position(rows, 0.0)):
         assert shown(label) in html_module.unescape(plot)
+
+
+def test_a_long_label_leaves_room_for_the_plot():
+    """Matplotlib gave up the layout, with a warning on the terminal."""
+    label = "a" + "é" * 6000 + "z"
+    rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot = html_module.unescape(plots.block_efficiency(rows, 0.0))
+    assert f"a{'é' * 19}…{'é' * 19}z" in plot
