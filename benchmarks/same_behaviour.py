@@ -39,8 +39,9 @@ LEFT_OUT = (
     *("tokens_per_s", "step_s", "input_wait", "flops_utilisation"),
     *("seconds", "baseline_seconds", "first_call_seconds", "speedup", "speedup_ci95"),
     *("command", "git_revision", "provenance", "device", "version", "fingerprint"),
+    *("drafted", "tested_at", "accepted_at"),
 )
-"""Fields that depend on the clock, and those that name the process, the tree or its layout."""
+"""Fields of the clock, of the process, of the tree and its layout, and those that 0.1 lacks."""
 COMPARED = ("*.jsonl", "*.npz", "*.safetensors", "out.json", "config.json", "set.json")
 """Files that are read, wherever a command leaves them."""
 INPUTS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -104,6 +105,21 @@ def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             made.callback(temporary.unlink, missing_ok=True)
             return temporary
+
+
+def lock(descriptor: int) -> bool | None:
+    """Locks an open file or folder until it is closed, or its process ends.
+
+    Returns:
+      Whether it is locked now; False: another process holds it; None: its file system knows no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:

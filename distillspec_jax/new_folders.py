@@ -7,7 +7,6 @@ folder is there, which stays the same folder (it may be a mount, or somebody's c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
-from distillspec_jax.files import make_parents, read_json, saving, write_json
+from distillspec_jax.files import lock, make_parents, read_json, saving, write_json
 
 _MOVING = ".json"
 """Beside a partial folder that is whole: the inodes of what is on its way from there into the folder around.
@@ -129,10 +128,7 @@ def _is_dead(partial: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:  # held, or a file system without locks
-        return False
+        return lock(descriptor) is True
     finally:
         os.close(descriptor)
 
@@ -142,8 +138,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Locks a folder as long as this process lives and the context lasts, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

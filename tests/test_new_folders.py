@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,40 +20,49 @@ def write(place) -> None:
         (folder / "model.json").write_text("{}")
 
 
-def killed_before(place, count: int) -> bool:
-    """Whether a process that writes the folder was killed before its `count`-th change of the file system."""
-    child = os.fork()
-    if child == 0:
-        left = [count]
+def kill_writers(places: list[str]) -> None:
+    """Kills, for each place, a process that writes it: number n before its n-th change of the file system."""
+    for count, place in enumerate(places):
+        child = os.fork()
+        if child == 0:
+            _die_before(count)
+            try:
+                write(place)
+            finally:
+                os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL)
 
-        def hook(event, arguments):
-            if event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove") or (
-                event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
-            ):
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
 
-        sys.addaudithook(hook)
-        try:
-            write(place)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def _die_before(count: int) -> None:
+    left = [count]
+
+    def hook(event, arguments):
+        opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
+        if opens or event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove"):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_after_a_kill_at_any_moment_the_same_call_makes_it_whole(tmp_path, empty):
     """A model of many gigabytes was left under a hidden name, or half of one in the way of the next call."""
-    kills = 0
-    for count in range(30):
-        around = tmp_path / str(count)
-        place = around / "[out]"
-        (place if empty else around).mkdir(parents=True)
-        kills += killed_before(place, count)
+    places = [tmp_path / str(count) / "[out]" for count in range(30)]
+    for place in places:
+        (place if empty else place.parent).mkdir(parents=True)
+    # In a process of its own: this one may have threads, and such do not fork well.
+    program = f"from tests.test_new_folders import kill_writers; kill_writers({list(map(str, places))})"
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True, check=True
+    )
+    kills = done.stdout.split().count("True")
+    for place in places:
         with contextlib.suppress(UsageError):  # it is whole already
             write(place)
-        assert [path.name for path in around.iterdir()] == ["[out]"]
+        assert [path.name for path in place.parent.iterdir()] == ["[out]"]
         assert sorted(path.name for path in place.iterdir()) == ["checkpoints", "model.json"]
         assert (place / "checkpoints" / "1").read_text() == "arrays"
     assert 4 < kills < 30

@@ -29,6 +29,7 @@ def silence() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorFlow's and XLA's native logs: the errors
     logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").addFilter(_is_retrieved)
+    logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # its warning of NaN: the run says what it met
     # Tasks that still waited for their turn to write, or to read, when another one failed.
     waiting = r"coroutine '(async_(de)?serialize|_read_).*' was never awaited"
     warnings.filterwarnings("ignore", waiting, RuntimeWarning)

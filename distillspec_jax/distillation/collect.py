@@ -88,6 +88,7 @@ def collect(
     for name, value, least in (
         ("limit", limit, 1),
         ("num_samples", num_samples, 1),
+        ("top_k", top_k, 0),
         ("top_logprobs", top_logprobs, 0),
     ):
         if value is not None and value < least:

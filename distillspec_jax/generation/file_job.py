@@ -124,6 +124,7 @@ def generate_file(
     )
     done = request_files.finished(output, requests, decisive) if resume else 0
     if done == len(requests) and not os.path.exists(output + ".partial"):
+        request_files.forget_settings(output)
         say(f"{output} is whole: nothing is left to do")
         return None
     if done:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillspec_jax import outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
@@ -19,6 +19,7 @@ from distillspec_jax.files import (
     as_json,
     decoded_lines,
     json_lines,
+    lock,
     parse_json_object,
     saving,
     write_whole,
@@ -153,6 +154,9 @@ def finished(
     there = partial if partial.is_file() else Path(path)
     if not there.is_file():
         return 0
+    if there == partial:
+        with saving(path), partial.open("rb") as file:
+            _lock(file, path)
     content = there.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     lines = [_fields(line) for line in whole.decode("utf-8", "replace").split("\n")[:-1]]
@@ -239,6 +243,26 @@ def _settings_file(path: str) -> Path:
     return Path(path + ".partial.settings")
 
 
+def _lock(file: IO[Any], path: str) -> None:
+    """Keeps other processes from a partial file as long as it is open.
+
+    Raises:
+      UsageError: another one is writing it, or has just made it whole.
+    """
+    partial = Path(path + ".partial")
+    if lock(file.fileno()) is False or not (
+        partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())
+    ):
+        file.close()
+        raise UsageError(f"cannot save to {path}: another process is writing it")
+
+
+def forget_settings(path: str) -> None:
+    """Removes the note of settings that a run left which was killed when its output was whole already."""
+    with saving(path):
+        _settings_file(path).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def output_lines(
     path: str, resume: bool = False, settings: Mapping[str, Any] | None = None
@@ -263,7 +287,11 @@ def output_lines(
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
         outputs.resolved(path).parent.stat()  # of a link, where the file will be
-        file = partial.open("a" if resume or not whole else "w", encoding="utf-8")
+        file = partial.open("a", encoding="utf-8")
+        if whole:
+            _lock(file, path)
+            if not resume and partial.stat().st_size:
+                file.truncate(0)
         if whole and settings is not None:
             write_whole(_settings_file(path), as_json(settings))
 

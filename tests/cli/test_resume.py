@@ -45,7 +45,10 @@ def test_a_whole_output_is_of_the_very_requests(generate, whole, tmp_path, capsy
     """More might be of another distribution: a whole file has no note of it."""
     path = tmp_path / "out.jsonl"
     path.write_text(whole)
+    noted = tmp_path / "out.jsonl.partial.settings"
+    noted.write_text('{"seed": 0}')  # killed before it could remove the note
     assert generate(path, 4, "--resume") == 0
+    assert not noted.exists()
     assert capsys.readouterr().err.endswith(f"{path} is whole: nothing is left to do\n")
     assert generate(path, 3, "--resume") == 2
     assert f"{path}:4 is of another input" in capsys.readouterr().err

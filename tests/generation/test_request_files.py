@@ -310,3 +310,19 @@ def test_lines_of_other_requests_are_not_resumed(tmp_path, asked):
     (tmp_path / "out.partial").write_text('{"id": 1, "inputs": "a"}\n')
     with pytest.raises(UsageError, match=r"out.partial:1 is of another input"):
         finished(str(tmp_path / "out"), asked)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_processes_do_not_write_one_output(tmp_path, resume):
+    """The lines of both came into one file, in turn."""
+    path = str(tmp_path / "out")
+    refused = pytest.raises(UsageError, match="another process is writing it")
+    with output_lines(path, settings={"seed": 0}) as put:
+        put(BEFORE.strip())
+        with refused, output_lines(path, resume, settings={"seed": 0}):
+            pytest.fail("nothing should be generated")
+        with refused:
+            finished(path, [])
+        put("two")
+    assert (tmp_path / "out").read_text() == f"{BEFORE.strip()}\ntwo\n"
+    assert [there.name for there in tmp_path.iterdir()] == ["out"]

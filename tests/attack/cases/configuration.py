@@ -137,5 +137,8 @@ def cases() -> list[Case]:
                 header = f"from __gin__ import dynamic_registration\n{imports}" if imports else ""
                 kept = tuple(w for w in shlex.split(line) if w.split("=")[0] != action.option_strings[0])
                 step = ("write", "more.gin", header + bound)
-                found.append(Case("configuration", (*kept, "--gin_file=more.gin"), (step,), EITHER))
+                file = Case(
+                    "configuration", (*kept, "--gin_file=more.gin"), (step,), EITHER, makes=("x", "x/*")
+                )
+                found.append(file)
     return found
