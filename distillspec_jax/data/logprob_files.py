@@ -16,6 +16,8 @@ ROWS_A_SHARD = 256
 
 _HEADERS = 4096
 """More bytes than NumPy writes before an array."""
+_MASS_ERROR = 0.02
+"""Ten times what rounding to half precision does to a sum of probabilities."""
 _ROUNDING = 1e-3
 """The most that a logarithm of a probability is above 0."""
 
@@ -74,4 +76,7 @@ def read(path: Path, tokens: int, count: int, vocab_size: int, token_bytes: int)
         raise UsageError(f"{path} is not of the texts beside it: {again}")
     if not (np.all(log_p_NK <= _ROUNDING) and np.all(log_tail_N <= _ROUNDING)):  # no number is not, either
         raise UsageError(f"{path} holds no logarithms of probabilities: {again}")
+    mass_N = np.exp(log_p_NK, dtype=np.float32).sum(axis=1) + np.exp(log_tail_N)
+    if not np.allclose(mass_N, 1, rtol=0, atol=_MASS_ERROR):
+        raise UsageError(f"{path} holds distributions that do not sum to 1: {again}")
     return found

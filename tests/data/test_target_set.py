@@ -94,6 +94,7 @@ NO_NUMBER = np.float16(np.nan)
         (lambda a: {**a, "log_tail": np.zeros(10**6, np.float32)}, "is damaged (an array is larger than"),
         (lambda a: {**a, "log_p": a["log_p"] * NO_NUMBER}, "holds no logarithms of probabilities"),
         (lambda a: {**a, "log_tail": a["log_tail"] + 3}, "holds no logarithms of probabilities"),
+        (lambda a: {**a, "log_p": a["log_p"] - np.inf}, "holds distributions that do not sum to 1"),
         (lambda a: {"ids": a["ids"]}, "is damaged"),
         (lambda a: {**a, "ids": a["ids"].astype(object)}, "is damaged"),
     ],
