@@ -38,6 +38,9 @@ CANDIDATES = 64
 CANDIDATE_TOKENS = 128
 """Tokens of a row's candidates; the verifier of several blocks is compiled token by token."""
 
+CELLS = 1000
+"""Cells of a sweep; each decodes all prompts."""
+
 DRAFTERS = 8
 """Each is a network in one program."""
 

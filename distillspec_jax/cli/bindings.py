@@ -222,6 +222,8 @@ def _parse_file(path: str) -> None:
         gin.parse_config_file(path)
     except RecursionError as error:
         raise UsageError(f"--gin_file={path}: nested too deep") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--gin_file={path}: not UTF-8 text") from error
     except gin_messages.CONFIG_ERRORS as error:
         place = gin_messages.location(error)
         imports = Path(place[0]).read_text(encoding="utf-8") if place else ""

@@ -101,6 +101,8 @@ def explain_unfinished(error: BaseException, macros: Collection[str]) -> str | N
     if match := re.match(r"(.+?)(/(?:gin\.)?macro\.value)? set to `%gin.REQUIRED`", first):
         macro = "the macro " if match[2] else ""
         return f"{macro}{match[1]} needs a value: give --gin.{match[1]}=VALUE"
+    if first.startswith("No bindings specified for 'gin.macro'"):
+        return "@gin.macro is no value: write %NAME"
     if match := re.match(r"No bindings specified for '(.+?)/gin\.macro'", first):
         close = difflib.get_close_matches(match[1], set(macros) - {match[1]}, n=1, cutoff=0.8)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

@@ -47,8 +47,18 @@ def check(job: Callable[..., Any]) -> None:
             kind = "class" if inspect.isclass(made) else "function"
             raise UsageError(f"{name} is the {kind} {made.__name__}: write @{bound.scoped_selector}()")
     for name, bound, hint in found:
+        if isinstance(bound, str) and not _is_unicode(bound):
+            raise UsageError(f"{name}={bound!r}: holds a lone surrogate, no valid Unicode")
         if not _holds_references(bound) and not _fits(bound, hint):
             raise UsageError(_complaint(name, bound, hint))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _Bound = tuple[str, Any, Any]

@@ -181,8 +181,10 @@ class DataConfig:
         """
         if self.texts is None:
             for spec in map(catalog.find_task, self.tasks):
-                if isinstance(spec.source, Files):  # a data set of TFDS may be huge, and is streamed
-                    collections.deque(catalog.read_rows(spec, self.split), maxlen=0)
+                if not isinstance(spec.source, Files):  # a data set of TFDS may be huge, and is streamed
+                    continue
+                if not collections.deque(catalog.read_rows(spec, self.split), maxlen=1):
+                    raise UsageError(f"task {spec.name!r}: split {self.split!r} is empty")
         _ = self.held_out_texts
 
     def fingerprint(self) -> str:

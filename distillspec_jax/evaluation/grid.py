@@ -90,6 +90,8 @@ def cells(
             check_whole(name, size, 1, most)
     for rule in rule_names:
         verifier(rule)
+    per_table = len(temperatures) * (1 + len(drafters) * len(block_sizes))
+    bounds.check_most("the number of cells", len(rule_names) * len(batch_sizes) * per_table, bounds.CELLS)
     found = []
     for rule, batch_size, temperature in itertools.product(rule_names, batch_sizes, temperatures):
         found.append(Cell(NO_DRAFTER, 0, temperature, rule, batch_size))

@@ -20,7 +20,7 @@ from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models import pretrained, registry, zoo_manifest
 from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
@@ -107,6 +107,8 @@ def check_directory(directory: str | Path) -> None:
     Raises:
       UsageError: a bucket, or a folder that cannot be made or written.
     """
+    if zoo_manifest.is_zoo_name(str(directory)):
+        raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
     if "://" in str(directory):
         raise UsageError(
             f"MODEL_DIR={directory}: buckets are not written to; mount it (gcsfuse, s3fs) and give the path"

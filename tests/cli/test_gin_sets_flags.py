@@ -60,6 +60,13 @@ def test_a_file_without_its_name_is_one_line():
         parser_for_gin().parse(["--gin_file"])
 
 
+def test_a_gin_file_that_is_no_text_is_one_line(tmp_path):
+    path = tmp_path / "a.gin"
+    path.write_bytes(b"\xed\xa0\x80")
+    with pytest.raises(UsageError, match=r"--gin_file=.*a\.gin: not UTF-8 text"):
+        parser_for_gin().parse([f"--gin_file={path}"])
+
+
 def test_a_text_is_needed_where_a_text_is_taken(tmp_path):
     """A number named a file."""
     config = write(tmp_path, COMMAND_CONFIG + "    MODEL = 1.5")

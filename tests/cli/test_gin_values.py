@@ -25,6 +25,8 @@ def test_a_class_without_its_parentheses(write, flag, says):
     [
         ("--gin.gin_toy.Model.width='wide'", "Model.width='wide': must be a whole number"),
         ("--gin.gin_toy.Model.width=True", "Model.width=True: must be a whole number"),
+        ("--gin.MODEL_DIR='\\ud800'", "MODEL_DIR='\\ud800': holds a lone surrogate, no valid Unicode"),
+        ("--gin.MODEL=@gin.macro", "@gin.macro is no value: write %NAME"),
         ("--gin.TRAIN_STEPS=3.0", "TRAIN_STEPS=3.0: must be a whole number"),
         ("--gin.MODEL_DIR=['x']", "MODEL_DIR=['x']: must be a text in quotes"),
         ("--gin.gin_toy.train.name=3", "train.name=3: must be a text in quotes or None"),

@@ -177,9 +177,16 @@ def test_another_run_that_saved_nothing_may_be_removed(opened):
         job.open_directory(directory, other, b"tokenizer")
 
 
-def test_a_bucket_is_no_folder(opened):
-    with pytest.raises(UsageError, match="MODEL_DIR=gs://bucket/draft: buckets are not written to; mount it"):
-        job.open_directory("gs://bucket/draft", opened[1], b"tokenizer")
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("gs://bucket/draft", "MODEL_DIR=gs://bucket/draft: buckets are not written to; mount it"),
+        ("zoo:mine", "MODEL_DIR=zoo:mine: that is how a model of the zoo is named"),
+    ],
+)
+def test_a_place_that_is_no_folder(opened, place, says):
+    with pytest.raises(UsageError, match=says):
+        job.open_directory(place, opened[1], b"tokenizer")
 
 
 def test_a_run_may_not_write_over_what_it_starts_from(opened, tmp_path):

@@ -10,7 +10,6 @@ from tests.attack.cases import numbers
 from tests.attack.cases.commands import ALONE, EVERY
 
 LINES: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((), REFUSED),
     (("",), REFUSED),
     (("generat",), REFUSED),
     (("-x",), REFUSED),
