@@ -122,6 +122,16 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Locks a folder as long as the context lasts and this process lives; yields what `lock` says."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:
     """Writes one JSON value as a file, whole or not at all.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
-from distillspec_jax.files import lock, make_parents, read_json, saving, write_json
+from distillspec_jax.files import locked, make_parents, read_json, saving, write_json
 
 _MOVING = ".json"
 """Beside a partial folder that is whole: the inodes of what is on its way from there into the folder around.
@@ -52,7 +52,7 @@ def new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Itera
             place = (real if inside else real.parent) / f"{_begun(real)}{secrets.token_hex(6)}"
             place.mkdir()
             made.callback(shutil.rmtree, place, ignore_errors=True)
-            made.enter_context(_held(place))
+            made.enter_context(locked(place))
         outputs.made(place)
         outputs.made(real)
         yield place
@@ -124,24 +124,10 @@ def _is_dead(partial: Path) -> bool:
     if partial.is_symlink() or not partial.is_dir():
         return False
     try:
-        descriptor = os.open(partial, os.O_RDONLY)
+        with locked(partial) as free:
+            return free is True
     except OSError:
         return False
-    try:
-        return lock(descriptor) is True
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Locks a folder as long as this process lives and the context lasts, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _move_up(place: Path) -> None:

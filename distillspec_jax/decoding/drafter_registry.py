@@ -53,7 +53,7 @@ def make_drafter(
 
     Raises:
       UsageError: no drafts or more than `bounds.DRAFTERS`, an unknown name; impossible candidates, or several
-        of a drafter that is no model.
+        of a drafter that is no model; or more tokens in a row's blocks than `bounds.CANDIDATE_TOKENS`.
     """
     bounds.check_most("the number of drafters", len(drafts), bounds.DRAFTERS)
     for draft in drafts:
@@ -64,6 +64,9 @@ def make_drafter(
             raise UsageError(f"draft is {draft!r}, must be a loaded model, {known} or None")
         if candidates > 1:
             raise UsageError(f"the drafter {draft!r} offers one candidate block, not {candidates}")
+    if candidates > 1:
+        tokens = block_size * candidates * len(drafts)
+        bounds.check_most("block_size times candidates", tokens, bounds.CANDIDATE_TOKENS)
     members = [
         ModelDrafter(draft.as_draft, candidates)
         if isinstance(draft, Pretrained)

@@ -49,10 +49,6 @@ class SpeculativeLoop:
         if self.block_size < 1:
             raise UsageError(f"block_size is {self.block_size}, must be at least 1")
         bounds.check_most("block_size", self.block_size, bounds.BLOCK_SIZE)
-        if (blocks := self.drafter.candidates) > 1:
-            bounds.check_most(
-                "block_size times candidates", self.block_size * blocks, bounds.CANDIDATE_TOKENS
-            )
 
     def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """See `Loop.init`."""

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 
-from distillspec_jax import checkpoint, memory, outputs
+from distillspec_jax import checkpoint, files, memory, outputs
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
@@ -234,7 +235,7 @@ def run(
       The checkpoint directory.
 
     Raises:
-      UsageError: see `open_directory` and `loop.train`.
+      UsageError: see `open_directory`, `alone` and `loop.train`.
     """
     tokens = loop.batch_size * sum(data.lengths.values())
     arrays, activations = 4 * 4 * tokens, 4 * tokens * model.config.emb_dim // loop.microbatches
@@ -243,21 +244,38 @@ def run(
         arrays + activations // partitioner.mesh.size,
     )
     directory = open_directory(model_dir, card, data.tokenizer().model_bytes)
-    train(
-        directory=directory,
-        config=loop,
-        params=params,
-        param_shardings=registry.shardings(model, partitioner),
-        loss_fn=loss_fn,
-        counted_loss_fn=counted_loss_fn,
-        batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
-        optimizer=optimizer,
-        partitioner=partitioner,
-        evaluate=evaluate,
-        select=select,
-        description=f"{verb} {data.mixture_or_task_name}",
-    )
+    with alone(directory):
+        train(
+            directory=directory,
+            config=loop,
+            params=params,
+            param_shardings=registry.shardings(model, partitioner),
+            loss_fn=loss_fn,
+            counted_loss_fn=counted_loss_fn,
+            batches=functools.partial(data.train_batches, loop.batch_size, loop.seed),
+            optimizer=optimizer,
+            partitioner=partitioner,
+            evaluate=evaluate,
+            select=select,
+            description=f"{verb} {data.mixture_or_task_name}",
+        )
     return directory
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keeps other runs out of a directory as long as the context lasts; hosts that train together are one.
+
+    Raises:
+      UsageError: a run is under way there.
+    """
+    if jax.process_index():
+        yield
+        return
+    with files.locked(directory) as free:
+        if free is False:
+            raise UsageError(f"MODEL_DIR={directory}: another process is training in it")
+        yield
 
 
 def held_out_loss(

@@ -189,6 +189,16 @@ def test_a_place_that_is_no_folder(opened, place, says):
         job.open_directory(place, opened[1], b"tokenizer")
 
 
+def test_a_directory_is_one_runs_at_a_time(tmp_path):
+    """Of two that saved the same step at once, one's was taken for damaged."""
+    with job.alone(tmp_path):
+        refused = pytest.raises(UsageError, match=r"MODEL_DIR=.*: another process is training in it")
+        with refused, job.alone(tmp_path):
+            pytest.fail("two at once")
+    with job.alone(tmp_path):
+        pass
+
+
 def test_a_run_may_not_write_over_what_it_starts_from(opened, tmp_path):
     directory, _ = opened
     card = describe(parents={"draft": str(directory)})

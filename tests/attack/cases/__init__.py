@@ -43,7 +43,7 @@ SLOW = ("finetune", "distill", "dryrun", "demo", "zoo")
 """Commands that import TensorFlow, or compile more than the quick part has time for."""
 
 
-def quick(seed: int, share: int = 3) -> list[Case]:
+def quick(seed: int, share: int = 2) -> list[Case]:
     """The known losses, and a few of every other group."""
     rng = random.Random(seed)
     found = group("losses")
