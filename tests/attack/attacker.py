@@ -31,6 +31,9 @@ MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 FRESH = 60
 """Calls that a process answers: compiled programs add up."""
 
+JUDGED = {"watch": (1, 3), "check": (1,)}
+"""Exit statuses by which a command says what it found."""
+
 _ERROR = ": error: "
 _PROGRESS = re.compile(
     r"(\[\d+/\d+\]|\d+/\d+ prompts, |"
@@ -194,7 +197,7 @@ class _Answer:
 def _faults(case: Case, answer: _Answer, said: str, printed: str) -> list[str]:
     """What is wrong with an end, but for the files."""
     found = [answer.ended] if answer.ended else []
-    if answer.status not in (0, 2) and not answer.ended:
+    if answer.status not in (0, 2, *JUDGED.get(case.command, ())) and not answer.ended:
         found.append(f"exit status {answer.status}")
     if "Traceback (most recent call last)" in said:
         found.append("traceback: " + said.strip().splitlines()[-1][:160])
