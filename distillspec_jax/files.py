@@ -13,10 +13,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
+
+Read = TypeVar("Read")
 
 
 @contextlib.contextmanager
@@ -278,8 +280,13 @@ def json_lines(
             yield place, parse_json_object(line, place, gaps=gaps)
 
 
-def json_lines_apart(path: str | Path) -> Iterator[tuple[str, dict[str, Any] | UsageError]]:
-    """Yields (`path:number`, object) for every line that is not blank, or what is wrong with the line.
+def json_lines_apart(
+    path: str | Path, read: Callable[[dict[str, Any], str], Read]
+) -> Iterator[tuple[str, Read | UsageError]]:
+    """Yields (`path:number`, what is read) for every line that is not blank, or what is wrong with the line.
+
+    Args:
+      read: is given the line's object and its place; its UsageErrors are the line's.
 
     Raises:
       UsageError: the file cannot be read.
@@ -289,11 +296,12 @@ def json_lines_apart(path: str | Path) -> Iterator[tuple[str, dict[str, Any] | U
             place = f"{path}:{number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield place, parse_json_object(text, place)
+                found: Read | UsageError = read(parse_json_object(text, place), place)
             except UnicodeDecodeError:
-                yield place, UsageError(f"{place}: not UTF-8 text")
+                found = UsageError(f"{place}: not UTF-8 text")
             except UsageError as error:
-                yield place, error
+                found = error
+            yield place, found
 
 
 def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:

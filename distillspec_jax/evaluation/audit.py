@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distillspec_jax import files
 from distillspec_jax.acceptance import Record, memory_bound_speedup
@@ -54,25 +55,25 @@ def audit(path: str | Path) -> Audit:
     served: list[Record] = []
     violations: list[str] = []
     broken: list[str] = []
-    for place, line in files.json_lines_apart(path):
-        try:
-            if isinstance(line, UsageError):
-                raise line
-            if "schema_version" in line:
-                row = ResultRow.from_json(line, place)
-                rows.append(row)
-                found = of_row(row)
-            else:
-                record = served_lines.record(served_lines.counted(line, place))
-                served.append(record)
-                found = record.violations()
-            violations += [f"{place}: {said}" for said in found]
-        except UsageError as error:
-            broken.append(str(error))
+    for place, found in files.json_lines_apart(path, _read):
+        if isinstance(found, UsageError):
+            broken.append(str(found))
+        elif isinstance(found, ResultRow):
+            rows.append(found)
+            violations += [f"{place}: {said}" for said in of_row(found)]
+        else:
+            served.append(found)
+            violations += [f"{place}: {said}" for said in found.violations()]
     if not rows and not served:
         first = f": {broken[0]}" if broken else ""
         raise UsageError(f"{path} has neither rows of a sweep nor lines of generate{first}")
     return Audit(rows, Record.total(served), violations, broken)
+
+
+def _read(line: dict[str, Any], place: str) -> ResultRow | Record:
+    if "schema_version" in line:
+        return ResultRow.from_json(line, place)
+    return served_lines.record(served_lines.counted(line, place))
 
 
 def of_row(row: ResultRow) -> Iterator[str]:

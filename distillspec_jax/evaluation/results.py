@@ -37,13 +37,11 @@ def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
     """
     found, broken = [], []
     for path in paths:
-        for place, line in files.json_lines_apart(path):
-            try:
-                if isinstance(line, UsageError):
-                    raise line
-                found.append(ResultRow.from_json(line, place))
-            except UsageError as error:
-                broken.append(str(error))
+        for _, row in files.json_lines_apart(path, ResultRow.from_json):
+            if isinstance(row, UsageError):
+                broken.append(str(row))
+            else:
+                found.append(row)
     if not found:
         lines = f", and {len(broken):,} lines that are none: {broken[0]}" if broken else ""
         raise UsageError(f"no results in {', '.join(map(str, paths))}{lines}")
