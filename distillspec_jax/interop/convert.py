@@ -241,7 +241,9 @@ def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
     model = pretrained.load(source)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))
     if not isinstance(network, DecoderOnly):
-        raise UsageError(f"{source} is a {model.card.family}; GGUF is written of decoder-only models: use --to=hf")
+        raise UsageError(
+            f"{source} is a {model.card.family}; GGUF is written of decoder-only models: use --to=hf"
+        )
     architecture, sizes, tensors = gguf_decoder.to_gguf(network.config, params)
     told = {"general.name": Path(source).name, **sizes, **gguf_vocabulary.metadata(model)}
     gguf_output.write(destination, architecture, told, tensors, kind)

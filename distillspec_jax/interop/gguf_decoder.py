@@ -71,13 +71,7 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
       UsageError: an architecture or a configuration that this network cannot follow, or tensors that
         contradict it; every missing, unused or misshaped tensor is named.
     """
-    kind = str(file.metadata.get("general.architecture"))
-    if kind not in ARCHITECTURES:
-        raise UsageError(f"{file.path}: unknown architecture {kind!r}: {nearest(kind, ARCHITECTURES)}")
-    try:
-        config = hf_decoder.config_from_hf(_config(kind, file))
-    except UsageError as error:
-        raise UsageError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
+    kind, config = read_config(file)
     sources = {
         path: source._replace(name=_name(source.name))
         for path, source in hf_decoder.sources_of(kind, config).items()
@@ -85,6 +79,21 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
     tensors = _Reordered(file, config) if kind == "llama" else file
     model = DecoderOnly(config)
     return model, collect(str(file.path), model, sources, tensors, {_FREQUENCIES} & set(file))
+
+
+def read_config(file: GGUFFile) -> tuple[str, DecoderOnlyConfig]:
+    """The architecture of a file, and its configuration; no weights are read.
+
+    Raises:
+      UsageError: see `read`.
+    """
+    kind = str(file.metadata.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise UsageError(f"{file.path}: unknown architecture {kind!r}: {nearest(kind, ARCHITECTURES)}")
+    try:
+        return kind, hf_decoder.config_from_hf(_config(kind, file))
+    except UsageError as error:
+        raise UsageError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
 
 
 def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
@@ -199,9 +208,7 @@ class _Reordered(Mapping[str, np.ndarray]):
         return len(self._file)
 
 
-def _reordered(
-    name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False
-) -> np.ndarray:
+def _reordered(name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False) -> np.ndarray:
     """A tensor of a Llama, its rows in Hugging Face's order if they are queries' or keys'; `back`: GGUF's."""
     counts = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
     heads = next((count for part, count in counts.items() if f".{part}." in name), None)

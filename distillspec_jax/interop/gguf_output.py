@@ -35,7 +35,9 @@ _HALF = float(np.finfo(np.float16).max)
 TYPES = {
     "f32": _Type("F32", "ALL_F32", np.inf),
     "f16": _Type("F16", "MOSTLY_F16", _HALF),
-    "q8_0": _Type("Q8_0", "MOSTLY_Q8_0", 127 * _HALF),  # 32 bytes share a float16, which times 127 is the largest
+    "q8_0": _Type(
+        "Q8_0", "MOSTLY_Q8_0", 127 * _HALF
+    ),  # 32 bytes share a float16, which times 127 is the largest
 }
 """The types of weights that can be written, by llama.cpp's names in small letters."""
 
@@ -62,8 +64,8 @@ def write(
     """Writes a file, whole or not at all.
 
     Args:
-      metadata: booleans, whole numbers (written as uint32), floats (float32), strings, and lists of strings or
-        of whole numbers (int32), by key.
+      metadata: booleans, whole numbers (written as uint32), floats (float32), strings, and lists of strings
+        or of whole numbers (int32), by key.
       tensors: float32, by name.
       kind: a key of `TYPES`.
 
@@ -83,8 +85,8 @@ def _check_tensor(name: str, tensor: np.ndarray, kind: str) -> None:
         return
     if tensor.shape[-1] % block:
         raise UsageError(
-            f"--type={kind}: tensor {name} has rows of {tensor.shape[-1]} numbers, {kind} wants a multiple of "
-            f"{block}: choose f16 or f32"
+            f"--type={kind}: tensor {name} has rows of {tensor.shape[-1]} numbers, {kind} wants a multiple "
+            f"of {block}: choose f16 or f32"
         )
     if kind != "f32" and not np.abs(tensor).max(initial=0) <= type_.largest:
         raise UsageError(

@@ -1,10 +1,10 @@
 """A checkpoint's tokenizer as metadata of a GGUF file, the inverse of `gguf_tokenizer`: byte-level BPE.
 
-llama.cpp is told the name of a pre-tokenizer and has the rest in its own code (0c1e57098, src/llama-vocab.cpp);
-a name is chosen only if this code does what the tokenizer.json says. What it would do differently, it would
-do without a word: texts would have other ids. So the rest is refused, SentencePiece models too: of unigram
-ones llama.cpp knows no byte pieces (characters outside the vocabulary become <unk>), and it merges the pieces
-of others by their scores.
+llama.cpp is told the name of a pre-tokenizer and has the rest in its own code (0c1e57098,
+src/llama-vocab.cpp); a name is chosen only if this code does what the tokenizer.json says. What it would do
+differently, it would do without a word: texts would have other ids. So the rest is refused, SentencePiece
+models too: of unigram ones llama.cpp knows no byte pieces (characters outside the vocabulary become <unk>),
+and it merges the pieces of others by their scores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def metadata(model: Pretrained) -> dict[str, Any]:
     """
     content, where = model.tokenizer_bytes, f"{model.name} as GGUF"
     if content is None:
-        raise UsageError(f"{where}: it has no tokenizer, and llama.cpp wants one: add it with --tokenizer=FILE")
+        raise UsageError(
+            f"{where}: it has no tokenizer, and llama.cpp wants one: add it with --tokenizer=FILE"
+        )
     if checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:
         raise UsageError(
             f"{where}: its tokenizer is a SentencePiece model, of which llama.cpp would silently make other "
@@ -47,7 +49,9 @@ def metadata(model: Pretrained) -> dict[str, Any]:
     spec = json.loads(library.to_str())
     name = _pre_tokenizer(where, spec)
     if len(ours.eos_ids) > len(_ENDS):
-        raise UsageError(f"{where}: {len(ours.eos_ids)} ids end a text, llama.cpp is told {len(_ENDS)} at most")
+        raise UsageError(
+            f"{where}: {len(ours.eos_ids)} ids end a text, llama.cpp is told {len(_ENDS)} at most"
+        )
     pieces, types = _pieces(where, library, model.model.vocab_size)
     ids = _special_ids(model, ours, pieces)
     found: dict[str, Any] = {
@@ -107,7 +111,7 @@ def _settings_of(kind: Kind) -> Any:
 
 
 def _settings(spec: dict[str, Any]) -> Any:
-    """What decides how a text is cut up; offsets, which `trim_offsets` is about, are not."""
+    """The settings that decide how a text is cut up; `trim_offsets` is about offsets alone."""
     steps = _steps(spec["normalizer"]), _steps(spec["pre_tokenizer"])
     known = [[{k: v for k, v in step.items() if k != "trim_offsets"} for step in part] for part in steps]
     return *known, bool(spec["model"].get("ignore_merges"))
@@ -129,8 +133,8 @@ def _pieces(where: str, library: tokenizers.Tokenizer, size: int) -> tuple[list[
     for i, token in library.get_added_tokens_decoder().items():
         if token.single_word or token.lstrip or token.rstrip:
             raise UsageError(
-                f"{where}: its token {shown(token.content)} takes spaces beside it along, or stands for whole "
-                "words alone, which llama.cpp is not told"
+                f"{where}: its token {shown(token.content)} takes spaces beside it along, or stands for "
+                "whole words alone, which llama.cpp is not told"
             )
         types[i] = CONTROL if token.special else USER_DEFINED
     if len(set(pieces)) < size:
@@ -150,8 +154,9 @@ def _special_ids(model: Pretrained, ours: Tokenizer, pieces: list[str]) -> dict[
     first = ours.first_ids or ([ours.eos_id] if model.card.prompts_begin_with_eos else [])
     if len(first) > 1:
         raise UsageError(
-            f"{model.name} as GGUF: its tokenizer begins texts with the {len(first)} ids {first}, llama.cpp with "
-            "one"
+            f"{model.name} as GGUF: its tokenizer begins texts with the {len(first)} ids {first}, llama.cpp "
+            "with one"
         )
-    told |= {"bos_token_id": i for i in first}
+    if first:
+        told["bos_token_id"] = first[0]
     return told | dict(zip(_ENDS, ours.eos_ids, strict=False))

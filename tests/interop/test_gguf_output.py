@@ -1,4 +1,4 @@
-"""GGUF files that are written: read back bit-equal, parsed by the package `gguf`, and what cannot be written."""
+"""GGUF files that are written: read back bit-equal, parsed by the package `gguf`; what cannot be written."""
 
 import dataclasses
 import json
@@ -116,7 +116,9 @@ def test_rows_of_the_table_without_a_word_are_written_as_unused(tmp_path):
     ]
     types = found["tokenizer.ggml.token_type"]
     assert (types[0], types[BOS], types[EOS], types[-2:]) == (1, 3, 3, [5, 5])
-    told = {f"tokenizer.ggml.{name}_token_id": found[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos")}
+    told = {
+        f"tokenizer.ggml.{name}_token_id": found[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos")
+    }
     assert list(told.values()) == [BOS, EOS]
 
 
@@ -173,7 +175,9 @@ WORDS = {
     "dropout": (pretend(changed(dropout=0.1)), "its tokenizer has dropout 0.1, llama.cpp None"),
     "whole words": (pretend(changed(ignore_merges=True)), "cuts texts up (ByteLevel) by no rule"),
     "prefix": (
-        pretend(changed(pre_tokenizer=json.loads(byte_level())["pre_tokenizer"] | {"add_prefix_space": True})),
+        pretend(
+            changed(pre_tokenizer=json.loads(byte_level())["pre_tokenizer"] | {"add_prefix_space": True})
+        ),
         "by no rule that llama.cpp is known to have a name for: gpt-2, smollm, qwen2, llama-bpe",
     ),
     "lower": (pretend(changed(normalizer={"type": "Lowercase"})), "(Lowercase, ByteLevel) by no rule"),
@@ -196,7 +200,10 @@ def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused(name):
     ("fields", "said"),
     [
         ({"mlp_activations": ("gelu", "linear")}, "llama.cpp would compute this llama with silu"),
-        ({"qkv_bias": True, "head_dim": 6}, "wants the 4 heads of a qwen2 to be as wide as its embedding, 32"),
+        (
+            {"qkv_bias": True, "head_dim": 6},
+            "wants the 4 heads of a qwen2 to be as wide as its embedding, 32",
+        ),
         (
             {"norm": "layer", "positions": "learned", "mlp_activations": ("gelu",), "num_kv_heads": 4}
             | dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias"), True),
@@ -213,7 +220,11 @@ def test_a_network_that_llama_cpp_would_compute_otherwise_is_refused(fields, sai
 @pytest.mark.parametrize(
     ("kind", "tensor", "said"),
     [
-        ("q8_0", np.zeros((2, 33)), "tensor x has rows of 33 numbers, q8_0 wants a multiple of 32: choose f16"),
+        (
+            "q8_0",
+            np.zeros((2, 33)),
+            "tensor x has rows of 33 numbers, q8_0 wants a multiple of 32: choose f16",
+        ),
         ("f16", np.full((1, 32), 65521.0), "tensor x holds numbers beyond 65,504, or none: choose f32"),
         ("q8_0", np.full((1, 32), np.nan), "tensor x holds numbers beyond 8,319,008, or none: choose f32"),
         ("q4_0", np.zeros((1, 32)), "unknown type 'q4_0': did you mean 'q8_0'?"),
@@ -242,8 +253,14 @@ def test_an_earlier_output_is_replaced_and_nothing_else(directory, theirs, tmp_p
     [
         (["--to=hf", "--type=f16"], "--type belongs to --to=gguf"),
         (["--to=gguf", "--type=q4_0"], "--type"),
-        (["--to=gguf", "--input=zoo:draft"], "zoo:draft is a t5; GGUF is written of decoder-only models: use"),
-        (["--to=gguf", "--input=zoo:decoder_draft"], "zoo:decoder_draft as GGUF: its tokenizer is a SentenceP"),
+        (
+            ["--to=gguf", "--input=zoo:draft"],
+            "zoo:draft is a t5; GGUF is written of decoder-only models: use",
+        ),
+        (
+            ["--to=gguf", "--input=zoo:decoder_draft"],
+            "zoo:decoder_draft as GGUF: its tokenizer is a SentenceP",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(flags, said, tmp_path, capsys):
