@@ -1,9 +1,9 @@
-"""Decoder-only weights of GGUF files (Llama, Qwen2): Hugging Face's configuration and tensors by other names.
+"""Decoder-only weights of GGUF files: Hugging Face's configuration and tensors by other names.
 
 llama.cpp turns neighbouring entries of a head by one angle, Hugging Face and this network entries half a
 head apart. Of a Llama, the rows of queries' and keys' kernels are therefore stored in another order, which is
-undone here, and done in writing; of a Qwen2 they are not. Keys and tensors are those that llama.cpp 0c1e57098
-asks for (src/llama-model.cpp, src/models/{llama,qwen2}.cpp).
+undone here, and done in writing; of Qwen2 and Qwen3 they are not. Keys and tensors are those that llama.cpp
+0c1e57098 asks for (src/llama-model.cpp, src/models/{llama,qwen2,qwen3}.cpp).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import hf_decoder
+from distillspec_jax.interop import hf_decoder, hf_decoder_config
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.interop.tensors import collect
 from distillspec_jax.models import rotary
@@ -22,7 +22,7 @@ from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.shapes import Params
 
-ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 _EMBEDDING, _HEAD, _FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
@@ -57,6 +57,8 @@ _NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -91,7 +93,7 @@ def read_config(file: GGUFFile) -> tuple[str, DecoderOnlyConfig]:
     if kind not in ARCHITECTURES:
         raise UsageError(f"{file.path}: unknown architecture {kind!r}: {nearest(kind, ARCHITECTURES)}")
     try:
-        return kind, hf_decoder.config_from_hf(_config(kind, file))
+        return kind, hf_decoder_config.config_from_hf(_config(kind, file))
     except UsageError as error:
         raise UsageError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
 
@@ -108,8 +110,12 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
     """
     tensors, theirs = hf_decoder.to_hf(config, params)
     kind = theirs["model_type"]
+    if config.window:
+        raise UsageError(
+            f"llama.cpp takes a {kind} for a llama without its sliding window of {config.window:,}"
+        )
     if kind not in ARCHITECTURES:
-        raise UsageError(f"a {kind} is not written as GGUF: only {' and '.join(ARCHITECTURES)} are")
+        raise UsageError(f"a {kind} is not written as GGUF: only {', '.join(ARCHITECTURES)} are")
     if (activation := config.mlp_activations[0]) != "silu":
         raise UsageError(f"llama.cpp would compute this {kind} with silu: mlp_activations has {activation!r}")
     if kind == "qwen2" and config.num_heads * config.head_dim != config.emb_dim:
@@ -117,6 +123,8 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
             f"llama.cpp wants the {config.num_heads} heads of a qwen2 to be as wide as its embedding, "
             f"{config.emb_dim}: theirs is {config.num_heads * config.head_dim}"
         )
+    if kind == "qwen3" and config.qkv_bias:
+        raise UsageError("llama.cpp knows no biases in a qwen3's attention: out_bias is True")
     written = {_name(name): tensor for name, tensor in tensors.items()}
     if kind == "llama":
         written = {name: _reordered(name, tensor, config, back=True) for name, tensor in written.items()}

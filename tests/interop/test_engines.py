@@ -165,6 +165,7 @@ REFUSED = {
         {"target": GPT2},
         "target is a gpt2, which llama.cpp 0c1e57098 does not draft for: ",
     ),
+    "window": ("sglang", {"draft": {"window": 9}}, "draft is a mistral, which sglang 0.5.23 does not draft"),
     "ends": ("openvino", {"eos_ids": [EOS, 1]}, "target ends texts at [273] and draft at [273, 1]"),
     "no name": ("vllm", {"draft": {"norm": "layer"}}, "draft: transformers has no name for"),
 }

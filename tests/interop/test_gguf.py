@@ -38,6 +38,7 @@ def imported(file):
     return pretrained.load(directory)
 
 
+@pytest.mark.parametrize("file", ["llama", "qwen2", "qwen3"], indirect=True, scope="module")
 def test_logits_are_those_of_transformers_load_of_the_same_file(file, imported):
     network = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32

@@ -86,7 +86,7 @@ def _other_ends(deployment: Deployment) -> list[str]:
 LLAMA_CPP = Engine(
     name="llama.cpp",
     version="0c1e57098",
-    families=("llama", "qwen2"),
+    families=("llama", "qwen2", "qwen3"),
     pairing="compares pieces from id 5 on, and not how texts are cut up",
     recipe=_recipe,
 )

@@ -63,7 +63,7 @@ print(pipe.generate("Your prompt", config))
 OPENVINO = Engine(
     name="openvino",
     version="2026.4",
-    families=("gpt2", "llama", "qwen2"),
+    families=("gpt2", "llama", "mistral", "qwen2", "qwen3"),
     pairing="compares how many ids one sentence has",
     recipe=_recipe,
 )

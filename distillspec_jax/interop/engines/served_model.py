@@ -7,7 +7,14 @@ from pathlib import Path
 
 from distillspec_jax import checkpoint, outputs
 from distillspec_jax.errors import UsageError, nearest, shown
-from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf, hf_decoder, hf_folder, hf_tokenizer
+from distillspec_jax.interop import (
+    gguf_decoder,
+    gguf_tokenizer,
+    hf,
+    hf_decoder_config,
+    hf_folder,
+    hf_tokenizer,
+)
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
@@ -89,7 +96,9 @@ def _from_checkpoint(name: str) -> ServedModel:
 def _family(name: str, config: DecoderOnlyConfig) -> str:
     try:
         # A factorised embedding is multiplied out when it is written.
-        return str(hf_decoder.config_to_hf(dataclasses.replace(config, embedding_rank=0))["model_type"])
+        return str(
+            hf_decoder_config.config_to_hf(dataclasses.replace(config, embedding_rank=0))["model_type"]
+        )
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
@@ -99,10 +108,10 @@ def _from_hf(name: str) -> ServedModel:
     where = Path(name) / hf_folder.CONFIG_FILE
     config = hf_folder.read_json(where)
     kind = str(config.get("model_type"))
-    known = ("t5", *hf_decoder.ARCHITECTURES)
+    known = ("t5", *hf_decoder_config.ARCHITECTURES)
     if kind not in known:
         raise UsageError(f"{where}: unknown model_type {shown(kind)}: {nearest(kind, known)}")
-    read_config = hf.config_from_hf if kind == "t5" else hf_decoder.config_from_hf
+    read_config = hf.config_from_hf if kind == "t5" else hf_decoder_config.config_from_hf
     tokenizer = hf_tokenizer.find(name, sentencepiece_first=kind == "t5")
     return ServedModel(
         name,

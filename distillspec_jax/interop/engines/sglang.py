@@ -7,6 +7,7 @@
   float16 unless --dtype says otherwise.
 - srt/arg_groups/speculative_hook.py: rejection sampling is for EAGLE alone, so a draft is greedy at every
   temperature, and `tree_speculative_sampling_target_only` accepts it with the target's probability of it.
+- srt/models/mistral.py: a Mistral is a Llama without its sliding window, so it is not among the families.
 - srt/speculative/eagle_utils.py: on a CPU or an XPU (ROCm too) verification is greedy whatever the
   temperature.
 """
@@ -45,7 +46,7 @@ def _recipe(deployment: Deployment) -> Recipe:
 SGLANG = Engine(
     name="sglang",
     version="0.5.23",
-    families=("gpt2", "llama", "qwen2"),
+    families=("gpt2", "llama", "qwen2", "qwen3"),
     pairing="compares pieces and their ids (before 0.5.23 nothing), and not how texts are cut up",
     recipe=_recipe,
 )

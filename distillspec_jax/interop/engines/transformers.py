@@ -40,7 +40,7 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 TRANSFORMERS = Engine(
     name="transformers",
     version="5.23.0",
-    families=("gpt2", "llama", "qwen2", "t5"),
+    families=("gpt2", "llama", "mistral", "qwen2", "qwen3", "t5"),
     pairing="takes a pair of equal vocab_size for one of the same tokenizer",
     recipe=_recipe,
 )

@@ -52,7 +52,7 @@ def _recipe(deployment: Deployment) -> Recipe:
 VLLM = Engine(
     name="vllm",
     version="0.32.0",
-    families=("gpt2", "llama", "qwen2"),
+    families=("gpt2", "llama", "mistral", "qwen2", "qwen3"),
     pairing="compares the sizes of vocabularies alone: it would take its drafts for other words",
     recipe=_recipe,
 )
