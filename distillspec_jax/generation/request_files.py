@@ -210,7 +210,7 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     """
     if path == "-":
         return
-    outputs.check(path, _holds_answers)
+    outputs.check(path, holds_answers)
     if outputs.is_special(path):
         return
     settings = _settings_file(path)
@@ -218,14 +218,14 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     partial = outputs.check(path + ".partial")
     began = settings.is_file() or not noted
     foreign = not resume and partial.is_file() and partial.stat().st_size > 0
-    if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):
+    if foreign and not (began and (_is_torn(partial) or holds_answers(partial))):
         raise UsageError(
             f"{path}.partial is not of an interrupted run, and the lines of this one would be written there: "
             "move it away, or choose another output"
         )
 
 
-def _holds_answers(path: Path) -> bool:
+def holds_answers(path: Path) -> bool:
     """Whether a file begins with a line that this module wrote."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_LINE)
