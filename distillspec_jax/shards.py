@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +111,7 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one shard of a run writes, as its card says.
+    """One shard of a run and what it writes, as its card says.
 
     Attributes:
       command: of the run.
@@ -243,7 +243,6 @@ def lines(folders: Sequence[Path], name: str) -> list[str]:
     return list(itertools.chain.from_iterable(found))
 
 
-def whole_command(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A provenance with the command of the whole run: that of a shard, less the shard."""
-    command = provenance.get("command")
-    return {**provenance, **({"command": _FLAG.sub("", command)} if isinstance(command, str) else {})}
+def whole_command(command: Any) -> Any:
+    """The command of the whole run, as a provenance has it: that of a shard, less the shard."""
+    return _FLAG.sub("", command) if isinstance(command, str) else command

@@ -39,6 +39,7 @@ ROWS: list[set[str]] = [
         "memory",
         "training_log",
         "outputs",
+        "shards",
         "schema",
         "terminal",
     },

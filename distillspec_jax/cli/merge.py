@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
         from distillspec_jax.evaluation import held_out, held_out_shards
         from distillspec_jax.reports import tables
 
-        found = held_out_shards.merge_held_out(folders)
-        tables.print_held_out("{task}, {split} split".format(**card.settings), found)
+        what, found = held_out_shards.merge_held_out(folders)
+        tables.print_held_out(what, found)
         held_out.write(output, found)
     else:
         known = ("generate", "collect", "sweep", "evaluate")

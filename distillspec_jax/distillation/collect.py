@@ -209,7 +209,9 @@ def merge_sets(folders: Sequence[Path], directory: str | Path) -> TargetSet:
     """
     first, parts = folders[0], [TargetSet(folder) for folder in folders]
     found = files.read_json(first / HEADER_FILE)
-    found["provenance"] = shards.whole_command(found["provenance"])
+    provenance = found.get("provenance")
+    if isinstance(provenance, dict) and "command" in provenance:
+        provenance["command"] = shards.whole_command(provenance["command"])
     tokenizer = checkpoint.find_tokenizer(first)
     assert tokenizer is not None  # the set was read with it
     with new_folder(directory) as root:

@@ -27,7 +27,7 @@ from distillspec_jax.tokenization.prompt_reader import Reader
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a model made of some of a task's examples, before anything is pooled.
+    """The losses and outputs of a model on some of a task's examples, before anything is pooled.
 
     Attributes:
       nll: float32, summed negative log-likelihood of each reference, nats.

@@ -12,9 +12,20 @@ import numpy as np
 
 from distillspec_jax import files, schema, shards
 from distillspec_jax.data import catalog
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import held_out
 from distillspec_jax.evaluation.held_out import HeldOut, Measured
 from distillspec_jax.models import fingerprints, pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """The settings on a card that are read again."""
+
+    task: schema.Text
+    metric: schema.Text
+    split: schema.Text
+    models: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +97,27 @@ def measure_shard(
     return folder
 
 
-def merge_held_out(folders: Sequence[Path]) -> dict[str, HeldOut]:
+def merge_held_out(folders: Sequence[Path]) -> tuple[str, dict[str, HeldOut]]:
     """Pools what all shards of a run measured, model by model.
 
     Args:
       folders: as `shards.find` gives them.
 
+    Returns:
+      What was measured, in words, and the models by name.
+
     Raises:
-      UsageError: a damaged line, by file and line.
+      UsageError: a damaged card or line, by file and line.
     """
-    settings = shards.read_card(folders[0]).settings
-    return {
-        name: HeldOut.of(_read(folders, _file(number)), settings["metric"])
-        for number, name in enumerate(settings["models"])
+    place, card = f"{folders[0] / shards.CARD}, settings", shards.read_card(folders[0])
+    settings = schema.read(_Settings, card.settings, place, "the settings of an evaluation")
+    found = {
+        name: HeldOut.of(_read(folders, _file(number)), settings.metric)
+        for number, name in enumerate(settings.models)
     }
+    if not found:
+        raise UsageError(f"{place}: field models: it names none")
+    return f"{settings.task}, {settings.split} split", found
 
 
 def _file(number: int) -> str:

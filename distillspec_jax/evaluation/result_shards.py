@@ -42,5 +42,5 @@ def merge_rows(folders: Sequence[Path], path: Path) -> list[ResultRow]:
 def _as_of_whole(row: ResultRow, baseline: ResultRow | None) -> ResultRow:
     """A row as the whole sweep would have written it."""
     matches = row.same_outputs(baseline) if row.temperature == 0 and baseline is not None else None
-    command = shards.whole_command({"command": row.command})["command"]
+    command = shards.whole_command(row.command)
     return dataclasses.replace(row, matches_autoregressive=matches, command=command)
