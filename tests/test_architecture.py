@@ -36,6 +36,7 @@ ROWS: list[set[str]] = [
         "new_folders",
         "deferred",
         "bounds",
+        "buckets",
         "memory",
         "training_log",
         "outputs",
