@@ -2,8 +2,9 @@
 
 A copy is known by the object's address and by what the store says of its version, so that an object that was
 changed is copied again, and one that was not is not. Copies appear whole or not at all, and several processes
-may want one at once. A connection that breaks is tried again by the store's library, and then an error. They lie in `~/.cache/distillspec`, or where `DISTILLSPEC_CACHE` says; nothing removes
-them. Outputs are refused (`outputs.resolved`): what makes ours safe, renaming and locking, buckets lack.
+may want one at once. A connection that breaks is tried again by the store's library, and then an error. They
+lie in `~/.cache/distillspec`, or where `DISTILLSPEC_CACHE` says; nothing removes them. Outputs are refused
+(`outputs.resolved`): what makes ours safe, renaming and locking, buckets lack.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _copied(scheme: str, name: str, model: bool) -> Path:
         known = ", ".join(f"{name}://" for name in LIBRARIES if name != "memory")
         raise UsageError(f"cannot read {path!r}: unknown kind of store {scheme}:// (valid: {known})")
     try:
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
 
         store = fsspec.filesystem(scheme)
     except ImportError as error:

@@ -236,8 +236,8 @@ def resolved(path: str | Path) -> Path:
     """
     if buckets.is_bucket(path):
         raise UsageError(
-            f"cannot save to {buckets.address(path)}: outputs are folders and files of this machine: mount the bucket "
-            "(gcsfuse, mountpoint-s3) and give the path, or copy them there afterwards"
+            f"cannot save to {buckets.address(path)}: outputs are folders and files of this machine: "
+            "mount the bucket (gcsfuse, mountpoint-s3) and give the path, or copy them there afterwards"
         )
     try:
         str(path).encode()
