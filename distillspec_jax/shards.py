@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import re
@@ -65,8 +64,13 @@ class Shard:
 
     def folder(self, output: str | Path) -> Path:
         """Where this shard of the run that writes `output` writes."""
-        whole = Path(output)
+        whole = _named(output)
         return whole.with_name(f"{whole.name}-{self.index:05}-of-{self.count:05}")
+
+
+def _named(output: str | Path) -> Path:
+    """An output as a path that has a name: `.` and `..` have none to put numbers after."""
+    return Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
 
 
 def parse(text: str) -> Shard:
@@ -96,9 +100,9 @@ def _from_environment(text: str, count: str | None) -> tuple[str, str]:
     index = os.environ[name]
     if count is None:
         count = os.environ.get(_AUTO[name] or "", "")
-        # An array that is not 0 to N-1 (one task of it, started again) does not tell N.
         last = os.environ.get("SLURM_ARRAY_TASK_MAX") if name == "SLURM_ARRAY_TASK_ID" else None
-        if not count or (last is not None and last != str(int(count) - 1 if count.isdecimal() else "")):
+        # An array that is not 0 to N-1 (one task of it, started again) does not tell N.
+        if not count.isdecimal() or last not in (None, str(int(count) - 1)):
             raise UsageError(f"--shard={text}: {name}={index} does not say of how many: write auto/N")
     if not index.isdecimal() or (count.isdecimal() and int(index) >= int(count)):
         raise UsageError(f"--shard={text}: {name}={index} is not one of 0 to N-1 of {count}")
@@ -161,11 +165,12 @@ def _compare(one: Part, other: Part, before: str, after: str) -> None:
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in ("command", "shards", "units")]
     names = dict.fromkeys([*one.settings, *other.settings])
     pairs += [(name, one.settings.get(name), other.settings.get(name)) for name in names]
+    pairs.append(("list of files", [*one.lines], [*other.lines]))
     for name, here, there in pairs:
         if here != there:
-            raise UsageError(
-                f"{before} a run whose {name} is {shown(here)}, not {shown(there)} as in {after}"
-            )
+            values = f"is {shown(here)}, not {shown(there)} as"
+            told = values if shown(here) != shown(there) else "is another than"  # of objects, or of lists
+            raise UsageError(f"{before} a run whose {name} {told} in {after}")
 
 
 def find(output: str | Path) -> list[Path]:
@@ -178,7 +183,7 @@ def find(output: str | Path) -> list[Path]:
       UsageError: no parts, one that is missing or not finished, parts of different numbers of shards, a part
         that says it is another one, parts of different runs; each by name.
     """
-    whole = Path(output)
+    whole = _named(output)
     numbered = {}
     for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")):
         if folder.is_dir() and (match := _PART.fullmatch(folder.name.removeprefix(whole.name))):
@@ -235,12 +240,6 @@ def joined(folders: Sequence[Path], name: str, path: Path) -> None:
         for folder in folders:
             with (folder / name).open("rb") as part:
                 shutil.copyfileobj(part, whole, 1 << 20)
-
-
-def lines(folders: Sequence[Path], name: str) -> list[str]:
-    """The lines of the files of one name of all parts, in order."""
-    found = (files.read_lines(folder / name)[:-1] for folder in folders)  # each ends with a newline
-    return list(itertools.chain.from_iterable(found))
 
 
 def whole_command(command: Any) -> Any:

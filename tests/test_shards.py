@@ -39,6 +39,13 @@ def change(folder, **fields):
     (folder / CARD).write_text(json.dumps(card | fields))
 
 
+def test_a_folder_without_a_name_gets_the_one_that_it_has(tmp_path, monkeypatch):
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    assert Shard(1, 2).folder(".") == tmp_path / "here" / "below-00001-of-00002"
+    assert Shard(1, 2).folder("..") == tmp_path / "here-00001-of-00002"
+
+
 @pytest.mark.parametrize(("units", "count"), [(8, 8), (10, 3), (1, 1), (257, 8)])
 def test_every_unit_is_in_one_share_and_shares_are_even(units, count):
     shares = [list(Shard(index, count).of(units, "texts")) for index in range(count)]
@@ -134,6 +141,8 @@ def test_other_numbers_of_shards_are_named(written):
         ({"settings": {"seed": 0, "stop": ["a"], "limit": None, "x": 2}}, "a run whose x is 2, not None"),
         ({"units": 11}, "a run whose units is 11, not 10"),
         ({"command": "collect"}, "a run whose command is 'collect', not 'generate'"),
+        ({"settings": {"seed": 0, "stop": ["b"], "limit": None}}, "a run whose stop is another than in"),
+        ({"lines": {"rows.jsonl": 2}}, "a run whose list of files is another than in"),
         ({"lines": {"../../x": 2}}, "not the card of a shard"),
     ],
 )

@@ -109,7 +109,8 @@ def sweep(
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       dtype: of the models that are given by name, see `pretrained.load`.
       shard: `I/N`, see `shards.parse`: measure the I-th of N shares of the grid's groups of cells (a block
-        size at a temperature with all drafters, or a baseline); `merging.merge_rows` joins them.
+        size at a temperature with all drafters, or a baseline); `result_shards.merge_rows`
+        joins them.
       progress: called as cells get done.
 
     Returns:

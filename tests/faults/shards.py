@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from distillspec_jax.cli import main as console
 from tests import pair
 
-ROOT = Path(__file__).parents[2]
+PRELOADED = [
+    "distillspec_jax.cli.main",
+    "distillspec_jax.cli.bindings",
+    "distillspec_jax.distillation.collect",
+    "distillspec_jax.evaluation.sweep",
+    "distillspec_jax.generation.file_job",
+    "distillspec_jax.reports.tables",
+]
+"""Modules that commands import, none of which starts JAX."""
 ROWS, SAMPLES = 1_100, 2
 """Prompts and texts of each: with distributions, a shard has whole files of 256 texts."""
 TIMES = ("seconds", "baseline_seconds", "speedup", "speedup_ci95", "timing")
@@ -77,38 +87,43 @@ def prepare(folder: Path, rows: int = ROWS) -> None:
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def start(folder: Path, line: str) -> subprocess.Popen[str]:
-    """Starts a command in a folder."""
-    cache = {
+def start(folder: Path, line: str) -> BaseProcess:
+    """Starts a command in a folder, as a process of its own that has all imports behind it."""
+    os.environ |= {
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "distillspec_jax.cli.main", *line.split()],
-        cwd=folder,
-        env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(ROOT), **cache},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(PRELOADED)
+    process = forking.Process(target=_run, args=(folder, line.split()))
+    process.start()
+    return process
+
+
+def _run(folder: Path, argv: list[str]) -> None:
+    os.chdir(folder)
+    sys.argv = ["distillspec", *argv]
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+    sys.exit(console.main(argv))
 
 
 def finish(folder: Path, line: str) -> None:
     """Runs a command in a folder to its end."""
     process = start(folder, line)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    process.join()
+    assert process.exitcode == 0, line
 
 
-def kill(process: subprocess.Popen[str], growing: Path) -> None:
+def kill(process: BaseProcess, growing: Path) -> None:
     """Kills a process when it has written its first lines."""
     deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and not _lines(growing) and time.monotonic() < deadline:
+    while process.is_alive() and not _lines(growing) and time.monotonic() < deadline:
         time.sleep(POLL)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"it ended by itself: {process.exitcode}"
 
 
 def _lines(path: Path) -> int:
