@@ -92,7 +92,8 @@ def figures(rows: Sequence[ResultRow], block_size: int) -> list[Figure]:
     )
     add(
         f"Prompt by prompt, γ = {block_size}",
-        "Each dot is a prompt; above the line the draft on the upright axis did better.",
+        "Each dot is a prompt, by its tokens per target call; above the line the draft on the upright axis "
+        "did better.",
         [plots.per_prompt(rows, t, block_size) for t in temperatures],
     )
     add(

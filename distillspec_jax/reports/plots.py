@@ -146,8 +146,8 @@ def prediction(rows: Sequence[ResultRow], temperature: float) -> str | None:
     colors = series_of(rows)
 
     def draw(axes: Axes) -> None:
-        top = 1.05 * max(max(expected, measured) for _, expected, measured in found)
-        line = np.array([1.0, top])
+        numbers = [number for _, *both in found for number in both]
+        line = np.array([0.96 * min(numbers), 1.04 * max(numbers)])
         axes.fill_between(line, line * (1 - _CLOSE), line * (1 + _CLOSE), color=MUTED, alpha=0.15, lw=0)
         axes.plot(line, line, color=MUTED, lw=1.0)
         for label in sorted({name for name, *_ in found}, key=lambda name: colors.get(name, -1)):
@@ -188,10 +188,7 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
         )
         axes.plot([1, top], [1, top], color=MUTED, lw=1.0)
         axes.scatter(before, after, s=18, color=color, alpha=0.6, linewidths=0)
-        axes.set(
-            xlabel=f"{short(pair.against)}: tokens per call",
-            ylabel=f"{short(pair.drafter)}: tokens per call",
-        )
+        axes.set(xlabel=short(pair.against), ylabel=short(pair.drafter))
         said = f"better on {better}, worse on {worse} of {len(after)}"
         axes.set_title(said, fontsize=9, color=MUTED, loc="left")
 

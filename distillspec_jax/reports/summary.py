@@ -139,8 +139,7 @@ def ratios(rows: Sequence[ResultRow], pair: Pair) -> list[dict[str, Any]]:
 
 def block_efficiency_ratio(ours: ResultRow, theirs: ResultRow) -> Interval:
     """Divides the block efficiency of one row by that of another on the same prompts, paired."""
-    one, other = ours.per_prompt, theirs.per_prompt
-    return paired.ratio_of_ratios(one.emitted, one.target_calls, other.emitted, other.target_calls)
+    return paired.quotient_of_records(ours.per_prompt.records, theirs.per_prompt.records, "block_efficiency")
 
 
 def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
