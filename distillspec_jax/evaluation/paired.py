@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from distillspec_jax.acceptance import Record
+from distillspec_jax.acceptance import PartialRecord
 
 RESAMPLES = 4_000
 MIN_PROMPTS = 5
@@ -45,7 +45,7 @@ class Interval(NamedTuple):
         return [self.low, self.high] if np.isfinite([self.low, self.high]).all() else None
 
 
-def of_records(records: Sequence[Record], ratio_name: str, **options: float) -> Interval:
+def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: float) -> Interval:
     """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
 
     NaN where one of its sums is not known of all of them.
