@@ -35,7 +35,7 @@ EFFECTS = (0.3, 0.15, 0.08, 0.04, 0.02)
 """Falls, relative to the threshold, that the bets on blocks are best for."""
 BLOCK = 25
 """Requests in a block."""
-SAFETY = 2.0
+SAFETY = 2.5
 PRIOR_VARIANCE = 0.01
 """Variance of a request's gain where no reference tells: a standard deviation of 0.1."""
 _PRIOR_BLOCKS = 20
@@ -79,14 +79,19 @@ def request_factors(gain_U: np.ndarray, threshold: Any) -> np.ndarray:
 class Spread:
     """The variance of blocks' gains, as far as it is known; floats, or arrays of several streams.
 
+    It is half the mean squared difference of blocks that follow each other (von Neumann 1941), which a fall
+    of the mean moves once, and not with every block after it.
+
     Attributes:
       prior: the variance by the reference.
-      count, total, squares: blocks so far, and sums over them.
+      count: blocks so far.
+      last: gain of the last of them; anything before the first.
+      squares: sum of the squared differences.
     """
 
     prior: Any
     count: int = 0
-    total: Any = 0.0
+    last: Any = 0.0
     squares: Any = 0.0
 
     def foreseen(self, gain_B: np.ndarray) -> tuple[np.ndarray, Spread]:
@@ -96,15 +101,17 @@ class Spread:
           The variances, and the spread after all of them.
         """
         count = gain_B.shape[-1]
-        total_B = np.cumsum(gain_B, -1) + np.asarray(self.total)[..., None]
-        squares_B = np.cumsum(gain_B**2, -1) + np.asarray(self.squares)[..., None]
-        before_B, squares_before_B = total_B - gain_B, squares_B - gain_B**2
-        number_B = self.count + np.arange(count)
-        seen_B = np.maximum(squares_before_B - before_B**2 / np.maximum(number_B, 1), 0.0)
+        if not count:
+            return gain_B, self
+        step_B = np.diff(gain_B, axis=-1, prepend=np.asarray(self.last)[..., None]) ** 2
+        if not self.count:
+            step_B[..., 0] = 0.0
+        after_B = np.asarray(self.squares)[..., None] + np.cumsum(step_B, -1)
+        steps_B = np.maximum(self.count + np.arange(count) - 1, 0)  # among the blocks before
         prior = np.asarray(self.prior)[..., None]
-        variance_B = np.maximum((_PRIOR_BLOCKS * prior + seen_B) / (_PRIOR_BLOCKS + number_B), prior)
-        after = Spread(self.prior, self.count + count, total_B[..., -1], squares_B[..., -1])
-        return variance_B, after if count else self
+        seen_B = (after_B - step_B) / 2
+        variance_B = np.maximum((_PRIOR_BLOCKS * prior + seen_B) / (_PRIOR_BLOCKS + steps_B), prior)
+        return variance_B, Spread(self.prior, self.count + count, gain_B[..., -1], after_B[..., -1])
 
 
 def block_factors(gain_B: np.ndarray, variance_B: np.ndarray, threshold: Any) -> np.ndarray:
@@ -212,7 +219,7 @@ class Evidence:
     Attributes:
       units: requests or intervals so far.
       requests, blocks: the two kinds; of intervals `requests` stays as it is.
-      spread_count, spread_total, spread_squares: see `Spread`.
+      spread_count, spread_last, spread_squares: see `Spread`.
       open_count, open_total: requests of the last block, which is not whole yet.
       now, highest: the smaller kind after the last unit, and the highest it ever was.
       alarm_at: number of the unit at which it reached the level; None: never.
@@ -223,7 +230,7 @@ class Evidence:
     requests: Wealth = dataclasses.field(default_factory=Wealth)
     blocks: Wealth = dataclasses.field(default_factory=Wealth)
     spread_count: int = 0
-    spread_total: float = 0.0
+    spread_last: float = 0.0
     spread_squares: float = 0.0
     open_count: int = 0
     open_total: float = 0.0
@@ -253,7 +260,7 @@ class Evidence:
         total_B = pending_U[: whole * size].reshape(whole, size).sum(1)
         total_B[:1] += self.open_total
         gain_B = total_B / size
-        known = Spread(prior, self.spread_count, self.spread_total, self.spread_squares)
+        known = Spread(prior, self.spread_count, self.spread_last, self.spread_squares)
         variance_B, known = known.foreseen(gain_B)
         factors_BL = block_factors(gain_B, variance_B, threshold)
         blocks, of_blocks_B = self.blocks.after(factors_BL)
@@ -279,7 +286,7 @@ class Evidence:
             requests=requests,
             blocks=blocks,
             spread_count=known.count,
-            spread_total=float(known.total),
+            spread_last=float(known.last),
             spread_squares=float(known.squares),
             open_count=len(rest),
             open_total=float(rest.sum()) + (0.0 if whole else self.open_total),

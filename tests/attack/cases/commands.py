@@ -17,6 +17,7 @@ ADVISE = (
 COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_tokens=4 --batch_size=2"
 REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
 WATCH = "watch served.jsonl --window=5"
+JUDGE = "watch served.jsonl --at_least=0.1"
 CHECK = "check results.jsonl served.jsonl --record"
 POWER = "power results.jsonl --change=10"
 DRAFT = "draft --target=target --layers=0"
@@ -49,6 +50,9 @@ FILES = {
     "evaluate": f"{EVALUATE} --output={{}}",
     "advise": f"{ADVISE} --output={{}}",
     "report": f"{REPORT} --output={{}}",
+    "watch, state": f"{JUDGE} --state={{}}",
+    "watch, metrics": f"{JUDGE} --prometheus={{}}",
+    "watch, page": f"{JUDGE} --html={{}}",
 }
 """Commands whose output is a file."""
 
@@ -57,6 +61,9 @@ INPUTS = {
     "evaluate": ("target/model.json", "target/tokenizer.model"),
     "advise": ("asked.jsonl", "target/model.json", "draft/tokenizer.model"),
     "report": ("results.jsonl", "metrics.jsonl"),
+    "watch, state": ("served.jsonl",),
+    "watch, metrics": ("served.jsonl",),
+    "watch, page": ("served.jsonl",),
 }
 """What they read."""
 
