@@ -1,4 +1,4 @@
-"""What service is compared with: a draft's profile, rows of a sweep, lines from when all was well, or a rate.
+"""References for service: a draft's profile, rows of a sweep, lines from when all was well, or a bare rate.
 
 A reference is an estimate from n prompts. Its threshold is the lower of two: the margin below the estimate,
 and the lower end of the estimate's own interval, whose error is paid for with half of the rate of false

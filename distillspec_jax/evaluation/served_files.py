@@ -24,7 +24,7 @@ KEPT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """What was read of a file: so many bytes and lines, with their digest."""
+    """The part of a file that was read: so many bytes and lines, with their digest."""
 
     size: schema.Count
     lines: schema.Count

@@ -1,4 +1,4 @@
-"""What is said of a watched stream: fine, drift or not enough, with the reason in one line."""
+"""Verdicts on watched streams: fine, drift or not enough, with the reason in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class SegmentVerdict:
-    """What is said of a part of a stream.
+    """The verdict on a part of a stream.
 
     Attributes:
       name: `field=value`, or `all`.
@@ -65,7 +65,7 @@ class SegmentVerdict:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is said of a stream.
+    """The verdict on a stream.
 
     Attributes:
       label: the stream's.
