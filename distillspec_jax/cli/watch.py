@@ -98,6 +98,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--temperature={flags.temperature}: must be at least 0")
 
     import dataclasses
+    import os
     from pathlib import Path
 
     from distillspec_jax import outputs
@@ -132,6 +133,8 @@ def main(argv: list[str]) -> int:
     for path, ours in ((flags.prometheus, watch_metrics.is_ours), (flags.html, watch_page.is_ours)):
         if path is not None:
             outputs.check(path, ours)
+            if not outputs.is_special(path):  # before one of them is written, and the other cannot be
+                outputs.check_writable(Path(path).parent if os.path.lexists(path) else path)
 
     found, judged = {}, []
     with watch_state.kept(flags.state, watching.settings(watch)) as state:

@@ -132,6 +132,8 @@ def kept(path: str | None, settings: dict[str, Any]) -> Iterator[State]:
         yield State(settings)
         return
     real = outputs.check(path, is_state)
+    if outputs.is_special(path):
+        raise UsageError(f"{path}: the state must be a file, since it is read again")
     with files.saving(path):
         descriptor = os.open(real, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -153,6 +153,9 @@ def test_the_memory_is_one_process_and_of_one_setting(fine, tmp_path, capsys):
         status, told = watch(capsys, served, f"--profile={fine}", f"--state={state}")
     assert status == 2
     assert "another watch is using it" in told
+    status, told = watch(capsys, served, f"--profile={fine}", "--state=/dev/null")
+    assert (status, Path("/dev/null").is_char_device()) == (2, True)
+    assert "/dev/null: the state must be a file" in told
     notes = write(tmp_path / "notes.json", ["{}"])
     status, told = watch(capsys, served, f"--profile={fine}", f"--state={notes}")
     assert status == 2
