@@ -38,14 +38,14 @@ LOSSES = (
     _lost(
         "3",
         "generate writes over whatever file is there",
-        (_REQUESTS, "    outputs.check(path, _holds_answers)\n", "    outputs.check(path)\n"),
+        (_REQUESTS, "    outputs.check(path, holds_answers)\n", "    outputs.check(path)\n"),
     ),
     _lost(
         "4",
         "a file called OUTPUT.partial is taken for the lines of an interrupted run",
         (
             _REQUESTS,
-            "if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):",
+            "if foreign and not (began and (_is_torn(partial) or holds_answers(partial))):",
             "if partial.is_dir():",
         ),
     ),
