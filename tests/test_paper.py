@@ -1,0 +1,278 @@
+"""The paper's experiments: what pages say of rows, what a kill leaves, and two whole ones on a tiny pair."""
+
+import dataclasses
+import json
+import re
+
+import gin
+import numpy as np
+import pytest
+
+from benchmarks import arms, commands
+from benchmarks.arms import Arm, Models, Snapshot
+from benchmarks.paper import __main__ as paper
+from benchmarks.paper import a_speedup, running, scales, verdicts
+from benchmarks.paper.experiment import Experiment, Found, Measurement, figure
+from benchmarks.paper.models import FOLDER
+from benchmarks.paper.rows import Comparison, pool, share_above
+from benchmarks.paper.running import Run
+from distillspec_jax.cli import bindings
+from distillspec_jax.cli.gin_flags import GinFlags
+from distillspec_jax.data import catalog
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import audit, results
+from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.sweep import RESULTS, sweep
+from distillspec_jax.showcase.transfer_texts import GENERATORS, ROWS
+from tests import pair
+from tests.evaluation import simulated
+
+LABELS = {
+    "supervised": "SD",
+    "control": "control, seed 0",
+    "distilled": "DistillSpec, seed 0",
+    "none": "none",
+}
+SMOKE = scales.SCALES["smoke"]
+
+
+def rows():
+    """Rows as (a) publishes them, of two seeds of DistillSpec."""
+    found = []
+    for seed in (0, 1):
+        for row in simulated.rows(prompts=40, block_sizes=(7,), seed=3):
+            if row.drafter == "distilled" or not seed:
+                name = LABELS[row.drafter].replace("seed 0", f"seed {seed}")
+                trained = {"label": name, "seed": seed, "steps": 8, "seconds": 2.0}
+                if seed:  # another draft on the same prompts
+                    more = [n + i % 3 for i, n in enumerate(row.per_prompt.target_calls)]
+                    row = dataclasses.replace(
+                        row, per_prompt=dataclasses.replace(row.per_prompt, target_calls=more)
+                    )
+                found.append(dataclasses.replace(row, drafter=name, unknown={"trained": trained}))
+    return found
+
+
+def test_a_page_has_the_numbers_of_the_rows_seeds_added_up_prompt_by_prompt():
+    """It fails where seeds are averaged as ratios, or one of them is left out."""
+    made = rows()
+    page = a_speedup.page(made)
+    for t in (0.0, 1.0):
+        of = {row.drafter: row.per_prompt for row in made if row.temperature == t}
+        ours = [of["DistillSpec, seed 0"], of["DistillSpec, seed 1"]]
+        tau = sum(sum(one.emitted) for one in ours) / sum(sum(one.target_calls) for one in ours)
+        sd = sum(of["SD"].emitted) / sum(of["SD"].target_calls)
+        line = next(line for line in page.table.splitlines() if f"T = {t:g}" in line)
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        assert cells[4].startswith(f"{sd:.2f} (")
+        value, low, high = map(float, re.fullmatch(r"([\d.]+) \(([\d.]+)–([\d.]+)\)", cells[5]).groups())
+        assert value == pytest.approx(tau / sd, abs=0.005)
+        assert low < value < high
+        # The normal interval of the delta method, another way than the bootstrap's.
+        e, c = (np.sum([getattr(one, f) for one in ours], 0) for f in ("emitted", "target_calls"))
+        pe, pc = np.array(of["SD"].emitted), np.array(of["SD"].target_calls)
+        influence = e / e.mean() - c / c.mean() - pe / pe.mean() + pc / pc.mean()
+        half = 1.96 * value * influence.std(ddof=1) / np.sqrt(len(e))
+        assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+    assert "n = 40 prompts, of which 20 timed, 2 seeds" in page.verdict
+
+
+def test_the_share_of_prompts_that_gain_is_counted_by_hand():
+    made = [row for row in rows() if row.temperature == 1]
+    ours, theirs = pool(made, "DistillSpec"), pool(made, "SD")
+    up = down = 0
+    for i in range(40):
+        emitted, calls = (
+            [sum(getattr(row.per_prompt, field)[i] for row in one.rows) for one in (ours, theirs)]
+            for field in ("emitted", "target_calls")
+        )
+        tau = [e / c for e, c in zip(emitted, calls, strict=True)]
+        up, down = up + (tau[0] > tau[1]), down + (tau[0] < tau[1])
+    assert share_above("", ours, theirs).interval.value == pytest.approx(up / (up + down))
+
+
+def compared(value, low, high, p_value):
+    return Comparison("x", Interval(value, low, high), p_value)
+
+
+def test_a_verdict_is_null_where_the_interval_includes_no_difference():
+    null, above, below = (
+        compared(1.02, 0.97, 1.08, 0.4),
+        compared(1.2, 1.1, 1.3, 1e-6),
+        compared(0.8, 0.7, 0.9, 1e-6),
+    )
+    assert verdicts.verdict([null]).startswith("Null: nothing to see")
+    assert verdicts.verdict([above, above]).startswith("It held: of 2 comparisons 2 above")
+    part = "It held in part: of 2 comparisons 1 above, 0 below, 1 null"
+    assert verdicts.verdict([above, null]).startswith(part)
+    assert verdicts.verdict([below, null]).startswith("It did not hold")
+    assert verdicts.verdict([below], expected=-1).startswith("It held:")
+    assert verdicts.verdict([above, null], expected=0).startswith("It held in part")
+    assert verdicts.verdict([below, null], expected=0).startswith("It held:")
+    # Alone it counts, among twenty nulls it is one that chance would bring.
+    lonely = compared(1.05, 1.001, 1.1, 0.04)
+    assert verdicts.verdict([lonely]).startswith("It held:")
+    assert verdicts.verdict([lonely, *[null] * 20]).startswith("Null")
+    unknown = compared(1.0, float("nan"), float("nan"), 1.0)
+    assert verdicts.verdict([unknown]).startswith("Cannot be told")
+
+
+ARM = Arm("first", "wiki_leads", ("x.gin",), (("LEARNING_RATE", 0.1),), 16)
+SECOND = Arm("second", "wiki_leads", ("x.gin",), (("REFERENCE", ARM), ("TARGET", "zoo:target")), 8)
+
+
+@pytest.fixture
+def commands_run(monkeypatch):
+    """Stands in for training and sweeping; after so many commands the process is killed."""
+    done, at_most = [], [100]
+
+    def run(argv, place, in_process=False):
+        if len(done) >= at_most[0]:
+            raise KeyboardInterrupt
+        given = dict(flag.removeprefix("--gin.").split("=", 1) for flag in argv if flag.startswith("--gin."))
+        if argv[0] == "sweep":
+            folder = given["OUTPUT_DIR"]
+            known = {r.drafter for r in results.reopen(paper.Path(folder) / RESULTS)}
+            wanted = ["none", *json.loads(given["DRAFTERS"].replace("'", '"'))]
+            row = next(r for r in simulated.rows(block_sizes=(7,)) if r.is_drafted and r.temperature == 1)
+            alone = simulated.rows(block_sizes=(7,))[0]
+            for name in wanted:
+                if name not in known:
+                    made = alone if name == "none" else dataclasses.replace(row, drafter=name)
+                    results.append(paper.Path(folder) / RESULTS, made)
+                    done.append(f"row {name}")
+                    if len(done) >= at_most[0]:
+                        raise KeyboardInterrupt
+            return
+        folder = paper.Path(given["MODEL_DIR"])
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [{"step": s, "split": "train", "step_s": 0.25} for s in (4, 8)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        done.append(place.rpartition("/")[2])
+
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(arms, "_keep", lambda folder, step: (folder / f"step-{step}").mkdir(exist_ok=True))
+    return done, at_most
+
+
+def toy(scale, so_far):
+    drafters = {"SD": "zoo:draft", "first, seed 0": ARM, "on its way": Snapshot(SECOND, 4), "second": SECOND}
+    return [Measurement("b_algorithms", "wiki_leads", "zoo:target", drafters, 40)]
+
+
+TOY = Experiment("b", "Toy: it", "A claim.", toy, lambda rows: Found("said", str(len(rows)), figure()))
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_rows_of_one_that_was_not(commands_run, tmp_path):
+    """It fails where a training or a row is made twice, or one counts as done before its cost is known."""
+    done, at_most = commands_run
+    whole = Run(SMOKE, tmp_path / "whole", str).measure(TOY)
+    names = list(done)
+    assert len(names) == 2 + 5 == len(set(names))
+    done.clear()
+    for at_most[0] in (1, 2, 3, 5, 100):
+        try:
+            killed = Run(SMOKE, tmp_path / "killed", str).measure(TOY)
+        except KeyboardInterrupt:
+            assert at_most[0] < 100
+    assert done == names
+    assert [row.to_json() for row in killed] == [row.to_json() for row in whole]
+    cost = {row.drafter: row.unknown.get("trained", {}) for row in whole}
+    assert cost["SD"] == {}
+    assert (cost["first, seed 0"]["seconds"], cost["first, seed 0"]["steps"]) == (16 * 0.25, 16)
+    assert cost["on its way"]["seconds"] == 16 * 0.25 + 4 * 0.25  # what its reference cost is in it
+    assert cost["second"]["seconds"] == 16 * 0.25 + 8 * 0.25
+
+
+def test_equal_trainings_are_one_and_any_other_setting_makes_another():
+    assert ARM.name == dataclasses.replace(ARM).name
+    others = [
+        dataclasses.replace(ARM, seed=1),
+        dataclasses.replace(ARM, steps=8),
+        dataclasses.replace(ARM, bindings=(("LEARNING_RATE", 0.2),)),
+        dataclasses.replace(ARM, gin_files=("y.gin",)),
+        SECOND,
+        dataclasses.replace(SECOND, bindings=(("REFERENCE", dataclasses.replace(ARM, seed=1)),)),
+    ]
+    assert len({one.name for one in others} | {ARM.name}) == 7
+    assert ARM.kept == (4, 8, 16)
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    Run(SMOKE, tmp_path, str).open()
+    Run(SMOKE, tmp_path, str).open()
+    with pytest.raises(UsageError, match="was made with another steps: choose another --output"):
+        Run(dataclasses.replace(SMOKE, steps=3), tmp_path, str).open()
+
+
+@pytest.mark.parametrize("scale", scales.SCALES.values(), ids=list(scales.SCALES))
+def test_every_measurement_binds_to_a_sweep(scale):
+    """Labels, rules and lengths are such as gin and the sweep take; nothing is loaded."""
+    for experiment in paper.EXPERIMENTS.values():
+        for one in experiment.measure(scale, None):
+            given = {"TARGET": "t", "DRAFTERS": dict.fromkeys(one.drafters, "d"), "TASK": one.task}
+            given |= {"LIMIT": one.limit, "OUTPUT_DIR": "o", **one.bindings}
+            flags = tuple((name, str(value)) for name, value in given.items())
+            bindings.bind(sweep, GinFlags((one.file,), flags), given=("gin",))
+            bound = gin.get_bindings(sweep)
+            assert len(bound["drafters"]) == len(one.drafters)
+            assert set(bound["temperatures"]) <= set(scale.warmth)
+            assert one.timed == 0 or (bound["batch_sizes"] == (1,) and one.timed <= one.limit)
+    gin.clear_config()
+
+
+def test_the_transfer_file_has_every_generator_in_turns_and_nothing_that_was_trained_on():
+    spec = catalog.find_task("reasoning_gym")
+    found = [fields for _, fields in spec.source.rows("test")]
+    assert [row["generator"] for row in found] == list(GENERATORS) * ROWS
+    questions = {row["question"] for row in found}
+    assert len(questions) == len(found) == 18 * 64
+    trained = {row["inputs"] for row in catalog.read_rows(catalog.GSM_SYMBOLIC, "train")}
+    assert not questions & trained
+    assert len((catalog.CORPORA / "reasoning_gym.test.jsonl.gz").read_bytes()) < 300_000
+
+
+def test_two_experiments_from_training_to_a_page(tmp_path, monkeypatch):
+    """(a) and (e) on a tiny pair and one task; a second call trains and measures nothing."""
+    monkeypatch.setattr(a_speedup, "RECIPES", ["wiki_leads"])
+    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
+    scale = dataclasses.replace(SMOKE, **names)
+    wanted = [paper.EXPERIMENTS[letter] for letter in "ae"]
+    told = []
+    job, docs = Run(scale, tmp_path / "run", told.append), tmp_path / "docs"
+    assert paper.run(job, wanted, docs) == 0
+    trained = sum("training" in line for line in told)
+    assert trained == 2
+    page = (docs / "a_speedup" / "page.md").read_text()
+    assert "wiki_leads, T = 1" in page
+    assert "10 to 45 %" in page
+    assert "<svg" in (docs / "e_prompts" / "figure.svg").read_text()
+    assert "../a_speedup/results.jsonl" in (docs / "e_prompts" / "page.md").read_text()
+    assert not audit.audit(docs / "a_speedup" / RESULTS).violations
+    published = results.read([docs / "a_speedup" / RESULTS])
+    assert str(tmp_path) not in (docs / "a_speedup" / RESULTS).read_text().replace(names["target"], "")
+    assert {row.drafter for row in published} == {"none", "SD", "control, seed 0", "DistillSpec, seed 0"}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")}
+    before = (docs / "a_speedup" / RESULTS).read_text()
+    assert paper.run(job, wanted, docs) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")} == files
+    assert (docs / "a_speedup" / RESULTS).read_text() == before
+    assert paper.run(job, wanted, docs, only_pages=True) == 0
+    assert (docs / "a_speedup" / "page.md").read_text() == page
+    assert running.PAGE in (docs / "README.md").read_text()
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    for argv, says in (
+        (["--scale=smal"], "unknown scale 'smal': did you mean 'small'"),
+        (["--only=z"], "unknown experiment 'z'"),
+    ):
+        assert paper.errors.run(paper.main, [*argv, f"--output={tmp_path / 'none'}"], command="paper") == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_models_folder_tells_a_name_from_a_training(tmp_path):
+    assert Models(tmp_path).path("zoo:target") == "zoo:target"
+    assert Models(tmp_path).cost("lookup") is None
+    assert FOLDER.endswith("paper/embedded")
