@@ -131,6 +131,7 @@ class Models:
         if isinstance(model, Cut):
             return self._cut(model)
         arm, step = (model.arm, model.step) if isinstance(model, Snapshot) else (model, model.steps)
+        assert step in arm.kept, f"{arm.name} keeps {arm.kept}, not {step}"
         if not (self.root / arm.name / COST).exists():
             self._train(arm)
         return str(_at(self.root / arm.name, step))

@@ -1,6 +1,7 @@
 """The paper's experiments: what pages say of rows, what a kill leaves, and two whole ones on a tiny pair."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import arms, commands
 from benchmarks.arms import Arm, Models, Snapshot
 from benchmarks.paper import __main__ as paper
-from benchmarks.paper import a_speedup, running, scales, verdicts
+from benchmarks.paper import a_speedup, d_heat_map, models, running, scales, verdicts
 from benchmarks.paper.experiment import Experiment, Found, Measurement, figure
 from benchmarks.paper.models import FOLDER
 from benchmarks.paper.rows import Comparison, pool, share_above
@@ -20,8 +21,10 @@ from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import audit, results
+from distillspec_jax.evaluation import audit, grid, results
 from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.prompts import Quality
+from distillspec_jax.evaluation.rows import autoregressive_row, drafted_row
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from distillspec_jax.showcase.transfer_texts import GENERATORS, ROWS
 from tests import pair
@@ -34,6 +37,7 @@ LABELS = {
     "none": "none",
 }
 SMOKE = scales.SCALES["smoke"]
+SHARED = {"top_k", "top_p", "seed", "prompts_digest", "max_new_tokens", "device", "version", "batch_size"}
 
 
 def rows():
@@ -134,8 +138,7 @@ def commands_run(monkeypatch):
             folder = given["OUTPUT_DIR"]
             known = {r.drafter for r in results.reopen(paper.Path(folder) / RESULTS)}
             wanted = ["none", *json.loads(given["DRAFTERS"].replace("'", '"'))]
-            row = next(r for r in simulated.rows(block_sizes=(7,)) if r.is_drafted and r.temperature == 1)
-            alone = simulated.rows(block_sizes=(7,))[0]
+            alone, row = example()
             for name in wanted:
                 if name not in known:
                     made = alone if name == "none" else dataclasses.replace(row, drafter=name)
@@ -202,23 +205,105 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     Run(SMOKE, tmp_path, str).open()
     Run(SMOKE, tmp_path, str).open()
     with pytest.raises(UsageError, match="was made with another steps: choose another --output"):
-        Run(dataclasses.replace(SMOKE, steps=3), tmp_path, str).open()
+        Run(dataclasses.replace(SMOKE, steps=5), tmp_path, str).open()
 
 
-@pytest.mark.parametrize("scale", scales.SCALES.values(), ids=list(scales.SCALES))
-def test_every_measurement_binds_to_a_sweep(scale):
-    """Labels, rules and lengths are such as gin and the sweep take; nothing is loaded."""
-    for experiment in paper.EXPERIMENTS.values():
-        for one in experiment.measure(scale, None):
-            given = {"TARGET": "t", "DRAFTERS": dict.fromkeys(one.drafters, "d"), "TASK": one.task}
-            given |= {"LIMIT": one.limit, "OUTPUT_DIR": "o", **one.bindings}
-            flags = tuple((name, str(value)) for name, value in given.items())
-            bindings.bind(sweep, GinFlags((one.file,), flags), given=("gin",))
-            bound = gin.get_bindings(sweep)
-            assert len(bound["drafters"]) == len(one.drafters)
-            assert set(bound["temperatures"]) <= set(scale.warmth)
-            assert one.timed == 0 or (bound["batch_sizes"] == (1,) and one.timed <= one.limit)
+def bound(scale, one):
+    """The values that a measurement gives the sweep; labels, rules and lengths are such as gin takes."""
+    given = {"TARGET": "t", "DRAFTERS": dict.fromkeys(one.drafters, "d"), "TASK": one.task}
+    given |= {"LIMIT": one.limit, "OUTPUT_DIR": "o", **one.bindings}
+    flags = GinFlags((one.file,), tuple((name, str(value)) for name, value in given.items()))
+    bindings.bind(sweep, flags, given=("gin",))
+    found = gin.get_bindings(sweep)
     gin.clear_config()
+    assert len(found["drafters"]) == len(one.drafters)
+    assert one.timed == 0 or (found["batch_sizes"] == (1,) and one.timed <= one.limit)
+    points = grid.cells(
+        one.drafters, found["block_sizes"], found["temperatures"], found["rules"], found["batch_sizes"]
+    )
+    return points, found["split"]
+
+
+def test_every_measurement_of_the_full_scale_binds_to_a_sweep():
+    full = scales.SCALES["full"]
+    for experiment in paper.EXPERIMENTS.values():
+        for one in experiment.measure(full, None):
+            assert bound(full, one)[0]
+    blocks = paper.EXPERIMENTS["i"].measure(full, None)[0]
+    cells = bound(full, blocks)[0]
+    assert {cell.block_size for cell in cells} == set(range(17))
+    assert {cell.temperature for cell in cells} == {0.0, 0.3, 0.7, 1.0}
+
+
+@functools.cache
+def example():
+    """Rows of a sweep: without a draft, and with one at T = 0."""
+    return simulated.rows(block_sizes=(7,))[:2]
+
+
+def simulate(scale, one, number):
+    """The rows of a measurement, from a decoder of known acceptance that differs by label."""
+    points, split = bound(scale, one)
+    hardness = np.random.default_rng(number).normal(0, 0.08, one.limit)
+    alone = simulated.measured(0.0, 0, one.limit, 1, hardness)
+    row = example()[0]
+    quality = Quality("rougeL", {"rougeL": 20.0}, [20.0 + h for h in hardness])
+    for k, cell in enumerate(points):
+        label = cell.drafter.partition(", seed")[0]
+        acceptance = 0.5 + (sum(map(ord, label)) % 30) / 100
+        drafted = simulated.measured(acceptance, cell.block_size, one.limit, 7 * k, hardness)
+        shared = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name in SHARED}
+        shared |= {"task": one.task, "split": split, "temperature": cell.temperature, "prompts": one.limit}
+        shared |= {"verifier": cell.rule, "drafter_path": None, "target": str(one.target)[:30]}
+        if cell.is_baseline:
+            made = autoregressive_row(alone, quality, shared)
+        else:
+            made = drafted_row(cell.drafter, cell.block_size, 0.1, drafted, alone, quality, shared)
+        model = one.drafters.get(cell.drafter)
+        trained = {"trained": {"label": label, "seed": 0, "steps": 8, "seconds": 3.0 + len(label)}}
+        more = trained if isinstance(model, Arm | Snapshot) else {}
+        yield dataclasses.replace(made, unknown={**more, **({"part": one.part} if one.part else {})})
+
+
+def test_every_experiment_has_a_page_of_its_rows(tmp_path):
+    """It fails where a page asks for a label, part or cell that its own measurements do not make."""
+    scale = dataclasses.replace(SMOKE, rates=(1e-3, 2e-3), prompts=10, timed=6, per_generator=1)
+    for experiment in paper.EXPERIMENTS.values():
+        found, known = [], None
+        for _ in range(experiment.stages):
+            measured = experiment.measure(scale, known)
+            for number, one in enumerate(measured):
+                found += simulate(scale, one, number)
+            known = list(found)
+        if found:
+            running.publish(found, tmp_path / experiment.name)
+    lines = list(running.pages(list(paper.EXPERIMENTS.values()), list(paper.EXPERIMENTS.values()), tmp_path))
+    assert len(lines) == 10
+    for line, experiment in zip(lines, paper.EXPERIMENTS.values(), strict=True):
+        assert re.search(r"n = [\d or]+ prompts", line), line
+        assert re.search(r"held|not hold|Null|Cannot be told", line), line
+        text = (tmp_path / experiment.name / running.PAGE).read_text()
+        assert experiment.claim in text
+        assert text.count("|") > 20
+        assert "nan" not in text
+    heat = (tmp_path / paper.EXPERIMENTS["d"].name / running.PAGE).read_text()
+    assert "wiki_leads, T = 0" in heat
+    assert len(re.findall(r"^\| (?:FKL|RKL|TVD|JSD 0.5) \|", heat, re.MULTILINE)) == 2 * 4
+
+
+def test_a_cell_of_the_heat_map_is_at_the_rate_that_validation_prompts_prefer():
+    scale = dataclasses.replace(SMOKE, rates=(1e-3, 2e-3), prompts=20)
+    (first,) = d_heat_map.measure(scale, None)
+    found = list(simulate(scale, first, 0))
+    assert {row.split for row in found} == {"validation"}
+    second = d_heat_map.measure(scale, found)
+    assert [one.bindings["TEMPERATURES"] for one in second] == ["(0,)", "(1,)"]
+    for one, t in zip(second, (0.0, 1.0), strict=True):
+        tau = {row.drafter: row.block_efficiency for row in found if row.temperature == t and row.is_drafted}
+        assert len(one.drafters) == 1 + 16
+        for label in [label for label in one.drafters if label != "SD"]:
+            cell = label.rpartition(", ")[0]
+            assert tau[label] == max(tau[f"{cell}, {rate:g}"] for rate in scale.rates)
 
 
 def test_the_transfer_file_has_every_generator_in_turns_and_nothing_that_was_trained_on():
@@ -233,33 +318,38 @@ def test_the_transfer_file_has_every_generator_in_turns_and_nothing_that_was_tra
 
 
 def test_two_experiments_from_training_to_a_page(tmp_path, monkeypatch):
-    """(a) and (e) on a tiny pair and one task; a second call trains and measures nothing."""
-    monkeypatch.setattr(a_speedup, "RECIPES", ["wiki_leads"])
+    """(a) and (e) on a tiny pair, of one draft on its way and at its end; again, nothing is made twice."""
     names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
     scale = dataclasses.replace(SMOKE, **names)
-    wanted = [paper.EXPERIMENTS[letter] for letter in "ae"]
-    told = []
+    arm = models.algorithm(scale, "wiki_leads", "Supervised KD")  # without a sampler that compiles
+    drafters = {"SD": names["draft"], "control, seed 0": Snapshot(arm, 2), "DistillSpec, seed 0": arm}
+    only = {"TEMPERATURES": "(1.0,)"}
+    one = Measurement("a_speedup", "wiki_leads", names["target"], drafters, 6, 5, bindings=only)
+    first = dataclasses.replace(paper.EXPERIMENTS["a"], measure=lambda scale, rows: [one])
+    monkeypatch.setattr(paper, "EXPERIMENTS", {**paper.EXPERIMENTS, "a": first})
+    wanted, told = [first, paper.EXPERIMENTS["e"]], []
     job, docs = Run(scale, tmp_path / "run", told.append), tmp_path / "docs"
     assert paper.run(job, wanted, docs) == 0
-    trained = sum("training" in line for line in told)
-    assert trained == 2
-    page = (docs / "a_speedup" / "page.md").read_text()
-    assert "wiki_leads, T = 1" in page
-    assert "10 to 45 %" in page
-    assert "<svg" in (docs / "e_prompts" / "figure.svg").read_text()
-    assert "../a_speedup/results.jsonl" in (docs / "e_prompts" / "page.md").read_text()
+    assert sum("training" in line for line in told) == 1
+    text = (docs / "a_speedup" / RESULTS).read_text()
+    assert str(tmp_path / "run") not in text
     assert not audit.audit(docs / "a_speedup" / RESULTS).violations
-    published = results.read([docs / "a_speedup" / RESULTS])
-    assert str(tmp_path) not in (docs / "a_speedup" / RESULTS).read_text().replace(names["target"], "")
-    assert {row.drafter for row in published} == {"none", "SD", "control, seed 0", "DistillSpec, seed 0"}
+    found = {row.drafter: row for row in results.read([docs / "a_speedup" / RESULTS])}
+    assert {name: row.unknown.get("trained", {}).get("steps") for name, row in found.items()} == {
+        **{"none": None, "SD": None, "control, seed 0": 2, "DistillSpec, seed 0": 4}
+    }
+    page = (docs / "a_speedup" / running.PAGE).read_text()
+    assert "10 to 45 %" in page
+    cells = next(line for line in page.splitlines() if "wiki_leads, T = 1" in line).split("|")
+    assert cells[5].strip().startswith(f"{found['SD'].block_efficiency:.2f} (")
+    assert "../a_speedup/results.jsonl" in (docs / "e_prompts" / running.PAGE).read_text()
+    assert "<svg" in (docs / "e_prompts" / running.FIGURE).read_text()
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")}
-    before = (docs / "a_speedup" / RESULTS).read_text()
     assert paper.run(job, wanted, docs) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")} == files
-    assert (docs / "a_speedup" / RESULTS).read_text() == before
+    assert (docs / "a_speedup" / RESULTS).read_text() == text
     assert paper.run(job, wanted, docs, only_pages=True) == 0
-    assert (docs / "a_speedup" / "page.md").read_text() == page
-    assert running.PAGE in (docs / "README.md").read_text()
+    assert (docs / "a_speedup" / running.PAGE).read_text() == page
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

@@ -83,7 +83,8 @@ class Experiment:
     @property
     def name(self) -> str:
         """Its folder."""
-        return f"{self.letter}_{self.title.split(':')[0].lower().replace(' ', '_')}"
+        short = self.title.partition(":")[0].lower().replace("-", "").replace(" ", "_")
+        return f"{self.letter}_{short}"
 
 
 def figure(width: float = 8.0, height: float = 3.4) -> Figure:

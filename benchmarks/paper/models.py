@@ -10,6 +10,7 @@ from benchmarks.arms import Arm, Cut, Model, bindings
 from benchmarks.grid import DIVERGENCES
 from benchmarks.paper.scales import Scale
 from distillspec_jax.models import layer_subset, pretrained
+from distillspec_jax.models.registry import Network
 from distillspec_jax.showcase.recipes import RECIPES
 
 FOLDER = "experiments/paper/embedded"
@@ -98,12 +99,15 @@ def narrow(scale: Scale, task: str, width: int) -> Arm:
 
 def medium_cut(scale: Scale, task: str) -> Cut:
     """The first and the last decoder layer of the large target."""
-    return Cut(scale.target_of(task), tuple(sorted({0, _layers(scale.target_of(task)) - 1})))
+    target = scale.target_of(task)
+    return Cut(target, tuple(sorted({0, layer_subset.num_layers(_network(target)) - 1})))
 
 
 def last_layer(scale: Scale, task: str) -> Cut:
-    """The last decoder layer of the large target, with its embedding in two factors."""
-    return Cut(scale.target_of(task), (_layers(scale.target_of(task)) - 1,), 32)
+    """The last decoder layer of the large target, with its embedding at an eighth of the rank."""
+    target = scale.target_of(task)
+    network = _network(target)
+    return Cut(target, (layer_subset.num_layers(network) - 1,), max(1, network.config.emb_dim // 8))
 
 
 def medium(scale: Scale, task: str) -> Arm:
@@ -131,8 +135,8 @@ def seeds(scale: Scale, arms: Mapping[str, Arm]) -> dict[str, Arm]:
     }
 
 
-def _layers(target: str) -> int:
-    return layer_subset.num_layers(pretrained.network(target, pretrained.read_card(target)))
+def _network(target: str) -> Network:
+    return pretrained.network(target, pretrained.read_card(target))
 
 
 def _shared(scale: Scale, task: str, steps: int | None = None) -> dict[str, Any]:

@@ -163,8 +163,9 @@ def pages(experiments: Sequence[Experiment], known: Sequence[Experiment], docs: 
                 f"{experiment.claim} {found.verdict}",
                 f"![{experiment.title}]({FIGURE})",
                 found.table,
-                "Intervals are of 95 % over prompts, which are what is resampled, paired; seeds are added "
-                "up. Bold: Benjamini–Hochberg at 5 % over the table spares it.",
+                "Intervals are of 95 % over prompts, paired: prompts are what is resampled, seeds are added "
+                "up. Bold, and not null: the interval excludes no difference, and so does Benjamini–Hochberg "
+                "at 5 % over all of the kind. By chance: how many would without it if none differed.",
                 f"From [{RESULTS}]({place}); `python -m benchmarks.paper --pages` makes it again.",
             )
         )
@@ -180,7 +181,7 @@ def index(known: Sequence[Experiment], docs: Path) -> None:
         "    make paper                              # small setting\n"
         "    make paper SCALE=full                   # goes on after a kill by the same command\n"
         "    python -m benchmarks.paper --only=a,f   # some of them\n"
-        "    python -m benchmarks.paper --pages --docs=docs/results/paper   # these pages again, from their rows",
+        "    python -m benchmarks.paper --pages --docs=docs/results/paper   # these pages again",
         "DistillSpec (Zhou et al., arXiv 2310.08461), on tasks of the same shapes with models of a few "
         "million parameters: what is tested is whether its findings hold at this size, not its numbers.",
         "\n".join(

@@ -92,7 +92,7 @@ SCALES: Mapping[str, Scale] = {
         dataclasses.replace(
             SMALL,
             name="smoke",
-            steps=2,
+            steps=4,
             batch_size=2,
             prompts=6,
             timed=5,

@@ -9,7 +9,7 @@ from distillspec_jax.evaluation.paired import Interval
 
 
 def verdict(comparisons: Sequence[Comparison], *, expected: int = 1, what: str = "comparisons") -> str:
-    """Says whether a claim held.
+    """Says whether a claim held; null is what includes no difference, or what the number of looks explains.
 
     Args:
       comparisons: all that were looked at for it.
@@ -35,10 +35,8 @@ def verdict(comparisons: Sequence[Comparison], *, expected: int = 1, what: str =
         word = "It held in part"
     else:
         word = "Null: nothing to see at this number of prompts"
-    null_text = f"{null} null (the 95 % interval includes no difference, or the finding does not survive)"
-    told = f"of {count} {what} {above} above, {below} below, {null_text}"
-    chance = f"where {count * LEVEL:.1f} would differ by chance; Benjamini–Hochberg at {LEVEL:.0%}"
-    return f"{word}: {told}, {chance}."
+    told = f"of {count} {what} {above} above, {below} below, {null} null"
+    return f"{word}: {told} ({count * LEVEL:.1f} by chance)."
 
 
 def times(interval: Interval, digits: int = 2) -> str:
