@@ -2,32 +2,25 @@
 
 import dataclasses
 import functools
-import json
 import re
 
 import gin
 import numpy as np
 import pytest
 
-from benchmarks import arms, commands
-from benchmarks.arms import Arm, Models, Snapshot
+from benchmarks.arms import Arm, Snapshot
 from benchmarks.paper import __main__ as paper
-from benchmarks.paper import a_speedup, d_heat_map, models, running, scales, verdicts
-from benchmarks.paper.experiment import Experiment, Found, Measurement, figure
-from benchmarks.paper.models import FOLDER
+from benchmarks.paper import a_speedup, d_heat_map, running, scales, verdicts
 from benchmarks.paper.rows import Comparison, pool, share_above
-from benchmarks.paper.running import Run
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
-from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import audit, grid, results
+from distillspec_jax.evaluation import grid
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.prompts import Quality
 from distillspec_jax.evaluation.rows import autoregressive_row, drafted_row
-from distillspec_jax.evaluation.sweep import RESULTS, sweep
+from distillspec_jax.evaluation.sweep import sweep
 from distillspec_jax.showcase.transfer_texts import GENERATORS, ROWS
-from tests import pair
 from tests.evaluation import simulated
 
 LABELS = {
@@ -38,6 +31,12 @@ LABELS = {
 }
 SMOKE = scales.SCALES["smoke"]
 SHARED = {"top_k", "top_p", "seed", "prompts_digest", "max_new_tokens", "device", "version", "batch_size"}
+
+
+@functools.cache
+def example():
+    """Rows of a sweep: without a draft, and with one at T = 0."""
+    return simulated.rows(block_sizes=(7,))[:2]
 
 
 def rows():
@@ -121,93 +120,6 @@ def test_a_verdict_is_null_where_the_interval_includes_no_difference():
     assert verdicts.verdict([unknown]).startswith("Cannot be told")
 
 
-ARM = Arm("first", "wiki_leads", ("x.gin",), (("LEARNING_RATE", 0.1),), 16)
-SECOND = Arm("second", "wiki_leads", ("x.gin",), (("REFERENCE", ARM), ("TARGET", "zoo:target")), 8)
-
-
-@pytest.fixture
-def commands_run(monkeypatch):
-    """Stands in for training and sweeping; after so many commands the process is killed."""
-    done, at_most = [], [100]
-
-    def run(argv, place, in_process=False):
-        if len(done) >= at_most[0]:
-            raise KeyboardInterrupt
-        given = dict(flag.removeprefix("--gin.").split("=", 1) for flag in argv if flag.startswith("--gin."))
-        if argv[0] == "sweep":
-            folder = given["OUTPUT_DIR"]
-            known = {r.drafter for r in results.reopen(paper.Path(folder) / RESULTS)}
-            wanted = ["none", *json.loads(given["DRAFTERS"].replace("'", '"'))]
-            alone, row = example()
-            for name in wanted:
-                if name not in known:
-                    made = alone if name == "none" else dataclasses.replace(row, drafter=name)
-                    results.append(paper.Path(folder) / RESULTS, made)
-                    done.append(f"row {name}")
-                    if len(done) >= at_most[0]:
-                        raise KeyboardInterrupt
-            return
-        folder = paper.Path(given["MODEL_DIR"])
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [{"step": s, "split": "train", "step_s": 0.25} for s in (4, 8)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        done.append(place.rpartition("/")[2])
-
-    monkeypatch.setattr(commands, "run", run)
-    monkeypatch.setattr(arms, "_keep", lambda folder, step: (folder / f"step-{step}").mkdir(exist_ok=True))
-    return done, at_most
-
-
-def toy(scale, so_far):
-    drafters = {"SD": "zoo:draft", "first, seed 0": ARM, "on its way": Snapshot(SECOND, 4), "second": SECOND}
-    return [Measurement("b_algorithms", "wiki_leads", "zoo:target", drafters, 40)]
-
-
-TOY = Experiment("b", "Toy: it", "A claim.", toy, lambda rows: Found("said", str(len(rows)), figure()))
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_rows_of_one_that_was_not(commands_run, tmp_path):
-    """It fails where a training or a row is made twice, or one counts as done before its cost is known."""
-    done, at_most = commands_run
-    whole = Run(SMOKE, tmp_path / "whole", str).measure(TOY)
-    names = list(done)
-    assert len(names) == 2 + 5 == len(set(names))
-    done.clear()
-    for at_most[0] in (1, 2, 3, 5, 100):
-        try:
-            killed = Run(SMOKE, tmp_path / "killed", str).measure(TOY)
-        except KeyboardInterrupt:
-            assert at_most[0] < 100
-    assert done == names
-    assert [row.to_json() for row in killed] == [row.to_json() for row in whole]
-    cost = {row.drafter: row.unknown.get("trained", {}) for row in whole}
-    assert cost["SD"] == {}
-    assert (cost["first, seed 0"]["seconds"], cost["first, seed 0"]["steps"]) == (16 * 0.25, 16)
-    assert cost["on its way"]["seconds"] == 16 * 0.25 + 4 * 0.25  # what its reference cost is in it
-    assert cost["second"]["seconds"] == 16 * 0.25 + 8 * 0.25
-
-
-def test_equal_trainings_are_one_and_any_other_setting_makes_another():
-    assert ARM.name == dataclasses.replace(ARM).name
-    others = [
-        dataclasses.replace(ARM, seed=1),
-        dataclasses.replace(ARM, steps=8),
-        dataclasses.replace(ARM, bindings=(("LEARNING_RATE", 0.2),)),
-        dataclasses.replace(ARM, gin_files=("y.gin",)),
-        SECOND,
-        dataclasses.replace(SECOND, bindings=(("REFERENCE", dataclasses.replace(ARM, seed=1)),)),
-    ]
-    assert len({one.name for one in others} | {ARM.name}) == 7
-    assert ARM.kept == (4, 8, 16)
-
-
-def test_a_folder_of_other_settings_is_refused(tmp_path):
-    Run(SMOKE, tmp_path, str).open()
-    Run(SMOKE, tmp_path, str).open()
-    with pytest.raises(UsageError, match="was made with another steps: choose another --output"):
-        Run(dataclasses.replace(SMOKE, steps=5), tmp_path, str).open()
-
-
 def bound(scale, one):
     """The values that a measurement gives the sweep; labels, rules and lengths are such as gin takes."""
     given = {"TARGET": "t", "DRAFTERS": dict.fromkeys(one.drafters, "d"), "TASK": one.task}
@@ -233,12 +145,6 @@ def test_every_measurement_of_the_full_scale_binds_to_a_sweep():
     cells = bound(full, blocks)[0]
     assert {cell.block_size for cell in cells} == set(range(17))
     assert {cell.temperature for cell in cells} == {0.0, 0.3, 0.7, 1.0}
-
-
-@functools.cache
-def example():
-    """Rows of a sweep: without a draft, and with one at T = 0."""
-    return simulated.rows(block_sizes=(7,))[:2]
 
 
 def simulate(scale, one, number):
@@ -317,41 +223,6 @@ def test_the_transfer_file_has_every_generator_in_turns_and_nothing_that_was_tra
     assert len((catalog.CORPORA / "reasoning_gym.test.jsonl.gz").read_bytes()) < 300_000
 
 
-def test_two_experiments_from_training_to_a_page(tmp_path, monkeypatch):
-    """(a) and (e) on a tiny pair, of one draft on its way and at its end; again, nothing is made twice."""
-    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
-    scale = dataclasses.replace(SMOKE, **names)
-    arm = models.algorithm(scale, "wiki_leads", "Supervised KD")  # without a sampler that compiles
-    drafters = {"SD": names["draft"], "control, seed 0": Snapshot(arm, 2), "DistillSpec, seed 0": arm}
-    only = {"TEMPERATURES": "(1.0,)"}
-    one = Measurement("a_speedup", "wiki_leads", names["target"], drafters, 6, 5, bindings=only)
-    first = dataclasses.replace(paper.EXPERIMENTS["a"], measure=lambda scale, rows: [one])
-    monkeypatch.setattr(paper, "EXPERIMENTS", {**paper.EXPERIMENTS, "a": first})
-    wanted, told = [first, paper.EXPERIMENTS["e"]], []
-    job, docs = Run(scale, tmp_path / "run", told.append), tmp_path / "docs"
-    assert paper.run(job, wanted, docs) == 0
-    assert sum("training" in line for line in told) == 1
-    text = (docs / "a_speedup" / RESULTS).read_text()
-    assert str(tmp_path / "run") not in text
-    assert not audit.audit(docs / "a_speedup" / RESULTS).violations
-    found = {row.drafter: row for row in results.read([docs / "a_speedup" / RESULTS])}
-    assert {name: row.unknown.get("trained", {}).get("steps") for name, row in found.items()} == {
-        **{"none": None, "SD": None, "control, seed 0": 2, "DistillSpec, seed 0": 4}
-    }
-    page = (docs / "a_speedup" / running.PAGE).read_text()
-    assert "10 to 45 %" in page
-    cells = next(line for line in page.splitlines() if "wiki_leads, T = 1" in line).split("|")
-    assert cells[5].strip().startswith(f"{found['SD'].block_efficiency:.2f} (")
-    assert "../a_speedup/results.jsonl" in (docs / "e_prompts" / running.PAGE).read_text()
-    assert "<svg" in (docs / "e_prompts" / running.FIGURE).read_text()
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")}
-    assert paper.run(job, wanted, docs) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")} == files
-    assert (docs / "a_speedup" / RESULTS).read_text() == text
-    assert paper.run(job, wanted, docs, only_pages=True) == 0
-    assert (docs / "a_speedup" / running.PAGE).read_text() == page
-
-
 def test_bad_input_is_one_line(tmp_path, capsys):
     for argv, says in (
         (["--scale=smal"], "unknown scale 'smal': did you mean 'small'"),
@@ -360,9 +231,3 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert paper.errors.run(paper.main, [*argv, f"--output={tmp_path / 'none'}"], command="paper") == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-
-
-def test_the_models_folder_tells_a_name_from_a_training(tmp_path):
-    assert Models(tmp_path).path("zoo:target") == "zoo:target"
-    assert Models(tmp_path).cost("lookup") is None
-    assert FOLDER.endswith("paper/embedded")

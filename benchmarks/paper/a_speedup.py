@@ -16,6 +16,8 @@ from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports import summary
 from distillspec_jax.showcase.recipes import RECIPES
 
+_COLOURS = {SD: COLOURS[0], DISTILLSPEC: COLOURS[1], CONTROL: COLOURS[-1]}
+
 
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
     """Every task: the supervised draft, more supervised training, DistillSpec."""
@@ -67,12 +69,12 @@ def page(rows: Sequence[ResultRow]) -> Found:
     place = np.arange(len(found))
     for i, name in enumerate((SD, DISTILLSPEC)):
         intervals = [of[name].speedup for of in found.values()]
-        _bars(left, place + 0.4 * i, intervals, 0.4, COLOURS[i], name)
+        _bars(left, place + 0.4 * i, intervals, 0.4, _COLOURS[name], name)
     for i, (name, ratios) in enumerate(((CONTROL, controls), (DISTILLSPEC, gains))):
-        _bars(right, place + 0.4 * i, [one.interval for one in ratios], 0.4, COLOURS[1 + i], name)
+        _bars(right, place + 0.4 * i, [one.interval for one in ratios], 0.4, _COLOURS[name], name)
     for axes, what in ((left, "measured speed-up"), (right, "tokens a call, over SD")):
         axes.axhline(1, color="0.3", lw=0.8)
-        axes.set_xticks(place + 0.2, [name.replace(", ", "\n") for name in found], fontsize=6)
+        axes.set_xticks(place + 0.2, [name.replace(", ", "\n") for name in found], fontsize=6, rotation=45)
         axes.set_ylabel(what)
         axes.legend(fontsize=7)
     said = verdict(speeds, what="ratios of measured speed-ups")

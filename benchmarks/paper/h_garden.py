@@ -72,7 +72,7 @@ def page(rows: Sequence[ResultRow]) -> Found:
                     label=target if drafter == NO_DRAFTER else None,
                 )
         no_worse = [pair for pair in found if pair[1].side >= 0]
-        best.append((t, *max(no_worse, key=lambda pair: pair[0].interval.value)))
+        best.append((t, len(no_worse), *max(no_worse, key=lambda pair: pair[0].interval.value)))
         axes.set(title=f"T = {t:g}", xlabel="times faster than the large target alone", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.legend(fontsize=6)
@@ -84,18 +84,18 @@ def _shown(pace: Comparison, score: Comparison, one: Pool) -> list[str]:
     return [times(pace.interval), f"{one.score.mean():.1f}", times(score.interval, 1)]
 
 
-def said(best: Sequence[tuple[float, Comparison, Comparison]], metric: str) -> str:
+def said(best: Sequence[tuple[float, int, Comparison, Comparison]], metric: str) -> str:
     """The fastest pair whose score is not seen to be worse than the large target's, at each temperature."""
     parts = []
-    for t, pace, score in best:
+    for t, pairs, pace, score in best:
         low, high = pace.interval.low, pace.interval.high
         word = "It held" if low >= CLAIMED else "It did not hold" if high < CLAIMED else "Null"
         if pace.interval.ends is None:
             word = "Cannot be told"
         bar = "above" if low >= BAR else "below" if high < BAR else "neither surely above nor below"
         parts.append(
-            f"{word} at T = {t:g}: of the pairs whose {metric} is not seen to be worse than the large "
-            f"target's the fastest is {pace.name}, {times(pace.interval)} times, "
+            f"{word} at T = {t:g}: of the {pairs} pairs whose {metric} is not seen to be worse than the "
+            f"large target's the fastest is {pace.name}, {times(pace.interval)} times, "
             f"{metric} {times(score.interval, 1)} apart (the interval of the difference); "
             f"that is {bar} {BAR:g} times."
         )

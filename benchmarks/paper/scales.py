@@ -71,19 +71,19 @@ class Scale:
 
 SMALL = Scale(
     name="small",
-    steps=32,
+    steps=24,
     batch_size=16,
     seeds=1,
     rates=(2e-3,),
-    prompts=32,
+    prompts=24,
     timed=12,
     per_generator=4,
     compared=(WIKI,),
-    blocks=(1, 2, 3, 5, 7, 11, 16),
+    blocks=(1, 3, 7, 16),
     warmth=(0.0, 0.3, 0.7, 1.0),
     epsilons=(1.0, 0.5, 0.2),
     widths=(24,),
-    narrow_steps=64,
+    narrow_steps=48,
     in_process=True,
 )
 SCALES: Mapping[str, Scale] = {
