@@ -46,6 +46,23 @@ class Measurement:
 
 
 @dataclasses.dataclass(frozen=True)
+class InTurns:
+    """Several targets without drafts, timed in turns; the first is what the others are compared with.
+
+    Attributes:
+      task: decoded.
+      targets: models by name.
+      temperatures: of each.
+      timed: prompts.
+    """
+
+    task: str
+    targets: Mapping[str, Model]
+    temperatures: tuple[float, ...]
+    timed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Found:
     """What the rows of an experiment say.
 
@@ -75,7 +92,7 @@ class Experiment:
     letter: str
     title: str
     claim: str
-    measure: Callable[[Scale, Sequence[ResultRow] | None], Sequence[Measurement]]
+    measure: Callable[[Scale, Sequence[ResultRow] | None], Sequence[Measurement | InTurns]]
     page: Callable[[Sequence[ResultRow]], Found]
     stages: int = 1
     rows_of: str | None = None

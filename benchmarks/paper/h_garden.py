@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from benchmarks.arms import Model
 from benchmarks.paper import models
-from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
+from benchmarks.paper.experiment import COLOURS, Experiment, Found, InTurns, Measurement, figure, prompts_said
+from benchmarks.paper.in_turns import PART
 from benchmarks.paper.models import DISTILLSPEC, SD
 from benchmarks.paper.rows import Comparison, Pool, label, pace_ratio, pool, score_difference, select
 from benchmarks.paper.scales import WIKI, Scale
@@ -15,11 +16,12 @@ from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
 from distillspec_jax.reports import summary
 
 LARGE = "large"
+WARMTH = (0.0, 1.0)
 CLAIMED, BAR = 6.0, 4.0
 """Times less latency: the paper's lower end, and what is asked of this garden."""
 
 
-def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
+def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement | InTurns]:
     """Every target alone and with every smaller draft that was made for it or before it."""
     task = WIKI
     sd = scale.draft_of(task)
@@ -36,9 +38,13 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
         ("small, supervised", sd, {"lookup": "lookup"}),
         ("small, distilled", small, {"lookup": "lookup"}),
     ]
+    alone = {name: target for name, target, _ in of_targets}
     return [
-        Measurement("h_garden", task, target, drafters, scale.prompts, scale.timed, part=name)
-        for name, target, drafters in of_targets
+        InTurns(task, alone, WARMTH, scale.timed),
+        *(
+            Measurement("h_garden", task, target, drafters, scale.prompts, scale.timed, part=name)
+            for name, target, drafters in of_targets
+        ),
     ]
 
 
@@ -48,7 +54,9 @@ def page(rows: Sequence[ResultRow]) -> Found:
     warmth = summary.temperatures(rows)
     drawn = figure(8.0, 3.4)
     axes_of = drawn.subplots(1, max(1, len(warmth)), squeeze=False).flat
-    targets = list(dict.fromkeys(row.unknown.get("part", LARGE) for row in rows))
+    timed = [row for row in rows if row.unknown["part"].startswith(PART)]
+    rows = [row for row in rows if not row.unknown["part"].startswith(PART)]
+    targets = list(dict.fromkeys(row.unknown["part"] for row in rows))
     for t, axes in zip(warmth, axes_of, strict=False):
         of_cell = select(rows, temperature=t)
         alone = pool(select(of_cell, part=LARGE), NO_DRAFTER, block_size=0)
@@ -57,11 +65,15 @@ def page(rows: Sequence[ResultRow]) -> Found:
         found = []
         for i, target in enumerate(targets):
             of_target = select(of_cell, part=target)
+            in_turns = pool(select(timed, temperature=t, part=f"{PART}{target}"), NO_DRAFTER, block_size=0)
+            if in_turns is None:
+                continue
             for drafter, size in dict.fromkeys((label(row), row.block_size) for row in of_target):
                 one = pool(of_target, drafter, block_size=size)
                 assert one is not None
                 name = f"{target}, {'no draft' if drafter == NO_DRAFTER else f'{drafter}, γ = {size}'}"
-                pace, score = pace_ratio(name, one, alone), score_difference(name, one, alone)
+                own = in_turns if drafter == NO_DRAFTER else one
+                pace, score = pace_ratio(name, own, in_turns), score_difference(name, one, alone)
                 found.append((pace, score))
                 lines.append([f"T = {t:g}", name, *_shown(pace, score, one)])
                 axes.plot(

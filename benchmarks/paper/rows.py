@@ -148,10 +148,18 @@ def speed_ratio(name: str, ours: Pool, theirs: Pool) -> Comparison:
     return _ratio(name, over, under)
 
 
-def pace_ratio(name: str, ours: Pool, large: Pool) -> Comparison:
-    """Compares the seconds a token of a pair with those of another target without a draft."""
-    over = [large.timed("seconds"), ours.timed("emitted")]
-    return _ratio(name, over, [large.timed("emitted"), ours.timed("seconds")])
+def pace_ratio(name: str, ours: Pool, alone: Pool) -> Comparison:
+    """Compares the seconds a token of a pair with those of the large target without a draft.
+
+    Args:
+      ours: timed in turns with its own target.
+      alone: that target, timed in turns with the large one (`in_turns`); `ours` itself: nothing to add.
+    """
+    over, under = [], []
+    for one in (alone,) if ours is alone else (alone, ours):
+        over += [one.timed("baseline_seconds"), one.timed("emitted")]
+        under += [one.timed("baseline_emitted"), one.timed("seconds")]
+    return _ratio(name, over, under)
 
 
 def score_difference(name: str, ours: Pool, theirs: Pool) -> Comparison:

@@ -7,6 +7,7 @@ behind its last row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 
 from benchmarks import commands
 from benchmarks.arms import Arm, Model, Models, Snapshot
-from benchmarks.paper import scales
-from benchmarks.paper.experiment import Experiment, Measurement
+from benchmarks.paper import in_turns, scales
+from benchmarks.paper.experiment import Experiment, InTurns, Measurement
 from benchmarks.paper.scales import Scale
 from distillspec_jax import files
 from distillspec_jax.errors import UsageError
@@ -69,13 +70,18 @@ class Run:
     def measure(self, experiment: Experiment) -> list[ResultRow]:
         """Trains and sweeps what is missing of an experiment; returns its rows as they are published."""
         found: dict[str, list[ResultRow]] = {}
-        known: list[Measurement] = []
+        known: list[Measurement | InTurns] = []
         for stage in range(experiment.stages):
             so_far = [row for rows in found.values() for row in rows] if stage else None
             for i, measurement in enumerate(experiment.measure(self.scale, so_far)):
                 if measurement not in known:
                     known.append(measurement)
                     name = f"{stage}{i}-{measurement.task}"
+                    if isinstance(measurement, InTurns):
+                        found[name] = self._in_turns(
+                            measurement, self.root / "rows" / experiment.letter / name
+                        )
+                        continue
                     found[name] = self._sweep(
                         experiment, measurement, self.root / "rows" / experiment.letter / name
                     )
@@ -101,6 +107,27 @@ class Run:
         commands.run(argv, str(folder), in_process=self.scale.in_process)
         rows = results.latest(results.read([folder / RESULTS]))
         return [self._published(row, measurement) for row in rows]
+
+    def _in_turns(self, measurement: InTurns, folder: Path) -> list[ResultRow]:
+        if not (folder / RESULTS).exists():
+            targets = {name: self.models.path(model) for name, model in measurement.targets.items()}
+            self.tell(f"timing targets in turns: {', '.join(targets)}")
+            rows = commands.alone(
+                functools.partial(
+                    in_turns.measure,
+                    targets,
+                    measurement.task,
+                    temperatures=measurement.temperatures,
+                    timed=measurement.timed,
+                    repeats=self.scale.repeats,
+                    max_new_tokens=self.scale.max_new_tokens,
+                )
+            )
+            publish(rows, folder)
+        names = {self.models.path(model): _named(model) for model in measurement.targets.values()}
+        return [
+            dataclasses.replace(row, target=names[row.target]) for row in results.read([folder / RESULTS])
+        ]
 
     def _published(self, row: ResultRow, measurement: Measurement) -> ResultRow:
         """Adds what the draft cost, and takes out what names this machine or repeats itself."""
