@@ -10,7 +10,7 @@ from benchmarks.arms import Model
 from benchmarks.paper import models
 from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
 from benchmarks.paper.models import DISTILLSPEC, SD
-from benchmarks.paper.rows import Comparison, Pool, efficiency_ratio, pool, select, speed_ratio
+from benchmarks.paper.rows import Comparison, Pool, efficiency_ratio, pool, ratio, select, speed_ratio
 from benchmarks.paper.scales import GSM, WIKI, Scale
 from benchmarks.paper.verdicts import markdown, marked, times, verdict
 from distillspec_jax.evaluation.result_row import ResultRow
@@ -43,10 +43,17 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
     ]
 
 
-def of_generator(pooled: Pool, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Emitted tokens and target calls of one generator's prompts; the file takes generators in turns."""
+def of_generators(pooled: Pool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Emitted tokens and target calls of each generator's prompts; the file takes generators in turns."""
     emitted, calls = pooled.counts("emitted"), pooled.counts("target_calls")
-    return emitted[index :: len(GENERATORS)], calls[index :: len(GENERATORS)]
+    kinds = min(len(GENERATORS), len(emitted))
+    return [(emitted[k :: len(GENERATORS)], calls[k :: len(GENERATORS)]) for k in range(kinds)]
+
+
+def _ratio(
+    name: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+) -> Comparison:
+    return ratio(name, [ours[0], theirs[1]], [ours[1], theirs[0]])
 
 
 def page(rows: Sequence[ResultRow]) -> Found:
@@ -64,31 +71,39 @@ def page(rows: Sequence[ResultRow]) -> Found:
             speeds.append(speed_ratio(f"T = {t:g}", ours, sd))
         answers = answers or f"{sd.score.mean():.1f} %"
         lines.append([f"T = {t:g}", *(times(one.speedup) for one in (sd, ours))])
-        kinds = [
-            (of_generator(ours, k), of_generator(sd, k)) for k in range(min(len(GENERATORS), sd.prompts))
-        ]
-        of_kinds.append((t, [(a.sum() / b.sum()) / (c.sum() / d.sum()) for (a, b), (c, d) in kinds]))
+        columns = [of_generators(one) for one in (ours, sd)]
+        if len(columns[0]) == len(GENERATORS):
+            of_kinds.append(
+                (t, [_ratio(name, a, b) for name, a, b in zip(GENERATORS, *columns, strict=True)])
+            )
     for t in summary.temperatures(larger):
         of_cell = select(larger, temperature=t)
         sd, ours = pool(of_cell, SD), pool(of_cell, MEDIUM)
         if sd is not None and ours is not None:
             other.append(efficiency_ratio(f"T = {t:g}", ours, sd))
     head = ["puzzles", "SD speed-up", "DistillSpec speed-up", "their ratio", "ratio of tokens a call"]
-    columns = zip(lines, _padded(speeds, len(lines)), marked(whole), strict=True)
-    tables = [markdown(head, [[*line, speed, gain] for line, speed, gain in columns])]
+    made = zip(lines, _padded(speeds, len(lines)), marked(whole), strict=True)
+    tables = [markdown(head, [[*line, speed, gain] for line, speed, gain in made])]
     tables.append(
         markdown(
             ["larger target", "tokens a call, medium target's draft over SD"],
             [[one.name, text] for one, text in zip(other, marked(other), strict=True)],
         )
     )
-    table = [[name, *(f"{ratios[k]:.2f}" for _, ratios in of_kinds)] for k, name in enumerate(GENERATORS)]
-    if of_kinds and len(of_kinds[0][1]) == len(GENERATORS):
+    if of_kinds:
+        shown = [marked(kinds) for _, kinds in of_kinds]
+        table = [[name, *row] for name, *row in zip(GENERATORS, *shown, strict=True)]
         tables.append(markdown(["tokens a call over SD", *(f"T = {t:g}" for t, _ in of_kinds)], table))
     drawn = figure(8.0, 3.0)
     axes = drawn.subplots()
-    for i, (t, ratios) in enumerate(of_kinds):
-        axes.plot(range(len(ratios)), ratios, "o", color=COLOURS[i], label=f"T = {t:g}")
+    for i, (t, kinds) in enumerate(of_kinds):
+        axes.plot(
+            range(len(kinds)),
+            [one.interval.value for one in kinds],
+            "o",
+            color=COLOURS[i],
+            label=f"T = {t:g}",
+        )
     axes.axhline(1, color="0.3", lw=0.8)
     axes.set_xticks(range(len(GENERATORS)), GENERATORS, rotation=60, ha="right", fontsize=6)
     axes.set_ylabel("tokens a call, over SD")

@@ -84,7 +84,8 @@ def page(rows: Sequence[ResultRow]) -> Found:
                     label=target if drafter == NO_DRAFTER else None,
                 )
         no_worse = [pair for pair in found if pair[1].side >= 0]
-        best.append((t, len(no_worse), *max(no_worse, key=lambda pair: pair[0].interval.value)))
+        if no_worse:
+            best.append((t, len(no_worse), *max(no_worse, key=lambda pair: pair[0].interval.value)))
         axes.set(title=f"T = {t:g}", xlabel="times faster than the large target alone", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.legend(fontsize=6)

@@ -136,7 +136,7 @@ def efficiency_ratio(name: str, ours: Pool, theirs: Pool) -> Comparison:
     """Compares block efficiencies, paired by prompt."""
     over = [ours.counts("emitted"), theirs.counts("target_calls")]
     under = [ours.counts("target_calls"), theirs.counts("emitted")]
-    return _ratio(name, over, under)
+    return ratio(name, over, under)
 
 
 def speed_ratio(name: str, ours: Pool, theirs: Pool) -> Comparison:
@@ -145,7 +145,7 @@ def speed_ratio(name: str, ours: Pool, theirs: Pool) -> Comparison:
     over += [theirs.timed("seconds"), theirs.timed("baseline_emitted")]
     under = [ours.timed("seconds"), ours.timed("baseline_emitted")]
     under += [theirs.timed("baseline_seconds"), theirs.timed("emitted")]
-    return _ratio(name, over, under)
+    return ratio(name, over, under)
 
 
 def pace_ratio(name: str, ours: Pool, alone: Pool) -> Comparison:
@@ -159,7 +159,7 @@ def pace_ratio(name: str, ours: Pool, alone: Pool) -> Comparison:
     for one in (alone,) if ours is alone else (alone, ours):
         over += [one.timed("baseline_seconds"), one.timed("emitted")]
         under += [one.timed("baseline_emitted"), one.timed("seconds")]
-    return _ratio(name, over, under)
+    return ratio(name, over, under)
 
 
 def score_difference(name: str, ours: Pool, theirs: Pool) -> Comparison:
@@ -181,7 +181,8 @@ def share_above(name: str, ours: Pool, theirs: Pool) -> Comparison:
     return Comparison(name, interval, float(test.pvalue), null=0.5)
 
 
-def _ratio(name: str, over: Sequence[np.ndarray], under: Sequence[np.ndarray]) -> Comparison:
+def ratio(name: str, over: Sequence[np.ndarray], under: Sequence[np.ndarray]) -> Comparison:
+    """Compares products of sums over units, all columns on the same ones."""
     columns = [*over, *under]
     statistic = _quotient(len(over))
     try:
