@@ -15,6 +15,7 @@ ADVISE = (
     "advise --target=target --drafter=draft --inputs=asked.jsonl --limit=2 --max_new_tokens=4 --block_sizes=2"
 )
 COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_tokens=4 --batch_size=2"
+MERGE = "merge out"
 REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
 WATCH = "watch served.jsonl --window=5"
 CHECK = "check results.jsonl served.jsonl --record"
@@ -26,6 +27,8 @@ FROM_GGUF = "convert --from=gguf --input=tiny.gguf"
 FROM_T5X = "convert --from=t5x --input=t5x --mlp_activations=gelu,linear"
 FROM_ORBAX = "convert --from=t5x --input=orbax --mlp_activations=gelu,linear"
 TO_HF = "convert --to=hf --input=chatty"
+TO_GGUF = "convert --to=gguf --input=chatty"
+DEPLOY = "deploy --engine=llama.cpp --target=chatty --draft=chatty"
 _TASK = (
     "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
     "--gin.VALIDATION_FILE=valid.jsonl --gin.INPUTS_LENGTH=16 --gin.TARGETS_LENGTH=8"
@@ -49,6 +52,7 @@ FILES = {
     "evaluate": f"{EVALUATE} --output={{}}",
     "advise": f"{ADVISE} --output={{}}",
     "report": f"{REPORT} --output={{}}",
+    "convert to gguf": f"{TO_GGUF} --output={{}}",
 }
 """Commands whose output is a file."""
 
@@ -57,6 +61,7 @@ INPUTS = {
     "evaluate": ("target/model.json", "target/tokenizer.model"),
     "advise": ("asked.jsonl", "target/model.json", "draft/tokenizer.model"),
     "report": ("results.jsonl", "metrics.jsonl"),
+    "convert to gguf": ("chatty/model.json", "chatty/tokenizer.json"),
 }
 """What they read."""
 
@@ -79,11 +84,17 @@ EVERY = {
     **{name: line.format("out") for name, line in TRAINING.items()},
     "convert t5x": f"{FROM_T5X} --output=out",
     "convert orbax": f"{FROM_ORBAX} --output=out",
+    "generate, shard": f"{GENERATE} --output=out/lines --shard=1/3",
+    "collect, shard": f"{COLLECT} --output=out/texts --shard=0/2",
+    "sweep, shard": f"{SWEEP} --output_dir=out/sweep --shard=1/2",
+    "evaluate, shard": f"{EVALUATE} --batch_size=1 --output=out/numbers --shard=1/2",
+    "merge": MERGE,
     "watch": WATCH,
     "check": CHECK,
     "power": f"{POWER} --against=supervised --power=0.9 --level=0.01 --block_size=5",
     "dryrun": DRYRUN,
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
+    "deploy": DEPLOY,
     "draft, choices": "draft --target=target",
     "generate, chat": f"{CHAT} --output=out",
     "zoo": "zoo",
