@@ -45,6 +45,10 @@ DRAFTERS = 8
 """Each is a network in one program."""
 
 
+SHARDS = 99_999
+"""Shards of a run; their folders are numbered in five digits."""
+
+
 def check_most(name: str, value: float | None, most: float) -> None:
     """Refuses a number above the most; None is no number.
 

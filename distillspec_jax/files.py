@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillspec_jax import outputs
+from distillspec_jax import buckets, outputs
 from distillspec_jax.errors import UsageError
 
 Read = TypeVar("Read")
@@ -332,7 +332,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 def _content(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return buckets.local(str(path)).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 

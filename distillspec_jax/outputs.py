@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from distillspec_jax import buckets
 from distillspec_jax.errors import UsageError
 
 LAYOUT = frozenset(
@@ -231,8 +232,13 @@ def resolved(path: str | Path) -> Path:
     """The absolute path of an output, links followed; a device's or a pipe's as it is.
 
     Raises:
-      UsageError: a loop of links, or no name that a file can have.
+      UsageError: a bucket, a loop of links, or no name that a file can have.
     """
+    if buckets.is_bucket(path):
+        raise UsageError(
+            f"cannot save to {buckets.address(path)}: outputs are folders and files of this machine: "
+            "mount the bucket (gcsfuse, mountpoint-s3) and give the path, or copy them there afterwards"
+        )
     try:
         str(path).encode()
         return Path(path) if is_special(path) else Path(path).resolve()

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from distillspec_jax.cli.main import COMMANDS
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
+JOBS = [path for path in SCRIPTS if path.name != "slurm_here.sh"]
+"""Those that run a command."""
 
 # Notes its arguments and DISTILLSPEC_MULTIHOST, and exits with the next status of its plan. The status `wait`
 # stands for a job that runs until SIGTERM, then saves and exits 75; `75/137` for tasks of which the first
@@ -61,11 +64,18 @@ def launch(tmp_path):
     return run
 
 
-def test_the_three_scripts_are_there():
-    assert [path.name for path in SCRIPTS] == ["local.sh", "slurm.sbatch", "tpu_pod.sh"]
+def test_the_scripts_are_there():
+    names = ["local.sh", "slurm.sbatch", "slurm_array.sbatch", "slurm_here.sh", "tpu_pod.sh"]
+    assert [path.name for path in SCRIPTS] == names
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    done = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_scripts_parse_and_name_commands_that_exist(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     text = path.read_text()
@@ -73,7 +83,7 @@ def test_scripts_parse_and_name_commands_that_exist(path):
     assert named
     assert set(named) <= COMMANDS.keys()
     files = set(re.findall(r"--gin_file=(\S+)", text))
-    assert files & {"runs/finetune.gin", "runs/distill.gin"}
+    assert files & {"runs/finetune.gin", "runs/distill.gin", "runs/collect.gin"}
     assert not [file for file in files if not (path.parents[1] / "gin_configs" / file).is_file()]
 
 
@@ -125,6 +135,21 @@ def test_slurm_leaves_other_ends_alone(launch, result):
     )
     assert status == int(str(result).split("/")[-1])
     assert calls == ["srun multihost= --kill-on-bad-exit=1 distillspec distill"]
+
+
+@pytest.mark.parametrize("restarts", ["", "19"])
+def test_a_killed_task_of_an_array_goes_back_into_the_queue(launch, restarts):
+    job = {"SLURM_JOB_ID": "18", "SLURM_RESTART_COUNT": restarts}
+    status, calls = launch("slurm_array.sbatch", "collect", "--shard=auto/8", plan={"srun": [143, 0]}, **job)
+    assert (status, calls[1:]) == (143, ["scontrol multihost= requeue 18"])
+    assert calls[0] == "srun multihost= distillspec collect --shard=auto/8"
+
+
+@pytest.mark.parametrize(("result", "restarts"), [(0, ""), (1, ""), (2, ""), (137, "20")])
+def test_other_ends_of_a_task_are_left_alone(launch, result, restarts):
+    job = {"SLURM_JOB_ID": "18", "SLURM_RESTART_COUNT": restarts}
+    status, calls = launch("slurm_array.sbatch", "collect", plan={"srun": [result]}, **job)
+    assert (status, len(calls)) == (result, 1)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DRAFTER_HELP, CommandParser, list_of
+from distillspec_jax.cli.flags import DRAFTER_HELP, SHARD_HELP, CommandParser, list_of
 from distillspec_jax.cli.progress import ProgressLine
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import news, say
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int:
     )
     add("--block_size", type=int, default=5, metavar="N", help="drafted tokens per round (default: 5)")
     add("--batch_size", type=int, default=16, help="prompts per batch (default: 16)")
+    add("--shard", metavar="I/N", help=SHARD_HELP)
     add(
         "--num_partitions",
         type=int,
@@ -101,13 +102,14 @@ def main(argv: list[str]) -> int:
         draft=flags.drafter and drafter_registry.load(flags.drafter),
         block_size=flags.block_size,
         batch_size=flags.batch_size,
+        shard=flags.shard,
         partitioner=partitioner,
         progress=ProgressLine().prompts,
         say=news,
     )
     tokens = sum(len(text["tokens"]) for text in texts.texts)
     news(f"{len(texts.texts)} texts, {tokens} tokens of {texts.header.task}:{texts.header.split}")
-    say(flags.output)
+    say(str(texts.directory))
     return 0
 
 

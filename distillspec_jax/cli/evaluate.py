@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from distillspec_jax import files, outputs
+from distillspec_jax import outputs
 from distillspec_jax.cli import errors
-from distillspec_jax.cli.flags import DTYPE_HELP, CommandParser
+from distillspec_jax.cli.flags import DTYPE_HELP, SHARD_HELP, CommandParser
 from distillspec_jax.cli.progress import heartbeat
 from distillspec_jax.errors import UsageError
+from distillspec_jax.terminal import say
 
 HELP = """Measures models on a task's held-out rows: the loss of the references (nats per token) and its
 perplexity, with 95 % intervals over rows; the task's metric on greedy outputs, if it has one; and, for models
@@ -45,12 +45,15 @@ def main(argv: list[str]) -> int:
     add("--batch_size", type=int, default=8, help="rows per batch (default: 8)")
     add("--dtype", help=DTYPE_HELP)
     add("--output", metavar="FILE", help="also write the numbers as JSON")
+    add("--shard", metavar="I/N", help=SHARD_HELP)
     flags = parser.parse(argv)
+    if flags.shard and not flags.output:
+        raise UsageError(f"--shard={flags.shard}: name an --output, beside which the shards lie")
     if flags.batch_size < 1:
         raise UsageError(f"--batch_size={flags.batch_size}: must be at least 1")
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.evaluation import held_out
+    from distillspec_jax.evaluation import held_out, held_out_shards
     from distillspec_jax.models import pretrained, zoo_manifest
     from distillspec_jax.reports import tables
 
@@ -66,25 +69,23 @@ def main(argv: list[str]) -> int:
     for name in flags.model:
         pretrained.read_card(name)
     if flags.output:
-        outputs.check(flags.output, _is_ours)
+        outputs.check(flags.output, held_out.is_written)
+    options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size, "chat": flags.chat}
     found = {}
     with heartbeat("loading") as doing:
+        if flags.shard:
+            folder = held_out_shards.measure_shard(
+                flags.model, flags.output, task, flags.shard, dtype=flags.dtype, doing=doing, **options
+            )
+            say(str(folder))
+            return 0
         for number, name in enumerate(flags.model, start=1):
             doing(f"[{number}/{len(flags.model)}] {name}")
-            model = pretrained.load(name, dtype=flags.dtype)
-            options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size}
-            found[name] = held_out.measure(model, task, chat=flags.chat, **options)
+            found[name] = held_out.measure(pretrained.load(name, dtype=flags.dtype), task, **options)
     tables.print_held_out(f"{task}, {flags.split} split", found)
     if flags.output:
-        rows = {name: one.summary for name, one in found.items()}
-        files.write_json(flags.output, rows, _is_ours)
+        held_out.write(flags.output, found)
     return 0
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file holds measurements of models, as this command writes them."""
-    found = files.read_json(path)
-    return bool(found) and all(isinstance(one, dict) and "perplexity" in one for one in found.values())
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ TASK_HELP = (
 )
 
 
+SHARD_HELP = (
+    "compute the I-th (from 0) of N shares, in a folder beside the output; auto/N takes I from SLURM's or "
+    "Kubernetes' environment. `distillspec merge` puts the shares together"
+)
+
+
 def _drafter_names() -> str:
     from distillspec_jax.decoding import named_drafters
 

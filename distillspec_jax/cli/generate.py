@@ -10,6 +10,7 @@ from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
     DTYPE_HELP,
     RULE_HELP,
+    SHARD_HELP,
     CommandParser,
 )
 from distillspec_jax.cli.progress import ProgressLine
@@ -81,6 +82,7 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="continue an interrupted run, whose lines so far are in OUTPUT.partial",
     )
+    add("--shard", metavar="I/N", help=SHARD_HELP)
     add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",

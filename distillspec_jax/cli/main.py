@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling parameters",
     "evaluate": "held-out loss, perplexity and task quality of models",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
+    "merge": "put the shards of a run of collect, generate, sweep or evaluate together",
     "report": "tables, plots and one HTML page from any number of results.jsonl",
     "advise": "measure costs and acceptance here; the best block size, or none if drafting does not pay",
     "check": "verify that the counts of results and outputs agree; exits 1 if some do not",

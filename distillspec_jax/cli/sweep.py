@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillspec_jax import shards
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
     DTYPE_HELP,
     RULE_HELP,
+    SHARD_HELP,
     TASK_HELP,
     CommandParser,
     list_of,
@@ -84,6 +86,7 @@ def main(argv: list[str]) -> int:
         help="accept a pair with an unknown tokenizer",
     )
     add("--dtype", help=DTYPE_HELP)
+    add("--shard", metavar="I/N", help=SHARD_HELP)
     add("--output_dir", metavar="DIR", help="folder for results.jsonl")
     flags = parser.parse(argv)
     refuse_split(flags)
@@ -110,7 +113,10 @@ def main(argv: list[str]) -> int:
     tables.print_table(rows)
     tables.print_findings(rows)
     if "output_dir" in given:
-        say("", f"results: {Path(given['output_dir']) / 'results.jsonl'}")
+        folder = Path(given["output_dir"])
+        if "shard" in given:
+            folder = shards.parse(given["shard"]).folder(folder)
+        say("", f"results: {folder / 'results.jsonl'}")
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from distillspec_jax import checkpoint, files, outputs, schema
+from distillspec_jax import buckets, checkpoint, files, outputs, schema
 from distillspec_jax.data import logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.errors import UsageError, nearest, shown
@@ -103,7 +103,7 @@ class TargetSet:
     """A set on disk, whole and checked.
 
     Args:
-      directory: of the set.
+      directory: of the set, which may be in a bucket.
       with_logprobs: its log-probabilities, where it has any, must be there and are part of the batches.
 
     Raises:
@@ -111,7 +111,7 @@ class TargetSet:
     """
 
     def __init__(self, directory: str | Path, *, with_logprobs: bool = True):
-        self.directory = Path(directory)
+        self.directory = directory = buckets.local(str(directory))
         outputs.reads(directory)
         self.header = read_header(directory)
         self.reader = self._reader()

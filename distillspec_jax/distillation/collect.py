@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from distillspec_jax import bounds, checkpoint, files, memory, outputs
+from distillspec_jax import bounds, checkpoint, files, memory, outputs, shards
 from distillspec_jax.data import catalog, logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.data.target_set import (
@@ -35,7 +36,9 @@ from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.generation.request_files import GenerationRequest
 from distillspec_jax.generation.text_generator import Drafts, Generation, TextGenerator
 from distillspec_jax.models import fingerprints
+from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.new_folders import new_folder
 from distillspec_jax.partitioning import Partitioner
 
 
@@ -58,6 +61,7 @@ def collect(
     draft: Drafts = None,
     block_size: int | str = 5,
     batch_size: int = 8,
+    shard: str | None = None,
     partitioner: Partitioner | None = None,
     progress: Callable[[DecodingProgress], None] | None = None,
     say: Callable[[str], None] = print,
@@ -78,6 +82,8 @@ def collect(
         mass of the rest.
       draft, block_size, batch_size, partitioner: see `TextGenerator`; distributions are computed where the
         target is.
+      shard: `I/N`, see `shards.parse`: write the I-th of N shares of the texts, whole files of distributions
+        where they are stored; `merge_sets` makes one set of them.
       progress: called while texts are decoded.
       say: called with a line about each slow part.
 
@@ -142,18 +148,29 @@ def collect(
         prompts_begin_with_eos=form.reader.begins_with_eos,
         chat=dict(target.card.chat) if chat else {},
     )
-    root = Path(directory)
-    _check_same(root, header)
-    checkpoint.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
     asked = [
         GenerationRequest(row["inputs"], f"{task}:{split}:{number}", {"row": number, "sample": sample})
         for number, row in enumerate(rows)
         for sample in range(num_samples)
     ]
+    root, share, part = Path(directory), range(len(asked)), None
+    if shard is not None:
+        own, texts_a_unit = shards.parse(shard), ROWS_A_SHARD if top_logprobs else 1
+        what = f"files of {ROWS_A_SHARD} texts" if top_logprobs else "texts"
+        units = own.of(-(-len(asked) // texts_a_unit), what)
+        share = share[units.start * texts_a_unit : units.stop * texts_a_unit]
+        settings = {name: value for name, value in dataclasses.asdict(header).items() if name != "target"}
+        lines = {TEXTS_FILE: len(share)}
+        part = shards.Part("collect", own.index, own.count, len(asked), lines, settings)
+        root = own.folder(directory)
+        part.check(root)
+    _check_same(root, header)
+    checkpoint.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
     path = root / TEXTS_FILE
     if not path.is_file():
-        done = request_files.finished(str(path), asked)
-        numbers, left = range(done, len(asked)), asked[done:]
+        done = request_files.finished(str(path), [asked[number] for number in share])
+        numbers = share[done:]
+        left = [asked[number] for number in numbers]
         # Nothing is decoded yet, but all is checked: what cannot be decoded leaves no set behind.
         texts = generator.stream(
             [request.inputs for request in left],
@@ -166,13 +183,48 @@ def collect(
             progress=progress,
             numbers=numbers,
         )
+        if part is not None:
+            part.begin(root)
         _open(root, header, generator.tokenizer.model_bytes)
         if done:
-            say(f"resuming after {done} of {len(asked)} texts")
+            say(f"resuming after {done} of {len(share)} texts")
         _write_texts(path, left, texts)
     if top_logprobs:
-        _write_logprobs(root, target, header, batch_size, say)
+        # One width for all texts of the run, whichever of them this process has.
+        widest = width_of([form.ids(row["inputs"], task) for row in rows])
+        lengths = {"inputs": widest, "targets": longest}
+        _write_logprobs(root, target, header, batch_size, lengths, say)
     return TargetSet(root)
+
+
+def merge_sets(folders: Sequence[Path], directory: str | Path) -> TargetSet:
+    """Makes one set of what all shards of a run wrote.
+
+    Args:
+      folders: as `shards.find` gives them.
+      directory: of the set, which appears when it is whole.
+
+    Raises:
+      UsageError: a part whose files of distributions are missing, or a place that holds something.
+    """
+    first, parts = folders[0], [TargetSet(folder) for folder in folders]
+    found = files.read_json(first / HEADER_FILE)
+    provenance = found.get("provenance")
+    if isinstance(provenance, dict) and "command" in provenance:
+        provenance["command"] = shards.whole_command(provenance["command"])
+    tokenizer = checkpoint.find_tokenizer(first)
+    assert tokenizer is not None  # the set was read with it
+    with new_folder(directory) as root:
+        with files.saving(directory):
+            shutil.copyfile(tokenizer, root / tokenizer.name)
+            shards.joined(folders, TEXTS_FILE, root / TEXTS_FILE)
+            logprobs = [logprobs_file(part.directory, shard) for part in parts for shard in part.shards()]
+            if logprobs:
+                logprobs_file(root, 0).parent.mkdir()
+            for number, path in enumerate(logprobs):
+                shutil.copyfile(path, logprobs_file(root, number))
+        files.write_json(root / HEADER_FILE, found)
+    return TargetSet(directory)
 
 
 def _check_same(root: Path, header: Header) -> None:
@@ -208,13 +260,17 @@ def _write_texts(path: Path, left: list[GenerationRequest], texts: Iterator[Gene
 
 
 def _write_logprobs(
-    root: Path, target: Pretrained, header: Header, batch_size: int, say: Callable[[str], None]
+    root: Path,
+    target: Pretrained,
+    header: Header,
+    batch_size: int,
+    lengths: Mapping[str, int],
+    say: Callable[[str], None],
 ) -> None:
     """Writes every missing file of distributions; each text takes a forward pass of the target."""
     with files.saving(root):
         logprobs_file(root, 0).parent.mkdir(exist_ok=True)
     texts = TargetSet(root, with_logprobs=False)
-    lengths = texts.longest  # what is longer in the task need not be read
     for shard in texts.shards():
         path = logprobs_file(root, shard)
         if path.is_file():

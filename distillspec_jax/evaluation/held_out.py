@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distillspec_jax import bounds, memory
+from distillspec_jax import bounds, files, memory
 from distillspec_jax.data import catalog, text_metrics
 from distillspec_jax.data.examples import Example, examples
 from distillspec_jax.evaluation import paired
@@ -21,6 +23,23 @@ from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The losses and outputs of a model on some of a task's examples, before anything is pooled.
+
+    Attributes:
+      nll: float32, summed negative log-likelihood of each reference, nats.
+      tokens: int32, of each reference, EOS included.
+      references: texts.
+      outputs: greedy text of each prompt; empty where the task has no metric.
+    """
+
+    nll: np.ndarray
+    tokens: np.ndarray
+    references: list[str]
+    outputs: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +59,17 @@ class HeldOut:
     outputs: list[str]
     scores: np.ndarray
     corpus: dict[str, float]
+
+    @classmethod
+    def of(cls, measured: Measured, metric_name: str) -> HeldOut:
+        """Scores the outputs against the references, by a name in `data.text_metrics.METRICS`."""
+        metric = text_metrics.find_metric(metric_name)
+        if metric.corpus is None:
+            return cls(measured.nll, measured.tokens, [], np.zeros(0), {})
+        pairs = list(zip(measured.references, measured.outputs, strict=True))
+        scores = np.asarray([text_metrics.per_example(metric_name, *pair) for pair in pairs])
+        corpus = dict(metric.corpus(measured.references, measured.outputs))
+        return cls(measured.nll, measured.tokens, measured.outputs, scores, corpus)
 
     @property
     def loss(self) -> Interval:
@@ -85,27 +115,63 @@ def measure(
     Raises:
       UsageError: an unknown task or split, a limit below 1, a model without tokenizer or chat template.
     """
-    bounds.check_most("batch_size", batch_size, bounds.ROWS)
+    rows = examples_for(model, task, split=split, limit=limit, chat=chat)
+    found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat)
+    return HeldOut.of(found, catalog.find_task(task).metric)
+
+
+def examples_for(
+    model: Pretrained, task: str, *, split: str, limit: int | None, chat: bool = False
+) -> list[Example]:
+    """The examples that `measure` reads.
+
+    Raises:
+      UsageError: as `measure`.
+    """
     reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
-    rows = examples(task, split=split, limit=limit, reader=reader)
-    spec = catalog.find_task(task)
-    nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size)
-    metric = text_metrics.find_metric(spec.metric)
-    if metric.corpus is None:
-        return HeldOut(nll, tokens, [], np.zeros(0), {})
+    return examples(task, split=split, limit=limit, reader=reader)
+
+
+def measure_rows(
+    model: Pretrained,
+    task: str,
+    rows: list[Example],
+    *,
+    batch_size: int,
+    chat: bool = False,
+    share: range | None = None,
+) -> Measured:
+    """Measures the examples of a share of the rows as `measure` measures them among all.
+
+    Args:
+      share: indices of rows, from a multiple of the batch size; all rows by default.
+
+    Raises:
+      UsageError: as `measure`.
+    """
+    bounds.check_most("batch_size", batch_size, bounds.ROWS)
+    spec, share = catalog.find_task(task), share or range(len(rows))
+    width = width_of([row.prompt for row in rows])
+    rows = [rows[i] for i in share]
+    nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size, width)
+    references = [row.targets_text for row in rows]
+    if text_metrics.find_metric(spec.metric).corpus is None:
+        return Measured(nll, tokens, references, [])
     generator = TextGenerator(
         model, form=prompt_format(model, task=task, truncate=True, chat=chat), batch_size=batch_size
     )
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
-    references = [row.targets_text for row in rows]
-    scores = [text_metrics.per_example(spec.metric, r, o) for r, o in zip(references, outputs, strict=True)]
-    return HeldOut(nll, tokens, outputs, np.asarray(scores), dict(metric.corpus(references, outputs)))
+    return Measured(nll, tokens, references, outputs)
 
 
 def reference_loss(
-    model: Pretrained, rows: list[Example], max_targets: int, batch_size: int
+    model: Pretrained, rows: list[Example], max_targets: int, batch_size: int, width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds up the loss and the tokens of every reference; no example is dropped."""
+    """Adds up the loss and the tokens of every reference; no example is dropped.
+
+    Args:
+      width: of the padded prompts; as the longest needs by default.
+    """
     reader = Reader(tokenizer_of(model))
     logits = 2 * 4 * batch_size * max_targets * model.model.vocab_size  # and their logarithms
     memory.check(f"a loss of batches of {batch_size:,} rows of {max_targets:,} tokens", logits)
@@ -122,7 +188,7 @@ def reference_loss(
         own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # an id 0 may be a word
         return jnp.sum(jnp.where(own_BT, nll_BT, 0.0), axis=1)
 
-    width = width_of([row.prompt for row in rows])
+    width = width_of([row.prompt for row in rows]) if width is None else width
     found, counts = [], []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
@@ -135,6 +201,21 @@ def reference_loss(
         found.append(np.asarray(loss(model.params, inputs_BT, targets_BT, length_B))[: len(part)])
         counts.append(length_B[: len(part)])
     return np.concatenate(found), np.concatenate(counts)
+
+
+def write(path: str | Path, found: Mapping[str, HeldOut]) -> None:
+    """Writes what is pooled of several models as JSON.
+
+    Raises:
+      UsageError: as `files.write_json`.
+    """
+    files.write_json(path, {name: one.summary for name, one in found.items()}, is_written)
+
+
+def is_written(path: Path) -> bool:
+    """Whether `write` wrote a file."""
+    found = files.read_json(path)
+    return bool(found) and all(isinstance(one, dict) and "perplexity" in one for one in found.values())
 
 
 def copy_baseline(task: str, *, split: str, limit: int | None) -> tuple[np.ndarray, dict[str, float]]:

@@ -72,7 +72,7 @@ def append(path: Path, row: ResultRow) -> None:
     Raises:
       UsageError: it cannot be written (a full disk); what was written of the line is taken back.
     """
-    line = json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+    line = as_line(row)
     outputs.check(path)
     with files.saving(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +84,11 @@ def append(path: Path, row: ResultRow) -> None:
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 file.truncate(size)
             raise
+
+
+def as_line(row: ResultRow) -> str:
+    """The line of a row, its end included."""
+    return json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def latest(rows: Iterable[ResultRow]) -> list[ResultRow]:

@@ -6,10 +6,9 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from distillspec_jax import bounds, files, schema
+from distillspec_jax import bounds, buckets, files, schema
 from distillspec_jax.acceptance import COUNTS, REQUIRED, Record
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
@@ -62,7 +61,7 @@ def read(path: str) -> list[dict[str, Any]]:
     Raises:
       UsageError: no such file, no lines, or one that has no such counts; named by its number.
     """
-    if not Path(path).is_file():
+    if not buckets.local(path).is_file():
         raise UsageError(f"there is no file {path}")
     found = list(_lines(path))
     if not found:
@@ -71,7 +70,7 @@ def read(path: str) -> list[dict[str, Any]]:
 
 
 def _lines(path: str) -> Iterator[dict[str, Any]]:
-    content = Path(path).read_bytes()
+    content = buckets.local(path).read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     for place, line in files.json_lines(files.decoded_lines(whole, path), path):
         yield counted(line, place)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import bounds, checkpoint, outputs
+from distillspec_jax import bounds, checkpoint, outputs, shards
 from distillspec_jax.decoding import (
     Engine,
     SamplingDistribution,
@@ -77,6 +77,7 @@ def sweep(
     measure_overlap: bool = False,
     assume_same_vocabulary: bool = False,
     dtype: str | None = None,
+    shard: str | None = None,
     progress: Callable[[SweepProgress], None] | None = None,
 ) -> list[ResultRow]:
     """Measures every cell of the grid and appends it to `output_dir/results.jsonl`.
@@ -107,6 +108,9 @@ def sweep(
         the same draws (recording it slows a small pair by a tenth or more).
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       dtype: of the models that are given by name, see `pretrained.load`.
+      shard: `I/N`, see `shards.parse`: measure the I-th of N shares of the grid's groups of cells (a block
+        size at a temperature with all drafters, or a baseline); `result_shards.merge_rows`
+        joins them.
       progress: called as cells get done.
 
     Returns:
@@ -128,6 +132,12 @@ def sweep(
     ):
         grid.check_whole(name, value, least, most)
 
+    groups = grid.groups(points)
+    own = None if shard is None else shards.parse(shard)
+    if own is not None:
+        share = own.of(len(groups), "groups of cells")
+        output_dir = own.folder(output_dir)
+        points = [cell for number in share for cell in groups[number]]
     path = Path(output_dir) / RESULTS
     before = results.reopen(path)
     target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
@@ -163,6 +173,17 @@ def sweep(
         path=path,
         tell=progress or (lambda _: None),
     )
+    if own is not None:
+        every = [fingerprints.of_json(dataclasses.astuple(cell)) for group in groups for cell in group]
+        settings = {
+            **job.settings,
+            "measure_overlap": measure_overlap,
+            "models": job.models,
+            "cells": fingerprints.of_json(every),
+        }
+        part = shards.Part("sweep", own.index, own.count, len(every), {RESULTS: len(points)}, settings)
+        part.check(path.parent)
+        part.begin(path.parent)
     return job.run(before)
 
 
@@ -281,7 +302,7 @@ class _Sweep:
         return prompts.score(self.prompt_set, complete.completions, self._tokenizer)
 
     @functools.cached_property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Fields that all rows of this sweep share and that decide their numbers."""
         return {
             "task": self.prompt_set.task,
@@ -301,16 +322,21 @@ class _Sweep:
         }
 
     @functools.cached_property
-    def _fingerprints(self) -> dict[Cell, str]:
-        """Names all that a cell's numbers depend on."""
-        target = fingerprints.of_params(self.target.params)
+    def models(self) -> tuple[str, dict[str, Any]]:
+        """Digests of the target's weights and of each drafter's."""
         drafts = {
             label: [fingerprints.of_params(draft.params), draft.card.shortlist]
             if isinstance(draft, Pretrained)
             else draft
             for label, draft in self.drafts.items()
         }
-        fixed = [{"schema_version": SCHEMA_VERSION, **self._settings}, target, self.measure_overlap]
+        return fingerprints.of_params(self.target.params), drafts
+
+    @functools.cached_property
+    def _fingerprints(self) -> dict[Cell, str]:
+        """Names all that a cell's numbers depend on."""
+        target, drafts = self.models
+        fixed = [{"schema_version": SCHEMA_VERSION, **self.settings}, target, self.measure_overlap]
         return {
             cell: fingerprints.of_json([fixed, drafts.get(cell.drafter), dataclasses.astuple(cell)])
             for cell in self.cells
@@ -324,7 +350,7 @@ class _Sweep:
         """The fields of a cell's row that are not measured."""
         draft = self.drafts.get(cell.drafter)
         return {
-            **self._settings,
+            **self.settings,
             "verifier": cell.rule,
             "batch_size": cell.batch_size,
             "temperature": cell.temperature,
@@ -334,8 +360,8 @@ class _Sweep:
         }
 
     def _write(self, cell: Cell, row: ResultRow) -> None:
-        if cell.temperature == 0:
-            baseline = self.done.get(cell.baseline, row)
+        baseline = row if cell.is_baseline else self.done.get(cell.baseline)  # None: another shard has it
+        if cell.temperature == 0 and baseline is not None:
             row = dataclasses.replace(row, matches_autoregressive=row.same_outputs(baseline))
         results.append(self.path, row)
         self.done[cell] = row

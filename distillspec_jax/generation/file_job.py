@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from distillspec_jax import bounds, outputs, terminal
+from distillspec_jax import bounds, files, outputs, shards, terminal
 from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files, text_generator
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import make_partitioner
+
+LINES = "lines.jsonl"
+"""The lines of one shard, in its folder."""
 
 
 @outputs.one_run
@@ -43,6 +48,7 @@ def generate_file(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     resume: bool = False,
+    shard: str | None = None,
     dtype: str | None = None,
     num_partitions: int | None = None,
     assume_same_vocabulary: bool = False,
@@ -63,6 +69,7 @@ def generate_file(
       seed: of all draws.
       num_samples: outputs a line, numbered in the field `sample`.
       resume: go on after the lines that an interrupted run left in `OUTPUT.partial`.
+      shard: `I/N`, see `shards.parse`: answer the I-th of N shares of the requests; `merge_files` joins them.
       dtype: of models that name none, see `pretrained.load`.
       num_partitions: use all devices, with the target split over so many; one device by default.
       progress: called on the host while decoding.
@@ -86,11 +93,17 @@ def generate_file(
     if num_samples < 1:
         raise UsageError(f"--num_samples={num_samples}: must be at least 1")
     bounds.check_most("num_samples", num_samples, bounds.SAMPLES)
+    own = None if shard is None else shards.parse(shard)
+    if own is not None and output == "-":
+        raise UsageError(f"--shard={shard}: name an --output, beside which the shards lie")
     requests = request_files.read_requests(input, field)
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
     drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
-    request_files.check_output(output, resume)
+    if own is not None:
+        output = str(own.folder(output) / LINES)
+    else:
+        request_files.check_output(output, resume)
     form = prompt_format(
         target,
         tokenizer=tokenizer_of(target, *(draft for draft in drafts if isinstance(draft, Pretrained))),
@@ -122,22 +135,46 @@ def generate_file(
         partitioner=partitioner,
         on_compile=say,
     )
-    done = request_files.finished(output, requests, decisive) if resume else 0
-    if done == len(requests) and not os.path.exists(output + ".partial"):
+    share, part = range(len(requests)), None
+    if own is not None:
+        share = own.of(len(requests), "outputs")
+        models = [target, *(draft for draft in drafts if isinstance(draft, Pretrained))]
+        part = shards.Part(
+            "generate",
+            own.index,
+            own.count,
+            len(requests),
+            {LINES: len(share)},
+            {
+                **decisive,
+                "weights": [fingerprints.of_params(model.params) for model in models],
+                "requests": fingerprints.of_json([[one.inputs, one.extra] for one in requests]),
+            },
+        )
+        part.check(Path(output).parent)
+        request_files.check_output(output, resume)
+    done = request_files.finished(output, [requests[i] for i in share], decisive) if resume else 0
+    if done == len(share) and not os.path.exists(output + ".partial"):
         request_files.forget_settings(output)
         say(f"{output} is whole: nothing is left to do")
         return None
     if done:
-        say(f"resuming after {done} of {len(requests)} outputs")
-    left = requests[done:]
+        say(f"resuming after {done} of {len(share)} outputs")
+    numbers = share[done:]
+    left = [requests[i] for i in numbers]
     generations = generator.stream(
         [request.inputs for request in left],
-        **{name: value[done:] if isinstance(value, list) else value for name, value in options.items()},
+        **{
+            name: [value[i] for i in numbers] if isinstance(value, list) else value
+            for name, value in options.items()
+        },
         seed=seed,
         names=[request.where for request in left],
         progress=progress,
-        numbers=range(done, len(requests)),
+        numbers=numbers,
     )
+    if part is not None:
+        part.begin(Path(output).parent)
     records = []
     with request_files.output_lines(output, resume, decisive) as write:
         for request, generation in zip(left, generations, strict=True):
@@ -146,6 +183,21 @@ def generate_file(
             if generation.finish_reason == "failed":
                 say(f"{request.where}: failed: the model's logits were not finite")
     return Record.total(records)
+
+
+def merge_files(folders: Sequence[Path], output: str) -> int:
+    """Joins the lines of all shards of a run; returns how many there are.
+
+    Args:
+      folders: as `shards.find` gives them.
+
+    Raises:
+      UsageError: a place that cannot be written, or holds something else.
+    """
+    files.write_whole_by(
+        output, functools.partial(shards.joined, folders, LINES), request_files.holds_answers
+    )
+    return shards.read_card(folders[0]).units
 
 
 def _named(drafters: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from distillspec_jax import outputs
+from distillspec_jax import buckets, outputs
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest, shown
@@ -104,7 +104,7 @@ def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
     name = "standard input" if path == "-" else path
     if path != "-":
         outputs.reads(path)
-    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    content = sys.stdin.buffer.read() if path == "-" else buckets.local(path).read_bytes()
     found = [_request(row, where, field) for where, row in json_lines(decoded_lines(content, name), name)]
     if not found:
         raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
@@ -210,7 +210,7 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     """
     if path == "-":
         return
-    outputs.check(path, _holds_answers)
+    outputs.check(path, holds_answers)
     if outputs.is_special(path):
         return
     settings = _settings_file(path)
@@ -218,14 +218,14 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
     partial = outputs.check(path + ".partial")
     began = settings.is_file() or not noted
     foreign = not resume and partial.is_file() and partial.stat().st_size > 0
-    if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):
+    if foreign and not (began and (_is_torn(partial) or holds_answers(partial))):
         raise UsageError(
             f"{path}.partial is not of an interrupted run, and the lines of this one would be written there: "
             "move it away, or choose another output"
         )
 
 
-def _holds_answers(path: Path) -> bool:
+def holds_answers(path: Path) -> bool:
     """Whether a file begins with a line that this module wrote."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_LINE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, new_folders, outputs
+from distillspec_jax import buckets, checkpoint, new_folders, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
@@ -149,9 +149,11 @@ def split(name: str) -> tuple[str, str | None]:
 
 
 def resolve(name: str) -> Path:
-    """The directory behind a name."""
+    """The directory behind a name; of a model in a bucket, that of its copy."""
     name, _ = split(name)
-    return zoo_manifest.directory(name) if zoo_manifest.is_zoo_name(name) else Path(name)
+    if zoo_manifest.is_zoo_name(name):
+        return zoo_manifest.directory(name)
+    return buckets.local(name, model=True)
 
 
 def read_card(name: str) -> ModelCard:

@@ -110,10 +110,6 @@ def check_directory(directory: str | Path) -> None:
     """
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
-    if "://" in str(directory):
-        raise UsageError(
-            f"MODEL_DIR={directory}: buckets are not written to; mount it (gcsfuse, s3fs) and give the path"
-        )
     outputs.check_writable(directory)
 
 

@@ -5,6 +5,7 @@ chatty/              a decoder with a chat template                  asked.jsonl
 served.jsonl         outputs of generate                             results.jsonl, metrics.jsonl
 advice.json, held_out.json    what advise and evaluate write         train.jsonl, valid.jsonl, tiny.gin
 hf/, t5x/, orbax/, tiny.gguf, spiece.model     of other frameworks
+out-0000I-of-00002/  two shards of a run of generate
 notes.txt, full/notes.txt, frozen.txt, locked/, empty/, unended/results.jsonl    the user's own
 """
 
@@ -136,8 +137,22 @@ def _measurements() -> None:
     )
     number = {"value": 2.0, "ci95": [1.0, 3.0]}
     held = {"examples": 2, "tokens": 9, "nll_per_token": number, "perplexity": number}
+    _shards(served)
     Path("held_out.json").write_text(json.dumps({"target": held}))
     Path("advice.json").write_text(json.dumps({"target": "t", "draft": "d", "plain_ms": 1.0, "sizes": []}))
+
+
+def _shards(served: list[str]) -> None:
+    """Two shards of a run of generate, whole."""
+    from distillspec_jax.generation.file_job import LINES
+    from distillspec_jax.shards import Part, Shard
+
+    for index in range(2):
+        folder = Shard(index, 2).folder("out")
+        folder.mkdir()
+        share = served[6 * index : 6 * index + 6]
+        Part("generate", index, 2, len(served), {LINES: len(share)}, {"seed": 0, "stop": []}).begin(folder)
+        (folder / LINES).write_text("".join(line + "\n" for line in share))
 
 
 def _set(root: Path) -> None:

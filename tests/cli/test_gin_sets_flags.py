@@ -95,6 +95,8 @@ def test_a_bad_value_in_a_gin_file_is_answered_as_the_flag_is(tmp_path, line, sa
     [
         ("generate", "generate", {"MODEL": "m", "INPUT": "i", "OUTPUT": "o"}, {"input": "i", "seed": 0}),
         ("evaluate", "eval", {"MODEL": "['m', 'n']"}, {"model": ["m", "n"], "task": "wiki_leads"}),
+        ("collect", "collect", {"TARGET": "m", "OUTPUT": "o"}, {"model": "m", "temperature": [1.0]}),
+        ("collect", "collect", {"TARGET": "m", "OUTPUT": "o", "SHARD": "0/8"}, {"shard": "0/8"}),
         ("advise", "advise", {"TARGET": "m", "DRAFTER": "d"}, {"block_sizes": [1, 3, 5, 7], "target": "m"}),
     ],
 )
@@ -108,7 +110,7 @@ def test_the_run_files_set_flags_that_their_commands_have(command, file, macros,
     parse_flags = CommandParser.parse
     monkeypatch.setattr(CommandParser, "parse", parse)
     argv = [f"--gin_file=runs/{file}.gin", *(f"--gin.{name}={value}" for name, value in macros.items())]
-    if file == "eval":
+    if file in ("eval", "collect"):
         argv.insert(0, "--gin_file=tasks/wiki_leads.gin")
     with pytest.raises(KeyboardInterrupt):
         importlib.import_module(f"distillspec_jax.cli.{command}").main(argv)

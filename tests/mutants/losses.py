@@ -38,14 +38,14 @@ LOSSES = (
     _lost(
         "3",
         "generate writes over whatever file is there",
-        (_REQUESTS, "    outputs.check(path, _holds_answers)\n", "    outputs.check(path)\n"),
+        (_REQUESTS, "    outputs.check(path, holds_answers)\n", "    outputs.check(path)\n"),
     ),
     _lost(
         "4",
         "a file called OUTPUT.partial is taken for the lines of an interrupted run",
         (
             _REQUESTS,
-            "if foreign and not (began and (_is_torn(partial) or _holds_answers(partial))):",
+            "if foreign and not (began and (_is_torn(partial) or holds_answers(partial))):",
             "if partial.is_dir():",
         ),
     ),
@@ -61,11 +61,11 @@ LOSSES = (
     _lost(
         "6",
         "evaluate writes over whatever file is there",
-        ("cli/evaluate.py", "outputs.check(flags.output, _is_ours)", "outputs.check(flags.output)"),
+        ("cli/evaluate.py", "outputs.check(flags.output, held_out.is_written)", "outputs.check(flags.output)"),
         (
-            "cli/evaluate.py",
-            "files.write_json(flags.output, rows, _is_ours)",
-            "files.write_json(flags.output, rows)",
+            "evaluation/held_out.py",
+            "files.write_json(path, {name: one.summary for name, one in found.items()}, is_written)",
+            "files.write_json(path, {name: one.summary for name, one in found.items()})",
         ),
     ),
     _lost(

@@ -180,7 +180,10 @@ def test_another_run_that_saved_nothing_may_be_removed(opened):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("gs://bucket/draft", "MODEL_DIR=gs://bucket/draft: buckets are not written to; mount it"),
+        (
+            "gs://bucket/draft",
+            "cannot save to gs://bucket/draft: outputs are folders and files",
+        ),
         ("zoo:mine", "MODEL_DIR=zoo:mine: that is how a model of the zoo is named"),
     ],
 )

@@ -15,6 +15,7 @@ ADVISE = (
     "advise --target=target --drafter=draft --inputs=asked.jsonl --limit=2 --max_new_tokens=4 --block_sizes=2"
 )
 COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_tokens=4 --batch_size=2"
+MERGE = "merge out"
 REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
 WATCH = "watch served.jsonl --window=5"
 CHECK = "check results.jsonl served.jsonl --record"
@@ -83,6 +84,11 @@ EVERY = {
     **{name: line.format("out") for name, line in TRAINING.items()},
     "convert t5x": f"{FROM_T5X} --output=out",
     "convert orbax": f"{FROM_ORBAX} --output=out",
+    "generate, shard": f"{GENERATE} --output=out/lines --shard=1/3",
+    "collect, shard": f"{COLLECT} --output=out/texts --shard=0/2",
+    "sweep, shard": f"{SWEEP} --output_dir=out/sweep --shard=1/2",
+    "evaluate, shard": f"{EVALUATE} --batch_size=1 --output=out/numbers --shard=1/2",
+    "merge": MERGE,
     "watch": WATCH,
     "check": CHECK,
     "power": f"{POWER} --against=supervised --power=0.9 --level=0.01 --block_size=5",

@@ -8,7 +8,7 @@ import typing
 from typing import Any, Literal
 
 from tests.attack.case import EITHER, MISSING, REFUSED, Case, call
-from tests.attack.cases.commands import POWER, REPORT, SHORTLIST, SWEEP, WATCH
+from tests.attack.cases.commands import MERGE, POWER, REPORT, SHORTLIST, SWEEP, WATCH
 
 VALUES: tuple[str, ...] = (
     "null",
@@ -87,6 +87,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "target/checkpoints/1/params/_METADATA": (CARDED,),
     "target/checkpoints/1/params/_sharding": (CARDED,),
     "orbax/state/_METADATA": ("convert --from=t5x --input=orbax --mlp_activations=gelu,linear --output=out",),
+    "out-00001-of-00002/shard.json": (MERGE,),
+    "out-00001-of-00002/lines.jsonl": (MERGE,),
     "held_out.json": ("evaluate --model=target --task=office_help_ende --limit=2 --output=held_out.json",),
     "advice.json": ("advise --target=target --drafter=draft --inputs=asked.jsonl --output=advice.json",),
 }
@@ -115,6 +117,7 @@ def _fields() -> list[Case]:
     from distillspec_jax.evaluation.result_row import PerPrompt, ResultRow, Timed
     from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
     from distillspec_jax.models.t5_config import T5Config
+    from distillspec_jax.shards import Part
 
     chatty = "generate --model=chatty --input=asked.jsonl --output=out --max_new_tokens=4 --batch_size=2"
     found = [
@@ -126,6 +129,7 @@ def _fields() -> list[Case]:
             DecoderOnlyConfig, "chatty/model.json", "config.", "convert --to=hf --input=chatty --output=out"
         ),
         *_of(Header, "texts/set.json", "header.", f"{SHORTLIST} --output=out"),
+        *_of(Part, "out-00001-of-00002/shard.json", "", MERGE),
         *_of(ResultRow, "results.jsonl:2", "", REPORT),
         *_of(PerPrompt, "results.jsonl:2", "per_prompt.", REPORT),
         *_of(Timed, "results.jsonl:2", "timing.", REPORT),

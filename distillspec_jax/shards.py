@@ -1,0 +1,247 @@
+"""Shards: a run dealt out to processes that know nothing of each other, and its parts put together again.
+
+A run has units (requests, groups of cells, batches of rows) in an order. Shard I of N takes the I-th of N
+contiguous shares of them, computes what the whole run would have computed there, and writes it into a folder
+of its own beside the run's output, `OUTPUT-0000I-of-0000N`, with a card (`shard.json`) that says of which
+run it is a part. `distillspec merge OUTPUT` reads the cards, refuses gaps, overlaps and parts of different
+runs, and joins the parts in their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from distillspec_jax import bounds, files, outputs, schema
+from distillspec_jax.errors import UsageError, shown
+
+CARD = "shard.json"
+
+_AUTO = {
+    "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_COUNT",  # sbatch --array=0-7
+    "JOB_COMPLETION_INDEX": None,  # an indexed Job of Kubernetes does not tell how many pods it has
+    "SLURM_PROCID": "SLURM_NTASKS",  # srun --ntasks=8
+}
+"""Variables that hold a process's index, and those that hold how many there are; the first that is set."""
+
+_FLAG = re.compile(r" --(shard|gin\.SHARD)[ =]('[^']*'|\S+)")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One of `count` equal shares of a run, `index` of them before it."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def of(self, units: int, what: str) -> range:
+        """The shard's share of the units of a run; shares differ by one unit at most.
+
+        Args:
+          what: the units are, in an error.
+
+        Raises:
+          UsageError: there are fewer units than shards.
+        """
+        if units < self.count:
+            raise UsageError(
+                f"--shard={self}: there are {units} {what} to share: use {units} shards or fewer"
+            )
+        return range(units * self.index // self.count, units * (self.index + 1) // self.count)
+
+    def folder(self, output: str | Path) -> Path:
+        """Where this shard of the run that writes `output` writes."""
+        whole = _named(output)
+        return whole.with_name(f"{whole.name}-{self.index:05}-of-{self.count:05}")
+
+
+def _named(output: str | Path) -> Path:
+    """An output as a path that has a name: `.` and `..` have none to put numbers after."""
+    return Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
+
+
+def parse(text: str) -> Shard:
+    """Reads `I/N`, I from 0; or `auto/N`, I from the scheduler's environment, which may know N, too (`auto`).
+
+    Raises:
+      UsageError: no such shard, or an environment that does not say which; hosts that work together.
+    """
+    if os.environ.get("DISTILLSPEC_MULTIHOST"):
+        raise UsageError(f"--shard={text}: shards know of no other hosts: leave DISTILLSPEC_MULTIHOST unset")
+    index, slash, count = text.partition("/")
+    if index == "auto":
+        index, count = _from_environment(text, count if slash else None)
+    if not (index.isdecimal() and index.isascii() and count.isdecimal() and count.isascii()):
+        raise UsageError(f"--shard={text}: write I/N, as 0/8 to 7/8, or auto/N for a scheduler's index")
+    if len(count) > len(str(bounds.SHARDS)) or not 1 <= int(count) <= bounds.SHARDS:
+        raise UsageError(f"--shard={text}: must be of 1 to {bounds.SHARDS} shards")
+    if len(index) > len(count) or not int(index) < int(count):
+        raise UsageError(f"--shard={text}: shard {index} is not one of 0/{count} to {int(count) - 1}/{count}")
+    return Shard(int(index), int(count))
+
+
+def _from_environment(text: str, count: str | None) -> tuple[str, str]:
+    name = next((name for name in _AUTO if os.environ.get(name)), None)
+    if name is None:
+        raise UsageError(f"--shard={text}: none of {', '.join(_AUTO)} is set: name the shard, as 0/8")
+    index = os.environ[name]
+    if count is None:
+        count = os.environ.get(_AUTO[name] or "", "")
+        last = os.environ.get("SLURM_ARRAY_TASK_MAX") if name == "SLURM_ARRAY_TASK_ID" else None
+        # An array that is not 0 to N-1 (one task of it, started again) does not tell N.
+        if not count.isdecimal() or last not in (None, str(int(count) - 1)):
+            raise UsageError(f"--shard={text}: {name}={index} does not say of how many: write auto/N")
+    if not index.isdecimal() or (count.isdecimal() and int(index) >= int(count)):
+        raise UsageError(f"--shard={text}: {name}={index} is not one of 0 to N-1 of {count}")
+    return index, count
+
+
+_Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
+"""A file directly in a part's folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One shard of a run and what it writes, as its card says.
+
+    Attributes:
+      command: of the run.
+      shard, shards: which share, of how many.
+      units: how many the whole run has.
+      lines: the files of the part that are joined line by line, and how many lines each has when whole.
+      settings: all that the run's numbers depend on; equal in all parts.
+    """
+
+    command: schema.Text
+    shard: schema.Count
+    shards: schema.Size
+    units: schema.Count
+    lines: dict[_Name, schema.Count]
+    settings: dict[str, Any]
+
+    def check(self, folder: Path) -> None:
+        """Refuses a folder that holds anything but this part, begun or whole; it is the run's from here on.
+
+        Raises:
+          UsageError: names what differs.
+        """
+        outputs.take_folder(folder, CARD, names=[CARD, *self.lines])
+        if (folder / CARD).is_file():
+            own = Part(**json.loads(files.as_json(dataclasses.asdict(self))))  # as it is read: no tuples
+            _compare(read_card(folder), own, f"{folder} is part of", "this run: choose another output")
+
+    def begin(self, folder: Path) -> None:
+        """Writes the card, unless it is there."""
+        if not (folder / CARD).is_file():
+            files.write_json(folder / CARD, dataclasses.asdict(self))
+
+
+def read_card(folder: Path) -> Part:
+    """The card of a part.
+
+    Raises:
+      UsageError: there is none, or it is not one of ours.
+    """
+    if not (folder / CARD).is_file():
+        raise UsageError(f"{folder} is no part of a run: it has no {CARD}")
+    return schema.read_file(Part, folder / CARD, "the card of a shard")
+
+
+def _compare(one: Part, other: Part, before: str, after: str) -> None:
+    """Refuses two parts of different runs; the first difference is named."""
+    pairs = [(name, getattr(one, name), getattr(other, name)) for name in ("command", "shards", "units")]
+    names = dict.fromkeys([*one.settings, *other.settings])
+    pairs += [(name, one.settings.get(name), other.settings.get(name)) for name in names]
+    pairs.append(("list of files", [*one.lines], [*other.lines]))
+    for name, here, there in pairs:
+        if here != there:
+            values = f"is {shown(here)}, not {shown(there)} as"
+            told = values if shown(here) != shown(there) else "is another than"  # of objects, or of lists
+            raise UsageError(f"{before} a run whose {name} {told} in {after}")
+
+
+def find(output: str | Path) -> list[Path]:
+    """The folders of all parts of a run, in order, each known to be whole and of one run.
+
+    Args:
+      output: what the run was told to write.
+
+    Raises:
+      UsageError: no parts, one that is missing or not finished, parts of different numbers of shards, a part
+        that says it is another one, parts of different runs; each by name.
+    """
+    whole = _named(output)
+    numbered = {}
+    for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")):
+        if folder.is_dir() and (match := _PART.fullmatch(folder.name.removeprefix(whole.name))):
+            numbered[folder] = (int(match[1]), int(match[2]))
+    if not numbered:
+        first = Shard(0, 8).folder(output)
+        raise UsageError(f"no shards of {output}: a run with --shard=0/8 would leave {first}")
+    first, (_, count) = next(iter(numbered.items()))
+    for folder, (_, of) in numbered.items():
+        if of != count:
+            raise UsageError(
+                f"{first} is one of {count} shards, {folder} one of {of}: move away those of one run"
+            )
+    missing = [i for i in range(count) if i not in {index for index, _ in numbered.values()}]
+    if missing:
+        others = f", and {len(missing) - 1} more of {count}" if len(missing) > 1 else ""
+        at = Shard(missing[0], count)
+        raise UsageError(f"{at.folder(output)} is missing{others}: run the same command with --shard={at}")
+    cards = {folder: read_card(folder) for folder in numbered}
+    for folder, card in cards.items():
+        if (card.shard, card.shards) != numbered[folder]:
+            raise UsageError(
+                f"{folder} holds shard {card.shard}/{card.shards} by its {CARD}, which overlaps with "
+                "another: run the shard of its name again"
+            )
+        _compare(card, cards[first], f"{folder} is part of", str(first))
+    for folder, card in cards.items():
+        _check_whole(folder, card)
+    return list(cards)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _check_whole(folder: Path, card: Part) -> None:
+    for name, expected in card.lines.items():
+        path = folder / name
+        outputs.reads(path)
+        found = 0
+        if path.is_file():
+            with path.open("rb") as file:
+                found = sum(block.count(b"\n") for block in iter(functools.partial(file.read, 1 << 20), b""))
+        if found != expected:
+            raise UsageError(
+                f"{folder} is not finished ({found} of {expected} lines in {name}): run the same "
+                f"command with --shard={card.shard}/{card.shards} again"
+            )
+
+
+def joined(folders: Sequence[Path], name: str, path: Path) -> None:
+    """Writes the files of one name of all parts, one after the other, to a path."""
+    with path.open("wb") as whole:
+        for folder in folders:
+            with (folder / name).open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
+
+
+def whole_command(command: Any) -> Any:
+    """The command of the whole run, as a provenance has it: that of a shard, less the shard."""
+    return _FLAG.sub("", command) if isinstance(command, str) else command

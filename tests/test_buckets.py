@@ -1,0 +1,148 @@
+"""Inputs in a bucket are copied once, whole or not at all; outputs are refused. The bucket is in memory."""
+
+import io
+import json
+import sys
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+
+from distillspec_jax import buckets, outputs
+from distillspec_jax.cli import errors
+from distillspec_jax.cli.main import main
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import results
+from distillspec_jax.generation import request_files
+from distillspec_jax.models import pretrained
+from tests import pair
+
+BUCKET = "memory://bucket"
+
+
+class Bucket:
+    """A bucket in memory that counts what is fetched from it."""
+
+    def __init__(self):
+        self.store, self.fetched = fsspec.filesystem("memory"), []
+        self.store.store.clear()
+
+    def put(self, files):
+        for name, content in files.items():
+            self.store.pipe(f"/bucket/{name}", content)
+        buckets._copied.cache_clear()  # another run
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "cache"))
+    found = Bucket()
+    get_file = found.store.get_file
+    monkeypatch.setattr(
+        found.store, "get_file", lambda name, to: (found.fetched.append(name), get_file(name, to))
+    )
+    yield found
+    buckets._copied.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def target_dir(tmp_path_factory):
+    return pair.write(tmp_path_factory.mktemp("pair") / "target", pair.target())
+
+
+def test_a_path_of_this_machine_stays(tmp_path):
+    assert buckets.local(str(tmp_path)) == tmp_path
+    assert not buckets.is_bucket("zoo:wiki_leads/target")
+    assert buckets.is_bucket("gs://a/b")
+
+
+def test_a_file_is_copied_once_and_again_when_it_has_changed(bucket):
+    bucket.put({"a/rows.jsonl": b"one\n"})
+    first = buckets.local(f"{BUCKET}/a/rows.jsonl")
+    assert (first.name, first.read_bytes()) == ("rows.jsonl", b"one\n")
+    buckets._copied.cache_clear()
+    assert buckets.local(f"{BUCKET}/a/rows.jsonl") == first
+    assert bucket.fetched == ["/bucket/a/rows.jsonl"]
+    bucket.put({"a/rows.jsonl": b"two\n"})
+    assert buckets.local(f"{BUCKET}/a/rows.jsonl").read_bytes() == b"two\n"
+
+
+def test_of_a_model_the_newest_whole_step_is_copied(bucket, target_dir):
+    bucket.store.put(target_dir, "/bucket/runs/target", recursive=True)
+    unread = (
+        "checkpoints/0/params/_METADATA",
+        "checkpoints/1/optimizer/x",
+        "checkpoints/2/params/x",
+        "best/x",
+    )
+    bucket.put({f"runs/target/{name}": b"x" for name in unread})
+    found = pretrained.load(f"{BUCKET}/runs/target/")
+    here = pretrained.load(target_dir)
+    assert found.name == f"{BUCKET}/runs/target/"
+    assert (found.card, found.tokenizer_bytes) == (here.card, here.tokenizer_bytes)
+    leaves = zip(*(jax.tree.leaves(one.params) for one in (found, here)), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in leaves)
+    names = {name.removeprefix("/bucket/runs/target/") for name in bucket.fetched}
+    assert not names & set(unread)
+    assert {"model.json", "checkpoints/1/params/_METADATA"} <= names
+
+
+def test_requests_and_results_are_read(bucket):
+    bucket.put({"in.jsonl": json.dumps({"inputs": "a"}).encode() + b"\n", "r.jsonl": b"{}\n"})
+    (request,) = request_files.read_requests(f"{BUCKET}/in.jsonl")
+    assert (request.inputs, request.where) == ("a", f"{BUCKET}/in.jsonl:1")
+    with pytest.raises(UsageError, match=rf"{BUCKET}/r\.jsonl:1: schema version"):
+        results.read([f"{BUCKET}/r.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (f"{BUCKET}/nothing", "cannot read 'memory://bucket/nothing': nothing is there"),
+        ("ftp://bucket/x", r"unknown kind of store ftp:// \(valid: gs://, s3://\)"),
+    ],
+)
+def test_what_is_not_there_is_one_line(bucket, path, said):
+    with pytest.raises(UsageError, match=said):
+        buckets.local(path)
+
+
+def test_a_store_without_its_library_is_one_line(bucket, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    fsspec.filesystem.__globals__["_registry"].pop("s3", None)
+    with pytest.raises(UsageError, match=r"s3fs is not installed: pip install 'distillspec_jax\[buckets\]'"):
+        buckets.local("s3://bucket/x")
+
+
+@pytest.mark.parametrize("lost", ["error", "end"])
+def test_a_lost_connection_leaves_nothing(bucket, tmp_path, monkeypatch, lost):
+    def get_file(name, to):
+        with open(to, "wb") as file:
+            file.write(b"o")
+        if lost == "error":
+            raise ConnectionResetError("connection reset by peer")
+
+    bucket.put({"rows.jsonl": b"one\n"})
+    said = "connection reset" if lost == "error" else "ended after 1 bytes"
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket.store, "get_file", get_file)
+        with pytest.raises(UsageError, match=rf"cannot read 'memory://bucket/rows\.jsonl': .*{said}"):
+            buckets.local(f"{BUCKET}/rows.jsonl")
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert buckets.local(f"{BUCKET}/rows.jsonl").read_bytes() == b"one\n"
+
+
+@pytest.mark.parametrize("argv", [["generate", "--output="], ["collect", "--task=wiki_leads", "--output="]])
+def test_outputs_in_a_bucket_are_refused_and_write_nothing(argv, target_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"inputs": "a"}\n')))
+    *rest, output = argv
+    assert main([*rest, f"{output}gs://bucket/out", f"--model={target_dir}"]) == errors.USAGE
+    assert "cannot save to gs://bucket/out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_a_sweep_is_refused_too(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot save to gs://bucket/sweep/results\.jsonl: outputs are"):
+        results.reopen(outputs.Path("gs://bucket/sweep") / "results.jsonl")
