@@ -17,6 +17,7 @@ setup(
             "data/corpora/*",
             "tokenization/vocabulary/*",
             "reports/*.j2",
+            "reports/*.js",
             "zoo/**/*",
             "py.typed",
         ],

@@ -5,10 +5,12 @@
     target = ds.load("zoo:wiki_leads/target")
 
 The verbs are `load`, `generate`, `distill` and `sweep`; `trace` decodes one text round by round, `examples`
-reads a task's rows. `Pretrained`, `Generation` and `ResultRow` are what they return; `UsageError` says what
-is wrong with a call. `TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids: a
-distribution is made by `SamplingParams` and the vocabulary of a model (`tokenizer_of`). The packages below
-(`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
+reads a task's rows, and `jsonl_task` makes a task of files of your own. `read_results` reads what sweeps
+wrote, `interval` and `compare` count with intervals over prompts, and `report` writes the page. `Pretrained`,
+`Generation`, `ResultRow` and `Interval` are what they return; `UsageError` says what is wrong with a call.
+`TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids: a distribution is made
+by `SamplingParams` and the vocabulary of a model (`tokenizer_of`), and verified by a `rule`. The packages
+below (`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
 imported on first use, so that `import distillspec_jax` costs nothing.
 """
 
@@ -22,20 +24,27 @@ from distillspec_jax.version import __version__
 if TYPE_CHECKING:
     from distillspec_jax.api import (
         Generation,
+        Interval,
         Pretrained,
         ResultRow,
         UsageError,
+        compare,
         distill,
         generate,
+        interval,
         load,
+        read_results,
         sweep,
     )
     from distillspec_jax.data.examples import examples
+    from distillspec_jax.data.tasks import jsonl_task
     from distillspec_jax.decoding.engine import Engine
+    from distillspec_jax.decoding.rules import rule
     from distillspec_jax.decoding.sampling import SamplingParams
     from distillspec_jax.generation.prompt_format import tokenizer_of
     from distillspec_jax.generation.text_generator import TextGenerator
     from distillspec_jax.generation.trace import trace
+    from distillspec_jax.reports.html import report
 
 __all__ = [
     "load",
@@ -44,6 +53,12 @@ __all__ = [
     "sweep",
     "trace",
     "examples",
+    "jsonl_task",
+    "read_results",
+    "interval",
+    "compare",
+    "report",
+    "rule",
     "tokenizer_of",
     "TextGenerator",
     "Engine",
@@ -51,6 +66,7 @@ __all__ = [
     "Pretrained",
     "Generation",
     "ResultRow",
+    "Interval",
     "UsageError",
     "__version__",
 ]
@@ -58,6 +74,9 @@ __all__ = [
 _ELSEWHERE = {
     "trace": "generation.trace",
     "examples": "data.examples",
+    "jsonl_task": "data.tasks",
+    "report": "reports.html",
+    "rule": "decoding.rules",
     "tokenizer_of": "generation.prompt_format",
     "TextGenerator": "generation.text_generator",
     "Engine": "decoding.engine",

@@ -1,4 +1,4 @@
-"""The package in four verbs; `import distillspec_jax as ds` finds them on the top level.
+"""The package in a few verbs; `import distillspec_jax as ds` finds them on the top level.
 
 target, draft = ds.load("zoo:wiki_leads/target"), ds.load("zoo:wiki_leads/draft")
 print(ds.generate(target, ["Some text."], drafter=draft)[0].outputs)
@@ -9,10 +9,15 @@ rows = ds.sweep(target, {"before": draft, "after": better}, task="wiki_leads", o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillspec_jax import acceptance
+from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import drafter_registry
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, find
+from distillspec_jax.evaluation import paired, results
+from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.generation.text_generator import Generation, TextGenerator
@@ -24,7 +29,20 @@ if TYPE_CHECKING:
     from distillspec_jax.distillation.divergences import Divergence
     from distillspec_jax.distillation.sources import DataSource
 
-__all__ = ["Generation", "Pretrained", "ResultRow", "UsageError", "distill", "generate", "load", "sweep"]
+__all__ = [
+    "Generation",
+    "Interval",
+    "Pretrained",
+    "ResultRow",
+    "UsageError",
+    "compare",
+    "distill",
+    "generate",
+    "interval",
+    "load",
+    "read_results",
+    "sweep",
+]
 
 Model = str | Pretrained
 
@@ -177,3 +195,69 @@ def sweep(
     from distillspec_jax.evaluation import sweep as sweep_module
 
     return sweep_module.sweep(target, drafters, task=task, output_dir=output, **options)
+
+
+def read_results(*paths: str | Path) -> list[ResultRow]:
+    """Reads the rows of some `results.jsonl`, in their order.
+
+    Raises:
+      UsageError: an unreadable file, a malformed line, by file and line; no rows.
+    """
+    return results.read(paths)
+
+
+Outputs = ResultRow | Sequence[Generation]
+"""A cell of a sweep, or the texts of one call of `generate`."""
+
+
+def interval(outputs: Outputs, ratio: str = "block_efficiency") -> Interval:
+    """Computes a ratio of counts with its 95 % interval over prompts; `f"{interval:.2f}"` writes both.
+
+    Args:
+      outputs: a row of a sweep, or texts.
+      ratio: `block_efficiency`, `acceptance_tested`, `acceptance_drafted`, `accepted_length` or `overlap`
+        (`docs/acceptance.md`).
+
+    Returns:
+      Value and ends, which are NaN for fewer than five prompts.
+
+    Raises:
+      UsageError: an unknown ratio, or no texts.
+    """
+    find("ratio", ratio, acceptance.RATIOS)
+    return paired.of_records(_records(outputs), ratio)
+
+
+def compare(ours: Outputs, theirs: Outputs, ratio: str = "block_efficiency") -> Interval:
+    """Divides a ratio of counts of one system by that of another on the same prompts, paired by prompt.
+
+    Args:
+      ours, theirs: rows of a sweep, or texts of `generate`, of the same prompts in the same order.
+      ratio: as in `interval`.
+
+    Returns:
+      The quotient with its 95 % interval, NaN where a count is not known. A quotient whose interval
+      excludes 1 is a difference.
+
+    Raises:
+      UsageError: an unknown ratio, no texts, or other prompts.
+    """
+    find("ratio", ratio, acceptance.RATIOS)
+    if _prompts(ours) != _prompts(theirs):
+        raise UsageError("compare: the two are of different prompts; only the same ones pair")
+    return paired.quotient_of_records(_records(ours), _records(theirs), ratio)
+
+
+def _records(outputs: Outputs) -> list[Record]:
+    if isinstance(outputs, ResultRow):
+        return outputs.per_prompt.records
+    if not outputs:
+        raise UsageError("no texts to count")
+    return [generation.record for generation in outputs]
+
+
+def _prompts(outputs: Outputs) -> object:
+    """Equal for outputs of the same prompts."""
+    if isinstance(outputs, ResultRow):
+        return outputs.task, outputs.prompts_digest, outputs.prompts
+    return [generation.inputs for generation in outputs]

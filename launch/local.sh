@@ -24,6 +24,7 @@ if [[ $# -eq 0 ]]; then
   exit 2
 fi
 
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # a step's buffers in huge pages: see the Makefile
 stopping=
 trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
 for ((restart = 0; restart <= ${MAX_RESTARTS:-100}; restart++)); do

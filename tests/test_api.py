@@ -1,5 +1,6 @@
 """The top level's calls: what they pass on, and what they refuse. What they do is tested where it is done."""
 
+import math
 import subprocess
 import sys
 
@@ -11,9 +12,11 @@ from distillspec_jax.distillation import distill as job
 from distillspec_jax.distillation import divergences
 from distillspec_jax.distillation.divergences import JensenShannon
 from distillspec_jax.distillation.sources import Fixed
+from distillspec_jax.evaluation import results
 from distillspec_jax.generation import text_generator
 from distillspec_jax.models import pretrained
 from tests import pair
+from tests.evaluation import simulated
 
 
 @pytest.fixture
@@ -61,6 +64,48 @@ def test_distill_wants_a_task_or_data(given):
 def test_distill_names_the_nearest_divergence():
     with pytest.raises(ds.UsageError, match=r"unknown divergence 'jds'.*jsd"):
         ds.distill("t", "d", task="wiki_leads", output="o", divergence="jds")
+
+
+ROWS = [row for row in simulated.rows(prompts=12, block_sizes=(3,)) if row.temperature == 1]
+
+
+def texts(row):
+    """The prompts of a row as `generate` returns them."""
+    one = row.per_prompt
+    columns = (one.emitted, one.target_calls, one.accepted, one.tested)
+    return [ds.Generation(str(i), "", *counts, "eos") for i, counts in enumerate(zip(*columns, strict=True))]
+
+
+def test_intervals_count_texts_as_they_count_rows():
+    row = ROWS[-1]
+    one = row.per_prompt
+    found = ds.interval(row, "acceptance_tested")
+    assert found.value == sum(one.accepted) / sum(one.tested)
+    assert ds.interval(texts(row), "acceptance_tested") == found == row.interval("acceptance_tested")
+    assert f"{found:.2f}" == f"{found.value:.2f} ({found.low:.2f}–{found.high:.2f})"
+    assert f"{ds.interval(texts(row)[:3]):.3f}" == f"{sum(one.emitted[:3]) / sum(one.target_calls[:3]):.3f}"
+    assert math.isnan(ds.interval(texts(row), "acceptance_drafted").value), "nobody counted what was drafted"
+
+
+def test_two_systems_are_compared_prompt_by_prompt():
+    ours, theirs = ROWS[-1], ROWS[1]
+    found = ds.compare(ours, theirs)
+    assert found.value == pytest.approx(ours.block_efficiency / theirs.block_efficiency)
+    assert found == ds.compare(texts(ours), texts(theirs))
+    alone = ds.interval(ours).high / ds.interval(theirs).low
+    assert found.high < alone, "hard prompts are hard for both: pairing takes that out"
+    with pytest.raises(ds.UsageError, match="of different prompts"):
+        ds.compare(texts(ours), texts(theirs)[1:])
+    with pytest.raises(ds.UsageError, match=r"unknown ratio 'acceptance'.*acceptance_tested"):
+        ds.compare(ours, theirs, "acceptance")
+    with pytest.raises(ds.UsageError, match="no texts"):
+        ds.interval([])
+
+
+def test_results_of_several_files_are_read_in_order(tmp_path):
+    for name, row in zip("ab", ROWS, strict=False):
+        results.append(tmp_path / name, row)
+    assert ds.read_results(str(tmp_path / "b"), tmp_path / "a") == [ROWS[1], ROWS[0]]
 
 
 def test_a_sweep_reads_a_file_instead_of_a_task(tmp_path):

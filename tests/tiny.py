@@ -60,13 +60,15 @@ GPT = DecoderOnly(
         positions="learned",
     )
 )
-# Two groups of three heads; the three pairs of frequencies are kept, blended and stretched.
+# Two groups of three heads, normed; the three pairs of frequencies are kept, blended and stretched.
 LLAMA = DecoderOnly(
     DecoderOnlyConfig(
         **{**_LINE, "head_dim": 6},
         num_heads=6,
         num_kv_heads=2,
         qkv_bias=True,
+        out_bias=True,
+        qk_norm=True,
         rope_theta=100.0,
         rope_scaling=RopeScaling(4.0, 1.0, 4.0, 40),
     )

@@ -1,4 +1,4 @@
-"""`distillspec convert`: checkpoints of other frameworks in, Hugging Face folders out."""
+"""`distillspec convert`: checkpoints of other frameworks in, Hugging Face folders and GGUF files out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import news, say
 
 HELP = """Converts a checkpoint of another framework into a checkpoint directory, or a checkpoint directory
-into a Hugging Face folder that transformers loads.
+into a Hugging Face folder, which transformers loads, or a GGUF file, which llama.cpp does.
 
-  distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Qwen2, GPT-2; safetensors)
-  distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2; any quantisation)
+  distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Mistral, Qwen2, Qwen3, GPT-2)
+  distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2, Qwen3; any quantisation)
   distillspec convert --from=t5x --input=RUN/checkpoint_1000 --mlp_activations=gelu,linear \\
       --tokenizer=spiece.model --output=DIR                        (T5X's own format, or Orbax's)
   distillspec convert --to=hf --input=DIR --output=FOLDER
+  distillspec convert --to=gguf --type=q8_0 --input=DIR --output=FILE.gguf    (Llama, Qwen2, Qwen3)
 
 Without a tokenizer the weights are converted all the same, but the model cannot read text: give
 --tokenizer=FILE. The ids that end a text come from the input's files, or from --eos_ids.
@@ -31,9 +32,10 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("convert", HELP)
     add = parser.add_argument
     add("--from", dest="source", type=one_of("gguf", "hf", "t5x"), help="the format to read: gguf, hf or t5x")
-    add("--to", type=one_of("hf"), help="the format to write: hf")
+    add("--to", type=one_of("gguf", "hf"), help="the format to write: gguf or hf")
+    add("--type", type=one_of("f32", "f16", "q8_0"), help="of a GGUF's weights: f32 (default), f16 or q8_0")
     add("--input", required=True, metavar="PATH", help="the folder, file or zoo:NAME to read")
-    add("--output", required=True, metavar="DIR", help="the folder to write (new or empty)")
+    add("--output", required=True, metavar="PATH", help="the folder (new or empty) or GGUF file to write")
     add(
         "--tokenizer",
         metavar="FILE",
@@ -53,19 +55,24 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     if (flags.source is None) == (flags.to is None):
         raise UsageError(
-            "pass either --from=gguf|hf|t5x (into a checkpoint directory) or --to=hf (out of one)"
+            "pass either --from=gguf|hf|t5x (into a checkpoint directory) or --to=gguf|hf (out of one)"
         )
     known = {name: value for name in _T5X_FIELDS if (value := getattr(flags, name)) is not None}
     own = {name: value for name in ("tokenizer", "eos_ids") if (value := getattr(flags, name)) is not None}
     if flags.to is not None and (known or own):
         flag = next(iter(own | known))
         raise UsageError(f"--{flag} belongs to --from: a checkpoint directory tells its own")
+    if flags.type is not None and flags.to != "gguf":
+        raise UsageError("--type belongs to --to=gguf: the other formats are written in float32")
 
     from distillspec_jax.interop import convert
 
     with heartbeat(f"converting {flags.input}"):
         if flags.to is not None:
-            model = convert.export(flags.input, flags.output)
+            if flags.to == "gguf":
+                model = convert.export_gguf(flags.input, flags.output, flags.type or "f32")
+            else:
+                model = convert.export(flags.input, flags.output)
             tokenizer, family, size = model.tokenizer_bytes, model.card.family, model.num_parameters
             skipped: tuple[str, ...] = ()
         else:

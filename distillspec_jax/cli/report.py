@@ -47,13 +47,24 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import tables
     from distillspec_jax.reports.html import is_report, report
 
-    rows = results.read(flags.results)
+    rows, broken = results.usable(flags.results)
     for path in training.values():
         outputs.reads(path)
     outputs.check(flags.output, is_report)  # before anything is printed
+    for said in broken:
+        say(said)
+    if broken:
+        say(f"{len(broken):,} lines cannot be read and are left out, {len(rows):,} rows are used")
     tables.print_table(rows)
     tables.print_findings(rows)
-    page = report(rows, flags.output, training=training, title=flags.title, block_size=flags.block_size)
+    page = report(
+        rows,
+        flags.output,
+        training=training,
+        broken=broken,
+        title=flags.title,
+        block_size=flags.block_size,
+    )
     say("", f"report: {page}")
     return 0
 

@@ -44,17 +44,41 @@ class Interval(NamedTuple):
         """`[low, high]` for a file, None where there is no interval."""
         return [self.low, self.high] if np.isfinite([self.low, self.high]).all() else None
 
+    def __format__(self, form: str) -> str:
+        """Writes `2.82 (2.75–2.90)` for the form `.2f`, the value alone where there is no interval."""
+        value = format(self.value, form)
+        return value if self.ends is None else f"{value} ({self.low:{form}}–{self.high:{form}})"
+
 
 def of_records(records: Sequence[Record], ratio_name: str, **options: float) -> Interval:
     """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
 
     NaN where one of its sums is not known of all of them.
     """
+    columns = _sums(records, ratio_name)
+    return ratio(*columns, **options) if columns else Interval(np.nan, np.nan, np.nan)
+
+
+def quotient_of_records(
+    ours: Sequence[Record], theirs: Sequence[Record], ratio_name: str, **options: float
+) -> Interval:
+    """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
+
+    NaN where a sum is not known of all of them.
+    """
+    columns, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
+    if not columns or not others:
+        return Interval(np.nan, np.nan, np.nan)
+    return ratio_of_ratios(*columns, *others, **options)
+
+
+def _sums(records: Sequence[Record], ratio_name: str) -> tuple[list[float], list[float]] | None:
+    """The two sums of a ratio, of each record; None where one is not known."""
     sums = [record.sums(ratio_name) for record in records]
     known = [pair for pair in sums if pair is not None]
     if len(known) < len(sums):
-        return Interval(np.nan, np.nan, np.nan)
-    return ratio([top for top, _ in known], [bottom for _, bottom in known], **options)
+        return None
+    return [top for top, _ in known], [bottom for _, bottom in known]
 
 
 def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:

@@ -1,4 +1,4 @@
-"""Checkpoints of other frameworks to checkpoint directories, and back to Hugging Face's form."""
+"""Checkpoints of other frameworks to checkpoint directories, and back to Hugging Face's form and GGUF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
 from distillspec_jax.interop import (
     gguf_decoder,
+    gguf_output,
     gguf_tokenizer,
+    gguf_vocabulary,
     hf_folder,
     hf_tokenizer,
     readme,
@@ -25,6 +27,7 @@ from distillspec_jax.interop import (
 )
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import factorised, pretrained, registry
+from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
@@ -221,6 +224,29 @@ def export(source: str, destination: str) -> Pretrained:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
             (folder / "README.md").write_text(card, encoding="utf-8")
+    return model
+
+
+def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
+    """Writes a checkpoint directory as a GGUF file: weights, sizes, tokenizer and chat template.
+
+    Args:
+      kind: a key of `gguf_output.TYPES`.
+
+    Raises:
+      UsageError: no such model, one that llama.cpp has no architecture for or would silently run otherwise, a
+        type that its weights cannot be written in, a destination that is another file.
+    """
+    gguf_output.check(destination, kind)
+    model = pretrained.load(source)
+    network, params = factorised.expanded(model.model, jax.device_get(model.params))
+    if not isinstance(network, DecoderOnly):
+        raise UsageError(
+            f"{source} is a {model.card.family}; GGUF is written of decoder-only models: use --to=hf"
+        )
+    architecture, sizes, tensors = gguf_decoder.to_gguf(network.config, params)
+    told = {"general.name": Path(source).name, **sizes, **gguf_vocabulary.metadata(model)}
+    gguf_output.write(destination, architecture, told, tensors, kind)
     return model
 
 

@@ -1,8 +1,9 @@
-"""Decoder-only weights of GGUF files (Llama, Qwen2): Hugging Face's configuration and tensors by other names.
+"""Decoder-only weights of GGUF files: Hugging Face's configuration and tensors by other names.
 
 llama.cpp turns neighbouring entries of a head by one angle, Hugging Face and this network entries half a
 head apart. Of a Llama, the rows of queries' and keys' kernels are therefore stored in another order, which is
-undone here; of a Qwen2 they are not.
+undone here, and done in writing; of Qwen2 and Qwen3 they are not. Keys and tensors are those that llama.cpp
+0c1e57098 asks for (src/llama-model.cpp, src/models/{llama,qwen2,qwen3}.cpp).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import hf_decoder
+from distillspec_jax.interop import hf_decoder, hf_decoder_config
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.interop.tensors import collect
 from distillspec_jax.models import rotary
@@ -21,7 +22,7 @@ from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.shapes import Params
 
-ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 _EMBEDDING, _HEAD, _FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
@@ -56,6 +57,8 @@ _NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -70,13 +73,7 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
       UsageError: an architecture or a configuration that this network cannot follow, or tensors that
         contradict it; every missing, unused or misshaped tensor is named.
     """
-    kind = str(file.metadata.get("general.architecture"))
-    if kind not in ARCHITECTURES:
-        raise UsageError(f"{file.path}: unknown architecture {kind!r}: {nearest(kind, ARCHITECTURES)}")
-    try:
-        config = hf_decoder.config_from_hf(_config(kind, file))
-    except UsageError as error:
-        raise UsageError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
+    kind, config = read_config(file)
     sources = {
         path: source._replace(name=_name(source.name))
         for path, source in hf_decoder.sources_of(kind, config).items()
@@ -84,6 +81,62 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
     tensors = _Reordered(file, config) if kind == "llama" else file
     model = DecoderOnly(config)
     return model, collect(str(file.path), model, sources, tensors, {_FREQUENCIES} & set(file))
+
+
+def read_config(file: GGUFFile) -> tuple[str, DecoderOnlyConfig]:
+    """The architecture of a file, and its configuration; no weights are read.
+
+    Raises:
+      UsageError: see `read`.
+    """
+    kind = str(file.metadata.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise UsageError(f"{file.path}: unknown architecture {kind!r}: {nearest(kind, ARCHITECTURES)}")
+    try:
+        return kind, hf_decoder_config.config_from_hf(_config(kind, file))
+    except UsageError as error:
+        raise UsageError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
+
+
+def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """Inverse of `read`.
+
+    Returns:
+      The architecture, the metadata that tells the sizes (whole numbers and floats by key), and float32
+      tensors by llama.cpp's names.
+
+    Raises:
+      UsageError: a network that llama.cpp has no architecture for, or would compute otherwise.
+    """
+    tensors, theirs = hf_decoder.to_hf(config, params)
+    kind = theirs["model_type"]
+    if config.window:
+        raise UsageError(
+            f"llama.cpp takes a {kind} for a llama without its sliding window of {config.window:,}"
+        )
+    if kind not in ARCHITECTURES:
+        raise UsageError(f"a {kind} is not written as GGUF: only {', '.join(ARCHITECTURES)} are")
+    if (activation := config.mlp_activations[0]) != "silu":
+        raise UsageError(f"llama.cpp would compute this {kind} with silu: mlp_activations has {activation!r}")
+    if kind == "qwen2" and config.num_heads * config.head_dim != config.emb_dim:
+        raise UsageError(
+            f"llama.cpp wants the {config.num_heads} heads of a qwen2 to be as wide as its embedding, "
+            f"{config.emb_dim}: theirs is {config.num_heads * config.head_dim}"
+        )
+    if kind == "qwen3" and config.qkv_bias:
+        raise UsageError("llama.cpp knows no biases in a qwen3's attention: out_bias is True")
+    written = {_name(name): tensor for name, tensor in tensors.items()}
+    if kind == "llama":
+        written = {name: _reordered(name, tensor, config, back=True) for name, tensor in written.items()}
+    if config.rope_scaling is not None:
+        pace = rotary.frequencies(config.head_dim, config.rope_theta)
+        stretched = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        written[_FREQUENCIES] = np.asarray(pace / stretched, np.float32)
+    sizes = {key: theirs[field] for field, key in {**_FIELDS, **_OPTIONAL}.items()}
+    sizes |= {_FIELDS["rms_norm_eps"]: float(config.norm_epsilon)}
+    sizes |= {_OPTIONAL["rope_theta"]: float(config.rope_theta)}
+    sizes |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
+    return kind, {f"{kind}.{key}": value for key, value in sizes.items()}, written
 
 
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
@@ -101,8 +154,9 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     found: dict[str, Any] = {field: metadata[key] for field, key in _FIELDS.items()}
     found["vocab_size"] = file.shape(_EMBEDDING)[0]
     found |= {field: metadata[key] for field, key in _OPTIONAL.items() if key in metadata}
-    # Stored as float32; the shortest decimal is what was meant (1e-05 and not 9.999999747378752e-06).
-    found["rms_norm_eps"] = float(str(np.float32(found["rms_norm_eps"])))
+    for field in {"rms_norm_eps", "rope_theta"} & set(found):
+        # Stored as float32; the shortest decimal is what was meant (1e-05 and not 9.999999747378752e-06).
+        found[field] = float(str(np.float32(found[field])))
     head_dim = found.setdefault("head_dim", found["hidden_size"] // max(found["num_attention_heads"], 1))
     for key in ("rope.dimension_count", "attention.value_length"):
         if metadata.get(key, head_dim) != head_dim:
@@ -150,19 +204,24 @@ class _Reordered(Mapping[str, np.ndarray]):
     """The tensors of a Llama with queries' and keys' rows in Hugging Face's order."""
 
     def __init__(self, file: GGUFFile, config: DecoderOnlyConfig) -> None:
-        self._file, self._head_dim = file, config.head_dim
-        self._heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+        self._file, self._config = file, config
 
     def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._file[name]
-        heads = next((count for part, count in self._heads.items() if f".{part}." in name), None)
-        if heads is None or len(tensor) != heads * self._head_dim:  # a wrong shape is the caller's to name
-            return tensor
-        pairs = tensor.reshape(heads, self._head_dim // 2, 2, *tensor.shape[1:])
-        return pairs.swapaxes(1, 2).reshape(tensor.shape)
+        return _reordered(name, self._file[name], self._config)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file)
 
     def __len__(self) -> int:
         return len(self._file)
+
+
+def _reordered(name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False) -> np.ndarray:
+    """A tensor of a Llama, its rows in Hugging Face's order if they are queries' or keys'; `back`: GGUF's."""
+    counts = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+    heads = next((count for part, count in counts.items() if f".{part}." in name), None)
+    if heads is None or len(tensor) != heads * config.head_dim:  # a wrong shape is the caller's to name
+        return tensor
+    half = config.head_dim // 2
+    split = (2, half) if back else (half, 2)
+    return tensor.reshape(heads, *split, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)

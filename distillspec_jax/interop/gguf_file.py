@@ -54,7 +54,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._library = _library()
+        self._library = library()
         if not self.path.is_file():
             found = sorted(self.path.glob("*.gguf")) if self.path.is_dir() else []
             why = "no such file" if not self.path.is_dir() else "a folder: name a file"
@@ -123,7 +123,12 @@ class GGUFFile(Mapping[str, np.ndarray]):
         return len(self._entries)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package `gguf`.
+
+    Raises:
+      UsageError: it is not installed.
+    """
     try:
         import gguf
     except ImportError as error:

@@ -14,8 +14,9 @@ from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop.gguf_file import GGUFFile
 
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
-"""Types of tokens: special ones, others that are never cut, and rows of the table without a meaning."""
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Types of tokens: ordinary ones, special ones, others that are never cut, and rows of the table without a
+meaning."""
 
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -24,7 +25,7 @@ _QWEN2_SPLIT = (
 _LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """The settings that a pre-tokenizer's name stands for.
 
     Attributes:
@@ -42,12 +43,12 @@ class _Kind(NamedTuple):
     bos: bool = False
 
 
-_LLAMA3 = _Kind(_LLAMA3_SPLIT, whole=True, bos=True)
-_KINDS = {
-    "default": _Kind(),
-    "gpt-2": _Kind(),
-    "smollm": _Kind(digits=True),
-    "qwen2": _Kind(_QWEN2_SPLIT, normalizer=normalizers.NFC()),
+_LLAMA3 = Kind(_LLAMA3_SPLIT, whole=True, bos=True)
+KINDS = {
+    "default": Kind(),
+    "gpt-2": Kind(),
+    "smollm": Kind(digits=True),
+    "qwen2": Kind(_QWEN2_SPLIT, normalizer=normalizers.NFC()),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -71,11 +72,11 @@ def read(file: GGUFFile) -> bytes | None:
             "pass --tokenizer=FILE"
         )
     name = str(metadata.get("pre", "default"))
-    if name not in _KINDS:
-        hint = nearest(name, _KINDS)
+    if name not in KINDS:
+        hint = nearest(name, KINDS)
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
     try:
-        return _build(metadata, _KINDS[name]).to_str().encode()
+        return _build(metadata, KINDS[name]).to_str().encode()
     except BaseException as error:  # the library raises plain Exception, and its panics are not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -99,14 +100,14 @@ def chat(file: GGUFFile) -> dict[str, str]:
         return {}
     schema.value(str, template, f"{file.path}: metadata", "tokenizer.chat_template")
     metadata = _metadata(file)
-    ids = {f"{name}_token": metadata.get(f"{key}_token_id") for name, key in _WORDS.items()}
+    ids = {f"{name}_token": metadata.get(f"{key}_token_id") for name, key in WORDS.items()}
     tokens = metadata.get("tokens")
     pieces = dict(enumerate(tokens)) if isinstance(tokens, list) else {}
     words = {name: pieces[i] for name, i in ids.items() if isinstance(i, int) and i in pieces}
     return {"template": template, **{name: word for name, word in words.items() if isinstance(word, str)}}
 
 
-_WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Special tokens as transformers calls them, and as GGUF does."""
 
 
@@ -115,12 +116,8 @@ def _metadata(file: GGUFFile) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
 
 
-def _build(metadata: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
-    pieces: list[str] = metadata["tokens"]
-    types = metadata.get("token_type", [1] * len(pieces))
-    vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != _UNUSED}
-    merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
-    library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
+def prepare(library: tokenizers.Tokenizer, kind: Kind) -> None:
+    """Has a tokenizer cut its texts up as the kind says, and join the pieces again."""
     if kind.normalizer is not None:
         library.normalizer = kind.normalizer
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind.split is None)
@@ -129,10 +126,19 @@ def _build(metadata: dict[str, Any], kind: _Kind) -> tokenizers.Tokenizer:
         steps.append(pre_tokenizers.Split(tokenizers.Regex(kind.split), behavior="isolated"))
     library.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
     library.decoder = decoders.ByteLevel()
+
+
+def _build(metadata: dict[str, Any], kind: Kind) -> tokenizers.Tokenizer:
+    pieces: list[str] = metadata["tokens"]
+    types = metadata.get("token_type", [1] * len(pieces))
+    vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != UNUSED}
+    merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
+    library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
+    prepare(library, kind)
     added = [
-        tokenizers.AddedToken(piece, normalized=False, special=type_ == _CONTROL)
+        tokenizers.AddedToken(piece, normalized=False, special=type_ == CONTROL)
         for piece, type_ in zip(pieces, types, strict=True)
-        if type_ in (_CONTROL, _USER_DEFINED)
+        if type_ in (CONTROL, USER_DEFINED)
     ]
     library.add_tokens(added)
     if metadata.get("add_bos_token", kind.bos):

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from distillspec_jax import files, schema
 from distillspec_jax.errors import UsageError, nearest, shown
-from distillspec_jax.interop import hf, hf_decoder
+from distillspec_jax.interop import hf, hf_decoder, hf_decoder_config
 from distillspec_jax.interop.tensors import Tensors
 from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
@@ -26,7 +26,7 @@ from distillspec_jax.shapes import Params
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 
-_KINDS = ("t5", *hf_decoder.ARCHITECTURES)
+_KINDS = ("t5", *hf_decoder_config.ARCHITECTURES)
 """Values of `model_type` that can be read."""
 
 

@@ -44,14 +44,19 @@ def shared_dropout(rate: float) -> nn.Dropout:
 
 
 class RMSNorm(nn.Module):
-    """T5's layer norm: no mean subtraction, no bias, statistics in float32."""
+    """T5's layer norm: no mean subtraction, no bias, statistics in float32.
+
+    Attributes:
+      axis: the logical name of the axis that is normed; None: it is never sharded.
+    """
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-6
+    axis: str | None = "embed"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", logical(nn.initializers.ones, "embed"), (x.shape[-1],), jnp.float32)
+        scale = self.param("scale", logical(nn.initializers.ones, self.axis), (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
         return (normed * along_last(scale, x32)).astype(self.dtype)
@@ -164,6 +169,7 @@ class Attention(nn.Module):
         None: one for each.
       qkv_bias, out_bias: biases of the projections.
       scaled: divide by sqrt(head_dim) here, where the query's kernel was not initialised to.
+      norm_epsilon: of a norm of each query's and key's head before it is rotated (Qwen3); None: no such norm.
     """
 
     num_heads: int
@@ -177,6 +183,7 @@ class Attention(nn.Module):
     qkv_bias: bool = False
     out_bias: bool = False
     scaled: bool = False
+    norm_epsilon: float | None = None
 
     def setup(self) -> None:
         group = self.num_heads // (self.num_kv_heads or self.num_heads)
@@ -196,6 +203,9 @@ class Attention(nn.Module):
         out = ("joined_kv", "embed")
         self.out = Dense(self.features, out, self.dtype, form=self.form, use_bias=self.out_bias)
         self.dropout = nn.Dropout(self.dropout_rate)
+        if self.norm_epsilon is not None:
+            self.query_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)
+            self.key_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)
 
     def _heads(self, x_BTE: Array) -> Array:
         """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head lie together."""
@@ -225,6 +235,8 @@ class Attention(nn.Module):
             query = jnp.stack(queries, axis=2).reshape(b, self.num_heads, t, d)
         else:
             query, (key, value) = self.queries(x_BTM), self.keys_values(x_BTM)
+        if self.norm_epsilon is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if self.scaled:
             query *= self.head_dim**-0.5
         if rotation is not None:

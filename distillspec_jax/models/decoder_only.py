@@ -1,4 +1,4 @@
-"""Decoder-only networks in Linen, from a GPT to a Llama, as a `LanguageModel`.
+"""Decoder-only networks in Linen, from a GPT to a Qwen3, as a `LanguageModel`.
 
 One line of tokens, prompt and targets alike, each of which sees those before it. What features call inputs
 is the prompt, so that everything above this package works on either family. The token that stands for the
@@ -106,6 +106,7 @@ class DecoderLayer(nn.Module):
             qkv_bias=config.qkv_bias,
             out_bias=config.out_bias,
             scaled=True,
+            norm_epsilon=config.norm_epsilon if config.qk_norm else None,
         )
         self.pre_mlp_layer_norm = _norm(config)
         self.mlp = MlpBlock(
@@ -165,6 +166,12 @@ class Decoder(nn.Module):
             axes = ("rank" if config.embedding_rank else "embed", "vocab")
             self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
+    def _within_window(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> Array:
+        """The mask less what lies too far back, by the positions of queries and keys."""
+        if not self.config.window:
+            return mask_BQS
+        return mask_BQS & (query_BQ[:, :, None] - key_BS[:, None] < self.config.window)
+
     def _rotation(self, position_BT: Array) -> Rotation | None:
         config = self.config
         if config.positions != "rotary":
@@ -176,7 +183,8 @@ class Decoder(nn.Module):
         self, x_BTM: Array, position_BT: Array, mask_BTT: Array, deterministic: bool
     ) -> tuple[Array, list[tuple[Array, Array]]]:
         """The stack's output, which `features` reads, and every layer's keys and values."""
-        bias, rotation = bias_of(mask_BTT), self._rotation(position_BT)
+        seen_BTT = self._within_window(mask_BTT, position_BT, position_BT)
+        bias, rotation = bias_of(seen_BTT), self._rotation(position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
         return through(self, layer, x, bias, rotation, deterministic=deterministic)
@@ -184,7 +192,8 @@ class Decoder(nn.Module):
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
         """Runs the stack on new tokens, against the cache."""
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
-        bias = bias_of(slot_1S[:, None] <= position_BK[:, :, None])
+        before_BKS = slot_1S[:, None] <= position_BK[:, :, None]  # a row's slots are its positions
+        bias = bias_of(self._within_window(before_BKS, position_BK, slot_1S))
         rotation, x, cache = self._rotation(position_BK), x_BKM, []
         for layer, kv in zip(self.layers, state.cache, strict=True):
             x, kv = layer.extend(x, kv, state.length_B, bias, rotation)

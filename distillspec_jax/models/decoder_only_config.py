@@ -26,8 +26,8 @@ _SIZES = ("vocab_size", "emb_dim", *_HEADS, "mlp_dim", "max_positions")
 class DecoderOnlyConfig:
     """Shapes of a decoder-only network; the defaults make a Llama.
 
-    A Qwen2 has `qkv_bias`; a GPT-2, and the paper's LM1B pair, `norm='layer'`, `positions='learned'`, one
-    activation, and all biases.
+    A Qwen2 has `qkv_bias`, a Qwen3 `qk_norm`, a Mistral a `window`; a GPT-2, and the paper's LM1B pair,
+    `norm='layer'`, `positions='learned'`, one activation, and all biases.
 
     Attributes:
       vocab_size: rows of the embedding, padding rows included.
@@ -37,6 +37,8 @@ class DecoderOnlyConfig:
       embedding_rank: 0, or the width of a factorised draft's embedding and projection to logits, see
         `factorised.py`.
       qkv_bias, out_bias, mlp_bias: biases of attention's inner and outer projections, of the feed-forward.
+      qk_norm: every head of queries and keys is normed before it is rotated.
+      window: a token sees itself and so many less one before it; 0: all before it.
       norm: `rms` or `layer` (with mean and bias).
       positions: `rotary` or `learned`.
       max_positions: length of the longest sequence; of rotary ones only what it was trained on.
@@ -61,6 +63,8 @@ class DecoderOnlyConfig:
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int = 0
     norm: str = "rms"
     norm_epsilon: float = 1e-5
     positions: str = "rotary"
@@ -80,6 +84,8 @@ class DecoderOnlyConfig:
         require_one_of(self, "positions", POSITIONS)
         if self.positions == "rotary":
             require(self, "head_dim", self.head_dim % 2 == 0, "be even where positions are rotary")
+        within = f"be between 0 (none) and max_positions = {self.max_positions:,}"
+        require(self, "window", 0 <= self.window <= self.max_positions, within)
         require(self, "norm_epsilon", 0 < self.norm_epsilon <= 1, "be above 0 and at most 1")
         require(self, "rope_theta", self.rope_theta > 0, "be above 0")
         check_feed_forward(self)
@@ -92,6 +98,7 @@ class DecoderOnlyConfig:
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         norm = width if self.norm == "rms" else 2 * width
         layer = 2 * width * (queries + keys) + (gates + 1) * width * self.mlp_dim + 2 * norm
+        layer += self.qk_norm * 2 * self.head_dim
         layer += self.qkv_bias * (queries + 2 * keys) + self.out_bias * width
         layer += self.mlp_bias * (gates * self.mlp_dim + width)
         positions = self.max_positions * width if self.positions == "learned" else 0

@@ -65,7 +65,11 @@ def _layer(layer: Mapping[str, Any], form: Form, head_dim: int) -> dict[str, Any
     qkv = _stack([*_grouped(attention["query"], key, head_dim), key, value])
     found = {
         **layer,
-        "self_attention": {"qkv_stack": _formed(qkv, form), "out": _formed(attention["out"], form)},
+        "self_attention": {
+            "qkv_stack": _formed(qkv, form),
+            "out": _formed(attention["out"], form),
+            **{name: node for name, node in attention.items() if name.endswith("_norm")},
+        },
         "mlp": {name: _formed(node, form) for name, node in {**inner, "wo": mlp["wo"]}.items()},
     }
     if "encoder_decoder_attention" in layer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import importlib.resources
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +18,13 @@ from distillspec_jax.acceptance import Record
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, ResultRow
 from distillspec_jax.generation.trace import Round
-from distillspec_jax.reports import plots, summary, tables
+from distillspec_jax.reports import figures, summary, tables
+from distillspec_jax.reports.series import series_of
 
-_TEMPLATE = "report.html.j2"
+_TEMPLATE, _SCRIPT = "report.html.j2", "report.js"
+MOST_DRAWN = 2_200_000
+"""Characters of drawings, beyond which groups have their tables alone: a page is to be sent by mail."""
 _SIGNATURE = '<meta name="generator" content="distillspec_jax">'
-_EXPECTED = "acceptance_expected_T"  # in metrics.jsonl, followed by the temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ def report(
     *,
     training: Mapping[str, str | Path] | None = None,
     examples: Sequence[TracedPrompt] = (),
+    broken: Sequence[str] = (),
     title: str | None = None,
     block_size: int = summary.BLOCK_SIZE,
 ) -> Path:
@@ -61,6 +66,7 @@ def report(
       output: the page.
       training: label to `metrics.jsonl` of training runs.
       examples: decoded prompts.
+      broken: what is wrong with each line of the files that could not be read (`results.usable`).
       title: heading of the page.
       block_size: which one the headline is about; the nearest one measured stands in for it.
 
@@ -72,12 +78,20 @@ def report(
     """
     curves = {label: training_log.read(path) for label, path in (training or {}).items()}
     groups = results.groups(rows)
-    page = _environment().get_template(_TEMPLATE)
-    text = page.render(
-        title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0].task for g in groups)),
-        sections=[_section(group, block_size) for group in groups],
-        curves=_curves(curves, plots.series_of(groups[0])),
-        examples=examples,
+    script = _resource(_SCRIPT)
+    text = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            title=title or "Speculative decoding: " + ", ".join(dict.fromkeys(g[0].task for g in groups)),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            sections=_sections(groups, block_size),
+            fronts=figures.of_fronts(groups),
+            curves=figures.of_training(curves, series_of(groups[0])),
+            examples=examples,
+            broken=broken,
+        )
     )
     files.write_whole(output, text, is_report)
     return Path(output)
@@ -91,9 +105,8 @@ def is_report(path: Path) -> bool:
 
 
 def _environment() -> jinja2.Environment:
-    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        loader=jinja2.DictLoader({_TEMPLATE: source}),
+        loader=jinja2.DictLoader({_TEMPLATE: _resource(_TEMPLATE)}),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -103,22 +116,43 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def _resource(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _sections(groups: Sequence[Sequence[ResultRow]], block_size: int) -> list[dict[str, Any]]:
+    """Collects the sections in order, with figures as long as there is room for them."""
+    sections: list[dict[str, Any]] = []
+    room = MOST_DRAWN
+    for rows in groups:
+        section = _section(rows, block_size)
+        size = section["block_size"]
+        drawn = figures.figures(rows, size) if size and room > 0 else []
+        length = sum(len(plot.svg) for figure in drawn for plot in figure.plots)
+        fits = not sections or length <= room  # one group is always drawn
+        room -= length if fits else room
+        sections.append(
+            {**section, "figures": drawn if fits else [], "undrawn": size and not (drawn and fits)}
+        )
+    return sections
+
+
 def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
     """Collects all that the page shows of one group of comparable rows."""
-    temperatures, labels = summary.temperatures(rows), plots.series_of(rows)
+    temperatures = summary.temperatures(rows)
     size = summary.nearest_block_size(rows, block_size)
     pair = summary.main_pair(rows)
     return {
         "first": rows[0],
         "metric": rows[0].primary_metric,
-        "series": labels,
+        "series": series_of(rows),
+        "timed": any(row.speedup is not None for row in rows),
         "pair": pair,
         "block_size": size,
         "findings": [_card(summary.finding(rows, t, block_size)) for t in temperatures],
         "headline": [(t, _lines(rows, t, [0, size or 0])) for t in temperatures],
         "full": [(t, _lines(rows, t, [0, *summary.block_sizes(rows)])) for t in temperatures],
         "matches": _matches(rows),
-        "figures": _figures(rows, temperatures, size),
         "provenance": _provenance(rows),
     }
 
@@ -131,7 +165,8 @@ def _card(finding: summary.Finding) -> dict[str, Any]:
         "outcome": finding.outcome,
         "number": f"×{finding.ratio.value:.2f}" if known else "–",
         "interval": f"{finding.ratio.low:.2f} to {finding.ratio.high:.2f}" if finding.ratio.ends else None,
-        "sentence": finding.sentence,
+        "first": finding.sentences[0],
+        "rest": finding.sentences[1:],
     }
 
 
@@ -154,7 +189,7 @@ def _matches(rows: Sequence[ResultRow]) -> str | None:
     if not differing:
         return (
             f"At T = 0 every drafted output equals the output without a draft, token for token: "
-            f"{greedy[0].prompts} prompts in each of {len(greedy)} cells."
+            f"{greedy[0].prompts} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
         )
     worst = min(differing, key=lambda row: row.matches_autoregressive or 0)
     return (
@@ -162,52 +197,6 @@ def _matches(rows: Sequence[ResultRow]) -> str | None:
         f"most in {worst.drafter} at γ = {worst.block_size}: {worst.matches_autoregressive} of "
         f"{worst.prompts} prompts are equal."
     )
-
-
-def _figures(
-    rows: Sequence[ResultRow], temperatures: Sequence[float], size: int | None
-) -> list[dict[str, Any]]:
-    if size is None:
-        return []
-    kinds: list[tuple[str, str, list[str | None]]] = [
-        (
-            "Block efficiency by block size",
-            "Bands are 95 % intervals over prompts. Dashed: (1 − α^(γ+1)) / (1 − α), what the measured "
-            "acceptance α would give if drafts were accepted independently.",
-            [plots.block_efficiency(rows, t) for t in temperatures],
-        ),
-        (
-            "Measured speed-up",
-            "Tokens a second over those of decoding without a draft, timed in turns on the same prompts. "
-            "Below the line a draft costs more than it saves.",
-            [plots.speedup(rows, t) for t in temperatures],
-        ),
-        (
-            f"Prompt by prompt, γ = {size}",
-            "Each dot is a prompt; above the line the draft on the upright axis did better.",
-            [plots.per_prompt(rows, t, size) for t in temperatures],
-        ),
-        (
-            "Acceptance by draft position",
-            f"Share of target calls that accepted the draft at this place and all before it, "
-            f"γ = {summary.block_sizes(rows)[-1]}.",
-            [plots.by_position(rows, t) for t in temperatures],
-        ),
-    ]
-    return [
-        {"title": title, "note": note, "plots": drawn}
-        for title, note, made in kinds
-        if (drawn := [(t, plot) for t, plot in zip(temperatures, made, strict=True) if plot])
-    ]
-
-
-def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[str, int]) -> list[str]:
-    wanted = [("train", "loss", "training loss")]
-    seen = {field for lines in curves.values() for line in lines for field in line}
-    for field in sorted(name for name in seen if name.startswith(_EXPECTED)):
-        wanted.append(("eval", field, f"held-out acceptance, T = {field.removeprefix(_EXPECTED)}"))
-    drawn = [plots.training(curves, *what, series) for what in wanted]
-    return [plot for plot in drawn if plot]
 
 
 def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:

@@ -31,14 +31,19 @@ class Finding(NamedTuple):
       outcome: `WIN`, `LOSS`, `NO_DIFFERENCE` or `UNKNOWN`, of block efficiency against the other drafter, or,
         where there is no other, of speed against no draft.
       ratio: the interval that decides it.
-      sentence: all of it in words.
+      sentences: all of it in words; the first says what came out.
     """
 
     temperature: float
     block_size: int | None
     outcome: str
     ratio: Interval
-    sentence: str
+    sentences: Sequence[str]
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words, as one paragraph."""
+        return " ".join(self.sentences)
 
 
 class Pair(NamedTuple):
@@ -134,8 +139,7 @@ def ratios(rows: Sequence[ResultRow], pair: Pair) -> list[dict[str, Any]]:
 
 def block_efficiency_ratio(ours: ResultRow, theirs: ResultRow) -> Interval:
     """Divides the block efficiency of one row by that of another on the same prompts, paired."""
-    one, other = ours.per_prompt, theirs.per_prompt
-    return paired.ratio_of_ratios(one.emitted, one.target_calls, other.emitted, other.target_calls)
+    return paired.quotient_of_records(ours.per_prompt.records, theirs.per_prompt.records, "block_efficiency")
 
 
 def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
@@ -191,7 +195,7 @@ def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLO
     if ours is None:
         nothing = Interval(math.nan, math.nan, math.nan)
         return Finding(
-            temperature, None, UNKNOWN, nothing, f"At T = {temperature:g} no drafter was measured."
+            temperature, None, UNKNOWN, nothing, [f"At T = {temperature:g} no drafter was measured."]
         )
     ratio = ours.interval("speedup")
     said = f"At T = {temperature:g} and γ = {size}, {ours.drafter} emits {ours.block_efficiency:.2f}"
@@ -209,7 +213,7 @@ def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLO
                 against = block_efficiency_ratio(ours, row)
                 sentences.append(f"Against {other}: {times(against)}, {_IN_WORDS[outcome(against)]}.")
     sentences += [_speed_sentence(ours), _fastest_sentence(rows, ours)]
-    return Finding(temperature, size, outcome(ratio), ratio, " ".join(filter(None, sentences)))
+    return Finding(temperature, size, outcome(ratio), ratio, list(filter(None, sentences)))
 
 
 def times(interval: Interval) -> str:

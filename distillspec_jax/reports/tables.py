@@ -11,7 +11,6 @@ from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.advice import Advice
 from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
-from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import MEASURES, NO_DRAFTER, Measure, ResultRow
 from distillspec_jax.evaluation.served_lines import Served
 from distillspec_jax.reports import summary
@@ -100,20 +99,15 @@ def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | N
     lines = []
     for name, one in found.items():
         paired = one is not first and np.array_equal(one.tokens, first.tokens)
-        more = [_interval(one.loss_beyond(first), ".3f") if paired else "–"] if beyond else []
+        more = [format(one.loss_beyond(first), ".3f") if paired else "–"] if beyond else []
         more += [f"{value:.1f}" for value in one.corpus.values()]
-        loss, perplexity = _interval(one.loss, ".3f"), _interval(one.perplexity, ".4g")
+        loss, perplexity = format(one.loss, ".3f"), format(one.perplexity, ".4g")
         lines.append([name, f"{one.tokens.sum():,}", loss, perplexity, *more])
     print_fitted(console or _console(), columns, lines, title=f"{what}: {len(first.tokens)} rows")
 
 
 def _console() -> Console:
     return Console(highlight=False)
-
-
-def _interval(of: Interval, form: str) -> str:
-    value = format(of.value, form)
-    return value if of.ends is None else f"{value} ({of.low:{form}}–{of.high:{form}})"
 
 
 def with_interval(row: ResultRow, measure: Measure) -> str:
@@ -123,7 +117,7 @@ def with_interval(row: ResultRow, measure: Measure) -> str:
         return "–"
     if found.ends is None or found.low == found.high:
         return f"{found.value:.2f}"
-    return _interval(found, ".2f")
+    return format(found, ".2f")
 
 
 def _line(row: ResultRow, metric: str) -> list[str]:
@@ -145,8 +139,8 @@ def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Con
     lines = []
     for label, windows in found.items():
         for place, one in windows:
-            rate = _interval(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
-            efficiency = _interval(one.block_efficiency, ".2f")
+            rate = format(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
+            efficiency = format(one.block_efficiency, ".2f")
             tokens = one.total.emitted_tokens
             lines.append([label, place, f"{len(one.records):,}", f"{tokens:,}", rate, efficiency])
     print_fitted(console or _console(), columns, lines)

@@ -44,6 +44,7 @@ JOBS: dict[str, tuple[str, str]] = {
     ),
     "convert": (f"{commands.FROM_GGUF} --output=out", ""),
     "convert to hf": (f"{commands.TO_HF} --output=out", ""),
+    "convert to gguf": (f"{commands.TO_GGUF} --output=out", ""),
     "convert into an empty folder": (f"{commands.FROM_HF} --output=empty", ""),
     "draft": (f"{commands.DRAFT} --output=out", ""),
     "report": (f"{commands.REPORT} --output=out", ""),

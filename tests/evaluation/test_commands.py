@@ -76,6 +76,19 @@ def test_report_prints_the_table_and_names_the_page(tmp_path, capsys):
     assert "<h1>Mine</h1>" in page.read_text()
 
 
+def test_report_of_a_partly_broken_file_names_the_lines_and_uses_the_rest(tmp_path, capsys):
+    (row, *_) = [row for row in simulated.rows(prompts=6) if row.is_drafted]
+    results.append(tmp_path / "results.jsonl", row)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"schema_version": 1, "task": 3}\n')
+    page = tmp_path / "page.html"
+    assert console.main(["report", str(tmp_path / "results.jsonl"), f"--output={page}"]) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/results.jsonl:2: " in out
+    assert "1 lines cannot be read and are left out, 1 rows are used" in out
+    assert "1 line of the results could not be read and is left out." in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

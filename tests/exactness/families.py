@@ -122,7 +122,9 @@ def t5_family() -> Family:
     return Family("t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _by_features)
 
 
-def decoder_only_family() -> Family:
+def decoder_only_family(name: str = "decoder_only", **more: Any) -> Family:
+    """A pair of Llamas; `more`: other fields of both."""
+
     def model(vocab_size: int, layers: int) -> DecoderOnly:
         return DecoderOnly(
             DecoderOnlyConfig(
@@ -134,12 +136,13 @@ def decoder_only_family() -> Family:
                 num_layers=layers,
                 mlp_dim=6,
                 rope_theta=10.0,
+                **more,
             )
         )
 
     target, draft = model(8, 2), model(7, 1)
     params = PairParams(tiny.params(target, 1), tiny.params(draft, 2))
-    return Family("decoder_only", target, draft, params, _by_features)
+    return Family(name, target, draft, params, _by_features)
 
 
 def shortlisted_family() -> Family:
@@ -168,8 +171,11 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "decoder_only": decoder_only_family,
 }
 
-VARIANTS: dict[str, Callable[[], Family]] = {"shortlisted": shortlisted_family}
-"""Other drafts of a family; one point of the grid each."""
+VARIANTS: dict[str, Callable[[], Family]] = {
+    "shortlisted": shortlisted_family,
+    "windowed": lambda: decoder_only_family("windowed", window=3, qk_norm=True),
+}
+"""Other drafts and networks of a family; one point of the grid each."""
 
 MIXED: dict[str, Callable[[], Family]] = {
     "t5 by decoder_only": lambda: mixed_family("t5", "decoder_only"),

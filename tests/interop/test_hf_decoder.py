@@ -1,4 +1,4 @@
-"""Llama, Qwen2 and GPT-2 against transformers' own networks, on random weights, in both directions."""
+"""Every decoder-only kind against transformers' own networks, on random weights, in both directions."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop import hf_decoder, hf_folder
+from distillspec_jax.interop import hf_decoder, hf_decoder_config, hf_folder
 from distillspec_jax.models.decoder_only import DecoderOnly
 from tests import tiny
 
@@ -35,7 +35,9 @@ GPT2 = {"vocab_size": tiny.VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_po
 KINDS = {
     "llama": transformers.LlamaConfig(**LLAMA, head_dim=6, attention_bias=True, mlp_bias=True),
     "llama_tied": transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True, rope_parameters=STRETCHED),
+    "mistral": transformers.MistralConfig(**LLAMA, sliding_window=5),
     "qwen2": transformers.Qwen2Config(**LLAMA),
+    "qwen3": transformers.Qwen3Config(**LLAMA, head_dim=6),
     "gpt2": transformers.GPT2Config(**GPT2),
 }
 
@@ -152,13 +154,15 @@ def config_of(kind, **changed):
         ("llama", "hidden_act", "gelu", "Hugging Face llama: unknown hidden_act 'gelu': "),
         ("llama", "rope_parameters", {"rope_type": "yarn"}, "rope_scaling is of type 'yarn', only 'default'"),
         ("llama", "num_key_value_heads", 3, "num_kv_heads is 3, must divide num_heads = 4"),
+        ("mistral", "sliding_window", 41, "window is 41, must be between 0 (none) and max_positions = 40"),
+        ("mistral", "sliding_window", "5", "field sliding_window: expected int, got '5'"),
         ("qwen2", "use_sliding_window", True, "use_sliding_window is True, only False is supported"),
         ("gpt2", "scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx is True, only"),
     ],
 )
 def test_a_configuration_that_cannot_be_followed_is_named(kind, field, value, said):
     with pytest.raises(UsageError) as error:
-        hf_decoder.config_from_hf(config_of(kind, **{field: value}))
+        hf_decoder_config.config_from_hf(config_of(kind, **{field: value}))
     assert said in str(error.value)
 
 
@@ -166,8 +170,16 @@ def test_old_and_new_ways_of_writing_rotary_positions_mean_the_same():
     old = {k: v for k, v in STRETCHED.items() if k not in ("rope_type", "rope_theta")} | {"type": "llama3"}
     written = {"model_type": "llama", **LLAMA, "rope_theta": 100.0, "rope_scaling": old}
     new = {"model_type": "llama", **LLAMA, "rope_parameters": STRETCHED}
-    assert hf_decoder.config_from_hf(written) == hf_decoder.config_from_hf(new)
-    assert hf_decoder.config_from_hf(new).rope_theta == 100.0
+    assert hf_decoder_config.config_from_hf(written) == hf_decoder_config.config_from_hf(new)
+    assert hf_decoder_config.config_from_hf(new).rope_theta == 100.0
+
+
+def test_a_window_of_null_is_none_and_one_left_out_is_the_first_release_s():
+    written = config_of("mistral", max_position_embeddings=8192, sliding_window=None)
+    config = hf_decoder_config.config_from_hf(written)
+    assert (config.window, hf_decoder_config.config_to_hf(config)["model_type"]) == (0, "llama")
+    del written["sliding_window"]
+    assert hf_decoder_config.config_from_hf(written).window == 4096
 
 
 def test_every_tensor_that_contradicts_the_config_is_named():
@@ -192,8 +204,11 @@ def test_a_network_without_a_name_in_transformers_is_not_exported():
     with pytest.raises(
         UsageError, match="transformers has no name for a decoder-only network of norm 'layer'"
     ):
-        hf_decoder.config_to_hf(dataclasses.replace(tiny.LLAMA.config, norm="layer"))
-    assert DecoderOnly(hf_decoder.config_from_hf(hf_decoder.config_to_hf(tiny.LLAMA.config))) == tiny.LLAMA
+        hf_decoder_config.config_to_hf(dataclasses.replace(tiny.LLAMA.config, norm="layer"))
+    assert (
+        DecoderOnly(hf_decoder_config.config_from_hf(hf_decoder_config.config_to_hf(tiny.LLAMA.config)))
+        == tiny.LLAMA
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,6 +230,6 @@ def test_a_network_without_a_name_in_transformers_is_not_exported():
 def test_a_configuration_of_other_types_is_one_line(kind, field, value, said):
     """All but the unfollowable were tracebacks, or hung."""
     with pytest.raises(UsageError) as error:
-        hf_decoder.config_from_hf(config_of(kind, **{field: value}))
+        hf_decoder_config.config_from_hf(config_of(kind, **{field: value}))
     assert said in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Small GGUF files, written with the `gguf` package: a Llama or Qwen2 of two layers with a tokenizer."""
+"""Small GGUF files, written with the `gguf` package: a Llama or Qwen of two layers with a tokenizer."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def shapes(kind: str) -> dict[str, tuple[int, ...]]:
             "ffn_up.weight": (INNER, WIDTH),
             "ffn_down.weight": (WIDTH, INNER),
         }
+        if kind == "qwen3":
+            layer |= {"attn_q_norm.weight": (HEAD_DIM,), "attn_k_norm.weight": (HEAD_DIM,)}
         if kind == "qwen2":
             layer |= {f"attn_{x}.bias": layer[f"attn_{x}.weight"][:1] for x in "qkv"}
         found |= {f"blk.{i}.{name}": shape for name, shape in layer.items()}
@@ -64,6 +66,8 @@ def write(path: Path, kind: str = "llama", **changed: Any) -> Path:
         "tokenizer.ggml.bos_token_id": BOS,
         "tokenizer.ggml.eos_token_id": EOS,
     }
+    if kind == "qwen3":  # whose heads are 128 wide by default
+        numbers[f"{kind}.attention.key_length"] = HEAD_DIM
     floats = {f"{kind}.rope.freq_base": 100.0, f"{kind}.attention.layer_norm_rms_epsilon": 1e-5}
     texts = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.chat_template": CHAT}
     writer = gguf.GGUFWriter(path, changed.pop("architecture", kind))

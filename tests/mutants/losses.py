@@ -61,11 +61,11 @@ LOSSES = (
     _lost(
         "6",
         "evaluate writes over whatever file is there",
-        ("cli/evaluate.py", "outputs.check(flags.output, _is_ours)", "outputs.check(flags.output)"),
+        ("cli/evaluate.py", "outputs.check(flags.output, held_out.is_written)", "outputs.check(flags.output)"),
         (
-            "cli/evaluate.py",
-            "files.write_json(flags.output, rows, _is_ours)",
-            "files.write_json(flags.output, rows)",
+            "evaluation/held_out.py",
+            "files.write_json(path, {name: one.summary for name, one in found.items()}, is_written)",
+            "files.write_json(path, {name: one.summary for name, one in found.items()})",
         ),
     ),
     _lost(

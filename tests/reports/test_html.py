@@ -1,18 +1,20 @@
 """The page holds the numbers and needs nothing else."""
 
+import base64
 import dataclasses
+import hashlib
 import html as html_module
-import html.parser
 import json
 import re
 import warnings
+from html.parser import HTMLParser
 
 import pytest
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.generation.trace import Round
-from distillspec_jax.reports import plots, summary, tables
+from distillspec_jax.reports import figures, html, plots, summary, tables
 from distillspec_jax.reports.html import TracedPrompt, report
 from distillspec_jax.terminal import shown
 from tests.evaluation import simulated
@@ -21,7 +23,7 @@ ROWS = simulated.rows()
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Text, attributes and nesting of a page."""
 
     def __init__(self, source):
@@ -46,6 +48,12 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "title"):
             self.text += data
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages of tables alone, written in a moment."""
+    monkeypatch.setattr(html, "MOST_DRAWN", 0)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +83,34 @@ def page(files):
 
 
 def test_the_page_loads_nothing(page):
-    assert not re.search(r"https?:|//\w|@import|src=|<link|<script|<iframe", page)
+    body, script = page.split("<script>")
+    assert not re.search(r"https?:|//\w|@import|src=|<link|<script|<iframe", body)
+    assert not re.search(r"https?:|//\w|import|fetch|XMLHttp|WebSocket|eval|src|innerHTML", script)
     for name, value in Page(page).attributes:
         if name in ("href", "xlink:href", "clip-path"):
             assert re.fullmatch(r"#.+|url\(#.+\)", value), (name, value)
+
+
+def test_only_the_page_s_own_script_runs(page):
+    """A browser compares a script with the hash in the policy: no label can bring one."""
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert html_module.unescape(policy).split("; ")[::2] == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest}'",
+    ]
+
+
+def test_every_cell_sorts_by_its_own_number(page):
+    """The script reads `data-value`: as text 10 stood before 9, and an interval was part of the number."""
+    found = re.findall(r"<td(?: data-value=\"([^\"]+)\")?>([^<]*)", page)
+    assert len(found) > 100
+    for value, text in found:
+        if text.strip() == "–":
+            assert value in ("", "0"), text  # the baseline's block size
+        else:
+            assert float(value) == pytest.approx(float(text), abs=0.051), text
 
 
 def test_the_page_is_well_formed(page):
@@ -100,7 +132,7 @@ def test_the_page_holds_the_numbers(page):
             assert tables.with_interval(row, field) in text
     for temperature in (0.0, 1.0):
         said = summary.finding(ROWS, temperature)
-        assert " ".join(said.sentence.split()) in text
+        assert all(" ".join(sentence.split()) in text for sentence in said.sentences)
         assert f"×{said.ratio.value:.2f}" in text
     assert "40 prompts in each of 12 cells" in text
     for part in ("abc1234", "cpu: 1 × cpu, 2 CPU cores", "distillspec demo", "best of 2 runs"):
@@ -113,12 +145,26 @@ def test_every_plot_is_there_and_says_what_it_shows(page):
         for what in (
             "Block efficiency by block size",
             "Measured speed-up",
+            "Block efficiency predicted and measured",
             "prompt by prompt",
+            "Accepted drafts a round",
             "by draft position",
+            "Latency of requests",
         ):
             assert any(what in label and f"temperature {temperature}" in label for label in labels), what
     assert {"training loss by training step", "held-out acceptance, T = 1 by training step"} <= set(labels)
-    assert len(labels) == Page(page).tags.count("svg") == 10
+    drawn = [label for label in labels if not label.startswith("table, ")]
+    assert len(drawn) == Page(page).tags.count("svg") == 16
+
+
+def test_the_card_holds_the_first_sentence_and_folds_the_rest(page):
+    first, *rest = summary.finding(ROWS, 1.0).sentences
+    card = next(part for part in page.split('<div class="card">') if html_module.escape(first) in part)
+    shown_at_once, folded = card.split("<details>", 1)
+    assert first in html_module.unescape(shown_at_once)
+    assert rest
+    assert not any(sentence in html_module.unescape(shown_at_once) for sentence in rest)
+    assert all(sentence in html_module.unescape(folded) for sentence in rest)
 
 
 def test_colours_come_from_the_page(page):
@@ -145,7 +191,7 @@ def test_plots_hold_the_measured_values():
     assert plots.training({"a": [{"step": 1, "split": "train"}]}, "train", "loss", "loss") is None
 
 
-def test_differing_outputs_are_not_hidden(tmp_path):
+def test_differing_outputs_are_not_hidden(tmp_path, undrawn):
     rows = [
         dataclasses.replace(row, matches_autoregressive=38)
         if (row.drafter, row.block_size) == ("control", 3) and row.temperature == 0
@@ -156,17 +202,39 @@ def test_differing_outputs_are_not_hidden(tmp_path):
     assert "differ from those without a draft in 1 of 12 cells, most in control at γ = 3: 38 of 40" in text
 
 
-def test_several_files_and_untimed_rows_make_sections(files, tmp_path):
+def test_several_files_and_untimed_rows_make_sections(files, tmp_path, monkeypatch):
     nothing = {"timing": None, "speedup": None, "speedup_ci95": None, "quality": {}, "primary_metric": None}
-    for row in simulated.rows(task="gsm_symbolic", prompts=6):
-        results.append(tmp_path / "other.jsonl", dataclasses.replace(row, **nothing))
+    for row in simulated.rows(task="gsm_symbolic", prompts=6, block_sizes=(3, 5)):
+        if row.temperature == 1:
+            results.append(tmp_path / "other.jsonl", dataclasses.replace(row, **nothing))
     rows = results.read([files / "results.jsonl", tmp_path / "other.jsonl"])
+    monkeypatch.setattr(html, "MOST_DRAWN", 0)
     text = report(rows, tmp_path / "r.html").read_text()
-    assert text.count("<section>") == 2
+    assert text.count("<section>") == text.count("Figures of these rows are left out") == 2
     assert "Speculative decoding: wiki_leads, gsm_symbolic" in text
-    assert len(re.findall("Measured speed-up by block size", text)) == 2
+    untimed = Page(text[text.rindex("<section>") :])
+    assert "speed-up" not in untimed.text.split("Command")[0], "a column without a number"
     bare = [row for row in ROWS if row.drafter == "none"]
     assert "no drafter was measured" in report(bare, tmp_path / "b.html").read_text()
+
+
+def test_drawings_stop_where_the_page_would_become_too_large(tmp_path, monkeypatch):
+    plot = figures.Plot("T = 0", f"<svg>{'.' * 1_500_000}</svg>")
+    monkeypatch.setattr(figures, "figures", lambda *_: [figures.Figure("large", "", [plot])])
+    rows = [row for task in ("one", "two", "three") for row in simulated.rows(task=task, prompts=6)]
+    page = report(rows, tmp_path / "r.html").read_text()
+    assert (page.count("<svg>"), page.count("Figures of these rows are left out")) == (1, 2)
+    assert len(page) < 3_000_000
+
+
+def test_lines_that_cannot_be_read_are_counted_and_named(tmp_path, undrawn):
+    broken = [f"old.jsonl:{n}: <no> JSON" for n in range(1, 23)]
+    page = Page(report(ROWS, tmp_path / "r.html", broken=broken).read_text())
+    assert "22 lines of the results could not be read and are left out." in page.text
+    assert "old.jsonl:20: <no> JSON" in page.text
+    assert "And 2 more." in page.text
+    one = Page(report(ROWS, tmp_path / "r.html", broken=broken[:1]).read_text())
+    assert "1 line of the results could not be read and is left out." in one.text
 
 
 def test_a_bad_training_file_is_named(tmp_path):
@@ -179,7 +247,7 @@ def test_a_bad_training_file_is_named(tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_log_of_0_1_that_is_being_written_is_read(tmp_path):
+def test_a_log_of_0_1_that_is_being_written_is_read(tmp_path, undrawn):
     """It has NaN, which is no JSON, and its last line is not whole."""
     lines = [
         '{"step": 1, "split": "train", "loss": NaN}',
@@ -191,7 +259,7 @@ def test_a_log_of_0_1_that_is_being_written_is_read(tmp_path):
     assert "training loss by training step" in page
 
 
-def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path):
+def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path, undrawn):
     """Rows of one group may have been scored by others: a page of them was a traceback."""
     bare = dataclasses.replace(ROWS[2], quality={}, primary_metric=None, mbsu=None)
     page = report([*ROWS, bare], tmp_path / "r.html").read_text()

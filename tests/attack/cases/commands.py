@@ -27,6 +27,8 @@ FROM_GGUF = "convert --from=gguf --input=tiny.gguf"
 FROM_T5X = "convert --from=t5x --input=t5x --mlp_activations=gelu,linear"
 FROM_ORBAX = "convert --from=t5x --input=orbax --mlp_activations=gelu,linear"
 TO_HF = "convert --to=hf --input=chatty"
+TO_GGUF = "convert --to=gguf --input=chatty"
+DEPLOY = "deploy --engine=llama.cpp --target=chatty --draft=chatty"
 _TASK = (
     "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
     "--gin.VALIDATION_FILE=valid.jsonl --gin.INPUTS_LENGTH=16 --gin.TARGETS_LENGTH=8"
@@ -50,6 +52,7 @@ FILES = {
     "evaluate": f"{EVALUATE} --output={{}}",
     "advise": f"{ADVISE} --output={{}}",
     "report": f"{REPORT} --output={{}}",
+    "convert to gguf": f"{TO_GGUF} --output={{}}",
 }
 """Commands whose output is a file."""
 
@@ -58,6 +61,7 @@ INPUTS = {
     "evaluate": ("target/model.json", "target/tokenizer.model"),
     "advise": ("asked.jsonl", "target/model.json", "draft/tokenizer.model"),
     "report": ("results.jsonl", "metrics.jsonl"),
+    "convert to gguf": ("chatty/model.json", "chatty/tokenizer.json"),
 }
 """What they read."""
 
@@ -90,6 +94,7 @@ EVERY = {
     "power": f"{POWER} --against=supervised --power=0.9 --level=0.01 --block_size=5",
     "dryrun": DRYRUN,
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
+    "deploy": DEPLOY,
     "draft, choices": "draft --target=target",
     "generate, chat": f"{CHAT} --output=out",
     "zoo": "zoo",

@@ -1,0 +1,46 @@
+"""transformers: assisted generation. Read in the source of transformers 5.23.0, and run by this project's
+tests.
+
+- generation/utils.py: pairs of equal `vocab_size` are taken for pairs of one tokenizer; batches of one
+  prompt only; above temperature 0 `_speculative_sampling` is rejection sampling.
+- generation/configuration_utils.py: a draft of its own accord drafts 20 tokens, and stops early where it is
+  less than 0.4 sure; both are set here, so that blocks are as long as `generate`'s.
+"""
+
+from __future__ import annotations
+
+from distillspec_jax.interop.engines import engine
+from distillspec_jax.interop.engines.engine import Deployment, Engine, Recipe
+
+
+def _recipe(deployment: Deployment) -> Recipe:
+    engine.check_equal_sizes(TRANSFORMERS, deployment)
+    engine.check_one_device(TRANSFORMERS, deployment)
+    kind = "AutoModelForSeq2SeqLM" if deployment.target.family == "t5" else "AutoModelForCausalLM"
+    target, draft = (deployment.path(model, "hf") for model in (deployment.target, deployment.draft))
+    sampling = "do_sample=False"
+    if deployment.temperature > 0:
+        sampling = f"do_sample=True, temperature={deployment.temperature:g}, top_k=0"
+    python = f"""\
+from transformers import {kind}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({target!r})
+target = {kind}.from_pretrained({target!r}, dtype="float32")
+draft = {kind}.from_pretrained({draft!r}, dtype="float32")
+draft.generation_config.num_assistant_tokens = {deployment.block_size}
+draft.generation_config.num_assistant_tokens_schedule = "constant"
+draft.generation_config.assistant_confidence_threshold = 0.0
+inputs = tokenizer("Your prompt", return_tensors="pt")
+ids = target.generate(**inputs, assistant_model=draft, max_new_tokens=64, {sampling})
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+"""
+    return Recipe(deployment.exports("hf"), python, ["Assisted generation takes one prompt at a time."])
+
+
+TRANSFORMERS = Engine(
+    name="transformers",
+    version="5.23.0",
+    families=("gpt2", "llama", "mistral", "qwen2", "qwen3", "t5"),
+    pairing="takes a pair of equal vocab_size for one of the same tokenizer",
+    recipe=_recipe,
+)
