@@ -1,4 +1,4 @@
-"""Which drafters get a colour and a marker of their own, and which ones: the same throughout a page."""
+"""Colours and markers of drafters, the same throughout a page; of many drafters only some have one."""
 
 from __future__ import annotations
 
