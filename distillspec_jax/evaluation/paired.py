@@ -55,21 +55,21 @@ def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: flo
 
     NaN where one of its sums is not known of all of them.
     """
-    columns = _sums(records, ratio_name)
-    return ratio(columns[0], columns[1], **options) if columns else Interval(np.nan, np.nan, np.nan)
+    sums = _sums(records, ratio_name)
+    return Interval(np.nan, np.nan, np.nan) if sums is None else ratio(sums[0], sums[1], **options)
 
 
 def quotient_of_records(
-    ours: Sequence[PartialRecord], theirs: Sequence[PartialRecord], ratio_name: str, **options: float
+    ours: Sequence[PartialRecord], theirs: Sequence[Record], ratio_name: str, **options: float
 ) -> Interval:
     """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
 
     NaN where a sum is not known of all of them.
     """
-    columns, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
-    if not columns or not others:
+    sums, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
+    if sums is None or others is None:
         return Interval(np.nan, np.nan, np.nan)
-    return ratio_of_ratios(columns[0], columns[1], others[0], others[1], **options)
+    return ratio_of_ratios(sums[0], sums[1], others[0], others[1], **options)
 
 
 def _sums(records: Sequence[PartialRecord], ratio_name: str) -> tuple[list[float], list[float]] | None:
