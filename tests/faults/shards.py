@@ -47,8 +47,8 @@ COMMANDS = {
         "--max_new_tokens=8 --block_sizes=1,2,3 --temperatures=0,1 --timing_prompts=2 --output_dir=sweep"
     ),
 }
-GROWING = {"collect": "texts.jsonl.partial", "sweep": "results.jsonl"}
-"""The file of a shard to which lines are added while it runs."""
+SIGN = {"collect": "texts.jsonl.partial", "sweep": "shard.json"}
+"""The file of a shard on whose first line it is killed: texts that stay, or a cell that is being measured."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,19 +56,21 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.shards", description=__doc__)
     parser.add_argument("--shards", type=int, default=8, help="how many (default 8)")
     parser.add_argument("--killed", type=int, default=2, help="so many of them (default 2)")
+    parser.add_argument("--only", choices=COMMANDS, help="one of the two")
     parser.add_argument("--folder", type=Path, default=Path("runs/shards"), help="a new folder for all of it")
     flags = parser.parse_args(argv)
     one, many = flags.folder.absolute() / "one", flags.folder.absolute() / "many"
     prepare(flags.folder)
     unequal = []
-    for name, line in COMMANDS.items():
+    for name in [flags.only] if flags.only else COMMANDS:
+        line = COMMANDS[name]
         finish(one, line)
         for index in range(flags.shards):
             command = f"{line} --shard={index}/{flags.shards}"
             if index < flags.killed:
                 part = many / f"{name}-{index:05}-of-{flags.shards:05}"
-                kill(start(many, command), part / GROWING[name])
-                print(f"{name}: shard {index} killed, {_lines(part / GROWING[name])} lines there", flush=True)
+                kill(start(many, command), part / SIGN[name])
+                print(f"{name}: shard {index} killed", flush=True)
             finish(many, command)
         finish(many, f"merge {name}")
         found = differences(one / name, many / name)
@@ -116,10 +118,10 @@ def finish(folder: Path, line: str) -> None:
     assert process.exitcode == 0, line
 
 
-def kill(process: BaseProcess, growing: Path) -> None:
-    """Kills a process when it has written its first lines."""
+def kill(process: BaseProcess, sign: Path) -> None:
+    """Kills a process when a file has its first line."""
     deadline = time.monotonic() + PATIENCE
-    while process.is_alive() and not _lines(growing) and time.monotonic() < deadline:
+    while process.is_alive() and not _lines(sign) and time.monotonic() < deadline:
         time.sleep(POLL)
     process.kill()
     process.join()
