@@ -121,6 +121,14 @@ def test_lines_of_python_are_python(deployed, engine):
     assert "num_assistant_tokens = 7" in python
 
 
+def test_a_t5_gets_a_cache_as_deep_as_its_decoder(deployed):
+    """Without it transformers fails on the zoo's target, whose encoder has a layer less."""
+    flags = ["--target=zoo:target", "--draft=zoo:draft"]
+    _, script = deployed("transformers", *flags)
+    assert "    model.config.num_layers = model.config.num_decoder_layers\n" in commands(script)[1]
+    assert "num_layers" not in deployed("transformers")[1]
+
+
 def test_the_script_is_one_even_if_names_and_cards_are_hostile(deployed, tmp_path):
     """A card may come from anybody: what it says must not become a command."""
     taught = {"parents": {"target": "x\ntouch taken"}}

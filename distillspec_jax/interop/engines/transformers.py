@@ -5,6 +5,7 @@ tests.
   prompt only; above temperature 0 `_speculative_sampling` is rejection sampling.
 - generation/configuration_utils.py: a draft of its own accord drafts 20 tokens, and stops early where it is
   less than 0.4 sure; both are set here, so that blocks are as long as `generate`'s.
+- cache_utils.py: the cache of a T5 has a layer for each of the encoder, and fails if the decoder has more.
 """
 
 from __future__ import annotations
@@ -12,11 +13,22 @@ from __future__ import annotations
 from distillspec_jax.interop.engines import engine
 from distillspec_jax.interop.engines.engine import Deployment, Engine, Recipe
 
+_T5_LAYERS = """\
+for model in (target, draft):  # whose caches would have as many layers as the encoder
+    model.config.num_layers = model.config.num_decoder_layers
+"""
+
 
 def _recipe(deployment: Deployment) -> Recipe:
     engine.check_equal_sizes(TRANSFORMERS, deployment)
     engine.check_one_device(TRANSFORMERS, deployment)
-    kind = "AutoModelForSeq2SeqLM" if deployment.target.family == "t5" else "AutoModelForCausalLM"
+    kind, more, said = "AutoModelForCausalLM", "", ["Assisted generation takes one prompt at a time."]
+    if deployment.target.family == "t5":
+        kind, more = "AutoModelForSeq2SeqLM", _T5_LAYERS
+        said.append(
+            "After a refused draft transformers feeds an encoder-decoder draft its text once more, behind "
+            "what its cache kept: it is accepted less than by `generate`."
+        )
     target, draft = (deployment.path(model, "hf") for model in (deployment.target, deployment.draft))
     sampling = "do_sample=False"
     if deployment.temperature > 0:
@@ -27,14 +39,14 @@ from transformers import {kind}, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({target!r})
 target = {kind}.from_pretrained({target!r}, dtype="float32")
 draft = {kind}.from_pretrained({draft!r}, dtype="float32")
-draft.generation_config.num_assistant_tokens = {deployment.block_size}
+{more}draft.generation_config.num_assistant_tokens = {deployment.block_size}
 draft.generation_config.num_assistant_tokens_schedule = "constant"
 draft.generation_config.assistant_confidence_threshold = 0.0
 inputs = tokenizer("Your prompt", return_tensors="pt")
 ids = target.generate(**inputs, assistant_model=draft, max_new_tokens=64, {sampling})
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """
-    return Recipe(deployment.exports("hf"), python, ["Assisted generation takes one prompt at a time."])
+    return Recipe(deployment.exports("hf"), python, said)
 
 
 TRANSFORMERS = Engine(
