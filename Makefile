@@ -14,12 +14,14 @@ ARGS ?=
 # Of `make dryrun`: a gin file, found in gin_configs, and the devices along data and model.
 CONFIG ?= experiments/dryrun/t5_xl_small.gin
 MESH ?= 4x8
+# Of `make paper`: small or full, benchmarks/paper/scales.py.
+SCALE ?= small
 # A file's tests share compiled functions, so files and not tests are dealt out; compiling keeps one core busy.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid curves report notebooks wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid curves paper report notebooks wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -122,6 +124,9 @@ grid: setup  ## divergence × data source, equal time a cell (hours; resumes); b
 
 curves: setup  ## learning curves of data sources, until acceptance rises no more (days; resumes); benchmarks/curves.py
 	$(BIN)/python -m benchmarks.curves $(ARGS)
+
+paper: setup  ## the paper's experiments: tables, figures, what held (SCALE=small: half an hour; full: days; resumes)
+	$(BIN)/python -m benchmarks.paper --scale=$(SCALE) $(ARGS)
 
 report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS
 	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curves_page, grid
+from benchmarks import arms, curves_page, grid
 from benchmarks.curves_page import ACCEPTANCE, Curve
 from distillspec_jax import checkpoint, files, training_log
 from distillspec_jax.cli import errors
@@ -128,7 +128,7 @@ def _seconds_a_step(task: str, source: str, root: Path) -> float:
         cell = Cell(task, source, "FKL", RATES[0], 0)
         trial = {"TRAIN_STEPS": grid.TRIAL_STEPS, "EVAL_PERIOD": 0, "PATIENCE": 0, "OWN_TEXTS": 0}
         train = functools.partial(_train, cell, trial, flags=TIMED_AS.get(source, ()))
-        kept[name] = grid.seconds_a_step(train, root / "trial")
+        kept[name] = arms.timed_trial(train, root / "trial")
         files.write_whole(path, files.as_json(kept, indent=1) + "\n")
     return kept[name]
 

@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import training_log
+from benchmarks import arms, commands
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import power, results, sample_size
@@ -31,7 +29,6 @@ from distillspec_jax.evaluation.sweep import RESULTS, sweep
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.tables import with_interval
 from distillspec_jax.showcase.recipes import RECIPES
-from distillspec_jax.training.writers import METRICS_FILE
 
 TASKS = ("wiki_leads", "gsm_symbolic")
 SOURCES = ("fixed", "target", "on_policy", "mix")
@@ -172,21 +169,12 @@ def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
     per_step = {}
     for source in (*SOURCES, CONTROL):
         flags = DIVERGENCES["FKL"] if source in SOURCES else []
-        per_step[source] = seconds_a_step(
+        per_step[source] = arms.timed_trial(
             functools.partial(_train, task, source, flags, TRIAL_STEPS, 0), folder / "trial"
         )
     steps = {source: max(1, round(seconds / s)) for source, s in per_step.items()}
     path.write_text(json.dumps({"seconds": seconds, "seconds_a_step": per_step, "steps": steps}, indent=1))
     return steps
-
-
-def seconds_a_step(train: Callable[[Path], Path], trial: Path) -> float:
-    """Trains in a folder that is removed again, and reads off its last report how long a step took."""
-    shutil.rmtree(trial, ignore_errors=True)
-    train(trial)
-    found = [line["step_s"] for line in training_log.read(trial / METRICS_FILE) if "step_s" in line][-1]
-    shutil.rmtree(trial)
-    return float(found)
 
 
 def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
@@ -206,26 +194,14 @@ def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, 
 def start(
     command: Sequence[str], task: str, macros: Mapping[str, Any], flags: Sequence[str], directory: Path
 ) -> Path:
-    """Trains on a task as a user would; a process of its own gives back the compiler's memory.
-
-    Raises:
-      UsageError: it ended with an error, or was stopped.
-    """
+    """Trains on a task with the grid's settings; see `commands.run`."""
     shared = {
         "MIXTURE_OR_TASK_NAME": task,
         "TASK_FEATURE_LENGTHS": dict(RECIPES[task].lengths),
         "MODEL_DIR": str(directory),
         "BATCH_SIZE": 24,
     }
-    named = [f"--gin.{name}={value}" for name, value in {**shared, **macros}.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "distillspec_jax.cli.main", *command, *named, *flags],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise UsageError(f"{directory}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    commands.run([*command, *commands.gin_flags((), {**shared, **macros}), *flags], str(directory))
     return directory
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,8 +35,8 @@ COUNTS = (*REQUIRED, "drafted", "tested_at", "accepted_at")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-    """The counts of some texts, decoded by one system; nothing past a text's end is counted but `drafted`.
+class PartialRecord:
+    """The counts of some texts as far as a system tells them: other engines' answers and counters.
 
     Attributes:
       texts: how many.
@@ -51,16 +51,72 @@ class Record:
       overlap: sum over tested positions of sum_v min(p, q).
     """
 
-    texts: int = 1
-    emitted_tokens: int
-    target_calls: int
-    tested: int
-    accepted: int
+    texts: int | None = 1
+    emitted_tokens: int | None = None
+    target_calls: int | None = None
+    tested: int | None = None
+    accepted: int | None = None
     drafted: int | None = None
     cut_rounds: int | None = None
     tested_at: Sequence[int] | None = None
     accepted_at: Sequence[int] | None = None
     overlap: float | None = None
+
+    @classmethod
+    def total(cls, records: Iterable[Self]) -> Self:
+        """Adds records up; what one of them does not tell is not known of the sum."""
+        records = list(records)
+        if not records:
+            return cls(texts=0, emitted_tokens=0, target_calls=0, tested=0, accepted=0)
+        sums: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            values = [getattr(record, field.name) for record in records]
+            if any(value is None for value in values):
+                sums[field.name] = None
+            elif field.name.endswith("_at"):
+                sums[field.name] = tuple(map(sum, itertools.zip_longest(*values, fillvalue=0)))
+            else:
+                sums[field.name] = float(np.sum(values)) if field.name == "overlap" else sum(values)
+        return cls(**sums)
+
+    def __add__(self, other: Self) -> Self:
+        return self.total([self, other])
+
+    @property
+    def uncut(self) -> int | None:
+        """Tokens that the rounds would have emitted had no text ended within one: an added one each."""
+        if self.accepted is None or self.target_calls is None:
+            return None
+        return self.accepted + self.target_calls
+
+    def sums(self, ratio: str) -> tuple[float, float] | None:
+        """The two sums that a ratio of `RATIOS` divides; None where one is not known."""
+        top, bottom = (getattr(self, name) for name in RATIOS[ratio])
+        return None if top is None or bottom is None else (top, bottom)
+
+    def mean(self, ratio: str) -> Mean | None:
+        """A ratio as a metric that merges with others of its name; None where it is not known."""
+        found = self.sums(ratio)
+        return None if found is None else Mean(*found)
+
+    def value(self, ratio: str) -> float:
+        """A ratio; NaN where a sum is not known, or there was nothing to divide by."""
+        found = self.mean(ratio)
+        return math.nan if found is None else found.compute()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record(PartialRecord):
+    """The counts of some texts, decoded by one system; nothing past a text's end is counted but `drafted`.
+
+    Attributes: see `PartialRecord`; those here are always known.
+    """
+
+    texts: int = 1
+    emitted_tokens: int = dataclasses.field()
+    target_calls: int = dataclasses.field()
+    tested: int = dataclasses.field()
+    accepted: int = dataclasses.field()
 
     @classmethod
     def of_rounds(cls, rounds: Iterable[tuple[int, int, int]], drafted: int | None = None) -> Record:
@@ -85,29 +141,9 @@ class Record:
             accepted_at=accepted_at,
         )
 
-    @classmethod
-    def total(cls, records: Iterable[Record]) -> Record:
-        """Adds records up; what one of them does not tell is not known of the sum."""
-        records = list(records)
-        if not records:
-            return cls(texts=0, emitted_tokens=0, target_calls=0, tested=0, accepted=0)
-        sums: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            values = [getattr(record, field.name) for record in records]
-            if any(value is None for value in values):
-                sums[field.name] = None
-            elif field.name.endswith("_at"):
-                sums[field.name] = tuple(map(sum, itertools.zip_longest(*values, fillvalue=0)))
-            else:
-                sums[field.name] = float(np.sum(values)) if field.name == "overlap" else sum(values)
-        return cls(**sums)
-
-    def __add__(self, other: Record) -> Record:
-        return Record.total([self, other])
-
     @property
     def uncut(self) -> int:
-        """Tokens that the rounds would have emitted had no text ended within one: an added one each."""
+        """See `PartialRecord`."""
         return self.accepted + self.target_calls
 
     @property
@@ -119,21 +155,6 @@ class Record:
     def whole_rounds(self) -> int:
         """Rounds without a rejection: each round but these tests one draft more than it accepts."""
         return self.uncut - self.tested
-
-    def sums(self, ratio: str) -> tuple[float, float] | None:
-        """The two sums that a ratio of `RATIOS` divides; None where one is not known."""
-        top, bottom = (getattr(self, name) for name in RATIOS[ratio])
-        return None if top is None or bottom is None else (top, bottom)
-
-    def mean(self, ratio: str) -> Mean | None:
-        """A ratio as a metric that merges with others of its name; None where it is not known."""
-        found = self.sums(ratio)
-        return None if found is None else Mean(*found)
-
-    def value(self, ratio: str) -> float:
-        """A ratio; NaN where a sum is not known, or there was nothing to divide by."""
-        found = self.mean(ratio)
-        return math.nan if found is None else found.compute()
 
     @property
     def acceptance_joint(self) -> list[float] | None:

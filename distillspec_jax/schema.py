@@ -98,9 +98,14 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
         raise UsageError(f"{not_one}expected a JSON object, got {type(found).__name__}")
     parts = _parts(kind)  # type: ignore[arg-type]  # classes are hashable
     known = {name: entry for name, entry in found.items() if name in parts}
-    for name, part in parts.items():
-        if part is not None and known.get(name) is not None:
-            known[name] = read(part, known[name], f"{place}, {name}", what)
+    for name, (part, several) in parts.items():
+        entry = known.get(name)
+        if part is None or entry is None:
+            continue
+        if not several:
+            known[name] = read(part, entry, f"{place}, {name}", what)
+        elif isinstance(entry, list):
+            known[name] = [read(part, one, f"{place}, {name}[{i}]", what) for i, one in enumerate(entry)]
     strange = {name: entry for name, entry in found.items() if name not in parts}
     if "unknown" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
         known["unknown"] = strange
@@ -123,14 +128,17 @@ def value(kind: Any, found: Any, place: str, field: str) -> Any:
 
 
 @functools.cache
-def _parts(kind: type) -> dict[str, type | None]:
-    """The fields of a class that a file may have, and the class of those that are objects with fields."""
+def _parts(kind: type) -> dict[str, tuple[type | None, bool]]:
+    """The fields of a class that a file may have: the class of those that are objects with fields, else None,
+    and whether such a field is a list of them.
+    """
     hints = typing.get_type_hints(kind)
-    found: dict[str, type | None] = {}
+    found: dict[str, tuple[type | None, bool]] = {}
     for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
         if name != "unknown":
             kinds = (hints[name], *typing.get_args(hints[name]))
-            found[name] = next((one for one in kinds if hasattr(one, "__dataclass_fields__")), None)
+            part = next((one for one in kinds if hasattr(one, "__dataclass_fields__")), None)
+            found[name] = part, typing.get_origin(hints[name]) is list
     return found
 
 

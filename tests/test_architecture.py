@@ -26,6 +26,7 @@ ROWS: list[set[str]] = [
     {
         "partitioning",
         "acceptance",
+        "acceptance_profile",
         "metrics",
         "checkpoint",
         "shapes",

@@ -21,8 +21,9 @@ To resume a stopped run, run the same command.
 
 At the end it decodes some held-out prompts and checks that three numbers agree: the acceptance rate, the
 overlap of the two distributions as the sampler recorded it, and the same overlap recomputed by the training
-code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Without a target
-(TARGET_SET alone) or on several hosts the check is skipped.
+code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Beside it goes the draft's
+acceptance profile on the same prompts, profile.json, with which `distillspec watch` compares service. Without
+a target (TARGET_SET alone) or on several hosts both are left out.
 """
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
         "--check_prompts",
         type=int,
         default=32,
-        help="held-out prompts for the final check; 0 for none (default: 32)",
+        help="held-out prompts for the final check and the profile; 0 for neither (default: 32)",
     )
     parser.add_argument("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
@@ -58,15 +59,18 @@ def main(argv: list[str]) -> int:
 
 
 def final_check(directory: str | Path, prompts: int) -> str:
-    """One line with the numbers of `agreement.check`, or why there are none."""
+    """One line with the numbers of `agreement.check`, or why there are none; writes the profile, too."""
     import jax
 
-    from distillspec_jax.evaluation import agreement
+    from distillspec_jax.evaluation import agreement, profiling
 
     if jax.process_count() > 1:
         return f"no final check: {jax.process_count()} hosts trained together, and it runs on one"
     found = agreement.check(directory, prompts=prompts)
-    return str(found or "no target or no held-out prompts to check with")
+    if found is None:
+        return "no target or no held-out prompts to check with"
+    profiling.profile(directory, prompts=prompts)
+    return str(found)
 
 
 if __name__ == "__main__":

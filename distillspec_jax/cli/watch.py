@@ -1,4 +1,4 @@
-"""`distillspec watch`: acceptance in service, and whether it is still worth a draft."""
+"""`distillspec watch`: acceptance in service, and an alarm when it falls."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
-HELP = """Adds up the counts that `distillspec generate` writes with every output: acceptance and tokens per
-target call, with 95 % intervals over prompts, for each file or each window of it. With --at_least=RATE the
-latest whole window of each file is judged (a shorter file as it is), and the exit status is
-  0  no file's acceptance is known to be lower
-  1  some file's is: its whole interval lies below RATE
-  3  none's is, but some file cannot be judged: too few prompts, or no draft was tested
-Use `distillspec advise` to find the break-even rate.
+HELP = """Reads what drafts do in service: lines of `distillspec generate`, logged answers of vLLM, SGLang,
+llama.cpp and TensorRT-LLM, or their counters (scrapes of /metrics, or a range query of Prometheus). With a
+--profile or --at_least it judges every stream, in one line and by its exit status:
+  0  fine
+  1  drift: acceptance has fallen, in all or in a segment (--by)
+  2  bad input
+  3  not enough requests, or not enough prompts in the profile, to notice a drop of 10 %
+While acceptance is as good as in the profile, an alarm comes with a probability of --false_alarms at most,
+however long the stream is and however often it is looked at (docs/operate.md).
 
-  distillspec watch served.jsonl --window=1000 --at_least=0.55
-  distillspec watch now=a.jsonl next=b.jsonl        # two drafts, each serving part of the traffic
+  distillspec watch served.jsonl --profile=runs/distilled
+  distillspec watch served.jsonl --profile=runs/distilled --state=watch.json --prometheus=watch.prom
+  distillspec watch served.jsonl --profile=fine.jsonl --by=language --html=watch.html
+  distillspec watch scrapes.txt --profile=runs/distilled --temperature=1
+  distillspec watch now=a.jsonl next=b.jsonl --window=1000     # two drafts, each serving part of the traffic
 """
 
-TOO_LOW, NOT_JUDGED = 1, 3
+DRIFT, NOT_ENOUGH = 1, 3
 """Exit statuses."""
 
 
@@ -30,43 +35,130 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("watch", HELP)
     add = parser.add_argument
-    add("files", nargs="+", metavar="[LABEL=]FILE", help="output of generate; it may still be growing")
-    add("--window", type=int, metavar="N", help="lines per window (default: all in one)")
-    add("--at_least", type=float, metavar="RATE", help="exit 1 if the latest window is accepted less often")
+    add("files", nargs="+", metavar="[LABEL=]FILE", help="what was served; it may still be growing")
+    add("--window", type=int, metavar="N", help="requests per line of the table (default: all in one)")
+    add(
+        "--profile",
+        metavar="PATH",
+        help="what to compare with: a draft's folder or its profile.json, results.jsonl of a sweep, or lines "
+        "from when acceptance was fine",
+    )
+    add("--at_least", type=float, metavar="RATE", help="alarm when acceptance is below this rate")
+    add("--margin", type=float, default=0.05, metavar="SHARE", help="relative drop to bear (default: 0.05)")
+    add(
+        "--false_alarms",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="probability of a false alarm, ever (default: 0.05)",
+    )
+    add(
+        "--by",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="judge each value of this field; repeatable",
+    )
+    add(
+        "--measure", metavar="NAME", help="watch this ratio (default: the first that profile and stream tell)"
+    )
+    add("--temperature", type=float, metavar="T", help="of the profile, if it has several, and of the lines")
+    add("--drafter", metavar="NAME", help="of the profile, if it is a sweep of several")
+    add("--model", metavar="NAME", help="whose counters, if a scrape has those of several models")
+    add(
+        "--block_size",
+        type=int,
+        metavar="N",
+        help="drafts a round, if it is fixed and the engine does not say",
+    )
+    add("--state", metavar="FILE", help="remember here what was read, and go on from there next time")
+    add(
+        "--prometheus",
+        metavar="FILE",
+        help="also write metrics as text, for node-exporter's textfile collector",
+    )
+    add("--html", metavar="FILE", help="also write a page")
     flags = parser.parse(argv)
     if flags.window is not None and flags.window < 1:
         raise UsageError(f"--window={flags.window}: must be at least 1")
     bounds.check_most("--window", flags.window, bounds.COUNT)
-    if flags.at_least is not None and not 0 <= flags.at_least <= 1:
-        raise UsageError(f"--at_least={flags.at_least}: must lie in [0, 1]")
+    if flags.block_size is not None and not 1 <= flags.block_size <= bounds.BLOCK_SIZE:
+        raise UsageError(f"--block_size={flags.block_size}: must be from 1 to {bounds.BLOCK_SIZE}")
+    if flags.profile is not None and flags.at_least is not None:
+        raise UsageError("--profile and --at_least: give the one or the other to judge by")
+    if flags.profile is None and flags.at_least is None:
+        for name in ("by", "state", "prometheus", "html", "measure"):
+            if getattr(flags, name):
+                raise UsageError(f"--{name} needs --profile or --at_least, to judge by")
+    for name, low, high in (("at_least", 0, 1), ("margin", 0, 0.9), ("false_alarms", 1e-6, 0.5)):
+        value = getattr(flags, name)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name}={value}: must lie in [{low:g}, {high:g}]")
+    if flags.temperature is not None and not 0 <= flags.temperature < 1e30:
+        raise UsageError(f"--temperature={flags.temperature}: must be at least 0")
 
+    import dataclasses
+    import os
     from pathlib import Path
 
-    from distillspec_jax.evaluation import served_lines
-    from distillspec_jax.evaluation.paired import MIN_PROMPTS
-    from distillspec_jax.reports import tables
+    from distillspec_jax import outputs
+    from distillspec_jax.evaluation import reference, served_lines, verdicts, watch_state, watching
+    from distillspec_jax.reports import tables, watch_metrics, watch_page
 
-    found = {}
+    sources: dict[str, str] = {}
     for argument in flags.files:
         label, equals, path = argument.partition("=")
         if not equals or Path(argument).is_file():
             label, path = argument, argument
-        if label in found:
+        if label in sources:
             raise UsageError(f"{argument}: the label {label!r} is taken; write LABEL=FILE")
-        found[label] = list(served_lines.windows(served_lines.read(path), flags.window))
-    tables.print_served(found)
-    status = 0
-    for label, windows in found.items() if flags.at_least is not None else ():
-        lines, latest = served_lines.latest_whole(windows)
-        if latest.acceptance.ends is None:
-            lack = "no draft tested" if not latest.total.tested else f"at least {MIN_PROMPTS} needed"
-            say(f"{label}: lines {lines} cannot be judged: {len(latest.records):,} prompts, {lack}")
-            status = status or NOT_JUDGED
-        elif latest.acceptance.high < flags.at_least:
-            least = f"{flags.at_least:g}"
-            say(f"{label}: acceptance of lines {lines} is below {least}: distil on what is asked now")
-            status = TOO_LOW
-    return status
+        sources[label] = path
+    sampling = {} if flags.temperature is None else {"temperature": flags.temperature}
+    watch = watching.Watch(
+        at_least=flags.at_least,
+        margin=flags.margin,
+        false_alarms=flags.false_alarms,
+        by=tuple(dict.fromkeys(flags.by)),
+        measure=None if flags.measure is None else reference.known_measure(flags.measure),
+        sampling=sampling,
+        model=flags.model,
+        block_size=flags.block_size,
+    )
+    if flags.profile is not None:
+        outputs.reads(flags.profile)
+        against = reference.read(flags.profile, flags.temperature, flags.drafter)
+        against = against or watching.of_lines(flags.profile, watch)
+        watching.check_fields(watch.by, against)
+        watch = dataclasses.replace(watch, against=against, sampling={**against.sampling, **sampling})
+    for path, ours in ((flags.prometheus, watch_metrics.is_ours), (flags.html, watch_page.is_ours)):
+        if path is not None:
+            outputs.check(path, ours)
+            if not outputs.is_special(path):  # before one of them is written, and the other cannot be
+                outputs.check_writable(Path(path).parent if os.path.lexists(path) else path)
+
+    found, judged = {}, []
+    with watch_state.kept(flags.state, watching.settings(watch)) as state:
+        for label, path in sources.items():
+            stream = state.stream(label)
+            units = watch.read(stream, path)
+            if not units and not stream.texts and not stream.beginnings[-1].size:
+                raise UsageError(f"{path} has no whole line")
+            if units and (flags.state is None or flags.window):
+                found[label] = list(served_lines.windows(units, flags.window))
+            if watch.judges:
+                judged.append(verdicts.verdict(watch, stream))
+        tables.print_served(found)
+        tables.print_segments(judged)
+        for one in judged:
+            say(one.reason)
+            if one.notes:
+                say(f"{one.label}: " + ", ".join(f"{count:,} {what}" for what, count in one.notes.items()))
+        if flags.prometheus is not None:
+            watch_metrics.write(flags.prometheus, judged)
+        if flags.html is not None:
+            watch_page.write(flags.html, judged, watch)
+    outcomes = {one.outcome for one in judged}
+    return DRIFT if "drift" in outcomes else NOT_ENOUGH if "not enough" in outcomes else 0
 
 
 if __name__ == "__main__":

@@ -81,6 +81,18 @@ WIKI_CONTINUED = dataclasses.replace(
     description="the rest of a Wikipedia lead from its first 8 words",
     prompt_words=8,
 )
+# The form of the paper's transfer to BIG-Bench-Hard; rows of 18 generators in turns, of each the next.
+REASONING_GYM = TaskSpec(
+    name="reasoning_gym",
+    description="short puzzles of 18 kinds, of which none is trained on: to be decoded zero-shot",
+    prefix=GSM_SYMBOLIC.prefix,
+    inputs_field="question",
+    targets_field="answer",
+    source=Files.one_each({"test": CORPORA / "reasoning_gym.test.jsonl.gz"}),
+    metric="answer",
+    feature_lengths={"inputs": 192, "targets": 288},
+    licence="Apache-2.0",
+)
 EMBEDDED_TASKS: Mapping[str, TaskSpec] = {
     spec.name: spec for spec in (WIKI_LEADS, OFFICE_HELP_ENDE, GSM_SYMBOLIC)
 }
@@ -99,7 +111,7 @@ EMBEDDED_MIXTURE_LENGTHS: Mapping[str, int] = {"inputs": 192, "targets": 288}
 
 _tasks: dict[str, TaskSpec] = {
     **EMBEDDED_TASKS,
-    **{spec.name: spec for spec in (WIKI_TEXT, WIKI_CONTINUED)},
+    **{spec.name: spec for spec in (WIKI_TEXT, WIKI_CONTINUED, REASONING_GYM)},
     **paper_tasks.TASKS,
 }
 

@@ -30,7 +30,7 @@ class DataConfig:
       feature_lengths: `{"inputs": tokens, "targets": tokens}`; None: the task's own.
       split: of the training data.
       pack: several short examples in a row (supervised training only).
-      eval_limit: held-out examples a task; the first ones of `validation`.
+      eval_limit: held-out examples a task; the first ones of `validation`. 0: nothing is held out.
       target_set: a folder written by `distillspec collect`: train on the target's texts in it, instead of the
         references. Their prompts must be the task's.
       held_out_set: likewise for what is held out, in the place of `validation`.
@@ -232,6 +232,8 @@ class DataConfig:
 
         A mixture's tasks keep their own lengths.
         """
+        if not self.eval_limit:
+            return {}
         if self.held_out_set is not None:
             assert self.held_out_texts is not None
             batches = self.held_out_texts.once(

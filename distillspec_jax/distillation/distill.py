@@ -260,7 +260,8 @@ def _live_objective(
     if not prompts and (deployment is not None or own_texts):
         needs = f"OWN_TEXTS={own_texts} continues" if deployment is None else "DEPLOYMENT chooses the best by"
         raise UsageError(
-            f"{needs} held-out prompts, but {data.mixture_or_task_name!r} has no validation split"
+            f"{needs} held-out prompts, but {data.mixture_or_task_name!r} has no validation split, or "
+            "DataConfig.eval_limit is 0"
         )
     distributions = tuple(dict.fromkeys((GREEDY, SAMPLED, deployment or SAMPLED)))
 

@@ -11,7 +11,7 @@ from typing import Any
 from distillspec_jax import files
 from distillspec_jax.acceptance import Record, memory_bound_speedup
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import served_lines
+from distillspec_jax.evaluation.engines import distillspec
 from distillspec_jax.evaluation.result_row import ResultRow
 
 _DIGITS = 1e-9
@@ -73,7 +73,7 @@ def audit(path: str | Path) -> Audit:
 def _read(line: dict[str, Any], place: str) -> ResultRow | Record:
     if "schema_version" in line:
         return ResultRow.from_json(line, place)
-    return served_lines.record(served_lines.counted(line, place))
+    return distillspec.record(distillspec.counted(line, place))
 
 
 def of_row(row: ResultRow) -> Iterator[str]:

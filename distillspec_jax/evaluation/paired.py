@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from distillspec_jax.acceptance import Record
+from distillspec_jax.acceptance import PartialRecord
 
 RESAMPLES = 4_000
 MIN_PROMPTS = 5
@@ -50,29 +50,29 @@ class Interval(NamedTuple):
         return value if self.ends is None else f"{value} ({self.low:{form}}–{self.high:{form}})"
 
 
-def of_records(records: Sequence[Record], ratio_name: str, **options: float) -> Interval:
+def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: float) -> Interval:
     """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
 
     NaN where one of its sums is not known of all of them.
     """
-    columns = _sums(records, ratio_name)
-    return ratio(*columns, **options) if columns else Interval(np.nan, np.nan, np.nan)
+    sums = _sums(records, ratio_name)
+    return Interval(np.nan, np.nan, np.nan) if sums is None else ratio(sums[0], sums[1], **options)
 
 
 def quotient_of_records(
-    ours: Sequence[Record], theirs: Sequence[Record], ratio_name: str, **options: float
+    ours: Sequence[PartialRecord], theirs: Sequence[PartialRecord], ratio_name: str, **options: float
 ) -> Interval:
     """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
 
     NaN where a sum is not known of all of them.
     """
-    columns, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
-    if not columns or not others:
+    sums, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
+    if sums is None or others is None:
         return Interval(np.nan, np.nan, np.nan)
-    return ratio_of_ratios(*columns, *others, **options)
+    return ratio_of_ratios(sums[0], sums[1], others[0], others[1], **options)
 
 
-def _sums(records: Sequence[Record], ratio_name: str) -> tuple[list[float], list[float]] | None:
+def _sums(records: Sequence[PartialRecord], ratio_name: str) -> tuple[list[float], list[float]] | None:
     """The two sums of a ratio, of each record; None where one is not known."""
     sums = [record.sums(ratio_name) for record in records]
     known = [pair for pair in sums if pair is not None]

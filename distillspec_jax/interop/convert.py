@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, outputs
+from distillspec_jax import acceptance_profile, checkpoint, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
@@ -207,8 +207,8 @@ def _from_t5x(source: str, known: dict[str, Any]) -> Source:
 def export(source: str, destination: str) -> Pretrained:
     """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
 
-    The folder has float32 weights, the configuration, the tokenizer where there is one, and a README that
-    says where the model comes from and what acceptance was measured on it.
+    The folder has float32 weights, the configuration, the tokenizer where there is one, a README that says
+    where the model comes from and what acceptance was measured on it, and the draft's acceptance profile.
 
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
@@ -218,12 +218,15 @@ def export(source: str, destination: str) -> Pretrained:
     special, files = hf_tokenizer.files(model)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))
     card = readme.text(model, checkpoint.count_parameters(params))
+    profile = readme.profile_of(model)
     with new_folder(destination) as folder:
         hf_folder.write(folder, network, params, **special)
         with saving(destination):
             for name, content in files.items():
                 (folder / name).write_bytes(content)
             (folder / "README.md").write_text(card, encoding="utf-8")
+            if profile is not None:
+                (folder / acceptance_profile.FILE).write_bytes(profile)
     return model
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from distillspec_jax import checkpoint, schema, training_log
+from distillspec_jax import acceptance_profile, checkpoint, schema, training_log
+from distillspec_jax.acceptance_profile import Profile
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
@@ -63,6 +64,8 @@ def text(model: Pretrained, num_parameters: int) -> str:
         lines += [f"Its embedding of rank {rank} is written out: here it is as large as its target's.", ""]
     if measured := _acceptance(pretrained.resolve(model.name), card):
         lines += ["## Acceptance by its target", "", *measured, ""]
+    if profile_of(model) is not None:
+        lines += _profiled(acceptance_profile.read(_profile_file(model)))
     provenance = {
         "task": card.task,
         "prefix": card.prefix,
@@ -70,6 +73,55 @@ def text(model: Pretrained, num_parameters: int) -> str:
         **card.provenance,
     }
     return "\n".join([*lines, "## Provenance", "", "```json", json.dumps(provenance, indent=1), "```", ""])
+
+
+def profile_of(model: Pretrained) -> bytes | None:
+    """The bytes of a model's acceptance profile; None where there is none, or it is of other parameters.
+
+    Raises:
+      UsageError: it is damaged.
+    """
+    path = _profile_file(model)
+    if not path.is_file():
+        return None
+    step = acceptance_profile.read(path).step
+    return path.read_bytes() if step in (None, checkpoint.latest_step(path.parent)) else None
+
+
+def _profile_file(model: Pretrained) -> Path:
+    return pretrained.resolve(model.name) / acceptance_profile.FILE
+
+
+def _profiled(profile: Profile) -> list[str]:
+    """A draft's profile in Markdown: one row a sampling distribution."""
+    drafts = range(1, profile.block_size + 1)
+    lines = [
+        "## Acceptance by position and temperature",
+        "",
+        f"Sampled on {profile.prompts:,} held-out prompts of {profile.task} (digest "
+        f"{profile.prompts_digest}), {profile.block_size} drafts a round; intervals at 95 % over prompts. "
+        f"`{acceptance_profile.FILE}` has the counts of every prompt; `distillspec watch` compares service "
+        "with it.",
+        "",
+        "| T | acceptance | 10 %, 50 %, 90 % of prompts | tokens a call | "
+        + " | ".join(f"draft {i}" for i in drafts)
+        + " |",
+        "|" + "---|" * (4 + profile.block_size),
+    ]
+    for cell in profile.cells:
+        rate = _number(cell.acceptance, cell.acceptance_ci95)
+        spread = ", ".join(f"{x:.2f}" for x in cell.acceptance_spread or ()) or "–"
+        efficiency = _number(cell.block_efficiency, cell.block_efficiency_ci95)
+        given = [*cell.acceptance_conditional, *[None] * profile.block_size][: profile.block_size]
+        by_position = " | ".join("–" if x is None else f"{x:.3f}" for x in given)
+        lines.append(f"| {cell.temperature:g} | {rate} | {spread} | {efficiency} | {by_position} |")
+    return [*lines, ""]
+
+
+def _number(value: float | None, ends: list[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({ends[0]:.3f} – {ends[1]:.3f})" if ends else "")
 
 
 def _run(directory: Path) -> Path:

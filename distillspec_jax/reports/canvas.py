@@ -23,7 +23,7 @@ from distillspec_jax.terminal import shown
 FOREGROUND, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Markers of the same series: colour alone tells nothing apart."""
+"""A series has a marker of its own, too: colour alone tells nothing apart."""
 DASHED = (0, (4, 3))
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of a plot; one with a line a draft is taller."""

@@ -1,4 +1,4 @@
-"""The figures that a page shows of some rows: those that the rows hold, each with what is to be seen in it."""
+"""The figures that a page shows of some rows: what the rows hold, and how each is to be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours and markers of drafters: the same throughout a page, a drafter each while they last."""
+"""Colours and markers of drafters, the same throughout a page; of many drafters only some have one."""
 
 from __future__ import annotations
 

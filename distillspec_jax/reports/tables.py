@@ -13,6 +13,7 @@ from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.result_row import MEASURES, NO_DRAFTER, Measure, ResultRow
 from distillspec_jax.evaluation.served_lines import Served
+from distillspec_jax.evaluation.verdicts import Verdict
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.fitted import Column, print_text
 from distillspec_jax.reports.fitted import print_table as print_fitted
@@ -133,14 +134,36 @@ def _line(row: ResultRow, metric: str) -> list[str]:
 
 
 def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Console | None = None) -> None:
-    """Prints acceptance and block efficiency of files of outputs, window by window."""
-    columns = [Column("served", True, True), Column("lines", is_key=True)]
+    """Prints acceptance and block efficiency of streams, window by window; nothing of none."""
+    columns = [Column("served", True, True), Column("requests", is_key=True)]
     columns += map(Column, ("prompts", "tokens", "acceptance", "tokens a call"))
     lines = []
     for label, windows in found.items():
         for place, one in windows:
-            rate = format(one.acceptance, ".3f") if np.isfinite(one.acceptance.value) else "–"
-            efficiency = format(one.block_efficiency, ".2f")
+            rate, efficiency = (
+                format(interval, form) if np.isfinite(interval.value) else "–"
+                for interval, form in ((one.acceptance, ".3f"), (one.block_efficiency, ".2f"))
+            )
             tokens = one.total.emitted_tokens
-            lines.append([label, place, f"{len(one.records):,}", f"{tokens:,}", rate, efficiency])
-    print_fitted(console or _console(), columns, lines)
+            told = "–" if tokens is None else f"{tokens:,}"
+            lines.append([label, place, f"{len(one.records):,}", told, rate, efficiency])
+    if lines:
+        print_fitted(console or _console(), columns, lines)
+
+
+def print_segments(found: Sequence[Verdict], console: Console | None = None) -> None:
+    """Prints what is said of every segment of streams that have some."""
+    columns = [Column("stream", True, True), Column("segment", True, True)]
+    columns += map(Column, ("requests", "value", "alarm below", "evidence", "needed", "outcome"))
+    lines = []
+    for one in found:
+        for part in one.segments if len(one.segments) > 1 else ():
+            known = part.threshold
+            value = "–" if np.isnan(part.value) else f"{part.value:.3f}"
+            limit = "–" if known is None else f"{known.shown:.3f}"
+            evidence = "–" if known is None else f"{part.evidence:.3g}"
+            level = "–" if known is None else f"{part.level:.3g}"
+            told = part.outcome or "new"
+            lines.append([one.label, part.name, f"{part.units:,}", value, limit, evidence, level, told])
+    if lines:
+        print_fitted(console or _console(), columns, lines)

@@ -6,6 +6,7 @@ import math
 import gin
 import pytest
 
+from distillspec_jax import acceptance_profile, checkpoint
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.cli.main import main
@@ -87,6 +88,9 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     assert " positions of 4 prompts tested under T1: accepted 0." in captured.err
     found = json.loads((best / "agreement.json").read_text())
     assert found["recorded"] == pytest.approx(found["recomputed"], abs=1e-4)
+    profile = acceptance_profile.read(best / "profile.json")
+    assert (profile.prompts, profile.task, profile.step) == (4, "mine", checkpoint.latest_step(best))
+    assert [cell.temperature for cell in profile.cells] == [0.0, 1.0]
     metric = "acceptance_expected_T1"
     own = {"acceptance_own_T1", "target_entropy_own_T0", "draft_entropy_T1"}
     assert all(own <= line.keys() for line in lines if line["split"] == "eval")

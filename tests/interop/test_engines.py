@@ -28,11 +28,11 @@ def deployed(tmp_path, capsys, monkeypatch):
     """Runs the command on two checkpoint directories, of which only the cards are there."""
     monkeypatch.chdir(tmp_path)
 
-    def run(engine, *flags, target=None, draft=None, tokenizer=b"", **card):
+    def run(engine, *flags, target=None, draft=None, tokenizer=b"", prefix="", **card):
         for name, changed in (("target", target), ("draft", draft)):
             config = dataclasses.replace(CONFIG, **(changed or {}))
             family, described = networks.describe(DecoderOnly(config))
-            told = {"eos_ids": [EOS]} | (card if name == "draft" else {})
+            told = {"eos_ids": [EOS]} | (card if name == "draft" else {"prefix": prefix})
             written = tokenizer if name == "draft" and tokenizer != b"" else byte_level()
             (tmp_path / name).mkdir(exist_ok=True)
             write_card(tmp_path / name, ModelCard(family, described, **told), written)
@@ -125,7 +125,7 @@ def test_the_script_is_one_even_if_names_and_cards_are_hostile(deployed, tmp_pat
     """A card may come from anybody: what it says must not become a command."""
     taught = {"parents": {"target": "x\ntouch taken"}}
     status, script = deployed("vllm", prefix="x\ntouch taken", provenance=taught)
-    assert (status, script.count("touch taken")) == (0, 1)
+    assert (status, script.count("\\ntouch taken")) == (0, 2)
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
     assert not [line for line in script.splitlines() if line.startswith("touch")]
     _, script = deployed("vllm", "--exported=a b;touch taken")

@@ -61,7 +61,11 @@ LOSSES = (
     _lost(
         "6",
         "evaluate writes over whatever file is there",
-        ("cli/evaluate.py", "outputs.check(flags.output, held_out.is_written)", "outputs.check(flags.output)"),
+        (
+            "cli/evaluate.py",
+            "outputs.check(flags.output, held_out.is_written)",
+            "outputs.check(flags.output)",
+        ),
         (
             "evaluation/held_out.py",
             "files.write_json(path, {name: one.summary for name, one in found.items()}, is_written)",

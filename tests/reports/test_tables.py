@@ -69,7 +69,10 @@ CASES = {
     "evaluate": (tables.print_held_out, ("wiki_leads, test split", held_out())),
     "watch": (tables.print_served, (served(),)),
     "sweep": (tables.print_table, (ROWS,)),
-    "check": (records.print_audit, ("results.jsonl", Audit(ROWS[:4], served()[LONG][0][1].total, [], []))),
+    "check": (
+        records.print_audit,
+        ("results.jsonl", Audit(ROWS[:4], Record.total(served()[LONG][0][1].records), [], [])),
+    ),
     "power": (records.print_requirements, ("a change", sample_size.requirements(ROWS[1:3], 0.05))),
     "zoo": (print_zoo, (zoo_manifest.manifest(),)),
     "findings": (tables.print_findings, (ROWS,)),

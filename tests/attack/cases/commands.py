@@ -18,6 +18,7 @@ COLLECT = "collect --model=target --task=office_help_ende --limit=2 --max_new_to
 MERGE = "merge out"
 REPORT = "report results.jsonl --training=distilled=metrics.jsonl"
 WATCH = "watch served.jsonl --window=5"
+JUDGE = "watch served.jsonl --at_least=0.1"
 CHECK = "check results.jsonl served.jsonl --record"
 POWER = "power results.jsonl --change=10"
 DRAFT = "draft --target=target --layers=0"
@@ -52,6 +53,9 @@ FILES = {
     "evaluate": f"{EVALUATE} --output={{}}",
     "advise": f"{ADVISE} --output={{}}",
     "report": f"{REPORT} --output={{}}",
+    "watch, state": f"{JUDGE} --state={{}}",
+    "watch, metrics": f"{JUDGE} --prometheus={{}}",
+    "watch, page": f"{JUDGE} --html={{}}",
     "convert to gguf": f"{TO_GGUF} --output={{}}",
 }
 """Commands whose output is a file."""
@@ -61,6 +65,9 @@ INPUTS = {
     "evaluate": ("target/model.json", "target/tokenizer.model"),
     "advise": ("asked.jsonl", "target/model.json", "draft/tokenizer.model"),
     "report": ("results.jsonl", "metrics.jsonl"),
+    "watch, state": ("served.jsonl",),
+    "watch, metrics": ("served.jsonl",),
+    "watch, page": ("served.jsonl",),
     "convert to gguf": ("chatty/model.json", "chatty/tokenizer.json"),
 }
 """What they read."""

@@ -1,0 +1,122 @@
+"""An experiment: what it measures, and what its page says of the rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.arms import Model
+from benchmarks.paper.models import FOLDER
+from benchmarks.paper.scales import Scale
+from distillspec_jax.evaluation.result_row import ResultRow
+
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A sweep.
+
+    Attributes:
+      gin_file: of `gin_configs/experiments/paper/embedded`.
+      task: decoded.
+      target: a model.
+      drafters: models by the labels of rows.
+      limit, timed: prompts, and how many of them are timed.
+      part: of the experiment, where a label may occur in several: which target it is, or what is varied.
+      bindings: further ones.
+    """
+
+    gin_file: str
+    task: str
+    target: Model
+    drafters: Mapping[str, Model]
+    limit: int
+    timed: int = 0
+    part: str | None = None
+    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """The gin file as commands take it."""
+        return f"{FOLDER}/{self.gin_file}.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurns:
+    """Several targets without drafts, timed in turns; the first is what the others are compared with.
+
+    Attributes:
+      task: decoded.
+      targets: models by name.
+      temperatures: of each.
+      timed: prompts.
+    """
+
+    task: str
+    targets: Mapping[str, Model]
+    temperatures: tuple[float, ...]
+    timed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the rows of an experiment say.
+
+    Attributes:
+      verdict: whether the claim held, with its number of prompts.
+      table: in Markdown.
+      figure: drawn.
+    """
+
+    verdict: str
+    table: str
+    figure: Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One of the paper's.
+
+    Attributes:
+      letter, title: how it is called.
+      claim: what the paper says, where, and how sure that is.
+      measure: the sweeps of a stage; those after the first are given the rows so far, the first None.
+      page: reads the rows.
+      rows_of: letter of the experiment whose rows it reads; None: its own.
+    """
+
+    letter: str
+    title: str
+    claim: str
+    measure: Callable[[Scale, Sequence[ResultRow] | None], Sequence[Measurement | InTurns]]
+    page: Callable[[Sequence[ResultRow]], Found]
+    stages: int = 1
+    rows_of: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        short = self.title.partition(":")[0].lower().replace("-", "").replace(" ", "_")
+        return f"{self.letter}_{short}"
+
+
+def figure(width: float = 8.0, height: float = 3.4) -> Figure:
+    """An empty figure of a page."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def prompts_said(rows: Sequence[ResultRow]) -> str:
+    """How many prompts, timed prompts and seeds stand behind rows."""
+    drafted = [row for row in rows if row.is_drafted]
+    if not drafted:
+        return "n = 0"
+    n = sorted({row.prompts for row in drafted})
+    timed = sorted({len(row.timing.seconds) for row in drafted if row.timing is not None})
+    seeds = len({row.unknown["trained"]["seed"] for row in drafted if row.unknown.get("trained")}) or 1
+    said = f"n = {' or '.join(map(str, n))} prompts"
+    said += f", of which {' or '.join(map(str, timed))} timed" if timed else ""
+    return f"{said}, {seeds} seed{'s' if seeds > 1 else ''}"

@@ -1,0 +1,138 @@
+"""The acceptance profile of a draft: what it does on named prompts, so that service can be compared with it.
+
+It is `profile.json`, stands beside the draft and goes with it when it is exported. The counts of every prompt
+are in it, since spread over prompts decides how soon a change can be told from chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillspec_jax import files, schema
+from distillspec_jax.acceptance import Record
+from distillspec_jax.errors import UsageError
+from distillspec_jax.schema import Amount, Count, Share, Size, Text
+
+FILE = "profile.json"
+VERSION = 1
+_WHAT = "an acceptance profile"
+_QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Counts of each of the N prompts, in their order; see `acceptance.Record`."""
+
+    emitted_tokens: list[Count]
+    target_calls: list[Count]
+    tested: list[Count]
+    accepted: list[Count]
+    drafted: list[Count]
+
+    @property
+    def records(self) -> list[Record]:
+        """A record a prompt."""
+        names = [field.name for field in dataclasses.fields(self)]
+        columns = [getattr(self, name) for name in names]
+        return [Record(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileCell:
+    """The measurements under one sampling distribution.
+
+    Attributes:
+      temperature, top_k, top_p: of it; 0 is greedy.
+      acceptance: accepted over tested drafts; None if none was tested.
+      acceptance_ci95: `[low, high]` over prompts; None where the prompts are too few.
+      acceptance_spread: 10 %, 50 % and 90 % quantiles of the prompts' own rates.
+      acceptance_joint: for each draft position the share of rounds that accepted it and all before it.
+      acceptance_conditional: the share of its tests that it passed; None where there was none.
+      block_efficiency, block_efficiency_ci95: tokens a target call.
+      per_prompt: what the numbers are made of.
+    """
+
+    temperature: Amount
+    top_k: Count = 0
+    top_p: Share = 1.0
+    acceptance: Share | None
+    acceptance_ci95: list[Share] | None = None
+    acceptance_spread: list[Share] | None = None
+    acceptance_joint: list[Share | None]
+    acceptance_conditional: list[Share | None]
+    block_efficiency: Amount
+    block_efficiency_ci95: list[Amount] | None = None
+    per_prompt: Counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A draft's profile.
+
+    Attributes:
+      draft, target: their names when it was measured.
+      step: of the draft's parameters.
+      task, split: whose prompts; `split` is None for a user's file.
+      prompts, prompts_digest: how many, and a digest of their ids: equal digests, equal prompts.
+      block_size: drafts a round.
+      max_new_tokens: longest output, EOS included.
+      release: that measured.
+      cells: one for each sampling distribution.
+      unknown: fields of newer releases.
+    """
+
+    draft: Text
+    target: Text
+    step: Count | None = None
+    task: Text
+    split: Text | None = None
+    prompts: Size
+    prompts_digest: Text
+    block_size: Size
+    max_new_tokens: Size
+    release: Text | None = None
+    cells: list[ProfileCell]
+    unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+
+def read(path: str | Path) -> Profile:
+    """Reads a profile.
+
+    Raises:
+      UsageError: there is none, or it is damaged; by file and field.
+    """
+    found = schema.read_object(path, _WHAT)
+    if (version := found.pop("profile_version", None)) != VERSION:
+        raise UsageError(f"{path}: not {_WHAT}: profile version {version!r}, this release reads {VERSION}")
+    profile = schema.read(Profile, found, str(path), _WHAT)
+    if not profile.cells:
+        raise UsageError(f"{path}: not {_WHAT}: it has no cells")
+    for number, cell in enumerate(profile.cells):
+        place, counts = f"{path}, cells[{number}]", cell.per_prompt
+        for field in dataclasses.fields(counts):
+            if len(getattr(counts, field.name)) != profile.prompts:
+                raise UsageError(
+                    f"{place}: field per_prompt.{field.name}: must have {profile.prompts} entries"
+                )
+        for prompt, record in enumerate(counts.records):
+            for said in record.violations(profile.block_size):
+                raise UsageError(f"{place}, prompt {prompt}: {said}")
+    return profile
+
+
+def write(directory: str | Path, profile: Profile) -> None:
+    """Writes a profile into a draft's folder, whole or not at all."""
+    fields = dataclasses.asdict(profile)
+    unknown = fields.pop("unknown")
+    files.write_json(Path(directory) / FILE, {"profile_version": VERSION, **fields, **unknown})
+
+
+def spread(records: Sequence[Record]) -> list[float] | None:
+    """Computes quantiles of the prompts' own acceptance rates; None where no draft was tested."""
+    rates = [record.value("acceptance_tested") for record in records if record.tested]
+    return [float(x) for x in np.quantile(rates, _QUANTILES)] if rates else None

@@ -1,0 +1,50 @@
+"""Our own lines: what `distillspec generate` writes with every output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distillspec_jax import bounds, schema
+from distillspec_jax.acceptance import COUNTS, REQUIRED, Record
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.engines.engine import Answer, Engine
+
+
+def record(line: Mapping[str, Any]) -> Record:
+    """The counts of a line that was `counted`."""
+    return Record(**{name: line[name] for name in COUNTS if name in line})
+
+
+def counted(line: dict[str, Any], place: str) -> dict[str, Any]:
+    """Hands a line through that has the counts of `generate`.
+
+    Raises:
+      UsageError: it has not; by place and count.
+    """
+    for name in COUNTS:
+        if name not in line and name not in REQUIRED:
+            continue
+        count = line.get(name)
+        counts = count if isinstance(count, list) and name.endswith("_at") else [count]
+        if len(counts) > bounds.BLOCK_SIZE or not all(map(_is_count, counts)):
+            raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
+    return line
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < schema.COUNT_LIMIT
+
+
+def _recognises(line: Mapping[str, Any]) -> bool:
+    return not set(REQUIRED).isdisjoint(line)
+
+
+def _answer(line: Mapping[str, Any], place: str, block_size: int | None) -> Answer:
+    found = record(counted(dict(line), place))
+    if found.accepted > found.tested:
+        raise UsageError(f"{place}: {found.accepted:,} drafts accepted of {found.tested:,} that were tested")
+    return Answer(found, block_size)
+
+
+ENGINE = Engine("distillspec", _recognises, _answer)

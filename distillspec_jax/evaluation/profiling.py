@@ -1,0 +1,151 @@
+"""Makes the acceptance profile of a distilled draft: held-out prompts, decoded at several temperatures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from distillspec_jax import acceptance, acceptance_profile, checkpoint, schema
+from distillspec_jax.acceptance import Record
+from distillspec_jax.acceptance_profile import Counts, Profile, ProfileCell
+from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax.decoding import Engine, StopOnEos
+from distillspec_jax.decoding.drafter_registry import make_drafter
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.rows import number
+from distillspec_jax.generation.prompt_format import tokenizer_of
+from distillspec_jax.models import fingerprints, pretrained
+from distillspec_jax.models.interface import prompt_lengths
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.version import __version__
+
+_ROWS = 16
+_TEMPERATURES = (0.0, 1.0)
+
+
+def profile(
+    directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
+) -> Profile | None:
+    """Measures a distilled draft on the first held-out prompts of its task, and writes `profile.json`.
+
+    Args:
+      directory: of a distillation; its card names target, task and distribution.
+      prompts: at most so many of each task.
+      block_size: drafts a round.
+      seed: of all draws.
+
+    Returns:
+      The profile at temperatures 0 and 1 and under the card's distribution; None where the draft was
+      distilled without its target, or the task has no held-out prompts.
+    """
+    draft = pretrained.load(str(directory))
+    card = draft.card
+    parents = card.provenance.get("parents", {})
+    if "target" not in parents:
+        return None
+    data = DataConfig(
+        str(card.task),
+        card.feature_lengths,
+        eval_limit=prompts,
+        tokenizer_of=str(directory),
+        chat=card.provenance.get("data", {}).get("chat", False),
+    )
+    asked: list[list[int]] = []
+    for batches in data.held_out_batches(min(prompts, _ROWS)).values():
+        for batch in batches:
+            ids_BT = batch["encoder_input_tokens"]
+            for ids_T, length in zip(ids_BT, prompt_lengths(jnp.asarray(ids_BT)).tolist(), strict=True):
+                if length:  # the last batch may have empty rows
+                    asked.append(ids_T[:length].tolist())
+    if not asked:
+        return None
+    place = f"{directory}, provenance.deployment"
+    deployed = schema.read(Deployment, card.provenance.get("deployment") or {}, place)
+    settings = [*map(Deployment, _TEMPERATURES), deployed]
+    target = pretrained.load(parents["target"])
+    # Where positions end before the texts would, these are shorter.
+    rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
+    fits = [room - max(map(len, asked)) - block_size - 1 for room in rooms]
+    longest = max(1, min([card.feature_lengths["targets"], *fits]))
+    found = Profile(
+        draft=str(directory),
+        target=parents["target"],
+        step=checkpoint.latest_step(directory),
+        task=str(card.task),
+        split="validation",
+        prompts=len(asked),
+        prompts_digest=fingerprints.of_json(asked),
+        block_size=block_size,
+        max_new_tokens=longest,
+        release=__version__,
+        cells=measure(target, draft, asked, longest, list(dict.fromkeys(settings)), block_size, seed),
+    )
+    acceptance_profile.write(directory, found)
+    return found
+
+
+def measure(
+    target: Pretrained,
+    draft: Pretrained,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    settings: Sequence[Deployment],
+    block_size: int,
+    seed: int,
+) -> list[ProfileCell]:
+    """Decodes the prompts under each of some distributions.
+
+    Args:
+      target, draft: a pair of one vocabulary.
+      prompts: token ids.
+      max_new_tokens: longest output, EOS included.
+      settings: the distributions.
+      block_size, seed: see `profile`.
+    """
+    tokenizer = tokenizer_of(target)
+    drafter, params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
+    engine = Engine(
+        target.model,
+        target.params,
+        drafter,
+        params,
+        stopping=StopOnEos(tokenizer.eos_ids),
+        block_size=block_size,
+        batch_size=min(len(prompts), _ROWS),
+        prompt_bucket=-(-max(map(len, prompts)) // 32) * 32,  # one width: each loop compiles once
+    )
+    cells = []
+    for one in settings:
+        distribution = one.distribution(tokenizer.vocabulary)
+        completions = engine.generate([list(ids) for ids in prompts], distribution, max_new_tokens, seed)
+        cells.append(cell(acceptance.checked([done.record for done in completions]), one))
+    return cells
+
+
+def cell(records: Sequence[Record], settings: Deployment) -> ProfileCell:
+    """Makes the numbers of one distribution of the counts of its prompts."""
+    total = Record.total(records)
+    rate = paired.of_records(records, "acceptance_tested")
+    efficiency = paired.of_records(records, "block_efficiency")
+    return ProfileCell(
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        acceptance=number(rate.value),
+        acceptance_ci95=rate.ends,
+        acceptance_spread=acceptance_profile.spread(records),
+        acceptance_joint=[number(x) for x in total.acceptance_joint or ()],
+        acceptance_conditional=[number(x) for x in total.acceptance_conditional or ()],
+        block_efficiency=efficiency.value,
+        block_efficiency_ci95=efficiency.ends,
+        per_prompt=Counts(
+            **{
+                field.name: [getattr(record, field.name) for record in records]
+                for field in dataclasses.fields(Counts)
+            }
+        ),
+    )

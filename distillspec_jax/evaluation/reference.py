@@ -1,0 +1,244 @@
+"""References for service: a draft's profile, rows of a sweep, lines from when all was well, or a bare rate.
+
+A reference is an estimate from n prompts. Its threshold is the lower of two: the margin below the estimate,
+and the lower end of the estimate's own interval, whose error is paid for with half of the rate of false
+alarms. So the alarm comes at most that often while service is as good as the reference truly is, however few
+prompts it has; few prompts cost power and not trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from distillspec_jax import acceptance_profile, buckets, files
+from distillspec_jax.acceptance import RATIOS, PartialRecord
+from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.evaluation import alarm, paired, results
+
+Name = TypeVar("Name", str, float)
+
+MEASURES = ("acceptance_tested", "acceptance_drafted", "accepted_length", "block_efficiency")
+"""Ratios that can be watched, the preferred first."""
+MIN_PROMPTS = 10
+"""The fewest prompts of a reference: below, an interval says nothing."""
+_SPREAD = 8.0
+"""Variance of sums over that of independent drafts, where no reference tells."""
+ALL = "all"
+"""The segment of everything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """The level below which acceptance has dropped, in the scale of scores in [0, 1].
+
+    Attributes:
+      value: r.
+      estimate: the reference's own; None of a bare rate.
+      prompts: of the reference; 0 of a bare rate.
+      cap: tested drafts (the ratio's divisor) up to which a text weighs more; None: chosen while reading.
+      variance: of a request's gain (`alarm.gains`).
+      spread: variance of sums over that of independent drafts.
+      scale: by which a ratio is divided to lie in [0, 1]: 1, or the most tokens a round.
+      scores_N2: the reference's prompts, top and bottom; empty of a bare rate.
+    """
+
+    value: float
+    estimate: float | None
+    prompts: int
+    cap: float | None
+    variance: float
+    spread: float
+    scale: float
+    scores_N2: np.ndarray
+
+    @property
+    def shown(self) -> float:
+        """The threshold as the ratio itself."""
+        return self.value * self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Prompts' counts by segment.
+
+    Attributes:
+      name: for messages.
+      segments: the records of each segment, one a prompt; `ALL` has all.
+      sampling: temperature, top_k and top_p of the records, where they are told.
+      block_size: drafts a round, where it is told and the same for all.
+      draft: the draft's name, where it is told.
+    """
+
+    name: str
+    segments: Mapping[str, Sequence[PartialRecord]]
+    sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    block_size: int | None = None
+    draft: str | None = None
+
+    def measures(self) -> list[str]:
+        """The ratios that every record tells."""
+        return [name for name in MEASURES if all(one.sums(name) for one in self.segments[ALL])]
+
+    def threshold(
+        self,
+        segment: str,
+        measure: str,
+        margin: float,
+        false_alarms: float,
+        block_size: int | None = None,
+        intervals: bool = False,
+    ) -> Threshold:
+        """Computes the threshold of a segment.
+
+        Args:
+          measure: one of `measures`.
+          margin: relative drop that is no news.
+          false_alarms: of this segment; half of it is the interval's.
+          block_size: drafts a round, which bounds tokens a round.
+          intervals: for sums over many requests, in which long texts weigh as much as they tested.
+
+        Raises:
+          UsageError: too few prompts, or a bound that nobody knows.
+        """
+        records = [one for one in self.segments[segment] if one.sums(measure)[1]]  # type: ignore[index]
+        if len(records) < MIN_PROMPTS:
+            where = "" if segment == ALL else f" of {segment}"
+            raise UsageError(
+                f"{self.name}: {len(records)} prompts{where} with drafts, a reference needs {MIN_PROMPTS}"
+            )
+        scale = scale_of(measure, block_size or self.block_size)
+        scores_N2 = np.array([one.sums(measure) for one in records], np.float64) / (scale, 1.0)
+        top_N, bottom_N = scores_N2.T
+        cap = math.inf if intervals else 2.0 * float(bottom_N.mean())
+        weight_N = np.minimum(bottom_N, cap)
+        level = 1.0 - false_alarms  # two-sided: half of it on each side
+        found = paired.ratio(weight_N * top_N / bottom_N, weight_N, level=level)
+        value = min(found.value * (1.0 - margin), found.low)
+        gap_N = top_N - found.value * bottom_N
+        independent = max(found.value * (1.0 - found.value), 1e-3) * bottom_N.sum()
+        return Threshold(
+            value=value,
+            estimate=found.value,
+            prompts=len(records),
+            cap=None if intervals else cap,
+            variance=float(alarm.gains(top_N, bottom_N, value, 2.0 * bottom_N.mean()).var()),
+            spread=max(1.0, float((gap_N**2).sum()) / independent),
+            scale=scale,
+            scores_N2=scores_N2,
+        )
+
+
+def scale_of(measure: str, block_size: int | None) -> float:
+    """Finds the most that a ratio can be.
+
+    Raises:
+      UsageError: tokens a round, of rounds of unknown size.
+    """
+    if measure.startswith("acceptance"):
+        return 1.0
+    if block_size is None:
+        raise UsageError(f"{measure} is bounded by the drafts a round: give them by --block_size")
+    return block_size + 1.0
+
+
+def of_rate(rate: float, scale: float = 1.0) -> Threshold:
+    """Makes a threshold of a bare rate, which has no uncertainty."""
+    return Threshold(rate / scale, None, 0, None, alarm.PRIOR_VARIANCE, _SPREAD, scale, np.zeros((0, 2)))
+
+
+def read(path: str, temperature: float | None, label: str | None) -> Reference | None:
+    """Reads a reference from a draft's folder, its profile, or rows of a sweep.
+
+    Args:
+      path: the folder or file.
+      temperature: which of several.
+      label: the drafter, of a sweep with several.
+
+    Returns:
+      None of a file of another kind: of lines.
+
+    Raises:
+      UsageError: none there, or several of which none was chosen.
+    """
+    place = buckets.local(path)
+    if place.is_dir():
+        inner = place / acceptance_profile.FILE
+        if not inner.is_file():
+            raise UsageError(
+                f"{path} has no {acceptance_profile.FILE}: a distillation makes it at its end; else take "
+                "results.jsonl of a sweep, or lines from when acceptance was fine"
+            )
+        place = inner
+    if not place.is_file():
+        raise UsageError(f"there is no reference {path}")
+    if place.suffix == ".json":
+        return _of_profile(place, temperature)
+    first = next((found for _, found in files.json_lines_apart(place, lambda line, _: line)), None)
+    if isinstance(first, dict) and "schema_version" in first:
+        return _of_rows(str(place), temperature, label)
+    return None
+
+
+def _of_profile(path: Path, temperature: float | None) -> Reference:
+    profile = acceptance_profile.read(path)
+    cells = {float(cell.temperature): cell for cell in profile.cells}
+    chosen = cells[_one(str(path), "temperature", temperature, cells)]
+    return Reference(
+        str(path),
+        {ALL: chosen.per_prompt.records, f"task={profile.task}": chosen.per_prompt.records},
+        sampling={"temperature": chosen.temperature, "top_k": chosen.top_k, "top_p": chosen.top_p},
+        block_size=profile.block_size,
+        draft=profile.draft,
+    )
+
+
+def _of_rows(path: str, temperature: float | None, label: str | None) -> Reference:
+    rows = [row for row in results.read([path]) if row.is_drafted]
+    if not rows:
+        raise UsageError(f"{path} has no row with a draft")
+    drafter = _one(path, "drafter", label, (row.drafter for row in rows))
+    rows = [row for row in rows if row.drafter == drafter]
+    chosen = _one(path, "temperature", temperature, (float(row.temperature) for row in rows))
+    rows = [row for row in rows if row.temperature == chosen]
+    size = 5 if any(row.block_size == 5 for row in rows) else max(row.block_size for row in rows)
+    rows = [row for row in rows if row.block_size == size]
+    segments: dict[str, list[PartialRecord]] = {ALL: []}
+    for row in rows:
+        segments[ALL] += row.per_prompt.records
+        segments.setdefault(f"task={row.task}", []).extend(row.per_prompt.records)
+    sampling = {"temperature": rows[0].temperature, "top_k": rows[0].top_k, "top_p": rows[0].top_p}
+    return Reference(path, segments, sampling=sampling, block_size=size, draft=drafter)
+
+
+def _one(path: str, what: str, asked: Name | None, known: Iterable[Name]) -> Name:
+    """Chooses one of several, or the only one.
+
+    Raises:
+      UsageError: it is not there, or none was chosen.
+    """
+    there = list(dict.fromkeys(known))
+    names = [f"{one:g}" if isinstance(one, float) else str(one) for one in there]
+    if asked is None and len(there) > 1:
+        raise UsageError(f"{path} has several: choose by --{what} {nearest('', names)}")
+    if asked is not None and asked not in there:
+        told = f"{asked:g}" if isinstance(asked, float) else str(asked)
+        raise UsageError(f"{path} has no {what} {told}: {nearest(told, names)}")
+    return there[0] if asked is None else asked
+
+
+def known_measure(name: str) -> str:
+    """Hands a measure's name through.
+
+    Raises:
+      UsageError: there is no such; gives the nearest.
+    """
+    if name not in MEASURES:
+        raise UsageError(f"--measure={name}: {nearest(name, MEASURES)}")
+    assert name in RATIOS
+    return name

@@ -1,0 +1,124 @@
+"""Files that grow, are rotated, copied and overwritten: what of them is new since the last time.
+
+A file is known by what was read of it: one that begins with the very bytes of an earlier reading is read on
+from there, under whatever name. A line that is not whole yet waits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from distillspec_jax import buckets, files, outputs, schema
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.engines import scrapes
+from distillspec_jax.evaluation.engines.engine import Engine
+from distillspec_jax.evaluation.engines.scrapes import Scrape
+
+KEPT = 16
+"""Files that are remembered."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """The part of a file that was read: so many bytes and lines, with their digest."""
+
+    size: schema.Count
+    lines: schema.Count
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class News:
+    """The part of a file that is new.
+
+    Attributes:
+      name: of the file.
+      lines: whole ones; their number in the file is `first` and up.
+      first: number of the first.
+      before, now: the beginning that was known, and that which was now read.
+    """
+
+    name: str
+    lines: Sequence[str]
+    first: int
+    before: Beginning
+    now: Beginning
+
+
+def news(path: str, known: Sequence[Beginning]) -> News:
+    """Reads what is new in a file.
+
+    Raises:
+      UsageError: there is no such file, or it is no UTF-8.
+    """
+    place = buckets.local(path)
+    if not place.is_file():
+        raise UsageError(f"there is no file {path}")
+    outputs.reads(path)
+    content = place.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content) and _is_query(content):
+        content = whole = content + b"\n"  # Prometheus ends its JSON without one
+    start = Beginning(0, 0, "")
+    for one in known:
+        if start.size < one.size <= len(whole) and _digest(whole[: one.size]) == one.digest:
+            start = one
+    lines = files.decoded_lines(whole[start.size :], path)[:-1]
+    now = Beginning(len(whole), start.lines + len(lines), _digest(whole))
+    return News(path, lines, start.lines + 1, start, now)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def remembered(known: Sequence[Beginning], found: News) -> list[Beginning]:
+    """Puts what was now read in the place of what was known of the file; of many files, the oldest go."""
+    others = (one for one in known if one not in (found.before, found.now))
+    return [*others, found.now][-KEPT:]
+
+
+def objects(found: News) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields place and object of every line.
+
+    Raises:
+      UsageError: malformed JSON, by file and line.
+    """
+    for number, line in enumerate(found.lines, start=found.first):
+        if line.strip():
+            place = f"{found.name}:{number}"
+            yield place, files.parse_json_object(line, place)
+
+
+def counters(found: News, model: str | None) -> tuple[Engine, list[Scrape]] | None:
+    """Reads scrapes of counters; None of a file of answers.
+
+    Args:
+      model: see `scrapes.of_text`.
+
+    Raises:
+      UsageError: see `scrapes`.
+    """
+    first = next((line.strip() for line in found.lines if line.strip()), "")
+    if not first:
+        return None
+    if not first.startswith(("{", "[")):
+        return scrapes.of_text(found.lines, found.name, model, found.first)
+    query = _query("\n".join(found.lines))
+    return None if query is None else scrapes.of_query(query, found.name, model)
+
+
+def _query(text: str) -> Mapping[str, Any] | None:
+    """Parses a range query's JSON, in one line or in many; None of JSON lines, which end early."""
+    try:
+        whole = files.parse_json(text, "")
+    except UsageError:
+        return None
+    return whole if isinstance(whole, dict) and scrapes.is_query(whole) else None
+
+
+def _is_query(content: bytes) -> bool:
+    return content[:1] == b"{" and _query(content.decode("utf-8", "replace")) is not None

@@ -1,0 +1,187 @@
+"""The trainings and sweeps of the paper's experiments: made once, killed, bound, and whole on a tiny pair."""
+
+import dataclasses
+import json
+
+import gin
+import pytest
+
+from benchmarks import arms, commands
+from benchmarks.arms import Arm, Cut, Models, Snapshot
+from benchmarks.paper import __main__ as paper
+from benchmarks.paper import models, running, scales
+from benchmarks.paper.experiment import Experiment, Found, InTurns, Measurement, figure
+from benchmarks.paper.models import FOLDER
+from benchmarks.paper.running import Run
+from distillspec_jax.cli import bindings
+from distillspec_jax.cli.gin_flags import GinFlags
+from distillspec_jax.distillation.distill import distill
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import audit, results
+from distillspec_jax.evaluation.sweep import RESULTS
+from distillspec_jax.training.finetune import finetune
+from tests import pair
+from tests.test_paper import example
+
+SMOKE = scales.SCALES["smoke"]
+
+ARM = Arm("first", "wiki_leads", ("x.gin",), (("LEARNING_RATE", 0.1),), 16)
+SECOND = Arm("second", "wiki_leads", ("x.gin",), (("REFERENCE", ARM), ("TARGET", "zoo:target")), 8)
+
+
+@pytest.fixture
+def commands_run(monkeypatch):
+    """Stands in for training and sweeping; after so many commands the process is killed."""
+    done, at_most = [], [100]
+
+    def run(argv, place, in_process=False):
+        if len(done) >= at_most[0]:
+            raise KeyboardInterrupt
+        given = dict(flag.removeprefix("--gin.").split("=", 1) for flag in argv if flag.startswith("--gin."))
+        if argv[0] == "sweep":
+            folder = given["OUTPUT_DIR"]
+            known = {r.drafter for r in results.reopen(paper.Path(folder) / RESULTS)}
+            wanted = ["none", *json.loads(given["DRAFTERS"].replace("'", '"'))]
+            alone, row = example()
+            for name in wanted:
+                if name not in known:
+                    made = alone if name == "none" else dataclasses.replace(row, drafter=name)
+                    results.append(paper.Path(folder) / RESULTS, made)
+                    done.append(f"row {name}")
+                    if len(done) >= at_most[0]:
+                        raise KeyboardInterrupt
+            return
+        folder = paper.Path(given["MODEL_DIR"])
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [{"step": s, "split": "train", "step_s": 0.25} for s in (4, 8)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        done.append(place.rpartition("/")[2])
+
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(arms, "_keep", lambda folder, step: (folder / f"step-{step}").mkdir(exist_ok=True))
+    return done, at_most
+
+
+def toy(scale, so_far):
+    drafters = {"SD": "zoo:draft", "first, seed 0": ARM, "on its way": Snapshot(SECOND, 4), "second": SECOND}
+    return [Measurement("b_algorithms", "wiki_leads", "zoo:target", drafters, 40)]
+
+
+TOY = Experiment("b", "Toy: it", "A claim.", toy, lambda rows: Found("said", str(len(rows)), figure()))
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_rows_of_one_that_was_not(commands_run, tmp_path):
+    """It fails where a training or a row is made twice, or one counts as done before its cost is known."""
+    done, at_most = commands_run
+    whole = Run(SMOKE, tmp_path / "whole", str).measure(TOY)
+    names = list(done)
+    assert len(names) == 2 + 5 == len(set(names))
+    done.clear()
+    for at_most[0] in (1, 2, 3, 5, 100):
+        try:
+            killed = Run(SMOKE, tmp_path / "killed", str).measure(TOY)
+        except KeyboardInterrupt:
+            assert at_most[0] < 100
+    assert done == names
+    assert [row.to_json() for row in killed] == [row.to_json() for row in whole]
+    cost = {row.drafter: row.unknown.get("trained", {}) for row in whole}
+    assert cost["SD"] == {}
+    assert (cost["first, seed 0"]["seconds"], cost["first, seed 0"]["steps"]) == (16 * 0.25, 16)
+    assert cost["on its way"]["seconds"] == 16 * 0.25 + 4 * 0.25  # what its reference cost is in it
+    assert cost["second"]["seconds"] == 16 * 0.25 + 8 * 0.25
+
+
+def test_equal_trainings_are_one_and_any_other_setting_makes_another():
+    assert ARM.name == dataclasses.replace(ARM).name
+    others = [
+        dataclasses.replace(ARM, seed=1),
+        dataclasses.replace(ARM, steps=8),
+        dataclasses.replace(ARM, bindings=(("LEARNING_RATE", 0.2),)),
+        dataclasses.replace(ARM, gin_files=("y.gin",)),
+        SECOND,
+        dataclasses.replace(SECOND, bindings=(("REFERENCE", dataclasses.replace(ARM, seed=1)),)),
+    ]
+    assert len({one.name for one in others} | {ARM.name}) == 7
+    assert ARM.kept == (4, 8, 16)
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    Run(SMOKE, tmp_path, str).open()
+    Run(SMOKE, tmp_path, str).open()
+    with pytest.raises(UsageError, match="was made with another steps: choose another --output"):
+        Run(dataclasses.replace(SMOKE, steps=5), tmp_path, str).open()
+
+
+def trainings(model):
+    """The arms behind a model, those of its parents too."""
+    model = model.arm if isinstance(model, Snapshot) else model
+    if isinstance(model, Arm):
+        yield model
+        for _, value in model.bindings:
+            yield from trainings(value)
+
+
+def test_every_training_binds_to_its_command():
+    """It fails where a macro or a parameter is none of the gin files'; one arm of each kind is bound."""
+    kinds = {}
+    for experiment in paper.EXPERIMENTS.values():
+        for one in experiment.measure(SMOKE, None):
+            for model in one.targets.values() if isinstance(one, InTurns) else one.drafters.values():
+                for arm in trainings(model):
+                    given = dict(arm.bindings)
+                    kinds[arm.gin_files, "t5.T5Config.emb_dim" in given] = arm
+    assert len(kinds) >= 11
+    for arm in kinds.values():
+        job = {"distill": distill, "finetune": finetune}[arm.command]
+        given = {name: "m" if isinstance(value, Arm | Cut) else value for name, value in arm.bindings}
+        given |= {"MIXTURE_OR_TASK_NAME": arm.task, "TRAIN_STEPS": arm.steps, "MODEL_DIR": "m"}
+        flags = GinFlags(arm.gin_files, tuple((name, str(value)) for name, value in given.items()))
+        bindings.bind(job, flags, given=("gin",))
+        found = gin.get_bindings(job)
+        gin.clear_config()
+        assert found["data"].eval_limit == 0
+        assert found.get("deployment") is None
+        assert found["loop"].keep > len(arm.kept)
+        width = given.get("t5.T5Config.emb_dim")
+        assert width is None or found["model"].config.emb_dim == width
+
+
+def test_two_experiments_from_training_to_a_page(tmp_path, monkeypatch):
+    """(a) and (e) on a tiny pair, of one draft on its way and at its end; again, nothing is made twice."""
+    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
+    scale = dataclasses.replace(SMOKE, **names)
+    arm = models.algorithm(scale, "wiki_leads", "Supervised KD")  # without a sampler that compiles
+    drafters = {"SD": names["draft"], "control, seed 0": Snapshot(arm, 2), "DistillSpec, seed 0": arm}
+    only = {"TEMPERATURES": "(1.0,)"}
+    one = Measurement("a_speedup", "wiki_leads", names["target"], drafters, 6, 5, bindings=only)
+    first = dataclasses.replace(paper.EXPERIMENTS["a"], measure=lambda scale, rows: [one])
+    monkeypatch.setattr(paper, "EXPERIMENTS", {**paper.EXPERIMENTS, "a": first})
+    wanted, told = [first, paper.EXPERIMENTS["e"]], []
+    job, docs = Run(scale, tmp_path / "run", told.append), tmp_path / "docs"
+    assert paper.run(job, wanted, docs) == 0
+    assert sum("training" in line for line in told) == 1
+    text = (docs / "a_speedup" / RESULTS).read_text()
+    assert str(tmp_path / "run") not in text
+    assert not audit.audit(docs / "a_speedup" / RESULTS).violations
+    found = {row.drafter: row for row in results.read([docs / "a_speedup" / RESULTS])}
+    assert {name: row.unknown.get("trained", {}).get("steps") for name, row in found.items()} == {
+        **{"none": None, "SD": None, "control, seed 0": 2, "DistillSpec, seed 0": 4}
+    }
+    page = (docs / "a_speedup" / running.PAGE).read_text()
+    assert "10 to 45 %" in page
+    cells = next(line for line in page.splitlines() if "wiki_leads, T = 1" in line).split("|")
+    assert cells[5].strip().startswith(f"{found['SD'].block_efficiency:.2f} (")
+    assert "../a_speedup/results.jsonl" in (docs / "e_prompts" / running.PAGE).read_text()
+    assert "<svg" in (docs / "e_prompts" / running.FIGURE).read_text()
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")}
+    assert paper.run(job, wanted, docs) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").rglob("*")} == files
+    assert (docs / "a_speedup" / RESULTS).read_text() == text
+    assert paper.run(job, wanted, docs, only_pages=True) == 0
+    assert (docs / "a_speedup" / running.PAGE).read_text() == page
+
+
+def test_the_models_folder_tells_a_name_from_a_training(tmp_path):
+    assert Models(tmp_path).path("zoo:target") == "zoo:target"
+    assert Models(tmp_path).cost("lookup") is None
+    assert FOLDER.endswith("paper/embedded")
