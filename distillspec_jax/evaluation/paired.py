@@ -60,7 +60,7 @@ def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: flo
 
 
 def quotient_of_records(
-    ours: Sequence[PartialRecord], theirs: Sequence[Record], ratio_name: str, **options: float
+    ours: Sequence[PartialRecord], theirs: Sequence[PartialRecord], ratio_name: str, **options: float
 ) -> Interval:
     """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
 
