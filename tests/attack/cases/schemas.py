@@ -73,6 +73,9 @@ WHOLE: tuple[str, ...] = (
 CARDED = "draft --target=target --layers=0 --output=out"
 """Reads a model's card and its weights, and writes another; compiles nothing."""
 
+READ_ROWS = '''api "ds.read_results('results.jsonl')"'''
+"""Refuses any bad line; `report` counts and names them, and takes the rest."""
+
 FILES: dict[str, tuple[str, ...]] = {
     "target/model.json": (CARDED, "generate --model=target --input=asked.jsonl --output=out"),
     "texts/set.json": (SHORTLIST + " --output=out",),
@@ -130,9 +133,9 @@ def _fields() -> list[Case]:
         ),
         *_of(Header, "texts/set.json", "header.", f"{SHORTLIST} --output=out"),
         *_of(Part, "out-00001-of-00002/shard.json", "", MERGE),
-        *_of(ResultRow, "results.jsonl:2", "", REPORT),
-        *_of(PerPrompt, "results.jsonl:2", "per_prompt.", REPORT),
-        *_of(Timed, "results.jsonl:2", "timing.", REPORT),
+        *_of(ResultRow, "results.jsonl:2", "", READ_ROWS),
+        *_of(PerPrompt, "results.jsonl:2", "per_prompt.", READ_ROWS),
+        *_of(Timed, "results.jsonl:2", "timing.", READ_ROWS),
     ]
     for path in ("header", "header.feature_lengths.inputs", "header.feature_lengths.targets", "header.chat"):
         found += _plain("texts/set.json", path, f"{SHORTLIST} --output=out")
