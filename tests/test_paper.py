@@ -81,7 +81,7 @@ def test_a_page_has_the_numbers_of_the_rows_seeds_added_up_prompt_by_prompt():
         influence = e / e.mean() - c / c.mean() - pe / pe.mean() + pc / pc.mean()
         half = 1.96 * value * influence.std(ddof=1) / np.sqrt(len(e))
         assert (high - low) / 2 == pytest.approx(half, rel=0.15)
-    assert "n = 40 prompts, of which 20 timed, 2 seeds" in page.verdict
+    assert "n = 40 prompts, of which 20 timed, 2 seeds, trainings of 8 steps at most" in page.verdict
 
 
 def test_the_share_of_prompts_that_gain_is_counted_by_hand():

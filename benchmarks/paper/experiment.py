@@ -110,13 +110,15 @@ def figure(width: float = 8.0, height: float = 3.4) -> Figure:
 
 
 def prompts_said(rows: Sequence[ResultRow]) -> str:
-    """How many prompts, timed prompts and seeds stand behind rows."""
+    """How many prompts, timed prompts, seeds and training steps stand behind rows."""
     drafted = [row for row in rows if row.is_drafted]
     if not drafted:
         return "n = 0"
     n = sorted({row.prompts for row in drafted})
     timed = sorted({len(row.timing.seconds) for row in drafted if row.timing is not None})
-    seeds = len({row.unknown["trained"]["seed"] for row in drafted if row.unknown.get("trained")}) or 1
+    trained = [row.unknown["trained"] for row in drafted if row.unknown.get("trained")]
+    seeds = len({one["seed"] for one in trained}) or 1
     said = f"n = {' or '.join(map(str, n))} prompts"
     said += f", of which {' or '.join(map(str, timed))} timed" if timed else ""
-    return f"{said}, {seeds} seed{'s' if seeds > 1 else ''}"
+    said += f", {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{said}, trainings of {max(one['steps'] for one in trained)} steps at most" if trained else said
