@@ -13,7 +13,11 @@ from distillspec_jax.reports.html import report
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "fixtures" / "release_0_1"
-RESULTS = [FOLDER / "results.jsonl", *sorted((ROOT / "docs" / "results").rglob("results.jsonl"))]
+RESULTS = [FOLDER / "results.jsonl"] + [
+    path
+    for path in sorted((ROOT / "docs" / "results").rglob("results.jsonl"))
+    if '"version": "0.1.0"' in path.read_text()
+]
 
 
 def test_a_checkpoint_is_read_to_the_last_bit():
