@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.paper import models
-from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
+from benchmarks.paper.experiment import Experiment, Found, Measurement, prompts_said, ratios_figure
 from benchmarks.paper.models import ALGORITHMS, SD
 from benchmarks.paper.rows import Comparison, efficiency_ratio, labels, pools, select
 from benchmarks.paper.scales import Scale
@@ -54,18 +54,8 @@ def page(rows: Sequence[ResultRow]) -> Found:
                 ]
     shown = iter(marked([one for line in over_sd for one in line]))
     table = markdown(["", "SD emits", *names], [[*line, *(next(shown) for _ in names)] for line in lines])
-    drawn = figure(8.0, 3.2)
-    axes = drawn.subplots()
-    for i, (line, comparisons) in enumerate(zip(lines, over_sd, strict=True)):
-        for k, one in enumerate(comparisons):
-            low, high = one.interval.low, one.interval.high
-            at = k + 0.8 * (i - len(lines) / 2) / max(1, len(lines))
-            axes.plot([at, at], [low, high], color=COLOURS[i], lw=2)
-            axes.plot([at], [one.interval.value], "o", color=COLOURS[i], label=line[0] if not k else None)
-    axes.axhline(1, color="0.3", lw=0.8)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_ylabel("tokens a call, over SD")
-    axes.legend(fontsize=7)
+    cells = [line[0] for line in lines]
+    drawn = ratios_figure(cells, [[one.interval for one in line] for line in over_sd], names, "SD")
     said = verdict(over_hard, what="ratios of an algorithm with distributions over SeqKD")
     return Found(f"{said} {prompts_said(rows)}.", table, drawn)
 

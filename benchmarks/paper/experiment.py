@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.arms import Model
 from benchmarks.paper.models import FOLDER
 from benchmarks.paper.scales import Scale
+from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import ResultRow
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
@@ -107,6 +108,29 @@ class Experiment:
 def figure(width: float = 8.0, height: float = 3.4) -> Figure:
     """An empty figure of a page."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def ratios_figure(
+    cells: Sequence[str], intervals: Sequence[Sequence[Interval]], names: Sequence[str], over: str
+) -> Figure:
+    """Draws ratios with their intervals: a place along the axis for each name, a colour for each cell.
+
+    Args:
+      intervals: a line for each of the cells, with one for each of the names.
+      over: what the ratios are over.
+    """
+    drawn = figure(8.0, 3.2)
+    axes = drawn.subplots()
+    for i, (cell, line) in enumerate(zip(cells, intervals, strict=True)):
+        for k, one in enumerate(line):
+            at = k + 0.8 * (i - len(cells) / 2) / max(1, len(cells))
+            axes.plot([at, at], [one.low, one.high], color=COLOURS[i], lw=2)
+            axes.plot([at], [one.value], "o", color=COLOURS[i], label=None if k else cell)
+    axes.axhline(1, color="0.3", lw=0.8)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_ylabel(f"tokens a call, over {over}")
+    axes.legend(fontsize=7)
+    return drawn
 
 
 def prompts_said(rows: Sequence[ResultRow]) -> str:

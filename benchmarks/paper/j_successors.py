@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.arms import Arm
 from benchmarks.paper import models
-from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
+from benchmarks.paper.experiment import Experiment, Found, Measurement, prompts_said, ratios_figure
 from benchmarks.paper.models import SD
 from benchmarks.paper.rows import efficiency_ratio, label, labels, pools, select
 from benchmarks.paper.scales import Scale
@@ -82,17 +82,8 @@ def page(rows: Sequence[ResultRow]) -> Found:
         "tokens a call",
         *(f"{name} ({cost.get(name, 0):.0f} s)" for name in names),
     ]
-    drawn = figure(8.0, 3.2)
-    axes = drawn.subplots()
-    for i, (line, comparisons) in enumerate(zip(heads, found, strict=True)):
-        for k, ratio in enumerate(comparisons):
-            at = k + 0.8 * (i - len(heads) / 2) / max(1, len(heads))
-            axes.plot([at, at], [ratio.interval.low, ratio.interval.high], color=COLOURS[i], lw=2)
-            axes.plot([at], [ratio.interval.value], "o", color=COLOURS[i], label=line[0] if not k else None)
-    axes.axhline(1, color="0.3", lw=0.8)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_ylabel("tokens a call, over forward KL")
-    axes.legend(fontsize=7)
+    cells = [line[0] for line in heads]
+    drawn = ratios_figure(cells, [[one.interval for one in line] for line in found], names, "forward KL")
     own = [one for one in flat if one.name.startswith(SUCCESSORS)]
     said = verdict(own, what="ratios of a successor over forward KL")
     seen = f"{min(visible):.0%} to {max(visible):.0%}" if visible else "–"
