@@ -1,4 +1,4 @@
-"""What the host reads of a row: its tokens, why it ended, and its counts."""
+"""Completions: a row as the host reads it, with its tokens, its ending and its counts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, R
 from distillspec_jax.decoding.completion import Completion, Fetched
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_batch import PromptBatch
-from distillspec_jax.decoding.runner import Runner
+from distillspec_jax.decoding.runner import Prepared, Runner
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.state import State, Status
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
@@ -60,7 +60,7 @@ class OnlinePrompt:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What a visit found out about a prompt.
+    """News of a prompt from one visit.
 
     Attributes:
       ticket: of the prompt, see `OnlineBatch.submit`.
@@ -94,7 +94,8 @@ class OnlineBatch:
     Not thread-safe: one thread submits, cancels and visits.
 
     Args:
-      target, target_params, drafter, drafter_params, verifier, stopping: see `Engine`.
+      target, drafter, drafter_params, verifier, stopping: see `Engine`.
+      target_params: see `Runner`.
       vocabulary: of the sampling distributions.
       block_size: drafts a round, or several sizes to choose from, as in `Engine`.
       slots: prompts decoded together.
@@ -110,7 +111,7 @@ class OnlineBatch:
     def __init__(
         self,
         target: LanguageModel,
-        target_params: Params,
+        target_params: Params | Prepared,
         drafter: Drafter | None = None,
         drafter_params: Any = None,
         *,
@@ -144,22 +145,27 @@ class OnlineBatch:
         self._width, self._rounds = width, rounds_per_visit
         # What idle slots hold: a prompt that is read, and whose limit is 0 (`PromptBatch.rows`).
         self._idle = OnlinePrompt([0], 1)
-        self._prompts: list[Sequence[int]] = [self._idle.ids] * slots
         self._tickets = itertools.count()
+        self.slots = slots
+        described = self._batch([self._idle]).described(slots, prompt_width)
+        needed = self._runner.check_room(*described, width)
+        memory.check(f"decoding {slots:,} rows of {prompt_width:,} tokens and {width:,} more", needed)
+        self._sizes: FixedBlockSize | BlockSizeChoice = FixedBlockSize(
+            self._runner.block_sizes[0], self._rounds
+        )
+        self._block_size = self._runner.block_sizes[-1]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all prompts, and begins anew: also after an error, which may have taken the state along."""
+        self._prompts: list[Sequence[int]] = [self._idle.ids] * self.slots
         self._waiting: collections.OrderedDict[int, OnlinePrompt] = collections.OrderedDict()
         self._rows: dict[int, _Row] = {}
         self._cancelled: set[int] = set()
         self._running = False
-        self.slots = slots
-        batch = self._batch([self._idle])
-        needed = self._runner.check_room(*batch.described(slots, prompt_width), width)
-        memory.check(f"decoding {slots:,} rows of {prompt_width:,} tokens and {width:,} more", needed)
-        self._state = self._read(batch, [0], slots, prompt_width, None, idle=True)
-        self._sizes: FixedBlockSize | BlockSizeChoice = FixedBlockSize(
-            self._runner.block_sizes[0], self._rounds
-        )
+        idle = self._batch([self._idle])
+        self._state = self._read(idle, [0], self.slots, self._widths[0], idle=True)
         self._counts = RoundCounts(self._state.counts.accepted_BG.shape)
-        self._block_size = self._runner.block_sizes[-1]
 
     def warm(self) -> None:
         """Compiles all that any prompt will need, and measures block sizes where there is a choice.
@@ -194,9 +200,9 @@ class OnlineBatch:
         """
         self._batch([prompt])
         if width_of([prompt.ids]) > self._widths[0] or prompt.max_new_tokens > self._width:
-            longest = f"{self._widths[0]:,} tokens of a prompt and {self._width:,} new ones"
             raise UsageError(
-                f"a prompt of {len(prompt.ids):,} tokens and {prompt.max_new_tokens:,} more: at most {longest}"
+                f"a prompt of {len(prompt.ids):,} tokens and {prompt.max_new_tokens:,} more: at most "
+                f"{self._widths[0]:,} tokens of a prompt and {self._width:,} new ones"
             )
         ticket = next(self._tickets)
         self._waiting[ticket] = prompt
@@ -230,7 +236,8 @@ class OnlineBatch:
         if self._running:
             fetched = Fetched.of(self._state)
             counts = fetched.counts
-            self._sizes.observe(self._block_size, *self._counts.since(counts.rounds_B, counts.accepted_BG))
+            since = self._counts.since(np.asarray(counts.rounds_B), np.asarray(counts.accepted_BG))
+            self._sizes.observe(self._block_size, *since)
             updates = [update for slot in sorted(self._rows) if (update := self._told(slot, fetched))]
         for ticket in self._cancelled & self._waiting.keys():
             del self._waiting[ticket]
@@ -295,7 +302,7 @@ class OnlineBatch:
     ) -> State:
         prompt_BT, settings = batch.rows(indices, rows, reading)
         if idle:
-            settings = dataclasses.replace(settings, limit_B=np.zeros_like(settings.limit_B))
+            settings = dataclasses.replace(settings, limit_B=jnp.zeros(rows, jnp.int32))
         return self._runner.read(prompt_BT, settings, self._width, self._widths[0], block_size)
 
     def _put(self, fresh: State, slots: Sequence[int], truncates: bool) -> None:

@@ -58,7 +58,7 @@ def seed_keys(seeds: Sequence[int]) -> Array:
     for seed in seeds:
         bounds.check_seed(seed)
     seed_N = np.asarray(seeds, np.uint32)
-    data = np.stack([np.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
+    data = jnp.stack([np.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
     return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
 
 
