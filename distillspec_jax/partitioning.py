@@ -102,7 +102,7 @@ class Partitioner:
         def place(leaf: Any) -> NamedSharding:
             of_heads = "heads" if heads and leaf.ndim == 4 else None
             axes = ("batch", of_heads, None, None)[: leaf.ndim]
-            spec = nn.logical_to_mesh_axes(axes, self.rules)
+            spec = nn.logical_to_mesh_axes(axes, self.rules) or PartitionSpec()
             return self._divisible(NamedSharding(self.mesh, spec), leaf)
 
         return jax.tree.map(place, tree)

@@ -11,8 +11,7 @@ import jax
 import pytest
 
 from distillspec_jax.cli.main import main
-from distillspec_jax.distillation import dryrun
-from distillspec_jax.evaluation import decode_costs
+from distillspec_jax.distillation import decode_costs, dryrun
 from distillspec_jax.partitioning import make_partitioner
 
 TINY = """

@@ -14,8 +14,8 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
 if TYPE_CHECKING:
+    from distillspec_jax.distillation.decode_costs import DecodeCosts
     from distillspec_jax.distillation.dryrun import Costs
-    from distillspec_jax.evaluation.decode_costs import DecodeCosts
 
 HELP = """Compiles a train step for a mesh of virtual devices, without weights, and prints parameters, FLOPs
 per step and bytes per device, so that you know what a pod job needs before you launch it.
@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
-    from distillspec_jax.distillation import dryrun
-    from distillspec_jax.evaluation import decode_costs
+    from distillspec_jax.distillation import decode_costs, dryrun
 
     data, model = flags.mesh
     devices = None

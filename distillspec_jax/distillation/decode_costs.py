@@ -1,6 +1,6 @@
 """The costs of decoding on a mesh that is not there: compiled for described devices, without weights.
 
-As `distillation.dryrun` has it for a train step: everything is shapes with the shardings that a run would
+As `dryrun` has it for a train step: everything is shapes with the shardings that a run would
 have, the target split by its rules and the draft whole on every device. Weights and caches are counted from
 those shardings and are exact; temporary bytes and collectives are the compiler's.
 """
@@ -27,6 +27,7 @@ from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, RowSettings, State, placed
 from distillspec_jax.decoding.stopping import STOP_ON_EOS
 from distillspec_jax.decoding.verifiers import TOKEN_RULE
+from distillspec_jax.distillation.dryrun import bytes_a_device
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
@@ -153,12 +154,6 @@ def decode_costs(
         read={"one token": both["target"], "round": both["target"] + block_size * both["draft"]},
         programs=programs,
     )
-
-
-def bytes_a_device(tree: Any) -> int:
-    """Sums the bytes of a tree of shapes with shardings on one device; every device holds equally much."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def _weights(model: Network, partitioner: Partitioner, dtype: str) -> Any:
