@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "verify that the counts of results and outputs agree; exits 1 if some do not",
     "power": "how many prompts show a difference, by the spread of a pilot's results",
     "watch": "acceptance in production, window by window; exits 1 if it is too low",
+    "redistill": "the draft in service, distilled again on what is asked now; behind a gate",
     "registry": "versions of a draft: what serves, what it was made of, promote and roll back",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders and GGUF files out",
     "deploy": "how vLLM, llama.cpp, SGLang, transformers or OpenVINO serves a pair, or why it must not",
