@@ -31,6 +31,7 @@ COMMANDS = {
     "watch": "acceptance in production, window by window; exits 1 if it is too low",
     "redistill": "the draft in service, distilled again on what is asked now; behind a gate",
     "registry": "versions of a draft: what serves, what it was made of, promote and roll back",
+    "rollout": "a version takes over in stages, and goes back if it is worse; exits 1, 3, 4",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders and GGUF files out",
     "deploy": "how vLLM, llama.cpp, SGLang, transformers or OpenVINO serves a pair, or why it must not",
     "draft": "make a draft from some of its target's layers; what it would cost and gain",

@@ -25,9 +25,9 @@ becomes a version if it passes the gate. To go on with a run that was stopped, r
   distillspec redistill --registry=drafts --log=served.jsonl --gin.DIVERGENCE=tvd       # by another recipe
 
 A fifth of all prompts, chosen by a hash of their text, is never trained on. A pilot of some steps tells
-whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain in block
-efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the training
-within --pay_back_requests. Exit status:
+whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain
+in block efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the
+training within --pay_back_requests. Exit status:
   0  passed: the version is in the registry, and serves nothing yet
   1  refused, by the pilot or by the gate; the line says why
   2  bad input
