@@ -22,6 +22,7 @@ COMMANDS = {
     "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes per device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling parameters",
     "evaluate": "held-out loss, perplexity and task quality of models",
+    "serve": "an HTTP server with OpenAI's completions, for pairs that no other engine takes",
     "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
     "merge": "put the shards of a run of collect, generate, sweep or evaluate together",
     "report": "tables, plots and one HTML page from any number of results.jsonl",

@@ -64,7 +64,11 @@ def main(argv: list[str]) -> int:
     )
     add("--temperature", type=float, metavar="T", help="of the profile, if it has several, and of the lines")
     add("--drafter", metavar="NAME", help="of the profile, if it is a sweep of several")
-    add("--model", metavar="NAME", help="whose counters, if a scrape has those of several models")
+    add(
+        "--model",
+        metavar="NAME",
+        help="whose counters, if a scrape has those of several models (or drafts, of serve)",
+    )
     add(
         "--block_size",
         type=int,

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax import bounds, memory
-from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import calibration
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
+from distillspec_jax.decoding.completion import Completion, Fetched
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.prompt_batch import PromptBatch
 from distillspec_jax.decoding.round_costs import RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.slots import DecodingProgress, Slots
-from distillspec_jax.decoding.state import RowSettings, State, Status
+from distillspec_jax.decoding.state import RowSettings, State
 from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
@@ -37,51 +37,6 @@ from distillspec_jax.shapes import Params
 
 _Shape = tuple[int, int, int, bool]
 """Slots, width of prompts and of outputs, whether the distribution truncates: what a call is compiled for."""
-_FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: "failed"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """The output of one prompt and its counts: sums, to be pooled before any ratio is formed.
-
-    Attributes:
-      tokens: emitted tokens, EOS included if it was emitted.
-      finish_reason: `eos`, `length`, or `failed` (the target's logits were not finite).
-      target_calls: verify passes; in autoregressive decoding one a token. Prefill is apart.
-      cut_rounds: rounds whose last token was an accepted draft, ended by EOS or the limit, so that
-        `len(tokens) == accepted + target_calls - cut_rounds`.
-      tested_at: for each draft position, the rounds that tested it.
-      accepted_at: for each draft position, the rounds that accepted it.
-      overlap: sum over tested positions of sum_v min(p, q); None if it was not measured.
-      drafted: drafts that were offered, tested or not (of several blocks, in the chosen one).
-    """
-
-    tokens: tuple[int, ...]
-    finish_reason: str
-    target_calls: int
-    cut_rounds: int
-    tested_at: tuple[int, ...]
-    accepted_at: tuple[int, ...]
-    overlap: float | None = None
-    drafted: int | None = None
-
-    @property
-    def tested(self) -> int:
-        """Drafts put to the test."""
-        return sum(self.tested_at)
-
-    @property
-    def accepted(self) -> int:
-        """Drafts accepted."""
-        return sum(self.accepted_at)
-
-    @property
-    def record(self) -> Record:
-        """The counts alone."""
-        names = ("target_calls", "cut_rounds", "tested", "accepted", "drafted", "tested_at", "accepted_at")
-        counts = {name: getattr(self, name) for name in (*names, "overlap")}
-        return Record(emitted_tokens=len(self.tokens), **counts)
-
 
 _MOST_POSITIONS = 1 << 30
 
@@ -290,12 +245,13 @@ class Engine:
                 fresh = read(indices, rows, reading, read_for)
                 round_counts.refilled(list(taken))
             # The device reads prompts meanwhile.
-            completions = self._completions(state, done) if done else []
+            fetched = Fetched.of(state) if done else None
+            finishing = [fetched.completion(slot, self._measured) for slot in done] if fetched else []
             progress(slots.progress)
             if taken:
                 into_B = np.resize([*taken, *[slots.count] * rows], rows)  # past the end: dropped
                 state = fresh if whole else self._runner.refill(state, fresh, jnp.asarray(into_B))
-            ready = list(zip(finished, completions, strict=True))
+            ready = list(zip(finished, finishing, strict=True))
         yield from ready
 
     def _widths(self, batch: PromptBatch) -> tuple[int, int]:
@@ -359,25 +315,6 @@ class Engine:
             self._runner.resumed(state, prompt_BT)  # compiles it: no pause when its time comes
             self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
         return self._choices[shape]
-
-    def _completions(self, state: State, slots: Sequence[int]) -> list[Completion]:
-        rows, counts = jax.device_get(
-            ((state.rows.output_BT, state.rows.emitted_B, state.rows.status_B), state.counts)
-        )
-        output_BT, emitted_B, status_B = rows
-        return [
-            Completion(
-                tokens=tuple(output_BT[b, : emitted_B[b]].tolist()),
-                finish_reason=_FINISH_REASONS[Status(int(status_B[b]))],
-                target_calls=int(counts.rounds_B[b]),
-                cut_rounds=int(counts.cut_B[b]),
-                tested_at=tuple(counts.tested_BG[b].tolist()),
-                accepted_at=tuple(counts.accepted_BG[b].tolist()),
-                overlap=float(counts.overlap_B[b]) if self._measured else None,
-                drafted=int(counts.drafted_B[b]),
-            )
-            for b in slots
-        ]
 
 
 def _power_of_two(count: int) -> int:

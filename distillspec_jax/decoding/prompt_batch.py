@@ -26,7 +26,7 @@ class PromptBatch:
 
     Attributes:
       prompts: token ids.
-      key: PRNG key of the seed.
+      key: PRNG key of the seed; or `[N]`, of each prompt's own.
       number_N: uint32 `[N]`; prompts with different numbers have independent noise.
       limit_N: int32 `[N]`, most tokens of each output, EOS included.
       distribution: fields `[N]`, NumPy arrays.
@@ -44,7 +44,7 @@ class PromptBatch:
         prompts: Sequence[Sequence[int]],
         distribution: SamplingDistribution,
         max_new_tokens: int | Sequence[int],
-        seed: int,
+        seed: int | Sequence[int],
         numbers: Sequence[int] | None = None,
     ) -> PromptBatch:
         """Checks the arguments of `Engine.stream`.
@@ -60,7 +60,8 @@ class PromptBatch:
                 raise UsageError(f"the distribution has {field.shape[0]} rows for {len(prompts)} prompts")
         number_N = np.asarray(range(len(prompts)) if numbers is None else numbers, np.uint32)
         rows = jax.tree.map(lambda field: np.broadcast_to(field, len(prompts)), jax.device_get(distribution))
-        return cls(prompts, randomness.seed_key(seed), number_N, limit_N, rows)
+        key = randomness.seed_keys(seed) if isinstance(seed, Sequence) else randomness.seed_key(seed)
+        return cls(prompts, key, number_N, limit_N, rows)
 
     @property
     def longest(self) -> int:
@@ -74,7 +75,8 @@ class PromptBatch:
         """
         index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
         limit_B = np.where(np.arange(rows) < len(indices), self.limit_N[index_B], 0)
-        settings = _row_settings(self.key, self.number_N[index_B], limit_B, self.distribution.select(index_B))
+        key = self.key[index_B] if self.key.ndim else self.key
+        settings = _row_settings(key, self.number_N[index_B], limit_B, self.distribution.select(index_B))
         return self.padded(index_B, width), settings
 
     def described(self, rows: int, width: int) -> tuple[jax.ShapeDtypeStruct, RowSettings]:
@@ -84,7 +86,8 @@ class PromptBatch:
             return jax.ShapeDtypeStruct((rows,), dtype)
 
         distribution = jax.tree.map(lambda field: column(field.dtype), self.distribution)
-        settings = _row_settings.eval_shape(self.key, column(np.uint32), column(np.int32), distribution)
+        key = column(self.key.dtype) if self.key.ndim else self.key
+        settings = _row_settings.eval_shape(key, column(np.uint32), column(np.int32), distribution)
         return jax.ShapeDtypeStruct((rows, width), np.int32), settings
 
     def padded(self, indices: Sequence[int] | np.ndarray, width: int) -> np.ndarray:

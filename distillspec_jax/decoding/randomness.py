@@ -16,6 +16,7 @@ the noise that has already decided the last block.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,25 @@ def seed_key(seed: int) -> Array:
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
+def seed_keys(seeds: Sequence[int]) -> Array:
+    """The keys of several seeds, `[N]`: `seed_key` of each.
+
+    Raises:
+      UsageError: see `seed_key`.
+    """
+    for seed in seeds:
+        bounds.check_seed(seed)
+    seed_N = np.asarray(seeds, np.uint32)
+    data = jnp.stack([np.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
+    return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
+
+
 def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:
-    """One key a prompt, `[B]`; distinct prompts, even equal ones, are independent."""
+    """One key a prompt, `[B]`; distinct prompts, even equal ones, are independent.
+
+    Args:
+      seed_key: of all, or `[B]`, one each.
+    """
     return _fold_in(seed_key, prompt_index_B)
 
 

@@ -36,6 +36,7 @@ class Runner:
       block_sizes: in ascending order.
 
     Args:
+      target_params: or what several runners of one target share.
       block_sizes: 0 is one token at a time; without a drafter it is the only one.
       rows: of the batch.
       verifier, stopping, measure_overlap: see `SpeculativeLoop`.
@@ -48,7 +49,7 @@ class Runner:
     def __init__(
         self,
         target: LanguageModel,
-        target_params: Params,
+        target_params: Params | Prepared,
         drafter: Drafter | None,
         drafter_params: Any,
         *,
@@ -65,9 +66,11 @@ class Runner:
             )
         self._loops: dict[int, Loop] = {}
         self._params: dict[int, PairParams] = {}
+        shared = isinstance(target_params, Prepared)
+        of_target = target_params if shared else Prepared(target, target_params)
+        of_drafter = Prepared(drafter, drafter_params)
         # A prompt is many rows of products: it is prefilled with the canonical parameters.
-        self._reading = PairParams(target_params, drafter_params)
-        of_target, of_drafter = _Prepared(target, target_params), _Prepared(drafter, drafter_params)
+        self._reading = PairParams(of_target.params, drafter_params)
         for size in sorted(set(block_sizes)):
             if drafter is None or (size == 0 and len(block_sizes) > 1):
                 self._loops[size], tokens = AutoregressiveLoop(target, stopping), 1
@@ -152,26 +155,31 @@ class Runner:
         return arrays if self._partitioner is None else self._partitioner.put_rows(arrays)
 
 
-class _Prepared:
-    """Parameters in the forms that their owner knows, each made once; a form is known by its tree."""
+class Prepared:
+    """Parameters in the forms that their owner knows, each made once; a form is known by its tree.
+
+    Args:
+      owner: what they belong to.
+      params: in their canonical form.
+    """
 
     def __init__(self, owner: LanguageModel | Drafter | None, params: Any) -> None:
         self._owner = owner
-        self._params = params
+        self.params = params
         self._forms: dict[Any, Any] = {jax.tree.structure(params): params}
 
     def for_rows(self, rows: int | None) -> Any:
         """The form for calls of so many rows; None where they may be many."""
         owner = self._owner
         if owner is None:
-            return self._params
+            return self.params
 
         def prepare(params: Any) -> Any:
             return owner.prepare(params, rows)
 
-        form = jax.tree.structure(jax.eval_shape(prepare, self._params))
+        form = jax.tree.structure(jax.eval_shape(prepare, self.params))
         if form not in self._forms:
-            self._forms[form] = jax.jit(prepare)(self._params)
+            self._forms[form] = jax.jit(prepare)(self.params)
         return self._forms[form]
 
 

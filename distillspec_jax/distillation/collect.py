@@ -32,9 +32,10 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.distillation.stored_logprobs import likeliest
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files
+from distillspec_jax.generation.pairing import Drafts
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.generation.request_files import GenerationRequest
-from distillspec_jax.generation.text_generator import Drafts, Generation, TextGenerator
+from distillspec_jax.generation.text_generator import Generation, TextGenerator
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import width_of
 from distillspec_jax.models.pretrained import Pretrained

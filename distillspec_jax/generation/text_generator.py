@@ -11,20 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from distillspec_jax.acceptance import COUNTS, Record
-from distillspec_jax.decoding.adaptive import AUTO
-from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
 from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
-from distillspec_jax.decoding.rules import rule as find_rule
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos, StopOnStrings, Stopping
 from distillspec_jax.errors import UsageError
-from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.generation.pairing import Drafts, pair
+from distillspec_jax.generation.prompt_format import PromptFormat
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
-
-Drafts = NamedDraft | None | Sequence[NamedDraft]
-"""A draft model, or the name of a drafter that needs none; several of these for one target; or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,29 +93,18 @@ class TextGenerator:
         partitioner: Partitioner | None = None,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
-        drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
-        check_pairs(target, drafts, assume_same_vocabulary)
-        models = [target, *(one for one in drafts if isinstance(one, Pretrained))]
-        if isinstance(block_size, str) and block_size != "auto":
-            raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
-        if isinstance(block_size, int) and block_size < 1:
-            raise UsageError(f"block_size is {block_size}, must be at least 1")
-        sizes = AUTO if isinstance(block_size, str) else (block_size,)
-        self.form = form or prompt_format(target, tokenizer=tokenizer_of(*models))
+        made = pair(
+            target,
+            draft,
+            form=form,
+            block_size=block_size,
+            rule=rule,
+            epsilon=epsilon,
+            candidates=candidates,
+            assume_same_vocabulary=assume_same_vocabulary,
+        )
+        self.form, params = made.form, made.drafter_params
         self.tokenizer = self.form.reader.tokenizer
-        for model in models:
-            if model.model.vocab_size < self.tokenizer.vocab_size:
-                raise UsageError(
-                    f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
-                    f"{self.tokenizer.vocab_size} pieces: it was trained with another one"
-                )
-        drafter, params, blocks = None, None, candidates
-        if drafts:
-            drafter, params = make_drafter(
-                drafts, vocab_size=self.tokenizer.vocab_size, candidates=candidates, block_size=max(sizes)
-            )
-            blocks = drafter.candidates
-        verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
         target_params = target.params
         if partitioner is not None:
             target_params = jax.device_put(target_params, registry.shardings(target.model, partitioner))
@@ -129,10 +113,10 @@ class TextGenerator:
         self._engine = Engine(
             target.model,
             target_params,
-            drafter,
+            made.drafter,
             params,
-            verifier=verifier,
-            block_size=sizes,
+            verifier=made.verifier,
+            block_size=made.block_sizes,
             batch_size=batch_size,
             stopping=self._stopping(),
             partitioner=partitioner,

@@ -35,15 +35,18 @@ class ChatRendering:
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         self._template = environment.from_string(source)
 
-    def render(self, text: str) -> str:
-        """A conversation of one message by the user, up to where the answer begins.
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """A conversation, up to where the next answer begins.
+
+        Args:
+          messages: each with `role` and `content`.
 
         Raises:
           jinja2.TemplateError: the template refuses the conversation.
           ValueError: it writes too much.
         """
-        messages = [{"role": "user", "content": text}]
-        most, length, parts = _MOST_CHARACTERS + 4 * len(text), 0, []
+        given = sum(len(message["content"]) for message in messages)
+        most, length, parts = _MOST_CHARACTERS + 4 * given, 0, []
         for part in self._template.generate(messages=messages, add_generation_prompt=True, **self._words):
             parts.append(part)
             length += len(part)

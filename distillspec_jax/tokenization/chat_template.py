@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distillspec_jax.errors import UsageError
@@ -31,8 +31,19 @@ class ChatTemplate:
         Raises:
           UsageError: the template is broken, refuses the conversation, or takes too much time or memory.
         """
+        return self.converse([{"role": "user", "content": text}])
+
+    def converse(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation up to where the next answer begins.
+
+        Args:
+          messages: each with `role` and `content`.
+
+        Raises:
+          UsageError: see `wrap`.
+        """
         try:
-            return str(self._process.call("render", text))
+            return str(self._process.call("render", [dict(message) for message in messages]))
         except Refused as error:
             raise UsageError(f"{self.name}'s chat template: {error}") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,19 @@ class Reader:
             return ids[:max_length] or [self.tokenizer.eos_id]
         kept = ids if max_length is None else ids[: max_length - 1]
         return [*kept, self.tokenizer.eos_id]
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation, up to where the next answer begins.
+
+        Args:
+          messages: each with `role` and `content`.
+
+        Raises:
+          UsageError: there is no chat template, or it is broken or refuses the conversation.
+        """
+        if self.chat is None:
+            raise UsageError("the model has no chat template: ask for completions of texts")
+        return self.tokenizer.encode(self.chat.converse(messages))
 
     def _chat(self, chat: ChatTemplate, text: str, max_length: int | None) -> list[int]:
         ids, said = self.tokenizer.encode(chat.wrap(text)), self.tokenizer.encode(text)

@@ -27,7 +27,7 @@ def test_a_text_is_what_jinja_makes_here(source):
     here = ChatRendering(json.dumps([source, WORDS]).encode())
     there = ChatTemplate(source, WORDS)
     for text in TEXTS:
-        assert there.wrap(text) == here.render(text)
+        assert there.wrap(text) == here.render([{"role": "user", "content": text}])
 
 
 BAD = {

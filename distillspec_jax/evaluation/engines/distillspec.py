@@ -1,4 +1,4 @@
-"""Our own lines: what `distillspec generate` writes with every output."""
+"""Our own: lines that `distillspec generate` and `serve` write with every output, and counters of `serve`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillspec_jax import bounds, schema
-from distillspec_jax.acceptance import COUNTS, REQUIRED, Record
+from distillspec_jax.acceptance import COUNTS, REQUIRED, PartialRecord, Record
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation.engines.engine import Answer, Engine
+from distillspec_jax.evaluation.engines.engine import (
+    Answer,
+    Counters,
+    Deltas,
+    Engine,
+    by_position,
+    whole,
+)
 
 
 def record(line: Mapping[str, Any]) -> Record:
@@ -47,4 +54,17 @@ def _answer(line: Mapping[str, Any], place: str, block_size: int | None) -> Answ
     return Answer(found, block_size)
 
 
-ENGINE = Engine("distillspec", _recognises, _answer)
+def _interval(deltas: Deltas, block_size: int | None) -> Answer:
+    """Makes an interval's counts: ours are told whole."""
+    accepted_at, tested_at = (by_position(deltas, name) for name in ("accepted_at", "tested_at"))
+    told = {name: whole(deltas, name) for name in ("texts", *COUNTS) if not name.endswith("_at")}
+    record = PartialRecord(**told, accepted_at=accepted_at, tested_at=tested_at)
+    return Answer(record, len(accepted_at) if accepted_at else block_size)
+
+
+COUNTERS = Counters(
+    {name: f"distillspec:{name}" for name in ("texts", *COUNTS)}, "position", _interval, chosen_by="draft"
+)
+"""The counters of `serve`, which has them for every draft; the names are those of a record."""
+
+ENGINE = Engine("distillspec", _recognises, _answer, COUNTERS)

@@ -36,11 +36,13 @@ class Counters:
       names: our name for each counter, to the engine's, without `_total`.
       position: the label that holds a draft's position, from 0, of counters that have one.
       answer: makes an interval's counts of the increments; gets the block size that the user vouches for.
+      chosen_by: the label that tells several models' counters apart; those of one are read.
     """
 
     names: Mapping[str, str]
     position: str
     answer: Callable[[Deltas, int | None], Answer]
+    chosen_by: str = "model_name"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, nearest, shown
+from distillspec_jax.evaluation.engines.distillspec import ENGINE as OURS
 from distillspec_jax.evaluation.engines.engine import Counters, Engine
 from distillspec_jax.evaluation.engines.registry import ENGINES
 
 _TIME = re.compile(r"# scraped_at\s+(\S+)\s*$")
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(\{.*\})?\s")
-_MODEL = "model_name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ def of_text(
     Args:
       lines: of the text.
       name: of the file, for errors.
-      model: the value of the label `model_name` that is meant; None where there is one alone.
+      model: the value of the label `model_name` (of our own counters, `draft`) that is meant; None where
+        there is one alone.
       first: number of the first line.
 
     Raises:
@@ -186,32 +187,41 @@ def _known(sample: str) -> tuple[Engine, Counters, str] | None:
     return None
 
 
+def _of(engine: Engine, sample: _Sample) -> bool:
+    known = _known(sample.name)
+    return known is not None and known[0].name == engine.name
+
+
 def _scrapes(
     parts: Sequence[tuple[str, float | None, list[_Sample]]], name: str, model: str | None
 ) -> tuple[Engine, list[Scrape]]:
-    engines: dict[str, Engine] = {}
-    models: set[str] = set()
-    for _, _, samples in parts:
-        for sample in samples:
-            if known := _known(sample.name):
-                engines[known[0].name] = known[0]
-                if _MODEL in sample.labels:
-                    models.add(sample.labels[_MODEL])
+    engines = {
+        known[0].name: known[0]
+        for _, _, samples in parts
+        for sample in samples
+        if (known := _known(sample.name))
+    }
+    if OURS.name in engines:  # `serve` has vLLM's names, too, which tell less
+        engines = {OURS.name: OURS}
     if not engines:
-        names = ", ".join(engine.name for engine in ENGINES if engine.counters)
-        raise UsageError(f"{name} has no counters of speculative decoding of {names}")
+        names = ", ".join(engine.name for engine in ENGINES if engine.counters and engine is not OURS)
+        raise UsageError(f"{name} has no counters of speculative decoding of {names} or distillspec serve")
     if len(engines) > 1:
         raise UsageError(f"{name} has counters of {' and '.join(engines)}: give each a file of its own")
+    (engine,) = engines.values()
+    assert engine.counters is not None
+    label, kind = engine.counters.chosen_by, "draft" if engine is OURS else "model"
+    own = [(place, at, [one for one in samples if _of(engine, one)]) for place, at, samples in parts]
+    models = {one.labels[label] for _, _, samples in own for one in samples if label in one.labels}
     if model is not None and models and model not in models:
-        raise UsageError(f"{name}: no counters of model {model!r}: {nearest(model, models)}")
+        raise UsageError(f"{name}: no counters of {kind} {model!r}: {nearest(model, models)}")
     if model is None and len(models) > 1:
         raise UsageError(
-            f"{name} has counters of several models: choose one by --model {nearest('', models)}"
+            f"{name} has counters of several {kind}s: choose one by --model {nearest('', models)}"
         )
-    (engine,) = engines.values()
     found = []
-    for place, at, samples in parts:
-        chosen = (one for one in samples if model is None or one.labels.get(_MODEL, model) == model)
+    for place, at, samples in own:
+        chosen = (one for one in samples if model is None or one.labels.get(label, model) == model)
         found.append(Scrape(place, at, dict(_values(chosen, place))))
     return engine, found
 

@@ -1,0 +1,369 @@
+"""Decoding of prompts that come one by one: each joins the batch while others are decoded, and may be given
+up.
+
+The device decodes a fixed number of slots, at widths that never change, so that all programs are compiled
+before the first prompt comes. The host visits it every few rounds: it takes out what is done, puts in what
+waits, and starts the next rounds before it looks at the tokens of the last.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distillspec_jax import memory
+from distillspec_jax.decoding import calibration
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
+from distillspec_jax.decoding.completion import Completion, Fetched
+from distillspec_jax.decoding.drafters import Drafter
+from distillspec_jax.decoding.prompt_batch import PromptBatch
+from distillspec_jax.decoding.runner import Prepared, Runner
+from distillspec_jax.decoding.sampling import SamplingParams
+from distillspec_jax.decoding.state import State, Status
+from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
+from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.interface import LanguageModel, width_of
+from distillspec_jax.shapes import Params
+from distillspec_jax.vocabulary import Vocabulary
+
+_READ_TOGETHER = 4
+"""Prompts that are prefilled in one call, at most: more would only delay the rows that run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlinePrompt:
+    """A prompt with settings of its own.
+
+    Attributes:
+      ids: token ids, not empty.
+      max_new_tokens: longest output, EOS included.
+      temperature, top_k, top_p: see `SamplingParams`.
+      seed, number: fix the text, as seed and number do in `Engine.stream`.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    number: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """News of a prompt from one visit.
+
+    Attributes:
+      ticket: of the prompt, see `OnlineBatch.submit`.
+      tokens: emitted since the last update.
+      completion: the whole of it, once it is done.
+    """
+
+    ticket: int
+    tokens: tuple[int, ...]
+    completion: Completion | None = None
+
+
+@dataclasses.dataclass
+class _Row:
+    """A slot's prompt, and how many of its tokens were told."""
+
+    ticket: int
+    prompt: OnlinePrompt
+    told: int = 0
+
+    @property
+    def truncates(self) -> bool:
+        """Whether its distribution uses top-k or top-p."""
+        return self.prompt.top_k > 0 or self.prompt.top_p < 1
+
+
+class OnlineBatch:
+    """Slots of one target and, if given, one drafter, which prompts join as they come.
+
+    A prompt's text depends on itself, its seed and number alone: not on when it came, nor on its neighbours.
+    Not thread-safe: one thread submits, cancels and visits.
+
+    Args:
+      target, drafter, drafter_params, verifier, stopping: see `Engine`.
+      target_params: see `Runner`.
+      vocabulary: of the sampling distributions.
+      block_size: drafts a round, or several sizes to choose from, as in `Engine`.
+      slots: prompts decoded together.
+      prompt_width, width: longest prompt, and longest output, in tokens.
+      prompt_bucket: prompts are read at `prompt_width`, halved and rounded up to a multiple of this while
+        they fit.
+      rounds_per_visit: rounds between two visits. Fewer let prompts join and tokens leave sooner.
+
+    Raises:
+      UsageError: impossible sizes, or more than the models have positions, or the machine memory, for.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        target_params: Params | Prepared,
+        drafter: Drafter | None = None,
+        drafter_params: Any = None,
+        *,
+        vocabulary: Vocabulary,
+        verifier: Verifier = TOKEN_RULE,
+        stopping: Stopping = STOP_ON_EOS,
+        block_size: int | Sequence[int] = 5,
+        slots: int = 8,
+        prompt_width: int,
+        width: int,
+        prompt_bucket: int = 32,
+        rounds_per_visit: int = 4,
+    ) -> None:
+        for name, size in (("slots", slots), ("prompt_width", prompt_width), ("width", width)):
+            if size < 1:
+                raise UsageError(f"{name} is {size}, must be at least 1")
+        sizes = (block_size,) if isinstance(block_size, int) else tuple(block_size)
+        self._vocabulary = vocabulary
+        self._runner = Runner(
+            target,
+            target_params,
+            drafter,
+            drafter_params,
+            block_sizes=(0,) if drafter is None else sizes,
+            rows=slots,
+            verifier=verifier,
+            stopping=stopping,
+            measure_overlap=False,
+        )
+        self._widths = tuple(_halves(prompt_width, prompt_bucket))
+        self._width, self._rounds = width, rounds_per_visit
+        # What idle slots hold: a prompt that is read, and whose limit is 0 (`PromptBatch.rows`).
+        self._idle = OnlinePrompt([0], 1)
+        self._tickets = itertools.count()
+        self.slots = slots
+        described = self._batch([self._idle]).described(slots, prompt_width)
+        needed = self._runner.check_room(*described, width)
+        memory.check(f"decoding {slots:,} rows of {prompt_width:,} tokens and {width:,} more", needed)
+        self._sizes: FixedBlockSize | BlockSizeChoice = FixedBlockSize(
+            self._runner.block_sizes[0], self._rounds
+        )
+        self._block_size = self._runner.block_sizes[-1]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all prompts, and begins anew: also after an error, which may have taken the state along."""
+        self._prompts: list[Sequence[int]] = [self._idle.ids] * self.slots
+        self._waiting: collections.OrderedDict[int, OnlinePrompt] = collections.OrderedDict()
+        self._rows: dict[int, _Row] = {}
+        self._cancelled: set[int] = set()
+        self._running = False
+        idle = self._batch([self._idle])
+        self._state = self._read(idle, [0], self.slots, self._widths[0], idle=True)
+        self._counts = RoundCounts(self._state.counts.accepted_BG.shape)
+
+    def warm(self) -> None:
+        """Compiles all that any prompt will need, and measures block sizes where there is a choice.
+
+        Raises:
+          RuntimeError: prompts are in flight.
+        """
+        if self.busy:
+            raise RuntimeError("an OnlineBatch is warmed before its first prompt")
+        idle = self._batch([self._idle])
+        if len(self._runner.block_sizes) > 1:
+            state = self._read(
+                self._batch([OnlinePrompt([0], self._width)]), [0], self.slots, self._widths[0]
+            )
+            costs = calibration.round_costs(self._runner, state, self._rounds)
+            self._sizes = BlockSizeChoice(costs, self._rounds)
+        for truncates in (False, True):
+            for size in self._runner.block_sizes[::-1]:  # without drafts last: the state forgets its draft
+                for rows in _powers_of_two(min(_READ_TOGETHER, self.slots)):
+                    for reading in self._widths:
+                        fresh = self._read(idle, [0], rows, reading, size, idle=True)
+                    self._put(fresh, [self.slots] * rows, truncates)
+                self._state = self._runner.run(self._state, size, 1, 1)
+            self._resume()
+        jax.block_until_ready(self._state)
+
+    def submit(self, prompt: OnlinePrompt) -> int:
+        """Queues a prompt; returns its ticket.
+
+        Raises:
+          UsageError: the prompt, its limit, its distribution or its seed is impossible, or too long.
+        """
+        self._batch([prompt])
+        if width_of([prompt.ids]) > self._widths[0] or prompt.max_new_tokens > self._width:
+            raise UsageError(
+                f"a prompt of {len(prompt.ids):,} tokens and {prompt.max_new_tokens:,} more: at most "
+                f"{self._widths[0]:,} tokens of a prompt and {self._width:,} new ones"
+            )
+        ticket = next(self._tickets)
+        self._waiting[ticket] = prompt
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Gives a prompt up; the next visit tells its last tokens. Nothing happens if it is done already."""
+        self._cancelled.add(ticket)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a visit would find anything to do."""
+        return bool(self._rows or self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Prompts in slots."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Prompts that wait for a slot."""
+        return len(self._waiting)
+
+    def visit(self) -> list[Update]:
+        """Waits for the rounds that are under way, starts the next ones, and tells what came of the last.
+
+        The device decodes on while the caller works on the updates.
+        """
+        updates = []
+        if self._running:
+            fetched = Fetched.of(self._state)
+            counts = fetched.counts
+            since = self._counts.since(np.asarray(counts.rounds_B), np.asarray(counts.accepted_BG))
+            self._sizes.observe(self._block_size, *since)
+            updates = [update for slot in sorted(self._rows) if (update := self._told(slot, fetched))]
+        for ticket in self._cancelled & self._waiting.keys():
+            del self._waiting[ticket]
+            updates.append(Update(ticket, (), _NEVER_BEGUN))
+        self._cancelled.clear()
+        self._admit()
+        self._running = bool(self._rows)
+        if self._running:
+            self._block_size, rounds = self._sizes.next()
+            if self._block_size and self._state.draft is None:
+                self._resume()
+            # Any row that ends lets its client know, and its slot go to the next.
+            self._state = self._runner.run(self._state, self._block_size, rounds, len(self._rows))
+        return updates
+
+    def _told(self, slot: int, fetched: Fetched) -> Update | None:
+        row = self._rows[slot]
+        cancelled = fetched.status_B[slot] == Status.RUNNING and row.ticket in self._cancelled
+        tokens = tuple(fetched.output_BT[slot, row.told : fetched.emitted_B[slot]].tolist())
+        row.told += len(tokens)
+        if fetched.status_B[slot] == Status.RUNNING and not cancelled:
+            return Update(row.ticket, tokens) if tokens else None
+        del self._rows[slot]
+        if cancelled:
+            rows = self._state.rows
+            status_B = rows.status_B.at[slot].set(int(Status.LENGTH))
+            self._state = dataclasses.replace(self._state, rows=dataclasses.replace(rows, status_B=status_B))
+        return Update(row.ticket, tokens, fetched.completion(slot, cancelled=cancelled))
+
+    def _admit(self) -> None:
+        """Gives free slots to prompts that wait."""
+        free = [slot for slot in range(self.slots) if slot not in self._rows][: len(self._waiting)]
+        taken = [(slot, *self._waiting.popitem(last=False)) for slot in free]
+        for slot, ticket, prompt in taken:
+            self._rows[slot] = _Row(ticket, prompt)
+            self._prompts[slot] = prompt.ids
+        truncates = any(row.truncates for row in self._rows.values())
+        # Those of one width together.
+        by_width = sorted(taken, key=lambda one: self._reading_width(one[2]))
+        for width, group in itertools.groupby(by_width, key=lambda one: self._reading_width(one[2])):
+            members = list(group)
+            for begin in range(0, len(members), _READ_TOGETHER):
+                part = members[begin : begin + _READ_TOGETHER]
+                rows = 1 << (len(part) - 1).bit_length()
+                batch = self._batch([prompt for _, _, prompt in part])
+                # A drafter that must resume for the other rows reads these prompts then, too.
+                drafting = 0 if self._state.draft is None else max(self._runner.block_sizes)
+                fresh = self._read(batch, range(len(part)), rows, width, drafting)
+                self._put(fresh, [slot for slot, _, _ in part] + [self.slots] * rows, truncates)
+        self._counts.refilled(free)
+        if not taken:
+            self._state = _truncating(self._state, truncates)
+
+    def _read(
+        self,
+        batch: PromptBatch,
+        indices: Sequence[int],
+        rows: int,
+        reading: int,
+        block_size: int | None = None,
+        idle: bool = False,
+    ) -> State:
+        prompt_BT, settings = batch.rows(indices, rows, reading)
+        if idle:
+            settings = dataclasses.replace(settings, limit_B=jnp.zeros(rows, jnp.int32))
+        return self._runner.read(prompt_BT, settings, self._width, self._widths[0], block_size)
+
+    def _put(self, fresh: State, slots: Sequence[int], truncates: bool) -> None:
+        """Gives slots to fresh rows; one past the end takes none."""
+        rows = len(fresh.rows.status_B)
+        self._state = self._runner.refill(
+            _truncating(self._state, truncates),
+            _truncating(fresh, truncates),
+            jnp.asarray(np.asarray(slots[:rows], np.int32)),
+        )
+
+    def _resume(self) -> None:
+        """The drafter reads prompts and texts again."""
+        if self._state.draft is None and max(self._runner.block_sizes):
+            prompt_BT = self._batch([OnlinePrompt(ids, 1) for ids in self._prompts]).padded(
+                range(self.slots), self._widths[0]
+            )
+            self._state = self._runner.resumed(self._state, prompt_BT)
+
+    def _batch(self, prompts: Sequence[OnlinePrompt]) -> PromptBatch:
+        sampling = SamplingParams(
+            [one.temperature for one in prompts],
+            [one.top_k for one in prompts],
+            [one.top_p for one in prompts],
+        )
+        return PromptBatch.of(
+            [one.ids for one in prompts],
+            sampling.distribution(self._vocabulary),
+            [one.max_new_tokens for one in prompts],
+            [one.seed for one in prompts],
+            [one.number for one in prompts],
+        )
+
+    def _reading_width(self, prompt: OnlinePrompt) -> int:
+        longest = width_of([prompt.ids])
+        return min(width for width in self._widths if width >= longest)
+
+
+_NEVER_BEGUN = Completion((), "cancelled", 0, 0, (), (), None, 0)
+
+
+def _halves(width: int, step: int) -> Iterator[int]:
+    """The width, and its halves rounded up to the step, down to the step."""
+    while True:
+        yield width
+        half = -(-(width // 2) // step) * step
+        if half >= width:
+            return
+        width = half
+
+
+def _powers_of_two(most: int) -> Iterator[int]:
+    rows = 1
+    while rows <= most:
+        yield rows
+        rows *= 2
+
+
+def _truncating(state: State, truncates: bool) -> State:
+    """The state with or without the promise that no row's distribution truncates."""
+    rows = state.rows
+    distribution = dataclasses.replace(rows.settings.distribution, truncates=truncates)
+    settings = dataclasses.replace(rows.settings, distribution=distribution)
+    return dataclasses.replace(state, rows=dataclasses.replace(rows, settings=settings))

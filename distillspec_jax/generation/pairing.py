@@ -1,0 +1,81 @@
+"""A pair, checked, as engines want it: the drafter, its parameters and the verifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from distillspec_jax.decoding.adaptive import AUTO
+from distillspec_jax.decoding.drafter_registry import NamedDraft, check_pairs, make_drafter
+from distillspec_jax.decoding.drafters import Drafter
+from distillspec_jax.decoding.rules import rule as find_rule
+from distillspec_jax.decoding.verifiers import Verifier
+from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format, tokenizer_of
+from distillspec_jax.models.pretrained import Pretrained
+
+Drafts = NamedDraft | None | Sequence[NamedDraft]
+"""A draft model, or the name of a drafter that needs none; several of these for one target; or nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A target's drafter, ready for an engine.
+
+    Attributes:
+      form: how inputs become prompts.
+      drafter, drafter_params: None decodes one token at a time.
+      verifier: the rule by which drafts are kept.
+      block_sizes: drafts a round; several to choose from.
+    """
+
+    form: PromptFormat
+    drafter: Drafter | None
+    drafter_params: Any
+    verifier: Verifier
+    block_sizes: tuple[int, ...]
+
+
+def pair(
+    target: Pretrained,
+    draft: Drafts = None,
+    *,
+    form: PromptFormat | None = None,
+    block_size: int | str = 5,
+    rule: str = "token",
+    epsilon: float | None = None,
+    candidates: int = 1,
+    assume_same_vocabulary: bool = False,
+) -> Pair:
+    """Checks a target and its drafts, and makes one drafter of these.
+
+    Args: see `TextGenerator`.
+
+    Raises:
+      UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
+    """
+    drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
+    check_pairs(target, drafts, assume_same_vocabulary)
+    models = [target, *(one for one in drafts if isinstance(one, Pretrained))]
+    if isinstance(block_size, str) and block_size != "auto":
+        raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
+    if isinstance(block_size, int) and block_size < 1:
+        raise UsageError(f"block_size is {block_size}, must be at least 1")
+    sizes = AUTO if isinstance(block_size, str) else (block_size,)
+    form = form or prompt_format(target, tokenizer=tokenizer_of(*models))
+    vocab_size = form.reader.tokenizer.vocab_size
+    for model in models:
+        if model.model.vocab_size < vocab_size:
+            raise UsageError(
+                f"{model.name} has {model.model.vocab_size} logits, too few for the vocabulary's "
+                f"{vocab_size} pieces: it was trained with another one"
+            )
+    drafter, params, blocks = None, None, candidates
+    if drafts:
+        drafter, params = make_drafter(
+            drafts, vocab_size=vocab_size, candidates=candidates, block_size=max(sizes)
+        )
+        blocks = drafter.candidates
+    verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
+    return Pair(form, drafter, params, verifier, sizes)

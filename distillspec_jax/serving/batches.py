@@ -1,0 +1,104 @@
+"""Makes the batches that serve a target, each with another draft."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from distillspec_jax.decoding import drafter_registry
+from distillspec_jax.decoding.online import OnlineBatch
+from distillspec_jax.decoding.runner import Prepared
+from distillspec_jax.decoding.stopping import StopOnEos
+from distillspec_jax.generation.pairing import pair
+from distillspec_jax.generation.prompt_format import PromptFormat
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.serving.scoring import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSettings:
+    """Settings that the batches of a server have in common.
+
+    Attributes:
+      slots: prompts decoded together, of every draft in service.
+      prompt_tokens, new_tokens: longest prompt and longest output.
+      rounds_per_visit: see `OnlineBatch`.
+      block_size, rule, epsilon, candidates, assume_same_vocabulary: see `TextGenerator`.
+      dtype: of drafts that name none.
+    """
+
+    slots: int = 8
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    rounds_per_visit: int = 4
+    block_size: int | str = 5
+    rule: str = "token"
+    epsilon: float | None = None
+    candidates: int = 1
+    assume_same_vocabulary: bool = False
+    dtype: str | None = None
+
+
+class BatchMaker:
+    """Makes batches of one target, whose weights they share.
+
+    Args:
+      target: the model.
+      form: how inputs become prompts.
+      settings: see `BatchSettings`.
+    """
+
+    def __init__(self, target: Pretrained, form: PromptFormat, settings: BatchSettings) -> None:
+        self._target, self._form, self._settings = target, form, settings
+        self._params = Prepared(target.model, target.params)
+
+    def batch(self, drafts: Sequence[str]) -> OnlineBatch:
+        """Loads drafts, and makes a batch that is warm.
+
+        Args:
+          drafts: models or drafters by name; none decodes one token at a time.
+
+        Raises:
+          UsageError: no such draft, one of another vocabulary, or sizes that the models or the machine have
+            no room for.
+        """
+        wanted = self._settings
+        made = pair(
+            self._target,
+            [drafter_registry.load(name, wanted.dtype) for name in drafts],
+            form=self._form,
+            block_size=wanted.block_size,
+            rule=wanted.rule,
+            epsilon=wanted.epsilon,
+            candidates=wanted.candidates,
+            assume_same_vocabulary=wanted.assume_same_vocabulary,
+        )
+        tokenizer = self._form.reader.tokenizer
+        batch = OnlineBatch(
+            self._target.model,
+            self._params,
+            made.drafter,
+            made.drafter_params,
+            vocabulary=tokenizer.vocabulary,
+            verifier=made.verifier,
+            stopping=StopOnEos(tokenizer.eos_ids),
+            block_size=made.block_sizes,
+            slots=wanted.slots,
+            prompt_width=wanted.prompt_tokens,
+            width=wanted.new_tokens,
+            rounds_per_visit=wanted.rounds_per_visit,
+        )
+        batch.warm()
+        return batch
+
+    def scorer(self) -> Scorer:
+        """Makes the scorer of the target, compiled."""
+        scorer = Scorer(
+            self._target.model,
+            self._target.params,
+            self._form.reader.tokenizer.vocabulary,
+            self._settings.prompt_tokens,
+            self._settings.new_tokens,
+        )
+        scorer.score([0], [0])
+        return scorer

@@ -1,0 +1,94 @@
+"""A line for every output that was served, in the form of `distillspec generate`: `watch` reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from distillspec_jax import files, outputs
+from distillspec_jax.acceptance import COUNTS
+from distillspec_jax.serving.sample import Sample
+from distillspec_jax.terminal import news
+
+VERSION = "draft_version"
+"""The field that names the draft which served an output, as the registry or the command line does."""
+
+
+@dataclasses.dataclass
+class RequestLog:
+    """A file that lines are appended to.
+
+    Texts are written only where that was asked for: prompts are the users' own.
+
+    Args:
+      path: of the file; lines that are there stay.
+      texts: also write prompts and outputs, from which `redistill` learns.
+
+    Raises:
+      UsageError: the place cannot be written.
+    """
+
+    path: str
+    texts: bool = False
+
+    def __post_init__(self) -> None:
+        with files.saving(self.path):
+            outputs.resolved(self.path).parent.stat()
+            self._file = Path(self.path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by `close`; a line at a time
+        self._lost = 0
+
+    def write(self, sample: Sample, identity: str, inputs: str | None, fields: dict[str, Any]) -> None:
+        """Appends a sample that has ended.
+
+        Args:
+          identity: of the request, with the sample's number.
+          inputs: the raw prompt; None where it was no text.
+          fields: more of the line.
+        """
+        ending = sample.ending
+        assert ending is not None
+        assert sample.ended is not None
+        if ending.record is None:
+            return
+        counts = {name: getattr(ending.record, name) for name in COUNTS}
+        seconds = {"latency_s": sample.ended - sample.arrived}
+        if sample.first_token is not None:
+            seconds["first_token_s"] = sample.first_token - sample.arrived
+        line = {
+            "id": identity,
+            "time": round(time.time(), 3),
+            **(
+                {"inputs": inputs, "outputs": sample.stream.sent} if self.texts and inputs is not None else {}
+            ),
+            **{
+                name: list(one) if isinstance(one, tuple) else one
+                for name, one in counts.items()
+                if one is not None
+            },
+            "finish_reason": ending.reason,
+            VERSION: ending.draft,
+            **{name: getattr(sample.prompt, name) for name in ("temperature", "top_k", "top_p")},
+            **{name: round(one, 6) for name, one in seconds.items()},
+            **fields,
+        }
+        try:
+            self._file.write(files.as_json(line) + "\n")
+        except OSError as error:  # a full disk is no reason to stop serving
+            self._lost += 1
+            if self._lost.bit_count() == 1:
+                news(f"{self.path}: {self._lost} lines are lost: {error.strerror}")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> RequestLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,46 @@
+"""Routing of requests to drafts: a stated share goes to a candidate, by a hash that does not change."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from distillspec_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """The drafts in service.
+
+    A key keeps its draft as long as the candidate stays: whoever is among the first 1 % is among the 10 %.
+
+    Attributes:
+      stable: serves what the candidate does not.
+      candidate: a draft on trial; None if there is none.
+      share: of the keys that the candidate serves, in [0, 1].
+
+    Raises:
+      UsageError: a share outside [0, 1], or one without a candidate.
+    """
+
+    stable: str
+    candidate: str | None = None
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise UsageError(f"the candidate's share is {self.share}, must lie in [0, 1]")
+        if self.share and self.candidate is None:
+            raise UsageError(f"a share of {self.share} goes to no candidate")
+
+    def draft(self, key: str) -> str:
+        """The name of the draft that serves a key: a user, or a request where no user is named."""
+        if self.candidate is not None and position(self.candidate, key) < self.share:
+            return self.candidate
+        return self.stable
+
+
+def position(candidate: str, key: str) -> float:
+    """Where a key stands in [0, 1): in another order for every candidate, so that nobody is always first."""
+    digest = hashlib.sha256(f"{candidate}\n{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56  # exact in a float64, and below 1

@@ -1,0 +1,171 @@
+"""One server from its settings to its end: models loaded, programs compiled, requests served, all ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import uvicorn
+from starlette.applications import Starlette
+
+from distillspec_jax.decoding.online import OnlineBatch
+from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format
+from distillspec_jax.models import pretrained
+from distillspec_jax.operations.draft_registry import DraftRegistry
+from distillspec_jax.serving import app
+from distillspec_jax.serving.access import Access
+from distillspec_jax.serving.batches import BatchMaker, BatchSettings
+from distillspec_jax.serving.follower import Follower, route_of
+from distillspec_jax.serving.request_log import RequestLog
+from distillspec_jax.serving.routing import Route
+from distillspec_jax.serving.service import Limits, Service
+from distillspec_jax.serving.worker import Worker
+from distillspec_jax.terminal import news
+
+_NO_DRAFT = "none"
+_PROMPT_TOKENS = 512
+"""The longest prompt of a model that was built for no length of its own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Settings of a server: the models, who is let in, and how much of it.
+
+    Attributes:
+      model: the target, a directory or `zoo:NAME`.
+      drafter: draft models, or drafters without one, by name; several lay their blocks side by side.
+      registry: follow the drafts of this registry instead.
+      batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 are the model's own lengths.
+      task, prefix, chat: see `prompt_format`; a chat template, where the target has one, serves
+        `/v1/chat/completions` in any case.
+      served_name: of the model, for clients; the model's own by default.
+      max_queue: outputs that wait for a slot; more are refused with 429.
+      max_body_bytes: of a request.
+      tokens_file: of bearer tokens; None: everybody is let in.
+      log, log_texts: see `RequestLog`.
+      dtype: of models that name none.
+      grace_seconds: what is under way has so long to end when the server stops.
+    """
+
+    model: str
+    drafter: Sequence[str] = ()
+    registry: str | None = None
+    batches: BatchSettings
+    task: str | None = None
+    prefix: str | None = None
+    served_name: str | None = None
+    max_queue: int = 64
+    max_body_bytes: int = 1 << 20
+    tokens_file: str | None = None
+    log: str | None = None
+    log_texts: bool = False
+    dtype: str | None = None
+    grace_seconds: int = 30
+
+
+def run(
+    settings: ServerSettings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves until it is told to stop (SIGINT, SIGTERM).
+
+    Args:
+      host, port: to listen at; port 0 is any that is free.
+      on_ready: called with the address once requests are taken.
+
+    Raises:
+      UsageError: an impossible setting, model, draft or address.
+    """
+    listening = _listening(host, port)
+    with contextlib.closing(listening), contextlib.ExitStack() as stack:
+        access = Access(settings.tokens_file)
+        log = stack.enter_context(RequestLog(settings.log, settings.log_texts)) if settings.log else None
+        service, follower = _service(settings, log)
+        address = f"http://{_shown(listening)}"
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            service.begin()
+            if follower is not None:
+                follower.start()
+            on_ready(address)
+            yield
+            service.ready = False
+
+        made = app.make(service, access, settings.max_body_bytes, lifespan)
+        config = uvicorn.Config(
+            made,
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.grace_seconds,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+        if follower is not None:
+            follower.close()
+        service.worker.close()
+        service.worker.join(timeout=settings.grace_seconds)
+
+
+def _service(settings: ServerSettings, log: RequestLog | None) -> tuple[Service, Follower | None]:
+    registry = None if settings.registry is None else DraftRegistry(settings.registry)
+    state = None if registry is None else registry.state()
+    target = pretrained.load(settings.model, dtype=settings.dtype)
+    form = prompt_format(target, task=settings.task, prefix=settings.prefix)
+    batches = _with_lengths(settings.batches, form)
+    chat = dataclasses.replace(prompt_format(target, chat=True), prefix="") if target.card.chat else None
+    maker = BatchMaker(target, form, batches)
+
+    def version(name: str) -> OnlineBatch:
+        assert registry is not None
+        registry.check(name)
+        return maker.batch([str(registry.path_of(name))])
+
+    news("loading drafts and compiling")
+    made: dict[str, OnlineBatch] = {}
+    if state is None:
+        route = Route("+".join(settings.drafter) or _NO_DRAFT)
+        made[route.stable] = maker.batch(settings.drafter)
+    else:
+        route = route_of(state)
+        made |= {name: version(name) for name in (route.stable, route.candidate) if name is not None}
+    worker = Worker(made, route, maker.scorer())
+    limits = Limits(batches.prompt_tokens, batches.new_tokens, batches.slots + settings.max_queue)
+    service = Service(worker, form, chat, limits, log, settings.served_name or target.name)
+    if registry is None or state is None:
+        return service, None
+    changed = service.metrics.changed_drafts
+    return service, Follower(registry, worker, version, made, state.revision, changed)
+
+
+def _with_lengths(settings: BatchSettings, form: PromptFormat) -> BatchSettings:
+    """The settings with the model's own lengths where none are set."""
+    return dataclasses.replace(
+        settings,
+        prompt_tokens=settings.prompt_tokens or form.max_tokens or _PROMPT_TOKENS,
+        new_tokens=settings.new_tokens or form.max_new_tokens,
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(2048)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot listen at {host}:{port}: {why}; choose another --host or --port") from error
+    return found
+
+
+def _shown(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
