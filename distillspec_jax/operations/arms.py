@@ -1,8 +1,9 @@
 """The evidence of a rollout's stage: units of both arms, from served lines or from counters of two engines.
 
 Only what was served since the stage began counts: lines by the registry's revision that they state
-(`registry_revision`), or by their time. What an arm is, a line says in `draft_version`. A prompt that comes
-again is counted once, since its answers depend on each other.
+(`registry_revision`), or by their time; then from the candidate's first line on, since a server takes its
+time to load a draft. A line says in `draft_version` whose it is. A prompt that comes again is counted once,
+since its answers depend on each other.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ from distillspec_jax.evaluation.engines.differences import Differences
 from distillspec_jax.evaluation.served_lines import Answers, Unit
 from distillspec_jax.operations.transitions import Transition
 
-VERSION_FIELD, REVISION_FIELD, SECONDS_FIELD, RULE_FIELD = (
-    "draft_version",
-    "registry_revision",
-    "seconds",
-    "rule",
-)
+VERSION_FIELD, REVISION_FIELD, RULE_FIELD = "draft_version", "registry_revision", "rule"
+SECONDS_FIELD = "latency_s"
+"""From a request to the end of its text."""
 OTHER_STAGE = "lines of other stages"
 OTHER_VERSION = "lines of other drafts"
+EARLY = "lines of before the candidate's first"
 TIMELESS = "lines that tell neither revision nor time"
 REPEATED = "prompts that came again"
 UNDRAFTED = "answers in which no draft was tested"
@@ -84,13 +83,14 @@ def of_logs(paths: Sequence[str], stage: Transition) -> Evidence:
       UsageError: a file or a line that cannot be read, or is no answer.
     """
     notes: collections.Counter[str] = collections.Counter()
-    parts: dict[str, list[tuple[str, dict[str, Any]]]] = {stage.stable: [], str(stage.candidate): []}
+    found: list[tuple[str, dict[str, Any]]] = []
     lossy: dict[str, None] = {}
+    versions = {stage.stable, stage.candidate}
     for path in paths:
         for place, line in served_files.objects(served_files.news(path, [])):
             what = _aside(line, place, stage)
             version = line.get(VERSION_FIELD)
-            if what is None and not (isinstance(version, str) and version in parts):
+            if what is None and not (isinstance(version, str) and version in versions):
                 what = OTHER_VERSION
             if what is not None:
                 notes[what] += 1
@@ -99,7 +99,16 @@ def of_logs(paths: Sequence[str], stage: Transition) -> Evidence:
             known = rules.RULES.get(rule) if isinstance(rule, str) else None
             if rule is not None and (known is None or not known.exact):
                 lossy[str(rule)[:100]] = None
-            parts[str(version)].append((place, line))
+            found.append((place, line))
+    first = min(
+        (_started(line) for _, line in found if line[VERSION_FIELD] == stage.candidate), default=-math.inf
+    )
+    parts: dict[str, list[tuple[str, dict[str, Any]]]] = {stage.stable: [], str(stage.candidate): []}
+    for place, line in found:
+        if _started(line) < first:
+            notes[EARLY] += 1
+        else:
+            parts[line[VERSION_FIELD]].append((place, line))
     stable, candidate = (_arm(lines, notes) for lines in parts.values())
     return Evidence(
         stable,
@@ -161,6 +170,12 @@ def _aside(line: Mapping[str, Any], place: str, stage: Transition) -> str | None
     if at is None:
         return TIMELESS
     return None if at >= stage.time else OTHER_STAGE
+
+
+def _started(line: Mapping[str, Any]) -> float:
+    """When a line was written, where its time decides; lines that state a revision are of their stage."""
+    at = None if line.get(REVISION_FIELD) is not None else served_lines.time_of(line)
+    return math.inf if at is None else at
 
 
 def _arm(lines: Sequence[tuple[str, dict[str, Any]]], notes: collections.Counter[str]) -> Arm:

@@ -176,6 +176,8 @@ def decide(stage: Transition, settings: Settings, evidence: Evidence) -> Decisio
         return decided("advance", "no worse")
     if units >= settings.most:
         return decided("escalate", f"undecided after {units:,} prompts of the candidate")
+    if not units and arms[0].units >= settings.most:
+        return decided("escalate", f"the candidate has answered nothing in {arms[0].units:,} prompts")
     return decided("hold", "not enough to tell")
 
 
@@ -274,7 +276,7 @@ def _misrouted(stage: Transition, evidence: Evidence) -> str | None:
     if evidence.lines is None:
         return None
     stable, candidate = len(evidence.stable.records), len(evidence.candidate.records)
-    if not stable + candidate:
+    if not candidate:  # it may be on its way
         return None
     ones_U = np.repeat([0.0, 1.0], [stable, candidate])
     found = two_arms.bounds(ones_U, np.ones(len(ones_U)), _MISROUTED_LEVEL, whole=1.0)

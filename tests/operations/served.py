@@ -39,7 +39,7 @@ def lines(
             "accepted": accepted,
             "drafted": 5 * rounds + tested,
             "draft_version": version,
-            "seconds": float(seconds * rng.lognormal(0, 0.3) * (accepted + rounds)),
+            "latency_s": float(seconds * rng.lognormal(0, 0.3) * (accepted + rounds)),
             **({} if revision is None else {"registry_revision": revision}),
             **more,
         }

@@ -31,9 +31,9 @@ def registry(tmp_path):
     return made
 
 
-def log(tmp_path, candidate, count=300, share=0.1, revision=2, **more):
+def log(tmp_path, candidate, count=300, share=0.1, revision=2, stable=None, **more):
     """A log in which the candidate has its share of the prompts."""
-    stable = served.lines("v1", round(count * (1 - share) / share), 0.7, revision=revision)
+    stable = served.lines("v1", stable or round(count * (1 - share) / share), 0.7, revision=revision)
     return served.write(
         tmp_path / "log.jsonl", stable, served.lines("v2", count, candidate, revision=revision, **more)
     )
@@ -60,6 +60,12 @@ def step(registry, *logs):
         (0.72, {"share": 0.5}, "escalate", "the candidate got 50.0% of the prompts, not 10.0%"),
         (0.72, {"rule": "linear"}, "escalate", "the rule 'linear' served, which changes the texts"),
         (0.72, {"rule": "block"}, "advance", "no worse"),
+        (
+            0.72,
+            {"count": 0, "stable": 2_000},
+            "escalate",
+            "the candidate has answered nothing in 2,000 prompts",
+        ),
         (0.665, {"count": 2_000}, "escalate", "undecided after 2,000 prompts of the candidate"),
     ],
 )
@@ -124,10 +130,12 @@ def test_lines_are_told_by_their_time_where_they_state_no_revision(registry, tmp
     """Clocks that jump, repeated prompts, other drafts: set aside by name."""
     began = registry.history.last.time
     new = served.lines("v2", 60, 0.7, revision=None, time=began + 5)
+    early = served.lines("v1", 4, 0.7, revision=None, time=began + 1)  # while the server loads v2
     path = served.write(
         tmp_path / "log.jsonl",
         new,
         [{**new[0], "time": began + 6}],
+        early,
         served.lines("v2", 7, 0.7, revision=None, seed=1, time=began - 5),
         served.lines("v3", 5, 0.7, revision=None, time=began + 5),
         served.lines("v1", 3, 0.7, revision=None),
@@ -139,6 +147,7 @@ def test_lines_are_told_by_their_time_where_they_state_no_revision(registry, tmp
     assert {name: evidence.notes[name] for name in evidence.notes if "clock" not in name} == {
         "lines of other stages": 9,
         "lines of other drafts": 5,
+        "lines of before the candidate's first": 4,
         "lines that tell neither revision nor time": 3,
         "prompts that came again": 1,
     }
