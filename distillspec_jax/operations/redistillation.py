@@ -33,6 +33,7 @@ FOLDER = "redistill"
 _JOB = "job.json"
 _ASKED, _TRAIN, _NEW, _OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
 """All new prompts, those that are trained on, and those that are held out."""
+_TRAININGS = ("pilot", "full")
 _PROFILED = 100
 """Held-out prompts of a new version's profile."""
 
@@ -237,12 +238,22 @@ def redistill(
         if _was_added(registry, begun, folder):  # and then it was killed
             found = Outcome("passed", "it was added before", begun.version)
         else:
-            found = _Job(registry, teacher, train, conditions, begun, folder, say).outcome()
+            found = _outcome(_Job(registry, teacher, train, conditions, begun, folder, say))
         if keep is not None and found.version is None and (folder / "full").is_dir():
             with new_folders.new_folder(keep) as kept:
                 shutil.copytree(folder / "full", kept, dirs_exist_ok=True)
         _empty(folder)
     return found
+
+
+def _outcome(job: _Job) -> Outcome:
+    """Goes through a job; one that is refused before it has trained anything leaves nothing."""
+    try:
+        return job.outcome()
+    except UsageError:
+        if not any((job.folder / name).is_dir() for name in _TRAININGS):
+            _empty(job.folder)
+        raise
 
 
 def _begin(
@@ -321,12 +332,17 @@ def _was_added(registry: DraftRegistry, begun: _Begun, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other redistillations out; what is empty at the end goes."""
     with files.saving(folder):
         folder.mkdir(exist_ok=True)
     with files.locked(folder) as free:
         if free is False:
             raise UsageError(f"{folder}: another redistillation is under way")
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _empty(folder: Path) -> None:
