@@ -44,8 +44,9 @@ USAGE = """usage: distillspec COMMAND [flags]
 {commands}
 
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
-`watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 75 from `finetune`,
-`distill` and `demo` (preempted; run the same command to resume).
+`watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
+`redistill` (refused; cannot be judged), 1, 3 and 4 from `rollout` (went back; waits; a person must decide),
+75 from `finetune`, `distill`, `redistill` and `demo` (preempted; run the same command to resume).
 """
 
 

@@ -17,7 +17,7 @@ from distillspec_jax.evaluation.paired import Interval
 
 Outcome = Literal["passed", "refused", "not enough"]
 _LEVEL = 0.9
-"""Of two-sided intervals: each question here is one-sided, at 95 %."""
+"""The level of two-sided intervals: each question here is one-sided, at 95 %."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
