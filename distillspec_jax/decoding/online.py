@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distillspec_jax import memory
@@ -247,6 +246,8 @@ class OnlineBatch:
         self._running = bool(self._rows)
         if self._running:
             self._block_size, rounds = self._sizes.next()
+            if len(self._rows) < self.slots and any(update.completion for update in updates):
+                rounds = 1  # whoever has an answer now may ask again, and finds the slot still free
             if self._block_size and self._state.draft is None:
                 self._resume()
             # Any row that ends lets its client know, and its slot go to the next.
@@ -302,7 +303,7 @@ class OnlineBatch:
     ) -> State:
         prompt_BT, settings = batch.rows(indices, rows, reading)
         if idle:
-            settings = dataclasses.replace(settings, limit_B=jnp.zeros(rows, jnp.int32))
+            settings = dataclasses.replace(settings, limit_B=np.zeros(rows, np.int32))
         return self._runner.read(prompt_BT, settings, self._width, self._widths[0], block_size)
 
     def _put(self, fresh: State, slots: Sequence[int], truncates: bool) -> None:
@@ -311,7 +312,7 @@ class OnlineBatch:
         self._state = self._runner.refill(
             _truncating(self._state, truncates),
             _truncating(fresh, truncates),
-            jnp.asarray(np.asarray(slots[:rows], np.int32)),
+            np.asarray(slots[:rows], np.int32),
         )
 
     def _resume(self) -> None:
@@ -330,7 +331,7 @@ class OnlineBatch:
         )
         return PromptBatch.of(
             [one.ids for one in prompts],
-            sampling.distribution(self._vocabulary),
+            sampling.host_distribution(self._vocabulary),
             [one.max_new_tokens for one in prompts],
             [one.seed for one in prompts],
             [one.number for one in prompts],

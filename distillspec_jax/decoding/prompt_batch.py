@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from distillspec_jax import bounds
 from distillspec_jax.decoding import randomness
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.decoding.state import RowSettings
@@ -26,14 +27,14 @@ class PromptBatch:
 
     Attributes:
       prompts: token ids.
-      key: PRNG key of the seed; or `[N]`, of each prompt's own.
+      key: PRNG key of the seed; or uint32 `[N]`, each prompt's own seed.
       number_N: uint32 `[N]`; prompts with different numbers have independent noise.
       limit_N: int32 `[N]`, most tokens of each output, EOS included.
       distribution: fields `[N]`, NumPy arrays.
     """
 
     prompts: Sequence[Sequence[int]]
-    key: Array
+    key: Array | np.ndarray
     number_N: np.ndarray
     limit_N: np.ndarray
     distribution: SamplingDistribution
@@ -60,7 +61,10 @@ class PromptBatch:
                 raise UsageError(f"the distribution has {field.shape[0]} rows for {len(prompts)} prompts")
         number_N = np.asarray(range(len(prompts)) if numbers is None else numbers, np.uint32)
         rows = jax.tree.map(lambda field: np.broadcast_to(field, len(prompts)), jax.device_get(distribution))
-        key = randomness.seed_keys(seed) if isinstance(seed, Sequence) else randomness.seed_key(seed)
+        if isinstance(seed, Sequence):
+            for one in seed:
+                bounds.check_seed(one)
+        key = np.asarray(seed, np.uint32) if isinstance(seed, Sequence) else randomness.seed_key(seed)
         return cls(prompts, key, number_N, limit_N, rows)
 
     @property
@@ -86,7 +90,7 @@ class PromptBatch:
             return jax.ShapeDtypeStruct((rows,), dtype)
 
         distribution = jax.tree.map(lambda field: column(field.dtype), self.distribution)
-        key = column(self.key.dtype) if self.key.ndim else self.key
+        key = column(np.uint32) if self.key.ndim else self.key
         settings = _row_settings.eval_shape(key, column(np.uint32), column(np.int32), distribution)
         return jax.ShapeDtypeStruct((rows, width), np.int32), settings
 
@@ -100,7 +104,8 @@ def _row_settings(
     key: Array, number_B: Array, limit_B: Array, distribution: SamplingDistribution
 ) -> RowSettings:
     # Compiled as one: call by call these small steps took milliseconds a batch.
-    return RowSettings(randomness.row_keys(key, number_B), limit_B, distribution)
+    keys = randomness.seed_keys(key) if key.ndim else key
+    return RowSettings(randomness.row_keys(keys, number_B), limit_B, distribution)
 
 
 def check_max_new_tokens(limit: float, whose: str = "") -> None:

@@ -16,7 +16,6 @@ the noise that has already decided the last block.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,17 +48,14 @@ def seed_key(seed: int) -> Array:
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
-def seed_keys(seeds: Sequence[int]) -> Array:
+def seed_keys(seed_N: Array | np.ndarray) -> Array:
     """The keys of several seeds, `[N]`: `seed_key` of each.
 
-    Raises:
-      UsageError: see `seed_key`.
+    Args:
+      seed_N: uint32, each in the range that `seed_key` takes.
     """
-    for seed in seeds:
-        bounds.check_seed(seed)
-    seed_N = np.asarray(seeds, np.uint32)
-    data = jnp.stack([np.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
-    return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
+    data_N2 = jnp.stack([jnp.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
+    return jax.random.wrap_key_data(data_N2, impl=_IMPLEMENTATION)
 
 
 def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:

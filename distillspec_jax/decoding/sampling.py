@@ -40,9 +40,9 @@ class SamplingDistribution:
       truncates: False promises that no row uses top-k or top-p, and spares their cost.
     """
 
-    temperature: Array
-    top_k: Array
-    top_p: Array
+    temperature: Array | np.ndarray
+    top_k: Array | np.ndarray
+    top_p: Array | np.ndarray
     vocab_size: int | None = flax.struct.field(pytree_node=False)
     excluded_ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
     truncates: bool = flax.struct.field(pytree_node=False)
@@ -127,11 +127,15 @@ class SamplingParams:
 
     def distribution(self, vocabulary: Vocabulary) -> SamplingDistribution:
         """The distribution over the real ids of a vocabulary, its padding left out."""
+        return jax.tree.map(jnp.asarray, self.host_distribution(vocabulary))
+
+    def host_distribution(self, vocabulary: Vocabulary) -> SamplingDistribution:
+        """`distribution` with fields on the host: no device is waited for."""
         temperature_B, top_k_B, top_p_B = self._checked()
         return SamplingDistribution(
-            temperature=jnp.asarray(temperature_B),
-            top_k=jnp.asarray(top_k_B, jnp.int32),
-            top_p=jnp.asarray(top_p_B),
+            temperature=temperature_B,
+            top_k=top_k_B,
+            top_p=top_p_B,
             vocab_size=vocabulary.size,
             excluded_ids=tuple(vocabulary.padding_ids),
             truncates=bool(np.any(top_k_B > 0) or np.any(top_p_B < 1)),
@@ -170,6 +174,6 @@ def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> N
         raise UsageError(f"{name} is {value[~valid][0] if value.ndim else value}, must be {must_be}")
 
 
-def _per_row(field: Array, ndim: int) -> Array:
+def _per_row(field: Array | np.ndarray, ndim: int) -> Array:
     """`[]` or `[B]` to a shape that broadcasts against logits of `ndim` axes."""
-    return field.reshape(field.shape + (1,) * (ndim - field.ndim))
+    return jnp.reshape(field, field.shape + (1,) * (ndim - field.ndim))

@@ -49,7 +49,7 @@ class RowSettings:
     """
 
     keys_B: Array
-    limit_B: Array
+    limit_B: Array | np.ndarray
     distribution: SamplingDistribution
 
 
@@ -92,7 +92,7 @@ class Rows:
     @property
     def remaining_B(self) -> Array:
         """int32: how many tokens the limit still allows."""
-        return self.settings.limit_B - self.emitted_B
+        return jnp.asarray(self.settings.limit_B) - self.emitted_B
 
     def append(self, block_BK: Array, count_B: Array, ends_BK: Array) -> Rows:
         """Emits the first `count_B` tokens of a block and settles which rows are done.

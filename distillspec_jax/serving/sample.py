@@ -55,6 +55,7 @@ class Sample:
       deliver: takes pieces; called in the worker's thread.
       key: decides which draft serves it, see `routing`.
       logprobs: whether scores are wanted.
+      streams: whether text is delivered as it is made; else all of it at the end.
       arrived, first_token, ended: `time.perf_counter()`.
       draft: name of the draft that serves it, once it is known.
       ending: once it has ended.
@@ -65,6 +66,7 @@ class Sample:
     deliver: Callable[[Piece], None]
     key: str
     logprobs: bool = False
+    streams: bool = True
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     first_token: float | None = None
     ended: float | None = None

@@ -137,6 +137,7 @@ class Service:
                     deliver=self._deliverer(index, pieces),
                     key=asked.user or job.answers.identity,
                     logprobs=asked.logprobs is not None,
+                    streams=asked.stream,
                 )
                 samples.append(sample)
                 identity = job.answers.identity + (f"-{index}" if outputs > 1 else "")

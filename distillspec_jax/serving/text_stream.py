@@ -32,13 +32,17 @@ class TextStream:
         self.sent = ""
         self.stopped = False
 
-    def push(self, tokens: Sequence[int], done: bool) -> str:
+    def push(self, tokens: Sequence[int], done: bool, later: bool = False) -> str:
         """Adds tokens; returns the text that may be sent now.
 
         Args:
           done: no more will come: nothing is held back.
+          later: no text is wanted before it is done.
         """
         if self.stopped:
+            return ""
+        if later and not done and not self._stop:
+            self.tokens += tokens  # nobody has to know what they say yet
             return ""
         before = len(self.tokens)
         self.tokens += tokens

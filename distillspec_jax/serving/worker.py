@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -16,6 +17,7 @@ from distillspec_jax.serving.sample import Ending, Piece, Sample
 from distillspec_jax.serving.scoring import Scorer, TokenScore
 from distillspec_jax.terminal import news
 
+_SWITCH_SECONDS = 2e-4
 _REASONS = {"eos": "stop", "length": "length", "failed": "failed", "cancelled": "cancelled"}
 
 
@@ -84,6 +86,8 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """The thread's work."""
+        # The device waits while this thread waits for Python's lock, by default up to 5 ms at a time.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         while self._open:
             self._take_calls()
             for name, arm in list(self._arms.items()):
@@ -143,7 +147,7 @@ class Worker(threading.Thread):
             sample.first_token = time.perf_counter()
         stream, completion = sample.stream, update.completion
         before = len(stream.tokens)
-        text = stream.push(update.tokens, done=completion is not None)
+        text = stream.push(update.tokens, done=completion is not None, later=not sample.streams)
         scores: tuple[TokenScore, ...] = ()
         if sample.logprobs and len(stream.tokens) > before and sample.ending is None:
             scores = tuple(self._scorer.score(sample.prompt.ids, stream.tokens, before))

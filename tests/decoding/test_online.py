@@ -185,5 +185,5 @@ def test_keys_of_several_seeds_are_those_of_each() -> None:
     import jax
 
     seeds = [0, 1, 7, 2**31, 2**32 - 1]
-    several = jax.random.key_data(randomness.seed_keys(seeds))
+    several = jax.random.key_data(randomness.seed_keys(np.array(seeds, np.uint32)))
     np.testing.assert_array_equal(several, [jax.random.key_data(randomness.seed_key(one)) for one in seeds])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 import pytest
 
 from distillspec_jax.errors import UsageError

@@ -1,0 +1,1 @@
+"""Benchmarks of `distillspec serve`: throughput beside offline decoding, and hours of hostile traffic."""

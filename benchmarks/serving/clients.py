@@ -1,0 +1,74 @@
+"""Clients of a server, as plain as can be: they must not take the processors from it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class Client:
+    """One connection that is kept.
+
+    Args:
+      url: of the server.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=120)
+
+    def ask(self, body: dict[str, Any], route: str = "/v1/completions") -> tuple[int, dict[str, Any]]:
+        """Sends a request; returns status and answer."""
+        self._connection.request("POST", route, json.dumps(body), {"content-type": "application/json"})
+        response = self._connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    def get(self, route: str) -> tuple[int, bytes]:
+        """Asks for a page."""
+        self._connection.request("GET", route)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def server(flags: Sequence[str], patience: float = 600.0) -> Iterator[str]:
+    """A server in a process of its own, ready; yields its address.
+
+    Args:
+      flags: of `distillspec serve`, less the port.
+      patience: seconds until it must be ready.
+
+    Raises:
+      RuntimeError: it ended, or was not ready in time.
+    """
+    command = [sys.executable, "-m", "distillspec_jax.cli.serve", "--port=0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        until = time.monotonic() + patience
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr)
+            if " at http://" in line:
+                yield line.rsplit(" at ", 1)[1].strip()
+                break
+            if time.monotonic() > until:
+                raise RuntimeError(f"{' '.join(command)}: not ready after {patience:.0f} seconds")
+        else:
+            raise RuntimeError(f"{' '.join(command)} ended with status {process.wait()}")
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
