@@ -28,7 +28,7 @@ A fifth of all prompts, chosen by a hash of their text, is never trained on. A p
 whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain
 in block efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the
 training within --pay_back_requests. Exit status:
-  0  passed: the version is in the registry, and serves nothing yet
+  0  passed: the version is in the registry, and serves nothing yet unless you said --stage
   1  refused, by the pilot or by the gate; the line says why
   2  bad input
   3  too few held-out prompts to tell
@@ -98,6 +98,7 @@ def main(argv: list[str]) -> int:
     )
     add("--least_prompts", type=int, default=30, metavar="N", help="new and old each (default: 30)")
     add("--keep", metavar="DIR", help="keep a candidate that was refused in this new folder")
+    add("--stage", action="store_true", help="begin the rollout of a version that passes the gate")
     add("--restart", action="store_true", help="give up what an earlier call has begun")
     add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
@@ -145,6 +146,7 @@ def main(argv: list[str]) -> int:
             functools.partial(_train, flags, target),
             keep=flags.keep,
             restart=flags.restart,
+            stage=flags.stage,
             say=news,
         )
     version = found.version or "no new version"

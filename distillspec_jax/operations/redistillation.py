@@ -22,7 +22,7 @@ from distillspec_jax.errors import UsageError, check_number, shown
 from distillspec_jax.evaluation import paired, profiling
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.operations import admission, draft_registry, gate, prompts
+from distillspec_jax.operations import admission, draft_registry, gate, prompts, rollout
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
 from distillspec_jax.operations.gate import Conditions, Measured
 from distillspec_jax.operations.held_out import HeldOut
@@ -211,6 +211,7 @@ def redistill(
     *,
     keep: str | None = None,
     restart: bool = False,
+    stage: bool = False,
     say: Say = lambda _: None,
 ) -> Outcome:
     """Distils the stable draft again, and adds it as a version if it passes the gate.
@@ -222,6 +223,7 @@ def redistill(
       train: the training itself.
       keep: a new folder for a candidate that was refused.
       restart: give up what an earlier run has begun.
+      stage: begin the rollout of a version that has passed, by the default settings.
       say: called with a line at every step.
 
     Raises:
@@ -229,6 +231,8 @@ def redistill(
     """
     if keep is not None:
         new_folders.check_new_folder(keep)
+    if stage and (candidate := registry.state().candidate) is not None:
+        raise UsageError(f"version {candidate} is being rolled out: leave --stage out, or end that first")
     teacher = admission.check_target(registry, target or registry.history.target)
     folder = registry.path / FOLDER
     with _alone(folder):
@@ -239,6 +243,8 @@ def redistill(
             found = Outcome("passed", "it was added before", begun.version)
         else:
             found = _outcome(_Job(registry, teacher, train, conditions, begun, folder, say))
+        if stage and found.version is not None:
+            rollout.start(registry, found.version, rollout.Settings(), f"redistilled: {found.reason}")
         if keep is not None and found.version is None and (folder / "full").is_dir():
             with new_folders.new_folder(keep) as kept:
                 shutil.copytree(folder / "full", kept, dirs_exist_ok=True)

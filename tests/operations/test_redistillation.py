@@ -12,7 +12,7 @@ from distillspec_jax.cli import errors, redistill
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
-from distillspec_jax.operations import admission, prompts, redistillation
+from distillspec_jax.operations import admission, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
 from distillspec_jax.operations.held_out import HeldOut
 from distillspec_jax.operations.redistillation import Plan
@@ -119,7 +119,7 @@ def test_a_better_draft_becomes_a_version(registry, counted, logs):
     assert kept.gate["new"] == {"ratio": 2.0, "ci90": [2.0, 2.0]}
     assert counted == [registry.path / "redistill" / "full"]
     assert registry.state().revision == 1  # it serves nothing yet
-    assert list((registry.path / "redistill").iterdir()) == []
+    assert not (registry.path / "redistill").exists()
     sample = prompts.read_sample(registry.path / "prompts.jsonl")
     assert sorted(one.inputs for one in sample) == [f"say {i:03}" for i in (*range(60), *range(100, 160))]
     assert {one.since for one in sample if one.inputs < "say 100"} == {"v2"}
@@ -197,6 +197,20 @@ def test_killed_between_the_version_and_the_end(registry, counted, logs, monkeyp
     found, _ = run(registry, logs, train)
     assert (found.outcome, found.version, found.reason) == ("passed", "v2", "it was added before")
     assert registry.versions() == ["v1", "v2"]
+
+
+def test_a_version_that_passed_may_begin_its_rollout(registry, counted, logs, monkeypatch):
+    """Killed before the first share was given, the version waited for ever."""
+    train = Trainer(pair.target())
+    with monkeypatch.context() as patched:
+        patched.setattr(rollout, "start", Trainer(None, dies_at=0))
+        with pytest.raises(Killed):
+            run(registry, logs, train, stage=True)
+    assert registry.state().candidate is None
+    run(registry, logs, train, stage=True)
+    assert (registry.state().candidate, registry.state().share) == ("v2", 0.01)
+    with pytest.raises(UsageError, match="v2 is being rolled out: leave --stage out"):
+        run(registry, logs, train, stage=True)
 
 
 def test_somebody_elses_version_of_that_name_is_not_taken_for_its_own(registry, counted, logs, models):
