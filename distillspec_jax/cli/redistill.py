@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
 
     with ended_by_sigterm():
         from distillspec_jax.cli import compilation
-        from distillspec_jax.operations import redistillation
+        from distillspec_jax.operations import redistill_folder, redistillation
         from distillspec_jax.operations.draft_registry import DraftRegistry
         from distillspec_jax.operations.gate import Conditions
 
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
             target,
             flags.log,
             flags.old,
-            redistillation.Plan(
+            redistill_folder.Plan(
                 steps=flags.steps,
                 pilot_steps=flags.pilot_steps,
                 old_share=flags.old_share,
@@ -140,13 +140,13 @@ def main(argv: list[str]) -> int:
                 block_size=flags.block_size,
                 prompts=flags.prompts,
                 chat=flags.chat,
+                stage=flags.stage,
                 recipe=[*flags.gin.files, *(f"{name}={value}" for name, value in flags.gin.bindings)],
             ),
             conditions,
             functools.partial(_train, flags, target),
             keep=flags.keep,
             restart=flags.restart,
-            stage=flags.stage,
             say=news,
         )
     version = found.version or "no new version"

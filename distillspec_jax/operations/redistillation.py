@@ -7,18 +7,17 @@ folder goes when a run has ended, well or not.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from distillspec_jax import files, new_folders, outputs, schema, training_log
+from distillspec_jax import new_folders, outputs, training_log
 from distillspec_jax.distillation.deployment import Deployment
-from distillspec_jax.errors import UsageError, check_number, shown
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired, profiling
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.pretrained import Pretrained
@@ -27,62 +26,28 @@ from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
 from distillspec_jax.operations.gate import Conditions, Measured
 from distillspec_jax.operations.held_out import HeldOut
 from distillspec_jax.operations.prompts import Prompt
-from distillspec_jax.schema import Amount, Count, Share, Size, Text
+from distillspec_jax.operations.redistill_folder import (
+    ASKED,
+    FOLDER,
+    NEW,
+    OLD,
+    TRAIN,
+    Begun,
+    Plan,
+    Say,
+    alone,
+    begin,
+    empty,
+    was_added,
+    write_job,
+)
 
-FOLDER = "redistill"
-_JOB = "job.json"
-_ASKED, _TRAIN, _NEW, _OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
-"""All new prompts, those that are trained on, and those that are held out."""
 _TRAININGS = ("pilot", "full")
 _PROFILED = 100
 """Held-out prompts of a new version's profile."""
 
 Train = Callable[[str, Path, str, int], Path]
 """Trains: the draft to start from, a folder, the name of the task, steps; returns the folder of the best."""
-Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The settings of a redistillation, by which a run knows its own folder.
-
-    Attributes:
-      steps: of the training.
-      pilot_steps: of the pilot; 0: none.
-      old_share: of old prompts in what is trained on.
-      temperature: of the service, at which both drafts are judged; None: that of the logs.
-      block_size: drafts a round, likewise.
-      prompts: held-out ones, new and old each, at most.
-      chat: see `HeldOut`.
-      recipe: the gin files and bindings of the training.
-
-    Raises:
-      UsageError: an impossible value.
-    """
-
-    steps: Size = 300
-    pilot_steps: Count = 40
-    old_share: Share = 0.3
-    temperature: Amount | None = None
-    block_size: Size = 5
-    prompts: Size = 200
-    chat: bool = False
-    recipe: list[str] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check_number("--steps", self.steps, 1, most=10**9)
-        check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
-        check_number("--old_share", self.old_share, 0, most=0.95, whole=False)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """A run's own file: what it was begun with."""
-
-    version: Text
-    stable: Text
-    temperature: Amount
-    plan: Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +73,13 @@ class _Job:
     target: Pretrained
     train: Train
     conditions: Conditions
-    begun: _Begun
+    begun: Begun
     folder: Path
     say: Say
 
     def outcome(self) -> Outcome:
         """Goes through all steps, or on from the one that was not finished."""
-        new, old = (prompts.read_sample(self.folder / name) for name in (_NEW, _OLD))
+        new, old = (prompts.read_sample(self.folder / name) for name in (NEW, OLD))
         fewest = self.conditions.least_prompts
         for name, found in (("new", new), ("old", old)):
             if len(found) < fewest:
@@ -142,7 +107,7 @@ class _Job:
         version = self._name()
         # First the prompts: they count as old once the version is there.
         path = self.registry.path / PROMPTS
-        asked = (dataclasses.replace(one, since=version) for one in prompts.read_sample(self.folder / _ASKED))
+        asked = (dataclasses.replace(one, since=version) for one in prompts.read_sample(self.folder / ASKED))
         prompts.write_sample(path, prompts.read_sample(path), asked)
         admission.add(self.registry, str(candidate), version, seconds=cost, gate=finding.as_json())
         return Outcome("passed", finding.reason, version)
@@ -153,7 +118,7 @@ class _Job:
         if self.begun.version not in names:
             return self.begun.version
         begun = dataclasses.replace(self.begun, version=draft_registry.next_name(names))
-        _write_job(self.folder, begun)
+        write_job(self.folder, begun)
         return begun.version
 
     def _trained(self, name: str, steps: int) -> Path:
@@ -167,11 +132,11 @@ class _Job:
 
         form = prompt_format(self.target, truncate=True)
         path = outputs.resolved(self.folder)
-        name = prompts.digest([Prompt(inputs=str(path)), *prompts.read_sample(self.folder / _TRAIN)])
+        name = prompts.digest([Prompt(inputs=str(path)), *prompts.read_sample(self.folder / TRAIN)])
         return tasks.jsonl_task(
             f"asked_{name}",
-            str(path / _TRAIN),
-            str(path / _NEW),
+            str(path / TRAIN),
+            str(path / NEW),
             targets_field="outputs",
             prefix=form.prefix,
             inputs_length=form.max_tokens or 192,
@@ -211,7 +176,6 @@ def redistill(
     *,
     keep: str | None = None,
     restart: bool = False,
-    stage: bool = False,
     say: Say = lambda _: None,
 ) -> Outcome:
     """Distils the stable draft again, and adds it as a version if it passes the gate.
@@ -223,7 +187,6 @@ def redistill(
       train: the training itself.
       keep: a new folder for a candidate that was refused.
       restart: give up what an earlier run has begun.
-      stage: begin the rollout of a version that has passed, by the default settings.
       say: called with a line at every step.
 
     Raises:
@@ -231,24 +194,22 @@ def redistill(
     """
     if keep is not None:
         new_folders.check_new_folder(keep)
-    if stage and (candidate := registry.state().candidate) is not None:
-        raise UsageError(f"version {candidate} is being rolled out: leave --stage out, or end that first")
     teacher = admission.check_target(registry, target or registry.history.target)
     folder = registry.path / FOLDER
-    with _alone(folder):
+    with alone(folder):
         if restart:
-            _empty(folder)
-        begun = _begin(registry, folder, logs, old, plan, say)
-        if _was_added(registry, begun, folder):  # and then it was killed
+            empty(folder)
+        begun = begin(registry, folder, logs, old, plan, say)
+        if was_added(registry, begun, folder):  # and then it was killed
             found = Outcome("passed", "it was added before", begun.version)
         else:
             found = _outcome(_Job(registry, teacher, train, conditions, begun, folder, say))
-        if stage and found.version is not None:
+        if plan.stage and found.version is not None and registry.state().candidate is None:
             rollout.start(registry, found.version, rollout.Settings(), f"redistilled: {found.reason}")
         if keep is not None and found.version is None and (folder / "full").is_dir():
             with new_folders.new_folder(keep) as kept:
                 shutil.copytree(folder / "full", kept, dirs_exist_ok=True)
-        _empty(folder)
+        empty(folder)
     return found
 
 
@@ -258,107 +219,8 @@ def _outcome(job: _Job) -> Outcome:
         return job.outcome()
     except UsageError:
         if not any((job.folder / name).is_dir() for name in _TRAININGS):
-            _empty(job.folder)
+            empty(job.folder)
         raise
-
-
-def _begin(
-    registry: DraftRegistry, folder: Path, logs: Sequence[str], old: Sequence[str], plan: Plan, say: Say
-) -> _Begun:
-    """Reads all prompts, or finds the run that was begun."""
-    stable = registry.state().stable
-    if (folder / _JOB).is_file():
-        begun = schema.read_file(_Begun, folder / _JOB, "a redistillation")
-        there = {"stable version": begun.stable, **dataclasses.asdict(begun.plan)}
-        here = {"stable version": stable, **dataclasses.asdict(plan)}
-        for name, value in here.items():
-            if there[name] != value:
-                raise UsageError(
-                    f"{folder} holds a redistillation whose {name} is {shown(there[name])}, not "
-                    f"{shown(value)}: give the same call to go on with it, or --restart"
-                )
-        say(f"going on with the prompts that were read for {begun.version}")
-        return begun
-    _empty(folder)
-    asked = prompts.read_logs(logs)
-    for what, count in asked.notes.items():
-        say(f"{count:,} {what}: set aside")
-    path = registry.path / PROMPTS
-    if old:
-        more = (dataclasses.replace(one, since=stable) for one in prompts.read_logs(old).prompts)
-        prompts.write_sample(path, prompts.read_sample(path), more)
-    sample = prompts.read_sample(path)
-    new, known = prompts.apart(asked.prompts, sample, registry.versions())
-    if not known:
-        raise UsageError(
-            f"{registry.path} knows no earlier prompts: give some of those that {stable} was trained with, "
-            "--old=FILE, so that nothing is forgotten"
-        )
-    trained = prompts.mixed(
-        [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
-    )
-    for name, held_out in ((_NEW, new), (_OLD, known)):
-        chosen = sorted((one for one in held_out if one.held_out), key=lambda one: one.priority)
-        prompts.write(folder / name, chosen[: plan.prompts])
-    prompts.write(folder / _TRAIN, trained)
-    prompts.write(folder / _ASKED, new)
-    version = draft_registry.next_name(registry.versions())
-    told = f"{len(new):,} new prompts and {len(known):,} old ones"
-    say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = _Begun(version=version, stable=stable, temperature=_temperature(plan, asked), plan=plan)
-    _write_job(folder, begun)
-    return begun
-
-
-def _temperature(plan: Plan, asked: prompts.Asked) -> float:
-    """The service's temperature.
-
-    Raises:
-      UsageError: the logs state several.
-    """
-    if plan.temperature is not None:
-        return float(plan.temperature)
-    if len(asked.temperatures) > 1:
-        told = ", ".join(f"{one:g}" for one in sorted(asked.temperatures))
-        raise UsageError(f"the logs have lines of several temperatures ({told}): choose one by --temperature")
-    return next(iter(asked.temperatures), 1.0)
-
-
-def _write_job(folder: Path, begun: _Begun) -> None:
-    files.write_json(folder / _JOB, dataclasses.asdict(begun))
-
-
-def _was_added(registry: DraftRegistry, begun: _Begun, folder: Path) -> bool:
-    """Whether the version of that name is this run's, and not somebody else's."""
-    if begun.version not in registry.versions():
-        return False
-    source = outputs.resolved(registry.lineage(begun.version).source)
-    return outputs.resolved(folder) in source.parents
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps other redistillations out; what is empty at the end goes."""
-    with files.saving(folder):
-        folder.mkdir(exist_ok=True)
-    with files.locked(folder) as free:
-        if free is False:
-            raise UsageError(f"{folder}: another redistillation is under way")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _empty(folder: Path) -> None:
-    """Removes what a run has made; its own file first, so that half of it is never gone on with."""
-    (folder / _JOB).unlink(missing_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
 
 
 def _seconds(folder: Path) -> float:

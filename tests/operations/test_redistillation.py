@@ -15,7 +15,7 @@ from distillspec_jax.evaluation import profiling
 from distillspec_jax.operations import admission, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
 from distillspec_jax.operations.held_out import HeldOut
-from distillspec_jax.operations.redistillation import Plan
+from distillspec_jax.operations.redistill_folder import Plan
 from distillspec_jax.training import job
 from tests import pair
 
@@ -192,7 +192,7 @@ def test_killed_between_the_version_and_the_end(registry, counted, logs, monkeyp
     train = Trainer(pair.target())
     with monkeypatch.context() as patched:
         emptied = []
-        patched.setattr(redistillation, "_empty", emptied.append)
+        patched.setattr(redistillation, "empty", emptied.append)
         assert run(registry, logs, train)[0].version == "v2"
     found, _ = run(registry, logs, train)
     assert (found.outcome, found.version, found.reason) == ("passed", "v2", "it was added before")
@@ -201,16 +201,17 @@ def test_killed_between_the_version_and_the_end(registry, counted, logs, monkeyp
 
 def test_a_version_that_passed_may_begin_its_rollout(registry, counted, logs, monkeypatch):
     """Killed before the first share was given, the version waited for ever."""
-    train = Trainer(pair.target())
+    train, plan = Trainer(pair.target()), dataclasses.replace(PLAN, stage=True)
     with monkeypatch.context() as patched:
         patched.setattr(rollout, "start", Trainer(None, dies_at=0))
         with pytest.raises(Killed):
-            run(registry, logs, train, stage=True)
+            run(registry, logs, train, plan)
     assert registry.state().candidate is None
-    run(registry, logs, train, stage=True)
+    found, _ = run(registry, logs, train, plan)
+    assert found.reason == "it was added before"
     assert (registry.state().candidate, registry.state().share) == ("v2", 0.01)
     with pytest.raises(UsageError, match="v2 is being rolled out: leave --stage out"):
-        run(registry, logs, train, stage=True)
+        run(registry, logs, train, plan)
 
 
 def test_somebody_elses_version_of_that_name_is_not_taken_for_its_own(registry, counted, logs, models):
