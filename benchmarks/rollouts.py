@@ -26,7 +26,7 @@ CHANGES = (-0.2, -0.1, -0.05, -0.02, 0.0, 0.05)
 """Of the candidate's acceptance, relative to the stable draft's; -0.02 is the default margin itself."""
 FIRST, MORE, MOST = 100, 1.2, 5_000
 """Prompts of the candidate at the first look, growth to the next, and when a person is asked."""
-MOST_STABLE = 20_000
+MOST_STABLE = 10_000
 """Prompts of the stable arm that are simulated in a stage; more would change nothing."""
 SPREAD = 0.3
 """Of the logarithm of seconds a token."""
@@ -35,7 +35,7 @@ SPREAD = 0.3
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rollouts", description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=200, help="of each change (default 200)")
+    parser.add_argument("--rollouts", type=int, default=100, help="of each change (default 100)")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
     settings = Settings(most=MOST)
