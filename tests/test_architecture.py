@@ -16,8 +16,7 @@ PACKAGE = ROOT / "distillspec_jax"
 ROWS: list[set[str]] = [
     {"cli"},
     {"api", "showcase"},
-    {"serving"},
-    {"operations"},
+    {"operations", "serving"},
     {"reports"},
     {"evaluation"},
     {"distillation"},

@@ -116,7 +116,7 @@ def test_the_lock_files_hold_all_that_the_project_asks_for():
 
 def test_every_import_of_the_package_is_declared():
     extras = PROJECT["optional-dependencies"]
-    declared = names(PROJECT["dependencies"] + extras["gguf"] + extras["zoo"] + extras["buckets"])
+    declared = names(PROJECT["dependencies"] + extras["gguf"] + extras["zoo"] + extras["buckets"] + extras["serve"])
     for path in (ROOT / "distillspec_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     serve = [
         f"--model={flags.target}", f"--drafter={flags.draft}", f"--block_size={flags.block_size}",
-        f"--batch_size={SLOTS}", f"--max_prompt_tokens={MOST_PROMPT_TOKENS}", f"--max_new_tokens={limit}", *flags.serve_flag,
+        f"--batch_size={SLOTS}", f"--max_prompt_tokens={MOST_PROMPT_TOKENS}",
+        f"--max_new_tokens={limit}", *flags.serve_flag,
     ]  # fmt: skip
     rows = []
     with clients.server(serve) as url:

@@ -1,0 +1,88 @@
+"""The server's drafts are those that the registry says, whatever happens to a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.operations.draft_registry import DraftRegistry
+from distillspec_jax.serving.follower import Follower, route_of
+from distillspec_jax.serving.routing import Route
+from tests.operations import toy
+
+
+class Recorded:
+    """Stands for a worker."""
+
+    def __init__(self) -> None:
+        self.served: list[tuple[Route, dict[str, Any]]] = []
+
+    def serve(self, route: Route, batches: Any) -> None:
+        self.served.append((route, dict(batches)))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> DraftRegistry:
+    return toy.registry(tmp_path / "drafts", versions=3)
+
+
+def follower(registry: DraftRegistry, broken: set[str]) -> tuple[Follower, Recorded, list[str], list[str]]:
+    worker, made, outcomes = Recorded(), list[str](), list[str]()
+
+    def batch(name: str) -> Any:
+        if name in broken:
+            raise UsageError(f"{name} is damaged")
+        made.append(name)
+        return f"batch {len(made)} of {name}"
+
+    state = registry.state()
+    return (
+        Follower(registry, worker, batch, {"v1": "first"}, state.revision, outcomes.append),  # type: ignore[arg-type,dict-item]
+        worker,
+        made,
+        outcomes,
+    )
+
+
+def test_every_change_is_taken_over_once_and_only_new_drafts_are_loaded(registry: DraftRegistry) -> None:
+    follows, worker, made, outcomes = follower(registry, set())
+    follows.look()
+    assert worker.served == []
+    registry.change("start", "a try", candidate="v2", share=0.1)
+    follows.look()
+    follows.look()
+    assert worker.served == [(Route("v1", "v2", 0.1), {"v1": "first", "v2": "batch 1 of v2"})]
+    registry.change("advance", "well", candidate="v2", share=0.5)
+    registry.change("promote", "well", stable="v2")
+    follows.look()
+    assert worker.served[1:] == [(Route("v2"), {"v2": "batch 1 of v2"})], (
+        "only the last of two changes counts"
+    )
+    registry.roll_back("worse")
+    follows.look()
+    assert worker.served[2:] == [(Route("v1"), {"v1": "batch 2 of v1"})]
+    assert made == ["v2", "v1"]
+    assert outcomes == ["done"] * 3
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing_until_it_can(
+    registry: DraftRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"v2"}
+    follows, worker, _, outcomes = follower(registry, broken)
+    registry.promote("v2", "new")
+    for _ in range(3):
+        follows.look()
+    assert worker.served == []
+    assert outcomes == ["failed"]
+    assert capsys.readouterr().err.count("v2 is damaged; going on as before") == 1
+    (registry.path / "registry.json").rename(registry.path / "away")  # the folder is being moved
+    follows.look()
+    (registry.path / "away").rename(registry.path / "registry.json")
+    broken.clear()
+    follows.look()
+    assert [route for route, _ in worker.served] == [Route("v2")]
+    assert route_of(registry.state()) == Route("v2")
