@@ -146,7 +146,7 @@ def decide(stage: Transition, settings: Settings, evidence: Evidence) -> Decisio
     acceptance = two_arms.compare(arms[0], arms[1], settings.margin)
     speed = _speed(settings, evidence)
     told = [f"acceptance {arms[1]} against {arms[0]}"]
-    if speed is not None:
+    if speed is not None and speed.candidate.units:
         told.append(f"{speed.candidate.value:.1%} against {speed.stable.value:.1%} of requests are fast")
     facts: dict[str, Any] = {
         "measure": evidence.measure,

@@ -39,6 +39,8 @@ class Bounds:
     high: float
 
     def __str__(self) -> str:
+        if not self.units:
+            return "nothing"
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f}) of {self.units:,}"
 
 

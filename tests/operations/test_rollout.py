@@ -7,21 +7,24 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from distillspec_jax.acceptance import Record
 from distillspec_jax.cli import errors
 from distillspec_jax.cli import rollout as command
 from distillspec_jax.errors import UsageError
 from distillspec_jax.operations import arms, rollout
 from distillspec_jax.operations.draft_registry import DraftRegistry
 from distillspec_jax.operations.rollout import Settings
+from distillspec_jax.serving.request_log import RequestLog
 from tests.evaluation import simulated
 from tests.operations import served, toy
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = Settings(stages=[0.1, 0.5], margin=0.05, slower=0.2, least=50, most=2_000)
+SETTINGS = Settings(stages=[0.1, 0.5], margin=0.05, slower=0.2, least=50, most=600)
 
 
 @pytest.fixture
@@ -62,11 +65,11 @@ def step(registry, *logs):
         (0.72, {"rule": "block"}, "advance", "no worse"),
         (
             0.72,
-            {"count": 0, "stable": 2_000},
+            {"count": 0, "stable": 600},
             "escalate",
-            "the candidate has answered nothing in 2,000 prompts",
+            "the candidate has answered nothing in 600 prompts",
         ),
-        (0.665, {"count": 2_000}, "escalate", "undecided after 2,000 prompts of the candidate"),
+        (0.665, {"count": 600}, "escalate", "undecided after 600 prompts of the candidate"),
     ],
 )
 def test_what_evidence_leads_to(registry, tmp_path, candidate, more, kind, why):
@@ -98,7 +101,7 @@ def test_a_step_is_taken_once_by_the_same_evidence(registry, tmp_path):
 
 def test_after_the_last_stage_the_candidate_is_the_stable_draft(registry, tmp_path):
     step(registry, log(tmp_path, 0.72))
-    _, made = step(registry, log(tmp_path, 0.72, count=900, share=0.5, revision=3))
+    _, made = step(registry, log(tmp_path, 0.72, count=590, share=0.5, revision=3))
     assert (made.action, made.stable, made.candidate, made.share) == ("promote", "v2", None, 0.0)
     assert rollout.settings_of(registry) is None
     assert registry.roll_back("").stable == "v1"
@@ -267,8 +270,8 @@ def kill_before_each_change(folder: str) -> None:
         path = Path(folder) / str(count)
         path.mkdir()
         registry = toy.registry(path / "drafts", versions=2)
-        rollout.start(registry, "v2", SETTINGS, "")
-        evidence = log(path, 0.72)
+        rollout.start(registry, "v2", dataclasses.replace(SETTINGS, margin=0.3, slower=1.0), "")
+        evidence = log(path, 0.9, count=60)
         child = os.fork()
         if child == 0:
             toy.die_before(count)
@@ -295,3 +298,24 @@ def test_a_kill_at_any_moment_takes_no_step_twice(tmp_path):
             ("start", 0.1),
             ("advance", 0.5),
         ]
+
+
+def test_lines_of_the_server_are_evidence(registry, tmp_path):
+    """The server's names for the draft and for the seconds were others than those that are looked for."""
+    path = tmp_path / "served.jsonl"
+    with RequestLog(str(path), texts=True) as written:
+        for number, version in enumerate(["v2", "v1", "v1"]):
+            record = Record(emitted_tokens=4, target_calls=2, tested=3, accepted=2)
+            sample = types.SimpleNamespace(
+                ending=types.SimpleNamespace(record=record, draft=version, reason="stop"),
+                stream=types.SimpleNamespace(sent="an answer"),
+                prompt=types.SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0),
+                arrived=10.0,
+                first_token=10.5,
+                ended=12.0,
+            )
+            written.write(sample, f"cmpl-{number}", f"prompt {number}", {})
+    evidence = arms.of_logs([str(path)], registry.history.last)
+    assert [len(arm.records) for arm in (evidence.stable, evidence.candidate)] == [2, 1]
+    assert evidence.stable.seconds_U.tolist() == [0.5, 0.5]
+    assert evidence.notes == {}
