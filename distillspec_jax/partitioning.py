@@ -91,6 +91,22 @@ class Partitioner:
 
         return jax.tree_util.tree_map_with_path(place, tree)
 
+    def rows(self, tree: Any, heads: bool = False) -> Any:
+        """Shardings for a tree of rows: the leading axis is the batch.
+
+        Args:
+          heads: leaves of four axes are keys or values, `[B, H, T, D]`, whose heads are split as those of the
+            parameters that made them.
+        """
+
+        def place(leaf: Any) -> NamedSharding:
+            of_heads = "heads" if heads and leaf.ndim == 4 else None
+            axes = ("batch", of_heads, None, None)[: leaf.ndim]
+            spec = nn.logical_to_mesh_axes(axes, self.rules)
+            return self._divisible(NamedSharding(self.mesh, spec), leaf)
+
+        return jax.tree.map(place, tree)
+
     @property
     def batch(self) -> NamedSharding:
         """The sharding of a batch's leading axis."""

@@ -1,15 +1,19 @@
 """`distillspec dryrun`: its numbers are those of the real thing, and nothing is allocated."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from distillspec_jax.cli.main import main
 from distillspec_jax.distillation import dryrun
+from distillspec_jax.evaluation import decode_costs
+from distillspec_jax.partitioning import make_partitioner
 
 TINY = """
 from __gin__ import dynamic_registration
@@ -106,3 +110,71 @@ def test_a_mesh_that_is_none_is_refused(configuration, mesh, capsys):
     error = capsys.readouterr().err
     assert f"argument --mesh: {mesh!r}: write DATAxMODEL, two numbers of devices, as 4x8" in error
     assert error.count("\n") == 1
+
+
+DECODE = TINY.split("TASK_FEATURE_LENGTHS")[0].replace("runs/dryrun.gin", "runs/dryrun_decode.gin").replace(
+    "MODEL = @small", "DRAFT_MODEL = @small"
+).replace("from distillspec_jax.training import optimizers\n", "") + (
+    "TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 6}\nBATCH_SIZE = 8\nBLOCK_SIZE = 3\n"
+)
+
+
+def test_decoding_weights_and_caches_are_those_counted_by_hand(tmp_path):
+    """A cache that was empty lay whole on every device, and was gathered there at every token."""
+    (tmp_path / "decode.gin").write_text(DECODE)
+    done = run("--decode", f"--gin_file={tmp_path / 'decode.gin'}", "--mesh=4x2")
+    assert done.returncode == 0, done.stderr
+    printed = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in done.stdout.splitlines())
+    kernels, norms, positions = weights(32)
+    assert printed["bytes a device, target's weights"] == (
+        f"{2 * (kernels // 2 + norms + positions // 2):,}, exact"
+    )
+    assert printed["bytes a device, draft's weights"] == f"{2 * sum(weights(16)):,}, exact"
+    # Two rows of eight: bfloat16 keys and values of 4 numbers a head, of what is written and of the prompt,
+    # whose mask is a byte a token; and a length.
+    written = 6 + 3 + 1
+    for role, heads in (("target", 2), ("draft", 4)):
+        row = 2 * 2 * heads * 4 * (written + 8) + 8 + 4
+        found = int(
+            printed[f"bytes a device, {role}'s caches"]
+            .split(",  ")[0]
+            .removesuffix(", exact")
+            .replace(",", "")
+        )
+        own = 2 * (4 + 1) if role == "draft" else 0  # the token it has not read yet, and whether there is one
+        assert found == 2 * row + own, role
+    gathers = int(printed["one token, all-gather"].split(",")[0])
+    assert gathers < 10, "the sampler's; the cache's writes added eight a layer"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("BLOCK_SIZE = 0", "block_size is 0, must be from 1"),
+        ("DTYPE = 'float16'", "dtype is 'float16'"),
+        ("BATCH_SIZE = 6", "BATCH_SIZE=6 cannot be split over 4 data shards"),
+        ("small/t5.T5Config.vocab_size = 32", "the draft has 32 logits and the target 64"),
+    ],
+)
+def test_decoding_that_cannot_be(tmp_path, change, said, monkeypatch, capsys):
+    monkeypatch.setattr(dryrun, "use_virtual_devices", lambda count: None)
+    # One device stands for all: everything is refused before a program is made for them.
+    partitioner = make_partitioner()
+    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
+    monkeypatch.setattr(
+        decode_costs, "make_partitioner", lambda *_: dataclasses.replace(partitioner, mesh=mesh)
+    )
+    (tmp_path / "decode.gin").write_text(f"{DECODE}{change}\n")
+    assert main(["dryrun", "--decode", f"--gin_file={tmp_path / 'decode.gin'}", "--mesh=4x2"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_collectives_are_read_from_a_program():
+    text = """
+  %all-reduce.1 = f32[2,1,64]{2,1,0} all-reduce(%x), channel_id=1
+  %all-reduce.2 = (bf16[4]{0}, pred[3]{0}) all-reduce(%y, %z), channel_id=2
+  %ag = s32[4,8]{1,0} all-gather-start(%w), dimensions={0}
+  %done = s32[4,8]{1,0} all-gather-done(%ag)
+  %fusion = f32[8]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+    assert decode_costs.collectives(text) == {"all-reduce": (2, 512 + 8 + 3), "all-gather": (1, 128)}

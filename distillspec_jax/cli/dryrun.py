@@ -1,9 +1,11 @@
-"""`distillspec dryrun`: what a train step would cost on devices that are not there."""
+"""`distillspec dryrun`: what a train step, or decoding, would cost on devices that are not there."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distillspec_jax.cli import errors
@@ -13,6 +15,7 @@ from distillspec_jax.terminal import say
 
 if TYPE_CHECKING:
     from distillspec_jax.distillation.dryrun import Costs
+    from distillspec_jax.evaluation.decode_costs import DecodeCosts
 
 HELP = """Compiles a train step for a mesh of virtual devices, without weights, and prints parameters, FLOPs
 per step and bytes per device, so that you know what a pod job needs before you launch it.
@@ -20,7 +23,10 @@ per step and bytes per device, so that you know what a pod job needs before you 
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
 
-The second compiles for real TPUs without having one; it needs pip install 'distillspec_jax[tpu]'.
+The second compiles for real TPUs without having one; it needs pip install 'distillspec_jax[tpu]'. With
+--decode it is the decoder that is compiled: the prefill of a batch, one token, and a round of drafts.
+
+  distillspec dryrun --decode --gin_file=experiments/dryrun/t5_xl_small_decode.gin --mesh=4x8
 """
 
 
@@ -35,10 +41,12 @@ def main(argv: list[str]) -> int:
         metavar="TPU",
         help="the TPU slice to compile for, such as v5e:4x8 (default: virtual CPUs)",
     )
+    parser.add_argument("--decode", action="store_true", help="of decoding with a pair, not of a train step")
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings
     from distillspec_jax.distillation import dryrun
+    from distillspec_jax.evaluation import decode_costs
 
     data, model = flags.mesh
     devices = None
@@ -50,8 +58,15 @@ def main(argv: list[str]) -> int:
             raise UsageError(
                 f"--mesh={data}x{model} has {data * model} devices, {flags.topology} has {len(devices)}"
             )
-    job, _ = bindings.bind(dryrun.dryrun, flags.gin, given=("num_partitions", "devices"))
-    say(*report(job(num_partitions=model, devices=devices)).splitlines())
+    bind = functools.partial(bindings.bind, given=("num_partitions", "devices"))
+    if flags.decode:
+        decoding, _ = bind(decode_costs.decode_costs, flags.gin)
+        rows = decode_rows(decoding(num_partitions=model, devices=devices))
+    else:
+        training, _ = bind(dryrun.dryrun, flags.gin)
+        rows = train_rows(training(num_partitions=model, devices=devices))
+    width = max(len(name) for name, _ in rows)
+    say(*(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
     return 0
 
 
@@ -62,26 +77,52 @@ def _mesh(text: str) -> tuple[int, int]:
     return int(data), int(model)
 
 
-def report(costs: Costs) -> str:
-    """The costs, a line each."""
-    devices = costs.mesh["data"] * costs.mesh["model"]
-    rows = [("mesh", f"{costs.mesh['data']} (data) x {costs.mesh['model']} (model), {devices} devices")]
+def train_rows(costs: Costs) -> list[tuple[str, str]]:
+    """Names and values of a train step's costs."""
+    devices, rows = _mesh_row(costs.mesh)
     rows += [(f"parameters of the {role}", f"{count:,}") for role, count in costs.parameters.items()]
     rows += [
         ("matrix products a step", f"{costs.flops / 1e12:,.3f} TFLOP"),
         ("matrix products a step and device", f"{costs.flops / devices / 1e12:,.3f} TFLOP"),
         *((f"bytes a device, {name}", f"{size:,}, exact") for name, size in costs.bytes.items() if size),
-        ("bytes a device, temporaries and gradients", f"{costs.temporary_bytes:,}, {_account(costs)}"),
+        ("bytes a device, temporaries and gradients", f"{costs.temporary_bytes:,}, {_account(costs.device)}"),
         ("bytes a device, together", f"{_sum(costs):,}"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    return rows
 
 
-def _account(costs: Costs) -> str:
-    if costs.device == "cpu":
+def decode_rows(costs: DecodeCosts) -> list[tuple[str, str]]:
+    """Names and values of the costs of decoding."""
+    devices, rows = _mesh_row(costs.mesh)
+    rows += [(f"parameters of the {role}", f"{count:,}") for role, count in costs.parameters.items()]
+    for what, sizes in (("weights", costs.weights), ("caches", costs.caches)):
+        rows += [(f"bytes a device, {role}'s {what}", f"{size:,}, exact") for role, size in sizes.items()]
+    most = max(program.temporary_bytes for program in costs.programs.values())
+    kept = sum(costs.weights.values()) + sum(costs.caches.values())
+    rows += [
+        ("bytes a device, temporaries at most", f"{most:,}, {_account(costs.device)}"),
+        ("bytes a device, together", f"{kept + most:,}"),
+    ]
+    names = {"prefill": "prefill", "one token": "one token", "round": f"a round of {costs.block_size}"}
+    for key, program in costs.programs.items():
+        name = names[key]
+        rows.append((f"{name}, matrix products a device", f"{program.flops / devices / 1e9:,.2f} GFLOP"))
+        if key in costs.read:
+            rows.append((f"{name}, bytes read a device at least", f"{costs.read[key]:,}"))
+        for kind, (count, size) in program.collectives.items():
+            rows.append((f"{name}, {kind}", f"{count}, {size:,} bytes a device"))
+    return rows
+
+
+def _mesh_row(mesh: Mapping[str, int]) -> tuple[int, list[tuple[str, str]]]:
+    devices = mesh["data"] * mesh["model"]
+    return devices, [("mesh", f"{mesh['data']} (data) x {mesh['model']} (model), {devices} devices")]
+
+
+def _account(device: str) -> str:
+    if device == "cpu":
         return "an estimate: XLA's account for CPUs"
-    return f"XLA's account for {costs.device}"
+    return f"XLA's account for {device}"
 
 
 def _sum(costs: Costs) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from distillspec_jax.decoding.autoregressive import AutoregressiveLoop
 from distillspec_jax.decoding.drafters import Drafter
 from distillspec_jax.decoding.speculative import SpeculativeLoop
-from distillspec_jax.decoding.state import Loop, PairParams, Rows, RowSettings, State
+from distillspec_jax.decoding.state import Loop, PairParams, Rows, RowSettings, State, placed
 from distillspec_jax.decoding.stopping import Stopping
 from distillspec_jax.decoding.verifiers import Verifier
 from distillspec_jax.errors import UsageError
@@ -100,7 +100,7 @@ class Runner:
         """
         rows, prompt_width = prompt_BT.shape
         loop = self._loops[self._largest]
-        state = _init.eval_shape(loop, loop, self._reading, prompt_BT, settings, width, prompt_width)
+        state = _init.eval_shape(loop, loop, self._reading, prompt_BT, settings, width, prompt_width, None)
         kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         blocks = 1 if self._drafter is None else self._drafter.candidates
         logits = 2 * 4 * rows * blocks * (self._largest + 1) * self._vocab_size
@@ -127,7 +127,8 @@ class Runner:
         largest = self._loops[self._largest]
         loop = largest if block_size or block_size is None else self._loops[0]
         prompt_width = prompt_width or prompt_BT.shape[1]
-        return _init(loop, largest, self._reading, prompt_BT, settings, width, prompt_width)
+        partitioner = self._partitioner
+        return _init(loop, largest, self._reading, prompt_BT, settings, width, prompt_width, partitioner)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
         """See `Loop.run`; the state is donated. Drafts need a state read for drafting, or `resumed`."""
@@ -184,7 +185,7 @@ class Prepared:
 
 
 # Shared by all runners: two with equal loops and shapes compile once.
-@functools.partial(jax.jit, static_argnums=(0, 1, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5, 6, 7))
 def _init(
     loop: Loop,
     largest: Loop,
@@ -193,6 +194,7 @@ def _init(
     settings: RowSettings,
     width: int,
     prompt_width: int,
+    partitioner: Partitioner | None,
 ) -> State:
     """`loop.init`, with the room that prompts of `prompt_width` and the loop `largest` would have had.
 
@@ -201,7 +203,8 @@ def _init(
     state = loop.init(params, prompt_BT, settings, width)
     wide_BT = jax.ShapeDtypeStruct((len(prompt_BT), prompt_width), prompt_BT.dtype)
     wide = jax.eval_shape(functools.partial(largest.init, max_new_tokens=width), params, wide_BT, settings)
-    return jax.tree.map(_with_room, state, without_draft(wide) if state.draft is None else wide)
+    state = jax.tree.map(_with_room, state, without_draft(wide) if state.draft is None else wide)
+    return placed(state, partitioner)
 
 
 def _with_room(narrow: Array, wide: jax.ShapeDtypeStruct) -> Array:

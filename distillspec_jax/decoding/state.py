@@ -19,6 +19,7 @@ import numpy as np
 from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.models.interface import DecodeState
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
 
@@ -189,6 +190,19 @@ class State:
     target: DecodeState
     draft: Any
     counts: Counts
+
+
+def placed(state: State, partitioner: Partitioner | None) -> State:
+    """The state as it lies on a mesh: rows over its data axis, the target's heads over its model axis.
+
+    Left to itself, XLA keeps an empty cache whole on every device, and gathers into it all that is computed.
+    """
+    if partitioner is None:
+        return state
+    shardings = dataclasses.replace(
+        partitioner.rows(state), target=partitioner.rows(state.target, heads=True)
+    )
+    return jax.lax.with_sharding_constraint(state, shardings)
 
 
 class Loop(Protocol):

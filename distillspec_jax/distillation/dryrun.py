@@ -175,11 +175,11 @@ def dryrun(
         parameters={role: checkpoint.count_parameters(of_role) for role, of_role in parts.items()},
         flops=product_flops(counted, feature_lengths["targets"]),
         bytes={
-            "parameters": _bytes_a_device(params),
-            "optimizer": _bytes_a_device(moments),
-            "gradients": _bytes_a_device(params),
-            "target's parameters": _bytes_a_device(parts.get("target", {})),
-            "batch": _bytes_a_device(batch),
+            "parameters": bytes_a_device(params),
+            "optimizer": bytes_a_device(moments),
+            "gradients": bytes_a_device(params),
+            "target's parameters": bytes_a_device(parts.get("target", {})),
+            "batch": bytes_a_device(batch),
         },
         temporary_bytes=int(memory.temp_size_in_bytes),
         device=partitioner.mesh.devices.flat[0].device_kind,
@@ -205,7 +205,7 @@ def _batch(rows: int, lengths: Mapping[str, int], partitioner: Partitioner) -> d
     }
 
 
-def _bytes_a_device(tree: Any) -> int:
+def bytes_a_device(tree: Any) -> int:
     """Sums the bytes of a tree of shapes with shardings on one device; every device holds equally much."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

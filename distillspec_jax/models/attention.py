@@ -274,12 +274,20 @@ class Attention(nn.Module):
         Slots past the end are dropped, never clamped back onto earlier tokens.
         """
         q_BHKD, new = self.queries_keys_values(x_BKM, rotation)
-        # One index a head, too: of a single index XLA makes an update that copies the whole cache.
-        row = jnp.arange(x_BKM.shape[0])[:, None, None]
-        head = jnp.arange(cache[0].shape[1])[None, :, None]
-        slot = length_B[:, None, None] + jnp.arange(x_BKM.shape[1])[None, None]
+        slot_BK = length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
         keys, values = (
-            old.at[row, head, slot].set(fresh.astype(old.dtype), mode="drop")
-            for old, fresh in zip(cache, new, strict=True)
+            _written(old, slot_BK, fresh.astype(old.dtype)) for old, fresh in zip(cache, new, strict=True)
         )
         return self.attend(q_BHKD, (keys, values), bias_BHKS), (keys, values)
+
+
+def _written(cache_BHTD: Array, slot_BK: Array, fresh_BHKD: Array) -> Array:
+    """The cache with new entries, each row's at slots of its own.
+
+    Rows and heads are batch dimensions of the scatter: devices that hold some of them write these alone.
+    """
+
+    def write(cache_TD: Array, slot_K: Array, fresh_KD: Array) -> Array:
+        return cache_TD.at[slot_K].set(fresh_KD, mode="drop")
+
+    return jax.vmap(jax.vmap(write, in_axes=(0, None, 0)))(cache_BHTD, slot_BK, fresh_BHKD)
