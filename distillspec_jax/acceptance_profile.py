@@ -34,6 +34,12 @@ class Counts:
     accepted: list[Count]
     drafted: list[Count]
 
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Counts:
+        """The counts of some records, all of which tell what was drafted."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: [getattr(record, name) for record in records] for name in names})
+
     @property
     def records(self) -> list[Record]:
         """A record a prompt."""

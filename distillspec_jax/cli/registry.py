@@ -12,7 +12,7 @@ from distillspec_jax.terminal import say
 HELP = """Keeps drafts in a folder of versions that never change, and says in one file which of them serve;
 a server that watches the registry follows within a second.
 
-  distillspec registry init --registry=drafts --target=runs/target --draft=runs/distilled    # the first serves
+  distillspec registry init --registry=drafts --target=runs/target --draft=runs/distilled   # it serves
   distillspec registry add --registry=drafts --draft=runs/distilled_2    # the next of v1, v2, ...; it waits
   distillspec registry list --registry=drafts
   distillspec registry show v2 --registry=drafts       # its lineage; without a version every change so far
@@ -81,9 +81,8 @@ def main(argv: list[str]) -> int:
     registry = DraftRegistry(flags.registry)
     if action in ("promote", "rollback"):
         reason = flags.reason or "no reason was given"
-        made = registry.promote(flags.version, reason) if action == "promote" else registry.roll_back(reason)
-        what = f"{made.action}: {made.stable} serves"
-        say(f"{flags.registry}: revision {made.revision}, {what}")
+        done = registry.promote(flags.version, reason) if action == "promote" else registry.roll_back(reason)
+        say(f"{flags.registry}: revision {done.revision}, {done.action}: {done.stable} serves")
         return 0
 
     from distillspec_jax.operations import listing

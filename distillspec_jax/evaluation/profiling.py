@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,10 +66,7 @@ def profile(
     deployed = schema.read(Deployment, card.provenance.get("deployment") or {}, place)
     settings = [*map(Deployment, _TEMPERATURES), deployed]
     target = pretrained.load(parents["target"])
-    # Where positions end before the texts would, these are shorter.
-    rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
-    fits = [room - max(map(len, asked)) - block_size - 1 for room in rooms]
-    longest = max(1, min([card.feature_lengths["targets"], *fits]))
+    longest = room_for(target, draft, asked, block_size, card.feature_lengths["targets"])
     found = Profile(
         draft=str(directory),
         target=parents["target"],
@@ -106,9 +102,32 @@ def measure(
       settings: the distributions.
       block_size, seed: see `profile`.
     """
+    engine = engine_for(target, draft, prompts, block_size)
+    vocabulary = tokenizer_of(target).vocabulary
+    cells = []
+    for one in settings:
+        distribution = one.distribution(vocabulary)
+        completions = engine.generate([list(ids) for ids in prompts], distribution, max_new_tokens, seed)
+        cells.append(cell(acceptance.checked([done.record for done in completions]), one))
+    return cells
+
+
+def room_for(
+    target: Pretrained, draft: Pretrained, prompts: Sequence[Sequence[int]], block_size: int, longest: int
+) -> int:
+    """Shortens the longest output where positions end before it would."""
+    rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
+    fits = [room - max(map(len, prompts)) - block_size - 1 for room in rooms]
+    return max(1, min([longest, *fits]))
+
+
+def engine_for(
+    target: Pretrained, draft: Pretrained, prompts: Sequence[Sequence[int]], block_size: int
+) -> Engine:
+    """Makes an engine for a pair of one vocabulary that compiles each loop once for all of the prompts."""
     tokenizer = tokenizer_of(target)
     drafter, params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
-    engine = Engine(
+    return Engine(
         target.model,
         target.params,
         drafter,
@@ -116,14 +135,8 @@ def measure(
         stopping=StopOnEos(tokenizer.eos_ids),
         block_size=block_size,
         batch_size=min(len(prompts), _ROWS),
-        prompt_bucket=-(-max(map(len, prompts)) // 32) * 32,  # one width: each loop compiles once
+        prompt_bucket=-(-max(map(len, prompts)) // 32) * 32,  # one width
     )
-    cells = []
-    for one in settings:
-        distribution = one.distribution(tokenizer.vocabulary)
-        completions = engine.generate([list(ids) for ids in prompts], distribution, max_new_tokens, seed)
-        cells.append(cell(acceptance.checked([done.record for done in completions]), one))
-    return cells
 
 
 def cell(records: Sequence[Record], settings: Deployment) -> ProfileCell:
@@ -142,10 +155,5 @@ def cell(records: Sequence[Record], settings: Deployment) -> ProfileCell:
         acceptance_conditional=[number(x) for x in total.acceptance_conditional or ()],
         block_efficiency=efficiency.value,
         block_efficiency_ci95=efficiency.ends,
-        per_prompt=Counts(
-            **{
-                field.name: [getattr(record, field.name) for record in records]
-                for field in dataclasses.fields(Counts)
-            }
-        ),
+        per_prompt=Counts.of(records),
     )

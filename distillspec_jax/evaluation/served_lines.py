@@ -98,7 +98,7 @@ class Answers:
         if self._is_repeated(line, place):
             self.notes[DUPLICATE] += 1
             return None
-        seconds = next((at for at in map(_seconds, map(line.get, _TIMES)) if at is not None), None)
+        seconds = time_of(line)
         if seconds is not None:
             self.notes[LATE] += seconds < self.latest
             self.latest = max(self.latest, seconds)
@@ -152,6 +152,11 @@ def _merged(units: Sequence[Unit]) -> Unit:
     if len(units) == 1:
         return units[0]
     return dataclasses.replace(units[0], record=PartialRecord.total(one.record for one in units))
+
+
+def time_of(line: Mapping[str, Any]) -> float | None:
+    """When a line was written, in seconds since 1970; None where it does not tell."""
+    return next((at for at in map(_seconds, map(line.get, _TIMES)) if at is not None), None)
 
 
 def _seconds(value: Any) -> float | None:

@@ -5,6 +5,7 @@ chatty/              a decoder with a chat template                  asked.jsonl
 served.jsonl         outputs of generate                             results.jsonl, metrics.jsonl
 advice.json, held_out.json    what advise and evaluate write         train.jsonl, valid.jsonl, tiny.gin
 hf/, t5x/, orbax/, tiny.gguf, spiece.model     of other frameworks
+drafts/              a registry of two versions, of which one is being rolled out
 out-0000I-of-00002/  two shards of a run of generate
 notes.txt, full/notes.txt, frozen.txt, locked/, empty/, unended/results.jsonl    the user's own
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 NOTES = "mine, and nobody else's\n"
-SELDOM = ("t5x", "orbax", "chatty", "hf", "tiny.gguf", "texts")
+SELDOM = ("t5x", "orbax", "chatty", "hf", "tiny.gguf", "texts", "drafts")
 """Parts of many files, which only cases have that name them."""
 
 
@@ -81,6 +82,7 @@ def build(root: Path) -> None:
     _lines("valid.jsonl", [{"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(4)])
     _measurements()
     _set(Path("texts"))
+    _registry("drafts")
     convert.export("chatty", "hf")
     _sources(jax)
     Path("tiny.gin").write_text(TINY_GIN)
@@ -194,6 +196,17 @@ def _set(root: Path) -> None:
     ids = np.tile(np.array([[300, 400]], header.id_type), (count, 1))
     log_p, log_tail = np.full((count, k), np.log(0.4), np.float16), np.full(count, np.log(0.2), np.float32)
     np.savez(path, ids=ids, log_p=log_p, log_tail=log_tail)
+
+
+def _registry(path: str) -> None:
+    from distillspec_jax.operations import admission, prompts, rollout
+    from distillspec_jax.operations.draft_registry import PROMPTS
+
+    registry = admission.create(path, "target", "draft")
+    admission.add(registry, "draft")
+    rollout.start(registry, "v2", rollout.Settings(), "a try")
+    old = [prompts.Prompt(inputs=f"asked {i}", since="v1") for i in range(3)]
+    prompts.write(registry.path / PROMPTS, old)
 
 
 def _sources(jax: Any) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from tests.mutants.catalog import MUTANTS, Mutant
 from tests.mutants.distillation import DISTILLATION
 from tests.mutants.losses import LOSSES
+from tests.mutants.operations import OPERATIONS
 from tests.mutants.watch import WATCH
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("distillspec_jax", "gin_configs", "tests", "pyproject.toml")
 SHOWN = 3
-ALL = (*MUTANTS, *DISTILLATION, *LOSSES, *WATCH)
+ALL = (*MUTANTS, *DISTILLATION, *LOSSES, *WATCH, *OPERATIONS)
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:

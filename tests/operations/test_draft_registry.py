@@ -212,7 +212,7 @@ def kill_before_each_change(path: str) -> None:
         toy.registry(place)
         child = os.fork()
         if child == 0:
-            _die_before(count)
+            toy.die_before(count)
             registry = DraftRegistry(place)
             registry.add(toy.draft("more weights"), "v2")
             registry.promote("v2", "better")
@@ -221,19 +221,6 @@ def kill_before_each_change(path: str) -> None:
         print("killed" if status == -signal.SIGKILL else "done")
         if status != -signal.SIGKILL:
             return
-
-
-def _die_before(count: int) -> None:
-    left = [count]
-
-    def hook(event, arguments):
-        opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
-        if opens or event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove"):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
 
 
 def test_a_kill_at_any_moment_leaves_one_whole_draft_in_service(tmp_path):

@@ -1,6 +1,9 @@
 """Registries of drafts that are a few files: what is under test is which of them serve."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 from distillspec_jax.operations import draft_registry
@@ -40,3 +43,17 @@ def registry(path: Path, versions: int = 1) -> DraftRegistry:
     for number in range(1, versions):
         made.add(draft(f"weights {number}"))
     return made
+
+
+def die_before(count: int) -> None:
+    """Has this process killed before its next change of the file system but `count`."""
+    left = [count]
+
+    def hook(event, arguments):
+        opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
+        if opens or event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove"):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -29,6 +29,8 @@ FROM_T5X = "convert --from=t5x --input=t5x --mlp_activations=gelu,linear"
 FROM_ORBAX = "convert --from=t5x --input=orbax --mlp_activations=gelu,linear"
 TO_HF = "convert --to=hf --input=chatty"
 TO_GGUF = "convert --to=gguf --input=chatty"
+REGISTRY, ROLLOUT = "registry check --registry=drafts", "rollout advance --registry=drafts --log=served.jsonl"
+REDISTILL = "redistill --registry=drafts --log=served.jsonl"
 DEPLOY = "deploy --engine=llama.cpp --target=chatty --draft=chatty"
 _TASK = (
     "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
@@ -80,6 +82,7 @@ FOLDERS = {
     "convert hf": f"{FROM_HF} --output={{}}",
     "convert gguf": f"{FROM_GGUF} --output={{}}",
     "convert to hf": f"{TO_HF} --output={{}}",
+    "registry, init": "registry init --registry={} --target=target --draft=draft",
 }
 """Commands whose output is a folder; training, which takes longer to start, apart."""
 
@@ -101,6 +104,10 @@ EVERY = {
     "power": f"{POWER} --against=supervised --power=0.9 --level=0.01 --block_size=5",
     "dryrun": DRYRUN,
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
+    "registry, list": "registry list --registry=drafts",
+    "registry, check": f"{REGISTRY} --target=target",
+    "redistill": REDISTILL,
+    "rollout": ROLLOUT,
     "deploy": DEPLOY,
     "draft, choices": "draft --target=target",
     "generate, chat": f"{CHAT} --output=out",

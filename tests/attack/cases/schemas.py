@@ -8,7 +8,17 @@ import typing
 from typing import Any, Literal
 
 from tests.attack.case import EITHER, MISSING, REFUSED, Case, call
-from tests.attack.cases.commands import MERGE, POWER, REPORT, SHORTLIST, SWEEP, WATCH
+from tests.attack.cases.commands import (
+    MERGE,
+    POWER,
+    REDISTILL,
+    REGISTRY,
+    REPORT,
+    ROLLOUT,
+    SHORTLIST,
+    SWEEP,
+    WATCH,
+)
 
 VALUES: tuple[str, ...] = (
     "null",
@@ -92,6 +102,10 @@ FILES: dict[str, tuple[str, ...]] = {
     "orbax/state/_METADATA": ("convert --from=t5x --input=orbax --mlp_activations=gelu,linear --output=out",),
     "out-00001-of-00002/shard.json": (MERGE,),
     "out-00001-of-00002/lines.jsonl": (MERGE,),
+    "drafts/registry.json": (REGISTRY, ROLLOUT),
+    "drafts/versions/v2/lineage.json": (REGISTRY,),
+    "drafts/versions/v2/model.json": (REGISTRY,),
+    "drafts/prompts.jsonl": (REDISTILL,),
     "held_out.json": ("evaluate --model=target --task=office_help_ende --limit=2 --output=held_out.json",),
     "advice.json": ("advise --target=target --drafter=draft --inputs=asked.jsonl --output=advice.json",),
 }
@@ -120,6 +134,10 @@ def _fields() -> list[Case]:
     from distillspec_jax.evaluation.result_row import PerPrompt, ResultRow, Timed
     from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
     from distillspec_jax.models.t5_config import T5Config
+    from distillspec_jax.operations.lineage import Lineage, Training
+    from distillspec_jax.operations.prompts import Prompt
+    from distillspec_jax.operations.rollout import Settings
+    from distillspec_jax.operations.transitions import History, Transition
     from distillspec_jax.shards import Part
 
     chatty = "generate --model=chatty --input=asked.jsonl --output=out --max_new_tokens=4 --batch_size=2"
@@ -133,6 +151,12 @@ def _fields() -> list[Case]:
         ),
         *_of(Header, "texts/set.json", "header.", f"{SHORTLIST} --output=out"),
         *_of(Part, "out-00001-of-00002/shard.json", "", MERGE),
+        *_of(History, "drafts/registry.json", "", ROLLOUT),
+        *_of(Transition, "drafts/registry.json", "transitions.1.", ROLLOUT),
+        *_of(Settings, "drafts/registry.json", "transitions.1.details.settings.", ROLLOUT),
+        *_of(Lineage, "drafts/versions/v2/lineage.json", "", REGISTRY),
+        *_of(Training, "drafts/versions/v2/lineage.json", "training.", REGISTRY),
+        *_of(Prompt, "drafts/prompts.jsonl:2", "", REDISTILL),
         *_of(ResultRow, "results.jsonl:2", "", READ_ROWS),
         *_of(PerPrompt, "results.jsonl:2", "per_prompt.", READ_ROWS),
         *_of(Timed, "results.jsonl:2", "timing.", READ_ROWS),
@@ -147,6 +171,8 @@ def _fields() -> list[Case]:
         found += _plain("results.jsonl:2", path, POWER)
     for path in (*COUNTS, "inputs", "outputs"):
         found += _plain("served.jsonl:2", path, WATCH)
+    for path in (*COUNTS, "draft_version", "registry_revision", "time", "latency_s", "rule", "inputs"):
+        found += _plain("served.jsonl:2", path, ROLLOUT)
     for path in ("step", "split", "loss", "acceptance_on_batch"):
         found += _plain("metrics.jsonl:2", path, REPORT)
     for path in (

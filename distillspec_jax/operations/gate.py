@@ -1,0 +1,187 @@
+"""The gate: a draft gets in if it gains on what is asked now, loses nothing on what was before, and pays.
+
+Both drafts decode the same held-out prompts, so that every ratio is paired over prompts (`paired`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from distillspec_jax.acceptance import Record
+from distillspec_jax.errors import check_number
+from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.paired import Interval
+
+Outcome = Literal["passed", "refused", "not enough"]
+_LEVEL = 0.9
+"""The level of two-sided intervals: each question here is one-sided, at 95 %."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """The conditions of the gate.
+
+    Attributes:
+      least_gain: relative gain in block efficiency that new prompts must show, by the lower end of its
+        interval.
+      margin: relative loss that old prompts may have, by the lower end likewise (non-inferiority).
+      pay_back_requests: within which the saving must pay for the training.
+      least_prompts: held-out prompts, new and old, below which nobody can tell.
+
+    Raises:
+      UsageError: an impossible value.
+    """
+
+    least_gain: float = 0.01
+    margin: float = 0.03
+    pay_back_requests: int = 100_000
+    least_prompts: int = 30
+
+    def __post_init__(self) -> None:
+        check_number("--least_gain", self.least_gain, 0, most=10, whole=False)
+        check_number("--margin", self.margin, 0, most=0.9, whole=False)
+        check_number("--pay_back_requests", self.pay_back_requests, 1, most=10**12)
+        check_number("--least_prompts", self.least_prompts, paired.MIN_PROMPTS, most=10**6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One draft's counts on held-out prompts.
+
+    Attributes:
+      new, old: of each prompt, in an order that is the same for both drafts.
+      seconds_per_round: time of a round, of one request.
+    """
+
+    new: Sequence[Record]
+    old: Sequence[Record]
+    seconds_per_round: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The gate's finding.
+
+    Attributes:
+      outcome: passed, refused, or not enough prompts to tell.
+      reason: in one line.
+      new, old: block efficiency of the candidate over that of the stable draft, with interval.
+      acceptance: on new prompts, of the stable draft and the candidate.
+      prompts: new and old ones.
+      saved_seconds: a request, predicted.
+      training_seconds: that are to be paid back.
+      pay_back_requests: after which they are; None: never.
+      conditions: of the gate.
+    """
+
+    outcome: Outcome
+    reason: str
+    new: Interval
+    old: Interval
+    acceptance: tuple[float, float]
+    prompts: tuple[int, int]
+    saved_seconds: float
+    training_seconds: float
+    pay_back_requests: float | None
+    conditions: Conditions
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as a lineage keeps it."""
+        fields = dataclasses.asdict(self)
+        for name in ("new", "old"):
+            found: Interval = getattr(self, name)
+            fields[name] = {"ratio": _number(found.value), "ci90": found.ends}
+        fields["acceptance"] = [_number(one) for one in self.acceptance]
+        fields["prompts"] = list(self.prompts)
+        return fields
+
+
+def judge(stable: Measured, candidate: Measured, training_seconds: float, conditions: Conditions) -> Finding:
+    """Judges a candidate by the draft in service."""
+    new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=_LEVEL)
+    unknown = Interval(math.nan, math.nan, math.nan)
+    old = (
+        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=_LEVEL)
+        if stable.old
+        else unknown
+    )
+    saved = saving(stable, new.value)
+    needed = training_seconds / saved if saved > 0 else math.inf
+    fewest = conditions.least_prompts
+    counts = len(stable.new), len(stable.old)
+    reasons = [
+        f"{count} {name} held-out prompts, the gate needs {fewest}"
+        for name, count in zip(("new", "old"), counts, strict=True)
+        if count < fewest
+    ]
+    outcome: Outcome = "not enough" if reasons else "passed"
+    if not reasons:
+        if not new.low >= 1 + conditions.least_gain:
+            reasons.append(
+                f"no gain of {conditions.least_gain:.1%} on new prompts: {_percent(new)} of block efficiency"
+            )
+        if not old.low >= 1 - conditions.margin:
+            reasons.append(
+                f"a loss beyond {conditions.margin:.1%} on old prompts cannot be ruled out: {_percent(old)}"
+            )
+        if needed > conditions.pay_back_requests:
+            told = "never" if math.isinf(needed) else f"after {needed:,.0f} requests"
+            reasons.append(
+                f"{training_seconds:,.0f} s of training pay back {told}, not within "
+                f"{conditions.pay_back_requests:,}"
+            )
+        outcome = "refused" if reasons else "passed"
+    if not reasons:
+        reasons = [
+            f"block efficiency {_percent(new)} on new prompts, {_percent(old)} on old ones; "
+            f"{training_seconds:,.0f} s of training pay back after {needed:,.0f} requests"
+        ]
+    rates = (Record.total(one.new).value("acceptance_tested") for one in (stable, candidate))
+    before, after = rates
+    return Finding(
+        outcome=outcome,
+        reason="; ".join(reasons),
+        new=new,
+        old=old,
+        acceptance=(before, after),
+        prompts=counts,
+        saved_seconds=saved,
+        training_seconds=training_seconds,
+        pay_back_requests=None if math.isinf(needed) else needed,
+        conditions=conditions,
+    )
+
+
+def saving(stable: Measured, gain: float) -> float:
+    """Predicts the seconds that a request takes less: its tokens by the rounds that each of them spares.
+
+    Args:
+      gain: block efficiency of the candidate over that of the stable draft.
+    """
+    total = Record.total(stable.new)
+    if not total.target_calls or not gain > 0:
+        return 0.0
+    return stable.seconds_per_round * total.target_calls / total.texts * (1.0 - 1.0 / gain)
+
+
+def foreseen(gain: float, pilot_steps: int, steps: int) -> float:
+    """Foresees the gain of a whole training by that of a pilot: as the square root of the steps.
+
+    An assumption: learning curves flatten, and a straight line would promise too much.
+    """
+    return 1.0 + (gain - 1.0) * math.sqrt(steps / pilot_steps)
+
+
+def _percent(found: Interval) -> str:
+    """Writes a ratio as `+4.1 % (+2.0 to +6.3)`."""
+    if found.ends is None:
+        return "unknown"
+    value, low, high = (100 * (one - 1) for one in found)
+    return f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,173 @@
+"""Prompts to distil on: those of request logs, split by a stable hash, and a bounded sample of earlier ones.
+
+A prompt is held out for ever or never, by its text alone: whatever is asked again tomorrow is never trained
+on if it was to be judged by today. The sample keeps the prompts of the smallest hashes (a bottom-k sketch):
+uniform over all different prompts that ever came, and the same however often, and in which order, they are
+added, so that a run which was killed may add them again.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillspec_jax import files, outputs, schema
+from distillspec_jax.errors import UsageError
+
+HELD_OUT = 0.2
+"""Share of prompts that are never trained on; a constant, since another one would mix the two."""
+KEPT = 4096
+"""Prompts of a sample."""
+NO_PROMPT = "lines without a prompt"
+NO_TEXT = "lines whose prompt is empty or no text"
+DAMAGED = "lines that are no JSON objects"
+AGAIN = "prompts that were there before"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt that was asked.
+
+    Attributes:
+      inputs: its text, without the prefix that the model adds.
+      outputs: a text that the target gave; empty where none is known.
+      since: the version that was the first to be trained with it.
+    """
+
+    inputs: str
+    outputs: str = ""
+    since: str = ""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is for judging, and never for training."""
+        return _share(self.inputs, 0) < HELD_OUT
+
+    @property
+    def priority(self) -> float:
+        """Its place in the order in which a sample keeps prompts; independent of `held_out`."""
+        return _share(self.inputs, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The prompts of some logs.
+
+    Attributes:
+      prompts: different ones, in the order in which they came first.
+      temperatures: that lines state.
+      notes: how many lines were set aside, by reason.
+    """
+
+    prompts: Sequence[Prompt]
+    temperatures: frozenset[float]
+    notes: dict[str, int]
+
+
+def read_logs(paths: Iterable[str]) -> Asked:
+    """Reads the prompts of logs as `generate` and `serve` write them.
+
+    Raises:
+      UsageError: a file cannot be read, or there is no prompt in any.
+    """
+    found: dict[str, Prompt] = {}
+    notes: collections.Counter[str] = collections.Counter()
+    temperatures: set[float] = set()
+    lines = 0
+    for path in paths:
+        outputs.reads(path)
+        for _, line in files.json_lines_apart(path, lambda line, _: line):
+            lines += 1
+            if isinstance(line, UsageError):
+                notes[DAMAGED] += 1
+                continue
+            if "inputs" not in line:
+                notes[NO_PROMPT] += 1
+                continue
+            text, answer = line["inputs"], line.get("outputs")
+            if not isinstance(text, str) or not text.strip():
+                notes[NO_TEXT] += 1
+                continue
+            temperature = line.get("temperature")
+            if isinstance(temperature, (int, float)) and not isinstance(temperature, bool):
+                temperatures.add(float(temperature))
+            if text in found:
+                notes[AGAIN] += 1
+                continue
+            found[text] = Prompt(inputs=text, outputs=answer if isinstance(answer, str) else "")
+    if not found:
+        told = ", ".join(f"{count:,} {what}" for what, count in notes.items())
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no prompts in {lines:,} lines{f' ({told})' if told else ''}: to "
+            "distil again, a log must keep the field 'inputs'"
+        )
+    return Asked(list(found.values()), frozenset(temperatures), dict(notes))
+
+
+def read_sample(path: Path) -> list[Prompt]:
+    """Reads a registry's sample of earlier prompts; none where there is no file yet.
+
+    Raises:
+      UsageError: it is damaged; by line.
+    """
+    if not path.is_file():
+        return []
+    lines = files.json_lines(files.read_lines(path), path)
+    return [schema.read(Prompt, line, place, "a prompt") for place, line in lines]
+
+
+def write_sample(path: Path, known: Iterable[Prompt], more: Iterable[Prompt]) -> None:
+    """Adds prompts to a sample; of a prompt that is there, what was known stays."""
+    merged = {one.inputs: one for one in [*more, *known]}
+    kept = sorted(merged.values(), key=lambda one: (one.priority, one.inputs))[:KEPT]
+    write(path, kept)
+
+
+def write(path: Path, prompts: Iterable[Prompt]) -> None:
+    """Writes prompts as JSON lines."""
+    files.write_whole(path, "".join(files.as_json(dataclasses.asdict(one)) + "\n" for one in prompts))
+
+
+def mixed(new: Sequence[Prompt], old: Sequence[Prompt], share: float) -> list[Prompt]:
+    """Mixes prompts to train on.
+
+    Args:
+      new, old: different ones.
+      share: of old ones in the mixture; where there are too few of them they come several times.
+    """
+    ranked = sorted(old, key=lambda one: one.priority)
+    wanted = round(len(new) * share / (1.0 - share)) if ranked else 0
+    return [*new, *(ranked[i % len(ranked)] for i in range(wanted))]
+
+
+def apart(
+    asked: Sequence[Prompt], sample: Sequence[Prompt], versions: Collection[str]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Tells new prompts from old ones.
+
+    Args:
+      asked: of the logs.
+      sample: of the registry.
+      versions: that are there: what was sampled for one that never came is not old.
+    """
+    old = [one for one in sample if one.since in versions]
+    known = {one.inputs for one in old}
+    return [one for one in asked if one.inputs not in known], old
+
+
+def digest(prompts: Iterable[Prompt]) -> str:
+    """Names a list of prompts: equal digests, equal texts in the same order."""
+    found = hashlib.sha256()
+    for one in prompts:
+        found.update(hashlib.sha256(one.inputs.encode()).digest())
+    return found.hexdigest()[:12]
+
+
+def _share(text: str, start: int) -> float:
+    """A number in [0, 1) that is a text's own."""
+    words: Any = hashlib.sha256(text.encode()).digest()[start : start + 8]
+    return int.from_bytes(words, "big") / 2.0**64

@@ -1,0 +1,182 @@
+"""The folder of a redistillation: its prompts as they were read, and what it was begun with.
+
+It lies in the registry, belongs to one process at a time, and is gone when the redistillation has ended. What
+was killed is gone on with by the call that began it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from distillspec_jax import files, outputs, schema
+from distillspec_jax.errors import UsageError, check_number, shown
+from distillspec_jax.operations import draft_registry, prompts
+from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
+from distillspec_jax.schema import Amount, Count, Share, Size, Text
+
+FOLDER = "redistill"
+ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
+"""All new prompts, those that are trained on, and those that are held out."""
+_JOB = "job.json"
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The settings of a redistillation, by which a run knows its own folder.
+
+    Attributes:
+      steps: of the training.
+      pilot_steps: of the pilot; 0: none.
+      old_share: of old prompts in what is trained on.
+      temperature: of the service, at which both drafts are judged; None: that of the logs.
+      block_size: drafts a round, likewise.
+      prompts: held-out ones, new and old each, at most.
+      chat: see `held_out.HeldOut`.
+      stage: whether a version that has passed begins its rollout.
+      recipe: the gin files and bindings of the training.
+
+    Raises:
+      UsageError: an impossible value.
+    """
+
+    steps: Size = 300
+    pilot_steps: Count = 40
+    old_share: Share = 0.3
+    temperature: Amount | None = None
+    block_size: Size = 5
+    prompts: Size = 200
+    chat: bool = False
+    stage: bool = False
+    recipe: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_number("--steps", self.steps, 1, most=10**9)
+        check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
+        check_number("--old_share", self.old_share, 0, most=0.95, whole=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run's own file: what it was begun with."""
+
+    version: Text
+    stable: Text
+    temperature: Amount
+    plan: Plan
+
+
+def begin(
+    registry: DraftRegistry, folder: Path, logs: Sequence[str], old: Sequence[str], plan: Plan, say: Say
+) -> Begun:
+    """Reads all prompts, or finds the run that was begun.
+
+    Raises:
+      UsageError: bad logs, a run with other settings, no old prompts, or a rollout that is in the way.
+    """
+    state = registry.state()
+    if (folder / _JOB).is_file():
+        begun = schema.read_file(Begun, folder / _JOB, "a redistillation")
+        if was_added(registry, begun, folder):
+            return begun
+        there = {"stable version": begun.stable, **dataclasses.asdict(begun.plan)}
+        here = {"stable version": state.stable, **dataclasses.asdict(plan)}
+        for name, value in here.items():
+            if there[name] != value:
+                raise UsageError(
+                    f"{folder} holds a redistillation whose {name} is {shown(there[name])}, not "
+                    f"{shown(value)}: give the same call to go on with it, or --restart"
+                )
+        say(f"going on with the prompts that were read for {begun.version}")
+        return begun
+    if plan.stage and state.candidate is not None:
+        raise UsageError(
+            f"version {state.candidate} is being rolled out: leave --stage out, or end that first"
+        )
+    stable = state.stable
+    empty(folder)
+    asked = prompts.read_logs(logs)
+    for what, count in asked.notes.items():
+        say(f"{count:,} {what}: set aside")
+    path = registry.path / PROMPTS
+    if old:
+        more = (dataclasses.replace(one, since=stable) for one in prompts.read_logs(old).prompts)
+        prompts.write_sample(path, prompts.read_sample(path), more)
+    sample = prompts.read_sample(path)
+    new, known = prompts.apart(asked.prompts, sample, registry.versions())
+    if not known:
+        raise UsageError(
+            f"{registry.path} knows no earlier prompts: give some of those that {stable} was trained with, "
+            "--old=FILE, so that nothing is forgotten"
+        )
+    trained = prompts.mixed(
+        [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
+    )
+    for name, held_out in ((NEW, new), (OLD, known)):
+        chosen = sorted((one for one in held_out if one.held_out), key=lambda one: one.priority)
+        prompts.write(folder / name, chosen[: plan.prompts])
+    prompts.write(folder / TRAIN, trained)
+    prompts.write(folder / ASKED, new)
+    version = draft_registry.next_name(registry.versions())
+    told = f"{len(new):,} new prompts and {len(known):,} old ones"
+    say(f"{told}; {version} is to be trained on {len(trained):,}")
+    begun = Begun(version=version, stable=stable, temperature=_temperature(plan, asked), plan=plan)
+    write_job(folder, begun)
+    return begun
+
+
+def _temperature(plan: Plan, asked: prompts.Asked) -> float:
+    """The service's temperature.
+
+    Raises:
+      UsageError: the logs state several.
+    """
+    if plan.temperature is not None:
+        return float(plan.temperature)
+    if len(asked.temperatures) > 1:
+        told = ", ".join(f"{one:g}" for one in sorted(asked.temperatures))
+        raise UsageError(f"the logs have lines of several temperatures ({told}): choose one by --temperature")
+    return next(iter(asked.temperatures), 1.0)
+
+
+def write_job(folder: Path, begun: Begun) -> None:
+    """Writes what a redistillation was begun with: from here on it is one."""
+    files.write_json(folder / _JOB, dataclasses.asdict(begun))
+
+
+def was_added(registry: DraftRegistry, begun: Begun, folder: Path) -> bool:
+    """Whether the version of that name is this run's, and not somebody else's."""
+    if begun.version not in registry.versions():
+        return False
+    source = outputs.resolved(registry.lineage(begun.version).source)
+    return outputs.resolved(folder) in source.parents
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other redistillations out; what is empty at the end goes."""
+    with files.saving(folder):
+        folder.mkdir(exist_ok=True)
+    with files.locked(folder) as free:
+        if free is False:
+            raise UsageError(f"{folder}: another redistillation is under way")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def empty(folder: Path) -> None:
+    """Removes what a run has made; its own file first, so that half of it is never gone on with."""
+    (folder / _JOB).unlink(missing_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

@@ -1,0 +1,230 @@
+"""Distilling the stable draft again, on what is asked now: a pilot, the training, the gate, a new version.
+
+Everything that a run has done stands in a folder of the registry, `redistill/`: prompts as they were read,
+trainings with their checkpoints, measurements. A run that was killed goes on there with the same call; the
+folder goes when a run has ended, well or not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from distillspec_jax import new_folders, outputs, training_log
+from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import paired, profiling
+from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.operations import admission, draft_registry, gate, prompts, rollout
+from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
+from distillspec_jax.operations.gate import Conditions, Measured
+from distillspec_jax.operations.held_out import HeldOut
+from distillspec_jax.operations.prompts import Prompt
+from distillspec_jax.operations.redistill_folder import (
+    ASKED,
+    FOLDER,
+    NEW,
+    OLD,
+    TRAIN,
+    Begun,
+    Plan,
+    Say,
+    alone,
+    begin,
+    empty,
+    was_added,
+    write_job,
+)
+
+_TRAININGS = ("pilot", "full")
+_PROFILED = 100
+"""Held-out prompts of a new version's profile."""
+
+Train = Callable[[str, Path, str, int], Path]
+"""Trains: the draft to start from, a folder, the name of the task, steps; returns the folder of the best."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The outcome of a redistillation.
+
+    Attributes:
+      outcome: of the gate, or of the pilot before it.
+      reason: in one line.
+      version: that was added.
+    """
+
+    outcome: Literal["passed", "refused", "not enough"]
+    reason: str
+    version: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A redistillation under way."""
+
+    registry: DraftRegistry
+    target: Pretrained
+    train: Train
+    conditions: Conditions
+    begun: Begun
+    folder: Path
+    say: Say
+
+    def outcome(self) -> Outcome:
+        """Goes through all steps, or on from the one that was not finished."""
+        new, old = (prompts.read_sample(self.folder / name) for name in (NEW, OLD))
+        fewest = self.conditions.least_prompts
+        for name, found in (("new", new), ("old", old)):
+            if len(found) < fewest:
+                return Outcome("not enough", f"{len(found)} {name} held-out prompts, the gate needs {fewest}")
+        plan = self.begun.plan
+        held_out = HeldOut(
+            self.target, new, old, Deployment(self.begun.temperature), plan.block_size, plan.chat
+        )
+        stable = held_out.measure(self.registry.path_of(self.begun.stable), self.folder / "stable.json")
+        cost = 0.0
+        if plan.pilot_steps:
+            pilot = self._trained("pilot", plan.pilot_steps)
+            cost += _seconds(self.folder / "pilot")
+            measured = held_out.measure(pilot, self.folder / "pilot.json")
+            refused = self._foreseen(stable, measured, cost)
+            if refused is not None:
+                return Outcome("refused", refused)
+        candidate = self._trained("full", plan.steps)
+        cost += _seconds(self.folder / "full")
+        measured = held_out.measure(candidate, self.folder / "full.json")
+        finding = gate.judge(stable, measured, cost, self.conditions)
+        if finding.outcome != "passed":
+            return Outcome(finding.outcome, finding.reason)
+        profiling.profile(candidate, prompts=_PROFILED, block_size=plan.block_size)
+        version = self._name()
+        # First the prompts: they count as old once the version is there.
+        path = self.registry.path / PROMPTS
+        asked = (dataclasses.replace(one, since=version) for one in prompts.read_sample(self.folder / ASKED))
+        prompts.write_sample(path, prompts.read_sample(path), asked)
+        admission.add(self.registry, str(candidate), version, seconds=cost, gate=finding.as_json())
+        return Outcome("passed", finding.reason, version)
+
+    def _name(self) -> str:
+        """The version's name; the next one, where somebody has added a version of that name meanwhile."""
+        names = self.registry.versions()
+        if self.begun.version not in names:
+            return self.begun.version
+        begun = dataclasses.replace(self.begun, version=draft_registry.next_name(names))
+        write_job(self.folder, begun)
+        return begun.version
+
+    def _trained(self, name: str, steps: int) -> Path:
+        self.say(f"{name}: {steps:,} steps from {self.begun.stable}")
+        task = self._task()
+        return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
+
+    def _task(self) -> str:
+        """Makes the task of the prompts: as the target reads them, held-out ones for validation."""
+        from distillspec_jax.data import tasks  # TensorFlow
+
+        form = prompt_format(self.target, truncate=True)
+        path = outputs.resolved(self.folder)
+        name = prompts.digest([Prompt(inputs=str(path)), *prompts.read_sample(self.folder / TRAIN)])
+        return tasks.jsonl_task(
+            f"asked_{name}",
+            str(path / TRAIN),
+            str(path / NEW),
+            targets_field="outputs",
+            prefix=form.prefix,
+            inputs_length=form.max_tokens or 192,
+            targets_length=form.max_new_tokens,
+        )
+
+    def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:
+        """Why the whole training is not likely to pay, by the pilot; None where it is."""
+        plan = self.begun.plan
+        seen = paired.quotient_of_records(pilot.new, stable.new, "block_efficiency").value
+        gain = gate.foreseen(seen, plan.pilot_steps, plan.steps)
+        whole = cost * (1 + plan.steps / plan.pilot_steps)
+        saved = gate.saving(stable, gain)
+        needed = whole / saved if saved > 0 else np.inf
+        told = (
+            f"the pilot of {plan.pilot_steps:,} steps changed block efficiency on new prompts by "
+            f"{seen - 1:+.1%}; {plan.steps:,} steps would by about {gain - 1:+.1%}, and cost {whole:,.0f} s"
+        )
+        if gain - 1 < self.conditions.least_gain:
+            return f"{told}: less than the gate's {self.conditions.least_gain:.1%}"
+        if needed > self.conditions.pay_back_requests:
+            return (
+                f"{told}: paid back after {needed:,.0f} requests, not {self.conditions.pay_back_requests:,}"
+            )
+        self.say(f"{told}: paid back after {needed:,.0f} requests")
+        return None
+
+
+def redistill(
+    registry: DraftRegistry,
+    target: str | None,
+    logs: Sequence[str],
+    old: Sequence[str],
+    plan: Plan,
+    conditions: Conditions,
+    train: Train,
+    *,
+    keep: str | None = None,
+    restart: bool = False,
+    say: Say = lambda _: None,
+) -> Outcome:
+    """Distils the stable draft again, and adds it as a version if it passes the gate.
+
+    Args:
+      target: the registry's, by its own name by default.
+      logs: files of served lines.
+      old: files of prompts that the stable draft was trained with, for a registry that has no sample yet.
+      train: the training itself.
+      keep: a new folder for a candidate that was refused.
+      restart: give up what an earlier run has begun.
+      say: called with a line at every step.
+
+    Raises:
+      UsageError: bad logs, another target, a run with other settings under way, no old prompts.
+    """
+    if keep is not None:
+        new_folders.check_new_folder(keep)
+    teacher = admission.check_target(registry, target or registry.history.target)
+    folder = registry.path / FOLDER
+    with alone(folder):
+        if restart:
+            empty(folder)
+        begun = begin(registry, folder, logs, old, plan, say)
+        if was_added(registry, begun, folder):  # and then it was killed
+            found = Outcome("passed", "it was added before", begun.version)
+        else:
+            found = _outcome(_Job(registry, teacher, train, conditions, begun, folder, say))
+        if plan.stage and found.version is not None and registry.state().candidate is None:
+            rollout.start(registry, found.version, rollout.Settings(), f"redistilled: {found.reason}")
+        if keep is not None and found.version is None and (folder / "full").is_dir():
+            with new_folders.new_folder(keep) as kept:
+                shutil.copytree(folder / "full", kept, dirs_exist_ok=True)
+        empty(folder)
+    return found
+
+
+def _outcome(job: _Job) -> Outcome:
+    """Goes through a job; one that is refused before it has trained anything leaves nothing."""
+    try:
+        return job.outcome()
+    except UsageError:
+        if not any((job.folder / name).is_dir() for name in _TRAININGS):
+            empty(job.folder)
+        raise
+
+
+def _seconds(folder: Path) -> float:
+    """Adds up the seconds of a training's steps by its log, compilation and evaluation left out."""
+    lines = [line for line in training_log.read(folder / "metrics.jsonl") if line.get("split") == "train"]
+    timed = [line["step_s"] for line in lines if line.get("step_s") is not None]
+    return float(np.median(timed)) * max((line["step"] for line in lines), default=0) if timed else 0.0
