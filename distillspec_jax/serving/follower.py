@@ -16,7 +16,7 @@ from distillspec_jax.terminal import news
 
 def route_of(state: ServingState) -> Route:
     """The route that a registry's state asks for."""
-    return Route(state.stable, state.candidate, state.share if state.candidate is not None else 0.0)
+    return Route(state.stable, state.candidate, state.share, state.revision)
 
 
 class Follower(threading.Thread):

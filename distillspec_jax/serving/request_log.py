@@ -6,15 +6,12 @@ import dataclasses
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from distillspec_jax import files, outputs
 from distillspec_jax.acceptance import COUNTS
+from distillspec_jax.operations.arms import REVISION_FIELD, RULE_FIELD, SECONDS_FIELD, VERSION_FIELD
 from distillspec_jax.serving.sample import Sample
 from distillspec_jax.terminal import news
-
-VERSION = "draft_version"
-"""The field that names the draft which served an output, as the registry or the command line does."""
 
 
 @dataclasses.dataclass
@@ -26,6 +23,7 @@ class RequestLog:
     Args:
       path: of the file; lines that are there stay.
       texts: also write prompts and outputs, from which `redistill` learns.
+      rule: by which drafts are kept, with its epsilon if it has one.
 
     Raises:
       UsageError: the place cannot be written.
@@ -33,6 +31,7 @@ class RequestLog:
 
     path: str
     texts: bool = False
+    rule: str = "token"
 
     def __post_init__(self) -> None:
         with files.saving(self.path):
@@ -40,13 +39,12 @@ class RequestLog:
             self._file = Path(self.path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by `close`; a line at a time
         self._lost = 0
 
-    def write(self, sample: Sample, identity: str, inputs: str | None, fields: dict[str, Any]) -> None:
+    def write(self, sample: Sample, identity: str, inputs: str | None) -> None:
         """Appends a sample that has ended.
 
         Args:
           identity: of the request, with the sample's number.
           inputs: the raw prompt; None where it was no text.
-          fields: more of the line.
         """
         ending = sample.ending
         assert ending is not None
@@ -54,7 +52,7 @@ class RequestLog:
         if ending.record is None:
             return
         counts = {name: getattr(ending.record, name) for name in COUNTS}
-        seconds = {"latency_s": sample.ended - sample.arrived}
+        seconds = {SECONDS_FIELD: sample.ended - sample.arrived}
         if sample.first_token is not None:
             seconds["first_token_s"] = sample.first_token - sample.arrived
         line = {
@@ -69,10 +67,11 @@ class RequestLog:
                 if one is not None
             },
             "finish_reason": ending.reason,
-            VERSION: ending.draft,
+            VERSION_FIELD: ending.draft,
+            **({} if sample.revision is None else {REVISION_FIELD: sample.revision}),
+            RULE_FIELD: self.rule,
             **{name: getattr(sample.prompt, name) for name in ("temperature", "top_k", "top_p")},
             **{name: round(one, 6) for name, one in seconds.items()},
-            **fields,
         }
         try:
             self._file.write(files.as_json(line) + "\n")

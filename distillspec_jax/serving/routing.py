@@ -18,6 +18,7 @@ class Route:
       stable: serves what the candidate does not.
       candidate: a draft on trial; None if there is none.
       share: of the keys that the candidate serves, in [0, 1].
+      revision: of the registry that says so; None without one.
 
     Raises:
       UsageError: a share outside [0, 1], or one without a candidate.
@@ -26,6 +27,7 @@ class Route:
     stable: str
     candidate: str | None = None
     share: float = 0.0
+    revision: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:

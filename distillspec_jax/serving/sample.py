@@ -58,6 +58,7 @@ class Sample:
       streams: whether text is delivered as it is made; else all of it at the end.
       arrived, first_token, ended: `time.perf_counter()`.
       draft: name of the draft that serves it, once it is known.
+      revision: of the registry that chose it.
       ending: once it has ended.
     """
 
@@ -71,4 +72,5 @@ class Sample:
     first_token: float | None = None
     ended: float | None = None
     draft: str = ""
+    revision: int | None = None
     ending: Ending | None = None

@@ -84,7 +84,11 @@ def run(
     listening = _listening(host, port)
     with contextlib.closing(listening), contextlib.ExitStack() as stack:
         access = Access(settings.tokens_file)
-        log = stack.enter_context(RequestLog(settings.log, settings.log_texts)) if settings.log else None
+        wanted = settings.batches
+        rule = wanted.rule if wanted.epsilon is None else f"{wanted.rule}:{wanted.epsilon:g}"
+        log = (
+            stack.enter_context(RequestLog(settings.log, settings.log_texts, rule)) if settings.log else None
+        )
         service, follower = _service(settings, log)
         address = f"http://{_shown(listening)}"
 

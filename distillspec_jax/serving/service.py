@@ -160,7 +160,7 @@ class Service:
         assert sample.ended is not None
         self._ended, self._seconds = self._ended + 1, self._seconds + sample.ended - sample.arrived
         if self._log is not None:
-            self._log.write(sample, identity, inputs, {})
+            self._log.write(sample, identity, inputs)
 
     def _check_queue(self, outputs: int) -> None:
         if outputs > self._limits.outputs:

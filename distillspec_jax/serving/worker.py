@@ -117,7 +117,7 @@ class Worker(threading.Thread):
             call()
 
     def _start(self, sample: Sample) -> None:
-        sample.draft = self._route.draft(sample.key)
+        sample.draft, sample.revision = self._route.draft(sample.key), self._route.revision
         arm = self._arms[sample.draft]
         try:
             arm.samples[arm.batch.submit(sample.prompt)] = sample

@@ -54,16 +54,16 @@ def test_every_change_is_taken_over_once_and_only_new_drafts_are_loaded(registry
     registry.change("start", "a try", candidate="v2", share=0.1)
     follows.look()
     follows.look()
-    assert worker.served == [(Route("v1", "v2", 0.1), {"v1": "first", "v2": "batch 1 of v2"})]
+    assert worker.served == [(Route("v1", "v2", 0.1, 2), {"v1": "first", "v2": "batch 1 of v2"})]
     registry.change("advance", "well", candidate="v2", share=0.5)
     registry.change("promote", "well", stable="v2")
     follows.look()
-    assert worker.served[1:] == [(Route("v2"), {"v2": "batch 1 of v2"})], (
+    assert worker.served[1:] == [(Route("v2", revision=4), {"v2": "batch 1 of v2"})], (
         "only the last of two changes counts"
     )
     registry.roll_back("worse")
     follows.look()
-    assert worker.served[2:] == [(Route("v1"), {"v1": "batch 2 of v1"})]
+    assert worker.served[2:] == [(Route("v1", revision=5), {"v1": "batch 2 of v1"})]
     assert made == ["v2", "v1"]
     assert outcomes == ["done"] * 3
 
@@ -84,5 +84,5 @@ def test_a_version_that_cannot_be_loaded_changes_nothing_until_it_can(
     (registry.path / "away").rename(registry.path / "registry.json")
     broken.clear()
     follows.look()
-    assert [route for route, _ in worker.served] == [Route("v2")]
-    assert route_of(registry.state()) == Route("v2")
+    assert [route for route, _ in worker.served] == [Route("v2", revision=2)]
+    assert route_of(registry.state()) == Route("v2", revision=2)
