@@ -60,6 +60,12 @@ def main(argv: list[str]) -> int:
     add("--log_texts", action="store_true", help="with prompts and outputs, which redistill learns from")
     add("--grace_seconds", type=int, default=30, help="for what is under way when it stops (default: 30)")
     add("--dtype", help=DTYPE_HELP)
+    add(
+        "--num_partitions",
+        type=int,
+        metavar="N",
+        help="use all devices, with the target split over N of them (default: one device)",
+    )
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
@@ -116,6 +122,7 @@ def main(argv: list[str]) -> int:
         log=flags.log,
         log_texts=flags.log_texts,
         dtype=flags.dtype,
+        num_partitions=flags.num_partitions,
         grace_seconds=flags.grace_seconds,
     )
     name = flags.served_name or flags.model

@@ -30,6 +30,7 @@ from distillspec_jax.decoding.stopping import STOP_ON_EOS, Stopping
 from distillspec_jax.decoding.verifiers import TOKEN_RULE, Verifier
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.interface import LanguageModel, width_of
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.vocabulary import Vocabulary
 
@@ -102,6 +103,7 @@ class OnlineBatch:
       prompt_bucket: prompts are read at `prompt_width`, halved and rounded up to a multiple of this while
         they fit.
       rounds_per_visit: rounds between two visits. Fewer let prompts join and tokens leave sooner.
+      partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
 
     Raises:
       UsageError: impossible sizes, or more than the models have positions, or the machine memory, for.
@@ -123,6 +125,7 @@ class OnlineBatch:
         width: int,
         prompt_bucket: int = 32,
         rounds_per_visit: int = 4,
+        partitioner: Partitioner | None = None,
     ) -> None:
         for name, size in (("slots", slots), ("prompt_width", prompt_width), ("width", width)):
             if size < 1:
@@ -139,6 +142,7 @@ class OnlineBatch:
             verifier=verifier,
             stopping=stopping,
             measure_overlap=False,
+            partitioner=partitioner,
         )
         self._widths = tuple(_halves(prompt_width, prompt_bucket))
         self._width, self._rounds = width, rounds_per_visit

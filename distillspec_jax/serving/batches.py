@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax
+
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.online import OnlineBatch
 from distillspec_jax.decoding.runner import Prepared
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.generation.pairing import pair
 from distillspec_jax.generation.prompt_format import PromptFormat
+from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.serving.scoring import Scorer
 
 
@@ -46,10 +50,21 @@ class BatchMaker:
       target: the model.
       form: how inputs become prompts.
       settings: see `BatchSettings`.
+      partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
     """
 
-    def __init__(self, target: Pretrained, form: PromptFormat, settings: BatchSettings) -> None:
+    def __init__(
+        self,
+        target: Pretrained,
+        form: PromptFormat,
+        settings: BatchSettings,
+        partitioner: Partitioner | None = None,
+    ) -> None:
+        if partitioner is not None:
+            shardings = registry.shardings(target.model, partitioner)
+            target = dataclasses.replace(target, params=jax.device_put(target.params, shardings))
         self._target, self._form, self._settings = target, form, settings
+        self._partitioner = partitioner
         self._params = Prepared(target.model, target.params)
 
     def batch(self, drafts: Sequence[str]) -> OnlineBatch:
@@ -73,12 +88,14 @@ class BatchMaker:
             candidates=wanted.candidates,
             assume_same_vocabulary=wanted.assume_same_vocabulary,
         )
-        tokenizer = self._form.reader.tokenizer
+        tokenizer, params = self._form.reader.tokenizer, made.drafter_params
+        if self._partitioner is not None:
+            params = jax.device_put(params, self._partitioner.replicated)
         batch = OnlineBatch(
             self._target.model,
             self._params,
             made.drafter,
-            made.drafter_params,
+            params,
             vocabulary=tokenizer.vocabulary,
             verifier=made.verifier,
             stopping=StopOnEos(tokenizer.eos_ids),
@@ -87,6 +104,7 @@ class BatchMaker:
             prompt_width=wanted.prompt_tokens,
             width=wanted.new_tokens,
             rounds_per_visit=wanted.rounds_per_visit,
+            partitioner=self._partitioner,
         )
         batch.warm()
         return batch

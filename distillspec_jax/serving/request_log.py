@@ -34,6 +34,7 @@ class RequestLog:
     rule: str = "token"
 
     def __post_init__(self) -> None:
+        outputs.check(self.path, _is_ours)
         with files.saving(self.path):
             outputs.resolved(self.path).parent.stat()
             self._file = Path(self.path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by `close`; a line at a time
@@ -91,3 +92,10 @@ class RequestLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins with a line of a log, or is empty."""
+    with path.open(encoding="utf-8") as file:
+        line = file.readline()
+    return not line or files.parse_json_object(line, str(path)).keys() >= {VERSION_FIELD, "finish_reason"}

@@ -15,6 +15,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.operations.draft_registry import DraftRegistry
+from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.serving import app
 from distillspec_jax.serving.access import Access
 from distillspec_jax.serving.batches import BatchMaker, BatchSettings
@@ -47,6 +48,7 @@ class ServerSettings:
       tokens_file: of bearer tokens; None: everybody is let in.
       log, log_texts: see `RequestLog`.
       dtype: of models that name none.
+      num_partitions: use all devices, with the target split over so many; one device by default.
       grace_seconds: what is under way has so long to end when the server stops.
     """
 
@@ -63,6 +65,7 @@ class ServerSettings:
     log: str | None = None
     log_texts: bool = False
     dtype: str | None = None
+    num_partitions: int | None = None
     grace_seconds: int = 30
 
 
@@ -120,11 +123,12 @@ def run(
 def _service(settings: ServerSettings, log: RequestLog | None) -> tuple[Service, Follower | None]:
     registry = None if settings.registry is None else DraftRegistry(settings.registry)
     state = None if registry is None else registry.state()
-    target = pretrained.load(settings.model, dtype=settings.dtype)
+    partitioner = None if settings.num_partitions is None else make_partitioner(settings.num_partitions)
+    target = pretrained.load(settings.model, partitioner=partitioner, dtype=settings.dtype)
     form = prompt_format(target, task=settings.task, prefix=settings.prefix)
     batches = _with_lengths(settings.batches, form)
     chat = dataclasses.replace(prompt_format(target, chat=True), prefix="") if target.card.chat else None
-    maker = BatchMaker(target, form, batches)
+    maker = BatchMaker(target, form, batches, partitioner)
 
     def version(name: str) -> OnlineBatch:
         assert registry is not None

@@ -17,7 +17,7 @@ import pytest
 from distillspec_jax import checkpoint
 from distillspec_jax.cli.main import main
 from distillspec_jax.decoding import engine, runner
-from distillspec_jax.generation import text_generator
+from distillspec_jax.generation import pairing
 from distillspec_jax.models import pretrained, quantised
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import pair
@@ -85,7 +85,7 @@ def test_at_temperature_0_a_drafter_changes_the_cost_and_not_the_text(generate, 
     ids=["chosen size", "two drafters", "on a mesh"],
 )
 def test_at_temperature_0_no_way_of_drafting_changes_the_text(generate, draft_dir, flags, monkeypatch):
-    monkeypatch.setattr(text_generator, "AUTO", (0, 3))  # each size is two programs more
+    monkeypatch.setattr(pairing, "AUTO", (0, 3))  # each size is two programs more
     alone, together = generate(), generate(f"--drafter={draft_dir}", *flags)
     assert [line["outputs"] for line in together] == [line["outputs"] for line in alone]
 

@@ -180,8 +180,8 @@ MUTANTS = (
         (
             Edit(
                 "models/attention.py",
-                "row = jnp.arange(x_BKM.shape[0])[:, None, None]",
-                "row = jnp.roll(jnp.arange(x_BKM.shape[0]), 1)[:, None, None]",
+                "(cache_BHTD, slot_BK, fresh_BHKD)",
+                "(cache_BHTD, slot_BK, jnp.roll(fresh_BHKD, 1, axis=0))",
             ),
         ),
         (*DISTRIBUTION, *IDENTITIES),

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from distillspec_jax.acceptance import COUNTS
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.engines.registry import ENGINES
 from distillspec_jax.evaluation.served_lines import Answers
 from distillspec_jax.files import json_lines, read_lines
@@ -295,3 +296,14 @@ def test_a_batch_that_fails_ends_its_requests_and_serves_the_next(
     finally:
         OnlineBatch.visit = visit  # type: ignore[method-assign]
     assert "out of memory" in capsys.readouterr().err
+
+
+def test_a_log_goes_on_and_is_never_written_over_another_file(tmp_path: Path, log: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        RequestLog(str(notes))
+    assert notes.read_text() == "mine\n"
+    before = log.read_text()
+    RequestLog(str(log)).close()
+    assert log.read_text() == before
