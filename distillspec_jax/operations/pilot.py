@@ -34,6 +34,7 @@ _TRAIN, _JUDGE = "train.jsonl", "judge.jsonl"
 _BEFORE, _AFTER = "before.json", "after.json"
 _TIMED, _TRAINED = "timed", "trained"
 _OWN = (_JOB, _PACE, _TRAIN, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
+_WHAT = "a pilot"
 _FEWEST_STEPS = 10
 """Steps that a pilot has at least, however short the time."""
 _TIMED_STEPS = 3
@@ -64,12 +65,12 @@ class PilotPlan(TrainingPlan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Begun:
-    """What a pilot was begun with."""
+    """What a pilot was begun with; `texts` names the prompts."""
 
     target: Text
     draft: Text
     data: Text
-    prompts: Text
+    texts: Text
     plan: PilotPlan
 
 
@@ -127,9 +128,7 @@ class _Job:
         a_step = max(timed / _TIMED_STEPS, 1e-9)
         steps = max(_FEWEST_STEPS, min(most, int(_CAUTION * left / a_step)))
         if steps < most:
-            self.say(
-                f"{steps:,} steps and not {most:,}: --minutes={self.plan.minutes:g} at {a_step:.1f} s each"
-            )
+            self.say(f"{steps:,} steps, not {most:,}: --minutes={self.plan.minutes:g}, {a_step:.1f} s a step")
         files.write_json(kept, dataclasses.asdict(_Pace(steps=steps, seconds_a_step=a_step)))
         shutil.rmtree(self.folder / _TIMED, ignore_errors=True)
         return steps
@@ -184,9 +183,10 @@ def pilot(
     folder = outputs.take_folder(output, _JOB, names=_OWN)
     with files.saving(output):
         folder.mkdir(parents=True, exist_ok=True)
-    begun = _Begun(target=target, draft=draft, data=data, prompts=prompts.digest(asked.prompts), plan=plan)
+    begun = _Begun(target=target, draft=draft, data=data, texts=prompts.digest(asked.prompts), plan=plan)
     with alone(folder, "pilot"):
-        if restart:
+        if restart and (folder / _JOB).is_file():
+            schema.read_file(_Begun, folder / _JOB, _WHAT)  # not a file of others that has this name
             _empty(folder)
         _begin(folder, begun, say)
         prompts.write(folder / _TRAIN, trained)
@@ -247,7 +247,7 @@ def _begin(folder: Path, begun: _Begun, say: Say) -> None:
         return
     there, here = (
         {**dataclasses.asdict(one), **dataclasses.asdict(one.plan)}
-        for one in (schema.read_file(_Begun, path, "a pilot"), begun)
+        for one in (schema.read_file(_Begun, path, _WHAT), begun)
     )
     del here["plan"]
     check_same(folder, "pilot", there, here)
@@ -256,10 +256,12 @@ def _begin(folder: Path, begun: _Begun, say: Say) -> None:
 
 def _empty(folder: Path) -> None:
     """Removes what a pilot has made and nothing else; its own file first: half of it is no pilot."""
-    for name in _OWN:
-        path = folder / name
+    there = [folder / name for name in _OWN]
+    for path in there:
+        if path.is_file():
+            outputs.check(path)  # before the first of them goes
+    for path in there:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.is_file():
-            outputs.check(path)
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)

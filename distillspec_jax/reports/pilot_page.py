@@ -123,7 +123,7 @@ def lines(found: Finding, language: str) -> list[str]:
     told = story(found, language)
     return [
         told.subtitle,
-        *(f"  {row.what}: {row.value} ({row.means})" for row in told.rows),
+        *(f"  {row.what}: {row.value} | {row.means}" for row in told.rows),
         *(f"  * {sentence}" for sentence in told.basis),
         f"{told.verdict}: {told.reason}",
         f"{text('next', language)}: {told.next_step}",

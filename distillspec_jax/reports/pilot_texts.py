@@ -69,7 +69,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Run a longer pilot (--pilot_steps, --minutes): the shorter it is, the less it tells about the "
         "whole training.",
         "パイロットの学習ステップ数を増やして（--pilot_steps、--minutes）再実施してください。短いパイロッ"
-        "トほど、全体の学習の効果を見通しにくくなります。",
+        "トほど、本学習の効果を見通しにくくなります。",
     ),
     # The table: what, and what it means.
     "acceptance": ("Acceptance today", "現在の受理率"),
@@ -87,7 +87,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "of tokens per call, by {pilot_steps} steps, measured on the same prompts before and after",
         "{pilot_steps} ステップの学習による 1 回あたりトークン数の変化（同じプロンプトで学習前後を比較）",
     ),
-    "gain": ("Change by the whole training", "全体の学習による変化（予測）"),
+    "gain": ("Change by the whole training", "本学習による変化（予測）"),
     "gain, means": (
         "of tokens per call, by {steps} steps; extrapolated, not measured",
         "{steps} ステップの学習による 1 回あたりトークン数の変化（実測ではなく外挿による予測値）",
@@ -102,7 +102,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "of {now} that a request takes today on this machine",
         "現在の 1 件あたりの処理時間は {now}（この計算機での実測）",
     ),
-    "requests": ("Break-even", "損益分岐点"),
+    "requests": ("Break-even requests", "損益分岐点となるリクエスト数"),
     "requests, means": (
         "requests after which the time saved has paid for the training; ∞: never",
         "短縮時間の累計が学習時間を上回るまでのリクエスト数（∞ は回収の見込みなし）",
@@ -118,19 +118,19 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Temperature {temperature}, {block_size} draft tokens a round.",
         "{data} の異なるプロンプト {all} 件のうち、{trained} 件を学習に、{judged} 件を評価に使用しました。"
         "評価用かどうかはテキストのハッシュ値で決まり、評価用のプロンプトが学習に使われることはありません。"
-        "温度 {temperature}、1 回の提案は {block_size} トークンです。",
+        "サンプリング温度は {temperature}、ドラフトモデルの 1 回の提案は {block_size} トークンです。",
     ),
     "basis, interval": (
         "Brackets are 90 % intervals over prompts: each end is right with 95 % confidence.",
-        "括弧内はプロンプトのばらつきに基づく 90 % 信頼区間です（片側では 95 %）。",
+        "括弧内はプロンプトのばらつきに基づく 90 % 信頼区間です（片側 95 %）。",
     ),
     "basis, growth": (
         "The whole training is extrapolated. The estimate and its hopeful end take the change to grow "
         "with the square root of the steps; the cautious end takes a gain to stop where the pilot left "
         "it, and a loss to grow. These are assumptions.",
-        "全体の学習の効果は外挿による予測です。推定値と区間の上端は、変化がステップ数の平方根に比例して大"
-        "きくなると仮定しています。区間の下端は、改善はパイロット時点で頭打ちになり、悪化は拡大すると仮定"
-        "しています。",
+        "本学習の効果は外挿による予測です。推定値と区間の上端は、変化がステップ数の平方根に比例して大きく"
+        "なると仮定しています。区間の下端は、改善はパイロット時点で頭打ちになり、悪化は拡大すると仮定して"
+        "います。",
     ),
     "basis, time": (
         "Times are of this machine ({device}), which decoded up to 16 requests at once. Where the "

@@ -80,6 +80,7 @@ def build(root: Path) -> None:
     _lines("asked.jsonl", [{"id": i, "inputs": text, "targets": "b"} for i, text in enumerate("abc")])
     _lines("train.jsonl", [{"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(12)])
     _lines("valid.jsonl", [{"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(4)])
+    _lines("mine.jsonl", [{"inputs": f"ask {i:02}"} for i in range(40)])
     _measurements()
     _set(Path("texts"))
     _registry("drafts")
