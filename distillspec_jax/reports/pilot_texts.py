@@ -15,10 +15,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "not enough": ("Not enough data", "データ不足のため判断保留"),
     # The sentence under the verdict, by what decided.
     "go, said": (
-        "Train the draft. Even by the cautious estimate, {steps} steps change the tokens per call of the "
-        "large model by {low}, and the time saved has paid for the training after {most} requests.",
+        "Train the draft. Even by the cautious estimate, {steps} steps of training raise the tokens per "
+        "call of the large model ({low}), and the time saved has paid for them after {most} requests.",
         "追加学習の実施を推奨します。控えめに見積もっても、{steps} ステップの学習により、ターゲットモデル"
-        " 1 回の呼び出しで得られるトークン数は {low} 変化し、{most} 件のリクエストで学習コストを回収でき"
+        " 1 回の呼び出しで得られるトークン数が増え（{low}）、{most} 件のリクエストで学習コストを回収でき"
         "ます。",
     ),
     "no-go, gain": (
