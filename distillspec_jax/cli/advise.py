@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
-from distillspec_jax import files, outputs
+from distillspec_jax import bounds, files, outputs
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
@@ -17,18 +18,26 @@ from distillspec_jax.cli.flags import (
     list_of,
     refuse_split,
 )
+from distillspec_jax.errors import UsageError, nearest
 
 HELP = """Measures what a round costs at each block size on this machine, and how often the draft is accepted.
 Prints the costs, the predicted speed-up over decoding without a draft, the best block size and the break-even
 acceptance rate.
 
   distillspec advise --target=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --batch_size=8
+
+With --device it predicts for a chip that is not there, from its maker's figures ({devices}): nothing
+is measured, weights are not read, and the acceptance is --acceptance or that of the draft's profile.json.
+
+  distillspec advise --target=runs/target --drafter=runs/distilled --device=v5e --chips=4 --batch_size=1,8,32
 """
 
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("advise", HELP, gin_sets_flags=True)
+    from distillspec_jax.evaluation.devices import DEVICES
+
+    parser = CommandParser("advise", HELP.format(devices=", ".join(DEVICES)), gin_sets_flags=True)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add("--drafter", required=True, metavar="MODEL", help=DRAFTER_HELP)
@@ -45,7 +54,13 @@ def main(argv: list[str]) -> int:
         metavar="N,N",
         help="to try (default: 1,3,5,7)",
     )
-    add("--batch_size", type=int, default=1, help="prompts per batch (default: 1)")
+    add(
+        "--batch_size",
+        type=list_of(int),
+        default=[1],
+        metavar="N",
+        help="prompts per batch (default: 1); with --device several, N,N",
+    )
     add("--rule", default="token", help=RULE_HELP)
     add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -55,8 +70,19 @@ def main(argv: list[str]) -> int:
     add("--dtype", help=DTYPE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
+    add("--device", metavar="NAME", help=f"predict for this chip: {', '.join(DEVICES)}")
+    add("--chips", type=int, default=1, help="with --device: that share the target (default: 1)")
+    add("--acceptance", type=float, metavar="RATE", help="with --device: of drafts, where no profile is")
+    add("--context", type=int, metavar="N", help="with --device: prompt's tokens (default: the target's own)")
     flags = parser.parse(argv)
     refuse_split(flags)
+    if flags.device is not None:
+        return _predict(flags)
+    for name in ("acceptance", "context"):
+        if getattr(flags, name) is not None:
+            raise UsageError(f"--{name} needs --device: here it is measured")
+    if len(flags.batch_size) > 1 or flags.chips != 1:
+        raise UsageError("several batch sizes, and --chips, need --device: one batch is measured at a time")
 
     from distillspec_jax.decoding import SamplingParams, StopOnEos, drafter_registry, rules
     from distillspec_jax.evaluation import advice, prompts
@@ -87,7 +113,7 @@ def main(argv: list[str]) -> int:
         SamplingParams(flags.temperature, flags.top_k, flags.top_p).distribution(tokenizer.vocabulary),
         max_new_tokens=asked.max_new_tokens if flags.max_new_tokens is None else flags.max_new_tokens,
         block_sizes=flags.block_sizes,
-        batch_size=flags.batch_size,
+        batch_size=flags.batch_size[0],
         engine_options={"stopping": StopOnEos(tokenizer.eos_ids), "verifier": verifier},
     )
     tables.print_advice(found)
@@ -96,9 +122,96 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _predict(flags: argparse.Namespace) -> int:
+    """Predicts for a device by its data sheet."""
+    from distillspec_jax.errors import find
+    from distillspec_jax.evaluation import roofline
+    from distillspec_jax.evaluation.devices import DEVICES
+    from distillspec_jax.models import pretrained
+    from distillspec_jax.reports import tables
+
+    device = find("device", flags.device, DEVICES)
+    for name, values in (("chips", [flags.chips]), ("batch_size", flags.batch_size)):
+        if min(values) < 1:
+            raise UsageError(f"--{name}={min(values)}: must be at least 1")
+        bounds.check_most(f"--{name}", max(values), bounds.ROWS)
+    if min(flags.block_sizes) < 1 or max(flags.block_sizes) > bounds.BLOCK_SIZE:
+        raise UsageError(f"--block_sizes={flags.block_sizes}: each from 1 to {bounds.BLOCK_SIZE}")
+    itemsizes = {None: 2, "bfloat16": 2, "float32": 4, "int8": 1}
+    if flags.dtype not in itemsizes:
+        raise UsageError(f"--dtype={flags.dtype}: {nearest(flags.dtype, filter(None, itemsizes))}")
+    if flags.output:
+        outputs.check(flags.output, _is_prediction)
+    cards = [pretrained.read_card(name) for name in (flags.target, flags.drafter)]
+    networks = [
+        pretrained.network(name, card)
+        for name, card in zip((flags.target, flags.drafter), cards, strict=True)
+    ]
+    lengths = cards[0].feature_lengths
+    prompt = flags.context or lengths.get("inputs", _CONTEXT)
+    if prompt < 1:
+        raise UsageError(f"--context={flags.context}: must be at least 1")
+    text = max(1, (flags.max_new_tokens or lengths.get("targets", 128)) // 2)  # a row's, on average
+    target, draft = (roofline.NetworkSizes.of(one, prompt, text) for one in networks)
+    reach, told = _reach(flags, max(flags.block_sizes))
+    found = [
+        roofline.predict(
+            target,
+            draft,
+            device,
+            reach,
+            batch_size=rows,
+            block_sizes=flags.block_sizes,
+            itemsize=itemsizes[flags.dtype],
+            chips=flags.chips,
+        )
+        for rows in flags.batch_size
+    ]
+    title = f"{flags.target} drafted by {flags.drafter} on {flags.chips} × {flags.device}"
+    context = f"{prompt:,} tokens of prompt and {text:,} of text, {flags.dtype or 'bfloat16'}; {told}"
+    tables.print_predictions(found, title, f"{context}. {device.source}")
+    if flags.output:
+        rows = [dataclasses.asdict(one) for one in found]
+        written = {"device": flags.device, "chips": flags.chips, "predictions": rows}
+        files.write_json(flags.output, written, _is_prediction)
+    return 0
+
+
+_CONTEXT = 512
+
+
+def _reach(flags: argparse.Namespace, longest: int) -> tuple[list[float], str]:
+    """Probabilities that so many drafts of a round are accepted, and where they are from."""
+    from distillspec_jax import acceptance_profile
+    from distillspec_jax.models import pretrained
+
+    if flags.acceptance is not None:
+        if not 0 <= flags.acceptance <= 1:
+            raise UsageError(f"--acceptance={flags.acceptance}: must lie in [0, 1]")
+        return [
+            flags.acceptance**i for i in range(1, longest + 1)
+        ], f"acceptance {flags.acceptance:g}, assumed"
+    path = pretrained.resolve(flags.drafter) / acceptance_profile.FILE
+    if not path.is_file():
+        raise UsageError(f"{flags.drafter} has no {acceptance_profile.FILE}: give --acceptance=RATE")
+    cells = acceptance_profile.read(path).cells
+    cell = next((one for one in cells if one.temperature == flags.temperature), None)
+    if cell is None:
+        known = ", ".join(f"{one.temperature:g}" for one in cells)
+        raise UsageError(f"{path} has no temperature {flags.temperature:g}: choose one of {known}")
+    return [
+        one or 0.0 for one in cell.acceptance_joint
+    ], f"acceptance of its profile, T = {cell.temperature:g}"
+
+
 def _is_ours(path: Path) -> bool:
     """Whether a file holds advice, as this command writes it."""
     return files.read_json(path).keys() >= {"target", "draft", "plain_ms", "sizes"}
+
+
+def _is_prediction(path: Path) -> bool:
+    """Whether a file holds predictions, as this command writes them."""
+    return files.read_json(path).keys() >= {"device", "chips", "predictions"}
 
 
 if __name__ == "__main__":

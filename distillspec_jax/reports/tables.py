@@ -12,6 +12,7 @@ from distillspec_jax.evaluation.advice import Advice
 from distillspec_jax.evaluation.draft_shapes import ACCEPTANCE, DraftShape
 from distillspec_jax.evaluation.held_out import HeldOut
 from distillspec_jax.evaluation.result_row import MEASURES, NO_DRAFTER, Measure, ResultRow
+from distillspec_jax.evaluation.roofline import Prediction
 from distillspec_jax.evaluation.served_lines import Served
 from distillspec_jax.evaluation.verdicts import Verdict
 from distillspec_jax.reports import summary
@@ -72,6 +73,40 @@ def print_advice(advice: Advice, console: Console | None = None) -> None:
         f"acceptance from {advice.prompts} prompts, {advice.tokens} tokens; {advice.device}",
     )
     print_text(console, advice.sentence)
+
+
+def print_predictions(
+    found: Sequence[Prediction], title: str, told: str, console: Console | None = None
+) -> None:
+    """Prints what a pair would do on a device, by batch size."""
+    console = console or _console()
+    names = (
+        "c",
+        "verify cost",
+        "no draft, tokens/s",
+        "best γ",
+        "speed-up",
+        "tokens/s",
+        "break-even",
+        "GB/chip",
+    )
+    columns = [Column("batch", is_key=True), *map(Column, names)]
+    lines = [
+        [
+            f"{one.batch_size:,}",
+            f"{one.cost_ratio:.3f}",
+            f"{one.verify_ratio:.2f}",
+            f"{one.plain_tokens_per_s:,.0f}",
+            str(one.best),
+            f"{one.speedup:.2f}",
+            f"{one.tokens_per_s:,.0f}",
+            "never" if one.break_even is None else f"{one.break_even:.2f}",
+            f"{one.memory / 1e9:,.2f}",
+        ]
+        for one in found
+    ]
+    print_fitted(console, columns, lines, title=title)
+    print_text(console, f"{told}. Rates are the most that memory, products and wires allow.")
 
 
 def print_drafts(target: str, shapes: Sequence[DraftShape], console: Console | None = None) -> None:

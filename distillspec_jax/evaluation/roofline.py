@@ -1,0 +1,216 @@
+"""Predicted costs of decoding on a device that is not there: bytes, products and wires, whichever is slowest.
+
+A call of a network reads its weights and its live caches once, multiplies every token with every matrix, and
+sums activations over the chips that share it. Nothing else is reckoned: launches, sampling and the host come
+on top, so that rates are the most that a device can do, and the ratio of two of them is what to trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.devices import Device
+from distillspec_jax.models import registry
+from distillspec_jax.models.registry import Network
+from distillspec_jax.models.t5 import EncoderDecoder
+
+_SUMS_A_LAYER = {True: 3, False: 2}
+"""All-reduces: after attention, after cross-attention where there is one, after the feed-forward."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The least that one call of a network does.
+
+    Attributes:
+      bytes: of weights and live caches.
+      flops: of its matrix products.
+      wire_bytes: that each chip sends and receives, where several share the network.
+    """
+
+    bytes: float
+    flops: float
+    wire_bytes: float = 0.0
+
+    def seconds(self, device: Device, chips: int = 1) -> float:
+        """The least time on chips that share bytes and products."""
+        alone = max(self.bytes / device.bandwidth, self.flops / device.flops) / chips
+        return alone + self.wire_bytes / device.interconnect
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSizes:
+    """The sizes of a network that a call's work follows from.
+
+    Attributes:
+      read: entries of the weights that every call reads: decoder and readout.
+      all: entries of all weights.
+      cached: entries of keys and values of a row at a given context.
+      attended: multiplications and additions of a token's attention over that context.
+      layers, width: of the decoder.
+      crosses: whether it attends to an encoder.
+    """
+
+    read: int
+    all: int
+    cached: int
+    attended: float
+    layers: int
+    width: int
+    crosses: bool
+
+    @classmethod
+    def of(cls, model: Network, prompt_tokens: int, text_tokens: int) -> NetworkSizes:
+        """The sizes at a context of so many tokens of prompt and of text.
+
+        Raises:
+          UsageError: the model has positions for fewer.
+        """
+        shapes = registry.shapes(model)
+        leaves = [
+            (jax.tree_util.keystr(path), math.prod(leaf.shape))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        ]
+        tied = model.config.logits_via_embedding
+        prompt = jax.ShapeDtypeStruct((1, prompt_tokens), jnp.int32)
+        state, _ = jax.eval_shape(lambda p, t: model.prefill(p, t, text_tokens), shapes, prompt)
+        kept = [leaf for leaf in jax.tree.leaves((state.cache, state.context)) if leaf.ndim == 4]
+        # Heads of queries may be more than those of keys.
+        groups = model.config.num_heads / kept[0].shape[1]
+        config: Any = model.config
+        crosses = isinstance(model, EncoderDecoder)
+        return cls(
+            read=sum(size for name, size in leaves if _is_read(name, tied)),
+            all=sum(size for _, size in leaves),
+            cached=sum(math.prod(leaf.shape) for leaf in kept),
+            attended=2.0 * groups * sum(math.prod(leaf.shape) for leaf in kept),
+            layers=config.num_decoder_layers if crosses else config.num_layers,
+            width=config.emb_dim,
+            crosses=crosses,
+        )
+
+    def call(self, rows: int, tokens: int, itemsize: int, chips: int = 1) -> Work:
+        """The work of a call of `extend` with so many tokens of every row."""
+        sums = _SUMS_A_LAYER[self.crosses] * self.layers
+        activations = rows * tokens * self.width * itemsize
+        return Work(
+            bytes=float(itemsize) * (self.read + rows * self.cached),
+            flops=rows * tokens * (2.0 * self.read + self.attended),
+            wire_bytes=2.0 * sums * activations * (chips - 1) / chips,  # of a ring's all-reduce
+        )
+
+
+def _is_read(name: str, tied: bool) -> bool:
+    """Whether decoding a token multiplies with a parameter: not with those that made the prompt's keys."""
+    if name.startswith("['encoder']"):
+        return False
+    if "embedder" in name:
+        return tied
+    return "['encoder_decoder_attention']['key']" not in name and (
+        "['encoder_decoder_attention']['value']" not in name
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Decoding with a pair on a device at a batch size.
+
+    Attributes:
+      batch_size: rows together.
+      cost_ratio: c, a draft call over a target call of one token.
+      verify_ratio: a call over the largest block, over one of one token.
+      plain_tokens_per_s: without a draft, of all rows.
+      best: block size of the largest speed-up.
+      speedup: at that size, over decoding without a draft.
+      tokens_per_s: at that size, of all rows.
+      break_even: acceptance rate from which on some block size pays; None: none does.
+      memory: bytes a chip, of all weights and caches.
+    """
+
+    batch_size: int
+    cost_ratio: float
+    verify_ratio: float
+    plain_tokens_per_s: float
+    best: int
+    speedup: float
+    tokens_per_s: float
+    break_even: float | None
+    memory: float
+
+
+def round_costs(
+    target: NetworkSizes,
+    draft: NetworkSizes,
+    device: Device,
+    *,
+    batch_size: int,
+    block_sizes: Sequence[int],
+    itemsize: int = 2,
+    chips: int = 1,
+) -> RoundCosts:
+    """Least seconds of a round at each block size, 0 among them; the draft is whole on every chip."""
+    one_draft = draft.call(batch_size, 1, itemsize).seconds(device)
+    seconds = {
+        size: size * one_draft + target.call(batch_size, size + 1, itemsize, chips).seconds(device, chips)
+        for size in (0, *block_sizes)
+    }
+    return RoundCosts(seconds)
+
+
+def predict(
+    target: NetworkSizes,
+    draft: NetworkSizes,
+    device: Device,
+    reach: Sequence[float],
+    *,
+    batch_size: int,
+    block_sizes: Sequence[int] = (1, 2, 3, 4, 5, 6, 7),
+    itemsize: int = 2,
+    chips: int = 1,
+) -> Prediction:
+    """Predicts a pair's rates on a device.
+
+    Args:
+      reach: probability that at least i + 1 drafts of a round are accepted; see `tokens_per_round`.
+
+    Raises:
+      UsageError: weights and caches do not fit the device; says how many bytes are missing.
+    """
+    memory = itemsize * (
+        (target.all + batch_size * target.cached) / chips + draft.all + batch_size * draft.cached
+    )
+    if memory > device.memory:
+        missing = (memory - device.memory) / 1e9
+        raise UsageError(
+            f"weights and caches need {memory / 1e9:,.1f} GB a chip at batch {batch_size}, which has "
+            f"{device.memory / 1e9:,.0f}: {missing:,.1f} GB are missing; use more --chips, or a smaller batch"
+        )
+    sizes = sorted(set(block_sizes))
+    costs = round_costs(
+        target, draft, device, batch_size=batch_size, block_sizes=sizes, itemsize=itemsize, chips=chips
+    )
+    speedups: Mapping[int, float] = {
+        size: costs.speedup(size, tokens_per_round(reach, size)) for size in sizes
+    }
+    best = max(speedups, key=lambda size: speedups[size])
+    rates = [rate for size in sizes if (rate := costs.break_even(size)) is not None]
+    plain = costs.seconds[0]
+    return Prediction(
+        batch_size=batch_size,
+        cost_ratio=draft.call(batch_size, 1, itemsize).seconds(device) / plain,
+        verify_ratio=target.call(batch_size, sizes[-1] + 1, itemsize, chips).seconds(device, chips) / plain,
+        plain_tokens_per_s=batch_size / plain,
+        best=best,
+        speedup=speedups[best],
+        tokens_per_s=batch_size / plain * speedups[best],
+        break_even=min(rates, default=None),
+        memory=memory,
+    )

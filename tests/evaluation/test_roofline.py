@@ -1,0 +1,127 @@
+"""Predictions for devices that are not there: against sizes counted by hand, and limits in closed form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distillspec_jax.cli.main import main
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import roofline
+from distillspec_jax.evaluation.devices import DEVICES, Device
+from distillspec_jax.evaluation.roofline import NetworkSizes
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from tests import pair
+
+T5 = EncoderDecoder(
+    T5Config(
+        vocab_size=64,
+        emb_dim=16,
+        num_heads=4,
+        head_dim=4,
+        num_encoder_layers=2,
+        num_decoder_layers=3,
+        mlp_dim=32,
+    )
+)
+LLAMA = DecoderOnly(
+    DecoderOnlyConfig(
+        vocab_size=64,
+        emb_dim=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        num_layers=2,
+        mlp_dim=32,
+        max_positions=64,
+    )
+)
+MEMORY = Device(bandwidth=1e6, flops=1e30, memory=1e12, interconnect=1e30, source="bound by memory")
+PRODUCTS = Device(bandwidth=1e30, flops=1e6, memory=1e12, interconnect=1e30, source="bound by products")
+
+
+def test_a_token_reads_the_decoder_but_not_what_made_the_prompts_keys() -> None:
+    found = NetworkSizes.of(T5, prompt_tokens=10, text_tokens=6)
+    layer = (
+        4 * 16 * 16 + 2 * 16 * 16 + 3 * 16 * 32
+    )  # self-attention, queries and outputs of the other, gated MLP
+    norms, positions = 3 * 3 * 16 + 16, 32 * 4
+    assert found.read == 3 * layer + norms + positions + 64 * 16  # and the readout, apart from the embedding
+    assert found.cached == 2 * 3 * 4 * 4 * (10 + 6)
+    assert found.attended == 2.0 * found.cached
+    assert (found.layers, found.crosses) == (3, True)
+    assert found.all > found.read + 64 * 16
+
+
+def test_heads_that_share_keys_attend_more_often_than_they_read() -> None:
+    found = NetworkSizes.of(LLAMA, prompt_tokens=10, text_tokens=6)
+    assert found.cached in (2 * 2 * 2 * 4 * (10 + 6), 2 * 2 * 2 * 4 * (10 + 5)), (
+        "the last prompt token is pending"
+    )
+    assert found.attended == 2 * 2.0 * found.cached
+    assert found.read == found.all - 64 * 16, "all but the embedding, of which a token reads one row"
+
+
+def test_where_memory_decides_a_block_costs_a_token_and_elsewhere_its_tokens() -> None:
+    target, draft = (NetworkSizes.of(one, 10, 6) for one in (T5, LLAMA))
+    costs = {
+        device: roofline.round_costs(target, draft, device, batch_size=1, block_sizes=[4])
+        for device in (MEMORY, PRODUCTS)
+    }
+    c = {
+        MEMORY: (draft.read + draft.cached) / (target.read + target.cached),
+        PRODUCTS: (2 * draft.read + draft.attended) / (2 * target.read + target.attended),
+    }
+    for device, verify in ((MEMORY, 1.0), (PRODUCTS, 5.0)):
+        ratio = costs[device].seconds[4] / costs[device].seconds[0]
+        assert ratio == pytest.approx(4 * c[device] + verify)
+    reach = [0.8**i for i in range(1, 5)]
+    found = roofline.predict(target, draft, MEMORY, reach, batch_size=1, block_sizes=[4])
+    # arXiv 2211.17192, theorem 3.8.
+    assert found.speedup == pytest.approx((1 - 0.8**5) / (1 - 0.8) / (4 * c[MEMORY] + 1))
+    assert found.tokens_per_s == pytest.approx(found.plain_tokens_per_s * found.speedup)
+    never = roofline.predict(target, draft, PRODUCTS, reach, batch_size=1, block_sizes=[4])
+    assert never.break_even is None, "a block of five costs five tokens, whatever is accepted"
+
+
+def test_chips_share_bytes_and_add_wires() -> None:
+    target = NetworkSizes.of(T5, 10, 6)
+    one, four = (target.call(2, 1, itemsize=2, chips=chips) for chips in (1, 4))
+    assert one.wire_bytes == 0
+    # Nine sums of two rows of 16 numbers, each 3/4 sent and 3/4 received.
+    assert four.wire_bytes == 9 * 2 * 16 * 2 * 2 * 3 / 4
+    assert four.seconds(MEMORY, 4) == pytest.approx(one.seconds(MEMORY) / 4)
+    assert roofline.Work(0, 0, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
+    target = NetworkSizes.of(T5, 10, 6)
+    tight = Device(1e9, 1e9, 2.0 * (2 * target.all + 2 * target.cached), 1e9, "")
+    assert (
+        roofline.predict(target, target, tight, [0.5], batch_size=1, block_sizes=[1]).memory == tight.memory
+    )
+    with pytest.raises(UsageError, match="GB are missing; use more --chips"):
+        roofline.predict(target, target, tight, [0.5], batch_size=2, block_sizes=[1])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, draft = (pair.write(tmp_path / one.name, one) for one in (pair.target(), pair.draft()))
+    flags = ["advise", f"--target={target}", f"--drafter={draft}", "--device=v5e", "--batch_size=1,8"]
+    written = tmp_path / "found.json"
+    assert main([*flags, "--acceptance=0.7", f"--output={written}"]) == 0
+    assert "32 tokens of prompt and 4 of text, bfloat16; acceptance 0.7, assumed" in capsys.readouterr().out
+    assert [one["batch_size"] for one in json.loads(written.read_text())["predictions"]] == [1, 8]
+    for more, said in (
+        ([], "has no profile.json: give --acceptance=RATE"),
+        (["--acceptance=1.5"], "must lie in [0, 1]"),
+        (["--acceptance=0.7", "--device=v5"], "did you mean 'v5e'"),
+        (["--acceptance=0.7", "--chips=0"], "--chips=0: must be at least 1"),
+        (["--acceptance=0.7", "--dtype=int4"], "--dtype=int4"),
+    ):
+        assert main([*flags, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["advise", f"--target={target}", f"--drafter={draft}", "--acceptance=0.5"]) == 2
+    assert "--acceptance needs --device" in capsys.readouterr().err
