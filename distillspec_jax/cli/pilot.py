@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     add("--least_prompts", type=int, default=30, metavar="N", help="held-out ones (default: 30)")
     flags = parser.parse(argv)
     if flags.pilot_steps is None:
-        flags.pilot_steps = min(100, max(1, flags.steps // 3))
+        flags.pilot_steps = min(100, max(2, flags.steps // 3))
     asked_flags.check(flags)
 
     with ended_by_sigterm():

@@ -59,13 +59,13 @@ class PilotPlan(TrainingPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("--pilot_steps", self.pilot_steps, 1)
+        check_number("--pilot_steps", self.pilot_steps, 2)  # the first one compiles, and is not timed
         check_number("--minutes", self.minutes, 1, most=10**6, whole=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """What a pilot was begun with; `texts` names the prompts."""
+class Begun:
+    """The own file of a pilot: what it was begun with; `texts` names the prompts."""
 
     target: Text
     draft: Text
@@ -183,10 +183,10 @@ def pilot(
     folder = outputs.take_folder(output, _JOB, names=_OWN)
     with files.saving(output):
         folder.mkdir(parents=True, exist_ok=True)
-    begun = _Begun(target=target, draft=draft, data=data, texts=prompts.digest(asked.prompts), plan=plan)
+    begun = Begun(target=target, draft=draft, data=data, texts=prompts.digest(asked.prompts), plan=plan)
     with alone(folder, "pilot"):
         if restart and (folder / _JOB).is_file():
-            schema.read_file(_Begun, folder / _JOB, _WHAT)  # not a file of others that has this name
+            schema.read_file(Begun, folder / _JOB, _WHAT)  # not a file of others that has this name
             _empty(folder)
         _begin(folder, begun, say)
         prompts.write(folder / _TRAIN, trained)
@@ -239,7 +239,7 @@ def _pair(before: Measured, after: Measured, ratio: str) -> tuple[paired.Interva
     return one, other
 
 
-def _begin(folder: Path, begun: _Begun, say: Say) -> None:
+def _begin(folder: Path, begun: Begun, say: Say) -> None:
     """Writes what a pilot is begun with, or checks that the one that is there was begun with the same."""
     path = folder / _JOB
     if not path.is_file():
@@ -247,7 +247,7 @@ def _begin(folder: Path, begun: _Begun, say: Say) -> None:
         return
     there, here = (
         {**dataclasses.asdict(one), **dataclasses.asdict(one.plan)}
-        for one in (schema.read_file(_Begun, path, _WHAT), begun)
+        for one in (schema.read_file(Begun, path, _WHAT), begun)
     )
     del here["plan"]
     check_same(folder, "pilot", there, here)

@@ -151,7 +151,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "what": ("quantity", "項目"),
     "value": ("value", "値"),
 }
-"""What is said, in the order of `LANGUAGES`."""
+"""Each text in the order of `LANGUAGES`."""
 
 
 def text(key: str, language: str, **values: str) -> str:

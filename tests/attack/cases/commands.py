@@ -32,9 +32,11 @@ TO_GGUF = "convert --to=gguf --input=chatty"
 REGISTRY, ROLLOUT = "registry check --registry=drafts", "rollout advance --registry=drafts --log=served.jsonl"
 REDISTILL = "redistill --registry=drafts --log=served.jsonl"
 PILOT = (
-    "pilot --target=target --draft=draft --data=mine.jsonl --steps=2 --pilot_steps=1 --prompts=5 "
-    "--least_prompts=5 --gin.BATCH_SIZE=4 --gin.WARMUP_STEPS=0"
+    "pilot --target=target --draft=draft --data=mine.jsonl --steps=4 --pilot_steps=2 --prompts=5 "
+    "--least_prompts=5"
 )
+PILOTED = f"{PILOT} --output=piloted"
+"""One that has ended, and is told again."""
 DEPLOY = "deploy --engine=llama.cpp --target=chatty --draft=chatty"
 _TASK = (
     "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
@@ -110,7 +112,7 @@ EVERY = {
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
     "registry, list": "registry list --registry=drafts",
     "registry, check": f"{REGISTRY} --target=target",
-    "pilot": f"{PILOT} --output=out",
+    "pilot": PILOTED,
     "redistill": REDISTILL,
     "rollout": ROLLOUT,
     "deploy": DEPLOY,

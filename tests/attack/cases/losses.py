@@ -44,7 +44,7 @@ LINES: tuple[tuple[str, tuple[Step, ...], str], ...] = (
     (f"{PILOT} --output=out --restart", (("write", "out/pilot.html", "mine"),), REFUSED),
     (
         f"{PILOT.replace('mine.jsonl', 'out/train.jsonl')} --output=out --restart",
-        (("rename", "mine.jsonl", "out/train.jsonl"), ("write", "out/job.json", "{}")),
+        (("write", "out/job.json", "{}"), ("rename", "mine.jsonl", "out/train.jsonl")),
         REFUSED,
     ),
 )
