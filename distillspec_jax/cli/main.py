@@ -30,6 +30,7 @@ COMMANDS = {
     "check": "verify that the counts of results and outputs agree; exits 1 if some do not",
     "power": "how many prompts show a difference, by the spread of a pilot's results",
     "watch": "acceptance in production, window by window; exits 1 if it is too low",
+    "pilot": "whether training a draft on your prompts would pay, before you invest; a page to decide by",
     "redistill": "the draft in service, distilled again on what is asked now; behind a gate",
     "registry": "versions of a draft: what serves, what it was made of, promote and roll back",
     "rollout": "a version takes over in stages, and goes back if it is worse; exits 1, 3, 4",
@@ -45,8 +46,9 @@ USAGE = """usage: distillspec COMMAND [flags]
 
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
 `watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
-`redistill` (refused; cannot be judged), 1, 3 and 4 from `rollout` (went back; waits; a person must decide),
-75 from `finetune`, `distill`, `redistill` and `demo` (preempted; run the same command to resume).
+`redistill` (refused; cannot be judged), 1 and 3 from `pilot` (no-go; not enough data), 1, 3 and 4 from
+`rollout` (went back; waits; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot` and
+`demo` (preempted; run the same command to resume).
 """
 
 

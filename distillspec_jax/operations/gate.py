@@ -12,12 +12,10 @@ from typing import Any, Literal
 
 from distillspec_jax.acceptance import Record
 from distillspec_jax.errors import check_number
-from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation import paired, prospect
 from distillspec_jax.evaluation.paired import Interval
 
 Outcome = Literal["passed", "refused", "not enough"]
-_LEVEL = 0.9
-"""The level of two-sided intervals: each question here is one-sided, at 95 %."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,14 +99,14 @@ class Finding:
 
 def judge(stable: Measured, candidate: Measured, training_seconds: float, conditions: Conditions) -> Finding:
     """Judges a candidate by the draft in service."""
-    new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=_LEVEL)
+    new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=prospect.LEVEL)
     unknown = Interval(math.nan, math.nan, math.nan)
     old = (
-        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=_LEVEL)
+        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=prospect.LEVEL)
         if stable.old
         else unknown
     )
-    saved = saving(stable, new.value)
+    saved = prospect.saving(stable.new, stable.seconds_per_round, new.value)
     needed = training_seconds / saved if saved > 0 else math.inf
     fewest = conditions.least_prompts
     counts = len(stable.new), len(stable.old)
@@ -153,26 +151,6 @@ def judge(stable: Measured, candidate: Measured, training_seconds: float, condit
         pay_back_requests=None if math.isinf(needed) else needed,
         conditions=conditions,
     )
-
-
-def saving(stable: Measured, gain: float) -> float:
-    """Predicts the seconds that a request takes less: its tokens by the rounds that each of them spares.
-
-    Args:
-      gain: block efficiency of the candidate over that of the stable draft.
-    """
-    total = Record.total(stable.new)
-    if not total.target_calls or not gain > 0:
-        return 0.0
-    return stable.seconds_per_round * total.target_calls / total.texts * (1.0 - 1.0 / gain)
-
-
-def foreseen(gain: float, pilot_steps: int, steps: int) -> float:
-    """Foresees the gain of a whole training by that of a pilot: as the square root of the steps.
-
-    An assumption: learning curves flatten, and a straight line would promise too much.
-    """
-    return 1.0 + (gain - 1.0) * math.sqrt(steps / pilot_steps)
 
 
 def _percent(found: Interval) -> str:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax import files, outputs, schema
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, nearest
 
 HELD_OUT = 0.2
 """Share of prompts that are never trained on; a constant, since another one would mix the two."""
 KEPT = 4096
 """Prompts of a sample."""
+INPUTS = "inputs"
+"""The field of a log that holds the prompt."""
 NO_PROMPT = "lines without a prompt"
 NO_TEXT = "lines whose prompt is empty or no text"
 DAMAGED = "lines that are no JSON objects"
@@ -68,12 +70,18 @@ class Asked:
     notes: dict[str, int]
 
 
-def read_logs(paths: Iterable[str]) -> Asked:
+def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
     """Reads the prompts of logs as `generate` and `serve` write them.
+
+    Args:
+      paths: of JSON lines.
+      field: that holds the prompt, where a user has named it; None: `inputs`.
 
     Raises:
       UsageError: a file cannot be read, or there is no prompt in any.
     """
+    name = field or INPUTS
+    others: set[str] = set()
     found: dict[str, Prompt] = {}
     notes: collections.Counter[str] = collections.Counter()
     temperatures: set[float] = set()
@@ -85,10 +93,11 @@ def read_logs(paths: Iterable[str]) -> Asked:
             if isinstance(line, UsageError):
                 notes[DAMAGED] += 1
                 continue
-            if "inputs" not in line:
+            if name not in line:
                 notes[NO_PROMPT] += 1
+                others.update(key for key, value in line.items() if isinstance(value, str))
                 continue
-            text, answer = line["inputs"], line.get("outputs")
+            text, answer = line[name], line.get("outputs")
             if not isinstance(text, str) or not text.strip():
                 notes[NO_TEXT] += 1
                 continue
@@ -101,9 +110,12 @@ def read_logs(paths: Iterable[str]) -> Asked:
             found[text] = Prompt(inputs=text, outputs=answer if isinstance(answer, str) else "")
     if not found:
         told = ", ".join(f"{count:,} {what}" for what, count in notes.items())
+        wanted = "to distil again, a log must keep the field 'inputs'"
+        if field is not None:
+            wanted = f"choose the field of the prompt by --field; {field!r}: {nearest(field, others)}"
         raise UsageError(
-            f"{', '.join(map(str, paths))}: no prompts in {lines:,} lines{f' ({told})' if told else ''}: to "
-            "distil again, a log must keep the field 'inputs'"
+            f"{', '.join(map(str, paths))}: no prompts in {lines:,} lines{f' ({told})' if told else ''}: "
+            f"{wanted}"
         )
     return Asked(list(found.values()), frozenset(temperatures), dict(notes))
 
@@ -142,6 +154,11 @@ def mixed(new: Sequence[Prompt], old: Sequence[Prompt], share: float) -> list[Pr
     ranked = sorted(old, key=lambda one: one.priority)
     wanted = round(len(new) * share / (1.0 - share)) if ranked else 0
     return [*new, *(ranked[i % len(ranked)] for i in range(wanted))]
+
+
+def judging(found: Iterable[Prompt], most: int) -> list[Prompt]:
+    """Picks the held-out ones of some prompts, at most so many, by their priority."""
+    return sorted((one for one in found if one.held_out), key=lambda one: one.priority)[:most]
 
 
 def apart(

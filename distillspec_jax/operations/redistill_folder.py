@@ -9,55 +9,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distillspec_jax import files, outputs, schema
 from distillspec_jax.errors import UsageError, check_number, shown
 from distillspec_jax.operations import draft_registry, prompts
+from distillspec_jax.operations.asked_training import Say, TrainingPlan
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
-from distillspec_jax.schema import Amount, Count, Share, Size, Text
+from distillspec_jax.schema import Amount, Share, Text
 
 FOLDER = "redistill"
 ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
 """All new prompts, those that are trained on, and those that are held out."""
 _JOB = "job.json"
 
-Say = Callable[[str], None]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The settings of a redistillation, by which a run knows its own folder.
+class Plan(TrainingPlan):
+    """The settings of a redistillation.
 
-    Attributes:
-      steps: of the training.
-      pilot_steps: of the pilot; 0: none.
+    Attributes: see `TrainingPlan`;
       old_share: of old prompts in what is trained on.
-      temperature: of the service, at which both drafts are judged; None: that of the logs.
-      block_size: drafts a round, likewise.
-      prompts: held-out ones, new and old each, at most.
-      chat: see `held_out.HeldOut`.
       stage: whether a version that has passed begins its rollout.
-      recipe: the gin files and bindings of the training.
 
     Raises:
       UsageError: an impossible value.
     """
 
-    steps: Size = 300
-    pilot_steps: Count = 40
     old_share: Share = 0.3
-    temperature: Amount | None = None
-    block_size: Size = 5
-    prompts: Size = 200
-    chat: bool = False
     stage: bool = False
-    recipe: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_number("--steps", self.steps, 1, most=10**9)
-        check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
+        super().__post_init__()
         check_number("--old_share", self.old_share, 0, most=0.95, whole=False)
 
 
@@ -86,12 +71,7 @@ def begin(
             return begun
         there = {"stable version": begun.stable, **dataclasses.asdict(begun.plan)}
         here = {"stable version": state.stable, **dataclasses.asdict(plan)}
-        for name, value in here.items():
-            if there[name] != value:
-                raise UsageError(
-                    f"{folder} holds a redistillation whose {name} is {shown(there[name])}, not "
-                    f"{shown(value)}: give the same call to go on with it, or --restart"
-                )
+        check_same(folder, "redistillation", there, here)
         say(f"going on with the prompts that were read for {begun.version}")
         return begun
     if plan.stage and state.candidate is not None:
@@ -118,30 +98,33 @@ def begin(
         [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
     )
     for name, held_out in ((NEW, new), (OLD, known)):
-        chosen = sorted((one for one in held_out if one.held_out), key=lambda one: one.priority)
-        prompts.write(folder / name, chosen[: plan.prompts])
+        prompts.write(folder / name, prompts.judging(held_out, plan.prompts))
     prompts.write(folder / TRAIN, trained)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = Begun(version=version, stable=stable, temperature=_temperature(plan, asked), plan=plan)
+    begun = Begun(version=version, stable=stable, temperature=plan.temperature_of(asked), plan=plan)
     write_job(folder, begun)
     return begun
 
 
-def _temperature(plan: Plan, asked: prompts.Asked) -> float:
-    """The service's temperature.
+def check_same(folder: Path, kind: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run of other settings.
+
+    Args:
+      kind: of run, as a message names it.
+      there, here: settings of the run that was begun, and of this call.
 
     Raises:
-      UsageError: the logs state several.
+      UsageError: names the first difference.
     """
-    if plan.temperature is not None:
-        return float(plan.temperature)
-    if len(asked.temperatures) > 1:
-        told = ", ".join(f"{one:g}" for one in sorted(asked.temperatures))
-        raise UsageError(f"the logs have lines of several temperatures ({told}): choose one by --temperature")
-    return next(iter(asked.temperatures), 1.0)
+    for name, value in here.items():
+        if there[name] != value:
+            raise UsageError(
+                f"{folder} holds a {kind} whose {name} is {shown(there[name])}, not "
+                f"{shown(value)}: give the same call to go on with it, or --restart"
+            )
 
 
 def write_job(folder: Path, begun: Begun) -> None:
@@ -158,13 +141,13 @@ def was_added(registry: DraftRegistry, begun: Begun, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keeps other redistillations out; what is empty at the end goes."""
+def alone(folder: Path, kind: str = "redistillation") -> Iterator[None]:
+    """Keeps other runs of its kind out; what is empty at the end goes."""
     with files.saving(folder):
         folder.mkdir(exist_ok=True)
     with files.locked(folder) as free:
         if free is False:
-            raise UsageError(f"{folder}: another redistillation is under way")
+            raise UsageError(f"{folder}: another {kind} is under way")
         try:
             yield
         finally:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from distillspec_jax import new_folders, outputs, training_log
+from distillspec_jax import new_folders
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import paired, profiling
-from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.evaluation import profiling, prospect
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.operations import admission, draft_registry, gate, prompts, rollout
+from distillspec_jax.operations import admission, asked_training, draft_registry, gate, prompts, rollout
+from distillspec_jax.operations.asked_training import Say, Train
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
 from distillspec_jax.operations.gate import Conditions, Measured
 from distillspec_jax.operations.held_out import HeldOut
-from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.operations.redistill_folder import (
     ASKED,
     FOLDER,
@@ -34,7 +31,6 @@ from distillspec_jax.operations.redistill_folder import (
     TRAIN,
     Begun,
     Plan,
-    Say,
     alone,
     begin,
     empty,
@@ -45,9 +41,6 @@ from distillspec_jax.operations.redistill_folder import (
 _TRAININGS = ("pilot", "full")
 _PROFILED = 100
 """Held-out prompts of a new version's profile."""
-
-Train = Callable[[str, Path, str, int], Path]
-"""Trains: the draft to start from, a folder, the name of the task, steps; returns the folder of the best."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +85,13 @@ class _Job:
         cost = 0.0
         if plan.pilot_steps:
             pilot = self._trained("pilot", plan.pilot_steps)
-            cost += _seconds(self.folder / "pilot")
+            cost += asked_training.seconds(self.folder / "pilot")
             measured = held_out.measure(pilot, self.folder / "pilot.json")
             refused = self._foreseen(stable, measured, cost)
             if refused is not None:
                 return Outcome("refused", refused)
         candidate = self._trained("full", plan.steps)
-        cost += _seconds(self.folder / "full")
+        cost += asked_training.seconds(self.folder / "full")
         measured = held_out.measure(candidate, self.folder / "full.json")
         finding = gate.judge(stable, measured, cost, self.conditions)
         if finding.outcome != "passed":
@@ -123,37 +116,25 @@ class _Job:
 
     def _trained(self, name: str, steps: int) -> Path:
         self.say(f"{name}: {steps:,} steps from {self.begun.stable}")
-        task = self._task()
+        task = asked_training.task(self.target, self.folder / TRAIN, self.folder / NEW)
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
-
-    def _task(self) -> str:
-        """Makes the task of the prompts: as the target reads them, held-out ones for validation."""
-        from distillspec_jax.data import tasks  # TensorFlow
-
-        form = prompt_format(self.target, truncate=True)
-        path = outputs.resolved(self.folder)
-        name = prompts.digest([Prompt(inputs=str(path)), *prompts.read_sample(self.folder / TRAIN)])
-        return tasks.jsonl_task(
-            f"asked_{name}",
-            str(path / TRAIN),
-            str(path / NEW),
-            targets_field="outputs",
-            prefix=form.prefix,
-            inputs_length=form.max_tokens or 192,
-            targets_length=form.max_new_tokens,
-        )
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:
         """Why the whole training is not likely to pay, by the pilot; None where it is."""
         plan = self.begun.plan
-        seen = paired.quotient_of_records(pilot.new, stable.new, "block_efficiency").value
-        gain = gate.foreseen(seen, plan.pilot_steps, plan.steps)
-        whole = cost * (1 + plan.steps / plan.pilot_steps)
-        saved = gate.saving(stable, gain)
-        needed = whole / saved if saved > 0 else np.inf
+        found = prospect.foresee(
+            stable.new,
+            pilot.new,
+            seconds_per_round=stable.seconds_per_round,
+            pilot_steps=plan.pilot_steps,
+            pilot_seconds=cost,
+            steps=plan.steps,
+        )
+        seen, gain, needed = (one.value for one in (found.seen, found.gain, found.requests))
         told = (
             f"the pilot of {plan.pilot_steps:,} steps changed block efficiency on new prompts by "
-            f"{seen - 1:+.1%}; {plan.steps:,} steps would by about {gain - 1:+.1%}, and cost {whole:,.0f} s"
+            f"{seen - 1:+.1%}; {plan.steps:,} steps would by about {gain - 1:+.1%}, and cost "
+            f"{found.training_seconds:,.0f} s"
         )
         if gain - 1 < self.conditions.least_gain:
             return f"{told}: less than the gate's {self.conditions.least_gain:.1%}"
@@ -221,10 +202,3 @@ def _outcome(job: _Job) -> Outcome:
         if not any((job.folder / name).is_dir() for name in _TRAININGS):
             empty(job.folder)
         raise
-
-
-def _seconds(folder: Path) -> float:
-    """Adds up the seconds of a training's steps by its log, compilation and evaluation left out."""
-    lines = [line for line in training_log.read(folder / "metrics.jsonl") if line.get("split") == "train"]
-    timed = [line["step_s"] for line in lines if line.get("step_s") is not None]
-    return float(np.median(timed)) * max((line["step"] for line in lines), default=0) if timed else 0.0

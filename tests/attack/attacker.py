@@ -31,7 +31,7 @@ MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 FRESH = 60
 """Calls that a process answers: compiled programs add up."""
 
-JUDGED = {"watch": (1, 3), "check": (1,), "redistill": (1, 3), "rollout": (1, 3, 4)}
+JUDGED = {"watch": (1, 3), "check": (1,), "redistill": (1, 3), "pilot": (1, 3), "rollout": (1, 3, 4)}
 """Exit statuses by which a command says what it found."""
 
 _ERROR = ": error: "
@@ -40,7 +40,8 @@ _PROGRESS = re.compile(
     r"resuming after|compiling|.* is whole: |.*: failed: the model's logits|.*: \d+ s$|"
     r"distributions of \d+ ids|\d+ outputs, \d+ tokens|\d+ texts, \d+ tokens|"
     r".*: not taken along: |.*: no tokenizer in |"
-    r".* lines without .*: set aside|\d+ new prompts and \d+ old ones; .*|"
+    r".* lines without .*: set aside|pilot: \d+ steps from .*|going on with the pilot in .*|"
+    r"\d+ new prompts and \d+ old ones; .*|"
     r"no target or no held-out prompts to check with|\d+ positions of \d+ prompts tested|"
     r"distillspec \w+: stopped|(train|eval) +\d+/|.*acceptance)"
 )

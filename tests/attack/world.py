@@ -5,6 +5,7 @@ chatty/              a decoder with a chat template                  asked.jsonl
 served.jsonl         outputs of generate                             results.jsonl, metrics.jsonl
 advice.json, held_out.json    what advise and evaluate write         train.jsonl, valid.jsonl, tiny.gin
 hf/, t5x/, orbax/, tiny.gguf, spiece.model     of other frameworks
+mine.jsonl, piloted/          prompts, and a pilot on them that has ended
 drafts/              a registry of two versions, of which one is being rolled out
 out-0000I-of-00002/  two shards of a run of generate
 notes.txt, full/notes.txt, frozen.txt, locked/, empty/, unended/results.jsonl    the user's own
@@ -12,7 +13,9 @@ notes.txt, full/notes.txt, frozen.txt, locked/, empty/, unended/results.jsonl   
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 NOTES = "mine, and nobody else's\n"
-SELDOM = ("t5x", "orbax", "chatty", "hf", "tiny.gguf", "texts", "drafts")
+SELDOM = ("t5x", "orbax", "chatty", "hf", "tiny.gguf", "texts", "drafts", "piloted")
 """Parts of many files, which only cases have that name them."""
 
 
@@ -80,9 +83,11 @@ def build(root: Path) -> None:
     _lines("asked.jsonl", [{"id": i, "inputs": text, "targets": "b"} for i, text in enumerate("abc")])
     _lines("train.jsonl", [{"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(12)])
     _lines("valid.jsonl", [{"inputs": f"say {i:02}", "targets": f"{i:02} is said"} for i in range(4)])
+    _lines("mine.jsonl", [{"inputs": f"ask {i:02}"} for i in range(40)])
     _measurements()
     _set(Path("texts"))
     _registry("drafts")
+    _pilot()
     convert.export("chatty", "hf")
     _sources(jax)
     Path("tiny.gin").write_text(TINY_GIN)
@@ -207,6 +212,23 @@ def _registry(path: str) -> None:
     rollout.start(registry, "v2", rollout.Settings(), "a try")
     old = [prompts.Prompt(inputs=f"asked {i}", since="v1") for i in range(3)]
     prompts.write(registry.path / PROMPTS, old)
+
+
+def _pilot() -> None:
+    """Runs a pilot without decoding and training; its page and numbers are what a call tells again."""
+    import pytest
+
+    from distillspec_jax.cli import asked_flags, pilot
+    from distillspec_jax.operations import asked_training
+    from tests import pair
+    from tests.attack.cases.commands import PILOTED
+    from tests.operations import trainers
+
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(io.StringIO()):
+        trainers.count(patched)
+        patched.setattr(asked_training, "task", lambda *_: "asked")
+        patched.setattr(asked_flags, "trainer", lambda flags, target: trainers.Trainer(pair.target()))
+        assert pilot.main(PILOTED.split()[1:]) == 0
 
 
 def _sources(jax: Any) -> None:

@@ -45,9 +45,11 @@ def test_help_lists_every_command_with_a_line(capsys):
     output = capsys.readouterr().out
     assert all(f"  {name}" in output and text in output for name, text in console.COMMANDS.items())
     statuses = " ".join(output.split())
-    assert "75 from `finetune`, `distill`, `redistill` and `demo`" in statuses  # any other command just ends,
-    assert "1 and 3 from `watch`" in statuses  # but those ask a question
+    # Any other command just ends, but those below ask a question.
+    assert "75 from `finetune`, `distill`, `redistill`, `pilot` and `demo`" in statuses
+    assert "1 and 3 from `watch`" in statuses
     assert "1 and 3 from `redistill`" in statuses
+    assert "1 and 3 from `pilot`" in statuses
     assert "1, 3 and 4 from `rollout`" in statuses
 
 

@@ -103,4 +103,24 @@ OPERATIONS = (
         "tests/operations/test_two_arms.py",
         _ROLLOUT_TESTS,
     ),
+    _mutant(
+        "11",
+        "a pilot trains on the prompts that it is judged by",
+        (
+            "operations/pilot.py",
+            "trained = [one for one in asked.prompts if not one.held_out]",
+            "trained = list(asked.prompts)",
+        ),
+        "tests/operations/test_pilot.py",
+    ),
+    _mutant(
+        "12",
+        "a pilot says go by its estimate, and not by the cautious end",
+        (
+            "evaluation/prospect.py",
+            "if not self.gain.low >= 1 + least_gain:",
+            "if not self.gain.value >= 1 + least_gain:",
+        ),
+        "tests/evaluation/test_prospect.py",
+    ),
 )

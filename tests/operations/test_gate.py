@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax.acceptance import Record
 from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import prospect
 from distillspec_jax.operations import gate
 from distillspec_jax.operations.gate import Conditions, Measured
 
@@ -74,9 +75,11 @@ def test_the_saving_is_rounds_that_are_spared():
     tokens = sum(one.emitted_tokens for one in STABLE.new) / len(STABLE.new)
     efficiency = tokens / ROUNDS
     seconds = [0.01 * tokens / (efficiency * gain) for gain in (1.0, 1.25)]
-    assert gate.saving(STABLE, 1.25) == pytest.approx(seconds[0] - seconds[1])
-    assert gate.saving(STABLE, 0.8) < 0
-    assert gate.saving(STABLE, float("nan")) == 0
+    assert prospect.saving(STABLE.new, STABLE.seconds_per_round, 1.25) == pytest.approx(
+        seconds[0] - seconds[1]
+    )
+    assert prospect.saving(STABLE.new, STABLE.seconds_per_round, 0.8) < 0
+    assert prospect.saving(STABLE.new, STABLE.seconds_per_round, float("nan")) == 0
 
 
 @pytest.mark.parametrize("field", ["least_gain", "margin", "pay_back_requests", "least_prompts"])

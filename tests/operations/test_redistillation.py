@@ -4,53 +4,22 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from distillspec_jax.acceptance import Record
 from distillspec_jax.cli import errors, redistill
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
 from distillspec_jax.operations import admission, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
-from distillspec_jax.operations.held_out import HeldOut
 from distillspec_jax.operations.redistill_folder import Plan
 from distillspec_jax.training import job
 from tests import pair
+from tests.operations import trainers
+from tests.operations.trainers import Killed, Trainer
 
 CONDITIONS = Conditions(least_prompts=5, pay_back_requests=10**6)
 PLAN = Plan(steps=8, pilot_steps=2, prompts=8, block_size=3)
-
-
-class Killed(BaseException):
-    """As a signal would end it."""
-
-
-class Trainer:
-    """Trains by copying a model that is known; notes what it was asked for.
-
-    Attributes:
-      result: what comes of it.
-      asked: `(folder, steps)` of every call.
-      dies_at: the call that never ends.
-    """
-
-    def __init__(self, result, dies_at=None):
-        self.result, self.asked, self.dies_at = result, [], dies_at
-
-    def __call__(self, draft, folder, task, steps):
-        if self.dies_at == len(self.asked):
-            raise Killed
-        self.asked.append((folder.name, steps))
-        if not folder.is_dir():
-            provenance = {"parents": {"draft": draft}, "command": "distillspec redistill"}
-            card = dataclasses.replace(self.result.card, provenance=provenance)
-            pair.write(folder, dataclasses.replace(self.result, card=card))
-            (folder / "metrics.jsonl").write_text(
-                json.dumps({"step": steps, "split": "train", "step_s": 0.5}) + "\n"
-            )
-        return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +47,8 @@ def logs(tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Known counts in the place of decoding: the target as its own draft has twice the block efficiency."""
+    trainers.count(monkeypatch)
     profiled = []
-
-    def decode(self, draft):
-        kernels = [model.params["encoder"]["encoder_norm"]["scale"] for model in (draft, pair.target())]
-        accepted = 6 if np.array_equal(*kernels) else 1
-        count = len(self.new) + len(self.old)
-        one = Record(emitted_tokens=4 + accepted, target_calls=4, tested=6, accepted=accepted, drafted=12)
-        return [one] * count, 0.01
-
-    monkeypatch.setattr(HeldOut, "_decode", decode)
     monkeypatch.setattr(profiling, "profile", lambda folder, **options: profiled.append(folder))
     return profiled
 

@@ -31,6 +31,12 @@ TO_HF = "convert --to=hf --input=chatty"
 TO_GGUF = "convert --to=gguf --input=chatty"
 REGISTRY, ROLLOUT = "registry check --registry=drafts", "rollout advance --registry=drafts --log=served.jsonl"
 REDISTILL = "redistill --registry=drafts --log=served.jsonl"
+PILOT = (
+    "pilot --target=target --draft=draft --data=mine.jsonl --steps=4 --pilot_steps=2 --prompts=5 "
+    "--least_prompts=5"
+)
+PILOTED = f"{PILOT} --output=piloted"
+"""One that has ended, and is told again."""
 DEPLOY = "deploy --engine=llama.cpp --target=chatty --draft=chatty"
 _TASK = (
     "--gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine --gin.TRAIN_FILE=train.jsonl "
@@ -106,6 +112,7 @@ EVERY = {
     "distill from a set": f"{STORED} --gin.MODEL_DIR=out",
     "registry, list": "registry list --registry=drafts",
     "registry, check": f"{REGISTRY} --target=target",
+    "pilot": PILOTED,
     "redistill": REDISTILL,
     "rollout": ROLLOUT,
     "deploy": DEPLOY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.attack.case import DONE, EITHER, REFUSED, Case, Step, call
-from tests.attack.cases.commands import ADVISE, COLLECT, DRAFT, EVALUATE, GENERATE, REPORT, SWEEP
+from tests.attack.cases.commands import ADVISE, COLLECT, DRAFT, EVALUATE, GENERATE, PILOT, REPORT, SWEEP
 
 _ASKED = "generate --model=target --input={} --output=out --max_new_tokens=4 --batch_size=2"
 _SERVED = "generate --model=target --input=served.jsonl --max_new_tokens=4 --batch_size=2"
@@ -39,6 +39,14 @@ LINES: tuple[tuple[str, tuple[Step, ...], str], ...] = (
     (f"{COLLECT} --output=chatty", (), REFUSED),
     (f"{SWEEP} --output_dir=out", (("write", "out/results.jsonl", "mine"),), REFUSED),
     (f"{DRAFT} --output=full", (), REFUSED),
+    (f"{PILOT} --output=target", (), REFUSED),
+    (f"{PILOT} --output=. --restart", (), REFUSED),
+    (f"{PILOT} --output=out --restart", (("write", "out/pilot.html", "mine"),), REFUSED),
+    (
+        f"{PILOT.replace('mine.jsonl', 'out/train.jsonl')} --output=out --restart",
+        (("write", "out/job.json", "{}"), ("rename", "mine.jsonl", "out/train.jsonl")),
+        REFUSED,
+    ),
 )
 
 

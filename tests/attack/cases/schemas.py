@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tests.attack.case import EITHER, MISSING, REFUSED, Case, call
 from tests.attack.cases.commands import (
     MERGE,
+    PILOTED,
     POWER,
     REDISTILL,
     REGISTRY,
@@ -106,6 +107,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "drafts/versions/v2/lineage.json": (REGISTRY,),
     "drafts/versions/v2/model.json": (REGISTRY,),
     "drafts/prompts.jsonl": (REDISTILL,),
+    "piloted/job.json": (PILOTED,),
     "held_out.json": ("evaluate --model=target --task=office_help_ende --limit=2 --output=held_out.json",),
     "advice.json": ("advise --target=target --drafter=draft --inputs=asked.jsonl --output=advice.json",),
 }
@@ -135,6 +137,7 @@ def _fields() -> list[Case]:
     from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
     from distillspec_jax.models.t5_config import T5Config
     from distillspec_jax.operations.lineage import Lineage, Training
+    from distillspec_jax.operations.pilot import Begun, PilotPlan
     from distillspec_jax.operations.prompts import Prompt
     from distillspec_jax.operations.rollout import Settings
     from distillspec_jax.operations.transitions import History, Transition
@@ -157,6 +160,8 @@ def _fields() -> list[Case]:
         *_of(Lineage, "drafts/versions/v2/lineage.json", "", REGISTRY),
         *_of(Training, "drafts/versions/v2/lineage.json", "training.", REGISTRY),
         *_of(Prompt, "drafts/prompts.jsonl:2", "", REDISTILL),
+        *_of(Begun, "piloted/job.json", "", PILOTED),
+        *_of(PilotPlan, "piloted/job.json", "plan.", PILOTED),
         *_of(ResultRow, "results.jsonl:2", "", READ_ROWS),
         *_of(PerPrompt, "results.jsonl:2", "per_prompt.", READ_ROWS),
         *_of(Timed, "results.jsonl:2", "timing.", READ_ROWS),

@@ -1,0 +1,92 @@
+"""Training on prompts that were asked: settings, the task that is made of them, and what the steps cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from distillspec_jax import outputs, training_log
+from distillspec_jax.errors import UsageError, check_number
+from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.operations import prompts
+from distillspec_jax.operations.prompts import Asked, Prompt
+from distillspec_jax.schema import Amount, Count, Size
+
+Say = Callable[[str], None]
+
+Train = Callable[[str, Path, str, int], Path]
+"""Trains: the draft to start from, a folder, the name of the task, steps; returns the folder of the best."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """The settings of a training on prompts that were asked, by which a run knows its own folder.
+
+    Attributes:
+      steps: of the training.
+      pilot_steps: of the pilot; 0: none.
+      temperature: of the service, at which drafts are judged; None: that of the prompts' lines.
+      block_size: drafts a round, likewise.
+      prompts: held-out ones at most, of each kind.
+      chat: see `held_out.HeldOut`.
+      recipe: the gin files and bindings of the training.
+
+    Raises:
+      UsageError: an impossible value.
+    """
+
+    steps: Size = 300
+    pilot_steps: Count = 40
+    temperature: Amount | None = None
+    block_size: Size = 5
+    prompts: Size = 200
+    chat: bool = False
+    recipe: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_number("--steps", self.steps, 1, most=10**9)
+        check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
+
+    def temperature_of(self, asked: Asked) -> float:
+        """The service's temperature.
+
+        Raises:
+          UsageError: the lines state several.
+        """
+        if self.temperature is not None:
+            return float(self.temperature)
+        if len(asked.temperatures) > 1:
+            told = ", ".join(f"{one:g}" for one in sorted(asked.temperatures))
+            raise UsageError(
+                f"the logs have lines of several temperatures ({told}): choose one by --temperature"
+            )
+        return next(iter(asked.temperatures), 1.0)
+
+
+def task(target: Pretrained, train: Path, validation: Path) -> str:
+    """Makes the task of two files of prompts, as the target reads them; returns its name."""
+    from distillspec_jax.data import tasks  # TensorFlow
+
+    form = prompt_format(target, truncate=True)
+    train, validation = outputs.resolved(train), outputs.resolved(validation)
+    name = prompts.digest([Prompt(inputs=str(train.parent)), *prompts.read_sample(train)])
+    return tasks.jsonl_task(
+        f"asked_{name}",
+        str(train),
+        str(validation),
+        targets_field="outputs",
+        prefix=form.prefix,
+        inputs_length=form.max_tokens or 192,
+        targets_length=form.max_new_tokens,
+    )
+
+
+def seconds(folder: Path) -> float:
+    """Adds up the seconds of a training's steps by its log, compilation and evaluation left out."""
+    lines = [line for line in training_log.read(folder / "metrics.jsonl") if line.get("split") == "train"]
+    timed = [line["step_s"] for line in lines if line.get("step_s") is not None]
+    return float(np.median(timed)) * max((line["step"] for line in lines), default=0) if timed else 0.0
