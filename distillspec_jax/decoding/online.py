@@ -131,7 +131,7 @@ class OnlineBatch:
             if size < 1:
                 raise UsageError(f"{name} is {size}, must be at least 1")
         sizes = (block_size,) if isinstance(block_size, int) else tuple(block_size)
-        self._vocabulary = vocabulary
+        self._vocabulary, self._partitioner = vocabulary, partitioner
         self._runner = Runner(
             target,
             target_params,
@@ -185,7 +185,9 @@ class OnlineBatch:
             )
             costs = calibration.round_costs(self._runner, state, self._rounds)
             self._sizes = BlockSizeChoice(costs, self._rounds)
-        for truncates in (False, True):
+        # On a mesh a program's results may lie otherwise than what it was compiled for: they are put in, too.
+        passes = 1 if self._partitioner is None else 3
+        for truncates in (False, True) * passes:
             for size in self._runner.block_sizes[::-1]:  # without drafts last: the state forgets its draft
                 for rows in _powers_of_two(min(_READ_TOGETHER, self.slots)):
                     for reading in self._widths:
@@ -333,9 +335,11 @@ class OnlineBatch:
             [one.top_k for one in prompts],
             [one.top_p for one in prompts],
         )
+        # Whether rows truncate is said where they are put: it would be two programs more for each that reads.
+        distribution = dataclasses.replace(sampling.host_distribution(self._vocabulary), truncates=False)
         return PromptBatch.of(
             [one.ids for one in prompts],
-            sampling.host_distribution(self._vocabulary),
+            distribution,
             [one.max_new_tokens for one in prompts],
             [one.seed for one in prompts],
             [one.number for one in prompts],

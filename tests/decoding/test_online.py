@@ -32,7 +32,7 @@ PROMPTS = [
 ]
 
 
-def batch(block_size: int | Sequence[int] = 2) -> OnlineBatch:
+def batch(slots: int = 2, block_size: int | Sequence[int] = 2) -> OnlineBatch:
     return OnlineBatch(
         PAIR.target,
         PAIR.params.target,
@@ -40,7 +40,7 @@ def batch(block_size: int | Sequence[int] = 2) -> OnlineBatch:
         PAIR.params.draft,
         vocabulary=VOCABULARY,
         block_size=block_size,
-        slots=2,
+        slots=slots,
         prompt_width=8,
         width=16,
         prompt_bucket=4,
@@ -153,7 +153,7 @@ def test_block_sizes_that_change_on_the_way_leave_greedy_texts_as_they_are(offli
 def test_nothing_is_compiled_for_a_prompt_once_the_batch_is_warm(request: Any) -> None:
     import jax
 
-    online = batch()
+    online = batch(slots=3)  # shapes that no other test has compiled
     online.warm()
     names: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: names.append(name))
