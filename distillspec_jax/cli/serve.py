@@ -42,7 +42,11 @@ def main(argv: list[str]) -> int:
     add("--max_new_tokens", type=int, help="longest output with EOS (default: the model's target length)")
     add("--max_queue", type=int, default=64, help="outputs that may wait; more get 429 (default: 64)")
     add("--max_body_bytes", type=int, default=1 << 20, help="of a request (default: 1048576)")
-    add("--block_size", default="5", metavar="N", help="drafted tokens per round, or auto (default: 5)")
+    add(
+        "--block_size",
+        metavar="N",
+        help="drafted tokens per round, or auto (default: 5, or less if outputs are shorter)",
+    )
     add("--rule", default="token", help=RULE_HELP)
     add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
@@ -130,11 +134,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _number_or_auto(value: str) -> int | str:
+def _number_or_auto(value: str | None) -> int | str:
+    if value is None:
+        return 0  # the server's own
     if value == "auto":
         return value
-    if not value.isdecimal() or not int(value):
-        raise UsageError(f"--block_size={value}: must be a whole number from 1 on, or auto")
+    if not (value.isdecimal() and len(value) < 10 and 1 <= int(value) <= bounds.BLOCK_SIZE):
+        raise UsageError(f"--block_size={value}: must be from 1 to {bounds.BLOCK_SIZE}, or auto")
     return int(value)
 
 

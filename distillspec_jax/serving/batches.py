@@ -17,6 +17,7 @@ from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.serving.scoring import Scorer
+from distillspec_jax.terminal import news
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,8 @@ class BatchMaker:
             rounds_per_visit=wanted.rounds_per_visit,
             partitioner=self._partitioner,
         )
+        length = f"prompts of up to {wanted.prompt_tokens:,} and {wanted.new_tokens:,} new tokens"
+        news(f"compiling for {' and '.join(drafts) or 'no draft'}: {wanted.slots} rows, {length}")
         batch.warm()
         return batch
 

@@ -24,9 +24,10 @@ from distillspec_jax.serving.request_log import RequestLog
 from distillspec_jax.serving.routing import Route
 from distillspec_jax.serving.service import Limits, Service
 from distillspec_jax.serving.worker import Worker
-from distillspec_jax.terminal import news
 
 _NO_DRAFT = "none"
+_BLOCK_SIZE = 5
+"""Drafts a round, unless outputs are shorter."""
 _PROMPT_TOKENS = 512
 """The longest prompt of a model that was built for no length of its own."""
 
@@ -39,7 +40,8 @@ class ServerSettings:
       model: the target, a directory or `zoo:NAME`.
       drafter: draft models, or drafters without one, by name; several lay their blocks side by side.
       registry: follow the drafts of this registry instead.
-      batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 are the model's own lengths.
+      batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 are the model's own lengths, a
+        block_size of 0 is 5, or less if outputs are shorter.
       task, prefix, chat: see `prompt_format`; a chat template, where the target has one, serves
         `/v1/chat/completions` in any case.
       served_name: of the model, for clients; the model's own by default.
@@ -135,7 +137,6 @@ def _service(settings: ServerSettings, log: RequestLog | None) -> tuple[Service,
         registry.check(name)
         return maker.batch([str(registry.path_of(name))])
 
-    news("loading drafts and compiling")
     made: dict[str, OnlineBatch] = {}
     if state is None:
         route = Route("+".join(settings.drafter) or _NO_DRAFT)
@@ -153,11 +154,21 @@ def _service(settings: ServerSettings, log: RequestLog | None) -> tuple[Service,
 
 
 def _with_lengths(settings: BatchSettings, form: PromptFormat) -> BatchSettings:
-    """The settings with the model's own lengths where none are set."""
+    """The settings with the model's own lengths where none are set, and a block that no output is too short
+    for.
+
+    Raises:
+      UsageError: a block that is longer than any output.
+    """
+    longest = settings.new_tokens or form.max_new_tokens
+    block = min(_BLOCK_SIZE, longest) if settings.block_size == 0 else settings.block_size
+    if isinstance(block, int) and block > longest:
+        raise UsageError(f"--block_size={block}: outputs end after {longest} tokens, use {longest} or less")
     return dataclasses.replace(
         settings,
         prompt_tokens=settings.prompt_tokens or form.max_tokens or _PROMPT_TOKENS,
-        new_tokens=settings.new_tokens or form.max_new_tokens,
+        new_tokens=longest,
+        block_size=block,
     )
 
 

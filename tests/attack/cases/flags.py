@@ -31,11 +31,49 @@ LINES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("generate", "--gin_file"), REFUSED),
     (("generate", *["--model=target"] * 5000), EITHER),
 )
+SERVE = (
+    "--port=65536",
+    "--port=-1",
+    "--port=x",
+    "--host=nowhere.invalid",
+    "--host=999.1.1.1",
+    "--batch_size=0",
+    "--batch_size=1000000000",
+    "--max_prompt_tokens=0",
+    "--max_prompt_tokens=2000000000",
+    "--max_new_tokens=2000000000",
+    "--max_queue=-1",
+    "--max_body_bytes=1",
+    "--block_size=0",
+    "--block_size=1e3",
+    "--block_size=1000000",
+    "--rounds_per_visit=0",
+    "--grace_seconds=-1",
+    "--rule=x",
+    "--epsilon=0.5",
+    "--candidates=0",
+    "--drafter=nowhere",
+    "--drafter=notes.txt",
+    "--registry=notes.txt",
+    "--registry=drafts --drafter=draft",
+    "--tokens_file=nowhere",
+    "--tokens_file=asked.jsonl",
+    "--log=notes.txt",
+    "--log=nowhere/served.jsonl",
+    "--log_texts",
+    "--task=x",
+    "--dtype=x",
+    "--num_partitions=3",
+)
+"""Flags with which `serve` must refuse to begin; it would not end by itself."""
 TEXT_MAY_BE_EMPTY = ("--prefix", "--title")
 
 
 def cases() -> list[Case]:
     found = [Case("flags", argv, (), may) for argv, may in LINES]
+    found += [
+        Case("flags", ("serve", "--model=target", "--port=0", *flags.split()), (), REFUSED) for flags in SERVE
+    ]
     for command in COMMANDS:
         found += [Case("flags", (command, "--help"), (), EITHER, alone=command in ALONE)]
         found += [
