@@ -7,6 +7,7 @@ import http.client
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,6 +61,8 @@ def server(flags: Sequence[str], patience: float = 600.0) -> Iterator[str]:
         for line in process.stderr:
             print(line, end="", file=sys.stderr)
             if " at http://" in line:
+                # Nobody else reads what it goes on to say: a full pipe would stop it.
+                threading.Thread(target=process.stderr.read, daemon=True).start()
                 yield line.rsplit(" at ", 1)[1].strip()
                 break
             if time.monotonic() > until:
@@ -69,6 +72,6 @@ def server(flags: Sequence[str], patience: float = 600.0) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=60)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()

@@ -110,7 +110,7 @@ def run(
         config = uvicorn.Config(
             made,
             lifespan="on",
-            log_level="warning",
+            log_level="error",  # a line for every garbled request would let anybody fill the log
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.grace_seconds,
