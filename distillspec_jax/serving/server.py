@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -77,7 +78,7 @@ def run(
     port: int = 8000,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serves until it is told to stop (SIGINT, SIGTERM).
+    """Serves until it is told to stop (SIGINT, SIGTERM); from the main thread.
 
     Args:
       host, port: to listen at; port 0 is any that is free.
@@ -115,6 +116,8 @@ def run(
             server_header=False,
             timeout_graceful_shutdown=settings.grace_seconds,
         )
+        # uvicorn ends gracefully, and then raises the signal again, for whoever handled it before.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
         if follower is not None:
             follower.close()
