@@ -159,13 +159,15 @@ class Crowd:
 def expected_texts() -> dict[Case, set[str]]:
     """The right texts of every request that is sent, by offline decoding.
 
-    A text that is drawn depends on the draft that proposed its tokens: there is one of each draft.
+    A text that is drawn depends on the draft that proposed its tokens: there is one of each draft. Prompts are
+    decoded one by one: in a batch of prompts of other lengths sums are rounded otherwise, and once in some
+    hundred texts a draw falls on the other side of a boundary.
     """
     rows = [row for row in examples(TASK, split="test") if len(row.prompt) < PROMPT_TOKENS][:PROMPTS]
     texts = [row.inputs_text for row in rows]
     found: dict[Case, set[str]] = collections.defaultdict(set)
     for draft in DRAFTS:
-        generator = TextGenerator(ds.load(TARGET), ds.load(draft), block_size=BLOCK, batch_size=8)
+        generator = TextGenerator(ds.load(TARGET), ds.load(draft), block_size=BLOCK, batch_size=1)
         for temperature, seed in ((0.0, 0), (1.0, 1), (1.0, 2)):
             outputs = generator.stream(
                 texts,
