@@ -159,7 +159,7 @@ class Crowd:
 def expected_texts() -> dict[Case, set[str]]:
     """The right texts of every request that is sent, by offline decoding.
 
-    A text that is drawn depends on the draft that proposed its tokens: there is one of each draft. Prompts are
+    A text that is drawn depends on the draft that proposed its tokens: one of each draft. Prompts are
     decoded one by one: in a batch of prompts of other lengths sums are rounded otherwise, and once in some
     hundred texts a draw falls on the other side of a boundary.
     """
