@@ -134,10 +134,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _number_or_auto(value: str | None) -> int | str:
-    if value is None:
-        return 0  # the server's own
-    if value == "auto":
+def _number_or_auto(value: str | None) -> int | str | None:
+    if value is None or value == "auto":
         return value
     if not (value.isdecimal() and len(value) < 10 and 1 <= int(value) <= bounds.BLOCK_SIZE):
         raise UsageError(f"--block_size={value}: must be from 1 to {bounds.BLOCK_SIZE}, or auto")

@@ -14,6 +14,7 @@ from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files, text_generator
+from distillspec_jax.generation.pairing import fitting_block_size
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
@@ -118,7 +119,7 @@ def generate_file(
         requests, {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": limit}
     )
     limits = options["max_new_tokens"]
-    decisive["block_size"] = block_size = _block_size(
+    decisive["block_size"] = block_size = fitting_block_size(
         block_size, max(limits) if isinstance(limits, list) else limits
     )
     generator = text_generator.TextGenerator(
@@ -206,10 +207,3 @@ def _named(drafters: Sequence[str]) -> list[str]:
     if others and len(others) < len(drafters):
         raise UsageError(f"--drafter=none beside --drafter={others[0]}: choose one")
     return others
-
-
-def _block_size(asked: int | str | None, longest: int) -> int | str:
-    """The block size asked for, or 5; a block longer than any output may be is refused, or shortened."""
-    if isinstance(asked, int) and asked > longest >= 1:
-        raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
-    return max(1, min(5, longest)) if asked is None else asked

@@ -79,3 +79,14 @@ def pair(
         blocks = drafter.candidates
     verifier = find_rule(rule, epsilon=epsilon, candidates=blocks)
     return Pair(form, drafter, params, verifier, sizes)
+
+
+def fitting_block_size(asked: int | str | None, longest: int) -> int | str:
+    """The block size asked for, or 5; a block longer than any output may be is refused, or shortened.
+
+    Raises:
+      UsageError: a block longer than that was asked for.
+    """
+    if isinstance(asked, int) and asked > longest >= 1:
+        raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")
+    return max(1, min(5, longest)) if asked is None else asked

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 from pathlib import Path
 from typing import NamedTuple
-
-import jinja2
 
 from distillspec_jax import files
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.prospect import Finding
 from distillspec_jax.reports.pilot_texts import text
+from distillspec_jax.reports.templates import template
 
 _TEMPLATE = "pilot.html.j2"
 _SIGNATURE = '<meta name="generator" content="distillspec_jax pilot">'
@@ -136,16 +134,8 @@ def write(path: Path, found: Finding, language: str) -> None:
     Raises:
       UsageError: the place cannot be written, or holds a file of others.
     """
-    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({_TEMPLATE: source}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     bars, wanted = _bars(found, language)
-    page = environment.get_template(_TEMPLATE).render(
+    page = template(_TEMPLATE).render(
         story=story(found, language),
         outcome=found.outcome,
         language=language,

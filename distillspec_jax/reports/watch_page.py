@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from distillspec_jax import files
 from distillspec_jax.evaluation.reference import ALL
 from distillspec_jax.evaluation.verdicts import Verdict
 from distillspec_jax.evaluation.watch_state import Point
 from distillspec_jax.evaluation.watching import Watch
+from distillspec_jax.reports.templates import template
 
 _TEMPLATE = "watch.html.j2"
 _SIGNATURE = '<meta name="generator" content="distillspec_jax watch">'
@@ -27,16 +25,8 @@ def write(path: str, found: Sequence[Verdict], watch: Watch) -> None:
     Raises:
       UsageError: the place cannot be written, or holds a file of others.
     """
-    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({_TEMPLATE: source}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     panels = [_panel(one) for one in found]
-    page = environment.get_template(_TEMPLATE)
+    page = template(_TEMPLATE)
     text = page.render(panels=panels, watch=watch, all=ALL, width=_WIDTH, height=_HEIGHT)
     files.write_whole(path, text, is_ours)
 

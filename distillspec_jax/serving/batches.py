@@ -36,7 +36,7 @@ class BatchSettings:
     prompt_tokens: int = 512
     new_tokens: int = 128
     rounds_per_visit: int = 4
-    block_size: int | str = 5
+    block_size: int | str | None = 5
     rule: str = "token"
     epsilon: float | None = None
     candidates: int = 1
@@ -83,7 +83,7 @@ class BatchMaker:
             self._target,
             [drafter_registry.load(name, wanted.dtype) for name in drafts],
             form=self._form,
-            block_size=wanted.block_size,
+            block_size=5 if wanted.block_size is None else wanted.block_size,
             rule=wanted.rule,
             epsilon=wanted.epsilon,
             candidates=wanted.candidates,

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from distillspec_jax.decoding.online import OnlineBatch
 from distillspec_jax.errors import UsageError
+from distillspec_jax.generation.pairing import fitting_block_size
 from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format
 from distillspec_jax.models import pretrained
 from distillspec_jax.operations.draft_registry import DraftRegistry
@@ -27,8 +28,6 @@ from distillspec_jax.serving.service import Limits, Service
 from distillspec_jax.serving.worker import Worker
 
 _NO_DRAFT = "none"
-_BLOCK_SIZE = 5
-"""Drafts a round, unless outputs are shorter."""
 _PROMPT_TOKENS = 512
 """The longest prompt of a model that was built for no length of its own."""
 
@@ -42,7 +41,7 @@ class ServerSettings:
       drafter: draft models, or drafters without one, by name; several lay their blocks side by side.
       registry: follow the drafts of this registry instead.
       batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 are the model's own lengths, a
-        block_size of 0 is 5, or less if outputs are shorter.
+        block_size of None is 5, or less if outputs are shorter.
       task, prefix, chat: see `prompt_format`; a chat template, where the target has one, serves
         `/v1/chat/completions` in any case.
       served_name: of the model, for clients; the model's own by default.
@@ -164,14 +163,11 @@ def _with_lengths(settings: BatchSettings, form: PromptFormat) -> BatchSettings:
       UsageError: a block that is longer than any output.
     """
     longest = settings.new_tokens or form.max_new_tokens
-    block = min(_BLOCK_SIZE, longest) if settings.block_size == 0 else settings.block_size
-    if isinstance(block, int) and block > longest:
-        raise UsageError(f"--block_size={block}: outputs end after {longest} tokens, use {longest} or less")
     return dataclasses.replace(
         settings,
         prompt_tokens=settings.prompt_tokens or form.max_tokens or _PROMPT_TOKENS,
         new_tokens=longest,
-        block_size=block,
+        block_size=fitting_block_size(settings.block_size, longest),
     )
 
 
