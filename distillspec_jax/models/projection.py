@@ -20,12 +20,15 @@ BFLOAT16 = "BF16_BF16_F32"
 """The one of JAX's precisions that this module brings to CPUs."""
 
 PRECISIONS = ("default", "high", "highest", BFLOAT16)
-"""A choice of `jax.default_matmul_precision`: the backend's own, two that are more exact, and the fast one."""
+"""A choice of `jax.default_matmul_precision`: the backend's own, two more exact ones, the fast one."""
+
+
+_CONFIG: Any = jax.config  # its settings are not in its type
 
 
 def precision(name: str | None) -> Any:
     """A context in which products have one of `PRECISIONS`; None: JAX's own setting."""
-    return jax.default_matmul_precision(name or jax.config.jax_default_matmul_precision)
+    return jax.default_matmul_precision(name or _CONFIG.jax_default_matmul_precision)
 
 
 def project(x: Array, kernel: Array, axis: int = 0) -> Array:
@@ -38,7 +41,7 @@ def project(x: Array, kernel: Array, axis: int = 0) -> Array:
       axis: of the kernel, to sum over.
     """
     if (
-        jax.config.jax_default_matmul_precision == BFLOAT16
+        _CONFIG.jax_default_matmul_precision == BFLOAT16
         and x.dtype == jnp.float32
         and jax.default_backend() == "cpu"
     ):
