@@ -21,7 +21,7 @@ WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench grid curves paper report notebooks wheel lock clean
+.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench check-accelerator grid curves paper report notebooks wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -118,6 +118,9 @@ zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
 
 bench: setup-reference  ## speed against transformers on the same weights, and costs (ARGS: ids; default all)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+check-accelerator: setup  ## on a GPU or a TPU: exactness, greedy texts, losses beside a CPU's, costs (8 minutes)
+	$(BIN)/python -m benchmarks.accelerator $(ARGS)
 
 grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py
 	$(BIN)/python -m benchmarks.grid $(ARGS)

@@ -23,7 +23,7 @@ from distillspec_jax.distillation.divergences import ForwardKL
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.projection import BFLOAT16
+from distillspec_jax.models.projection import BFLOAT16, precision
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training import optimizers
@@ -72,6 +72,21 @@ def training_precision() -> Measurement:
     fast, exact = (_ours(loss, "zoo:target", batch, precision) for precision in (BFLOAT16, None))
     what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {rows} packed rows of {lengths}"
     return _ratio("training_precision", fast, exact, what)
+
+
+def losses(count: int = 3) -> list[float]:
+    """The loss of each of some distillation steps on the references, from the zoo's draft on.
+
+    Products are exact, so that devices can be compared.
+    """
+    target, draft = pretrained.load(TARGET), pretrained.load(DRAFT)
+    vocabulary = DataConfig(TASK).tokenizer().vocabulary
+    with precision("highest"):
+        loss = make_distillation_loss(
+            draft.model, target.model, target.params, ForwardKL(), Fixed(), vocabulary=vocabulary
+        )
+        step = _ours(loss)
+        return [float(step()["loss"].compute()) for _ in range(count)]
 
 
 def _batch() -> dict[str, np.ndarray]:
