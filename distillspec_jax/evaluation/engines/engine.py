@@ -10,6 +10,10 @@ from distillspec_jax import bounds
 from distillspec_jax.acceptance import PartialRecord
 from distillspec_jax.errors import UsageError
 
+ROUNDINGS = 100
+"""The growth of the fastest counter, in units of the last digit that an engine writes, that ends an interval:
+rounding is then at most 1 % of the drafts."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -37,12 +41,14 @@ class Counters:
       position: the label that holds a draft's position, from 0, of counters that have one.
       answer: makes an interval's counts of the increments; gets the block size that the user vouches for.
       chosen_by: the label that tells several models' counters apart; those of one are read.
+      digits: significant digits that the engine writes of counters without a position; None: all.
     """
 
     names: Mapping[str, str]
     position: str
     answer: Callable[[Deltas, int | None], Answer]
     chosen_by: str = "model_name"
+    digits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
