@@ -1,4 +1,4 @@
-"""A recording beside itself (counters against answers) and beside our own decoding of the same pair."""
+"""A recorded engine beside our own decoding of the same pair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engines import recording
-from benchmarks.engines.recording import ANSWERS, SCRAPES, VERSION, Serving
+from benchmarks.engines.counters import differing, print_counters, shown
+from benchmarks.engines.recording import ANSWERS, VERSION, Serving
 from benchmarks.engines.replay import replayed
 from benchmarks.smollm2 import questions
 from distillspec_jax.acceptance import PartialRecord, Record
@@ -22,9 +23,6 @@ from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.generation.trace import rounds_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
-
-COUNTS = ("texts", "target_calls", "drafted", "accepted", "tested", "accepted_at")
-"""The counts that `watch` reads of engines."""
 
 
 def main(serving: Serving, argv: Sequence[str], doc: str, binary: str, module: str) -> int:
@@ -67,39 +65,6 @@ def main(serving: Serving, argv: Sequence[str], doc: str, binary: str, module: s
         where = f"T = 0, {len(some)} of the prompts"
         print(beside_ours(names, some, flags.new_tokens, flags.block_size, where).what)
     return 0 if equal else 1
-
-
-def read(folder: Path, block_size: int | None = None) -> tuple[PartialRecord, PartialRecord]:
-    """What `watch` reads of a recording: the sums of the answers, and the counters between the scrapes."""
-    found = []
-    for name in (ANSWERS, SCRAPES):
-        units = Watch(block_size=block_size).read(Stream(name), str(folder / name))
-        found.append(PartialRecord.total([unit.record for unit in units]))
-    return found[0], found[1]
-
-
-def differing(answers: PartialRecord, counters: PartialRecord) -> list[str]:
-    """The counts that both tell, and tell differently."""
-    told = {name: (getattr(answers, name), getattr(counters, name)) for name in COUNTS}
-    return [name for name, pair in told.items() if None not in pair and pair[0] != pair[1]]
-
-
-def print_counters(folder: Path) -> bool:
-    """Prints what answers and counters say; returns whether they agree."""
-    answers, counters = read(folder)
-    print("\n| count | sum of the answers | counters |\n|---|---|---|")
-    for name in COUNTS:
-        cells = (_shown(getattr(record, name)) for record in (answers, counters))
-        print(f"| {name} | {' | '.join(cells)} |")
-    parted = differing(answers, counters)
-    print(f"\nanswers and counters {'differ in ' + ', '.join(parted) if parted else 'agree'}")
-    return not parted
-
-
-def _shown(count: Any) -> str:
-    if count is None:
-        return "–"
-    return ", ".join(map(str, count)) if isinstance(count, tuple) else f"{count:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +147,7 @@ def _print(found: Sequence[Beside]) -> None:
     for name, records in (("there", theirs), ("reckoned from our rounds", expected)):
         total = PartialRecord.total(records)
         share = paired.of_records(records, "acceptance_drafted")
-        counts = " | ".join(
-            _shown(getattr(total, count)) for count in ("target_calls", "drafted", "accepted")
-        )
+        counts = " | ".join(shown(getattr(total, count)) for count in ("target_calls", "drafted", "accepted"))
         print(f"| {name} | {counts} | {share.value:.4f} ({share.low:.4f} – {share.high:.4f}) |")
     own = [one.ours for one in equal]
     total, rate = Record.total(own), paired.of_records(own, "acceptance_tested")
