@@ -36,7 +36,7 @@ def _trimmed(answer: dict[str, Any]) -> dict[str, Any]:
 SERVING = Serving(
     engine="llama.cpp",
     flags=("--metrics",),
-    version=("--version",),
+    version=("/props", "build_info"),
     route="/completion",
     body=_body,
     tokens=_tokens,

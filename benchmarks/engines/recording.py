@@ -34,7 +34,7 @@ class Serving:
     Attributes:
       engine: `deploy`'s name of it.
       flags: words that its server gets beyond `deploy`'s.
-      version: words behind the server's name that make it tell its version.
+      version: the route that tells its version, and the field.
       route, body: of a request for a greedy text, from ids of a prompt and a limit of tokens.
       tokens: ids in an answer.
       others: routes and bodies of further requests, in other forms: for what they hold, not for their texts.
@@ -44,7 +44,7 @@ class Serving:
 
     engine: str
     flags: Sequence[str]
-    version: Sequence[str]
+    version: tuple[str, str]
     route: str
     body: Callable[[Sequence[int], int], dict[str, Any]]
     tokens: Callable[[Mapping[str, Any]], list[int]]
@@ -84,21 +84,25 @@ def server(
       patience: seconds until it must be ready.
 
     Raises:
+      UsageError: there is no such program.
       RuntimeError: it ended, or was not ready in time.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [binary, *line[1:], *serving.flags, "--host", "127.0.0.1", "--port", str(port)]
+    command = [*shlex.split(binary), *line[1:], *serving.flags, "--host", "127.0.0.1", "--port", str(port)]
     print(shlex.join(command), file=sys.stderr)
     with log.open("w") as said:
-        process = subprocess.Popen(
-            command,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # it may have processes of its own
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # it may have processes of its own
+            )
+        except OSError as error:
+            raise UsageError(f"--server={binary}: {error.strerror}") from error
     try:
         until = time.monotonic() + patience
         while not _is_ready(url):
@@ -158,15 +162,7 @@ def _scrape(url: str) -> str:
     return f"# scraped_at {time.time():.0f}\n{_fetched(f'{url}/metrics')}"
 
 
-def version(serving: Serving, binary: str) -> str:
-    """What the engine says that it is, in one line.
-
-    Raises:
-      UsageError: there is no such program.
-    """
-    try:
-        done = subprocess.run([binary, *serving.version], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UsageError(f"--server={binary}: {error.strerror}") from error
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return next((line for line in lines if line.startswith(("version", "vllm")) or line[:1].isdigit()), "?")
+def version(serving: Serving, url: str) -> str:
+    """What a running server says that it is."""
+    route, field = serving.version
+    return str(json.loads(_fetched(url + route))[field])

@@ -18,6 +18,7 @@ from benchmarks.engines import comparison
 from benchmarks.engines.recording import Serving
 from distillspec_jax.cli import errors
 
+_LEFT_OUT = ("token_ids", "prompt_token_ids")
 _QUESTION = "Which rivers flow through Vienna?"
 
 
@@ -30,24 +31,26 @@ def _tokens(answer: Mapping[str, Any]) -> list[int]:
 
 
 def _trimmed(answer: dict[str, Any]) -> dict[str, Any]:
-    empty = (None, [], {})
     choices = [
-        {
-            name: value
-            for name, value in one.items()
-            if name not in ("token_ids", "prompt_token_ids") and value not in empty
-        }
-        for one in answer["choices"]
+        {name: value for name, value in one.items() if name not in _LEFT_OUT} for one in answer["choices"]
     ]
-    kept = {name: value for name, value in answer.items() if value not in empty and name != "choices"}
-    return {**kept, "choices": choices}
+    return dict(_told({**answer, "choices": choices}))
+
+
+def _told(value: Any) -> Any:
+    """A value without the fields that hold nothing."""
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _told(one) for name, one in value.items() if one not in (None, [], {})}
 
 
 SERVING = Serving(
     engine="vllm",
     # Compiling takes minutes, and changes no count.
     flags=("--per-request-spec-decode-metrics=detailed", "--enforce-eager"),
-    version=("--version",),
+    version=("/version", "version"),
     route="/v1/completions",
     body=_body,
     tokens=_tokens,

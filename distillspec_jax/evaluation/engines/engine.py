@@ -116,12 +116,12 @@ def of_histogram(
         raise UsageError(f"{place}: {block_size:,} drafts a round, must be from 1 to {bounds.BLOCK_SIZE}")
     accepted_at: tuple[int, ...] | None = None
     full: int | None = None
-    if histogram and sum(histogram):
+    if histogram and (sum(histogram) or rounds == 0):
         if rounds is not None and sum(histogram) != rounds:
             raise UsageError(f"{place}: a histogram of {sum(histogram):,} rounds, but {rounds:,} rounds")
         if sum(j * count for j, count in enumerate(histogram)) != accepted:
             raise UsageError(f"{place}: {accepted:,} drafts accepted, but others by the histogram")
-        width = block_size or max(j for j, count in enumerate(histogram) if count) or 1
+        width = block_size or max((j for j, count in enumerate(histogram) if count), default=0) or 1
         accepted_at = tuple(sum(histogram[j:]) for j in range(1, width + 1))
         full = histogram[block_size] if block_size is not None and block_size < len(histogram) else 0
     sum_tested = (

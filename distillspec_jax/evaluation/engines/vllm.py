@@ -63,9 +63,9 @@ def _answer(line: Mapping[str, Any], place: str, block_size: int | None) -> Answ
 def _tested_at(told: _Metrics, place: str) -> list[int] | None:
     """Counts what was tested where drafts of each step are told: of k drafts j accepted, min(j + 1, k)."""
     field, steps = _steps(told, place)
-    if not steps:
-        return None
     found = [0] * told.num_spec_tokens
+    if not steps:
+        return None if told.num_spec_steps else found  # a text of one token has no step
     for (drafted, accepted), count in steps.items():
         if not accepted <= drafted <= told.num_spec_tokens:
             raise UsageError(f"{place}: {field} has a step of {drafted:,} drafts, {accepted:,} accepted")
