@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measurement import Measurement
@@ -21,7 +22,17 @@ TASK, PROMPTS, NEW_TOKENS, BLOCK_SIZE = "wiki_leads", 48, 64, 5
 
 @functools.cache
 def assisted_acceptance() -> Measurement:
-    """The zoo's distilled pair, exported to folders and loaded from them, against itself here.
+    """The zoo's distilled pair, exported to folders and loaded from them, against itself here."""
+    prompts = [list(row.prompt) for row in examples(TASK, split="test", limit=PROMPTS)]
+    names = f"zoo:{TASK}/target", f"zoo:{TASK}/distilled"
+    where = f"zoo pair exported to its folders, T = 0, {PROMPTS} test prompts of {TASK}"
+    return beside_ours(names, prompts, NEW_TOKENS, BLOCK_SIZE, where)
+
+
+def beside_ours(
+    names: tuple[str, str], prompts: Sequence[list[int]], new_tokens: int, block_size: int, where: str
+) -> Measurement:
+    """Any pair, exported to folders and loaded from them, against itself here.
 
     Both decode greedily with blocks of a constant size. They part in the last block before the limit, where
     transformers leaves room for a token of the target's; and after a refused draft, since transformers (5.23)
@@ -31,24 +42,22 @@ def assisted_acceptance() -> Measurement:
     # torch takes seconds to import and is needed nowhere else.
     from benchmarks.transformers_reference import assisted, exported
 
-    names = f"zoo:{TASK}/target", f"zoo:{TASK}/distilled"
     target, draft = map(pretrained.load, names)
-    prompts = [list(row.prompt) for row in examples(TASK, split="test", limit=PROMPTS)]
     tokenizer = tokenizer_of(target)
     distribution = SamplingParams(0.0).distribution(tokenizer.vocabulary)
     engine = Engine(
         target.model,
         target.params,
         *make_drafter([draft], vocab_size=tokenizer.vocab_size),
-        block_size=BLOCK_SIZE,
+        block_size=block_size,
         batch_size=8,
         stopping=StopOnEos(tokenizer.eos_ids),
     )
-    completions = list(engine.generate(prompts, distribution, NEW_TOKENS, seed=0))
+    completions = list(engine.generate(prompts, distribution, new_tokens, seed=0))
     ours = acceptance.checked([completion.record for completion in completions])
     with tempfile.TemporaryDirectory() as folder:
         writer, assistant = (exported(name, Path(folder) / str(i)) for i, name in enumerate(names))
-        found = assisted(writer, assistant, prompts, NEW_TOKENS, BLOCK_SIZE)
+        found = assisted(writer, assistant, prompts, new_tokens, block_size)
     equal = sum(list(c.tokens) == text for c, (text, _) in zip(completions, found, strict=True))
     theirs = [
         Record.of_rounds((*one, 0) for one in rounds) for _, rounds in found
@@ -63,10 +72,10 @@ def assisted_acceptance() -> Measurement:
     share = paired.ratio_of_ratios(accepted_N, tested_N, our_accepted_N, our_tested_N)
     total, own = Record.total(theirs), Record.total(ours)
     what = (
-        "acceptance in transformers' assisted generation over ours, zoo pair exported to its folders, "
-        f"T = 0, blocks of {BLOCK_SIZE}, {NEW_TOKENS} tokens of {PROMPTS} test prompts of {TASK}: there "
+        f"acceptance in transformers' assisted generation over ours, {where}, blocks of {block_size}, "
+        f"{new_tokens} tokens: there "
         f"{there.value:.4f} of {total.tested} drafts in {total.target_calls} calls, here {here.value:.4f} "
         f"({here.low:.4f} – {here.high:.4f}) of {own.tested} in {own.target_calls}; "
-        f"{equal} of {PROMPTS} texts equal, counts of {same} prompts equal"
+        f"{equal} of {len(prompts)} texts equal, counts of {same} prompts equal"
     )
     return Measurement("assisted_acceptance", *share, what)

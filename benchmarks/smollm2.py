@@ -81,13 +81,18 @@ def measure(flags: argparse.Namespace, directory: str) -> Iterator[Line]:
     """All of it, in order."""
     yield from import_cost(flags.file, directory)
     ours, network = pretrained.load(directory), load_by_transformers(flags.file)
-    form = prompt_format(ours, chat=bool(ours.card.chat))
-    texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
-    asked = [form.ids(text, text) for text in texts[: flags.prompts]]
+    asked = questions(ours, flags.prompts)
     if flags.only != "speed":
         yield from parity(network, ours, asked, flags.new_tokens)
     if flags.only != "parity":
         yield from speed(network, ours, asked[0], flags.timed_tokens, flags.repeats)
+
+
+def questions(model: Pretrained, count: int) -> list[list[int]]:
+    """Prompts for a pretrained model, in ids: texts to go on with, in its chat template if it has one."""
+    form = prompt_format(model, chat=bool(model.card.chat))
+    texts = [_PROMPTED + row.inputs_text[:_PROMPT_LETTERS] for row in examples("wiki_leads", split="test")]
+    return [form.ids(text, text) for text in texts[:count]]
 
 
 def load_by_transformers(file: Path) -> Any:

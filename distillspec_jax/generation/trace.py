@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, RowSettings, State
 from distillspec_jax.decoding.stopping import StopOnEos
-from distillspec_jax.generation.prompt_format import prompt_format
+from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
 
@@ -44,6 +46,14 @@ class Round:
         return self.tested, len(self.accepted), len(self.accepted) + bool(self.added)
 
 
+class IdsRound(NamedTuple):
+    """One verify pass in ids: the tokens it emitted, and how many of its drafts it accepted and tested."""
+
+    tokens: tuple[int, ...]
+    accepted: int
+    tested: int
+
+
 def trace(
     target: Pretrained,
     draft: NamedDraft,
@@ -64,25 +74,61 @@ def trace(
     check_pairs(target, [draft])
     form = prompt_format(target, truncate=True)
     tokenizer = form.reader.tokenizer
+    found = rounds_of(
+        target,
+        draft,
+        form.ids(text, "the text"),
+        block_size=block_size,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens or form.max_new_tokens,
+        eos_ids=tokenizer.eos_ids,
+        seed=seed,
+    )
+    rounds = []
+    for one in found:
+        pieces = [tokenizer.piece(token) for token in one.tokens]
+        rounds.append(Round(tuple(pieces[: one.accepted]), "".join(pieces[one.accepted :]), one.tested))
+    return rounds
+
+
+def rounds_of(
+    target: Pretrained,
+    draft: NamedDraft,
+    prompt: Sequence[int],
+    *,
+    block_size: int,
+    temperature: float = 0.0,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    seed: int = 0,
+    width: int = 1,
+) -> Iterator[IdsRound]:
+    """Decodes one prompt of ids, and yields its rounds as they end.
+
+    Args:
+      target, draft, block_size, temperature, max_new_tokens, seed: as in `trace`.
+      prompt: ids, EOS included where the model reads one.
+      eos_ids: ids that end the text; none: it ends at the limit.
+      width: pad the prompt to this at least, so that prompts of several lengths share a program.
+    """
+    tokenizer = tokenizer_of(target)
     drafter, draft_params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
     loop = SpeculativeLoop(
         target.model,
         drafter,
-        stopping=StopOnEos(tokenizer.eos_ids),
+        stopping=StopOnEos(tuple(eos_ids)),
         block_size=block_size,
     )
-    prompts = [form.ids(text, "the text")]
-    prompt_BT = jnp.asarray(padded_prompts(prompts, width_of(prompts)))
+    prompt_BT = jnp.asarray(padded_prompts([prompt], max(width, width_of([prompt]))))
     distribution = SamplingParams(temperature).distribution(tokenizer.vocabulary)
-    limit = max_new_tokens or form.max_new_tokens
     settings = RowSettings(
         randomness.row_keys(randomness.seed_key(seed), jnp.arange(1)),
-        jnp.asarray([limit], jnp.int32),
+        jnp.asarray([max_new_tokens], jnp.int32),
         distribution,
     )
     params = PairParams(target.params, draft_params)
-    state = _start(loop, params, prompt_BT, settings, limit)
-    rounds, emitted, accepted, tested = [], 0, 0, 0
+    state = _start(loop, params, prompt_BT, settings, max_new_tokens)
+    emitted, accepted, tested = 0, 0, 0
     while bool(state.rows.running_B[0]):
         state = _round(loop, params, state)
         new = np.asarray(state.rows.output_BT[0, emitted : int(state.rows.emitted_B[0])])
@@ -90,10 +136,8 @@ def trace(
         put = int(state.counts.tested_BG.sum()) - tested
         if not len(new):
             break  # the row failed: its logits were not finite
-        pieces = [tokenizer.piece(int(token)) for token in new]
-        rounds.append(Round(tuple(pieces[:kept]), "".join(pieces[kept:]), put))
+        yield IdsRound(tuple(new.tolist()), kept, put)
         emitted, accepted, tested = emitted + len(new), accepted + kept, tested + put
-    return rounds
 
 
 _start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))

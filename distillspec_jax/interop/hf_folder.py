@@ -146,3 +146,5 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
         save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})
         written = {**config, "dtype": "float32", "torch_dtype": "float32", **more}
         (root / CONFIG_FILE).write_text(files.as_json(written, indent=2) + "\n", encoding="utf-8")
+        # safetensors lets nobody but its caller read the file: a server may run as another user.
+        (root / WEIGHTS_FILE).chmod((root / CONFIG_FILE).stat().st_mode & 0o777)

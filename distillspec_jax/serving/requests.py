@@ -25,13 +25,18 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
+    "ignore_eos": (False,),
     "logit_bias": ({},),
+    "min_p": (0,),
+    "min_tokens": (0,),
     "presence_penalty": (0,),
+    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tools": ([],),
 }
-"""Fields that are not supported, and the values at which they ask for nothing."""
+"""Fields that are not supported, and the values at which they ask for nothing; some are vLLM's, whose clients
+send them (`vllm bench serve` a repetition_penalty of 1)."""
 _IGNORED = (
     "metadata",
     "parallel_tool_calls",

@@ -78,6 +78,33 @@ def test_scrapes_go_on_from_what_was_seen_before():
     assert kept == seen.values
 
 
+def llama_cpp(drafts: int, accepted: tuple[int, int, int]) -> str:
+    """A scrape as llama.cpp writes it: a C++ stream's six digits, `{:.6g}`, but for counts by position."""
+    counts = {"drafts": drafts, "draft_tokens": 3 * drafts, "accepted_tokens": sum(accepted)}
+    lines = [f"llamacpp:spec_decode_num_{name}_total {count:.6g}" for name, count in counts.items()]
+    at_position = "llamacpp:spec_decode_num_accepted_tokens_per_pos_total"
+    lines += [f'{at_position}{{position="{i}"}} {count}' for i, count in enumerate(accepted)]
+    return "\n".join(lines) + "\n"
+
+
+def test_rounded_counters_wait_until_they_have_grown_enough():
+    """Else an interval of 40 drafts would count 30 or 50 of them, and more than that at 10^8."""
+    served = [(n, (n // 2, n // 3, n // 4)) for n in (1_000_000, 1_000_013, 1_000_401, 1_000_402)]
+    engine, found = scrapes.of_text("".join(llama_cpp(*one) for one in served).split("\n"), "m.txt", None)
+    seen = Differences()
+    ((_, answer),) = seen.intervals(found, engine.counters, 3)
+    # The 3,000,039 drafts of the second scrape are written 3.00004e+06; those of the third 3.0012e+06.
+    (_, first), _, (_, last), _ = served
+    exact = tuple(b - a for a, b in zip(first, last, strict=True))
+    assert (answer.record.drafted, answer.record.accepted, answer.record.accepted_at) == (
+        1200,
+        sum(exact),
+        exact,
+    )
+    assert answer.record.tested is None  # whether all rounds were full, rounded counts do not tell
+    assert seen.notes == {differences.ROUNDED: 2}
+
+
 def test_several_models_are_never_pooled():
     text = scrape(10, (5, 2)) + scrape(10, (5, 2), model_name="n")
     with pytest.raises(UsageError, match=r"m.txt has counters of several models: choose one by --model"):

@@ -126,6 +126,8 @@ def test_a_round_trip_from_theirs_is_bit_equal(network, imported):
 
 def test_exported_weights_give_our_logits_in_transformers(imported, tmp_path):
     hf_folder.write(tmp_path, *imported)
+    # A server that runs as another user reads the weights, too: safetensors alone gives them to its caller.
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
     network, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not report[problem]

@@ -80,6 +80,8 @@ def test_defaults_are_openais() -> None:
         ({"prompt": "x", "top_k": -1}, {"top_k": 0}),
         ({"prompt": "x", "n": 3, "best_of": 3}, {"samples": 3}),
         ({"prompt": "x", "logit_bias": {}, "echo": False, "metadata": {"a": 1}}, {"samples": 1}),
+        # As `vllm bench serve` 0.32 asks: nothing, by a field of vLLM's.
+        ({"prompt": "x", "repetition_penalty": 1.0, "logprobs": None}, {"samples": 1}),
         ({"prompt": "x", "logprobs": 0}, {"logprobs": 0}),
         ({"prompt": "x", "stop": "."}, {"stop": (".",)}),
     ],

@@ -2,7 +2,8 @@
 
 The values tell the order where the clock cannot be trusted, since a counter never falls while its process
 lives. An interval in which one fell is left out, and so is what a restarted process has counted before it
-was seen first: nobody can tell what was lost.
+was seen first: nobody can tell what was lost. Where an engine rounds its counters, an interval lasts until
+they have grown so much that the rounding does not matter.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
-from distillspec_jax.evaluation.engines.engine import Answer, Counters
+from distillspec_jax.evaluation.engines.engine import ROUNDINGS, Answer, Counters
 from distillspec_jax.evaluation.engines.scrapes import Scrape, Series
 
 REPEATED = "scrapes in which nothing was counted"
@@ -19,6 +20,7 @@ RESTARTED = "intervals in which a counter restarted"
 LATE = "scrapes that came late"
 CLOCK = "scrapes whose clock went back"
 INCOMPLETE = "scrapes without some counters"
+ROUNDED = "scrapes of rounded counters, joined with a later one"
 
 
 @dataclasses.dataclass
@@ -44,11 +46,12 @@ class Differences:
           block_size: that the user vouches for.
         """
         for scrape in scrapes:
-            deltas = self._after(scrape)
-            if deltas is not None:
-                yield scrape, counters.answer(deltas, block_size)
+            unit = _unit(scrape, counters.digits)
+            deltas = self._after(scrape, unit)
+            if deltas is not None:  # rounded counts never tell that all rounds were full
+                yield scrape, counters.answer(deltas, block_size if unit == 1 else None)
 
-    def _after(self, scrape: Scrape) -> Mapping[str, int | dict[int, int]] | None:
+    def _after(self, scrape: Scrape, unit: int) -> Mapping[str, int | dict[int, int]] | None:
         fell = [one for one, value in scrape.values.items() if value < self.values.get(one, 0)]
         earlier = None not in (scrape.seconds, self.seconds) and scrape.seconds < self.seconds  # type: ignore[operator]
         if fell and earlier:
@@ -79,11 +82,22 @@ class Differences:
                 at = sums.setdefault(one.name, {})
                 assert isinstance(at, dict)
                 at[one.position] = at.get(one.position, 0) + increment
+        grown = max((v if isinstance(v, int) else sum(v.values()) for v in sums.values()), default=0)
+        if known and 0 < grown < ROUNDINGS * unit and unit > 1:
+            self.notes[ROUNDED] += 1
+            return None
         self.values |= scrape.values
-        flat = [v if isinstance(v, int) else sum(v.values()) for v in sums.values()]
         if not known:
             return None
-        if not any(flat):
+        if not grown:
             self.notes[REPEATED] += 1
             return None
         return sums
+
+
+def _unit(scrape: Scrape, digits: int | None) -> int:
+    """The unit of the last digit that an engine writes of its largest counter."""
+    if digits is None:
+        return 1
+    largest = max((value for one, value in scrape.values.items() if one.position is None), default=0.0)
+    return int(10 ** max(0, len(str(round(largest))) - digits))

@@ -10,6 +10,10 @@ from distillspec_jax import bounds
 from distillspec_jax.acceptance import PartialRecord
 from distillspec_jax.errors import UsageError
 
+ROUNDINGS = 100
+"""The growth of the fastest counter, in units of the last digit that an engine writes, that ends an interval:
+rounding is then at most 1 % of the drafts."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -37,12 +41,14 @@ class Counters:
       position: the label that holds a draft's position, from 0, of counters that have one.
       answer: makes an interval's counts of the increments; gets the block size that the user vouches for.
       chosen_by: the label that tells several models' counters apart; those of one are read.
+      digits: significant digits that the engine writes of counters without a position; None: all.
     """
 
     names: Mapping[str, str]
     position: str
     answer: Callable[[Deltas, int | None], Answer]
     chosen_by: str = "model_name"
+    digits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +116,12 @@ def of_histogram(
         raise UsageError(f"{place}: {block_size:,} drafts a round, must be from 1 to {bounds.BLOCK_SIZE}")
     accepted_at: tuple[int, ...] | None = None
     full: int | None = None
-    if histogram and sum(histogram):
+    if histogram and (sum(histogram) or rounds == 0):
         if rounds is not None and sum(histogram) != rounds:
             raise UsageError(f"{place}: a histogram of {sum(histogram):,} rounds, but {rounds:,} rounds")
         if sum(j * count for j, count in enumerate(histogram)) != accepted:
             raise UsageError(f"{place}: {accepted:,} drafts accepted, but others by the histogram")
-        width = block_size or max(j for j, count in enumerate(histogram) if count) or 1
+        width = block_size or max((j for j, count in enumerate(histogram) if count), default=0) or 1
         accepted_at = tuple(sum(histogram[j:]) for j in range(1, width + 1))
         full = histogram[block_size] if block_size is not None and block_size < len(histogram) else 0
     sum_tested = (

@@ -1,9 +1,13 @@
 """llama.cpp's server: `timings` of answers, and the counters `llamacpp:spec_decode_…`.
 
-Read in tools/server/README.md of llama.cpp, late 2026 (counters: pull request 26389; `--metrics`). Rounds
-of an answer are told by newer builds alone (`draft_n_verif_steps`), and are not reckoned from its tokens. A
-round offers as many drafts as the draft is sure of, and the counters do not say how many at most: drafts
-that were tested are known only where the user vouches for a block size.
+Read in tools/server/README.md of llama.cpp, late 2026 (counters: pull request 26389; `--metrics`), and seen
+at 0c1e57098. Rounds of an answer are told by newer builds alone (`draft_n_verif_steps`), and are not
+reckoned from its tokens. A round offers as many drafts as the draft is sure of, fewer before the limit of
+tokens, and the counters do not say how many at most: drafts that were tested are known only where the user
+vouches for a block size and all rounds were full.
+
+Counters are written with six digits (server-task.cpp, `to_metrics`, prints a double), those by position
+whole: from a million on, accepted drafts are the sum over positions.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from typing import Any
 
 from distillspec_jax import schema
 from distillspec_jax.evaluation.engines.engine import (
+    ROUNDINGS,
     Answer,
     Counters,
     Deltas,
     Engine,
+    by_position,
     of_counters,
     of_histogram,
+    whole,
 )
 
 
@@ -52,6 +59,10 @@ def _answer(line: Mapping[str, Any], place: str, block_size: int | None) -> Answ
 
 
 def _interval(deltas: Deltas, block_size: int | None) -> Answer:
+    drafted, accepted = (whole(deltas, name) or 0 for name in ("drafted", "accepted"))
+    at = by_position(deltas, "accepted_at")
+    if at is not None and abs(sum(at) - accepted) * ROUNDINGS <= drafted:  # as far as rounding explains
+        deltas = {**deltas, "accepted": sum(at)}
     return of_counters(deltas, block_size=block_size)
 
 
@@ -68,5 +79,6 @@ ENGINE = Engine(
         },
         "position",
         _interval,
+        digits=6,
     ),
 )

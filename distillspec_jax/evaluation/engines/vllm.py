@@ -7,6 +7,7 @@ Read in vLLM 0.32: docs/features/speculative_decoding/acceptance_metrics.md (ans
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ class _Metrics:
     num_draft_tokens: schema.Count
     num_spec_tokens: schema.Count
     acceptance_histogram_by_draft_length: dict[str, list[schema.Count]] | None = None
+    per_step_accepted: list[schema.Count] | None = None
+    per_step_drafted: list[schema.Count] | None = None
 
 
 def _recognises(line: Mapping[str, Any]) -> bool:
@@ -58,23 +61,38 @@ def _answer(line: Mapping[str, Any], place: str, block_size: int | None) -> Answ
 
 
 def _tested_at(told: _Metrics, place: str) -> list[int] | None:
-    """Counts what was tested from the histogram by draft length: of k drafts j accepted, min(j + 1, k)."""
-    if not told.acceptance_histogram_by_draft_length:
-        return None
+    """Counts what was tested where drafts of each step are told: of k drafts j accepted, min(j + 1, k)."""
+    field, steps = _steps(told, place)
     found = [0] * told.num_spec_tokens
-    steps = accepted = drafted = 0
-    for text, histogram in told.acceptance_histogram_by_draft_length.items():
+    if not steps:
+        return None if told.num_spec_steps else found  # a text of one token has no step
+    for (drafted, accepted), count in steps.items():
+        if not accepted <= drafted <= told.num_spec_tokens:
+            raise UsageError(f"{place}: {field} has a step of {drafted:,} drafts, {accepted:,} accepted")
+        for i in range(min(accepted + 1, drafted)):
+            found[i] += count
+    sums = [
+        sum(each * count for each, count in zip(values, steps.values(), strict=True))
+        for values in ([1] * len(steps), [j for _, j in steps], [k for k, _ in steps])
+    ]
+    if sums != [told.num_spec_steps, told.num_accepted_draft_tokens, told.num_draft_tokens]:
+        raise UsageError(f"{place}: {field} has other counts than its sums")
+    return found
+
+
+def _steps(told: _Metrics, place: str) -> tuple[str, Counter[tuple[int, int]]]:
+    """Counts the steps by drafts and accepted drafts; names the field that tells them."""
+    if told.per_step_accepted is not None and told.per_step_drafted is not None:  # level `detailed`
+        if len(told.per_step_accepted) != len(told.per_step_drafted):
+            raise UsageError(f"{place}: per_step_accepted and per_step_drafted have different lengths")
+        return "per_step_accepted", Counter(zip(told.per_step_drafted, told.per_step_accepted, strict=True))
+    found: Counter[tuple[int, int]] = Counter()
+    for text, histogram in (told.acceptance_histogram_by_draft_length or {}).items():
         length = int(text) if text.isdecimal() else -1
         if not 0 <= length <= told.num_spec_tokens or len(histogram) > length + 1:
             raise UsageError(f"{place}: acceptance_histogram_by_draft_length has an entry {text[:20]!r}")
-        for j, count in enumerate(histogram):
-            steps, accepted, drafted = steps + count, accepted + j * count, drafted + length * count
-            for i in range(min(j + 1, length)):
-                found[i] += count
-    told_of = (told.num_spec_steps, told.num_accepted_draft_tokens, told.num_draft_tokens)
-    if (steps, accepted, drafted) != told_of:
-        raise UsageError(f"{place}: acceptance_histogram_by_draft_length has other counts than its sums")
-    return found
+        found.update({(length, j): count for j, count in enumerate(histogram) if count})
+    return "acceptance_histogram_by_draft_length", found
 
 
 def _interval(deltas: Deltas, block_size: int | None) -> Answer:
