@@ -160,4 +160,4 @@ def test_a_stream_turns_and_drifts():
 
 def test_the_study_has_the_size_that_was_asked_for():
     assert FULL.requests >= 20_000
-    assert list(FULL.policies) == ["never", "every 4,000", "every 8,000", "on alarm"]
+    assert list(FULL.policies) == ["never", "every 5,000", "every 10,000", "on alarm"]

@@ -50,9 +50,16 @@ class Drafts:
     rows: Rows
     passes: Passes
     texts: dict[str, Sequence[Text]]
+    _known: dict[tuple[int, str, str], list[Record]] = dataclasses.field(default_factory=dict)
 
     def records(self, seed: int, draft: str, path: str, pool: str) -> list[Record]:
         """Counts of a draft on each prompt of a pool."""
+        key = seed, draft, pool
+        if key not in self._known:
+            self._known[key] = self._counted(seed, draft, path, pool)
+        return self._known[key]
+
+    def _counted(self, seed: int, draft: str, path: str, pool: str) -> list[Record]:
         row = self.rows.one("counts", seed=seed, draft=draft, pool=pool)
         if row is None:
             found = self.passes.records(pretrained.load(path), self.texts[pool])
@@ -157,7 +164,8 @@ class Service:
             asked = at
             if row["version"] is not None:
                 draft, path = f"{self.policy} {row['version']}", str(registry.path_of(row["version"]))
-                if registry.state().stable != row["version"] and at not in done:
+                # Of a run that goes on, it may have been promoted before, and later ones, too.
+                if row["version"] not in {one.stable for one in registry.history.transitions}:
                     registry.promote(row["version"], f"{self.policy}, at request {at:,}")
             watcher, alarm = self._watcher(at, path), None
 
@@ -211,8 +219,17 @@ class Service:
             prompts=self.setting.prompts,
         )
         began = time.process_time()
+        # One that was killed is begun anew, so that what it costs is known.
         found = redistill(
-            registry, None, [str(place)], [str(self.trained_with)], plan, Conditions(), train, say=self.say
+            registry,
+            None,
+            [str(place)],
+            [str(self.trained_with)],
+            plan,
+            Conditions(),
+            train,
+            restart=True,
+            say=self.say,
         )
         spent = time.process_time() - began
         self.say(f"  {found.outcome}: {found.reason} ({spent:.0f} s)")

@@ -48,12 +48,12 @@ class Setting:
     block_size: int = 5
     look: int = 250
     waits: int = 1_000
-    intervals: tuple[int, ...] = (4_000, 8_000)
-    steps: int = 80
+    intervals: tuple[int, ...] = (5_000, 10_000)
+    steps: int = 64
     pilot_steps: int = 16
     batch_size: int = 16
     learning_rate: float = 3e-3
-    prompts: int = 60
+    prompts: int = 50
     checked: int = 24
     seeds: tuple[int, ...] = (0, 1)
 
@@ -82,8 +82,8 @@ def _phases(*, home: int, away: int, back: int, early: int, drift: int, late: in
 
 
 FULL = Setting(
-    phases=_phases(home=4_500, away=5_500, back=3_500, early=1_500, drift=4_000, late=1_500),
-    pools={START: 500, "arithmetic": 1_000, "German": 1_000, "leads, first": 700, "leads, last": 700},
+    phases=_phases(home=4_500, away=5_000, back=3_500, early=1_500, drift=4_000, late=1_500),
+    pools={START: 300, "arithmetic": 600, "German": 800, "leads, first": 500, "leads, last": 500},
     lengths={"inputs": 64, "targets": 32},
 )
 SMALL = Setting(

@@ -41,7 +41,7 @@ class Trainer:
             self.target,
             draft,
             str(directory),
-            DataConfig(task, eval_limit=1),
+            DataConfig(task, eval_limit=0),
             LoopConfig(
                 total_steps=steps,
                 batch_size=self.setting.batch_size,
