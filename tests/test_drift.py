@@ -53,7 +53,7 @@ def rows(tmp_path):
     )
     for pool in ("home", "away"):
         found.add("texts", pool=pool, emitted=[EMITTED] * 5, held_out=[1, 0, 0, 0, 0])
-        found.add("check", pool=pool, prompts=3, equal=3, seconds_a_call=0.5, seconds_a_call_alone=0.6)
+        found.add("check", pool=pool, prompts=3, equal=3, seconds_a_call=0.5)
     number = [0, 1, 2, 3, 4] * 4
     found.add("stream", seed=0, names=["home", "away"], pool=[0] * 5 + [1] * 10 + [0] * 5, number=number)
     for draft, calls in (("start", BEFORE), ("on alarm v2", AFTER), ("every 10 v2", AFTER)):
@@ -160,4 +160,4 @@ def test_a_stream_turns_and_drifts():
 
 def test_the_study_has_the_size_that_was_asked_for():
     assert FULL.requests >= 20_000
-    assert list(FULL.policies) == ["never", "every 5,000", "every 10,000", "on alarm"]
+    assert list(FULL.policies) == ["never", "on alarm", "every 10,000", "every 5,000"]

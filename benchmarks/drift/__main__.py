@@ -105,8 +105,11 @@ def _start(setting: Setting, target: Path, trained_with: Path, folder: Path, see
         for path, held_out in zip(files, (False, True), strict=True):
             prompts.write(path, [one for one in known if one.held_out == held_out])
         task = asked_training.task(pretrained.load(str(target)), *files)
-        # Twice the steps of a redistillation: it starts from a draft that was never distilled.
-        Trainer(str(target), setting, seed)(DRAFT, folder, task, 2 * setting.steps)
+        # Twice what a redistillation has: it starts from a draft that was never distilled. And by its
+        # program, so that the first redistillation does not pay for compiling what the others find.
+        trainer = Trainer(str(target), setting, seed)
+        once = trainer(DRAFT, folder.with_name(f"{folder.name}-once"), task, setting.steps)
+        trainer(str(once), folder, task, setting.steps)
         profiling.profile(folder, prompts=_PROFILED, block_size=setting.block_size)
     return str(folder)
 

@@ -221,10 +221,6 @@ def _alarm(row: Row, turns: list[tuple[str, Span]]) -> str:
 def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> str:
     turns = accounting.turns(setting["phases"])
     decoded, equal = (sum(row[name] for row in checks) for name in ("prompts", "equal"))
-    together, alone = (
-        1e3 * float(np.mean([row[name] for row in checks]))
-        for name in ("seconds_a_call", "seconds_a_call_alone")
-    )
     first_words, last_words = (", ".join(words[:8]) for words in setting["words"])
     given = {
         name: setting[name] for name in ("block_size", "look", "waits", "steps", "pilot_steps", "batch_size")
@@ -245,7 +241,5 @@ def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> st
             "judged": setting["prompts"],
             "decoded": decoded,
             "equal": equal,
-            "together": together,
-            "alone": alone,
         }
     )

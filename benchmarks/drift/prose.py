@@ -20,16 +20,15 @@ METHOD = """\
   the profile beside the draft; once an alarm is raised and {waits:,} requests have come since the drop
   that it tells, `redistill` reads those. *At fixed intervals* it reads the requests of the interval. A
   version that passes serves all requests from then on, and is what is watched next. One recipe for all:
-  forward KL on the log's texts, {steps} steps of {batch_size} rows after a pilot of {pilot_steps},
+  forward KL on the log's texts, {steps} steps of {batch_size} rows{pilot},
   {judged} held-out prompts, new and old each; the gate's conditions are the defaults.
 - **What is simulated**: decoding. At T = 0 the target's text of a prompt does not depend on the draft.
   So it is written once, by the target alone, and one teacher-forced pass of a draft over it gives every
   round. Of {decoded:,} prompts that the real sampler decoded with the draft of the start, {equal:,}
   have the same tokens and the same counts, position by position. Log, alarm, registry, prompts, pilot,
   training, gate and promotion are the package's own.
-- **A call** of the target, with the drafts for it, was measured on these prompts, in processor time:
-  {together:.2f} ms with 16 requests together, which is what counts here, and {alone:.2f} ms for a
-  request alone."""
+- **A call** of the target for a request, with its drafts, was measured on these prompts, 16 together, in
+  processor time."""
 
 LIMITS = """\
 - The pair is tiny: a target of 6.7 M parameters, whose calls are cheap, and a training of a minute or
@@ -44,4 +43,7 @@ LIMITS = """\
 
 def method(numbers: dict[str, Any]) -> str:
     """Fills the numbers in."""
-    return METHOD.format(**numbers)
+    steps = numbers["pilot_steps"]
+    # A training this short is no longer than a pilot.
+    pilot = f" after a pilot of {steps} steps" if steps else " and no pilot before so short a training"
+    return METHOD.format(pilot=pilot, **numbers)

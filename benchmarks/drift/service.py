@@ -68,10 +68,10 @@ class Drafts:
             }
             row = self.rows.add("counts", seed=seed, draft=draft, pool=pool, **columns)
         emitted = [len(text.tokens) for text in self.texts[pool]]
-        columns = (row["target_calls"], row["tested"], row["accepted"])
+        counts = (row["target_calls"], row["tested"], row["accepted"])
         return [
             Record(emitted_tokens=e, target_calls=c, tested=t, accepted=a)
-            for e, c, t, a in zip(emitted, *columns, strict=True)
+            for e, c, t, a in zip(emitted, *counts, strict=True)
         ]
 
 

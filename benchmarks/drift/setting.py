@@ -48,13 +48,13 @@ class Setting:
     block_size: int = 5
     look: int = 250
     waits: int = 1_000
-    intervals: tuple[int, ...] = (5_000, 10_000)
+    intervals: tuple[int, ...] = (10_000, 5_000)
     steps: int = 64
-    pilot_steps: int = 16
+    pilot_steps: int = 0
     batch_size: int = 16
     learning_rate: float = 3e-3
     prompts: int = 50
-    checked: int = 24
+    checked: int = 16
     seeds: tuple[int, ...] = (0, 1)
 
     @property
@@ -66,7 +66,7 @@ class Setting:
     def policies(self) -> dict[str, int]:
         """The policies by name, each with its interval; 0: none."""
         fixed = {f"every {interval:,}": interval for interval in self.intervals}
-        return {NEVER: 0, **fixed, ON_ALARM: 0}
+        return {NEVER: 0, ON_ALARM: 0, **fixed}
 
 
 def _phases(*, home: int, away: int, back: int, early: int, drift: int, late: int) -> tuple[Phase, ...]:
