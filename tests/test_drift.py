@@ -41,7 +41,16 @@ def rows(tmp_path):
         {"begins": "away", "ends": "away", "requests": 10},
         {"begins": "home", "ends": "away", "requests": 5},
     ]
-    settings = {"look": 1, "waits": 2, "steps": 8, "pilot_steps": 2, "batch_size": 4, "prompts": 5}
+    settings = {
+        "old_share": 0.5,
+        "margin": 0.1,
+        "look": 1,
+        "waits": 2,
+        "steps": 8,
+        "pilot_steps": 2,
+        "batch_size": 4,
+        "prompts": 5,
+    }
     found.add(
         "setting",
         phases=phases,

@@ -222,10 +222,10 @@ def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> st
     turns = accounting.turns(setting["phases"])
     decoded, equal = (sum(row[name] for row in checks) for name in ("prompts", "equal"))
     first_words, last_words = (", ".join(words[:8]) for words in setting["words"])
-    given = {
-        name: setting[name] for name in ("block_size", "look", "waits", "steps", "pilot_steps", "batch_size")
-    }
+    names = ("block_size", "look", "waits", "steps", "pilot_steps", "batch_size", "old_share", "margin")
+    given = {name: setting[name] for name in names}
     return prose.method(
+        rows.one("defaults"),
         {
             **given,
             **setting["lengths"],
@@ -241,5 +241,5 @@ def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> st
             "judged": setting["prompts"],
             "decoded": decoded,
             "equal": equal,
-        }
+        },
     )

@@ -20,15 +20,16 @@ METHOD = """\
   the profile beside the draft; once an alarm is raised and {waits:,} requests have come since the drop
   that it tells, `redistill` reads those. *At fixed intervals* it reads the requests of the interval. A
   version that passes serves all requests from then on, and is what is watched next. One recipe for all:
-  forward KL on the log's texts, {steps} steps of {batch_size} rows{pilot},
-  {judged} held-out prompts, new and old each; the gate's conditions are the defaults.
+  forward KL on the log's texts, {steps} steps of {batch_size} rows{pilot}, {old_share:.0%} of them old
+  prompts; {judged} held-out prompts, new and old each, on the old ones a loss of up to {margin:.0%},
+  else the defaults of `redistill`.{defaults}
 - **What is simulated**: decoding. At T = 0 the target's text of a prompt does not depend on the draft.
   So it is written once, by the target alone, and one teacher-forced pass of a draft over it gives every
   round. Of {decoded:,} prompts that the real sampler decoded with the draft of the start, {equal:,}
-  have the same tokens and the same counts, position by position. Log, alarm, registry, prompts, pilot,
+  have the same tokens and the same counts, position by position. Log, alarm, registry, prompts,
   training, gate and promotion are the package's own.
-- **A call** of the target for a request, with its drafts, was measured on these prompts, 16 together, in
-  processor time."""
+- **A call** of the target for a request, with its drafts, was measured on these prompts, 16 together,
+  in processor time."""
 
 LIMITS = """\
 - The pair is tiny: a target of 6.7 M parameters, whose calls are cheap, and a training of a minute or
@@ -41,9 +42,19 @@ LIMITS = """\
   needs a reference by segment for that (`--by`)."""
 
 
-def method(numbers: dict[str, Any]) -> str:
-    """Fills the numbers in."""
+DEFAULTS = """ With the defaults of these two (30 % and 3 %) the first draft after the first turn ({policy},
+  request {at:,}) was refused: {reason}. A draft that this small has learnt one task alone loses some
+  of it with the next."""
+
+
+def method(tried: dict[str, Any] | None, numbers: dict[str, Any]) -> str:
+    """Fills the numbers in.
+
+    Args:
+      tried: the row of a redistillation with the default share and margin, where there is one.
+    """
     steps = numbers["pilot_steps"]
     # A training this short is no longer than a pilot.
     pilot = f" after a pilot of {steps} steps" if steps else " and no pilot before so short a training"
-    return METHOD.format(pilot=pilot, **numbers)
+    defaults = "" if tried is None else DEFAULTS.format(**tried)
+    return METHOD.format(pilot=pilot, defaults=defaults, **numbers)

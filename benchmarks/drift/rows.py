@@ -6,6 +6,7 @@ check      a pool: how many prompts the real sampler decoded alike, and seconds 
 stream     a seed: pool and number of each request
 counts     a draft on a pool: target calls, tested and accepted drafts of each prompt
 training   a redistillation: when, why, on what, what it cost, what the gate said
+defaults   a redistillation with the default margin and share of old prompts, if one was tried
 run        a policy on a seed, ended
 """
 

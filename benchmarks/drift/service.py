@@ -217,6 +217,7 @@ class Service:
             temperature=TEMPERATURE,
             block_size=self.setting.block_size,
             prompts=self.setting.prompts,
+            old_share=self.setting.old_share,
         )
         began = time.process_time()
         # One that was killed is begun anew, so that what it costs is known.
@@ -226,7 +227,7 @@ class Service:
             [str(place)],
             [str(self.trained_with)],
             plan,
-            Conditions(),
+            Conditions(margin=self.setting.margin),
             train,
             restart=True,
             say=self.say,

@@ -38,6 +38,8 @@ class Setting:
       intervals: of the policies that distil again at fixed intervals, in requests.
       steps, pilot_steps, batch_size, learning_rate: of a training.
       prompts: held-out ones, new and old each, by which the gate judges.
+      old_share: of old prompts in what is trained on.
+      margin: relative loss on old prompts that the gate bears.
       checked: prompts of each pool that the real sampler decodes.
       seeds: of streams and trainings.
     """
@@ -54,6 +56,8 @@ class Setting:
     batch_size: int = 16
     learning_rate: float = 3e-3
     prompts: int = 50
+    old_share: float = 0.5
+    margin: float = 0.1
     checked: int = 16
     seeds: tuple[int, ...] = (0, 1)
 
