@@ -43,6 +43,8 @@ def rows(tmp_path):
     ]
     settings = {
         "old_share": 0.5,
+        "intervals": [10, 20],
+        "seeds": [0, 1],
         "margin": 0.1,
         "look": 1,
         "waits": 2,
@@ -108,6 +110,7 @@ def test_a_page_is_made_of_rows_alone(rows, tmp_path, capsys, monkeypatch):
     assert text == capsys.readouterr().out.removesuffix("\n")
     assert (out / page.FIGURE).stat().st_size > 10_000
     assert "from the first turn to the turn back: ×1.30" in text
+    assert "Not run yet: every 20 requests, seed 1." in text
     assert "| on alarm | 1 of 1 | 10 | 3 | 24 | 12 | 3 | 10 |" in text
     assert "| on alarm | 0 | 8 | 1 into away; says since +1 | 6 | passed: by hand | 10 | 3 |" in text
     assert errors.run(drift.main, ["--page", "--json", f"--out={out}"], command="drift") == 0

@@ -43,7 +43,7 @@ def write(rows: Rows, out: Path) -> tuple[str, dict[str, Any]]:
     parts = [
         "# When to distil again: a stream that turns and drifts",
         "    python -m benchmarks.drift --out=docs/results/drift",
-        _verdicts(numbers, policies),
+        _verdicts(numbers) + _missing(setting, policies, seeds),
         f"![Block efficiency over time, and processor seconds saved less spent]({out.name}/{FIGURE})",
         f"*Windows of {figure.WINDOW} requests, seed {seeds[0]}; dotted: a new draft begins to serve.*",
         "## Block efficiency",
@@ -104,7 +104,16 @@ def _ends(found: Interval) -> list[float]:
     return [round(float(one), 4) for one in found]
 
 
-def _verdicts(numbers: dict[str, Any], policies: list[str]) -> str:
+def _missing(setting: Row, policies: list[str], seeds: list[int]) -> str:
+    """Says what has not been run; nothing where all of it has."""
+    names = [
+        f"{name} requests" for name in map("every {:,}".format, setting["intervals"]) if name not in policies
+    ]
+    names += [f"seed {seed}" for seed in setting["seeds"] if seed not in seeds]
+    return f"\n- **Not run yet: {', '.join(names)}.** The command goes on there." if names else ""
+
+
+def _verdicts(numbers: dict[str, Any]) -> str:
     gain, held_out = (Interval(*numbers[name]) for name in ("after_the_shift", "after_the_shift_held_out"))
     by_seed = ", ".join(f"{one[0]:.2f}" for one in numbers["after_the_shift_by_seed"])
     told = "Met" if gain.low >= GAIN else "Met, not beyond chance" if gain.value >= GAIN else "Not met"
