@@ -1,0 +1,254 @@
+"""The page of a study, its figure and its numbers, made from the rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.drift import accounting, figure, prose
+from benchmarks.drift.accounting import Account, Span
+from benchmarks.drift.rows import Row, Rows
+from benchmarks.drift.setting import NEVER, ON_ALARM
+from benchmarks.paper.verdicts import markdown, times
+from distillspec_jax import files
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation.paired import Interval
+
+FIGURE = "drift.png"
+GAIN, WORSE = 1.15, 0.97
+"""The bars: on alarm against never after the first shift; against fixed intervals, over everything."""
+
+
+def write(rows: Rows, out: Path) -> tuple[str, dict[str, Any]]:
+    """Writes OUT.md and OUT/drift.png; returns the page and its numbers.
+
+    Raises:
+      UsageError: no seed has ended.
+    """
+    seeds = accounting.seeds_of(rows)
+    setting = rows.one("setting")
+    if not seeds or setting is None:
+        raise UsageError(f"{rows.path} has no seed on which every policy has ended: run the study first")
+    policies = list(dict.fromkeys(row["policy"] for row in rows.of("run")))
+    accounts = {p: [accounting.account(rows, seed, p) for seed in seeds] for p in policies}
+    turns = [(name, (first, end)) for name, first, end in accounting.turns(setting["phases"])]
+    checks = list(rows.of("check"))
+    call = float(np.mean([row["seconds_a_call"] for row in checks]))
+    numbers = _numbers(accounts, turns, call)
+    one_seed = {policy: of[0] for policy, of in accounts.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    figure.save(figure.draw(one_seed, one_seed[NEVER], turns, call), out / FIGURE)
+    parts = [
+        "# When to distil again: a stream that turns and drifts",
+        "    python -m benchmarks.drift --out=docs/results/drift",
+        _verdicts(numbers) + _missing(setting, policies, seeds),
+        f"![Block efficiency over time, and processor seconds saved less spent]({out.name}/{FIGURE})",
+        f"*Windows of {figure.WINDOW} requests, seed {seeds[0]}; dotted: a new draft begins to serve.*",
+        "## Block efficiency",
+        _stretches(accounts, turns),
+        "## What it cost, and when it had paid",
+        _costs(accounts, call, numbers),
+        _trainings(accounts, turns),
+        "## How it was done",
+        _method(setting, rows, checks, seeds),
+        "## What it does not show",
+        prose.LIMITS,
+    ]
+    text = "\n\n".join(parts) + "\n"
+    files.write_whole(out.with_name(f"{out.name}.md"), text)
+    return text, numbers
+
+
+def _shifted(turns: list[tuple[str, Span]]) -> Span:
+    """The stretch after the first shift, to the turn back."""
+    return turns[1][1]
+
+
+def _numbers(
+    accounts: dict[str, list[Account]], turns: list[tuple[str, Span]], call: float
+) -> dict[str, Any]:
+    alarm, never = accounts[ON_ALARM], accounts[NEVER]
+    shifted, everything = _shifted(turns), (0, turns[-1][1][1])
+    after = (shifted[0], everything[1])
+    seconds = {policy: sum(one.seconds for one in of) for policy, of in accounts.items()}
+    return {
+        "seeds": [one.seed for one in never],
+        "after_the_shift": _ends(accounting.ratio(alarm, never, shifted, False)),
+        "after_the_shift_by_seed": [
+            _ends(accounting.ratio([a], [n], shifted, False)) for a, n in zip(alarm, never, strict=True)
+        ],
+        "after_the_shift_held_out": _ends(accounting.ratio(alarm, never, shifted, True)),
+        "from_the_shift_on": _ends(accounting.ratio(alarm, never, after, False)),
+        "from_the_shift_on_held_out": _ends(accounting.ratio(alarm, never, after, True)),
+        "against": {
+            policy: {
+                "all": _ends(accounting.ratio(alarm, of, everything, False)),
+                "held_out": _ends(accounting.ratio(alarm, of, everything, True)),
+                "seconds": seconds[ON_ALARM] / seconds[policy] if seconds[policy] else None,
+            }
+            for policy, of in accounts.items()
+            if policy not in (NEVER, ON_ALARM)
+        },
+        "seconds": seconds,
+        "paid_back": {
+            policy: [accounting.paid_back(*pair, call) for pair in zip(of, never, strict=True)]
+            for policy, of in accounts.items()
+            if policy != NEVER
+        },
+    }
+
+
+def _ends(found: Interval) -> list[float]:
+    return [round(float(one), 4) for one in found]
+
+
+def _missing(setting: Row, policies: list[str], seeds: list[int]) -> str:
+    """Says what has not been run; nothing where all of it has."""
+    names = [
+        f"{name} requests" for name in map("every {:,}".format, setting["intervals"]) if name not in policies
+    ]
+    names += [f"seed {seed}" for seed in setting["seeds"] if seed not in seeds]
+    return f"\n- **Not run yet: {', '.join(names)}.** The command goes on there." if names else ""
+
+
+def _verdicts(numbers: dict[str, Any]) -> str:
+    gain, held_out = (Interval(*numbers[name]) for name in ("after_the_shift", "after_the_shift_held_out"))
+    by_seed = ", ".join(f"{one[0]:.2f}" for one in numbers["after_the_shift_by_seed"])
+    told = "Met" if gain.low >= GAIN else "Met, not beyond chance" if gain.value >= GAIN else "Not met"
+    later, later_held_out = (
+        Interval(*numbers[name]) for name in ("from_the_shift_on", "from_the_shift_on_held_out")
+    )
+    lines = [
+        f"- **On alarm against never, from the first turn to the turn back: ×{times(gain)}** (by seed "
+        f"{by_seed}); ×{times(held_out)} on prompts that nothing was ever trained on. Bar: {GAIN}. {told}. "
+        f"From the first turn to the end of the stream ×{times(later)}, on prompts never trained on "
+        f"×{times(later_held_out)}."
+    ]
+    for policy, found in numbers["against"].items():
+        ratio = Interval(*found["all"])
+        no_worse = ratio.low >= WORSE
+        less = found["seconds"] is not None and found["seconds"] < 1
+        told = "Met" if no_worse and less else "Not met"
+        share = "no training there" if found["seconds"] is None else f"×{found['seconds']:.2f} the training"
+        lines.append(
+            f"- **On alarm against {policy} requests, over the whole stream: ×{times(ratio)}**, on prompts "
+            f"never trained on ×{times(Interval(*found['held_out']))}, for {share}. Bar: no worse (the lower "
+            f"end above {WORSE}) with less training. {told}."
+        )
+    return "\n".join(lines)
+
+
+def _stretches(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]) -> str:
+    lines = []
+    everything = (0, turns[-1][1][1])
+    for name, span in [*turns, ("everything", everything)]:
+        cells = [f"{accounting.pooled(of, span):.2f}" for of in accounts.values()]
+        gained = accounting.ratio(accounts[ON_ALARM], accounts[NEVER], span, False)
+        clean = accounting.ratio(accounts[ON_ALARM], accounts[NEVER], span, True)
+        lines.append([name, f"{span[0]:,}–{span[1]:,}", *cells, times(gained), times(clean)])
+    head = ["stretch", "requests", *accounts, f"{ON_ALARM} / {NEVER}", "the same, prompts never trained on"]
+    return "Tokens a target call, seeds added up; 95 % intervals over prompts, paired.\n\n" + markdown(
+        head, lines
+    )
+
+
+def _costs(accounts: dict[str, list[Account]], call: float, numbers: dict[str, Any]) -> str:
+    lines = []
+    for policy, of in accounts.items():
+        if policy == NEVER:
+            continue
+        never = accounts[NEVER]
+        tried = sum(len(one.trainings) for one in of)
+        passed = sum(len(one.changes()) for one in of)
+        saved = sum(int((n.calls_R - a.calls_R).sum()) for n, a in zip(never, of, strict=True))
+        first = [accounting.first_pay_back(*pair, call) for pair in zip(of, never, strict=True)]
+        lines.append(
+            [
+                policy,
+                f"{passed} of {tried}",
+                f"{sum(one.steps for one in of):,}",
+                f"{sum(one.seconds for one in of):,.0f}",
+                f"{saved:,}",
+                f"{saved * call:,.0f}",
+                _each(first),
+                _each(numbers["paid_back"][policy]),
+            ]
+        )
+    head = [
+        "policy",
+        "new drafts of attempts",
+        "steps",
+        "processor seconds",
+        "target calls saved",
+        "worth, seconds",
+        "the first draft paid for itself after … requests",
+        "all training was paid for, to the end, from request … on",
+    ]
+    return (
+        "Seeds added up; the last two columns by seed. Processor seconds are all of a redistillation: "
+        "reading, compiling, pilot, training, measuring, also where it was refused. A call of the target, "
+        f"with the drafts for it, costs {1e3 * call:.2f} ms of the processor here.\n\n"
+        + markdown(head, lines)
+    )
+
+
+def _each(found: list[int | None]) -> str:
+    return ", ".join("–" if one is None else f"{one:,}" for one in found)
+
+
+def _trainings(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]) -> str:
+    lines = []
+    for policy, of in accounts.items():
+        for one in of:
+            for row in one.trainings:
+                lines.append(
+                    [
+                        policy,
+                        str(one.seed),
+                        f"{row['at']:,}",
+                        _alarm(row, turns),
+                        f"{row['prompts']:,}",
+                        f"{row['outcome']}: {row['reason']}",
+                        f"{row['steps']}",
+                        f"{row['seconds']:,.0f}",
+                    ]
+                )
+    head = ["policy", "seed", "at request", "alarm", "different prompts", "outcome", "steps", "seconds"]
+    return "Every attempt:\n\n" + markdown(head, lines)
+
+
+def _alarm(row: Row, turns: list[tuple[str, Span]]) -> str:
+    """When the alarm came after the last turn, and since when it says that acceptance is lower."""
+    if row["alarm_at"] is None:
+        return "–"
+    name, (first, _) = next(turn for turn in turns if turn[1][0] <= row["alarm_at"] < turn[1][1])
+    return f"{row['alarm_at'] - first:,} into {name}; says since {row['since'] - first:+,}"
+
+
+def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> str:
+    turns = accounting.turns(setting["phases"])
+    decoded, equal = (sum(row[name] for row in checks) for name in ("prompts", "equal"))
+    first_words, last_words = (", ".join(words[:8]) for words in setting["words"])
+    names = ("block_size", "look", "waits", "steps", "pilot_steps", "batch_size", "old_share", "margin")
+    given = {name: setting[name] for name in names}
+    return prose.method(
+        rows.one("defaults"),
+        {
+            **given,
+            **setting["lengths"],
+            "requests": turns[-1][2],
+            "stretches": "; ".join(f"{end - first:,} {name}" for name, first, end in turns),
+            "first_words": first_words,
+            "last_words": last_words,
+            "seeds": ", ".join(map(str, seeds)),
+            "prompts": sum(setting["pools"].values()),
+            "pools": "; ".join(f"{name}: {count:,}" for name, count in setting["pools"].items()),
+            "held_out": sum(sum(row["held_out"]) for row in rows.of("texts")),
+            "start_steps": 2 * setting["steps"],
+            "judged": setting["prompts"],
+            "decoded": decoded,
+            "equal": equal,
+        },
+    )
