@@ -1,10 +1,10 @@
 """Buckets as inputs: what a run reads from gs:// or s3:// is copied once to a folder of this machine.
 
 A copy is known by the object's address and by what the store says of its version, so that an object that was
-changed is copied again, and one that was not is not. Copies appear whole or not at all, and several processes
-may want one at once. A connection that breaks is tried again by the store's library, and then an error. They
-lie in `~/.cache/distillspec`, or where `DISTILLSPEC_CACHE` says; nothing removes them. Outputs are refused
-(`outputs.resolved`): what makes ours safe, renaming and locking, buckets lack.
+changed is copied again, and one that was not is not. Of a folder that a run of ours wrote, what its commit
+lists is copied, and checked. Copies appear whole or not at all, and several processes may want one at once. A
+connection that breaks is tried again, and then an error. Copies lie in `object_stores.cache`; nothing removes
+them. How outputs get into buckets: `publications`.
 """
 
 from __future__ import annotations
@@ -12,38 +12,43 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from distillspec_jax import commits, object_stores
+from distillspec_jax.commits import Entry
 from distillspec_jax.errors import UsageError
+from distillspec_jax.object_stores import is_bucket
 
-LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}
-"""Schemes, and what speaks them; the last is a bucket of this process alone, for tests."""
-
-_VERSION = ("size", "etag", "ETag", "generation", "md5Hash", "LastModified", "created")
-"""Fields by which the stores' libraries tell versions of an object apart; each has some of them."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-"""How an address begins; `pathlib` makes one slash of two."""
 _STEP = re.compile(r"checkpoints/(\d+)/")
 _OTHERS = re.compile(r"checkpoints/|damaged/|best/|tensorboard/")
+_TRIES = 3
+"""Times that a folder is copied anew because a run has published meanwhile."""
 
 
-def is_bucket(path: str | Path) -> bool:
-    """Whether a path names an object store, `gs://BUCKET/NAME` or the like (`zoo:NAME` does not)."""
-    return bool(_SCHEME.match(str(path)))
+class _Object(NamedTuple):
+    """An object in a folder, and its version: what the store says of it, or the commit that lists it."""
+
+    folder: str
+    name: str
+    version: str | Entry
 
 
-def address(path: str | Path) -> str:
-    """The path as its store writes it, where `pathlib` took one slash of two."""
-    return _SCHEME.sub(r"\1://", str(path), count=1)
+def folders(path: str | Path) -> list[str]:
+    """The names of what lies directly below a path in a bucket, in their order; none where nothing does.
+
+    Raises:
+      UsageError: as `local`.
+    """
+    whole = object_stores.address(path)
+    return object_stores.Place(whole, f"cannot read {whole!r}").entries()
 
 
-def local(path: str, *, model: bool = False) -> Path:
+def local(path: str | Path, *, model: bool = False) -> Path:
     """The path itself, or of a file or folder in a bucket the copy on this machine.
 
     Args:
@@ -53,50 +58,64 @@ def local(path: str, *, model: bool = False) -> Path:
       UsageError: nothing there, no right to read it, an unknown kind of store or one whose library is not
         installed, or a connection that was lost; nothing is left behind.
     """
-    scheme = _SCHEME.match(path)
-    return _copied(scheme[1], path[scheme.end() :].strip("/"), model) if scheme else Path(path)
+    if not is_bucket(path):
+        return Path(path)
+    return object_stores.staged(path) or _copied(object_stores.address(path), model)
 
 
 @functools.cache  # one run reads one version
-def _copied(scheme: str, name: str, model: bool) -> Path:
-    path = f"{scheme}://{name}"
-    if scheme not in LIBRARIES:
-        known = ", ".join(f"{name}://" for name in LIBRARIES if name != "memory")
-        raise UsageError(f"cannot read {path!r}: unknown kind of store {scheme}:// (valid: {known})")
-    try:
-        import fsspec  # type: ignore[import-untyped]
-
-        store = fsspec.filesystem(scheme)
-    except ImportError as error:
-        library = LIBRARIES[scheme]
-        raise UsageError(
-            f"cannot read {path!r}: {library} is not installed: pip install 'distillspec_jax[buckets]'"
-        ) from error
-    try:
-        found = _listed(store, path)
-        if model:
-            found = {name: found[name] for name in _of_newest_step(found)}
-        return _copy(store, path, found)
-    except UsageError:
-        raise
-    except Exception as error:  # gcsfs, s3fs, aiohttp and botocore share no class
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        reason = "nothing is there" if isinstance(error, FileNotFoundError) else said
-        raise UsageError(f"cannot read {path!r}: {reason}") from error
+def _copied(path: str, model: bool) -> Path:
+    what = f"cannot read {path!r}"
+    store = object_stores.connect(path, what)
+    with object_stores.told(what):
+        for left in reversed(range(_TRIES)):
+            found = _listed(store, path)
+            if model:
+                found = {name: found[name] for name in _of_newest_step(found)}
+            try:
+                place = _copy(store, path, found)
+                object_stores.name(place, path)
+                return place
+            except LookupError as error:
+                if not left:
+                    raise UsageError(f"{what}: {error.args[0]} is not what was committed") from error
+    raise AssertionError  # the last try returns or raises
 
 
-def _listed(store: Any, path: str) -> dict[str, Mapping[str, Any]]:
-    """The objects at or below a path: name relative to it (empty for itself) to what the store says of it."""
+def _listed(store: Any, path: str) -> dict[str, _Object]:
+    """The objects at or below a path, by names relative to it (empty for itself)."""
     store.invalidate_cache()
-    itself = store.info(path)
+    itself = object_stores.again(lambda: store.info(path))
     if itself["type"] == "file":
-        return {"": itself}
-    root = itself["name"].rstrip("/") + "/"
-    objects = store.find(path, detail=True)
-    found = {name.removeprefix(root): info for name, info in objects.items() if not name.endswith("/")}
+        folder, _, name = path.rpartition("/")
+        return {"": _Object(folder, name, object_stores.version(itself))}
+    found = _committed(store, path)
+    if found is None:
+        root = itself["name"].rstrip("/") + "/"
+        objects = object_stores.again(lambda: store.find(path, detail=True))
+        names = {name.removeprefix(root): info for name, info in objects.items() if not name.endswith("/")}
+        found = {name: _Object(path, name, object_stores.version(info)) for name, info in names.items()}
     if not found:
         raise FileNotFoundError(path)
     return found
+
+
+def _committed(store: Any, path: str) -> dict[str, _Object] | None:
+    """The objects below a path that the commit of a folder of ours lists; None where there is no commit."""
+    scheme, _, rest = path.partition("://")
+    parts = rest.split("/")
+    for depth in range(len(parts), 0, -1):
+        folder = f"{scheme}://{'/'.join(parts[:depth])}"
+        try:
+            content = object_stores.again(lambda folder=folder: store.cat_file(f"{folder}/{commits.NAME}"))  # type: ignore[misc]
+        except FileNotFoundError:
+            continue
+        files = commits.decoded(content, f"{folder}/{commits.NAME}").files
+        below = "".join(f"{part}/" for part in parts[depth:])
+        found = {name: entry for name, entry in files.items() if name.startswith(below)}
+        if found or not below:
+            return {name.removeprefix(below): _Object(folder, name, entry) for name, entry in found.items()}
+    return None
 
 
 def _of_newest_step(names: Iterable[str]) -> list[str]:
@@ -108,20 +127,20 @@ def _of_newest_step(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(newest) or not _OTHERS.match(name)]
 
 
-def _copy(store: Any, path: str, found: Mapping[str, Mapping[str, Any]]) -> Path:
-    versions = [(name, [str(info.get(field)) for field in _VERSION]) for name, info in sorted(found.items())]
+def _copy(store: Any, path: str, found: Mapping[str, _Object]) -> Path:
+    versions = [(name, str(one.version)) for name, one in sorted(found.items())]
     digest = hashlib.sha256(json.dumps([path, versions]).encode()).hexdigest()[:24]
-    root = Path(os.environ.get("DISTILLSPEC_CACHE") or Path.home() / ".cache" / "distillspec")
+    root = object_stores.cache()
     place, name = root / digest, path.rpartition("/")[2]
     if not place.is_dir():
         partial = root / f".partial-{digest}-{secrets.token_hex(6)}"
         try:
-            for relative, info in found.items():
+            for relative, one in found.items():
+                if relative and not commits.is_name(relative):
+                    raise UsageError(f"cannot read {path!r}: {relative!r} is no name of a file")
                 target = partial / name / relative if relative else partial / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                store.get_file(info["name"], str(target))
-                if (size := target.stat().st_size) != info["size"]:
-                    raise UsageError(f"cannot read {path!r}: {relative or name} ended after {size:,} bytes")
+                _copy_one(store, path, one, target)
             try:
                 partial.rename(place)
             except OSError:
@@ -130,3 +149,19 @@ def _copy(store: Any, path: str, found: Mapping[str, Mapping[str, Any]]) -> Path
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return place / name
+
+
+def _copy_one(store: Any, path: str, one: _Object, target: Path) -> None:
+    def get(name: str, to: Path) -> bool:
+        try:
+            object_stores.again(lambda: store.get_file(f"{one.folder}/{name}", str(to)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    if isinstance(one.version, Entry):
+        commits.fetch(get, one.name, one.version, target)
+    elif not get(one.name, target):
+        raise FileNotFoundError(path)
+    elif str(size := target.stat().st_size) != one.version.split()[0]:
+        raise UsageError(f"cannot read {path!r}: {one.name} ended after {size:,} bytes")

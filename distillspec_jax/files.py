@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -83,6 +82,8 @@ def write_whole_by(
                 shutil.copymode(real, temporary)
             os.replace(temporary, real)
             made.pop_all()
+    if (found := outputs.published(real)) is not None:
+        found.written()
 
 
 def make_parents(path: Path, made: contextlib.ExitStack) -> None:
@@ -107,31 +108,6 @@ def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             made.callback(temporary.unlink, missing_ok=True)
             return temporary
-
-
-def lock(descriptor: int) -> bool | None:
-    """Locks an open file or folder until it is closed, or its process ends.
-
-    Returns:
-      Whether it is locked now; False: another process holds it; None: its file system knows no locks.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool | None]:
-    """Locks a folder as long as the context lasts and this process lives; yields what `lock` says."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from distillspec_jax import bounds, files, outputs, schema
+from distillspec_jax import bounds, buckets, files, outputs, schema
 from distillspec_jax.errors import UsageError, shown
 
 CARD = "shard.json"
@@ -185,9 +185,9 @@ def find(output: str | Path) -> list[Path]:
     """
     whole = _named(output)
     numbered = {}
-    for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")):
-        if folder.is_dir() and (match := _PART.fullmatch(folder.name.removeprefix(whole.name))):
-            numbered[folder] = (int(match[1]), int(match[2]))
+    for folder in _beside(whole):
+        if match := _PART.fullmatch(folder.name.removeprefix(whole.name)):
+            numbered[buckets.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
         first = Shard(0, 8).folder(output)
         raise UsageError(f"no shards of {output}: a run with --shard=0/8 would leave {first}")
@@ -213,6 +213,17 @@ def find(output: str | Path) -> list[Path]:
     for folder, card in cards.items():
         _check_whole(folder, card)
     return list(cards)
+
+
+def _beside(whole: Path) -> list[Path]:
+    """The folders whose names go on where an output's ends, as those of its shards do."""
+    if buckets.is_bucket(whole):
+        return [
+            whole.with_name(name) for name in buckets.folders(whole.parent) if name.startswith(whole.name)
+        ]
+    return [
+        folder for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")) if folder.is_dir()
+    ]
 
 
 def _escaped(name: str) -> str:

@@ -6,7 +6,7 @@ import functools
 import sys
 from pathlib import Path
 
-from distillspec_jax import bounds
+from distillspec_jax import bounds, outputs
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
 from distillspec_jax.terminal import news, say
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         say(directory)
         if flags.check_prompts > 0 and jax.process_index() == 0:
             news(final_check(directory, flags.check_prompts))
+            outputs.publish(directory)
     return 0
 
 

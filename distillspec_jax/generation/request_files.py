@@ -19,12 +19,12 @@ from distillspec_jax.files import (
     as_json,
     decoded_lines,
     json_lines,
-    lock,
     parse_json_object,
     saving,
     write_whole,
 )
 from distillspec_jax.generation.text_generator import Generation
+from distillspec_jax.locks import lock
 
 SAMPLE = "sample"
 """The field that tells several outputs of a prompt apart."""
@@ -295,13 +295,24 @@ def output_lines(
         if whole and settings is not None:
             write_whole(_settings_file(path), as_json(settings))
 
+    bucket = outputs.published(path)
+    if bucket is not None:
+        bucket.publish()
+
     def write(line: str) -> None:
         with saving(path):
             file.write(line + "\n")
             file.flush()
+        if bucket is not None:
+            bucket.publish_some()
 
     try:
         yield write
+    except BaseException:
+        if bucket is not None:  # whoever goes on may do so on another machine
+            with contextlib.suppress(UsageError):
+                bucket.publish()
+        raise
     finally:
         # Closing tries once more to write what a full disk refused; what failed is said already.
         with contextlib.suppress(OSError):
@@ -310,3 +321,5 @@ def output_lines(
         with saving(path):
             os.replace(partial, outputs.check(path))
             _settings_file(path).unlink(missing_ok=True)
+    if bucket is not None:
+        bucket.publish()

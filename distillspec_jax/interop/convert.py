@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import acceptance_profile, checkpoint, outputs
+from distillspec_jax import acceptance_profile, buckets, checkpoint, outputs
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
@@ -92,6 +92,7 @@ def convert(
         missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
         destination that is not empty.
     """
+    destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
@@ -99,6 +100,7 @@ def convert(
         stated_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
         raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
     outputs.reads(source)
+    source = str(buckets.local(source))
     own = None if tokenizer is None else _read_file(tokenizer)
     with _reading(source):
         if form == "t5x":
@@ -213,6 +215,7 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
+    destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
@@ -240,6 +243,7 @@ def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
       UsageError: no such model, one that llama.cpp has no architecture for or would silently run otherwise, a
         type that its weights cannot be written in, a destination that is another file.
     """
+    destination = outputs.place(destination, folder=False)
     gguf_output.check(destination, kind)
     model = pretrained.load(source)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))

@@ -136,7 +136,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     Raises:
       UsageError: it holds something already.
     """
-    with new_folders.new_folder(directory) as folder:
+    with new_folders.new_folder(outputs.place(directory, folder=True)) as folder:
         checkpoint.write_card(folder, model.card, model.tokenizer_bytes)
         checkpoint.save_params(folder, 0, model.params)
     return dataclasses.replace(model, name=directory)
