@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillspec_jax import buckets, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError
 
 Read = TypeVar("Read")
@@ -308,7 +309,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 def _content(path: str | Path) -> bytes:
     try:
-        return buckets.local(str(path)).read_bytes()
+        return copies.local(str(path)).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 

@@ -22,11 +22,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from distillspec_jax import object_stores
+from distillspec_jax.buckets import stores
 from distillspec_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from distillspec_jax.publications import Publication
+    from distillspec_jax.buckets.publications import Publication
 
 LAYOUT = frozenset(
     {
@@ -102,7 +102,7 @@ def _named() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        error.args = tuple(object_stores.named(str(part)) for part in error.args)
+        error.args = tuple(stores.named(str(part)) for part in error.args)
         raise
 
 
@@ -128,8 +128,8 @@ def reads(path: str | Path, name: str | None = None) -> None:
     if under_way is None:
         return
     for one in (path, name or ""):
-        if object_stores.is_bucket(one) and not object_stores.staged(one):
-            under_way.addresses.add(object_stores.address(one))
+        if stores.is_bucket(one) and not stores.staged(one):
+            under_way.addresses.add(stores.address(one))
     for found in (Path(path), *_entries(path)):
         inode = _inode(found)
         if inode is None or _is_own(found.resolve(), under_way):
@@ -152,13 +152,14 @@ def place(path: AnyPath, *, folder: bool) -> AnyPath:
     Raises:
       UsageError: see `publications.Publication`; a part of what the run reads.
     """
-    if not object_stores.is_bucket(path):
+    if not stores.is_bucket(path):
         return path
-    address, under_way = object_stores.address(path), _under_way.get()
+    address, under_way = stores.address(path), _under_way.get()
     if under_way is None:
         return path  # without a run nobody would end it: `resolved` refuses it
     if address not in under_way.published:
-        from distillspec_jax.publications import PublishedFile, PublishedFolder
+        from distillspec_jax.buckets.published_files import PublishedFile
+        from distillspec_jax.buckets.published_folders import PublishedFolder
 
         for read in under_way.addresses:
             _check_apart(address, read)
@@ -322,11 +323,11 @@ def resolved(path: str | Path) -> Path:
     Raises:
       UsageError: a bucket, unless `place` knows it, a loop of links, or no name that a file can have.
     """
-    if object_stores.is_bucket(path):
-        if found := object_stores.staged(path):
+    if stores.is_bucket(path):
+        if found := stores.staged(path):
             return found
         raise UsageError(
-            f"cannot save to {object_stores.address(path)}: this writes folders and files of this machine: "
+            f"cannot save to {stores.address(path)}: this writes folders and files of this machine: "
             "mount the bucket (gcsfuse, mountpoint-s3) and give the path, or copy them there afterwards"
         )
     try:

@@ -21,7 +21,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from distillspec_jax import bounds, buckets, files, outputs, schema
+from distillspec_jax import bounds, files, outputs, schema
+from distillspec_jax.buckets import copies, stores
 from distillspec_jax.errors import UsageError, shown
 
 CARD = "shard.json"
@@ -187,7 +188,7 @@ def find(output: str | Path) -> list[Path]:
     numbered = {}
     for folder in _beside(whole):
         if match := _PART.fullmatch(folder.name.removeprefix(whole.name)):
-            numbered[buckets.local(folder)] = (int(match[1]), int(match[2]))
+            numbered[copies.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
         first = Shard(0, 8).folder(output)
         raise UsageError(f"no shards of {output}: a run with --shard=0/8 would leave {first}")
@@ -217,10 +218,8 @@ def find(output: str | Path) -> list[Path]:
 
 def _beside(whole: Path) -> list[Path]:
     """The folders whose names go on where an output's ends, as those of its shards do."""
-    if buckets.is_bucket(whole):
-        return [
-            whole.with_name(name) for name in buckets.folders(whole.parent) if name.startswith(whole.name)
-        ]
+    if stores.is_bucket(whole):
+        return [whole.with_name(name) for name in copies.folders(whole.parent) if name.startswith(whole.name)]
     return [
         folder for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")) if folder.is_dir()
     ]

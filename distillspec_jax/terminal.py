@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TextIO
 
-from distillspec_jax.object_stores import named
+from distillspec_jax.buckets.stores import named
 
 _UNSEEN = re.compile(
     "["

@@ -4,7 +4,7 @@ import contextlib
 
 import fsspec
 
-from distillspec_jax import buckets
+from distillspec_jax.buckets import copies
 
 ADDRESS = "memory://bucket"
 WRITES = ("put_file", "pipe_file", "rm_file")
@@ -71,4 +71,4 @@ class Bucket:
 
 def forget():
     """Makes what follows another process, which has read nothing yet."""
-    buckets._copied.cache_clear()
+    copies._copied.cache_clear()

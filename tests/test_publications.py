@@ -5,9 +5,11 @@ import threading
 
 import pytest
 
-from distillspec_jax import buckets, commits, object_stores, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import commits, copies, stores
+from distillspec_jax.buckets.published_files import PublishedFile
+from distillspec_jax.buckets.published_folders import PublishedFolder
 from distillspec_jax.errors import UsageError
-from distillspec_jax.publications import PublishedFile, PublishedFolder
 from tests import bucket as toy
 from tests.bucket import Killed
 
@@ -20,7 +22,7 @@ LATER = {"card.json": "{}", "steps/4/a": "newest", "log": "1\n2\n3\n"}
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "here"))
-    monkeypatch.setattr(object_stores, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(stores, "WAITS", (0.0, 0.0))
     yield toy.Bucket(monkeypatch)
     toy.forget()
 
@@ -53,7 +55,7 @@ def held(folder):
 def read(address=FOLDER):
     """What another process reads."""
     toy.forget()
-    return held(buckets.local(address))
+    return held(copies.local(address))
 
 
 def publish(contents, address=FOLDER):
@@ -80,7 +82,7 @@ def test_what_is_published_is_read_and_nothing_else_lies_there(bucket):
     assert read() == AFTER
     assert bucket.names("runs/one") == sorted([*AFTER, commits.NAME])
     assert read(f"{FOLDER}/steps") == {"2/b": AFTER["steps/2/b"], "3/a": "new"}
-    assert buckets.local(f"{FOLDER}/log").read_text() == "1\n2\n"
+    assert copies.local(f"{FOLDER}/log").read_text() == "1\n2\n"
 
 
 def test_what_has_not_changed_is_not_written_again(bucket):
@@ -215,7 +217,9 @@ def test_a_second_run_is_refused(bucket, elsewhere):
 
 def test_a_folder_of_others_is_refused_and_left(bucket):
     bucket.put({"runs/one/notes.txt": b"mine"})
-    with pytest.raises(UsageError, match=rf"cannot save to {FOLDER}: it holds notes.txt, but no commit\.json"):
+    with pytest.raises(
+        UsageError, match=rf"cannot save to {FOLDER}: it holds notes.txt, but no commit\.json"
+    ):
         PublishedFolder(FOLDER)
     assert bucket.names("runs/one") == ["notes.txt"]
 
@@ -267,7 +271,7 @@ def test_a_file_is_one_object_and_its_partial_lines_another(bucket, elsewhere):
     one.close()
     assert [name for name in bucket.store.store if "out" in name] == ["/bucket/out.jsonl"]
     toy.forget()
-    assert buckets.local(FILE).read_text() == "a\nb\n"
+    assert copies.local(FILE).read_text() == "a\nb\n"
 
 
 def test_a_file_that_another_run_wrote_meanwhile_is_left(bucket, elsewhere):
@@ -298,12 +302,12 @@ def test_an_output_that_the_run_reads_is_refused(bucket):
 def test_errors_name_the_address(bucket, tmp_path):
     with pytest.raises(UsageError, match=rf"^{FOLDER}/card\.json: malformed$"), outputs.run():
         raise UsageError(f"{outputs.place(FOLDER, folder=True)}/card.json: malformed")
-    assert object_stores.staged(FOLDER) is None
+    assert stores.staged(FOLDER) is None
 
 
 def test_a_run_reads_what_it_wrote_where_it_lies(bucket):
     with outputs.run():
         place = outputs.place(outputs.Path(FOLDER), folder=True)
-        assert buckets.local(f"{FOLDER}/steps/1") == place / "steps/1"
+        assert copies.local(f"{FOLDER}/steps/1") == place / "steps/1"
         assert outputs.published(place / "x").address == FOLDER
         assert outputs.published(place.parent) is None

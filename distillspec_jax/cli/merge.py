@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distillspec_jax import object_stores, outputs, shards
+from distillspec_jax import outputs, shards
+from distillspec_jax.buckets import stores
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError, nearest
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
             f"{folders[0] / shards.CARD}: unknown command {card.command!r}: {nearest(card.command, known)}"
         )
     news(f"{len(folders)} shards of `{card.command}`, merged")
-    say(object_stores.address(output))
+    say(stores.address(output))
     return 0
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from distillspec_jax import buckets, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest, shown
@@ -104,7 +105,7 @@ def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
     name = "standard input" if path == "-" else path
     if path != "-":
         outputs.reads(path)
-    content = sys.stdin.buffer.read() if path == "-" else buckets.local(path).read_bytes()
+    content = sys.stdin.buffer.read() if path == "-" else copies.local(path).read_bytes()
     found = [_request(row, where, field) for where, row in json_lines(decoded_lines(content, name), name)]
     if not found:
         raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import acceptance_profile, buckets, checkpoint, outputs
+from distillspec_jax import acceptance_profile, checkpoint, outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
@@ -100,7 +101,7 @@ def convert(
         stated_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
         raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
     outputs.reads(source)
-    source = str(buckets.local(source))
+    source = str(copies.local(source))
     own = None if tokenizer is None else _read_file(tokenizer)
     with _reading(source):
         if form == "t5x":

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import buckets, checkpoint, new_folders, outputs
+from distillspec_jax import checkpoint, new_folders, outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
@@ -153,7 +154,7 @@ def resolve(name: str) -> Path:
     name, _ = split(name)
     if zoo_manifest.is_zoo_name(name):
         return zoo_manifest.directory(name)
-    return buckets.local(name, model=True)
+    return copies.local(name, model=True)
 
 
 def read_card(name: str) -> ModelCard:

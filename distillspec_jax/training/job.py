@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import optax
 
-from distillspec_jax import checkpoint, locks, memory, object_stores, outputs
+from distillspec_jax import checkpoint, locks, memory, outputs
 from distillspec_jax import metrics as metrics_lib
+from distillspec_jax.buckets import stores
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
@@ -115,7 +116,7 @@ def check_directory(directory: AnyPath) -> AnyPath:
     """
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
-    if object_stores.is_bucket(directory) and jax.process_count() > 1:
+    if stores.is_bucket(directory) and jax.process_count() > 1:
         raise UsageError(
             f"MODEL_DIR={directory}: several hosts write one checkpoint, each a part, which a bucket cannot "
             "put together: mount it (gcsfuse, mountpoint-s3) and give the path"

@@ -3,7 +3,7 @@
 A copy is known by the object's address and by what the store says of its version, so that an object that was
 changed is copied again, and one that was not is not. Of a folder that a run of ours wrote, what its commit
 lists is copied, and checked. Copies appear whole or not at all, and several processes may want one at once. A
-connection that breaks is tried again, and then an error. Copies lie in `object_stores.cache`; nothing removes
+connection that breaks is tried again, and then an error. Copies lie in `stores.cache`; nothing removes
 them. How outputs get into buckets: `publications`.
 """
 
@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distillspec_jax import commits, object_stores
-from distillspec_jax.commits import Entry
+from distillspec_jax.buckets import commits, stores
+from distillspec_jax.buckets.commits import Entry
+from distillspec_jax.buckets.stores import is_bucket
 from distillspec_jax.errors import UsageError
-from distillspec_jax.object_stores import is_bucket
 
 _STEP = re.compile(r"checkpoints/(\d+)/")
 _OTHERS = re.compile(r"checkpoints/|damaged/|best/|tensorboard/")
@@ -44,8 +44,8 @@ def folders(path: str | Path) -> list[str]:
     Raises:
       UsageError: as `local`.
     """
-    whole = object_stores.address(path)
-    return object_stores.Place(whole, f"cannot read {whole!r}").entries()
+    whole = stores.address(path)
+    return stores.Place(whole, f"cannot read {whole!r}").entries()
 
 
 def local(path: str | Path, *, model: bool = False) -> Path:
@@ -60,21 +60,21 @@ def local(path: str | Path, *, model: bool = False) -> Path:
     """
     if not is_bucket(path):
         return Path(path)
-    return object_stores.staged(path) or _copied(object_stores.address(path), model)
+    return stores.staged(path) or _copied(stores.address(path), model)
 
 
 @functools.cache  # one run reads one version
 def _copied(path: str, model: bool) -> Path:
     what = f"cannot read {path!r}"
-    store = object_stores.connect(path, what)
-    with object_stores.told(what):
+    store = stores.connect(path, what)
+    with stores.told(what):
         for left in reversed(range(_TRIES)):
             found = _listed(store, path)
             if model:
                 found = {name: found[name] for name in _of_newest_step(found)}
             try:
                 place = _copy(store, path, found)
-                object_stores.name(place, path)
+                stores.name(place, path)
                 return place
             except LookupError as error:
                 if not left:
@@ -85,16 +85,16 @@ def _copied(path: str, model: bool) -> Path:
 def _listed(store: Any, path: str) -> dict[str, _Object]:
     """The objects at or below a path, by names relative to it (empty for itself)."""
     store.invalidate_cache()
-    itself = object_stores.again(lambda: store.info(path))
+    itself = stores.again(lambda: store.info(path))
     if itself["type"] == "file":
         folder, _, name = path.rpartition("/")
-        return {"": _Object(folder, name, object_stores.version(itself))}
+        return {"": _Object(folder, name, stores.version(itself))}
     found = _committed(store, path)
     if found is None:
         root = itself["name"].rstrip("/") + "/"
-        objects = object_stores.again(lambda: store.find(path, detail=True))
+        objects = stores.again(lambda: store.find(path, detail=True))
         names = {name.removeprefix(root): info for name, info in objects.items() if not name.endswith("/")}
-        found = {name: _Object(path, name, object_stores.version(info)) for name, info in names.items()}
+        found = {name: _Object(path, name, stores.version(info)) for name, info in names.items()}
     if not found:
         raise FileNotFoundError(path)
     return found
@@ -107,7 +107,7 @@ def _committed(store: Any, path: str) -> dict[str, _Object] | None:
     for depth in range(len(parts), 0, -1):
         folder = f"{scheme}://{'/'.join(parts[:depth])}"
         try:
-            content = object_stores.again(lambda folder=folder: store.cat_file(f"{folder}/{commits.NAME}"))  # type: ignore[misc]
+            content = stores.again(lambda folder=folder: store.cat_file(f"{folder}/{commits.NAME}"))  # type: ignore[misc]
         except FileNotFoundError:
             continue
         files = commits.decoded(content, f"{folder}/{commits.NAME}").files
@@ -130,7 +130,7 @@ def _of_newest_step(names: Iterable[str]) -> list[str]:
 def _copy(store: Any, path: str, found: Mapping[str, _Object]) -> Path:
     versions = [(name, str(one.version)) for name, one in sorted(found.items())]
     digest = hashlib.sha256(json.dumps([path, versions]).encode()).hexdigest()[:24]
-    root = object_stores.cache()
+    root = stores.cache()
     place, name = root / digest, path.rpartition("/")[2]
     if not place.is_dir():
         partial = root / f".partial-{digest}-{secrets.token_hex(6)}"
@@ -154,7 +154,7 @@ def _copy(store: Any, path: str, found: Mapping[str, _Object]) -> Path:
 def _copy_one(store: Any, path: str, one: _Object, target: Path) -> None:
     def get(name: str, to: Path) -> bool:
         try:
-            object_stores.again(lambda: store.get_file(f"{one.folder}/{name}", str(to)))
+            stores.again(lambda: store.get_file(f"{one.folder}/{name}", str(to)))
         except FileNotFoundError:
             return False
         return True

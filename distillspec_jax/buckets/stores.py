@@ -198,7 +198,7 @@ class Place:
             raise UsageError(f"{self._what}: there is no bucket {bucket}, or no right to read it")
 
     def version(self, name: str) -> str | None:
-        """What tells this version of an object from others, or None where there is none."""
+        """Asks what tells this version of an object from others; None where there is no object."""
         with self._told():
             self._store.invalidate_cache()
             try:
@@ -242,5 +242,5 @@ _VERSION = ("size", "etag", "ETag", "generation", "md5Hash", "sha256", "LastModi
 
 
 def version(info: Any) -> str:
-    """What tells versions of an object apart, of all that its store says of it."""
+    """Picks what tells versions of an object apart, of all that its store says of it."""
     return " ".join(str(info.get(field)) for field in _VERSION)
