@@ -191,7 +191,9 @@ def find(output: str | Path) -> list[Path]:
             numbered[copies.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
         first = Shard(0, 8).folder(output)
-        raise UsageError(f"no shards of {output}: a run with --shard=0/8 would leave {first}")
+        raise UsageError(
+            f"no shards of {stores.address(output)}: a run with --shard=0/8 would leave {stores.address(first)}"
+        )
     first, (_, count) = next(iter(numbered.items()))
     for folder, (_, of) in numbered.items():
         if of != count:
@@ -202,7 +204,9 @@ def find(output: str | Path) -> list[Path]:
     if missing:
         others = f", and {len(missing) - 1} more of {count}" if len(missing) > 1 else ""
         at = Shard(missing[0], count)
-        raise UsageError(f"{at.folder(output)} is missing{others}: run the same command with --shard={at}")
+        raise UsageError(
+            f"{stores.address(at.folder(output))} is missing{others}: run the same command with --shard={at}"
+        )
     cards = {folder: read_card(folder) for folder in numbered}
     for folder, card in cards.items():
         if (card.shard, card.shards) != numbered[folder]:

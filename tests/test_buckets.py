@@ -1,6 +1,5 @@
-"""Inputs in a bucket are copied once, whole or not at all; outputs are refused. The bucket is in memory."""
+"""Inputs in a bucket are copied once, whole or not at all. The bucket is in memory."""
 
-import io
 import json
 import sys
 
@@ -42,6 +41,7 @@ def named(address):
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stores, "WAITS", (0.0,))
     found = Bucket()
     get_file = found.store.get_file
     monkeypatch.setattr(
@@ -138,16 +138,15 @@ def test_a_lost_connection_leaves_nothing(bucket, tmp_path, monkeypatch, lost):
     assert copies.local(f"{BUCKET}/rows.jsonl").read_bytes() == b"one\n"
 
 
-@pytest.mark.parametrize("argv", [["generate", "--output="], ["collect", "--task=wiki_leads", "--output="]])
-def test_outputs_in_a_bucket_are_refused_and_write_nothing(argv, target_dir, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("flag", ["html", "prometheus", "state"])
+def test_outputs_that_stay_on_this_machine_are_refused_in_a_bucket(flag, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"inputs": "a"}\n')))
-    *rest, output = argv
-    assert main([*rest, f"{output}gs://bucket/out", f"--model={target_dir}"]) == errors.USAGE
-    assert "cannot save to gs://bucket/out" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "lines.jsonl").write_text("{}\n")
+    assert main(["watch", "lines.jsonl", "--at_least=0.5", f"--{flag}=gs://bucket/out"]) == errors.USAGE
+    assert "cannot save to gs://bucket/out: this writes folders and files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
-def test_a_folder_of_a_sweep_is_refused_too(tmp_path):
+def test_without_a_run_nothing_is_written_to_a_bucket():
     with pytest.raises(UsageError, match=r"cannot save to gs://bucket/sweep/results\.jsonl: this writes"):
         results.reopen(outputs.Path("gs://bucket/sweep") / "results.jsonl")

@@ -35,6 +35,8 @@ class PublishedFile(Publication):
 
     def _fetch(self) -> None:
         self._versions = self._found()
+        if not any(self._versions.values()):
+            self._place.check_bucket()
         if any(self._versions.values()) and self._known() == self._noted():
             return
         for suffix, version in self._versions.items():

@@ -32,6 +32,7 @@ class PublishedFolder(Publication):
         self._entries: dict[tuple[int, int, int], Entry] = {}
         self._commit = self._committed()
         if self._commit is None:
+            self._place.check_bucket()
             there = self._place.entries()
             if there:
                 raise UsageError(

@@ -175,27 +175,24 @@ class Place:
             return True
 
     def entries(self) -> list[str]:
-        """The names directly below the address.
-
-        Raises:
-          UsageError: there is no such bucket, or it cannot be listed.
-        """
+        """The names directly below the address; none where nothing is."""
         with self._told():
             self._store.invalidate_cache()
             root = self._store._strip_protocol(self._address).rstrip("/") + "/"
             try:
                 found = again(lambda: self._store.ls(self._address, detail=False))
             except FileNotFoundError:
-                self._check_bucket()
                 return []
             names = (name.rstrip("/") for name in found)
             return sorted(name.removeprefix(root) for name in names if name.startswith(root) and name != root)
 
-    def _check_bucket(self) -> None:
+    def check_bucket(self) -> None:
+        """Refuses a bucket that is not there, or that must not be read."""
         scheme, _, rest = self._address.partition("://")
         bucket = f"{scheme}://{rest.partition('/')[0]}"
-        if scheme != "memory" and not again(lambda: self._store.exists(bucket)):
-            raise UsageError(f"{self._what}: there is no bucket {bucket}, or no right to read it")
+        with self._told():
+            if not again(lambda: self._store.exists(bucket)):
+                raise UsageError(f"{self._what}: there is no bucket {bucket}, or no right to read it")
 
     def version(self, name: str) -> str | None:
         """Asks what tells this version of an object from others; None where there is no object."""

@@ -66,6 +66,7 @@ class Source:
         return checkpoint.count_parameters(self.params)
 
 
+@outputs.one_run
 def convert(
     form: str,
     source: str,
@@ -207,6 +208,7 @@ def _from_t5x(source: str, known: dict[str, Any]) -> Source:
     return Source(model, found.params, step=found.step or 0, skipped=found.skipped)
 
 
+@outputs.one_run
 def export(source: str, destination: str) -> Pretrained:
     """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
 
@@ -234,6 +236,7 @@ def export(source: str, destination: str) -> Pretrained:
     return model
 
 
+@outputs.one_run
 def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
     """Writes a checkpoint directory as a GGUF file: weights, sizes, tokenizer and chat template.
 

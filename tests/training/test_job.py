@@ -180,10 +180,8 @@ def test_another_run_that_saved_nothing_may_be_removed(opened):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        (
-            "gs://bucket/draft",
-            "cannot save to gs://bucket/draft: outputs are folders and files",
-        ),
+        # Outside a run, which would publish it and end.
+        ("gs://bucket/draft", "cannot save to gs://bucket/draft: this writes folders and files"),
         ("zoo:mine", "MODEL_DIR=zoo:mine: that is how a model of the zoo is named"),
     ],
 )
