@@ -190,10 +190,8 @@ def find(output: str | Path) -> list[Path]:
         if match := _PART.fullmatch(folder.name.removeprefix(whole.name)):
             numbered[copies.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
-        first = Shard(0, 8).folder(output)
-        raise UsageError(
-            f"no shards of {stores.address(output)}: a run with --shard=0/8 would leave {stores.address(first)}"
-        )
+        first = stores.address(Shard(0, 8).folder(output))
+        raise UsageError(f"no shards of {stores.address(output)}: a run with --shard=0/8 would leave {first}")
     first, (_, count) = next(iter(numbered.items()))
     for folder, (_, of) in numbered.items():
         if of != count:

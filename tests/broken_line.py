@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -25,10 +26,12 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Resets all connections; new ones are reset, too."""
+        """Ends all connections; new ones are reset."""
         with self._lock:
             self.room = 0
             for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # whoever waits for it wakes up
                 connection.close()
             self._open.clear()
 

@@ -1,6 +1,12 @@
 """Emulated stores, through the libraries that speak to the real ones: see `tests/emulators.py`."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -12,6 +18,7 @@ from distillspec_jax.errors import UsageError
 from tests import emulators
 from tests.broken_line import Line
 from tests.test_publications import AFTER, BEFORE, LATER, held, make
+from tests.training import toy
 
 pytestmark = pytest.mark.skipif(not emulators.EMULATED, reason="no DISTILLSPEC_EMULATORS")
 
@@ -130,6 +137,33 @@ def test_a_file_is_published_and_its_partial_lines_go(store, here):
     assert copies.local(address).read_text() == "a\n"
     with pytest.raises(UsageError, match="cannot read"):
         copies.local(f"{address}.partial")
+
+
+SETTINGS = {"total_steps": 40, "save_period": 2}
+
+
+def test_a_training_process_that_is_killed_goes_on_elsewhere(store, here, tmp_path):
+    address = f"{store}/runs/killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.toy", address, *(f"{k}={v}" for k, v in SETTINGS.items())],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    library = fsspec.filesystem(store.partition(":")[0])
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if b"checkpoints/4/" in library.cat_file(f"{address}/{commits.NAME}"):
+                break
+    process.kill()
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    here()
+    params = toy.run(address, **SETTINGS)
+    toy.assert_equal(toy.run(tmp_path / "whole", **SETTINGS), params)
+    copies._copied.cache_clear()
+    assert toy.lines(copies.local(address)) == toy.lines(tmp_path / "whole")
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ class Publication(abc.ABC):
             place.mkdir()
         try:
             with told(self._what):
-                found = {}
+                found: dict[str, Part] = {}
                 for name, path in self._files().items():
                     link, size = place / str(len(found)), path.stat().st_size
                     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -99,11 +98,12 @@ class PublishedFolder(Publication):
         self._write(Commit(before.files, sorted(leftovers - before.files.keys())))
         self._put(direct | pending)
         leftovers |= self._listed.keys() | before.files.keys()
-        self._write(Commit(new, sorted(leftovers - new.keys())))
+        commit = Commit(new, sorted(leftovers - new.keys()))
+        self._write(commit)
         self._put(late)
         self._listed = new
         self._place.remove(sorted(leftovers - new.keys()))
-        self._commit = dataclasses.replace(self._commit, leftovers=[])
+        self._commit = Commit(new, id=commit.id)
 
     def _write(self, commit: Commit) -> None:
         self._place.write(commits.NAME, commit.encoded())

@@ -126,6 +126,11 @@ def check_directory(directory: AnyPath) -> AnyPath:
     return place
 
 
+def newest_step(directory: str | Path) -> int | None:
+    """The newest step of a run of this process; of one in a bucket, on this machine."""
+    return checkpoint.latest_step(stores.staged(directory) or directory)
+
+
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:
     """Creates the run's directory, or checks that the one there belongs to the same run.
 
