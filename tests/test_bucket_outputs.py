@@ -90,6 +90,7 @@ def test_shards_are_merged_to_the_bytes_of_one_process(bucket, elsewhere, target
     assert bucket.store.cat("/bucket/out.jsonl") == (tmp_path / "out.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_set_is_read_where_it_was_published(bucket, elsewhere, target_dir, tmp_path, capsys):
     def collect(output):
         flags = ["--task=wiki_leads", "--split=test", "--limit=2", "--max_new_tokens=8", "--batch_size=1"]

@@ -1,5 +1,6 @@
 """Outputs in a bucket: at any moment it holds the old contents or the new. The bucket is in memory."""
 
+import contextlib
 import itertools
 import threading
 
@@ -119,6 +120,24 @@ def test_a_kill_at_any_write_leaves_the_old_or_the_new(bucket, elsewhere, machin
         assert bucket.names("runs/one") == sorted([*LATER, commits.NAME])
     assert seen.index(AFTER) > 4  # nothing is new before its commit, and all is after it
     assert seen == sorted(seen, key=lambda one: one == AFTER)
+
+
+@pytest.mark.slow
+def test_two_kills_at_any_two_writes_leave_one_of_the_contents(bucket, elsewhere):
+    writes = writes_of(bucket) + 4  # what the first kill left is cleared away, too
+    for first, second in itertools.product(range(1, writes + 1), repeat=2):
+        bucket.empty()
+        elsewhere()
+        publish(BEFORE)
+        for at, contents in ((first, AFTER), (second, LATER)):
+            elsewhere()
+            with bucket.failing(at, Killed()), contextlib.suppress(Killed):
+                publish(contents)
+            assert read() in (BEFORE, AFTER, LATER)
+        elsewhere()
+        publish(BEFORE)
+        assert read() == BEFORE
+        assert bucket.names("runs/one") == sorted([*BEFORE, commits.NAME])
 
 
 def test_a_kill_before_the_first_commit_is_gone_on_from(bucket, elsewhere):

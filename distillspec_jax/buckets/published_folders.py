@@ -86,13 +86,14 @@ class PublishedFolder(Publication):
             new = {name: self._entry(part) for name, part in names.items()}
         before = self._commit or Commit()
         if self._commit is not None and new == self._listed == before.files:
+            self._clear(before.leftovers)
             return
         there = self._committed()
         if (there and there.id) != (self._commit and self._commit.id):
             raise UsageError(f"{self._what}: another run has saved there since this one began")
         changed = [name for name in new if new[name] != self._listed.get(name)]
-        direct = {name: names[name] for name in changed if name not in self._listed}
-        late = {name: names[name] for name in changed if name in self._listed}
+        late = {name: names[name] for name in changed if new[name] != before.files.get(name, new[name])}
+        direct = {name: names[name] for name in changed if name not in late}
         pending = {new[name].pending: part for name, part in late.items()}
         leftovers = {*before.leftovers, *direct, *pending}
         self._write(Commit(before.files, sorted(leftovers - before.files.keys())))
@@ -102,8 +103,13 @@ class PublishedFolder(Publication):
         self._write(commit)
         self._put(late)
         self._listed = new
-        self._place.remove(sorted(leftovers - new.keys()))
-        self._commit = Commit(new, id=commit.id)
+        self._clear(commit.leftovers)
+
+    def _clear(self, leftovers: list[str]) -> None:
+        """Removes what belongs to no contents; the commit in the bucket may go on to name it."""
+        assert self._commit is not None
+        self._place.remove([name for name in leftovers if name not in self._commit.files])
+        self._commit = Commit(self._commit.files, id=self._commit.id)
 
     def _write(self, commit: Commit) -> None:
         self._place.write(commits.NAME, commit.encoded())

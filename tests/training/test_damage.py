@@ -36,7 +36,7 @@ def empty(step):
     step.mkdir()
 
 
-@everywhere(unfinished_by_name, without_params, with_params_half_written, empty, also=[without_params])
+@everywhere(unfinished_by_name, without_params, with_params_half_written, empty)
 def test_a_step_that_is_not_whole_is_skipped(home, uninterrupted, value):
     with pytest.raises(Preempted):
         toy.run(home.address, batches=toy.interrupting(terminate, 8))
