@@ -138,7 +138,7 @@ def reads(path: str | Path, name: str | None = None) -> None:
         kept.setdefault(inode, name or str(path))
 
 
-AnyPath = TypeVar("AnyPath", str, Path)
+AnyPath = TypeVar("AnyPath", bound=str | Path)
 
 
 def place(path: AnyPath, *, folder: bool) -> AnyPath:
@@ -164,8 +164,7 @@ def place(path: AnyPath, *, folder: bool) -> AnyPath:
         for read in under_way.addresses:
             _check_apart(address, read)
         under_way.published[address] = (PublishedFolder if folder else PublishedFile)(address)
-    found = under_way.published[address].path
-    return type(path)(found)
+    return type(path)(under_way.published[address].path)
 
 
 def published(path: str | Path) -> Publication | None:

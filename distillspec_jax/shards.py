@@ -190,8 +190,8 @@ def find(output: str | Path) -> list[Path]:
         if match := _PART.fullmatch(folder.name.removeprefix(whole.name)):
             numbered[copies.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
-        first = stores.address(Shard(0, 8).folder(output))
-        raise UsageError(f"no shards of {stores.address(output)}: a run with --shard=0/8 would leave {first}")
+        run, left = stores.address(output), stores.address(Shard(0, 8).folder(output))
+        raise UsageError(f"no shards of {run}: a run with --shard=0/8 would leave {left}")
     first, (_, count) = next(iter(numbered.items()))
     for folder, (_, of) in numbered.items():
         if of != count:
