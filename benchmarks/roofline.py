@@ -18,7 +18,7 @@ from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, init_params
-from distillspec_jax.training.flops import float32_peak
+from distillspec_jax.training.flops import product_peak
 from distillspec_jax.vocabulary import T5_IDS
 
 SIZES = (1, 3, 5, 7)
@@ -81,7 +81,7 @@ def round_limit(rows: int) -> Measurement:
         )
         + f"; a plain token {1e3 * took[0]:.3f} ms, at its limit {1e3 * least_plain:.3f} ms "
         f"({plain.bytes / 1e6:.1f} MB at {alone / 1e9:.0f} GB/s, {plain.flop / 1e9:.3f} GFLOP at "
-        f"{float32_peak() / 1e9:.0f} GFLOP/s); a round of γ = 5 {1e3 * took[5]:.3f} ms, at its limit "
+        f"{product_peak() / 1e9:.0f} GFLOP/s); a round of γ = 5 {1e3 * took[5]:.3f} ms, at its limit "
         f"{1e3 * least[5]:.3f} ms (the pair's {both / 1e6:.1f} MB are read at {pair / 1e9:.0f} GB/s)"
     )
     return Measurement(

@@ -12,7 +12,7 @@ from distillspec_jax.evaluation.advice import extend_seconds
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import T5Config
-from distillspec_jax.training.flops import float32_peak
+from distillspec_jax.training.flops import product_peak
 
 TURNS = 9
 PROMPT_WIDTH = 96
@@ -34,7 +34,7 @@ class Work:
 
     def seconds(self, bytes_per_second: float) -> float:
         """The least time: the memory's or the cores', whichever is longer."""
-        return max(self.bytes / bytes_per_second, self.flop / float32_peak())
+        return max(self.bytes / bytes_per_second, self.flop / product_peak())
 
 
 def work(model: Pretrained, rows: int, tokens: int) -> Work:
@@ -58,8 +58,8 @@ def _ratio(
     over, under = np.median(pairs, axis=0)
     what += f": {1e3 * over:.3f} ms over {1e3 * under:.3f} ms, median of {TURNS} turns"
     if flop:
-        least = flop / float32_peak()
-        what += f"; its compute bound at {float32_peak() / 1e9:.0f} GFLOP/s: {1e3 * least:.3f} ms"
+        least = flop / product_peak()
+        what += f"; its compute bound at {product_peak() / 1e9:.0f} GFLOP/s: {1e3 * least:.3f} ms"
         what += f", ×{least / under:.2f}"
     return Measurement(id, *median_interval(ratios), what)
 

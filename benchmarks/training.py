@@ -23,6 +23,7 @@ from distillspec_jax.distillation.divergences import ForwardKL
 from distillspec_jax.distillation.loss import make_distillation_loss
 from distillspec_jax.distillation.sources import DataSource, Fixed, OnPolicy
 from distillspec_jax.models import pretrained, registry
+from distillspec_jax.models.projection import BFLOAT16
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training import optimizers
@@ -63,19 +64,34 @@ def supervised_step() -> Measurement:
     return _ratio("supervised_step_vs_t5x_style", ours, _t5x_style(), what)
 
 
+def training_precision() -> Measurement:
+    """A step of the zoo's target with bfloat16 products over one with float32."""
+    lengths, rows = {"inputs": 384, "targets": 288}, 16
+    batch = next(DataConfig("embedded_mixture", lengths, pack=True).train_batches(rows, seed=0))
+    loss = make_supervised_loss(pretrained.load("zoo:target").model, dropout=False, z_loss=Z_LOSS)
+    fast, exact = (_ours(loss, "zoo:target", batch, precision) for precision in (BFLOAT16, None))
+    what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {rows} packed rows of {lengths}"
+    return _ratio("training_precision", fast, exact, what)
+
+
 def _batch() -> dict[str, np.ndarray]:
     return next(DataConfig(TASK).train_batches(ROWS, seed=0))
 
 
-def _ours(loss_fn: LossFn) -> Step:
-    """Our train step on one batch, from the zoo's draft on."""
+def _ours(
+    loss_fn: LossFn,
+    start: str = DRAFT,
+    rows: dict[str, np.ndarray] | None = None,
+    matmul_precision: str | None = None,
+) -> Step:
+    """Our train step on one batch, from a checkpoint on."""
     partitioner = make_partitioner()
-    draft = pretrained.load(DRAFT, partitioner=partitioner)
+    draft = pretrained.load(start, partitioner=partitioner)
     shardings = registry.shardings(draft.model, partitioner)
     optimizer = optimizers.adamw(1e-4)
     state, state_shardings = create_state(draft.params, shardings, optimizer, partitioner)
-    step = make_train_step(optimizer, partitioner, state_shardings, seed=0)
-    batch = partitioner.put_batch(_batch())
+    step = make_train_step(optimizer, partitioner, state_shardings, 0, matmul_precision=matmul_precision)
+    batch = partitioner.put_batch(rows or _batch())
 
     def call() -> Any:
         nonlocal state

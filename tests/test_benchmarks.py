@@ -27,7 +27,7 @@ def test_transformers_is_compared_with_at_every_batch_size():
 
 
 def test_the_cost_of_verifying_stands_beside_its_compute_bound(monkeypatch):
-    monkeypatch.setattr(steps, "float32_peak", lambda: 1e9)
+    monkeypatch.setattr(steps, "product_peak", lambda: 1e9)
     monkeypatch.setattr(steps, "extend_seconds", lambda *call: 0.2 if call[-1] == 1 else 0.3)
     found = steps.verify_cost(8)
     assert found.value == pytest.approx(1.5)

@@ -7,6 +7,8 @@ nothing that is drafted in it, so no choice changes the output's distribution.
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +17,9 @@ from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 
 AUTO = (0, 1, 3, 5, 7)
 """Block sizes to choose from; 0 is one token at a time."""
+
+_UNNOTICED_SECONDS = 0.04
+"""Between two pieces of a text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +128,26 @@ class RoundCounts:
         """Their rows count from zero again."""
         for seen in self._seen:
             seen[slots] = 0
+
+
+class Pace:
+    """How many rounds to decode between two visits when no prompt could join: what a reader does not notice.
+
+    A visit costs the host, and the device waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._round_seconds, self._began = math.inf, 0.0
+
+    def begun(self) -> None:
+        """Rounds were started."""
+        self._began = time.perf_counter()
+
+    def ended(self, rounds: float) -> None:
+        """They are over, and were so many."""
+        if rounds >= 1:
+            self._round_seconds = (time.perf_counter() - self._began) / rounds
+
+    def rounds(self, least: int) -> int:
+        """Rounds of the next run."""
+        return max(least, int(_UNNOTICED_SECONDS / self._round_seconds))

@@ -22,7 +22,7 @@ from distillspec_jax.decoding import calibration
 from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
 from distillspec_jax.decoding.completion import Completion, Fetched
 from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.prompt_batch import PromptBatch
+from distillspec_jax.decoding.prompt_batch import PromptBatch, reading_widths
 from distillspec_jax.decoding.round_costs import RoundCosts
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.sampling import SamplingDistribution
@@ -283,11 +283,9 @@ class Engine:
         return prompt_width, width
 
     def _reading_width(self, batch: PromptBatch, indices: Sequence[int], whole: int) -> int:
-        """The width of all prompts, halved (and rounded up) as long as it still holds these."""
-        step, longest, width = self._prompt_bucket, width_of([batch.prompts[i] for i in indices]), whole
-        while (half := -(-(width // 2) // step) * step) < width and half >= longest:
-            width = half
-        return width
+        """The narrowest of the widths at which prompts are read that holds these."""
+        longest = width_of([batch.prompts[i] for i in indices])
+        return min(width for width in reading_widths(whole, self._prompt_bucket) if width >= longest)
 
     def _first_rows(self, batch: PromptBatch, width: int) -> tuple[np.ndarray, RowSettings]:
         first = range(min(self._batch_size, len(batch.prompts)))

@@ -19,10 +19,10 @@ import numpy as np
 
 from distillspec_jax import memory
 from distillspec_jax.decoding import calibration
-from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, RoundCounts
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, FixedBlockSize, Pace, RoundCounts
 from distillspec_jax.decoding.completion import Completion, Fetched
 from distillspec_jax.decoding.drafters import Drafter
-from distillspec_jax.decoding.prompt_batch import PromptBatch
+from distillspec_jax.decoding.prompt_batch import PromptBatch, reading_widths
 from distillspec_jax.decoding.runner import Prepared, Runner
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.state import State, Status
@@ -36,6 +36,9 @@ from distillspec_jax.vocabulary import Vocabulary
 
 _READ_TOGETHER = 4
 """Prompts that are prefilled in one call, at most: more would only delay the rows that run."""
+
+_EXPECTING = 4
+"""Visits after a completion that come a round apart, as the next prompt of the same client may come."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,14 @@ class _Row:
         return self.prompt.top_k > 0 or self.prompt.top_p < 1
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """Prompts that the device reads, or has read: a state of their own, and the slots that its rows get."""
+
+    slots: Sequence[int]
+    fresh: State
+
+
 class OnlineBatch:
     """Slots of one target and, if given, one drafter, which prompts join as they come.
 
@@ -102,7 +113,8 @@ class OnlineBatch:
       prompt_width, width: longest prompt, and longest output, in tokens.
       prompt_bucket: prompts are read at `prompt_width`, halved and rounded up to a multiple of this while
         they fit.
-      rounds_per_visit: rounds between two visits. Fewer let prompts join and tokens leave sooner.
+      rounds_per_visit: rounds between two visits, at least. Fewer let prompts join and tokens leave sooner;
+        while no slot is free there may be more, see `Pace`.
       partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
 
     Raises:
@@ -144,7 +156,7 @@ class OnlineBatch:
             measure_overlap=False,
             partitioner=partitioner,
         )
-        self._widths = tuple(_halves(prompt_width, prompt_bucket))
+        self._widths = tuple(reading_widths(prompt_width, prompt_bucket))
         self._width, self._rounds = width, rounds_per_visit
         # What idle slots hold: a prompt that is read, and whose limit is 0 (`PromptBatch.rows`).
         self._idle = OnlinePrompt([0], 1)
@@ -157,6 +169,7 @@ class OnlineBatch:
             self._runner.block_sizes[0], self._rounds
         )
         self._block_size = self._runner.block_sizes[-1]
+        self._pace = Pace()
         self.reset()
 
     def reset(self) -> None:
@@ -165,7 +178,7 @@ class OnlineBatch:
         self._waiting: collections.OrderedDict[int, OnlinePrompt] = collections.OrderedDict()
         self._rows: dict[int, _Row] = {}
         self._cancelled: set[int] = set()
-        self._running = False
+        self._running, self._expecting = False, 0
         idle = self._batch([self._idle])
         self._state = self._read(idle, [0], self.slots, self._widths[0], idle=True)
         self._counts = RoundCounts(self._state.counts.accepted_BG.shape)
@@ -192,7 +205,7 @@ class OnlineBatch:
                 for rows in _powers_of_two(min(_READ_TOGETHER, self.slots)):
                     for reading in self._widths:
                         fresh = self._read(idle, [0], rows, reading, size, idle=True)
-                    self._put(fresh, [self.slots] * rows, truncates)
+                    self._refill(_Reading([], fresh), truncates)
                 self._state = self._runner.run(self._state, size, 1, 1)
             self._resume()
         jax.block_until_ready(self._state)
@@ -237,27 +250,34 @@ class OnlineBatch:
 
         The device decodes on while the caller works on the updates.
         """
-        updates = []
+        updates = [Update(ticket, (), _NEVER_BEGUN) for ticket in self._cancelled & self._waiting.keys()]
+        for update in updates:
+            del self._waiting[update.ticket]
+        running = sorted(self._rows)
+        readings = self._read_waiting()  # by the device after the rounds under way: it need not wait for us
         if self._running:
             fetched = Fetched.of(self._state)
             counts = fetched.counts
             since = self._counts.since(np.asarray(counts.rounds_B), np.asarray(counts.accepted_BG))
+            self._pace.ended(since[0] / len(running))
             self._sizes.observe(self._block_size, *since)
-            updates = [update for slot in sorted(self._rows) if (update := self._told(slot, fetched))]
-        for ticket in self._cancelled & self._waiting.keys():
-            del self._waiting[ticket]
-            updates.append(Update(ticket, (), _NEVER_BEGUN))
+            updates += filter(None, [self._told(slot, fetched) for slot in running])
         self._cancelled.clear()
-        self._admit()
+        ended = any(update.completion for update in updates)
+        self._expecting = _EXPECTING if ended else max(0, self._expecting - 1)
+        self._put(readings + self._read_waiting())
         self._running = bool(self._rows)
         if self._running:
             self._block_size, rounds = self._sizes.next()
-            if len(self._rows) < self.slots and any(update.completion for update in updates):
+            if len(self._rows) == self.slots and rounds == self._rounds:
+                rounds = self._pace.rounds(rounds)  # nobody could join before one ends
+            elif self._expecting:
                 rounds = 1  # whoever has an answer now may ask again, and finds the slot still free
             if self._block_size and self._state.draft is None:
                 self._resume()
             # Any row that ends lets its client know, and its slot go to the next.
             self._state = self._runner.run(self._state, self._block_size, rounds, len(self._rows))
+            self._pace.begun()
         return updates
 
     def _told(self, slot: int, fetched: Fetched) -> Update | None:
@@ -274,14 +294,16 @@ class OnlineBatch:
             self._state = dataclasses.replace(self._state, rows=dataclasses.replace(rows, status_B=status_B))
         return Update(row.ticket, tokens, fetched.completion(slot, cancelled=cancelled))
 
-    def _admit(self) -> None:
-        """Gives free slots to prompts that wait."""
+    def _read_waiting(self) -> list[_Reading]:
+        """Gives free slots to prompts that wait, and has them read."""
         free = [slot for slot in range(self.slots) if slot not in self._rows][: len(self._waiting)]
         taken = [(slot, *self._waiting.popitem(last=False)) for slot in free]
         for slot, ticket, prompt in taken:
             self._rows[slot] = _Row(ticket, prompt)
             self._prompts[slot] = prompt.ids
-        truncates = any(row.truncates for row in self._rows.values())
+        # A drafter that must resume for the other rows reads these prompts then, too.
+        drafting = 0 if self._state.draft is None else max(self._runner.block_sizes)
+        readings = []
         # Those of one width together.
         by_width = sorted(taken, key=lambda one: self._reading_width(one[2]))
         for width, group in itertools.groupby(by_width, key=lambda one: self._reading_width(one[2])):
@@ -290,12 +312,17 @@ class OnlineBatch:
                 part = members[begin : begin + _READ_TOGETHER]
                 rows = 1 << (len(part) - 1).bit_length()
                 batch = self._batch([prompt for _, _, prompt in part])
-                # A drafter that must resume for the other rows reads these prompts then, too.
-                drafting = 0 if self._state.draft is None else max(self._runner.block_sizes)
                 fresh = self._read(batch, range(len(part)), rows, width, drafting)
-                self._put(fresh, [slot for slot, _, _ in part] + [self.slots] * rows, truncates)
-        self._counts.refilled(free)
-        if not taken:
+                readings.append(_Reading([slot for slot, _, _ in part], fresh))
+        return readings
+
+    def _put(self, readings: Sequence[_Reading]) -> None:
+        """Gives the rows that were read their slots."""
+        truncates = any(row.truncates for row in self._rows.values())
+        for reading in readings:
+            self._refill(reading, truncates)
+            self._counts.refilled(reading.slots)
+        if not readings:
             self._state = _truncating(self._state, truncates)
 
     def _read(
@@ -312,13 +339,12 @@ class OnlineBatch:
             settings = dataclasses.replace(settings, limit_B=np.zeros(rows, np.int32))
         return self._runner.read(prompt_BT, settings, self._width, self._widths[0], block_size)
 
-    def _put(self, fresh: State, slots: Sequence[int], truncates: bool) -> None:
-        """Gives slots to fresh rows; one past the end takes none."""
-        rows = len(fresh.rows.status_B)
+    def _refill(self, reading: _Reading, truncates: bool) -> None:
+        """Gives fresh rows their slots; those without one are dropped."""
+        slots = np.full(len(reading.fresh.rows.status_B), self.slots, np.int32)
+        slots[: len(reading.slots)] = reading.slots
         self._state = self._runner.refill(
-            _truncating(self._state, truncates),
-            _truncating(fresh, truncates),
-            np.asarray(slots[:rows], np.int32),
+            _truncating(self._state, truncates), _truncating(reading.fresh, truncates), slots
         )
 
     def _resume(self) -> None:
@@ -351,16 +377,6 @@ class OnlineBatch:
 
 
 _NEVER_BEGUN = Completion((), "cancelled", 0, 0, (), (), None, 0)
-
-
-def _halves(width: int, step: int) -> Iterator[int]:
-    """The width, and its halves rounded up to the step, down to the step."""
-    while True:
-        yield width
-        half = -(-(width // 2) // step) * step
-        if half >= width:
-            return
-        width = half
 
 
 def _powers_of_two(most: int) -> Iterator[int]:

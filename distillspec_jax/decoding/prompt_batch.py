@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -139,3 +139,13 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
             raise UsageError(f"prompt {i} is empty, must hold at least one token")
         if min(prompt) < 0:
             raise UsageError(f"prompt {i} holds the id {min(prompt)}, must be 0 or more")
+
+
+def reading_widths(width: int, step: int) -> Iterator[int]:
+    """Widths at which prompts are read: a width, and its halves rounded up to the step, down to the step."""
+    while True:
+        yield width
+        half = -(-(width // 2) // step) * step
+        if half >= width:
+            return
+        width = half

@@ -32,6 +32,7 @@ from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
+from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.rotary import Rotation
 from distillspec_jax.shapes import Array, Params
@@ -208,7 +209,7 @@ class Decoder(nn.Module):
     def logits(self, x: Array, embedding_VM: Array) -> Array:
         if self.form != "canonical" or not self.config.logits_via_embedding:
             return self.logits_dense(x)
-        return jnp.einsum("btm,vm->btv", x, embedding_VM)
+        return project(x, embedding_VM, axis=1)
 
 
 class Transformer(nn.Module):

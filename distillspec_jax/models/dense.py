@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from distillspec_jax.models.cpu_forms import few_rows
+from distillspec_jax.models.projection import project
 from distillspec_jax.shapes import Array
 
 Initializer = Callable[..., Any]
@@ -47,7 +48,7 @@ class Dense(nn.Module):
             y = _transposed(self, x, shape[1:], self.axes[1:], self.kernel_init)
         else:
             kernel = self.param("kernel", logical(self.kernel_init, *self.axes), shape, jnp.float32)
-            y = jnp.dot(x, kernel.astype(self.dtype))
+            y = project(x, kernel.astype(self.dtype))
         if self.use_bias:
             init = logical(nn.initializers.zeros, self.axes[1])
             y += along_last(self.param("bias", init, shape[1:], jnp.float32), y)

@@ -28,6 +28,7 @@ from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
+from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
@@ -175,7 +176,7 @@ class Decoder(nn.Module):
     def logits(self, x: Array, embedding_VM: Array) -> Array:
         if self.form != "canonical" or not self.config.logits_via_embedding:
             return self.logits_dense(x)
-        return jnp.einsum("btm,vm->btv", x, embedding_VM) / jnp.sqrt(self.config.emb_dim)
+        return project(x, embedding_VM, axis=1) / jnp.sqrt(self.config.emb_dim)
 
     def __call__(
         self,

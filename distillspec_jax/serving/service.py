@@ -20,6 +20,9 @@ from distillspec_jax.serving.sample import Piece, Sample
 from distillspec_jax.serving.text_stream import TextStream
 from distillspec_jax.serving.worker import Worker
 
+_SHORT_PROMPTS = 8_192
+"""Characters of a request that may be tokenised in the event loop, in about a millisecond."""
+
 
 class Busy(UsageError):
     """The queue is full.
@@ -118,8 +121,12 @@ class Service:
         """
         outputs = len(asked.prompts) * asked.samples
         self._check_queue(outputs)
-        # Tokenizers of others run in a process of their own, which takes its time.
-        prompts = await asyncio.to_thread(lambda: [self._ids(asked, prompt) for prompt in asked.prompts])
+        # Tokenizers of others run in a process of their own, which takes its time; so do long texts.
+        long = sum(len(prompt) for prompt in asked.prompts) > _SHORT_PROMPTS
+        if long or asked.chat or not self._form.reader.tokenizer.in_process:
+            prompts = await asyncio.to_thread(self._all_ids, asked)
+        else:
+            prompts = self._all_ids(asked)
         self._check_queue(outputs)
         limit = self._limits.new_tokens if asked.max_new_tokens is None else asked.max_new_tokens
         if limit > self._limits.new_tokens:
@@ -170,6 +177,9 @@ class Service:
             raise Busy(
                 f"{there:,} outputs are under way, at most {self._limits.outputs:,} may be: try again", mean
             )
+
+    def _all_ids(self, asked: Asked) -> list[list[int]]:
+        return [self._ids(asked, prompt) for prompt in asked.prompts]
 
     def _ids(self, asked: Asked, prompt: Any) -> list[int]:
         if asked.chat:

@@ -78,8 +78,13 @@ class Tokenizer:
             raise UsageError(f"vocabulary file {str(path)!r}: {error}") from error
 
     @functools.cached_property
+    def in_process(self) -> bool:
+        """Whether texts are read in this process, without waiting for another."""
+        return self.model_bytes == _embedded_model()
+
+    @functools.cached_property
     def _library(self) -> Library:
-        if self.model_bytes != _embedded_model():
+        if not self.in_process:
             return foreign_tokenizer.opened(self.model_bytes)
         # Our own: no other process has to be begun. Few checkpoints of others need the library here.
         from distillspec_jax.tokenization.sentencepiece_model import SentencePieceModel

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.models.projection import precision, project
+
 PEAKS = {
     "TPU v3": 123e12,
     "TPU v4": 275e12,
@@ -55,22 +57,29 @@ def _bodies(parameters: dict[str, Any]) -> list[Any]:
 
 
 @functools.cache
-def peak() -> float:
-    """FLOP/s of all devices together: the makers' figures, or a measurement where there is none."""
+def peak(matmul_precision: str | None = None) -> float:
+    """FLOP/s of all devices together: the makers' figures, or a measurement where there is none.
+
+    Args:
+      matmul_precision: of the products to be compared with it; a CPU's peak depends on it.
+    """
     kind, devices = jax.devices()[0].device_kind, jax.device_count()
     for known in sorted(PEAKS, key=len, reverse=True):  # "TPU v5 lite" before "TPU v5"
         if kind.startswith(known):
             return PEAKS[known] * devices
     # The devices of a CPU share its cores.
-    return float32_peak() * (jax.process_count() if jax.default_backend() == "cpu" else devices)
+    return product_peak(matmul_precision) * (
+        jax.process_count() if jax.default_backend() == "cpu" else devices
+    )
 
 
 @functools.cache
-def float32_peak() -> float:
-    """FLOP/s of one device: the fastest of a few float32 products of large matrices."""
+def product_peak(matmul_precision: str | None = None) -> float:
+    """FLOP/s of one device: the fastest of a few products of large matrices, see `projection.project`."""
     size, seconds = 1024 if jax.default_backend() == "cpu" else 8192, math.inf
     matrix = jax.device_put(jnp.ones((size, size)), jax.local_devices()[0])
-    product = jax.jit(jnp.dot)
+    with precision(matmul_precision):
+        product = jax.jit(project).lower(matrix, matrix).compile()
     product(matrix, matrix).block_until_ready()
     for _ in range(5):
         began = time.perf_counter()

@@ -20,6 +20,7 @@ from distillspec_jax import bounds
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.errors import UsageError, check_number, nearest
 from distillspec_jax.metrics import Mean, Metrics
+from distillspec_jax.models.projection import PRECISIONS
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import finiteness, hosts
@@ -54,6 +55,7 @@ class LoopConfig:
       patience: evaluations without a better one after which the run ends; 0: never. Needs a selection.
       patience_after: steps that a run has before it may end so.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
+      matmul_precision: of training's matrix products, `projection.PRECISIONS`; None: JAX's own setting.
       on_non_finite: what to do after a step whose loss or gradient is not finite: `stop`, or `skip` it, which
         leaves the parameters and the optimizer as they were. Its batch is kept either way.
     """
@@ -70,6 +72,7 @@ class LoopConfig:
     patience_after: int = 0
     max_seconds: float = 0.0
     on_non_finite: str = "stop"
+    matmul_precision: str | None = None
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
@@ -84,6 +87,9 @@ class LoopConfig:
         if self.on_non_finite not in finiteness.POLICIES:
             near = nearest(self.on_non_finite, finiteness.POLICIES)
             raise UsageError(f"LoopConfig.on_non_finite={self.on_non_finite!r}: {near}")
+        if self.matmul_precision not in (None, *PRECISIONS):
+            near = nearest(str(self.matmul_precision), PRECISIONS)
+            raise UsageError(f"LoopConfig.matmul_precision={self.matmul_precision!r}: {near}")
 
 
 def train(
@@ -124,7 +130,9 @@ def train(
     """
     partitioner.check_batch(config.batch_size)
     state, shardings = create_state(params, param_shardings, optimizer, partitioner)
-    train_step = make_train_step(optimizer, partitioner, shardings, config.seed, config.microbatches)
+    train_step = make_train_step(
+        optimizer, partitioner, shardings, config.seed, config.microbatches, config.matmul_precision
+    )
     total = config.total_steps
 
     def evaluates(step: int) -> bool:
@@ -161,7 +169,7 @@ def train(
         if gave_up(start):
             return state.params
 
-        throughput = Throughput()
+        throughput = Throughput(config.matmul_precision)
         interval = _Interval(pending, directory, config, snapshots, reports, throughput)
         alone, began = jax.process_count() == 1, time.monotonic()
         if start < total and hosts.any_host(stop.requested):  # before the step that compiles

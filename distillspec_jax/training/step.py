@@ -19,6 +19,7 @@ import optax
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean
+from distillspec_jax.models.projection import precision
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
@@ -85,6 +86,7 @@ def make_train_step(
     state_shardings: TrainState,
     seed: int,
     microbatches: int = 1,
+    matmul_precision: str | None = None,
 ) -> Any:
     """The jitted `(state, batch, loss_fn) -> (state, metrics)`; the state's buffers are donated.
 
@@ -99,6 +101,7 @@ def make_train_step(
       state_shardings: from `create_state`.
       seed: step n uses `fold_in(key(seed), n)`, so a resumed run draws what it would have drawn.
       microbatches: split each batch into so many parts and accumulate their gradients.
+      matmul_precision: of the loss and its gradient; None: JAX's own setting.
     """
 
     def gradients(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
@@ -131,7 +134,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         rows = jax.tree.leaves(batch)[0].shape[0]
         batch = {**batch, "step": jnp.broadcast_to(state.step, rows)}
-        grads, weight, metrics = accumulated(loss_fn, state.params, batch, key)
+        with precision(matmul_precision):
+            grads, weight, metrics = accumulated(loss_fn, state.params, batch, key)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

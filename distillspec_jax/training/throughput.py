@@ -17,10 +17,13 @@ class Throughput:
 
     Attributes:
       flops: of the model's matrix products in a step, over all devices.
+
+    Args:
+      matmul_precision: of these products.
     """
 
-    def __init__(self) -> None:
-        self.flops = 0.0
+    def __init__(self, matmul_precision: str | None = None) -> None:
+        self.flops, self._precision = 0.0, matmul_precision
         self.restart()
 
     def restart(self) -> None:
@@ -57,5 +60,6 @@ class Throughput:
         if not self._steps or elapsed <= 0:
             return {}
         seconds = elapsed / self._steps
-        values = self._tokens / elapsed, seconds, self._waited / elapsed, self.flops / seconds / peak()
+        utilisation = self.flops / seconds / peak(self._precision)
+        values = self._tokens / elapsed, seconds, self._waited / elapsed, utilisation
         return dict(zip(NAMES, values, strict=True))

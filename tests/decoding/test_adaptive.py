@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding.adaptive import BlockSizeChoice
+from distillspec_jax.decoding import adaptive
+from distillspec_jax.decoding.adaptive import BlockSizeChoice, Pace
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 
 COSTS = RoundCosts({0: 1.0, 1: 1.25, 3: 1.6, 5: 2.0, 7: 2.5})
@@ -128,3 +129,19 @@ def test_counts_of_shorter_blocks_fill_the_front() -> None:
     choice.observe(1, 1000, np.array([200]))
     assert choice.reach_G()[0] == pytest.approx(0.2, abs=0.01)
     assert choice.reach_G()[6] < 1e-3
+
+
+def test_rounds_between_visits_fill_the_time_that_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.02, 20.0, 20.9, 30.0, 31.0])
+    monkeypatch.setattr(adaptive.time, "perf_counter", lambda: next(clock))
+    pace = Pace()
+    assert pace.rounds(4) == 4  # nothing is known
+    pace.begun()
+    pace.ended(8)
+    assert pace.rounds(4) == 16  # 2.5 ms each
+    pace.begun()
+    pace.ended(4)
+    assert pace.rounds(4) == 4  # a large model
+    pace.begun()
+    pace.ended(0)  # nothing ran: nothing is learnt, and nothing divided by it
+    assert pace.rounds(1) == 1

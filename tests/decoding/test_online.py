@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distillspec_jax.decoding import Completion, Engine, SamplingParams, calibration, randomness
+from distillspec_jax.decoding import Completion, Engine, SamplingParams, adaptive, calibration, randomness
 from distillspec_jax.decoding.online import OnlineBatch, OnlinePrompt
 from distillspec_jax.decoding.round_costs import RoundCosts
 from distillspec_jax.errors import UsageError
@@ -109,8 +109,9 @@ def test_prompts_that_join_at_any_time_get_the_texts_and_counts_of_the_engine(
 
 
 def test_a_prompt_that_is_given_up_leaves_its_slot_and_the_others_as_they_are(
-    offline: list[Completion],
+    offline: list[Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(adaptive, "_UNNOTICED_SECONDS", 0)  # a round a visit, though all slots are taken
     online = batch()
     long, other, waiting, last = (online.submit(PROMPTS[i]) for i in (0, 2, 5, 6))
 

@@ -137,6 +137,7 @@ def test_a_run_that_only_skips_ends(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"matmul_precision": "bf16"}, r"matmul_precision='bf16': "),
         ({"on_non_finite": "skp"}, r"on_non_finite='skp': did you mean 'skip'\?"),
         ({"microbatches": 3}, "MICROBATCHES=3 does not divide BATCH_SIZE=4"),
         ({"total_steps": 0}, "total_steps=0: must be at least 1"),

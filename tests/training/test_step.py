@@ -18,13 +18,13 @@ def quiet_loss(params, batch, key):
     return toy.toy_loss(params, batch, key, noise=0.0)
 
 
-def one_step(loss=quiet_loss, microbatches=1, seed=0, step=0, batch=None):
+def one_step(loss=quiet_loss, microbatches=1, seed=0, step=0, batch=None, matmul_precision=None):
     partitioner = make_partitioner()
     params = jax.tree.map(lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape), toy.fresh_params())
     optimizer = optax.sgd(1.0)
     state, shardings = create_state(params, toy.replicated(params, partitioner), optimizer, partitioner)
     state = state.replace(step=state.step + step)
-    train_step = make_train_step(optimizer, partitioner, shardings, seed, microbatches)
+    train_step = make_train_step(optimizer, partitioner, shardings, seed, microbatches, matmul_precision)
     batch = toy.batch_at(3) if batch is None else batch
     state, metrics = train_step(state, batch, jax.tree_util.Partial(loss))
     return state, metrics_lib.to_host(metrics)
@@ -55,6 +55,18 @@ def test_the_gradient_is_that_of_the_weighted_mean():
     np.testing.assert_allclose(before["table"] - state.params["table"], gradient["table"], atol=1e-6)
     assert metrics["gradient_norm"].compute() == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
     assert int(state.step) == 1
+
+
+def test_the_loss_and_its_gradient_have_the_precision_that_was_asked_for():
+    seen = []
+
+    def loss(params, batch, key):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return quiet_loss(params, batch, key)
+
+    one_step(loss, matmul_precision="BF16_BF16_F32")
+    assert set(seen) == {"BF16_BF16_F32"}
+    assert jax.config.jax_default_matmul_precision is None
 
 
 def test_a_batch_without_any_weight_changes_nothing():
