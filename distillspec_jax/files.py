@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -15,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillspec_jax import buckets, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError
 
 Read = TypeVar("Read")
@@ -83,6 +83,8 @@ def write_whole_by(
                 shutil.copymode(real, temporary)
             os.replace(temporary, real)
             made.pop_all()
+    if (found := outputs.published(real)) is not None:
+        found.written()
 
 
 def make_parents(path: Path, made: contextlib.ExitStack) -> None:
@@ -107,31 +109,6 @@ def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             made.callback(temporary.unlink, missing_ok=True)
             return temporary
-
-
-def lock(descriptor: int) -> bool | None:
-    """Locks an open file or folder until it is closed, or its process ends.
-
-    Returns:
-      Whether it is locked now; False: another process holds it; None: its file system knows no locks.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool | None]:
-    """Locks a folder as long as the context lasts and this process lives; yields what `lock` says."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:
@@ -332,7 +309,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 def _content(path: str | Path) -> bytes:
     try:
-        return buckets.local(str(path)).read_bytes()
+        return copies.local(str(path)).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError
-from distillspec_jax.files import locked, make_parents, read_json, saving, write_json
+from distillspec_jax.files import make_parents, read_json, saving, write_json
+from distillspec_jax.locks import locked
 
 _MOVING = ".json"
 """Beside a partial folder that is whole: the inodes of what is on its way from there into the folder around.
@@ -59,12 +60,13 @@ def new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Itera
         with saving(path):
             if inside:
                 _move_up(place)
-                return
-            if earlier:
-                old = real.with_name(f"{_begun(real)}{secrets.token_hex(6)}")
-                made.callback(shutil.rmtree, old, ignore_errors=True)
-                real.rename(old)
-            place.rename(real)
+            else:
+                if earlier:
+                    old = real.with_name(f"{_begun(real)}{secrets.token_hex(6)}")
+                    made.callback(shutil.rmtree, old, ignore_errors=True)
+                    real.rename(old)
+                place.rename(real)
+        outputs.publish(real)
 
 
 def check_new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Path:

@@ -3,7 +3,8 @@
 A run is one command, or one call of the Python API. Whatever opens an input calls `reads`; whatever opens an
 output asks `check` first. Files are known by device and inode, so that another name, a link or a hard link
 of an input is the input. A file that is there is replaced only if its writer recognises it as one of its own
-kind; a folder is taken over only by the card that a run of ours left in it.
+kind; a folder is taken over only by the card that a run of ours left in it. An output in a bucket is written
+on this machine, where `place` says, and published when a part of it is whole.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from distillspec_jax import buckets
+from distillspec_jax.buckets import stores
 from distillspec_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from distillspec_jax.buckets.publications import Publication
 
 LAYOUT = frozenset(
     {
@@ -48,11 +52,18 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class _Run:
-    """A run under way: files and folders that it has read, as they were named, and folders of its own."""
+    """A run under way: files and folders that it has read, as they were named, and folders of its own.
+
+    Attributes:
+      addresses: what it has read in buckets.
+      published: what it writes there, by address.
+    """
 
     files: dict[_Inode, str] = dataclasses.field(default_factory=dict)
     folders: dict[_Inode, str] = dataclasses.field(default_factory=dict)
     own: set[Path] = dataclasses.field(default_factory=set)
+    addresses: set[str] = dataclasses.field(default_factory=set)
+    published: dict[str, Publication] = dataclasses.field(default_factory=dict)
 
 
 _under_way: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("run", default=None)
@@ -60,18 +71,39 @@ _under_way: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("run", 
 
 @contextlib.contextmanager
 def run() -> Iterator[None]:
-    """Begins a run, unless one is under way; its inputs are safe from its outputs."""
+    """Begins a run, unless one is under way; its inputs are safe from its outputs.
+
+    Raises:
+      UsageError: what was raised within, about the address where that was about a place that stands for it.
+    """
     if _under_way.get() is not None:
-        yield
+        with _named():
+            yield
         return
     begun = _Run()
     if sys.stdin is not None and (redirected := _regular(0)):
         begun.files[redirected] = "standard input"
     token = _under_way.set(begun)
+    waits = True
     try:
-        yield
+        with _named():
+            yield
+    except KeyboardInterrupt:
+        waits = False
+        raise
     finally:
         _under_way.reset(token)
+        for one in begun.published.values():
+            one.close(waits)
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.args = tuple(stores.named(str(part)) for part in error.args)
+        raise
 
 
 def one_run(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -95,12 +127,68 @@ def reads(path: str | Path, name: str | None = None) -> None:
     under_way = _under_way.get()
     if under_way is None:
         return
+    for one in (path, name or ""):
+        if stores.is_bucket(one) and not stores.staged(one):
+            under_way.addresses.add(stores.address(one))
     for found in (Path(path), *_entries(path)):
         inode = _inode(found)
         if inode is None or _is_own(found.resolve(), under_way):
             continue
         kept = under_way.folders if found.is_dir() else under_way.files
         kept.setdefault(inode, name or str(path))
+
+
+AnyPath = TypeVar("AnyPath", bound=str | Path)
+
+
+def place(path: AnyPath, *, folder: bool) -> AnyPath:
+    """Where the run writes an output: the path itself, or for a bucket a place on this machine.
+
+    What is published at the address is there when this returns. `publish` brings there what is written.
+
+    Args:
+      folder: it is a folder, and no single file.
+
+    Raises:
+      UsageError: see `publications.Publication`; a part of what the run reads.
+    """
+    if not stores.is_bucket(path):
+        return path
+    address, under_way = stores.address(path), _under_way.get()
+    if under_way is None:
+        return path  # without a run nobody would end it: `resolved` refuses it
+    if address not in under_way.published:
+        from distillspec_jax.buckets.published_files import PublishedFile
+        from distillspec_jax.buckets.published_folders import PublishedFolder
+
+        for read in under_way.addresses:
+            _check_apart(address, read)
+        under_way.published[address] = (PublishedFolder if folder else PublishedFile)(address)
+    return type(path)(under_way.published[address].path)
+
+
+def published(path: str | Path) -> Publication | None:
+    """The output in a bucket that a place on this machine belongs to; None: it is a path like others."""
+    under_way = _under_way.get()
+    for one in under_way.published.values() if under_way is not None else ():
+        if Path(path) == one.path or one.path in Path(path).parents:
+            return one
+    return None
+
+
+def publish(path: str | Path) -> None:
+    """Publishes the output in a bucket, if the path is a part of one; `Publication.publish`.
+
+    Raises:
+      UsageError: the connection was lost; what was published before is whole.
+    """
+    if (found := published(path)) is not None:
+        found.publish()
+
+
+def _check_apart(path: str, read: str) -> None:
+    if path == read or path.startswith(read + "/"):
+        raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another name")
 
 
 def check(path: str | Path, ours: Recognise | None = None) -> Path:
@@ -232,11 +320,13 @@ def resolved(path: str | Path) -> Path:
     """The absolute path of an output, links followed; a device's or a pipe's as it is.
 
     Raises:
-      UsageError: a bucket, a loop of links, or no name that a file can have.
+      UsageError: a bucket, unless `place` knows it, a loop of links, or no name that a file can have.
     """
-    if buckets.is_bucket(path):
+    if stores.is_bucket(path):
+        if found := stores.staged(path):
+            return found
         raise UsageError(
-            f"cannot save to {buckets.address(path)}: outputs are folders and files of this machine: "
+            f"cannot save to {stores.address(path)}: this writes folders and files of this machine: "
             "mount the bucket (gcsfuse, mountpoint-s3) and give the path, or copy them there afterwards"
         )
     try:

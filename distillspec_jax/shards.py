@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 
 from distillspec_jax import bounds, files, outputs, schema
+from distillspec_jax.buckets import copies, stores
 from distillspec_jax.errors import UsageError, shown
 
 CARD = "shard.json"
@@ -185,12 +186,12 @@ def find(output: str | Path) -> list[Path]:
     """
     whole = _named(output)
     numbered = {}
-    for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")):
-        if folder.is_dir() and (match := _PART.fullmatch(folder.name.removeprefix(whole.name))):
-            numbered[folder] = (int(match[1]), int(match[2]))
+    for folder in _beside(whole):
+        if match := _PART.fullmatch(folder.name.removeprefix(whole.name)):
+            numbered[copies.local(folder)] = (int(match[1]), int(match[2]))
     if not numbered:
-        first = Shard(0, 8).folder(output)
-        raise UsageError(f"no shards of {output}: a run with --shard=0/8 would leave {first}")
+        run, left = stores.address(output), stores.address(Shard(0, 8).folder(output))
+        raise UsageError(f"no shards of {run}: a run with --shard=0/8 would leave {left}")
     first, (_, count) = next(iter(numbered.items()))
     for folder, (_, of) in numbered.items():
         if of != count:
@@ -201,7 +202,9 @@ def find(output: str | Path) -> list[Path]:
     if missing:
         others = f", and {len(missing) - 1} more of {count}" if len(missing) > 1 else ""
         at = Shard(missing[0], count)
-        raise UsageError(f"{at.folder(output)} is missing{others}: run the same command with --shard={at}")
+        raise UsageError(
+            f"{stores.address(at.folder(output))} is missing{others}: run the same command with --shard={at}"
+        )
     cards = {folder: read_card(folder) for folder in numbered}
     for folder, card in cards.items():
         if (card.shard, card.shards) != numbered[folder]:
@@ -213,6 +216,15 @@ def find(output: str | Path) -> list[Path]:
     for folder, card in cards.items():
         _check_whole(folder, card)
     return list(cards)
+
+
+def _beside(whole: Path) -> list[Path]:
+    """The folders whose names go on where an output's ends, as those of its shards do."""
+    if stores.is_bucket(whole):
+        return [whole.with_name(name) for name in copies.folders(whole.parent) if name.startswith(whole.name)]
+    return [
+        folder for folder in sorted(whole.parent.glob(f"{_escaped(whole.name)}-*-of-*")) if folder.is_dir()
+    ]
 
 
 def _escaped(name: str) -> str:

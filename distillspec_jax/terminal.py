@@ -10,6 +10,8 @@ import re
 import sys
 from typing import TextIO
 
+from distillspec_jax.buckets.stores import named
+
 _UNSEEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # controls: of the cursor, colours, the clipboard, line ends too
@@ -21,12 +23,12 @@ _UNSEEN = re.compile(
 
 
 def shown(text: str) -> str:
-    r"""The text with what does not show as an escape.
+    r"""The text with what does not show as an escape, and what a run publishes in a bucket by its address.
 
     >>> shown("a\x1b[31mb\u202ec\ndé")
     'a\\x1b[31mb\\u202ec\\ndé'
     """
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), named(text))
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:

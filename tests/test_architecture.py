@@ -39,6 +39,7 @@ ROWS: list[set[str]] = [
         "deferred",
         "bounds",
         "buckets",
+        "locks",
         "memory",
         "training_log",
         "outputs",

@@ -1,6 +1,5 @@
-"""Inputs in a bucket are copied once, whole or not at all; outputs are refused. The bucket is in memory."""
+"""Inputs in a bucket are copied once, whole or not at all. The bucket is in memory."""
 
-import io
 import json
 import sys
 
@@ -9,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax import buckets, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import copies, stores
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.main import main
 from distillspec_jax.errors import UsageError
@@ -31,19 +31,24 @@ class Bucket:
     def put(self, files):
         for name, content in files.items():
             self.store.pipe(f"/bucket/{name}", content)
-        buckets._copied.cache_clear()  # another run
+        copies._copied.cache_clear()  # another run
+
+
+def named(address):
+    return address.removeprefix("memory:/")
 
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stores, "WAITS", (0.0,))
     found = Bucket()
     get_file = found.store.get_file
     monkeypatch.setattr(
-        found.store, "get_file", lambda name, to: (found.fetched.append(name), get_file(name, to))
+        found.store, "get_file", lambda name, to: (found.fetched.append(named(name)), get_file(name, to))
     )
     yield found
-    buckets._copied.cache_clear()
+    copies._copied.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +57,20 @@ def target_dir(tmp_path_factory):
 
 
 def test_a_path_of_this_machine_stays(tmp_path):
-    assert buckets.local(str(tmp_path)) == tmp_path
-    assert not buckets.is_bucket("zoo:wiki_leads/target")
-    assert buckets.is_bucket("gs://a/b")
+    assert copies.local(str(tmp_path)) == tmp_path
+    assert not stores.is_bucket("zoo:wiki_leads/target")
+    assert stores.is_bucket("gs://a/b")
 
 
 def test_a_file_is_copied_once_and_again_when_it_has_changed(bucket):
     bucket.put({"a/rows.jsonl": b"one\n"})
-    first = buckets.local(f"{BUCKET}/a/rows.jsonl")
+    first = copies.local(f"{BUCKET}/a/rows.jsonl")
     assert (first.name, first.read_bytes()) == ("rows.jsonl", b"one\n")
-    buckets._copied.cache_clear()
-    assert buckets.local(f"{BUCKET}/a/rows.jsonl") == first
+    copies._copied.cache_clear()
+    assert copies.local(f"{BUCKET}/a/rows.jsonl") == first
     assert bucket.fetched == ["/bucket/a/rows.jsonl"]
     bucket.put({"a/rows.jsonl": b"two\n"})
-    assert buckets.local(f"{BUCKET}/a/rows.jsonl").read_bytes() == b"two\n"
+    assert copies.local(f"{BUCKET}/a/rows.jsonl").read_bytes() == b"two\n"
 
 
 def test_of_a_model_the_newest_whole_step_is_copied(bucket, target_dir):
@@ -105,14 +110,14 @@ def test_requests_and_results_are_read(bucket):
 )
 def test_what_is_not_there_is_one_line(bucket, path, said):
     with pytest.raises(UsageError, match=said):
-        buckets.local(path)
+        copies.local(path)
 
 
 def test_a_store_without_its_library_is_one_line(bucket, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     fsspec.filesystem.__globals__["_registry"].pop("s3", None)
     with pytest.raises(UsageError, match=r"s3fs is not installed: pip install 'distillspec_jax\[buckets\]'"):
-        buckets.local("s3://bucket/x")
+        copies.local("s3://bucket/x")
 
 
 @pytest.mark.parametrize("lost", ["error", "end"])
@@ -128,21 +133,20 @@ def test_a_lost_connection_leaves_nothing(bucket, tmp_path, monkeypatch, lost):
     with monkeypatch.context() as patch:
         patch.setattr(bucket.store, "get_file", get_file)
         with pytest.raises(UsageError, match=rf"cannot read 'memory://bucket/rows\.jsonl': .*{said}"):
-            buckets.local(f"{BUCKET}/rows.jsonl")
+            copies.local(f"{BUCKET}/rows.jsonl")
     assert list((tmp_path / "cache").iterdir()) == []
-    assert buckets.local(f"{BUCKET}/rows.jsonl").read_bytes() == b"one\n"
+    assert copies.local(f"{BUCKET}/rows.jsonl").read_bytes() == b"one\n"
 
 
-@pytest.mark.parametrize("argv", [["generate", "--output="], ["collect", "--task=wiki_leads", "--output="]])
-def test_outputs_in_a_bucket_are_refused_and_write_nothing(argv, target_dir, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("flag", ["html", "prometheus", "state"])
+def test_outputs_that_stay_on_this_machine_are_refused_in_a_bucket(flag, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"inputs": "a"}\n')))
-    *rest, output = argv
-    assert main([*rest, f"{output}gs://bucket/out", f"--model={target_dir}"]) == errors.USAGE
-    assert "cannot save to gs://bucket/out" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "lines.jsonl").write_text("{}\n")
+    assert main(["watch", "lines.jsonl", "--at_least=0.5", f"--{flag}=gs://bucket/out"]) == errors.USAGE
+    assert "cannot save to gs://bucket/out: this writes folders and files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
-def test_a_folder_of_a_sweep_is_refused_too(tmp_path):
-    with pytest.raises(UsageError, match=r"cannot save to gs://bucket/sweep/results\.jsonl: outputs are"):
+def test_without_a_run_nothing_is_written_to_a_bucket():
+    with pytest.raises(UsageError, match=r"cannot save to gs://bucket/sweep/results\.jsonl: this writes"):
         results.reopen(outputs.Path("gs://bucket/sweep") / "results.jsonl")

@@ -104,6 +104,7 @@ def main(argv: list[str]) -> int:
         truncate=flags.truncate_inputs,
     )
     if flags.output:
+        flags.output = outputs.place(flags.output, folder=False)
         outputs.check(flags.output, _is_ours)
     tokenizer = tokenizer_of(target)
     found = advice.advise(
@@ -141,6 +142,7 @@ def _predict(flags: argparse.Namespace) -> int:
     if flags.dtype not in itemsizes:
         raise UsageError(f"--dtype={flags.dtype}: {nearest(flags.dtype, filter(None, itemsizes))}")
     if flags.output:
+        flags.output = outputs.place(flags.output, folder=False)
         outputs.check(flags.output, _is_prediction)
     cards = [pretrained.read_card(name) for name in (flags.target, flags.drafter)]
     networks = [

@@ -6,7 +6,7 @@ import functools
 import sys
 from pathlib import Path
 
-from distillspec_jax import bounds
+from distillspec_jax import bounds, outputs
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import COMPILATION_CACHE_HELP, CommandParser
 from distillspec_jax.terminal import news, say
@@ -43,18 +43,19 @@ def main(argv: list[str]) -> int:
     with ended_by_sigterm() as progress:
         import jax
 
-        from distillspec_jax import checkpoint
         from distillspec_jax.cli import bindings, compilation
         from distillspec_jax.distillation.distill import distill
+        from distillspec_jax.training import job as job_lib
 
         if flags.compilation_cache:
             compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
-        progress.newest = functools.partial(checkpoint.latest_step, bindings.value(distill, "model_dir"))
+        progress.newest = functools.partial(job_lib.newest_step, bindings.value(distill, "model_dir"))
         directory = job(gin=configuration)
         say(directory)
         if flags.check_prompts > 0 and jax.process_index() == 0:
             news(final_check(directory, flags.check_prompts))
+            outputs.publish(directory)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from distillspec_jax import outputs
+from distillspec_jax.buckets import stores
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DTYPE_HELP, SHARD_HELP, CommandParser
 from distillspec_jax.cli.progress import heartbeat
@@ -68,7 +69,9 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{first} names no task: pass --task")
     for name in flags.model:
         pretrained.read_card(name)
-    if flags.output:
+    if flags.output and not flags.shard:
+        flags.output = outputs.place(flags.output, folder=False)
+    if flags.output and not stores.is_bucket(flags.output):  # a shard's folder is checked by itself
         outputs.check(flags.output, held_out.is_written)
     options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size, "chat": flags.chat}
     found = {}

@@ -25,14 +25,14 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
 
     with ended_by_sigterm() as progress:
-        from distillspec_jax import checkpoint
         from distillspec_jax.cli import bindings, compilation
+        from distillspec_jax.training import job as job_lib
         from distillspec_jax.training.finetune import finetune
 
         if flags.compilation_cache:
             compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
-        progress.newest = functools.partial(checkpoint.latest_step, bindings.value(finetune, "model_dir"))
+        progress.newest = functools.partial(job_lib.newest_step, bindings.value(finetune, "model_dir"))
         say(job(gin=configuration))
     return 0
 

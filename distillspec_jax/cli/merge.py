@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distillspec_jax import shards
+from distillspec_jax import outputs, shards
+from distillspec_jax.buckets import stores
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError, nearest
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
         from distillspec_jax.evaluation.sweep import RESULTS
         from distillspec_jax.reports import tables
 
-        rows = result_shards.merge_rows(folders, output / RESULTS)
+        results = outputs.place(output, folder=True) / RESULTS
+        rows = result_shards.merge_rows(folders, results)
+        outputs.publish(results)
         tables.print_table(rows)
         tables.print_findings(rows)
         output /= RESULTS
@@ -53,14 +56,14 @@ def main(argv: list[str]) -> int:
 
         what, found = held_out_shards.merge_held_out(folders)
         tables.print_held_out(what, found)
-        held_out.write(output, found)
+        held_out.write(outputs.place(output, folder=False), found)
     else:
         known = ("generate", "collect", "sweep", "evaluate")
         raise UsageError(
             f"{folders[0] / shards.CARD}: unknown command {card.command!r}: {nearest(card.command, known)}"
         )
     news(f"{len(folders)} shards of `{card.command}`, merged")
-    say(str(output))
+    say(stores.address(output))
     return 0
 
 

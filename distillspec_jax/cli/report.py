@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
     rows, broken = results.usable(flags.results)
     for path in training.values():
         outputs.reads(path)
+    flags.output = outputs.place(flags.output, folder=False)
     outputs.check(flags.output, is_report)  # before anything is printed
     for said in broken:
         say(said)

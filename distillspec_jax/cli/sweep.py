@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillspec_jax import shards
+from distillspec_jax.buckets import stores
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import (
     DRAFTER_HELP,
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> int:
         folder = Path(given["output_dir"])
         if "shard" in given:
             folder = shards.parse(given["shard"]).folder(folder)
-        say("", f"results: {folder / 'results.jsonl'}")
+        say("", f"results: {stores.address(folder / 'results.jsonl')}")
     return 0
 
 

@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from distillspec_jax import buckets, checkpoint, files, outputs, schema
+from distillspec_jax import checkpoint, files, outputs, schema
+from distillspec_jax.buckets import copies
 from distillspec_jax.data import logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.errors import UsageError, nearest, shown
@@ -111,7 +112,7 @@ class TargetSet:
     """
 
     def __init__(self, directory: str | Path, *, with_logprobs: bool = True):
-        self.directory = directory = buckets.local(str(directory))
+        self.directory = directory = copies.local(str(directory))
         outputs.reads(directory)
         self.header = read_header(directory)
         self.reader = self._reader()

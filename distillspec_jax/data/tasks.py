@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax import buckets
+from distillspec_jax.buckets import copies
 from distillspec_jax.data import catalog, text_metrics, tfds_provider
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.tensorflow_setup import seqio, tf
@@ -249,7 +249,7 @@ def jsonl_task(
     if not re.fullmatch(r"[\w.:]+", name):
         raise UsageError(f"task name {name!r}: use letters, digits, '_', '.' and ':' only")
     paths: Mapping[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
-    splits = {split: buckets.local(path) for split, path in paths.items() if path}
+    splits = {split: copies.local(path) for split, path in paths.items() if path}
     for split, path in splits.items():
         if not path.is_file():
             raise UsageError(f"task {name!r}: {split}_path {str(path)!r} is not a file")

@@ -164,6 +164,8 @@ def collect(
         lines = {TEXTS_FILE: len(share)}
         part = shards.Part("collect", own.index, own.count, len(asked), lines, settings)
         root = own.folder(directory)
+    root = outputs.place(root, folder=True)
+    if part is not None:
         part.check(root)
     _check_same(root, header)
     checkpoint.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
@@ -195,6 +197,7 @@ def collect(
         widest = width_of([form.ids(row["inputs"], task) for row in rows])
         lengths = {"inputs": widest, "targets": longest}
         _write_logprobs(root, target, header, batch_size, lengths, say)
+    outputs.publish(root)
     return TargetSet(root)
 
 
@@ -215,6 +218,7 @@ def merge_sets(folders: Sequence[Path], directory: str | Path) -> TargetSet:
         provenance["command"] = shards.whole_command(provenance["command"])
     tokenizer = checkpoint.find_tokenizer(first)
     assert tokenizer is not None  # the set was read with it
+    directory = outputs.place(directory, folder=True)
     with new_folder(directory) as root:
         with files.saving(directory):
             shutil.copyfile(tokenizer, root / tokenizer.name)
@@ -288,6 +292,7 @@ def _write_logprobs(
             np.concatenate([part.log_tail_N for part in parts]),
         )
         files.write_whole_by(path, functools.partial(logprob_files.write, distributions))
+        outputs.publish(path)
     say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optax
 
-from distillspec_jax import bounds
+from distillspec_jax import bounds, outputs
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.divergences import Divergence
@@ -34,6 +34,7 @@ from distillspec_jax.training.loop import Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn
 
 
+@outputs.one_run
 def distill(
     target: str | None,
     draft: str,
@@ -84,7 +85,7 @@ def distill(
     Returns:
       The checkpoint directory; with `deployment`, the one of the best evaluation.
     """
-    job.check_directory(model_dir)
+    model_dir = job.check_directory(model_dir)
     divergence = find_divergence(divergence or "fkl")
     source = find_source(source or ("on_policy" if data.target_set is None else "fixed"))
     _check_settings(target, data, loop, source, normalization, weighting, deployment, own_texts)

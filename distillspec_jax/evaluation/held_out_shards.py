@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax import files, schema, shards
+from distillspec_jax import files, outputs, schema, shards
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import held_out
@@ -68,7 +68,7 @@ def measure_shard(
       UsageError: as `held_out.measure`; fewer batches than shards; a folder of another run.
     """
     own = shards.parse(shard)
-    folder = own.folder(output)
+    folder = outputs.place(own.folder(output), folder=True)
     models = {name: pretrained.load(name, dtype=dtype) for name in names}
     rows = {
         name: held_out.examples_for(model, task, split=split, limit=limit, chat=chat)
@@ -94,6 +94,7 @@ def measure_shard(
                 model, task, rows[name], batch_size=batch_size, chat=chat, share=share
             )
             files.write_whole(path, "".join(files.as_json(line) + "\n" for line in _lines(found)))
+        outputs.publish(folder)
     return folder
 
 

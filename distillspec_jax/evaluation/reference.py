@@ -16,8 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from distillspec_jax import acceptance_profile, buckets, files
+from distillspec_jax import acceptance_profile, files
 from distillspec_jax.acceptance import RATIOS, PartialRecord
+from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import alarm, paired, results
 
@@ -166,7 +167,7 @@ def read(path: str, temperature: float | None, label: str | None) -> Reference |
     Raises:
       UsageError: none there, or several of which none was chosen.
     """
-    place = buckets.local(path)
+    place = copies.local(path)
     if place.is_dir():
         inner = place / acceptance_profile.FILE
         if not inner.is_file():

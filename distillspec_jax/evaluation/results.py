@@ -84,6 +84,8 @@ def append(path: Path, row: ResultRow) -> None:
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 file.truncate(size)
             raise
+    if (found := outputs.published(path)) is not None:
+        found.publish_some()
 
 
 def as_line(row: ResultRow) -> str:

@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distillspec_jax import buckets, files, outputs, schema
+from distillspec_jax import files, outputs, schema
+from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.engines import scrapes
 from distillspec_jax.evaluation.engines.engine import Engine
@@ -54,7 +55,7 @@ def news(path: str, known: Sequence[Beginning]) -> News:
     Raises:
       UsageError: there is no such file, or it is no UTF-8.
     """
-    place = buckets.local(path)
+    place = copies.local(path)
     if not place.is_file():
         raise UsageError(f"there is no file {path}")
     outputs.reads(path)

@@ -138,7 +138,7 @@ def sweep(
         share = own.of(len(groups), "groups of cells")
         output_dir = own.folder(output_dir)
         points = [cell for number in share for cell in groups[number]]
-    path = Path(output_dir) / RESULTS
+    path = Path(outputs.place(output_dir, folder=True)) / RESULTS
     before = results.reopen(path)
     target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
     drafts = {label: drafter_registry.load(draft, dtype) for label, draft in drafters.items()}
@@ -184,7 +184,9 @@ def sweep(
         part = shards.Part("sweep", own.index, own.count, len(every), {RESULTS: len(points)}, settings)
         part.check(path.parent)
         part.begin(path.parent)
-    return job.run(before)
+    measured_rows = job.run(before)
+    outputs.publish(path)
+    return measured_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import files, outputs, schema
+from distillspec_jax import files, locks, outputs, schema
 from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.evaluation.alarm import Evidence
 from distillspec_jax.evaluation.served_files import Beginning
@@ -137,7 +137,7 @@ def kept(path: str | None, settings: dict[str, Any]) -> Iterator[State]:
     with files.saving(path):
         descriptor = os.open(real, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        taken = files.lock(descriptor) is False
+        taken = locks.lock(descriptor) is False
         if taken or not os.path.samestat(os.fstat(descriptor), real.stat()):
             raise UsageError(f"{path}: another watch is using it")
         state = _read(path) if os.fstat(descriptor).st_size else State(settings)

@@ -102,8 +102,9 @@ def generate_file(
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
     drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
     if own is not None:
-        output = str(own.folder(output) / LINES)
+        output = str(outputs.place(own.folder(output), folder=True) / LINES)
     else:
+        output = outputs.place(output, folder=False)
         request_files.check_output(output, resume)
     form = prompt_format(
         target,
@@ -195,6 +196,7 @@ def merge_files(folders: Sequence[Path], output: str) -> int:
     Raises:
       UsageError: a place that cannot be written, or holds something else.
     """
+    output = outputs.place(output, folder=False)
     files.write_whole_by(
         output, functools.partial(shards.joined, folders, LINES), request_files.holds_answers
     )

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from distillspec_jax import buckets, outputs
+from distillspec_jax import outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.decoding.prompt_batch import check_max_new_tokens
 from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.errors import UsageError, nearest, shown
@@ -19,12 +20,12 @@ from distillspec_jax.files import (
     as_json,
     decoded_lines,
     json_lines,
-    lock,
     parse_json_object,
     saving,
     write_whole,
 )
 from distillspec_jax.generation.text_generator import Generation
+from distillspec_jax.locks import lock
 
 SAMPLE = "sample"
 """The field that tells several outputs of a prompt apart."""
@@ -104,7 +105,7 @@ def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
     name = "standard input" if path == "-" else path
     if path != "-":
         outputs.reads(path)
-    content = sys.stdin.buffer.read() if path == "-" else buckets.local(path).read_bytes()
+    content = sys.stdin.buffer.read() if path == "-" else copies.local(path).read_bytes()
     found = [_request(row, where, field) for where, row in json_lines(decoded_lines(content, name), name)]
     if not found:
         raise UsageError(f"{name} holds no requests (one JSON object a line is expected)")
@@ -295,13 +296,24 @@ def output_lines(
         if whole and settings is not None:
             write_whole(_settings_file(path), as_json(settings))
 
+    bucket = outputs.published(path)
+    if bucket is not None:
+        bucket.publish()
+
     def write(line: str) -> None:
         with saving(path):
             file.write(line + "\n")
             file.flush()
+        if bucket is not None:
+            bucket.publish_some()
 
     try:
         yield write
+    except BaseException:
+        if bucket is not None:  # whoever goes on may do so on another machine
+            with contextlib.suppress(UsageError):
+                bucket.publish()
+        raise
     finally:
         # Closing tries once more to write what a full disk refused; what failed is said already.
         with contextlib.suppress(OSError):
@@ -310,3 +322,5 @@ def output_lines(
         with saving(path):
             os.replace(partial, outputs.check(path))
             _settings_file(path).unlink(missing_ok=True)
+    if bucket is not None:
+        bucket.publish()

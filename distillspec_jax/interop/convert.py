@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from distillspec_jax import acceptance_profile, checkpoint, outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
@@ -65,6 +66,7 @@ class Source:
         return checkpoint.count_parameters(self.params)
 
 
+@outputs.one_run
 def convert(
     form: str,
     source: str,
@@ -92,6 +94,7 @@ def convert(
         missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
         destination that is not empty.
     """
+    destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}: {nearest(form, FORMATS)}")
@@ -99,6 +102,7 @@ def convert(
         stated_by = f"the folder's {hf_folder.CONFIG_FILE}" if form == "hf" else "the file's metadata"
         raise UsageError(f"{next(iter(known))} is stated by {stated_by}: leave it out")
     outputs.reads(source)
+    source = str(copies.local(source))
     own = None if tokenizer is None else _read_file(tokenizer)
     with _reading(source):
         if form == "t5x":
@@ -204,6 +208,7 @@ def _from_t5x(source: str, known: dict[str, Any]) -> Source:
     return Source(model, found.params, step=found.step or 0, skipped=found.skipped)
 
 
+@outputs.one_run
 def export(source: str, destination: str) -> Pretrained:
     """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
 
@@ -213,6 +218,7 @@ def export(source: str, destination: str) -> Pretrained:
     Raises:
       UsageError: no such model, one that transformers has no name for, a destination that is not empty.
     """
+    destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
@@ -230,6 +236,7 @@ def export(source: str, destination: str) -> Pretrained:
     return model
 
 
+@outputs.one_run
 def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
     """Writes a checkpoint directory as a GGUF file: weights, sizes, tokenizer and chat template.
 
@@ -240,6 +247,7 @@ def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
       UsageError: no such model, one that llama.cpp has no architecture for or would silently run otherwise, a
         type that its weights cannot be written in, a destination that is another file.
     """
+    destination = outputs.place(destination, folder=False)
     gguf_output.check(destination, kind)
     model = pretrained.load(source)
     network, params = factorised.expanded(model.model, jax.device_get(model.params))

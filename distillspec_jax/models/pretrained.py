@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import buckets, checkpoint, new_folders, outputs
+from distillspec_jax import checkpoint, new_folders, outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
@@ -136,7 +137,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     Raises:
       UsageError: it holds something already.
     """
-    with new_folders.new_folder(directory) as folder:
+    with new_folders.new_folder(outputs.place(directory, folder=True)) as folder:
         checkpoint.write_card(folder, model.card, model.tokenizer_bytes)
         checkpoint.save_params(folder, 0, model.params)
     return dataclasses.replace(model, name=directory)
@@ -153,7 +154,7 @@ def resolve(name: str) -> Path:
     name, _ = split(name)
     if zoo_manifest.is_zoo_name(name):
         return zoo_manifest.directory(name)
-    return buckets.local(name, model=True)
+    return copies.local(name, model=True)
 
 
 def read_card(name: str) -> ModelCard:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import files, new_folders, outputs
+from distillspec_jax import locks, new_folders, outputs
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.operations import lineage, transitions
 from distillspec_jax.operations.lineage import Lineage
@@ -241,7 +241,7 @@ class DraftRegistry:
         while True:
             if not folder.is_dir():
                 raise UsageError(f"{self.path} is no whole registry: there is no folder {folder}")
-            with files.locked(folder) as free:
+            with locks.locked(folder) as free:
                 if free:
                     yield transitions.read(self.path / STATE)
                     return

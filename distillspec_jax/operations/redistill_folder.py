@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import files, outputs, schema
+from distillspec_jax import files, locks, outputs, schema
 from distillspec_jax.errors import UsageError, check_number, shown
 from distillspec_jax.operations import draft_registry, prompts
 from distillspec_jax.operations.asked_training import Say, TrainingPlan
@@ -145,7 +145,7 @@ def alone(folder: Path, kind: str = "redistillation") -> Iterator[None]:
     """Keeps other runs of its kind out; what is empty at the end goes."""
     with files.saving(folder):
         folder.mkdir(exist_ok=True)
-    with files.locked(folder) as free:
+    with locks.locked(folder) as free:
         if free is False:
             raise UsageError(f"{folder}: another {kind} is under way")
         try:

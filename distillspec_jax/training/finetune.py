@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optax
 
+from distillspec_jax import outputs
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
@@ -17,6 +18,7 @@ from distillspec_jax.training.loop import LoopConfig
 from distillspec_jax.training.supervised import make_supervised_loss
 
 
+@outputs.one_run
 def finetune(
     model: Network | None,
     model_dir: str,
@@ -48,9 +50,9 @@ def finetune(
       gin: the bindings in force, for the card.
 
     Returns:
-      The checkpoint directory.
+      The checkpoint directory; of one in a bucket, the folder of this machine from which it was published.
     """
-    job.check_directory(model_dir)
+    model_dir = job.check_directory(model_dir)
     if model is None:
         if initial_checkpoint_path is None:
             raise UsageError("MODEL=None and no INITIAL_CHECKPOINT_PATH: give one of them")

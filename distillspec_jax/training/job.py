@@ -15,14 +15,16 @@ from typing import Any
 import jax
 import optax
 
-from distillspec_jax import checkpoint, files, memory, outputs
+from distillspec_jax import checkpoint, locks, memory, outputs
 from distillspec_jax import metrics as metrics_lib
+from distillspec_jax.buckets import stores
 from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained, registry, zoo_manifest
 from distillspec_jax.models.registry import Network
+from distillspec_jax.outputs import AnyPath
 from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
@@ -102,15 +104,31 @@ def check_lengths(model: Network, data: DataConfig, name: str) -> None:
             )
 
 
-def check_directory(directory: str | Path) -> None:
+def check_directory(directory: AnyPath) -> AnyPath:
     """Refuses a place for a run before anything is read or made for it.
 
+    Returns:
+      Where the run writes: the directory, or for one in a bucket a folder of this machine (`outputs.place`).
+
     Raises:
-      UsageError: a bucket, or a folder that cannot be made or written.
+      UsageError: a folder that cannot be made or written, a bucket that cannot be read, or that several hosts
+        would write.
     """
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
-    outputs.check_writable(directory)
+    if stores.is_bucket(directory) and jax.process_count() > 1:
+        raise UsageError(
+            f"MODEL_DIR={directory}: several hosts write one checkpoint, each a part, which a bucket cannot "
+            "put together: mount it (gcsfuse, mountpoint-s3) and give the path"
+        )
+    place = outputs.place(directory, folder=True)
+    outputs.check_writable(place)
+    return place
+
+
+def newest_step(directory: str | Path) -> int | None:
+    """The newest step of a run of this process; of one in a bucket, on this machine."""
+    return checkpoint.latest_step(stores.staged(directory) or directory)
 
 
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:
@@ -120,8 +138,7 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
       UsageError: it holds another run (the first difference is named), is one of the run's own parents, or is
         no path of a file system.
     """
-    check_directory(directory)
-    root = Path(directory)
+    root = Path(check_directory(directory))
     if jax.process_index():
         hosts.wait("directory")  # until the first host has written it
     together = not jax.process_index()
@@ -141,6 +158,7 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     checkpoint.take_folder(root, checkpoint.MODEL_FILE, tokenizer)
     if not (root / checkpoint.MODEL_FILE).exists():
         checkpoint.write_card(root, card, tokenizer)
+    outputs.publish(root)  # before the first step: a bucket that cannot be written says so now
 
 
 def check_run(directory: str | Path, card: ModelCard) -> None:
@@ -268,7 +286,7 @@ def alone(directory: Path) -> Iterator[None]:
     if jax.process_index():
         yield
         return
-    with files.locked(directory) as free:
+    with locks.locked(directory) as free:
         if free is False:
             raise UsageError(f"MODEL_DIR={directory}: another process is training in it")
         yield

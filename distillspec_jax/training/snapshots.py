@@ -16,16 +16,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from distillspec_jax import checkpoint, files
+from distillspec_jax import checkpoint, files, outputs
 from distillspec_jax.checkpoint import DamagedCheckpointError
 from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean, Metrics
 from distillspec_jax.training import hosts
+from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.step import TrainState
 
 
 class Snapshots:
     """Saves in the background, restores the newest whole step, keeps the last few. A context manager.
+
+    In a bucket a step is published when it is whole here, in the background, too; the next save waits for it.
 
     Args:
       directory: a checkpoint directory.
@@ -37,6 +40,7 @@ class Snapshots:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
+        self._bucket, self._unpublished = outputs.published(directory), False
         unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
         hosts.wait("unfinished steps")
         self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished]
@@ -120,6 +124,10 @@ class Snapshots:
         Raises:
           UsageError: the disk is full, now or when the save before this one was written.
         """
+        if self._unpublished:
+            with files.saving(self._directory):
+                self._manager.wait_until_finished()
+            self._publish()
         self._check_room(step, state)
         sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
         with files.saving(self._directory):
@@ -131,6 +139,13 @@ class Snapshots:
                     progress=ocp.args.JsonSave({"metrics": sums, "checksums": _checksums(state)}),
                 ),
             )
+        self._unpublished = self._bucket is not None
+
+    def _publish(self) -> None:
+        """Publishes what is in the directory, where no step is being written or removed."""
+        if self._bucket is not None:
+            self._bucket.publish_behind()
+        self._unpublished = False
 
     def _check_room(self, step: int, state: TrainState) -> None:
         """Finds a full disk before anything is half-written."""
@@ -146,6 +161,10 @@ class Snapshots:
         """Raises what a save in the background has run into, without waiting for it."""
         with files.saving(self._directory):
             self._manager.check_for_errors()
+        if self._bucket is not None:
+            self._bucket.check()
+        if self._unpublished and not self._manager.is_saving_in_progress():
+            self._publish()
 
     def newest(self) -> int | None:
         """The newest step, once whatever is being written is whole."""
@@ -166,6 +185,12 @@ class Snapshots:
         with files.saving(self._directory):
             self._manager.wait_until_finished()
             self._manager.close()
+        if self._bucket is not None and (kind is None or issubclass(kind, (Exception, Preempted))):
+            try:
+                self._bucket.publish()
+            except UsageError:
+                if kind is None or kind is Preempted:
+                    raise  # else what came first is said
 
 
 def _checksums(state: TrainState) -> dict[str, int]:

@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from distillspec_jax.buckets import copies
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.main import main
 from distillspec_jax.data import catalog
 from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files
+from tests import emulators
 
 TASK, ROWS = "test_merge", 7
 TIMES = ("seconds", "baseline_seconds", "speedup", "speedup_ci95", "timing")
@@ -106,6 +108,21 @@ def test_merged_shards_are_the_bytes_of_one_process(command, other, said, run, c
     assert contents(folder, out) == before
     assert main(["merge", str(out)]) == 0
     assert contents(out, out) == contents(tmp_path / "one", tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["generate", "collect", "evaluate", "sweep"])
+def test_shards_in_a_bucket_are_merged_to_the_same(command, run, tmp_path, monkeypatch):
+    run(command, tmp_path / "one")
+    with emulators.store("memory") as bucket:
+        for machine, shard in enumerate(("--shard=1/2", "--shard=0/2")):
+            monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / f"machine-{machine}"))
+            copies._copied.cache_clear()
+            run(command, f"{bucket}/two", shard)
+        assert main(["merge", f"{bucket}/two"]) == 0
+        copies._copied.cache_clear()
+        found = copies.local(f"{bucket}/two")
+    assert contents(found, found) == contents(tmp_path / "one", tmp_path / "one")
 
 
 def cut_off(command, folder):

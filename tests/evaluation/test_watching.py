@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from distillspec_jax import files
+from distillspec_jax import locks
 from distillspec_jax.cli.main import main
 from distillspec_jax.evaluation import served_files
 from tests.test_documents import ROOT
@@ -149,7 +149,7 @@ def test_the_memory_is_one_process_and_of_one_setting(fine, tmp_path, capsys):
     assert status == 2
     assert "was begun with profile" in told
     with state.open("rb") as file:
-        assert files.lock(file.fileno())
+        assert locks.lock(file.fileno())
         status, told = watch(capsys, served, f"--profile={fine}", f"--state={state}")
     assert status == 2
     assert "another watch is using it" in told

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.mutants.buckets import BUCKETS
 from tests.mutants.catalog import MUTANTS, Mutant
 from tests.mutants.distillation import DISTILLATION
 from tests.mutants.losses import LOSSES
@@ -20,7 +21,7 @@ from tests.mutants.watch import WATCH
 ROOT = Path(__file__).parents[2]
 COPIED = ("distillspec_jax", "gin_configs", "tests", "pyproject.toml")
 SHOWN = 3
-ALL = (*MUTANTS, *DISTILLATION, *LOSSES, *WATCH, *OPERATIONS)
+ALL = (*MUTANTS, *DISTILLATION, *LOSSES, *WATCH, *OPERATIONS, *BUCKETS)
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:

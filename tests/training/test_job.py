@@ -180,16 +180,20 @@ def test_another_run_that_saved_nothing_may_be_removed(opened):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        (
-            "gs://bucket/draft",
-            "cannot save to gs://bucket/draft: outputs are folders and files",
-        ),
+        # Outside a run, which would publish it and end.
+        ("gs://bucket/draft", "cannot save to gs://bucket/draft: this writes folders and files"),
         ("zoo:mine", "MODEL_DIR=zoo:mine: that is how a model of the zoo is named"),
     ],
 )
 def test_a_place_that_is_no_folder(opened, place, says):
     with pytest.raises(UsageError, match=says):
         job.open_directory(place, opened[1], b"tokenizer")
+
+
+def test_several_hosts_do_not_write_one_checkpoint_into_a_bucket(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match="MODEL_DIR=gs://bucket/x: several hosts write one checkpoint"):
+        job.check_directory("gs://bucket/x")
 
 
 def test_a_directory_is_one_runs_at_a_time(tmp_path):

@@ -21,40 +21,29 @@ from distillspec_jax.training.preemption import Preempted, ended_by_sigterm, sto
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import create_state
 from tests.training import toy
-
-
-def terminate():
-    signal.raise_signal(signal.SIGTERM)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("uninterrupted")
-    return toy.run(directory), toy.lines(directory)
-
-
-def assert_same_as(uninterrupted, params, directory):
-    toy.assert_equal(uninterrupted[0], params)
-    assert toy.lines(directory) == uninterrupted[1]
+from tests.training.homes import assert_same_as, everywhere
+from tests.training.toy import terminate
 
 
 # Reports come at 5, 10 and 12, evaluations at 4, 8 and 12, saves at 3, 6, 9 and 12.
-@pytest.mark.parametrize("stopped_at", [1, 2, 4, 5, 7, 8, 12])
-def test_a_stop_at_any_step_changes_nothing(tmp_path, uninterrupted, stopped_at):
-    stopping = toy.interrupting(terminate, stopped_at)
+@everywhere(1, 2, 4, 5, 7, 8, 12, also=[7])
+def test_a_stop_at_any_step_changes_nothing(home, uninterrupted, value):
+    stopping = toy.interrupting(terminate, value)
     with pytest.raises(Preempted) as stop:
-        toy.run(tmp_path, batches=stopping)
-    assert str(stop.value) == f"stopped by SIGTERM: resumable, step {stopped_at} of 12 is saved"
+        toy.run(home.address, batches=stopping)
+    assert str(stop.value) == f"stopped by SIGTERM: resumable, step {value} of 12 is saved"
     assert stop.value.exit_status == 75
-    assert checkpoint.latest_step(tmp_path) == stopped_at
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+    assert checkpoint.latest_step(home.found()) == value
+    assert_same_as(uninterrupted, toy.run(home.address), home)
 
 
-def test_a_run_that_is_stopped_again_and_again(tmp_path, uninterrupted):
-    for step in (2, 3, 9):
+@everywhere((2, 3, 9))
+def test_a_run_that_is_stopped_again_and_again(home, uninterrupted, value):
+    for step in value:
         with pytest.raises(Preempted):
-            toy.run(tmp_path, batches=toy.interrupting(terminate, step))
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+            toy.run(home.address, batches=toy.interrupting(terminate, step))
+        home.found()
+    assert_same_as(uninterrupted, toy.run(home.address), home)
 
 
 class Killed(BaseException):
@@ -65,29 +54,30 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize(
-    "killed_at", [2, 8, 11]
-)  # before the first save, and after lines that a restart repeats
-def test_a_kill_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, uninterrupted, killed_at):
+@everywhere(2, 8, 11, also=[8])  # before the first save, and after lines that a restart repeats
+def test_a_kill_costs_the_steps_since_the_last_save_and_nothing_else(home, uninterrupted, value):
     with pytest.raises(Killed):
-        toy.run(tmp_path, batches=toy.interrupting(kill, killed_at))
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+        toy.run(home.address, batches=toy.interrupting(kill, value))
+    assert_same_as(uninterrupted, toy.run(home.address), home)
 
 
-def test_a_kill_during_an_evaluation_leaves_no_gap(tmp_path, uninterrupted):
+@everywhere(0)
+def test_a_kill_during_an_evaluation_leaves_no_gap(home, uninterrupted, value):
     def killed(params):
         raise Killed
 
     with pytest.raises(Killed):
-        toy.run(tmp_path, evaluate=killed, eval_period=0)  # the last step is saved, its evaluation is missing
-    assert checkpoint.latest_step(tmp_path) == 12
-    toy.assert_equal(uninterrupted[0], toy.run(tmp_path, eval_period=0))
-    assert toy.lines(tmp_path)[-1] == uninterrupted[1][-1]
+        # The last step is saved, its evaluation is missing.
+        toy.run(home.address, evaluate=killed, eval_period=0)
+    toy.assert_equal(uninterrupted[0], toy.run(home.address, eval_period=0))
+    assert toy.lines(home.found())[-1] == uninterrupted[1][-1]
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
-    toy.run(tmp_path)
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
+@everywhere(0)
+def test_a_finished_run_is_left_as_it_is(home, uninterrupted, value):
+    toy.run(home.address)
+    home.found()
+    assert_same_as(uninterrupted, toy.run(home.address), home)
 
 
 def test_a_finished_run_goes_on_to_a_later_step(tmp_path):
@@ -111,123 +101,6 @@ def test_every_saved_step_is_the_state_of_its_step(tmp_path):
     short = toy.run(tmp_path / "short", total_steps=6)
     stored = checkpoint.load_params(tmp_path / "long", jax.eval_shape(toy.fresh_params), step=6)
     toy.assert_equal(short, stored)
-
-
-# --- what lies in the directory ---
-
-
-def newest_step(directory):
-    return directory / "checkpoints" / str(checkpoint.latest_step(directory))
-
-
-def unfinished_by_name(step):
-    step.rename(step.with_name(f"{step.name}.orbax-checkpoint-tmp-1"))
-
-
-def without_params(step):
-    shutil.rmtree(step / "params")
-
-
-def with_params_half_written(step):
-    (step / "params").rename(step / "params.orbax-checkpoint-tmp")
-
-
-def empty(step):
-    shutil.rmtree(step)
-    step.mkdir()
-
-
-@pytest.mark.parametrize("broken", [unfinished_by_name, without_params, with_params_half_written, empty])
-def test_a_step_that_is_not_whole_is_skipped(tmp_path, uninterrupted, broken):
-    with pytest.raises(Preempted):
-        toy.run(tmp_path, batches=toy.interrupting(terminate, 8))
-    broken(newest_step(tmp_path))
-    assert checkpoint.latest_step(tmp_path) == 6
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "9"]
-
-
-def test_a_skipped_step_is_named(tmp_path, capsys):
-    toy.run(tmp_path, total_steps=6)
-    empty(newest_step(tmp_path))
-    toy.run(tmp_path, total_steps=6)
-    assert f"skipped and removed {tmp_path}/checkpoints/6: it was not whole" in capsys.readouterr().err
-
-
-def test_parameters_alone_cannot_be_continued(tmp_path):
-    checkpoint.save_params(tmp_path, 3, toy.fresh_params())
-    with pytest.raises(UsageError, match=r"checkpoints/3 holds parameters alone .*INITIAL_CHECKPOINT_PATH"):
-        toy.run(tmp_path)
-
-
-def test_another_optimizer_is_refused(tmp_path):
-    toy.run(tmp_path, total_steps=3)
-    with pytest.raises(UsageError, match="was trained with another OPTIMIZER"):
-        toy.run(tmp_path, optimizer=optax.adafactor(0.1))
-
-
-def test_parameters_of_another_shape_are_named(tmp_path):
-    toy.run(tmp_path, total_steps=3)
-    with pytest.raises(UsageError, match=r"parameter bias has shape \(7,\), the model wants \(8,\)"):
-        toy.run(tmp_path, params=toy.fresh_params(width=8))
-
-
-def metadata_cut_short(step):
-    (step / "optimizer" / "_METADATA").write_text("{")
-
-
-def progress_lost(step):
-    (step / "progress" / "metadata").unlink()
-
-
-def data_cut_short(step):
-    for path in (step / "params").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def another_steps_moments(step):
-    """Readable, and not what was saved."""
-    shutil.rmtree(step / "optimizer")
-    shutil.copytree(step.with_name("6") / "optimizer", step / "optimizer")
-
-
-DAMAGES = [metadata_cut_short, progress_lost, data_cut_short, another_steps_moments]
-
-
-# A read that fails leaves others of its kind behind, whose answers then find their event loop closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, uninterrupted, damage, capsys):
-    with pytest.raises(Killed):
-        toy.run(tmp_path, batches=toy.interrupting(kill, 11))
-    damage(newest_step(tmp_path))
-    assert_same_as(uninterrupted, toy.run(tmp_path), tmp_path)
-    said = capsys.readouterr().err
-    assert f"skipped {tmp_path}/checkpoints/9 is damaged" in said
-    assert f"it lies in {tmp_path}/damaged/9 now" in said
-    assert (tmp_path / "damaged" / "9").is_dir()
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "9"]
-
-
-def test_a_stop_at_a_bad_step_goes_on_as_if_it_had_been_skipped_at_once(tmp_path):
-    bad = {"batches": toy.spoilt(toy.batches, {8}, float("nan"))}
-    skipped = toy.run(tmp_path / "skipped", on_non_finite="skip", **bad)
-    with pytest.raises(UsageError, match="at step 8"):
-        toy.run(tmp_path / "stopped", **bad)
-    assert checkpoint.latest_step(tmp_path / "stopped") == 6
-    toy.assert_equal(skipped, toy.run(tmp_path / "stopped", on_non_finite="skip", **bad))
-    for step in (9, 12):
-        shapes = jax.eval_shape(toy.fresh_params)
-        stored = [checkpoint.load_params(tmp_path / name, shapes, step) for name in ("skipped", "stopped")]
-        toy.assert_equal(*stored)
-
-
-def test_a_damaged_step_without_another_before_it_is_named(tmp_path):
-    toy.run(tmp_path, total_steps=3)
-    (newest_step(tmp_path) / "optimizer" / "_METADATA").write_text("{")
-    with pytest.raises(UsageError, match=r"checkpoints/3 is damaged or not a checkpoint of ours") as caught:
-        toy.run(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 # --- a snapshot holds everything ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from distillspec_jax import outputs
 from distillspec_jax.cli import distributed, errors
 from distillspec_jax.metrics import Mean
 from distillspec_jax.partitioning import Partitioner, make_partitioner
@@ -78,8 +80,10 @@ def held_out(params: Params) -> dict[str, float]:
     return {"first_logit": float(params["table"][0, 0])}
 
 
-def run(directory: Path, **changes: Any) -> Params:
+@outputs.one_run
+def run(directory: str | Path, **changes: Any) -> Params:
     """`train` with the toy's arguments; `changes` are LoopConfig's fields or `train`'s arguments."""
+    directory = Path(outputs.place(directory, folder=True))
     loop = {"total_steps": 12, "batch_size": ROWS, "log_period": 5, "eval_period": 4, "save_period": 3}
     fields = LoopConfig.__dataclass_fields__
     loop |= {name: changes.pop(name) for name in list(changes) if name in fields}
@@ -105,7 +109,7 @@ def main(directory: str, *settings: str) -> None:
     if os.environ.get("DISTILLSPEC_MULTIHOST"):
         distributed.join()
     changes = (setting.split("=") for setting in settings)
-    run(Path(directory), **{name: float(value) if "." in value else int(value) for name, value in changes})
+    run(directory, **{name: float(value) if "." in value else int(value) for name, value in changes})
 
 
 def replicated(params: Params, partitioner: Partitioner) -> Params:
@@ -116,6 +120,11 @@ def lines(directory: Path) -> list[dict[str, Any]]:
     """`metrics.jsonl` less what depends on the clock."""
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in throughput.NAMES} for line in found]
+
+
+def terminate() -> None:
+    """Asks this process to stop, as a scheduler does."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def interrupting(

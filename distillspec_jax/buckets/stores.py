@@ -1,0 +1,243 @@
+"""Object stores: their addresses, the libraries that speak to them, and what goes wrong there in one line.
+
+What all of them promise is all that is built on here: an object appears whole or not at all, and is read as
+it was written last. Nothing can be renamed, nothing can be locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distillspec_jax.errors import UsageError
+
+LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}
+"""Schemes, and what speaks them; the last is a bucket of this process alone, for tests."""
+
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before another try of what a lost connection has ended; the libraries have tried again by then."""
+_AT_ONCE = 8
+"""Objects that are written at the same time."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+"""How an address begins; `pathlib` makes one slash of two."""
+_FINAL = re.compile(r"forbidden|denied|credential|invalid.*bucket", re.IGNORECASE)
+"""Words of errors that another try would not change."""
+
+Result = TypeVar("Result")
+
+_staged: dict[str, Path] = {}
+"""Addresses that runs of this process write, and where on this machine they write before they publish."""
+_names: dict[str, str] = {}
+"""Places on this machine that stand for addresses."""
+
+
+def is_bucket(path: str | Path) -> bool:
+    """Whether a path names an object store, `gs://BUCKET/NAME` or the like (`zoo:NAME` does not)."""
+    return bool(_SCHEME.match(str(path)))
+
+
+def address(path: str | Path) -> str:
+    """The path as its store writes it, where `pathlib` took one slash of two; without one at its end."""
+    found = _SCHEME.sub(r"\1://", str(path), count=1)
+    return found.rstrip("/") if is_bucket(path) else found
+
+
+def cache() -> Path:
+    """The folder of copies: `~/.cache/distillspec`, or where `DISTILLSPEC_CACHE` says."""
+    return Path(os.environ.get("DISTILLSPEC_CACHE") or Path.home() / ".cache" / "distillspec")
+
+
+def name(place: Path, path: str) -> None:
+    """Notes which address a place on this machine stands for, for `named`."""
+    _names[str(place)] = path
+
+
+def stage(path: str, place: Path | None) -> None:
+    """Notes where a run writes what it will publish at an address, or with None that it is over."""
+    _staged.pop(path, None)
+    if place is not None:
+        _staged[path] = place
+        name(place, path)
+
+
+def staged(path: str | Path) -> Path | None:
+    """Where a run of this process writes what it publishes at an address, or below one; None: none does."""
+    if not is_bucket(path):
+        return None
+    whole = address(path)
+    for base, place in _staged.items():
+        if whole == base or whole.startswith(base + "/"):
+            return place / whole[len(base) + 1 :] if whole != base else place
+    return None
+
+
+def named(text: str) -> str:
+    """The text with addresses for the places on this machine that stand for them."""
+    for place, path in _names.items():
+        text = text.replace(place, path)
+    return text
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turns what a store's library raises into one line: `WHAT: reason`.
+
+    Raises:
+      UsageError: in place of any other exception.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # gcsfs, s3fs, aiohttp and botocore share no class
+        said = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, FileNotFoundError) and "does not exist" not in said:
+            said = "nothing is there"
+        raise UsageError(f"{what}: {said}") from error
+
+
+def connect(path: str, what: str) -> Any:
+    """Opens the store of an address, as fsspec's file systems are.
+
+    Args:
+      what: begins the error.
+
+    Raises:
+      UsageError: an unknown kind of store, or its library is not installed.
+    """
+    scheme = path.partition(":")[0]
+    if scheme not in LIBRARIES:
+        known = ", ".join(f"{name}://" for name in LIBRARIES if name != "memory")
+        raise UsageError(f"{what}: unknown kind of store {scheme}:// (valid: {known})")
+    try:
+        import fsspec  # type: ignore[import-untyped]
+
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        raise UsageError(
+            f"{what}: {LIBRARIES[scheme]} is not installed: pip install 'distillspec_jax[buckets]'"
+        ) from error
+
+
+def again(action: Callable[[], Result]) -> Result:
+    """Calls `action`, and calls it again if it fails in a way that may pass."""
+    for wait in WAITS:
+        try:
+            return action()
+        except (UsageError, FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # as in `told`
+            if _FINAL.search(f"{type(error).__name__} {error}"):
+                raise
+        time.sleep(wait)
+    return action()
+
+
+class Place:
+    """An address that a run writes to; names are of objects there.
+
+    Args:
+      path: the address.
+      what: begins every error.
+      between: address and name; empty where the names go on with the address.
+
+    Raises:
+      UsageError: here and in every method, whatever goes wrong, in one line.
+    """
+
+    def __init__(self, path: str, what: str, between: str = "/") -> None:
+        self._address, self._what, self._between = path, what, between
+        self._store = connect(path, what)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of an object, or None where there is none."""
+        with self._told():
+            try:
+                content: bytes = again(lambda: self._store.cat_file(self._full(name)))
+                return content
+            except FileNotFoundError:
+                return None
+
+    def get(self, name: str, to: Path) -> bool:
+        """Copies an object to this machine, and tells whether there is one."""
+        with self._told():
+            try:
+                again(lambda: self._store.get_file(self._full(name), str(to)))
+            except FileNotFoundError:
+                to.unlink(missing_ok=True)
+                return False
+            return True
+
+    def entries(self) -> list[str]:
+        """The names directly below the address; none where nothing is."""
+        with self._told():
+            self._store.invalidate_cache()
+            root = self._store._strip_protocol(self._address).rstrip("/") + "/"
+            try:
+                found = again(lambda: self._store.ls(self._address, detail=False))
+            except FileNotFoundError:
+                return []
+            names = (name.rstrip("/") for name in found)
+            return sorted(name.removeprefix(root) for name in names if name.startswith(root) and name != root)
+
+    def check_bucket(self) -> None:
+        """Refuses a bucket that is not there, or that must not be read."""
+        scheme, _, rest = self._address.partition("://")
+        bucket = f"{scheme}://{rest.partition('/')[0]}"
+        with self._told():
+            if not again(lambda: self._store.exists(bucket)):
+                raise UsageError(f"{self._what}: there is no bucket {bucket}, or no right to read it")
+
+    def version(self, name: str) -> str | None:
+        """Asks what tells this version of an object from others; None where there is no object."""
+        with self._told():
+            self._store.invalidate_cache()
+            try:
+                return version(again(lambda: self._store.info(self._full(name))))
+            except FileNotFoundError:
+                return None
+
+    def put(self, names: dict[str, Path]) -> None:
+        """Writes objects, each with the content of a file; when this returns, all of them are whole."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._told(), ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(lambda item: again(lambda: self._put(*item)), names.items()))
+
+    def _put(self, name: str, file: Path) -> None:
+        self._store.put_file(str(file), self._full(name))
+        found, size = self._store.info(self._full(name))["size"], file.stat().st_size
+        if found != size:
+            raise ConnectionError(f"{name} ended after {found:,} of {size:,} bytes")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes one object."""
+        with self._told():
+            again(lambda: self._store.pipe_file(self._full(name), content))
+
+    def remove(self, names: list[str]) -> None:
+        """Removes objects, as far as they are there."""
+        for name in names:
+            with self._told(), contextlib.suppress(FileNotFoundError):
+                again(lambda name=name: self._store.rm_file(self._full(name)))  # type: ignore[misc]
+
+    def _full(self, name: str) -> str:
+        return f"{self._address}{self._between}{name}"
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told(self._what)
+
+
+_VERSION = ("size", "etag", "ETag", "generation", "md5Hash", "sha256", "LastModified", "created")
+"""Fields by which the stores' libraries tell versions of an object apart; each has some of them."""
+
+
+def version(info: Any) -> str:
+    """Picks what tells versions of an object apart, of all that its store says of it."""
+    return " ".join(str(info.get(field)) for field in _VERSION)

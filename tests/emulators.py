@@ -1,0 +1,86 @@
+"""Object stores that tests write to: one in memory, and emulators of the real ones.
+
+The emulators are no part of the locked environment. In one of its own, beside the package's:
+
+    pip install gcsfs s3fs 'moto[server]' gcp-storage-emulator
+    export DISTILLSPEC_EMULATORS=s3,gs
+    python -m pytest -m '' tests/test_bucket_emulators.py tests/training/test_{restart,damage}.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import fsspec
+import pytest
+
+EMULATED = tuple(filter(None, os.environ.get("DISTILLSPEC_EMULATORS", "").split(",")))
+"""Kinds of stores whose emulators the tests use."""
+
+
+@contextlib.contextmanager
+def store(kind: str) -> Iterator[str]:
+    """Starts a store, empty; yields the address of a bucket there."""
+    with {"memory": _memory, "s3": _s3, "gs": _gs}[kind]() as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[str]:
+    found = fsspec.filesystem("memory")
+    bucket = secrets.token_hex(4)
+    found.mkdirs(f"/{bucket}", exist_ok=True)
+    yield f"memory://{bucket}"
+    found.rm(f"/{bucket}", recursive=True)
+
+
+@contextlib.contextmanager
+def _s3() -> Iterator[str]:
+    with _served("moto.server", "-p") as port, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        forget("s3")
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+
+
+@contextlib.contextmanager
+def _gs() -> Iterator[str]:
+    options = ("start", "--host=127.0.0.1", "--in-memory", "--default-bucket=bucket", "--port")
+    with _served("gcp_storage_emulator", *options) as port, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        forget("gs")
+        yield "gs://bucket"
+
+
+@contextlib.contextmanager
+def _served(module: str, *options: str) -> Iterator[int]:
+    """Runs a server in a process of its own, so that other processes reach it; yields its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", module, *options, str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def forget(scheme: str) -> None:
+    """Makes the library connect anew: it keeps what it has opened, by its arguments alone."""
+    fsspec.get_filesystem_class(scheme).clear_instance_cache()
