@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,7 +139,7 @@ def exported(name: str, folder: Path) -> Any:
 
 
 def assisted(
-    target: Any, draft: Any, prompts: list[list[int]], max_new_tokens: int, block_size: int
+    target: Any, draft: Any, prompts: Sequence[list[int]], max_new_tokens: int, block_size: int
 ) -> list[tuple[list[int], list[Round]]]:
     """Greedy texts by assisted generation, in blocks of one size, each with its rounds."""
     settings = draft.generation_config

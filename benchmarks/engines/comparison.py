@@ -130,7 +130,7 @@ def print_acceptance(
 
 def _until(rounds: Sequence[tuple[int, int, int]], tokens: int) -> Record:
     """Our counts of the first tokens of a text, as if it had ended there."""
-    kept = []
+    kept: list[tuple[int, int, int]] = []
     for tested, accepted, emitted in rounds:
         left = tokens - sum(one[2] for one in kept)
         if left > 0:
