@@ -10,7 +10,9 @@ from benchmarks.drift import accounting, greedy, page, traffic
 from benchmarks.drift.rows import Rows
 from benchmarks.drift.setting import FULL, Phase, Setting
 from distillspec_jax.cli import errors
+from tests.test_documents import ROOT
 
+COMMITTED = ROOT / "docs" / "results" / "drift"
 EMITTED, BEFORE, AFTER = 12, 6, 4
 
 
@@ -120,6 +122,13 @@ def test_a_page_is_made_of_rows_alone(rows, tmp_path, capsys, monkeypatch):
 def test_a_page_without_a_whole_run_is_refused(tmp_path, capsys):
     assert errors.run(drift.main, ["--page", f"--out={tmp_path}"], command="drift") == 2
     assert "run the study first" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_that_of_the_committed_rows(tmp_path):
+    out = tmp_path / COMMITTED.name
+    text, numbers = page.write(Rows.read(COMMITTED / "results.jsonl"), out)
+    assert text == COMMITTED.with_suffix(".md").read_text()
+    assert numbers["seeds"]
 
 
 @pytest.mark.parametrize(
