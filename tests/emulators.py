@@ -24,6 +24,15 @@ import pytest
 EMULATED = tuple(filter(None, os.environ.get("DISTILLSPEC_EMULATORS", "").split(",")))
 """Kinds of stores whose emulators the tests use."""
 
+_GS_PROGRAM = r"""
+import email.feedparser, re
+from gcp_storage_emulator import __main__ as emulator
+email.feedparser.NLCRE_eol = re.compile(r"\n\Z")
+emulator.main()
+"""
+"""The emulator reads what is uploaded as an e-mail, and takes a carriage return at the end of an object for a
+part of the line's end that follows: an object in 256 would lose its last byte."""
+
 
 @contextlib.contextmanager
 def store(kind: str) -> Iterator[str]:
@@ -43,7 +52,7 @@ def _memory() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _s3() -> Iterator[str]:
-    with _served("moto.server", "-p") as port, pytest.MonkeyPatch.context() as patch:
+    with _served("-m", "moto.server", "-p") as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -56,20 +65,20 @@ def _s3() -> Iterator[str]:
 @contextlib.contextmanager
 def _gs() -> Iterator[str]:
     options = ("start", "--host=127.0.0.1", "--in-memory", "--default-bucket=bucket", "--port")
-    with _served("gcp_storage_emulator", *options) as port, pytest.MonkeyPatch.context() as patch:
+    with _served("-c", _GS_PROGRAM, *options) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         forget("gs")
         yield "gs://bucket"
 
 
 @contextlib.contextmanager
-def _served(module: str, *options: str) -> Iterator[int]:
-    """Runs a server in a process of its own, so that other processes reach it; yields its port."""
+def _served(*command: str) -> Iterator[int]:
+    """Runs Python with a server in a process of its own, which others reach; yields its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", module, *options, str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = [sys.executable, *command, str(port)]
+    process = subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
