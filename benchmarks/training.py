@@ -40,17 +40,7 @@ Step = Callable[[], Any]
 
 def on_policy_step_ratio() -> Measurement:
     """A step on the draft's own samples over one on the data's targets, same batch."""
-    partitioner = make_partitioner()
-    target = pretrained.load(TARGET, partitioner=partitioner)
-    draft = pretrained.load(DRAFT)
-    vocabulary = DataConfig(TASK).tokenizer().vocabulary
-
-    def loss(source: DataSource) -> LossFn:
-        return make_distillation_loss(
-            draft.model, target.model, target.params, ForwardKL(), source, vocabulary=vocabulary
-        )
-
-    on_policy, fixed = (_ours(loss(source)) for source in (OnPolicy(), Fixed()))
+    on_policy, fixed = (_ours(_distillation_loss(source)) for source in (OnPolicy(), Fixed()))
     shape = "rows of 192 and 128 tokens"
     what = f"distillation step of the zoo pair on policy over fixed data, {ROWS} {shape} of {TASK}"
     return _ratio("on_policy_step_ratio", on_policy, fixed, what)
@@ -79,14 +69,18 @@ def losses(count: int = 3) -> list[float]:
 
     Products are exact, so that devices can be compared.
     """
-    target, draft = pretrained.load(TARGET), pretrained.load(DRAFT)
-    vocabulary = DataConfig(TASK).tokenizer().vocabulary
     with precision("highest"):
-        loss = make_distillation_loss(
-            draft.model, target.model, target.params, ForwardKL(), Fixed(), vocabulary=vocabulary
-        )
-        step = _ours(loss)
+        step = _ours(_distillation_loss(Fixed()))
         return [float(step()["loss"].compute()) for _ in range(count)]
+
+
+def _distillation_loss(source: DataSource) -> LossFn:
+    """Forward KL of the zoo's draft from its target."""
+    target = pretrained.load(TARGET, partitioner=make_partitioner())
+    vocabulary = DataConfig(TASK).tokenizer().vocabulary
+    return make_distillation_loss(
+        pretrained.load(DRAFT).model, target.model, target.params, ForwardKL(), source, vocabulary=vocabulary
+    )
 
 
 def _batch() -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from distillspec_jax.buckets.published_folders import PublishedFolder
 from distillspec_jax.errors import UsageError
 from tests import emulators
 from tests.broken_line import Line
-from tests.test_publications import AFTER, BEFORE, LATER, held, make
+from tests.test_publications import AFTER, BEFORE, LATER, held, publish
 from tests.training import toy
 
 pytestmark = pytest.mark.skipif(not emulators.EMULATED, reason="no DISTILLSPEC_EMULATORS")
@@ -56,15 +56,6 @@ def put(address, files):
     library = fsspec.filesystem(address.partition(":")[0])
     for name, content in files.items():
         library.pipe_file(f"{address}/{name}", content)
-
-
-def publish(contents, address):
-    one = PublishedFolder(address)
-    try:
-        make(one.path, contents)
-        one.publish()
-    finally:
-        one.close()
 
 
 def read(address):
