@@ -85,6 +85,8 @@ class ModelCard:
       chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
         that it may name (`bos_token`, `eos_token`, …); empty where there is none.
       shortlist: the ids that it proposes as a draft, see `models.shortlist`; empty: all.
+      mask_id: of a draft that proposes a block in one call, the id that stands for a token to be drafted
+        (`distillation.one_pass`); None: a call a token.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
       unknown: what a newer release wrote, which is written again.
 
@@ -105,11 +107,13 @@ class ModelCard:
     prompts_begin_with_eos: bool = False
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
     shortlist: list[schema.Id] = dataclasses.field(default_factory=list)
+    mask_id: schema.Id | None = None
     unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for field in ("eos_ids", "shortlist"):
-            check_ids(field, getattr(self, field), self.config.get("vocab_size"))
+        masks = [] if self.mask_id is None else [self.mask_id]
+        for field, ids in (("eos_ids", self.eos_ids), ("shortlist", self.shortlist), ("mask_id", masks)):
+            check_ids(field, ids, self.config.get("vocab_size"))
         check_chat(self.chat)
         schema.read(_Origin, self.provenance, "provenance")
 

@@ -1,6 +1,6 @@
 """Makes a drafter and its parameters of what a user names: draft models, and drafters that need no model.
 
-The latter are listed in `named_drafters`; drafters made of a model are `ModelDrafter`.
+The latter are listed in `named_drafters`; a model drafts token by token, or in one pass if it was taught to.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from distillspec_jax import bounds
 from distillspec_jax.decoding import named_drafters
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.hybrid import HybridDrafter
+from distillspec_jax.decoding.one_pass import OnePassDrafter
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
@@ -68,7 +69,7 @@ def make_drafter(
         tokens = block_size * candidates * len(drafts)
         bounds.check_most("block_size times candidates", tokens, bounds.CANDIDATE_TOKENS)
     members = [
-        ModelDrafter(draft.as_draft, candidates)
+        _of_model(draft, candidates, block_size)
         if isinstance(draft, Pretrained)
         else named_drafters.FACTORIES[draft](vocab_size)
         for draft in drafts
@@ -77,3 +78,10 @@ def make_drafter(
     if len(members) == 1:
         return members[0], params[0]
     return HybridDrafter(tuple(members), block_size), tuple(params)
+
+
+def _of_model(draft: Pretrained, candidates: int, block_size: int) -> Drafter:
+    mask_id = draft.card.mask_id
+    if mask_id is None:
+        return ModelDrafter(draft.as_draft, candidates)
+    return OnePassDrafter(draft.as_draft, mask_id, block_size, candidates)

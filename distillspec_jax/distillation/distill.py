@@ -15,6 +15,7 @@ from distillspec_jax.distillation.divergences import Divergence
 from distillspec_jax.distillation.divergences import divergence as find_divergence
 from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
+from distillspec_jax.distillation.one_pass import OnePass
 from distillspec_jax.distillation.sources import DataSource, check_shares
 from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.distillation.stored_logprobs import (
@@ -49,6 +50,7 @@ def distill(
     weighting: Weighting | None = None,
     deployment: Deployment | None = None,
     own_texts: int = 0,
+    one_pass: OnePass | None = None,
     dropout_rate: float | None = None,
     assume_same_vocabulary: bool = False,
     partitioner: Partitioner | None = None,
@@ -75,6 +77,8 @@ def distill(
         `model_dir/best`; step 0 is one of them.
       own_texts: held-out prompts that the draft continues at every evaluation, to measure acceptance and
         entropies on its own texts, too (`expected_acceptance`); 0: none.
+      one_pass: teach the draft to propose a block in one call; it is saved as a draft that does. Evaluations
+        are still of tokens that are read one by one. None: a draft that calls its network for each token.
       dropout_rate: of the draft, in place of its own.
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
@@ -95,12 +99,13 @@ def distill(
     student = pretrained.load(draft, partitioner=partitioner)
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
     reference = _load_reference(weighting, student, partitioner, assume_same_vocabulary)
+    one_pass = _resolved(one_pass, student, data, weighting)
     if target is None:
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
         objective = _stored_objective(
-            divergence, data, loop, partitioner, normalization, weighting, reference
+            divergence, data, loop, partitioner, normalization, weighting, reference, one_pass
         )
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
@@ -122,11 +127,13 @@ def distill(
             own_texts,
             weighting,
             reference,
+            one_pass,
         )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     if weighting is not None and weighting.reference is not None:
         parents["reference draft"] = weighting.reference
     card = job.describe_run(student.model, data, parents, gin)
+    card = dataclasses.replace(card, mask_id=None if one_pass is None else one_pass.mask_id)
     job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
@@ -209,6 +216,7 @@ def _stored_objective(
     normalization: str,
     weighting: Weighting | None,
     reference: Frozen | None,
+    one_pass: OnePass | None,
 ) -> _Objective:
     """The objective on the stored log-probabilities of a target that is not loaded."""
     vocabulary = data.tokenizer().vocabulary
@@ -222,6 +230,7 @@ def _stored_objective(
             normalization=normalization,
             weighting=weighting,
             reference=reference,
+            one_pass=one_pass,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
@@ -247,6 +256,7 @@ def _live_objective(
     own_texts: int,
     weighting: Weighting | None,
     reference: Frozen | None,
+    one_pass: OnePass | None,
 ) -> _Objective:
     """The objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
@@ -278,6 +288,7 @@ def _live_objective(
             normalization=normalization,
             weighting=weighting,
             reference=reference,
+            one_pass=one_pass,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
@@ -295,6 +306,30 @@ def _live_objective(
         )
 
     return _Objective(loss, evaluate)
+
+
+def _resolved(
+    one_pass: OnePass | None, student: Pretrained, data: DataConfig, weighting: Weighting | None
+) -> OnePass | None:
+    """Chooses the mask that the draft is taught, if it is taught one.
+
+    Raises:
+      UsageError: see `OnePass.resolved`; a draft that reads masks would forget them, or there is a weighting,
+        which does not know them.
+    """
+    own = student.card.mask_id
+    if one_pass is None:
+        if own is not None:
+            raise UsageError(
+                f"ONE_PASS=None: {student.name} drafts in one pass, which it would forget; "
+                "set ONE_PASS = @one_pass.OnePass()"
+            )
+        return None
+    if weighting is not None:
+        raise UsageError(
+            f"ONE_PASS and WEIGHTING=@{type(weighting).__name__}() do not go together: set one to None"
+        )
+    return one_pass.resolved(own, data.tokenizer().vocab_size, student.model.vocab_size)
 
 
 def _load_reference(

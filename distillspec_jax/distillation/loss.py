@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.divergences import Divergence, TotalVariation, of_vocabulary
+from distillspec_jax.distillation.one_pass import OnePass, acceptances, of_targets
 from distillspec_jax.distillation.sources import DataSource, Networks
 from distillspec_jax.distillation.weighting import Frozen, Logits, Weighting
 from distillspec_jax.errors import find
@@ -70,6 +71,7 @@ def make_distillation_loss(
     normalization: str = "sequence",
     weighting: Weighting | None = None,
     reference: Frozen | None = None,
+    one_pass: OnePass | None = None,
 ) -> LossFn:
     """Makes a loss for `training.step`: the target's parameters travel with it as arguments, not constants.
 
@@ -86,10 +88,11 @@ def make_distillation_loss(
       normalization: key of `NORMALIZATIONS`.
       weighting: weighs tokens by what the networks say of them; None: all alike.
       reference: the draft that `weighting` compares with, logits of the same width.
+      one_pass: lay tails of masks behind the texts, and take the loss on these, too.
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
     samples or on references, so not Eq. 3's alpha (see `expected_acceptance.py`), nor what a sampler
-    measures.
+    measures. With `one_pass`, `acceptance_of_masks` is the same for the masks, given all tokens before.
 
     Raises:
       UsageError: an unknown normalization.
@@ -143,10 +146,14 @@ def make_distillation_loss(
         frozen = jax.lax.stop_gradient(params)
         networks = Networks(draft, frozen, target, target_params, vocabulary)
         batch = source(networks, batch, source_key)
+        target_hidden_BTM = target.hidden(target_params, batch)
+        if one_pass is not None:  # from here on T counts masks, too
+            batch, about_BT = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
+            target_hidden_BTM = of_targets(target_hidden_BTM, about_BT)
         mask_BT = batch["decoder_loss_weights"]
         hidden_BTM = draft.hidden(params, batch, dropout_key=dropout_key if dropout else None)
         given = {
-            "target_hidden": target.hidden(target_params, batch),
+            "target_hidden": target_hidden_BTM,
             "tokens": batch["decoder_target_tokens"],
             "mask": mask_BT,
         }
@@ -162,7 +169,7 @@ def make_distillation_loss(
             chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size),
         )
         metrics = {
-            "acceptance_on_batch": Mean.of(1.0 - tvd_BT, mask_BT),
+            **acceptances("acceptance_on_batch", 1.0 - tvd_BT, mask_BT, batch),
             "row_tokens": row_tokens(mask_BT),
         }
         return loss_sum, weight_sum, metrics | seen

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.distillation.divergences import Divergence, HardLabels, TotalVariation, WeightedSum
 from distillspec_jax.distillation.loss import find_normalization
+from distillspec_jax.distillation.one_pass import OnePass, acceptances
 from distillspec_jax.distillation.sources import DataSource, Fixed
 from distillspec_jax.distillation.weighting import Frozen, Logits, Weighting
 from distillspec_jax.errors import UsageError
@@ -124,6 +125,7 @@ def make_stored_logprobs_loss(
     normalization: str = "sequence",
     weighting: Weighting | None = None,
     reference: Frozen | None = None,
+    one_pass: OnePass | None = None,
 ) -> LossFn:
     """Makes a loss for `training.step` on batches of `data.target_set` with distributions; needs no target.
 
@@ -132,7 +134,7 @@ def make_stored_logprobs_loss(
       divergence: token by token, over k + 1 outcomes.
       vocabulary: of both; the padded rows of an embedding are in no distribution.
       dropout: draw the draft's dropout masks from the step's key.
-      normalization, weighting, reference: see `loss.make_distillation_loss`.
+      normalization, weighting, reference, one_pass: see `loss.make_distillation_loss`.
 
     The metric `acceptance_at_most` is the pooled 1 - TVD of the merged distributions, not below the whole
     ones'.
@@ -155,6 +157,8 @@ def make_stored_logprobs_loss(
     def loss_fn(
         reference_params: Params, params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
+        if one_pass is not None:  # from here on T counts masks, too
+            batch, _ = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
         weights_BT = batch["decoder_loss_weights"]
         log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
         logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
@@ -165,7 +169,7 @@ def make_stored_logprobs_loss(
         weight_BT, weight_sum, seen = weigh(reference_params, said, batch)
         tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)
         metrics = {
-            "acceptance_at_most": Mean.of(1.0 - tvd_BT, weights_BT),
+            **acceptances("acceptance_at_most", 1.0 - tvd_BT, weights_BT, batch),
             "row_tokens": row_tokens(weights_BT),
         }
         return jnp.sum(loss_BT * weight_BT), weight_sum, metrics | seen

@@ -30,6 +30,7 @@ from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.layer_stack import through
+from distillspec_jax.models.mask_tails import places
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
@@ -57,9 +58,11 @@ class Line(NamedTuple):
 def line(batch: Batch) -> Line:
     """`encoder_input_tokens`, less the last of each, and `decoder_input_tokens`, begun by that last one.
 
-    A row holds one example, or several (`*_segment_ids`, `*_positions`). Without inputs, or with none in a
-    row, the targets are the line: the id 0 that features put first begins it.
+    A row holds one example, perhaps with tails of masks (`mask_tails.py`), or several (`*_segment_ids`,
+    `*_positions`). Without inputs, or with none in a row, the targets are the line: the id 0 that features
+    put first begins it.
     """
+    tailed = places(batch)
     outputs_BT = batch["decoder_input_tokens"]
     inputs_BS = batch.get("encoder_input_tokens", jnp.zeros((len(outputs_BT), 0), jnp.int32))
     slot_1S = jnp.arange(inputs_BS.shape[1])[None]
@@ -71,6 +74,7 @@ def line(batch: Batch) -> Line:
         own_BT = jnp.ones_like(outputs_BT)
         place_BS = jnp.broadcast_to(slot_1S, inputs_BS.shape)
         place_BT = jnp.broadcast_to(jnp.arange(outputs_BT.shape[1])[None], outputs_BT.shape)
+        place_BT = place_BT if tailed is None else tailed.position
 
     same_BTS = own_BT[:, :, None] == own_BS[:, None]
     length_BT = jnp.sum(same_BTS, axis=2)
@@ -81,8 +85,12 @@ def line(batch: Batch) -> Line:
     # The pending token stands among the targets: its place in the prompt is empty, as is padding.
     followed_BS = jnp.pad(own_BS, ((0, 0), (0, 1)))[:, 1:] == own_BS
     own_BX = jnp.concatenate([jnp.where(followed_BS, own_BS, 0), own_BT], axis=1)
-    position_BX = jnp.concatenate([place_BS, place_BT + jnp.maximum(length_BT - 1, 0)], axis=1)
-    visible_BXX = (own_BX[:, :, None] == own_BX[:, None]) & (position_BX[:, None] <= position_BX[:, :, None])
+    shift_BT = jnp.maximum(length_BT - 1, 0)
+    position_BX = jnp.concatenate([place_BS, place_BT + shift_BT], axis=1)
+    visible_BXX = position_BX[:, None] <= position_BX[:, :, None]
+    if tailed is not None:
+        visible_BXX = tailed.after(place_BS, shift_BT).visible()
+    visible_BXX &= own_BX[:, :, None] == own_BX[:, None]
     return Line(jnp.concatenate([inputs_BS, outputs_BT], axis=1), position_BX, visible_BXX)
 
 
@@ -286,7 +294,7 @@ class DecoderOnly(LinenModel):
         Raises:
           UsageError: as `prefill`.
         """
-        if "encoder_segment_ids" not in batch:  # how long packed examples may be, `training.job` has checked
+        if "decoder_positions" not in batch:  # else rows are not their widths, and `training.job` has checked
             self._check_room(batch.get("encoder_input_tokens"), batch["decoder_input_tokens"].shape[1])
         return super().hidden(params, batch, dropout_key=dropout_key)
 

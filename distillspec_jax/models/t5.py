@@ -26,6 +26,7 @@ from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
+from distillspec_jax.models.mask_tails import places
 from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
@@ -182,12 +183,12 @@ class Decoder(nn.Module):
         self,
         x_BTM: Array,
         encoded_BSM: Array,
+        position_BT: Array,
         mask_BTT: Array,
         cross_mask_BTS: Array,
         deterministic: bool,
     ) -> Array:
-        position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
+        bias = self.relpos_bias(position_BT, position_BT) + bias_of(mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
@@ -246,13 +247,16 @@ class Transformer(nn.Module):
         segments = batch.get("encoder_segment_ids")
         encoded = self.encode(inputs_BS, segments, deterministic)
         t = outputs_BT.shape[1]
+        tailed, position = places(batch), jnp.arange(t)[None]
         mask = jnp.tril(jnp.ones((t, t), bool))[None]
+        if tailed is not None:
+            mask, position = tailed.visible(), tailed.position
         cross_mask = jnp.broadcast_to((inputs_BS > 0)[:, None, :], (len(inputs_BS), t, inputs_BS.shape[1]))
         if segments is not None:
             own = batch["decoder_segment_ids"]
             mask = mask & (own[:, :, None] == own[:, None, :])
             cross_mask = cross_mask & (own[:, :, None] == segments[:, None, :])
-        return self.decoder(self._embed(outputs_BT), encoded, mask, cross_mask, deterministic)
+        return self.decoder(self._embed(outputs_BT), encoded, position, mask, cross_mask, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
         """Cross-attention keys and values of every decoder layer."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import optax
+from optax import contrib
 
 from distillspec_jax.errors import UsageError, check_number
 
@@ -59,6 +61,39 @@ def adafactor(
 ) -> optax.GradientTransformation:
     """Adafactor (the paper's optimizer) with T5X's step-size scaling by parameter norm."""
     return _clipped(optax.adafactor(_checked(learning_rate), weight_decay_rate=weight_decay), clip_norm)
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.0,
+    beta: float = 0.95,
+    clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """Muon (arXiv 2502.16982) for the projections' matrices, AdamW for embeddings, norms and position biases.
+
+    Updates of matrices have the root mean square that AdamW's tend to, so that both take one learning rate.
+    """
+    chosen = contrib.muon(
+        _checked(learning_rate),
+        weight_decay=weight_decay,
+        beta=beta,
+        adam_b2=0.98,
+        muon_weight_dimension_numbers=_projections,
+        consistent_rms=0.2,
+    )
+    return _clipped(chosen, clip_norm)
+
+
+def _projections(params: Any) -> Any:
+    """A tree like `params`: how Muon sees each projection (layers that are scanned one by one), else None."""
+
+    def dimensions(path: tuple[Any, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
+        names = [getattr(key, "key", None) for key in path]
+        if names[-1:] != ["kernel"] or "logits_dense" in names:
+            return None
+        return contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
 def _clipped(

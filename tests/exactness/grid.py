@@ -15,10 +15,12 @@ from distillspec_jax.decoding import (
     HybridDrafter,
     Loop,
     ModelDrafter,
+    OnePassDrafter,
     PairParams,
     PromptLookup,
     SpeculativeLoop,
     State,
+    TokenRule,
     Verifier,
     rules,
 )
@@ -59,11 +61,15 @@ BLOCK_SIZES = (0, 1, 2, 3, 5)
 HYBRID = "hybrid"
 """Blocks of several drafters: two of a model's, one of another's, one that was looked up."""
 
+ONE_PASS = "one pass"
+"""The token rule on blocks that a model drafts in one call, with the padding id for masks."""
+
 RULES: dict[str, tuple[int, Verifier]] = {
     **{name: (1, rule.make()) for name, rule in rules.RULES.items() if rule.exact},
     "candidates": (3, CandidatesRule()),
     "one candidate": (1, CandidatesRule()),
     HYBRID: (2, CandidatesRule()),
+    ONE_PASS: (1, TokenRule()),
 }
 """Every exact rule, with the number of candidate blocks that a draft model gives it. A rule that joins
 `decoding.rules.RULES` is here by itself."""
@@ -71,6 +77,7 @@ RULES: dict[str, tuple[int, Verifier]] = {
 EVERY_DAY = {
     *(("prefix", size, "token") for size in (0, 5)),
     *(("prefix", 3, name) for name, rule in rules.RULES.items() if rule.exact and name != "token"),
+    ("prefix", 3, ONE_PASS),
     ("prefix", 2, HYBRID),  # the rule of candidates with every kind of drafter
     *((name, 2, "token") for name in FAMILIES if name != "prefix"),
 }
@@ -94,6 +101,8 @@ def make_loop(pair: Family, block_size: int, rule: str = "token") -> Loop:
         return AutoregressiveLoop(pair.target)
     candidates, verifier = RULES[rule]
     drafter: Drafter = dataclasses.replace(pair.drafter, candidates=candidates)
+    if rule == ONE_PASS:
+        drafter = OnePassDrafter(pair.draft, mask_id=0, block_size=block_size)
     if rule == HYBRID:
         others = ModelDrafter(pair.draft), PromptLookup(VOCAB)
         drafter = HybridDrafter((drafter, *others), block_size)

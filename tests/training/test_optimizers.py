@@ -71,7 +71,7 @@ def test_adamw_decays_no_weights_unless_told():
     np.testing.assert_array_equal(update, np.zeros(3))
 
 
-@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor, optimizers.muon])
 def test_the_clip_comes_before_the_optimizer(optimizer):
     """A gradient of norm 2 is one of norm 1; both moments must see the clipped one."""
     small, large = np.array([[0.6, 0.8]]), np.array([[1.2, 1.6]])
@@ -127,8 +127,33 @@ def test_a_schedule_of_no_numbers_or_without_a_rate_is_refused(change, says):
         optimizers.warmup_cosine(total_steps=10, **possible | change)
 
 
-@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
+@pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor, optimizers.muon])
 @pytest.mark.parametrize("rate", [0, "fast", float("nan"), True])
 def test_a_constant_rate_is_held_to_the_same(optimizer, rate):
     with pytest.raises(UsageError, match=r"^LEARNING_RATE="):
         optimizer(rate)
+
+
+def test_muon_makes_all_directions_of_a_projection_alike_and_leaves_the_rest_to_adamw():
+    """An update is near the nearest semi-orthogonal matrix, of the size of AdamW's; layers by themselves."""
+    rng, rate = np.random.default_rng(0), 0.01
+    gradient = rng.normal(size=(3, 8, 16)) @ np.diag(0.85 ** np.arange(16.0))
+    embedding = np.outer(rng.normal(size=8), rng.normal(size=16))  # of one direction
+
+    def updated(gradients):
+        given = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradients)
+        optimizer = optimizers.muon(rate, clip_norm=None)
+        return optimizer.update(given, optimizer.init(given), given)[0]
+
+    stacked = updated(
+        {"mlp": {"kernel": gradient}, "embedding": embedding, "logits_dense": {"kernel": embedding}}
+    )
+    for layer, update in zip(gradient, np.asarray(stacked["mlp"]["kernel"]), strict=True):
+        left, _, right = np.linalg.svd(layer, full_matrices=False)
+        along = -np.diag(left.T @ update @ right.T) / (rate * 0.2 * np.sqrt(16))
+        assert along.min() > 0.4, along
+        assert along.max() < 1.3, along
+        alone = updated({"mlp": {"kernel": layer}})["mlp"]["kernel"]
+        np.testing.assert_allclose(alone, update, rtol=1e-4, atol=1e-6)
+    for by_adam in (stacked["embedding"], stacked["logits_dense"]["kernel"]):
+        np.testing.assert_allclose(by_adam / -rate, 1.473684 * np.sign(embedding), rtol=1e-3)

@@ -1,0 +1,127 @@
+"""Training a draft to propose a block in one call (PARD, arXiv 2504.18583, Section 3.2).
+
+At cuts of each text, drawn anew each step, stand masks in place of the tokens to come. Each mask is taught
+the target's distribution at its place, given the whole text before it, of which the draft sees the part up to
+the cut. PARD reads every position at every depth and drops some at random; here cuts are drawn and the texts
+are read once, so that a step costs `cuts * (tokens - 1)` masks a row, whatever the length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distillspec_jax.errors import UsageError, check_number
+from distillspec_jax.metrics import Mean
+from distillspec_jax.models.interface import Batch
+from distillspec_jax.shapes import Array
+
+_OF_TARGETS = ("decoder_target_tokens", "top_ids", "top_logprobs", "tail_logprob")
+"""Features with an entry a target token, which a mask has, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnePass:
+    """How a draft is taught to read masks.
+
+    Attributes:
+      mask_id: the id of a mask: one that no text has, like a padded row of the embedding. None: the draft's
+        own, or else the first padded row.
+      tokens: G, how many it shall draft in one call, the one after the pending token included.
+      cuts: of each text and step.
+
+    Raises:
+      UsageError: a number out of range.
+    """
+
+    mask_id: int | None = None
+    tokens: int = 8
+    cuts: int = 8
+
+    def __post_init__(self) -> None:
+        check_number("OnePass.tokens", self.tokens, 2, most=64)
+        check_number("OnePass.cuts", self.cuts, 1, most=1024)
+        if self.mask_id is not None:
+            check_number("OnePass.mask_id", self.mask_id, 0)
+
+    def resolved(self, own: int | None, vocab_size: int, logits: int) -> OnePass:
+        """The same with its mask chosen.
+
+        Args:
+          own: the mask that the draft knows already.
+          vocab_size: real ids; `logits`: those of the network, the padded rows of its embedding included.
+
+        Raises:
+          UsageError: the draft knows another, the network has no such id, or it has no padded row to choose.
+        """
+        mask_id = self.mask_id
+        if own is not None and mask_id not in (None, own):
+            raise UsageError(f"OnePass.mask_id={mask_id}: the draft knows {own} as its mask, leave it out")
+        if mask_id is None:
+            mask_id = own if own is not None else vocab_size
+            if mask_id >= logits:
+                raise UsageError(
+                    f"OnePass.mask_id=None: all {logits} ids of the draft are of its vocabulary; name one "
+                    "that no text has, such as a reserved token"
+                )
+        if mask_id >= logits:
+            raise UsageError(f"OnePass.mask_id={mask_id}: must be below the draft's {logits} ids")
+        return dataclasses.replace(self, mask_id=mask_id)
+
+    def with_tails(self, batch: Batch, key: Array) -> tuple[dict[str, Array], Array]:
+        """Lays tails of masks behind the targets of a batch.
+
+        Args:
+          batch: rows of one example each, `[B, T]`.
+          key: draws the cuts.
+
+        Returns:
+          The batch with `[B, X]` in place of `[B, T]`, as `models/mask_tails.py` describes it; masks past the
+          end of a text weigh nothing. And `[B, X]`, the target token that each is about.
+        """
+        assert self.mask_id is not None  # `resolved`
+        tokens_BT, weights_BT = batch["decoder_input_tokens"], batch["decoder_loss_weights"]
+        rows, width = tokens_BT.shape
+        slot_BT = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), tokens_BT.shape)
+        length_B11 = jnp.max(jnp.where(weights_BT > 0, slot_BT + 1, 1), axis=1)[:, None, None]
+        drawn_BM1 = jax.random.uniform(key, (rows, self.cuts, 1))
+        cut_BM1 = jnp.minimum(jnp.floor(drawn_BM1 * length_B11), length_B11 - 1).astype(jnp.int32)
+        place_BMG = cut_BM1 + jnp.arange(1, self.tokens, dtype=jnp.int32)[None, None]
+        number_1M1 = jnp.arange(1, self.cuts + 1, dtype=jnp.int32)[None, :, None]
+
+        def joined(of_tokens_BT: Array, of_masks: Array) -> Array:
+            masks_BY = jnp.broadcast_to(of_masks, place_BMG.shape).reshape(rows, -1)
+            return jnp.concatenate([of_tokens_BT, masks_BY.astype(of_tokens_BT.dtype)], axis=1)
+
+        position_BX = joined(slot_BT, place_BMG)
+        about_BX = jnp.minimum(position_BX, width - 1)
+        tailed = {name: of_targets(batch[name], about_BX) for name in _OF_TARGETS if name in batch}
+        known_BX = jnp.take_along_axis(weights_BT, about_BX, axis=1)
+        return {
+            **batch,
+            **tailed,
+            "decoder_input_tokens": joined(tokens_BT, jnp.array(self.mask_id)),
+            "decoder_loss_weights": jnp.where(position_BX < width, known_BX, 0),
+            "decoder_positions": position_BX,
+            "decoder_tails": joined(jnp.zeros_like(slot_BT), number_1M1),
+            "decoder_cuts": joined(slot_BT, cut_BM1),
+        }, about_BX
+
+
+def of_targets(values: Any, about_BX: Array) -> Array:
+    """Gathers `[B, T, ...]` values of target tokens for tokens and masks: `[B, X, ...]`."""
+    return jax.vmap(lambda values_T, about_X: values_T[about_X])(values, about_BX)
+
+
+def acceptances(name: str, accepted_BX: Array, mask_BX: Array, batch: Batch) -> dict[str, Mean]:
+    """Makes metrics of the probability that each token would be accepted, of tokens and masks apart."""
+    if "decoder_tails" not in batch:
+        return {name: Mean.of(accepted_BX, mask_BX)}
+    masks_BX = batch["decoder_tails"] > 0
+    return {
+        name: Mean.of(accepted_BX, mask_BX * ~masks_BX),
+        "acceptance_of_masks": Mean.of(accepted_BX, mask_BX * masks_BX),
+    }
