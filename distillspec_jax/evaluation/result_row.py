@@ -155,7 +155,7 @@ class ResultRow(_Record):
       overlap: mean of sum_v min(p, q) over tested positions; None if it was not recorded.
       block_efficiency: tokens a target call.
       mbsu: memory-bound speed-up.
-      cost_ratio: c, bytes of the draft's parameters over the target's.
+      cost_ratio: c, bytes of the draft's parameters over the target's; of a one-pass draft the γ-th part.
       seconds, baseline_seconds: of the timed prompts, with and without the drafter; None if not timed.
       speedup: over decoding without a draft; None if not timed.
       acceptance_tested_ci95, block_efficiency_ci95, speedup_ci95: `[low, high]`, None where unknown.

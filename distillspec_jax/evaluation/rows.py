@@ -48,7 +48,7 @@ def drafted_row(
     """Makes the row of one drafter at one block size.
 
     Args:
-      cost_ratio: bytes of the draft's parameters over the target's.
+      cost_ratio: see `Pretrained.cost_ratio`.
       baseline: autoregressive decoding, timed in turns with `measured`.
       conditions: the other fields of a row that are not measured.
     """

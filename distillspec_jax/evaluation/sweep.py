@@ -245,7 +245,7 @@ class _Sweep:
                 complete = measured.completed(part, engine, distribution, workload)
             self._finite(complete)
             draft = self.drafts[cell.drafter]
-            ratio = draft.cost_ratio(self.target) if isinstance(draft, Pretrained) else 0.0
+            ratio = draft.cost_ratio(self.target, cell.block_size) if isinstance(draft, Pretrained) else 0.0
             row = rows.drafted_row(
                 cell.drafter,
                 cell.block_size,
@@ -327,7 +327,11 @@ class _Sweep:
     def models(self) -> tuple[str, dict[str, Any]]:
         """Digests of the target's weights and of each drafter's."""
         drafts = {
-            label: [fingerprints.of_params(draft.params), draft.card.shortlist]
+            label: [
+                fingerprints.of_params(draft.params),
+                draft.card.shortlist,
+                *([] if draft.card.mask_id is None else [draft.card.mask_id]),
+            ]
             if isinstance(draft, Pretrained)
             else draft
             for label, draft in self.drafts.items()

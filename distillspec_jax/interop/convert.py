@@ -48,7 +48,7 @@ class Source:
       step: of its training, 0 where it does not tell.
       tokenizer: the tokenizer's file, or None.
       tokenizer_name: what errors call it.
-      eos_ids, chat: see `ModelCard`.
+      eos_ids, chat, mask_id: see `ModelCard`.
       skipped: what was left behind, in words.
     """
 
@@ -59,6 +59,7 @@ class Source:
     tokenizer_name: str = ""
     eos_ids: tuple[int, ...] = ()
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
+    mask_id: int | None = None
     skipped: tuple[str, ...] = ()
 
     @property
@@ -123,6 +124,7 @@ def convert(
         eos_ids=list(read.eos_ids),
         prompts_end_with_eos=read.model.prompts_end_with_eos,
         chat=read.chat,
+        mask_id=read.mask_id,
     )
     _to_jax(read.params)
     with new_folder(destination) as folder:
@@ -177,6 +179,7 @@ def _from_hf(source: str) -> Source:
         tokenizer_name=str(tokenizer),
         eos_ids=hf_tokenizer.eos_ids(source),
         chat=hf_tokenizer.chat(source),
+        mask_id=hf_folder.mask_id(source),
     )
 
 
@@ -222,6 +225,8 @@ def export(source: str, destination: str) -> Pretrained:
     check_new_folder(destination)
     model = pretrained.load(source)
     special, files = hf_tokenizer.files(model)
+    if model.card.mask_id is not None:
+        special[hf_folder.MASK_FIELD] = model.card.mask_id
     network, params = factorised.expanded(model.model, jax.device_get(model.params))
     card = readme.text(model, checkpoint.count_parameters(params))
     profile = readme.profile_of(model)

@@ -23,6 +23,8 @@ from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Params
 
+MASK_FIELD = "pard_token"
+"""The value of config.json that vLLM reads a one-pass draft's mask from."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 
@@ -94,6 +96,12 @@ def read(directory: str | Path) -> tuple[Network, Params]:
     where = f"{root / CONFIG_FILE} is not the configuration of a {kind}"
     sizes, params = _READERS[family](tensors, config, where)
     return registry.FAMILIES[family](sizes), params
+
+
+def mask_id(directory: str | Path) -> int | None:
+    """The mask of a draft that proposes a block in one call, see `ModelCard.mask_id`."""
+    path = Path(directory) / CONFIG_FILE
+    return schema.value(schema.Id | None, read_json(path).get(MASK_FIELD), str(path), MASK_FIELD)
 
 
 def family_of(kind: str) -> str:

@@ -55,6 +55,12 @@ def text(model: Pretrained, num_parameters: int) -> str:
             f"before `generate`, set `model.config.num_layers = {layers}`.",
             "",
         ]
+    if card.mask_id is not None:
+        lines += [
+            f"It was taught to propose a block in one call, with id {card.mask_id} in place of the tokens to "
+            "come (`pard_token` in config.json). An engine that does not know that calls it for each token.",
+            "",
+        ]
     if card.shortlist:
         lines += [
             f"Its shortlist of {len(card.shortlist):,} ids is not kept: in transformers it proposes all.",

@@ -57,9 +57,13 @@ class Pretrained:
         """The network as it drafts, with these parameters: on its shortlist, where it has one."""
         return Shortlisted(self.model, tuple(self.card.shortlist)) if self.card.shortlist else self.model
 
-    def cost_ratio(self, target: Pretrained) -> float:
-        """c: bytes of this draft's parameters, less those that its shortlist spares, over the target's."""
-        return self._bytes(shortlist.spared(self.model, len(self.card.shortlist))) / target._bytes()
+    def cost_ratio(self, target: Pretrained, block_size: int = 1) -> float:
+        """c: bytes that a drafted token reads of this draft's parameters, over the target's.
+
+        Those that its shortlist spares are not read, and a one-pass draft reads the others once a block.
+        """
+        call = self._bytes(shortlist.spared(self.model, len(self.card.shortlist))) / target._bytes()
+        return call if self.card.mask_id is None else call / block_size
 
     def _bytes(self, spared: int = 0) -> float:
         """Bytes of all parameters, less those of so many weights of the projection to logits."""

@@ -14,6 +14,7 @@ from distillspec_jax.distillation import divergences, sources
 from distillspec_jax.distillation.block_efficiency import BlockEfficiency
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.distill import distill
+from distillspec_jax.distillation.one_pass import OnePass
 from distillspec_jax.distillation.token_selection import TokenSelection
 
 ON_POLICY, TARGET = sources.OnPolicy(), sources.TargetGenerated()
@@ -27,6 +28,7 @@ ALGORITHMS = {
     "lk_hybrid": (divergences.LKHybrid(3.0), TARGET),
     "adaspec": (divergences.ForwardKL(), sources.Fixed()),
     "block_efficiency": (divergences.TotalVariation(), TARGET),
+    "pard": (divergences.ForwardKL(), TARGET),
 }
 WEIGHTINGS = {"adaspec": TokenSelection("r", 0.4), "block_efficiency": BlockEfficiency(7)}
 
@@ -46,10 +48,11 @@ def test_divergence_and_source_are_those_of_its_paper(name):
     assert (bound["divergence"], bound["source"]) == ALGORITHMS[name]
     assert bound["normalization"] == ("token" if name == "adaspec" else "sequence")
     assert bound["weighting"] == WEIGHTINGS.get(name)
+    assert bound["one_pass"] == (OnePass(None, 8, 8) if name == "pard" else None)
     assert bound["deployment"] == (Deployment(1.0) if name == "distillspec" else None)
 
 
-QUICK = ("seqkd", "f_distill")
+QUICK = ("seqkd", "f_distill", "pard")
 """Between them all sources but the data alone, and what no other test trains by."""
 
 
@@ -69,6 +72,8 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     ]
     if name == "distillspec":
         argv.append("--gin.OWN_TEXTS=2")
+    if name == "pard":
+        argv.append("--gin.MASK_ID=2")
     if name == "adaspec":
         argv.append(f"--gin.REFERENCE={draft_dir}")
     if name != "distillspec":  # nothing held out: neither evaluations nor a check
@@ -80,6 +85,7 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     assert trained["loss"] > 0
     assert math.isfinite(trained["loss"])
     captured = capsys.readouterr()
+    assert checkpoint.read_card(tmp_path / "run").mask_id == (2 if name == "pard" else None)
     if name != "distillspec":
         assert captured.err.endswith("no held-out prompts to check with\n")
         return

@@ -169,3 +169,5 @@ def test_a_draft_whose_card_has_a_mask_drafts_in_one_pass():
     assert isinstance(made, OnePassDrafter)
     assert params is draft.params
     assert (made.mask_id, made.block_size, made.candidates) == (3, 4, 2)
+    masked = dataclasses.replace(draft, card=card)
+    assert masked.cost_ratio(draft, 4) == draft.cost_ratio(draft, 4) / 4 == 0.25

@@ -168,7 +168,11 @@ def test_a_sentencepiece_tokenizer_goes_along_and_is_read_by_transformers(tmp_pa
     assert "tokenizer" not in capsys.readouterr().err
     loaded = pretrained.load(f"{tmp_path}/ours")
     assert loaded.card.tokenizer_fingerprint == embedded_tokenizer().fingerprint
-    convert.export(f"{tmp_path}/ours", f"{tmp_path}/back")
+    card = dataclasses.replace(loaded.card, mask_id=2)
+    pretrained.save(dataclasses.replace(loaded, card=card), f"{tmp_path}/one_pass")
+    convert.export(f"{tmp_path}/one_pass", f"{tmp_path}/back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["pard_token"] == 2
+    assert convert.convert("hf", f"{tmp_path}/back", f"{tmp_path}/again")[0].mask_id == 2
     assert (tmp_path / "back" / "spiece.model").read_bytes() == loaded.tokenizer_bytes
     ours = Tokenizer.from_bytes(loaded.tokenizer_bytes)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")

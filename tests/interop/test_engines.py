@@ -58,6 +58,14 @@ CONVERTED = [
 ]
 
 
+def test_a_draft_that_reads_masks_drafts_in_parallel_where_an_engine_can(deployed):
+    _, script = deployed("vllm", mask_id=5)
+    drafting = json.loads(commands(script)[0][-1][-1].removeprefix("--speculative-config="))
+    assert drafting["parallel_drafting"] is True
+    assert "token by token" not in script
+    assert "this engine calls it token by token" in deployed("sglang", mask_id=5)[1]
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_vllm_drafts_as_the_requests_sample(deployed, temperature):
     _, script = deployed("vllm", f"--temperature={temperature}", "--block_size=3", "--tensor_parallel=2")

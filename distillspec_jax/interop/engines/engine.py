@@ -100,6 +100,7 @@ class Engine:
       pairing: what it does of itself about two different vocabularies, as the end of a sentence.
       recipe: what serves a pair that `check` has passed; raises UsageError if the engine would refuse it, or
         give other texts without a word.
+      reads_masks: it lets a draft that was taught to propose a block do so in one call.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Engine:
     families: tuple[str, ...]
     pairing: str
     recipe: Callable[[Deployment], Recipe]
+    reads_masks: bool = False
 
 
 def check(engine: Engine, deployment: Deployment, others: Sequence[Engine]) -> None:
@@ -184,10 +186,14 @@ def check_one_device(engine: Engine, deployment: Deployment) -> None:
         raise UsageError(f"--tensor_parallel belongs to vllm and sglang, {engine.name} does not take it here")
 
 
-def notes(deployment: Deployment) -> list[str]:
-    """Sentences that hold of a pair in every engine."""
+def notes(engine: Engine, deployment: Deployment) -> list[str]:
+    """Sentences that hold of a pair, whatever the engine's recipe says."""
     target, draft = deployment.target, deployment.draft
     found = []
+    if draft.mask_id is not None and not engine.reads_masks:
+        found.append(
+            "The draft proposes a block in one call here and in vLLM; this engine calls it token by token."
+        )
     if draft.shortlisted:
         found.append("The draft's shortlist is left behind: engines draft over all ids, which takes longer.")
     if getattr(draft.config, "embedding_rank", 0):

@@ -54,4 +54,4 @@ def recipe(
     )
     engine.check(found, deployment, list(ENGINES.values()))
     made = found.recipe(deployment)
-    return Recipe(made.commands, made.python, [*engine.notes(deployment), *made.notes])
+    return Recipe(made.commands, made.python, [*engine.notes(found, deployment), *made.notes])

@@ -37,6 +37,7 @@ class ServedModel:
       prefix: what `generate` puts before every prompt, and an engine does not.
       shortlisted: it drafts some ids alone, which no engine does.
       taught_by: the target that it was distilled from, or None.
+      mask_id: of a draft that proposes a block in one call, see `ModelCard`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ServedModel:
     prefix: str = ""
     shortlisted: bool = False
     taught_by: str | None = None
+    mask_id: int | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -90,6 +92,7 @@ def _from_checkpoint(name: str) -> ServedModel:
         card.prefix,
         bool(card.shortlist),
         card.provenance.get("parents", {}).get("target"),
+        card.mask_id,
     )
 
 
@@ -120,6 +123,7 @@ def _from_hf(name: str) -> ServedModel:
         read_config(config, f"{where} is not the configuration of a {kind}"),
         None if tokenizer is None else tokenizer.read_bytes(),
         hf_tokenizer.eos_ids(name),
+        mask_id=hf_folder.mask_id(name),
     )
 
 

@@ -27,6 +27,8 @@ def _recipe(deployment: Deployment) -> Recipe:
         "model": deployment.path(deployment.draft, "hf"),
         "num_speculative_tokens": deployment.block_size,
     }
+    if deployment.draft.mask_id is not None:
+        drafting["parallel_drafting"] = True
     if deployment.temperature > 0:
         drafting["draft_sample_method"] = "probabilistic"
     serve = [
@@ -55,4 +57,5 @@ VLLM = Engine(
     families=("gpt2", "llama", "mistral", "qwen2", "qwen3"),
     pairing="compares the sizes of vocabularies alone: it would take its drafts for other words",
     recipe=_recipe,
+    reads_masks=True,
 )
