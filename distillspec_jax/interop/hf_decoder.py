@@ -1,4 +1,5 @@
-"""Decoder-only weights in Hugging Face's names and shapes, both ways: Llama, Mistral, Qwen2, Qwen3, GPT-2.
+"""Decoder-only weights in Hugging Face's names and shapes, both ways: Llama, Mistral, Qwen2,
+Qwen3, Gemma 3, GPT-2.
 
 SmolLM, TinyLlama and most others of this shape are Llamas to transformers. Neither torch nor transformers is
 imported: the caller turns files into arrays.
@@ -92,7 +93,14 @@ def _llama_sources(config: DecoderOnlyConfig) -> dict[str, Source]:
     for i in range(config.num_layers):
         ours, theirs = f"decoder/layers_{i}", f"layers.{i}"
         table[f"{ours}/pre_self_attention_layer_norm/scale"] = Source(f"{theirs}.input_layernorm.weight")
-        table[f"{ours}/pre_mlp_layer_norm/scale"] = Source(f"{theirs}.post_attention_layernorm.weight")
+        norms = {"pre_mlp_layer_norm": "post_attention_layernorm"}
+        if config.post_norms:
+            norms = {
+                "post_self_attention_layer_norm": "post_attention_layernorm",
+                "pre_mlp_layer_norm": "pre_feedforward_layernorm",
+                "post_mlp_layer_norm": "post_feedforward_layernorm",
+            }
+        table |= {f"{ours}/{part}/scale": Source(f"{theirs}.{name}.weight") for part, name in norms.items()}
         for part, name in {"query_norm": "q_norm", "key_norm": "k_norm"}.items() if config.qk_norm else ():
             table[f"{ours}/self_attention/{part}/scale"] = Source(f"{theirs}.self_attn.{name}.weight")
         for path, (name, bias) in projections.items():

@@ -8,11 +8,13 @@ from typing import Any
 
 from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, nearest, shown
+from distillspec_jax.interop import hf_gemma3, hf_rope
+from distillspec_jax.interop.hf_gemma3 import Gemma3
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
-from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.schema import Number
 
 ARCHITECTURES = {
+    hf_gemma3.KIND: "Gemma3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -86,7 +88,8 @@ class _Mistral(_Llama):
     sliding_window: int = 4096
 
 
-_CONFIGS: dict[str, type[_GPT2] | type[_Llama]] = {
+_CONFIGS: dict[str, type[_GPT2] | type[_Llama] | type[Gemma3]] = {
+    hf_gemma3.KIND: Gemma3,
     "gpt2": _GPT2,
     "llama": _Llama,
     "mistral": _Mistral,
@@ -95,29 +98,11 @@ _CONFIGS: dict[str, type[_GPT2] | type[_Llama]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rope:
-    """The kind of rotary positions."""
-
-    rope_theta: Number | None = None
-    rope_type: str | None = None
-    type: str = "default"  # the older name
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stretched:
-    """The stretching of Llama 3."""
-
-    factor: Number
-    low_freq_factor: Number
-    high_freq_factor: Number
-    original_max_position_embeddings: int
-
-
 _BIASES = {"llama": ("attention_bias", "mlp_bias"), "qwen3": ("attention_bias",)}
 """Fields by which a configuration says where there are biases; those of attention are in all four places."""
 
-_ONLY = {
+_ONLY: dict[str, dict[str, Any]] = {
+    hf_gemma3.KIND: hf_gemma3.ONLY,
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
     "llama": {},
     "mistral": {},
@@ -140,7 +125,7 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
         if (found := given.get(field, only)) != only:
             told = shown(found)
             raise UsageError(f"Hugging Face {kind}: {field} is {told}, only {only!r} is supported")
-    value: _GPT2 | _Llama = schema.read(_CONFIGS[kind], given, where)
+    value: _GPT2 | _Llama | Gemma3 = schema.read(_CONFIGS[kind], given, where)
     if isinstance(value, _GPT2):
         return DecoderOnlyConfig(
             vocab_size=value.vocab_size,
@@ -160,7 +145,11 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
             positions="learned",
             max_positions=value.n_positions,
         )
-    theta, scaling = _rope(kind, value, where)
+    if isinstance(value, Gemma3):
+        activation = _activation(kind, "hidden_activation", value.hidden_activation)
+        return hf_gemma3.read(value, activation, where)
+    written = value.rope_parameters or value.rope_scaling or {}
+    theta, scaling = hf_rope.read(kind, value.rope_theta, written, where)
     window = value.sliding_window if isinstance(value, _Mistral) else 0
     if "sliding_window" in config and config["sliding_window"] is None:
         window = 0
@@ -212,29 +201,25 @@ def config_to_hf(config: DecoderOnlyConfig) -> dict[str, Any]:
             "layer_norm_epsilon": config.norm_epsilon,
             **{f"{where}_pdrop": config.dropout_rate for where in ("resid", "embd", "attn")},
         }
-    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
-    if config.rope_scaling is not None:
-        rope |= {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_positions,
-        }
+    rope = hf_rope.write(config.rope_theta, config.rope_scaling)
     given = {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
     more: dict[str, Any] = {field: given[field] for field in _BIASES.get(kind, ())}
     if config.window:
         more["sliding_window"] = config.window
-    return known | {
+    known |= {
         "hidden_size": config.emb_dim,
         "intermediate_size": config.mlp_dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": activation,
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_epsilon,
+    }
+    if kind == hf_gemma3.KIND:
+        return known | hf_gemma3.write(config)
+    return known | {
+        "hidden_act": activation,
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else rope,
         "rope_parameters": rope,
@@ -247,6 +232,8 @@ def _kind(config: DecoderOnlyConfig) -> str:
     activation, *gate = config.mlp_activations
     biases = config.qkv_bias, config.out_bias, config.mlp_bias
     kind = config.norm, config.positions, gate
+    if hf_gemma3.is_one(config) and activation in _NAMES:
+        return hf_gemma3.KIND
     llama = activation in _NAMES and kind == ("rms", "rotary", ["linear"])
     if llama and config.window and not any(biases) and not config.qk_norm:
         return "mistral"
@@ -273,25 +260,3 @@ def _activation(kind: str, field: str, name: str) -> str:
     if name not in _ACTIVATIONS:
         raise UsageError(f"Hugging Face {kind}: unknown {field} {shown(name)}: {nearest(name, _ACTIVATIONS)}")
     return _ACTIVATIONS[name]
-
-
-def _rope(kind: str, value: _Llama, where: str) -> tuple[float, RopeScaling | None]:
-    """theta and scaling; transformers 5 keeps both in `rope_parameters`."""
-    written = value.rope_parameters or value.rope_scaling or {}
-    rope = schema.read(_Rope, {k: v for k, v in written.items() if v is not None}, where)
-    theta = value.rope_theta if rope.rope_theta is None else rope.rope_theta
-    name = rope.rope_type or rope.type
-    if name == "default":
-        return theta, None
-    if name != "llama3":
-        raise UsageError(
-            f"Hugging Face {kind}: rope_scaling is of type {shown(name)}, "
-            "only 'default' and 'llama3' are known"
-        )
-    stretched = schema.read(_Stretched, written, where)
-    return theta, RopeScaling(
-        factor=stretched.factor,
-        low_freq_factor=stretched.low_freq_factor,
-        high_freq_factor=stretched.high_freq_factor,
-        original_positions=stretched.original_max_position_embeddings,
-    )

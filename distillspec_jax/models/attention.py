@@ -48,15 +48,19 @@ class RMSNorm(nn.Module):
 
     Attributes:
       axis: the logical name of the axis that is normed; None: it is never sharded.
+      around_zero: the parameter is the scale less 1 (Gemma).
     """
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-6
     axis: str | None = "embed"
+    around_zero: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", logical(nn.initializers.ones, self.axis), (x.shape[-1],), jnp.float32)
+        init = nn.initializers.zeros if self.around_zero else nn.initializers.ones
+        scale = self.param("scale", logical(init, self.axis), (x.shape[-1],), jnp.float32)
+        scale = 1.0 + scale if self.around_zero else scale
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
         return (normed * along_last(scale, x32)).astype(self.dtype)
@@ -168,8 +172,9 @@ class Attention(nn.Module):
       num_kv_heads: fewer heads of keys and values, each shared by a group of neighbouring queries' heads;
         None: one for each.
       qkv_bias, out_bias: biases of the projections.
-      scaled: divide by sqrt(head_dim) here, where the query's kernel was not initialised to.
+      query_scale: what queries are multiplied by; None: their kernel was initialised to that.
       norm_epsilon: of a norm of each query's and key's head before it is rotated (Qwen3); None: no such norm.
+      norms_around_zero: see `RMSNorm.around_zero`.
     """
 
     num_heads: int
@@ -182,8 +187,9 @@ class Attention(nn.Module):
     num_kv_heads: int | None = None
     qkv_bias: bool = False
     out_bias: bool = False
-    scaled: bool = False
+    query_scale: float | None = None
     norm_epsilon: float | None = None
+    norms_around_zero: bool = False
 
     def setup(self) -> None:
         group = self.num_heads // (self.num_kv_heads or self.num_heads)
@@ -191,7 +197,7 @@ class Attention(nn.Module):
         axes, bias = ("embed", "joined_kv"), self.qkv_bias
 
         def query_init(*args: Any) -> Array:
-            return fan_in_normal(*args) / (1 if self.scaled else np.sqrt(self.head_dim))
+            return fan_in_normal(*args) / (1 if self.query_scale else np.sqrt(self.head_dim))
 
         if self.fused:
             self.qkv_stack = StackedDense(group + 2, width // group, axes, self.dtype, self.form, bias)
@@ -204,8 +210,8 @@ class Attention(nn.Module):
         self.out = Dense(self.features, out, self.dtype, form=self.form, use_bias=self.out_bias)
         self.dropout = nn.Dropout(self.dropout_rate)
         if self.norm_epsilon is not None:
-            self.query_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)
-            self.key_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)
+            of_heads = (self.dtype, self.norm_epsilon, None, self.norms_around_zero)
+            self.query_norm, self.key_norm = RMSNorm(*of_heads), RMSNorm(*of_heads)
 
     def _heads(self, x_BTE: Array) -> Array:
         """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head lie together."""
@@ -237,8 +243,8 @@ class Attention(nn.Module):
             query, (key, value) = self.queries(x_BTM), self.keys_values(x_BTM)
         if self.norm_epsilon is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        if self.scaled:
-            query *= self.head_dim**-0.5
+        if self.query_scale:
+            query *= self.query_scale
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, (key, value)

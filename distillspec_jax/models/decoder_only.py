@@ -1,4 +1,4 @@
-"""Decoder-only networks in Linen, from a GPT to a Qwen3, as a `LanguageModel`.
+"""Decoder-only networks in Linen, from a GPT to a Gemma 3, as a `LanguageModel`.
 
 One line of tokens, prompt and targets alike, each of which sees those before it. What features call inputs
 is the prompt, so that everything above this package works on either family. The token that stands for the
@@ -35,7 +35,7 @@ from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
-from distillspec_jax.models.rotary import Rotation
+from distillspec_jax.models.rotary import RopeScaling, Rotation
 from distillspec_jax.shapes import Array, Params
 
 _EMBEDDING_SPREAD = 0.02
@@ -94,6 +94,26 @@ def line(batch: Batch) -> Line:
     return Line(jnp.concatenate([inputs_BS, outputs_BT], axis=1), position_BX, visible_BXX)
 
 
+class View(NamedTuple):
+    """What a layer's tokens see of each other, and by which angles their queries and keys are turned."""
+
+    bias: Array
+    rotation: Rotation | None
+
+
+class Views(NamedTuple):
+    """The view of layers that see all tokens before one, and of those with a window; equal without one."""
+
+    everywhere: View
+    windowed: View
+
+    def of(self, everywhere: bool | Array) -> View:
+        """The view of a layer; which it is may be known in the program alone, in a loop over layers."""
+        if isinstance(everywhere, bool):
+            return self.everywhere if everywhere else self.windowed
+        return jax.tree.map(lambda one, other: jnp.where(everywhere, one, other), *self)
+
+
 class DecoderLayer(nn.Module):
     """Self-attention and feed-forward, each on a normed copy of the residual stream."""
 
@@ -114,22 +134,26 @@ class DecoderLayer(nn.Module):
             num_kv_heads=config.num_kv_heads,
             qkv_bias=config.qkv_bias,
             out_bias=config.out_bias,
-            scaled=True,
+            query_scale=(config.query_scalar or config.head_dim) ** -0.5,
             norm_epsilon=config.norm_epsilon if config.qk_norm else None,
+            norms_around_zero=config.norms_around_zero,
         )
         self.pre_mlp_layer_norm = _norm(config)
         self.mlp = MlpBlock(
             config.mlp_dim, config.mlp_activations, config.dropout_rate, dtype, form, config.mlp_bias
         )
+        if config.post_norms:
+            self.post_self_attention_layer_norm, self.post_mlp_layer_norm = _norm(config), _norm(config)
         self.dropout = shared_dropout(config.dropout_rate)
 
     def __call__(
-        self, x_BTM: Array, bias: Array, rotation: Rotation | None, deterministic: bool
+        self, x_BTM: Array, views: Views, everywhere: bool | Array, deterministic: bool
     ) -> tuple[Array, tuple[Array, Array]]:
         """The residual stream after the layer, and its keys and values."""
+        view = views.of(everywhere)
         y = self.pre_self_attention_layer_norm(x_BTM)
-        query, kv = self.self_attention.queries_keys_values(y, rotation)
-        y = self.self_attention.attend(query, kv, bias, deterministic)
+        query, kv = self.self_attention.queries_keys_values(y, view.rotation)
+        y = self.self_attention.attend(query, kv, view.bias, deterministic)
         return self._after_attention(x_BTM, y, deterministic), kv
 
     def extend(
@@ -137,22 +161,26 @@ class DecoderLayer(nn.Module):
         x_BKM: Array,
         cache: tuple[Array, Array],
         length_B: Array,
-        bias: Array,
-        rotation: Rotation | None,
+        view: View,
     ) -> tuple[Array, tuple[Array, Array]]:
         y = self.pre_self_attention_layer_norm(x_BKM)
-        y, cache = self.self_attention.extend(y, cache, length_B, bias, rotation)
+        y, cache = self.self_attention.extend(y, cache, length_B, view.bias, view.rotation)
         return self._after_attention(x_BKM, y, True), cache
 
     def _after_attention(self, x: Array, attended: Array, deterministic: bool) -> Array:
+        post_norms = self.config.post_norms
+        attended = self.post_self_attention_layer_norm(attended) if post_norms else attended
         x = x + self.dropout(attended, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        y = self.post_mlp_layer_norm(y) if post_norms else y
         return x + self.dropout(y, deterministic=deterministic)
 
 
 def _norm(config: DecoderOnlyConfig) -> nn.Module:
-    kind = RMSNorm if config.norm == "rms" else LayerNorm
-    return kind(jnp.dtype(config.dtype), config.norm_epsilon)
+    dtype = jnp.dtype(config.dtype)
+    if config.norm == "layer":
+        return LayerNorm(dtype, config.norm_epsilon)
+    return RMSNorm(dtype, config.norm_epsilon, around_zero=config.norms_around_zero)
 
 
 class Decoder(nn.Module):
@@ -175,37 +203,44 @@ class Decoder(nn.Module):
             axes = ("rank" if config.embedding_rank else "embed", "vocab")
             self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
-    def _within_window(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> Array:
-        """The mask less what lies too far back, by the positions of queries and keys."""
-        if not self.config.window:
-            return mask_BQS
-        return mask_BQS & (query_BQ[:, :, None] - key_BS[:, None] < self.config.window)
-
-    def _rotation(self, position_BT: Array) -> Rotation | None:
+    def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> Views:
+        """What is seen by the positions of queries and keys: all that the mask shows, or what is near."""
         config = self.config
-        if config.positions != "rotary":
+        everywhere = View(bias_of(mask_BQS), self._rotation(query_BQ, config.rope_theta, config.rope_scaling))
+        if not config.window:
+            return Views(everywhere, everywhere)
+        near_BQS = mask_BQS & (query_BQ[:, :, None] - key_BS[:, None] < config.window)
+        if config.window_rope_theta:
+            rotation = self._rotation(query_BQ, config.window_rope_theta)
+        else:
+            rotation = everywhere.rotation
+        return Views(everywhere, View(bias_of(near_BQS), rotation))
+
+    def _rotation(
+        self, position_BT: Array, theta: float, scaling: RopeScaling | None = None
+    ) -> Rotation | None:
+        if self.config.positions != "rotary":
             return None
-        pace = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        return rotary.rotation(position_BT, pace)
+        return rotary.rotation(position_BT, rotary.frequencies(self.config.head_dim, theta, scaling))
 
     def __call__(
         self, x_BTM: Array, position_BT: Array, mask_BTT: Array, deterministic: bool
     ) -> tuple[Array, list[tuple[Array, Array]]]:
         """The stack's output, which `features` reads, and every layer's keys and values."""
-        seen_BTT = self._within_window(mask_BTT, position_BT, position_BT)
-        bias, rotation = bias_of(seen_BTT), self._rotation(position_BT)
+        views = self._views(mask_BTT, position_BT, position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
-        return through(self, layer, x, bias, rotation, deterministic=deterministic)
+        each = self.config.layers_without_window
+        return through(self, layer, x, views, each=each, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
         """Runs the stack on new tokens, against the cache."""
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
         before_BKS = slot_1S[:, None] <= position_BK[:, :, None]  # a row's slots are its positions
-        bias = bias_of(self._within_window(before_BKS, position_BK, slot_1S))
-        rotation, x, cache = self._rotation(position_BK), x_BKM, []
-        for layer, kv in zip(self.layers, state.cache, strict=True):
-            x, kv = layer.extend(x, kv, state.length_B, bias, rotation)
+        views, x, cache = self._views(before_BKS, position_BK, slot_1S), x_BKM, []
+        each = self.config.layers_without_window
+        for layer, kv, everywhere in zip(self.layers, state.cache, each, strict=True):
+            x, kv = layer.extend(x, kv, state.length_B, views.of(everywhere))
             cache.append(kv)
         return x, cache
 
@@ -241,6 +276,8 @@ class Transformer(nn.Module):
 
     def _embed(self, tokens: Array, position: Array) -> Array:
         x = self.token_embedder(tokens)
+        if self.config.scaled_embedding:
+            x *= self.config.emb_dim**0.5
         if self.config.positions == "learned":
             x += self.position_embedder(position)
         return x.astype(jnp.dtype(self.config.dtype))

@@ -26,8 +26,9 @@ _SIZES = ("vocab_size", "emb_dim", *_HEADS, "mlp_dim", "max_positions")
 class DecoderOnlyConfig:
     """Shapes of a decoder-only network; the defaults make a Llama.
 
-    A Qwen2 has `qkv_bias`, a Qwen3 `qk_norm`, a Mistral a `window`; a GPT-2, and the paper's LM1B pair,
-    `norm='layer'`, `positions='learned'`, one activation, and all biases.
+    A Qwen2 has `qkv_bias`, a Qwen3 `qk_norm`, a Mistral a `window`; a Gemma 3 `qk_norm`, a `window` in most
+    layers, and norms and embedding of its own; a GPT-2, and the paper's LM1B pair, `norm='layer'`,
+    `positions='learned'`, one activation, and all biases.
 
     Attributes:
       vocab_size: rows of the embedding, padding rows included.
@@ -38,11 +39,17 @@ class DecoderOnlyConfig:
         `factorised.py`.
       qkv_bias, out_bias, mlp_bias: biases of attention's inner and outer projections, of the feed-forward.
       qk_norm: every head of queries and keys is normed before it is rotated.
+      query_scalar: queries are divided by its square root; 0: `head_dim`.
       window: a token sees itself and so many less one before it; 0: all before it.
+      unwindowed_every: of so many layers in turn the last sees all; 0: all layers have the window.
       norm: `rms` or `layer` (with mean and bias).
+      norms_around_zero: parameters of norms are scales less 1.
+      post_norms: attention's and the feed-forward's outputs are normed, too.
+      scaled_embedding: embeddings are multiplied by the square root of `emb_dim`.
       positions: `rotary` or `learned`.
       max_positions: length of the longest sequence; of rotary ones only what it was trained on.
       rope_theta, rope_scaling: of rotary positions.
+      window_rope_theta: in layers with a window, whose rotations are not scaled; 0: as in the others.
       dtype: of activations; parameters and logits are float32.
 
     Raises:
@@ -64,13 +71,19 @@ class DecoderOnlyConfig:
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    query_scalar: float = 0.0
     window: int = 0
+    unwindowed_every: int = 0
     norm: str = "rms"
     norm_epsilon: float = 1e-5
+    norms_around_zero: bool = False
+    post_norms: bool = False
+    scaled_embedding: bool = False
     positions: str = "rotary"
     max_positions: int = 2048
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
+    window_rope_theta: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -86,10 +99,25 @@ class DecoderOnlyConfig:
             require(self, "head_dim", self.head_dim % 2 == 0, "be even where positions are rotary")
         within = f"be between 0 (none) and max_positions = {self.max_positions:,}"
         require(self, "window", 0 <= self.window <= self.max_positions, within)
+        for field in ("query_scalar", "unwindowed_every", "window_rope_theta"):
+            require(self, field, getattr(self, field) >= 0, "be 0 (none) or above")
+        for field in ("unwindowed_every", "window_rope_theta"):
+            require(
+                self, field, bool(self.window) or not getattr(self, field), "be 0 where there is no window"
+            )
+        require(
+            self, "norms_around_zero", self.norm == "rms" or not self.norms_around_zero, "be of norm 'rms'"
+        )
         require(self, "norm_epsilon", 0 < self.norm_epsilon <= 1, "be above 0 and at most 1")
         require(self, "rope_theta", self.rope_theta > 0, "be above 0")
         check_feed_forward(self)
         check_count(self)
+
+    @property
+    def layers_without_window(self) -> tuple[bool, ...]:
+        """Whether each layer sees all tokens before one."""
+        every = self.unwindowed_every
+        return tuple(not self.window or bool(every and (i + 1) % every == 0) for i in range(self.num_layers))
 
     @property
     def num_parameters(self) -> int:
@@ -97,7 +125,11 @@ class DecoderOnlyConfig:
         width, gates = self.emb_dim, len(self.mlp_activations)
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         norm = width if self.norm == "rms" else 2 * width
-        layer = 2 * width * (queries + keys) + (gates + 1) * width * self.mlp_dim + 2 * norm
+        layer = (
+            2 * width * (queries + keys)
+            + (gates + 1) * width * self.mlp_dim
+            + (2 + 2 * self.post_norms) * norm
+        )
         layer += self.qk_norm * 2 * self.head_dim
         layer += self.qkv_bias * (queries + 2 * keys) + self.out_bias * width
         layer += self.mlp_bias * (gates * self.mlp_dim + width)

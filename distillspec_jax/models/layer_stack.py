@@ -7,7 +7,7 @@ a second copy, sharded as the first is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +19,12 @@ from distillspec_jax.shapes import Array
 
 
 def through(
-    stack: Any, layer: Callable[..., nn.Module], x_BTM: Array, *args: Any, deterministic: bool
+    stack: Any,
+    layer: Callable[..., nn.Module],
+    x_BTM: Array,
+    *args: Any,
+    each: Sequence[bool] | None = None,
+    deterministic: bool,
 ) -> tuple[Array, list[Any]]:
     """Calls every layer on what the one before it returned.
 
@@ -29,6 +34,7 @@ def through(
       layer: makes one of them; `layer(parent=None)` stands outside the stack.
       x_BTM: for the first layer.
       args: for every layer, between x and `deterministic`.
+      each: what differs between the layers, after `args`; None: nothing.
       deterministic: no dropout.
 
     Returns:
@@ -36,8 +42,9 @@ def through(
     """
     if not stack.scan_layers or stack.is_initializing():
         others = []
-        for one in stack.layers:
-            x_BTM, other = _pair(one(x_BTM, *args, deterministic))
+        for i, one in enumerate(stack.layers):
+            own = () if each is None else (each[i],)
+            x_BTM, other = _pair(one(x_BTM, *args, *own, deterministic))
             others.append(other)
         return x_BTM, others
     count, params = len(stack.layers), stack.variables["params"]
@@ -45,15 +52,17 @@ def through(
     keys = None if deterministic else jax.random.split(stack.make_rng("dropout"), count)
     alone = layer(parent=None)
 
-    def body(x_BTM: Array, of_layer: tuple[Any, Array | None]) -> tuple[Array, Any]:
-        params, key = of_layer
+    def body(x_BTM: Array, of_layer: tuple[Any, Array | None, tuple[Array, ...]]) -> tuple[Array, Any]:
+        params, key, own = of_layer
         rngs = {} if key is None else {"dropout": key}
-        return _pair(alone.apply({"params": params}, x_BTM, *args, deterministic, rngs=rngs))
+        return _pair(alone.apply({"params": params}, x_BTM, *args, *own, deterministic, rngs=rngs))
+
+    differing = () if each is None else (jnp.array(each),)
 
     if stack.remat != "none":
         # In a loop there is nothing that the compiler could find to be the same.
         body = jax.checkpoint(body, policy=POLICIES[stack.remat], prevent_cse=False)
-    x_BTM, stacked_others = jax.lax.scan(body, x_BTM, (stacked, keys))
+    x_BTM, stacked_others = jax.lax.scan(body, x_BTM, (stacked, keys, differing))
     return x_BTM, [jax.tree.map(lambda leaf: leaf[i], stacked_others) for i in range(count)]  # noqa: B023
 
 

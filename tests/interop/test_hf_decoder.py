@@ -38,6 +38,17 @@ KINDS = {
     "mistral": transformers.MistralConfig(**LLAMA, sliding_window=5),
     "qwen2": transformers.Qwen2Config(**LLAMA),
     "qwen3": transformers.Qwen3Config(**LLAMA, head_dim=6),
+    "gemma3": transformers.Gemma3TextConfig(
+        **LLAMA | {"num_hidden_layers": 3},
+        head_dim=6,
+        query_pre_attn_scalar=5,
+        sliding_window=4,
+        sliding_window_pattern=2,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+        },
+    ),
     "gpt2": transformers.GPT2Config(**GPT2),
 }
 

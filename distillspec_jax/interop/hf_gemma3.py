@@ -1,0 +1,147 @@
+"""Configurations of Gemma 3's language models as transformers writes them, in config.json, both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from distillspec_jax.errors import UsageError
+from distillspec_jax.interop import hf_rope
+from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
+from distillspec_jax.schema import Number
+
+KIND = "gemma3_text"
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gemma3:
+    """The values of a config.json that are read, and what transformers assumes where it leaves one out.
+
+    The older fields of rotary positions are read where `rope_parameters` does not tell.
+    """
+
+    vocab_size: int = 262208
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131072
+    rms_norm_eps: Number = 1e-6
+    tie_word_embeddings: bool = True
+    query_pre_attn_scalar: Number = 256
+    sliding_window: int = 4096
+    sliding_window_pattern: int = 6
+    layer_types: list[str] | None = None
+    rope_parameters: dict[str, dict[str, Any] | None] | None = None
+    rope_theta: Number = 1_000_000.0
+    rope_local_base_freq: Number = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+
+
+ONLY = {
+    "attention_bias": False,
+    "use_bidirectional_attention": False,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}
+"""Fields whose other values this network cannot follow."""
+
+
+def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
+    """Reads a configuration.
+
+    Args:
+      activation: the feed-forward's, by our name.
+      where: the file, for errors.
+
+    Raises:
+      UsageError: layers or positions that this network cannot follow.
+    """
+    ropes = value.rope_parameters or {}
+    theta, scaling = hf_rope.read(KIND, value.rope_theta, ropes.get(_FULL) or value.rope_scaling or {}, where)
+    local, stretched = hf_rope.read(KIND, value.rope_local_base_freq, ropes.get(_SLIDING) or {}, where)
+    if stretched is not None:
+        raise UsageError(
+            f"Hugging Face {KIND}: positions of {_SLIDING!r} are scaled, only 'default' is known"
+        )
+    return DecoderOnlyConfig(
+        vocab_size=value.vocab_size,
+        emb_dim=value.hidden_size,
+        num_heads=value.num_attention_heads,
+        num_kv_heads=value.num_key_value_heads,
+        head_dim=value.head_dim,
+        num_layers=value.num_hidden_layers,
+        mlp_dim=value.intermediate_size,
+        mlp_activations=(activation, "linear"),
+        logits_via_embedding=value.tie_word_embeddings,
+        qk_norm=True,
+        query_scalar=value.query_pre_attn_scalar,
+        window=value.sliding_window,
+        unwindowed_every=_every(value),
+        norm_epsilon=value.rms_norm_eps,
+        norms_around_zero=True,
+        post_norms=True,
+        scaled_embedding=True,
+        max_positions=value.max_position_embeddings,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        window_rope_theta=local,
+    )
+
+
+def write(config: DecoderOnlyConfig) -> dict[str, Any]:
+    """Writes the fields that other decoders do not have, or have otherwise."""
+    activation = config.mlp_activations[0]
+    return {
+        "hidden_activation": "gelu_pytorch_tanh" if activation == "gelu" else activation,
+        "query_pre_attn_scalar": config.query_scalar or config.head_dim,
+        "sliding_window": config.window,
+        "layer_types": _layer_types(config.num_layers, config.unwindowed_every),
+        "rope_parameters": {
+            _FULL: hf_rope.write(config.rope_theta, config.rope_scaling),
+            _SLIDING: hf_rope.write(config.window_rope_theta or config.rope_theta, None),
+        },
+    }
+
+
+def is_one(config: DecoderOnlyConfig) -> bool:
+    """Tells whether a network is a Gemma 3.
+
+    Raises:
+      UsageError: it has something that only a Gemma 3 has, and is none.
+    """
+    own = config.norms_around_zero, config.post_norms, config.scaled_embedding
+    if not any((*own, config.unwindowed_every, config.window_rope_theta, config.query_scalar)):
+        return False
+    biases = config.qkv_bias, config.out_bias, config.mlp_bias
+    kind = config.norm, config.positions, config.mlp_activations[1:]
+    told = all(own) and config.unwindowed_every and config.qk_norm and not any(biases)
+    if told and kind == ("rms", "rotary", ("linear",)):
+        return True
+    raise UsageError(
+        "transformers has no name for a network with some fields of a Gemma 3 (query_scalar, "
+        "unwindowed_every, norms_around_zero, post_norms, scaled_embedding, window_rope_theta, qk_norm) and "
+        "not all, or with biases"
+    )
+
+
+def _every(value: Gemma3) -> int:
+    """So many layers in turn end with one that sees all."""
+    if value.layer_types is None:
+        return value.sliding_window_pattern
+    full = [i for i, name in enumerate(value.layer_types, 1) if name == _FULL]
+    every = full[0] if full else len(value.layer_types) + 1
+    if value.layer_types != _layer_types(value.num_hidden_layers, every):
+        raise UsageError(
+            f"Hugging Face {KIND}: layer_types is not {_FULL!r} in each so many-th of its "
+            f"{value.num_hidden_layers} layers and {_SLIDING!r} in the others, which is all that is known"
+        )
+    return every
+
+
+def _layer_types(layers: int, every: int) -> list[str]:
+    return [_SLIDING if i % every else _FULL for i in range(1, layers + 1)]
