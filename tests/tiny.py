@@ -1,7 +1,7 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
-Two kinds of T5 (1.0 and 1.1) and two that are decoder-only, with everything that the family knows between
-them, and one of each with a factorised embedding. Sizes differ from one another wherever the network allows
+Two kinds of T5 (1.0 and 1.1) and three that are decoder-only, with everything that the family knows between
+them, and one of each family with a factorised embedding. Sizes differ from one another wherever the network allows
 it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is left at
 one or zero.
 """
@@ -73,10 +73,28 @@ LLAMA = DecoderOnly(
         rope_scaling=RopeScaling(4.0, 1.0, 4.0, 40),
     )
 )
+GEMMA = DecoderOnly(
+    DecoderOnlyConfig(
+        **{**_LINE, "head_dim": 6, "num_layers": 3},
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_activations=("gelu", "linear"),
+        logits_via_embedding=True,
+        qk_norm=True,
+        query_scalar=5.0,
+        window=4,
+        unwindowed_every=2,
+        norms_around_zero=True,
+        post_norms=True,
+        scaled_embedding=True,
+        rope_theta=100.0,
+        window_rope_theta=10.0,
+    )
+)
 T5S = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
 WHOLE: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
 FACTORISED = {f"{name}_factorised": factorised.narrowed(WHOLE[name], 5) for name in ("t5_1_0", "llama")}
-MODELS: dict[str, Network] = {**WHOLE, **FACTORISED}
+MODELS: dict[str, Network] = {**WHOLE, **FACTORISED, "gemma3": GEMMA}
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 llama.cpp turns neighbouring entries of a head by one angle, Hugging Face and this network entries half a
 head apart. Of a Llama, the rows of queries' and keys' kernels are therefore stored in another order, which is
-undone here, and done in writing; of Qwen2 and Qwen3 they are not. Keys and tensors are those that llama.cpp
-0c1e57098 asks for (src/llama-model.cpp, src/models/{llama,qwen2,qwen3}.cpp).
+undone here, and done in writing; of the others they are not. A Gemma 3's norms are stored with their 1. Keys
+and tensors are those that llama.cpp 0c1e57098 asks for (src/llama-model.cpp,
+src/models/{llama,qwen2,qwen3,gemma3}.cpp).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distillspec_jax.errors import UsageError, nearest
-from distillspec_jax.interop import hf_decoder, hf_decoder_config
+from distillspec_jax.interop import hf_decoder, hf_decoder_config, hf_gemma3
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.interop.tensors import collect
 from distillspec_jax.models import rotary
@@ -22,7 +23,10 @@ from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.shapes import Params
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": hf_gemma3.KIND}
+"""transformers' `model_type` by llama.cpp's architecture."""
+_GEMMA3_EVERY, _GEMMA3_WINDOW_THETA = 6, 10_000.0
+"""Values that llama.cpp has in its own code, since the first files did not tell them."""
 
 _EMBEDDING, _HEAD, _FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
@@ -43,7 +47,8 @@ _OPTIONAL = {
     "vocab_size": "vocab_size",
 }
 
-_ONLY = {"expert_count": 0, "rope.scaling.type": "none"}
+_WINDOW, _WINDOW_THETA = "attention.sliding_window", "rope.freq_base_swa"
+_ONLY = {"expert_count": 0, "rope.scaling.type": "none", "attn_logit_softcapping": 0.0}
 """Keys whose other values this network cannot follow."""
 
 _NAMES = {
@@ -64,6 +69,11 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 """Parts of transformers' names and what stands for them."""
+_GEMMA3_NAMES = _NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
 def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
@@ -75,10 +85,10 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
     """
     kind, config = read_config(file)
     sources = {
-        path: source._replace(name=_name(source.name))
+        path: source._replace(name=_name(kind, source.name))
         for path, source in hf_decoder.sources_of(kind, config).items()
     }
-    tensors = _Reordered(file, config) if kind == "llama" else file
+    tensors = _AsTheirs(file, kind, config)
     model = DecoderOnly(config)
     return model, collect(str(file.path), model, sources, tensors, {_FREQUENCIES} & set(file))
 
@@ -109,15 +119,42 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
       UsageError: a network that llama.cpp has no architecture for, or would compute otherwise.
     """
     tensors, theirs = hf_decoder.to_hf(config, params)
-    kind = theirs["model_type"]
-    if config.window:
+    kinds = {theirs_kind: kind for kind, theirs_kind in ARCHITECTURES.items()}
+    kind = kinds.get(theirs["model_type"], theirs["model_type"])
+    if config.window and kind != "gemma3":
         raise UsageError(
             f"llama.cpp takes a {kind} for a llama without its sliding window of {config.window:,}"
         )
     if kind not in ARCHITECTURES:
         raise UsageError(f"a {kind} is not written as GGUF: only {', '.join(ARCHITECTURES)} are")
-    if (activation := config.mlp_activations[0]) != "silu":
-        raise UsageError(f"llama.cpp would compute this {kind} with silu: mlp_activations has {activation!r}")
+    _check_followed(kind, config)
+    written = {
+        ours: _restored(kind, ours, tensor, config, back=True)
+        for name, tensor in tensors.items()
+        for ours in [_name(kind, name)]
+    }
+    sizes = {key: theirs[field] for field, key in {**_FIELDS, **_OPTIONAL}.items() if field in theirs}
+    if config.rope_scaling is not None and kind == "gemma3":
+        sizes |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope_scaling.factor)}
+    elif config.rope_scaling is not None:
+        pace = rotary.frequencies(config.head_dim, config.rope_theta)
+        stretched = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        written[_FREQUENCIES] = np.asarray(pace / stretched, np.float32)
+    sizes |= {_FIELDS["rms_norm_eps"]: float(config.norm_epsilon)}
+    sizes |= {_OPTIONAL["rope_theta"]: float(config.rope_theta)}
+    sizes |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
+    if kind == "gemma3":
+        sizes |= {_WINDOW: config.window, _WINDOW_THETA: float(config.window_rope_theta)}
+    return kind, {f"{kind}.{key}": value for key, value in sizes.items()}, written
+
+
+def _check_followed(kind: str, config: DecoderOnlyConfig) -> None:
+    """Refuses a network that llama.cpp would compute otherwise without a word."""
+    activation = config.mlp_activations[0]
+    if activation != (own := "gelu" if kind == "gemma3" else "silu"):
+        raise UsageError(
+            f"llama.cpp would compute this {kind} with {own}: mlp_activations has {activation!r}"
+        )
     if kind == "qwen2" and config.num_heads * config.head_dim != config.emb_dim:
         raise UsageError(
             f"llama.cpp wants the {config.num_heads} heads of a qwen2 to be as wide as its embedding, "
@@ -125,23 +162,24 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
         )
     if kind == "qwen3" and config.qkv_bias:
         raise UsageError("llama.cpp knows no biases in a qwen3's attention: out_bias is True")
-    written = {_name(name): tensor for name, tensor in tensors.items()}
-    if kind == "llama":
-        written = {name: _reordered(name, tensor, config, back=True) for name, tensor in written.items()}
-    if config.rope_scaling is not None:
-        pace = rotary.frequencies(config.head_dim, config.rope_theta)
-        stretched = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        written[_FREQUENCIES] = np.asarray(pace / stretched, np.float32)
-    sizes = {key: theirs[field] for field, key in {**_FIELDS, **_OPTIONAL}.items()}
-    sizes |= {_FIELDS["rms_norm_eps"]: float(config.norm_epsilon)}
-    sizes |= {_OPTIONAL["rope_theta"]: float(config.rope_theta)}
-    sizes |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
-    return kind, {f"{kind}.{key}": value for key, value in sizes.items()}, written
+    if kind == "gemma3":
+        scalar = _gemma3_scalar(config.num_layers, config.emb_dim, config.num_heads, config.head_dim)
+        for field, only in (("unwindowed_every", _GEMMA3_EVERY), ("query_scalar", scalar)):
+            if (found := getattr(config, field)) != only:
+                raise UsageError(f"llama.cpp takes {field} of a gemma3 for {only}: here it is {found}")
+
+
+def _gemma3_scalar(layers: int, emb_dim: int, heads: int, head_dim: int) -> float:
+    """What llama.cpp divides queries by the square root of: the largest Gemma 3 is known by its depth."""
+    return emb_dim / heads if layers == 62 else head_dim
 
 
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     """The values of the config.json that transformers would have for it."""
     metadata = {key.removeprefix(f"{kind}."): value for key, value in file.metadata.items()}
+    linear = kind == "gemma3" and metadata.get("rope.scaling.type") == "linear"
+    if linear:
+        del metadata["rope.scaling.type"]
     for key, only in _ONLY.items():
         if metadata.get(key, only) != only:
             raise UsageError(f"metadata {kind}.{key} is {metadata[key]!r}, only {only!r} is supported")
@@ -165,8 +203,18 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
             )
     if _FREQUENCIES in file:
         found["rope_scaling"] = _stretching(file[_FREQUENCIES], head_dim, found.get("rope_theta", 10_000.0))
+    if linear:
+        found["rope_scaling"] = {"rope_type": "linear", "factor": metadata.get("rope.scaling.factor")}
+    if kind == "gemma3":
+        layers, heads = found["num_hidden_layers"], found["num_attention_heads"]
+        found |= {
+            "query_pre_attn_scalar": _gemma3_scalar(layers, found["hidden_size"], heads, head_dim),
+            "sliding_window": metadata.get(_WINDOW),
+            "sliding_window_pattern": _GEMMA3_EVERY,
+            "rope_local_base_freq": metadata.get(_WINDOW_THETA, _GEMMA3_WINDOW_THETA),
+        }
     return found | {
-        "model_type": kind,
+        "model_type": ARCHITECTURES[kind],
         "tie_word_embeddings": _HEAD not in file,
         "attention_bias": "blk.0.attn_output.bias" in file,
         "mlp_bias": "blk.0.ffn_up.bias" in file,
@@ -194,20 +242,20 @@ def _brief(value: Any) -> str:
     return "missing" if value is None else f"a {type(value).__name__}"
 
 
-def _name(theirs: str) -> str:
-    for part, ours in _NAMES.items():
+def _name(kind: str, theirs: str) -> str:
+    for part, ours in (_GEMMA3_NAMES if kind == "gemma3" else _NAMES).items():
         theirs = theirs.replace(part, ours)
     return theirs
 
 
-class _Reordered(Mapping[str, np.ndarray]):
-    """The tensors of a Llama with queries' and keys' rows in Hugging Face's order."""
+class _AsTheirs(Mapping[str, np.ndarray]):
+    """The tensors of a file with the numbers that Hugging Face has in their places."""
 
-    def __init__(self, file: GGUFFile, config: DecoderOnlyConfig) -> None:
-        self._file, self._config = file, config
+    def __init__(self, file: GGUFFile, kind: str, config: DecoderOnlyConfig) -> None:
+        self._file, self._kind, self._config = file, kind, config
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _reordered(name, self._file[name], self._config)
+        return _restored(self._kind, name, self._file[name], self._config)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file)
@@ -216,9 +264,13 @@ class _Reordered(Mapping[str, np.ndarray]):
         return len(self._file)
 
 
-def _reordered(name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False) -> np.ndarray:
-    """A tensor of a Llama, its rows in Hugging Face's order if they are queries' or keys'; `back`: GGUF's."""
-    counts = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+def _restored(
+    kind: str, name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False
+) -> np.ndarray:
+    """A tensor as Hugging Face has it; `back`: as GGUF does."""
+    if kind == "gemma3" and name.endswith("norm.weight"):
+        return tensor + np.float32(1 if back else -1)
+    counts = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if kind == "llama" else {}
     heads = next((count for part, count in counts.items() if f".{part}." in name), None)
     if heads is None or len(tensor) != heads * config.head_dim:  # a wrong shape is the caller's to name
         return tensor

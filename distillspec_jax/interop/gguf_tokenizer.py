@@ -1,6 +1,7 @@
-"""The tokenizer in a GGUF's metadata as a tokenizer.json: byte-level BPE, as of SmolLM2, Qwen2 and Llama 3.
+"""The tokenizer in a GGUF's metadata as a tokenizer.json.
 
-The metadata has the vocabulary and the merges; how a text is cut up before, it only gives a name for.
+It is byte-level BPE, as of SmolLM2, Qwen2 and Llama 3, or SentencePiece's merges (`gguf_pieces.py`). Of the
+former the metadata has the vocabulary and the merges; how a text is cut up before, it only gives a name for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from distillspec_jax import schema
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.interop import gguf_pieces
 from distillspec_jax.interop.gguf_file import GGUFFile
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -66,17 +68,17 @@ def read(file: GGUFFile) -> bytes | None:
     if "model" not in metadata:
         return None
     where = f"{file.path}: metadata tokenizer.ggml"
-    if metadata["model"] != "gpt2":
+    if metadata["model"] not in ("gpt2", "llama"):
         raise UsageError(
-            f"{where}.model is {metadata['model']!r}, only 'gpt2' (byte-level BPE) is read: "
-            "pass --tokenizer=FILE"
+            f"{where}.model is {metadata['model']!r}, only 'gpt2' (byte-level BPE) and 'llama' "
+            "(SentencePiece's merges) are read: pass --tokenizer=FILE"
         )
     name = str(metadata.get("pre", "default"))
-    if name not in KINDS:
+    if metadata["model"] == "gpt2" and name not in KINDS:
         hint = nearest(name, KINDS)
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
     try:
-        return _build(metadata, KINDS[name]).to_str().encode()
+        return _build(metadata, KINDS.get(name)).to_str().encode()
     except BaseException as error:  # the library raises plain Exception, and its panics are not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -128,20 +130,27 @@ def prepare(library: tokenizers.Tokenizer, kind: Kind) -> None:
     library.decoder = decoders.ByteLevel()
 
 
-def _build(metadata: dict[str, Any], kind: Kind) -> tokenizers.Tokenizer:
+def _build(metadata: dict[str, Any], kind: Kind | None) -> tokenizers.Tokenizer:
     pieces: list[str] = metadata["tokens"]
     types = metadata.get("token_type", [1] * len(pieces))
-    vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != UNUSED}
-    merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
-    library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
-    prepare(library, kind)
+    of_pieces = metadata["model"] == "llama"
+    if of_pieces:
+        library = gguf_pieces.build(metadata)
+    else:
+        assert kind is not None
+        vocabulary = {piece: i for i, piece in enumerate(pieces) if types[i] != UNUSED}
+        merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
+        library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
+        prepare(library, kind)
+    # SentencePiece looks for its own words where spaces are replaced already; a prefix would precede each.
+    replaced = of_pieces and not metadata.get("add_space_prefix", True)
     added = [
-        tokenizers.AddedToken(piece, normalized=False, special=type_ == CONTROL)
+        tokenizers.AddedToken(piece, normalized=replaced and type_ == USER_DEFINED, special=type_ == CONTROL)
         for piece, type_ in zip(pieces, types, strict=True)
         if type_ in (CONTROL, USER_DEFINED)
     ]
     library.add_tokens(added)
-    if metadata.get("add_bos_token", kind.bos):
+    if metadata.get("add_bos_token", of_pieces or (kind is not None and kind.bos)):
         bos = pieces[metadata["bos_token_id"]]
         library.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, metadata["bos_token_id"])]

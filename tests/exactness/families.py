@@ -171,9 +171,18 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "decoder_only": decoder_only_family,
 }
 
+GEMMA3: dict[str, Any] = {
+    "window": 3,
+    "unwindowed_every": 2,
+    "qk_norm": True,
+    "norms_around_zero": True,
+    "post_norms": True,
+    "scaled_embedding": True,
+    "window_rope_theta": 5.0,
+}
 VARIANTS: dict[str, Callable[[], Family]] = {
     "shortlisted": shortlisted_family,
-    "windowed": lambda: decoder_only_family("windowed", window=3, qk_norm=True),
+    "gemma3": lambda: decoder_only_family("gemma3", **GEMMA3),
 }
 """Other drafts and networks of a family; one point of the grid each."""
 

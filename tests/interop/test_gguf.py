@@ -1,14 +1,18 @@
 """GGUF files against transformers' own load of them, and what may be wrong with one."""
 
+import io
 import sys
 
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
+from sentencepiece import sentencepiece_model_pb2
 
 from distillspec_jax.cli import main as console
+from distillspec_jax.data.examples import examples
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import text_generator
 from distillspec_jax.generation.prompt_format import prompt_format
@@ -38,10 +42,11 @@ def imported(file):
     return pretrained.load(directory)
 
 
-@pytest.mark.parametrize("file", ["llama", "qwen2", "qwen3"], indirect=True, scope="module")
+@pytest.mark.parametrize("file", ["llama", "qwen2", "qwen3", "gemma3"], indirect=True, scope="module")
 def test_logits_are_those_of_transformers_load_of_the_same_file(file, imported):
-    # transformers does not read how wide the heads are in a Qwen3's file.
-    told = {"head_dim": tiny_gguf.HEAD_DIM} if file.stem == "qwen3" else {}
+    # transformers does not read how wide the heads of a Qwen3 are, nor by what a Gemma 3 divides queries.
+    told = {"head_dim": tiny_gguf.HEAD_DIM} if file.stem in ("qwen3", "gemma3") else {}
+    told |= {"query_pre_attn_scalar": tiny_gguf.HEAD_DIM} if file.stem == "gemma3" else {}
     network = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, **told
     ).eval()
@@ -201,7 +206,7 @@ WRONG = {
         {"tokenizer__ggml__pre": "smolm"},
         "tokenizer.ggml.pre is 'smolm', which is unknown: did you mean 'smollm'?",
     ),
-    "tokenizer": ({"tokenizer__ggml__model": "llama"}, "tokenizer.ggml.model is 'llama', only 'gpt2'"),
+    "tokenizer": ({"tokenizer__ggml__model": "t5"}, "tokenizer.ggml.model is 't5', only 'gpt2'"),
     "no bos": ({"tokenizer__ggml__bos_token_id": None}, "not a whole tokenizer: 'bos_token_id'"),
     "integers": ({"x": np.zeros(4, np.int32)}, "tensor x is of type I32, which the package gguf does not"),
 }
@@ -296,3 +301,40 @@ def test_what_is_not_there_is_said(tmp_path, capsys, monkeypatch):
         GGUFFile(tmp_path / "y.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert "pip install 'distillspec_jax[gguf]'" in refused(file, capsys)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_pieces_are_merged_as_sentencepiece_merges_them(prefix):
+    """A Llama's texts begin with a space, a Gemma's do not, and have words of their own."""
+    rows = [row.targets_text for row in examples("wiki_leads", split="validation")]
+    written, own = io.BytesIO(), [] if prefix else ["<turn>", "\u2581\u2581"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(rows[:200]),
+        model_writer=written,
+        vocab_size=900,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
+        user_defined_symbols=own,
+        minloglevel=2,
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    model = sentencepiece_model_pb2.ModelProto.FromString(written.getvalue())
+    metadata = {
+        "model": "llama",
+        "tokens": [piece.piece for piece in model.pieces],
+        "scores": [piece.score for piece in model.pieces],
+        "token_type": [piece.type for piece in model.pieces],
+        "unknown_token_id": 0,
+        "bos_token_id": 1,
+        "add_space_prefix": prefix,
+    }
+    library = gguf_tokenizer._build(metadata, None)
+    texts = [*rows[200:], *TEXTS[1:3], "a<turn>b", "ends with  "]
+    for text in texts:
+        found = library.encode(text, add_special_tokens=False).ids
+        assert found == theirs.encode(text), text
+        assert library.decode(found) == theirs.decode(found), text
+    assert library.encode("x").ids[0] == 1  # BOS, which a file need not ask for

@@ -24,7 +24,9 @@ from tests.data.hub import BOS, EOS, byte_level
 from tests.interop import tiny_gguf
 from tests.tiny import params as random_params
 
-KINDS = pytest.mark.parametrize("theirs", ["llama", "qwen2", "qwen3"], indirect=True, scope="module")
+KINDS = pytest.mark.parametrize(
+    "theirs", ["llama", "qwen2", "qwen3", "gemma3"], indirect=True, scope="module"
+)
 
 
 @pytest.fixture(scope="module", params=["llama"])
@@ -213,7 +215,7 @@ def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused(name):
         (
             {"norm": "layer", "positions": "learned", "mlp_activations": ("gelu",), "num_kv_heads": 4}
             | dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias"), True),
-            "a gpt2 is not written as GGUF: only llama, qwen2, qwen3 are",
+            "a gpt2 is not written as GGUF: only llama, qwen2, qwen3, gemma3 are",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small GGUF files, written with the `gguf` package: a Llama or Qwen of two layers with a tokenizer."""
+"""Small GGUF files, written with the `gguf` package: a model of two layers with a tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def shapes(kind: str) -> dict[str, tuple[int, ...]]:
             "ffn_up.weight": (INNER, WIDTH),
             "ffn_down.weight": (WIDTH, INNER),
         }
-        if kind == "qwen3":
+        if kind == "gemma3":
+            layer |= {"post_attention_norm.weight": (WIDTH,), "post_ffw_norm.weight": (WIDTH,)}
+        if kind in ("qwen3", "gemma3"):
             layer |= {"attn_q_norm.weight": (HEAD_DIM,), "attn_k_norm.weight": (HEAD_DIM,)}
         if kind == "qwen2":
             layer |= {f"attn_{x}.bias": layer[f"attn_{x}.weight"][:1] for x in "qkv"}
@@ -66,8 +68,10 @@ def write(path: Path, kind: str = "llama", **changed: Any) -> Path:
         "tokenizer.ggml.bos_token_id": BOS,
         "tokenizer.ggml.eos_token_id": EOS,
     }
-    if kind == "qwen3":  # whose heads are 128 wide by default
+    if kind in ("qwen3", "gemma3"):  # whose heads are 128 and 256 wide by default
         numbers[f"{kind}.attention.key_length"] = HEAD_DIM
+    if kind == "gemma3":
+        numbers[f"{kind}.attention.sliding_window"] = 4
     floats = {f"{kind}.rope.freq_base": 100.0, f"{kind}.attention.layer_norm_rms_epsilon": 1e-5}
     texts = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.chat_template": CHAT}
     writer = gguf.GGUFWriter(path, changed.pop("architecture", kind))
@@ -88,8 +92,8 @@ def write(path: Path, kind: str = "llama", **changed: Any) -> Path:
     rng = np.random.default_rng(0)
     types = sorted(TYPES)
     for i, (name, shape) in enumerate(shapes(kind).items()):
-        around = 1.0 if "norm" in name else 0.0
-        values = changed.pop(name, rng.normal(around, 0.3, shape).astype(np.float32))
+        around = np.float32(1.0 if "norm" in name else 0.0)
+        values = changed.pop(name, around + rng.normal(0, 0.3, shape).astype(np.float32))
         if values is None:
             continue
         type_ = gguf.GGMLQuantizationType[types[i % len(types)] if len(shape) > 1 else "F32"]
