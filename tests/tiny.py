@@ -1,9 +1,9 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
 Two kinds of T5 (1.0 and 1.1) and three that are decoder-only, with everything that the family knows between
-them, and one of each family with a factorised embedding. Sizes differ from one another wherever the network allows
-it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is left at
-one or zero.
+them, and one of each family with a factorised embedding. Sizes differ from one another wherever the network
+allows it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is
+left at one or zero.
 """
 
 from __future__ import annotations
