@@ -28,8 +28,8 @@ acceptance rate.
 
 With --device it predicts for a chip that is not there, from its maker's figures ({devices}): nothing
 is measured, weights are not read, and the acceptance is --acceptance or that of the draft's profile.json. A
-file NAME.json describes a device of your own: bandwidth, flops, memory and interconnect, and what was measured
-on it (python -m benchmarks.prediction measures a machine and writes one).
+file NAME.json describes a device of your own: bandwidth, flops, memory and interconnect, and what was
+measured on it (python -m benchmarks.prediction measures a machine and writes one).
 
   distillspec advise --target=runs/target --drafter=runs/distilled --device=v5e --chips=4 --batch_size=1,8,32
   distillspec advise --target=runs/target --drafter=runs/distilled --device=mine.json --dtype=float32

@@ -30,11 +30,11 @@ class Device:
       interconnect: bytes a second that it sends and receives, over all links; with one chip it is not read.
       source: where the figures stand.
       dtype: of weights and activations, that the figures were measured with; None: any.
-      products: `[rows, bytes, bytes a second]`: speed at which weights are multiplied with so many rows, where so
-        many bytes are read between two readings of one of them; a cache may hold those. Empty: bandwidth or
-        flops, whichever is slower.
-      attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so many
-        rows with so many queries each. Empty: as products.
+      products: `[rows, bytes, bytes a second]`: speed at which weights are multiplied with so many rows, where
+        so many bytes are read between two readings of one of them; a cache may hold those. Empty: bandwidth
+        or flops, whichever is slower.
+      attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
+        many rows with so many queries each. Empty: as products.
       launch: seconds of an operation that hardly computes anything: a kernel's launch, or what a turn of a
         loop and the threads' waking cost.
       logits: of which a second become a distribution and a drawn token; 0: they cost nothing.

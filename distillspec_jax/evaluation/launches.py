@@ -1,8 +1,8 @@
 """Counts the operations that a decoding round launches, in its traced program: nothing is compiled.
 
 A compiler fuses what works on one element at a time into its neighbours. What it does not fuse is counted:
-products, sums, searches, sorts, and what reads or writes at computed places. On an accelerator each is a kernel
-or two, on a CPU a task for its threads. Small networks spend their time on those.
+products, sums, searches, sorts, and what reads or writes at computed places. On an accelerator each is a
+kernel or two, on a CPU a task for its threads. Small networks spend their time on those.
 """
 
 from __future__ import annotations

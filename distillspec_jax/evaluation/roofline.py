@@ -2,8 +2,8 @@
 
 A call of a network reads its weights and its live caches once, multiplies every token with every matrix, and
 sums activations over the chips that share it. A round adds what its operations cost to launch and its logits
-to draw from, where the device's figures have those (`devices.py`). Data sheets do not: by them, rates are the most
-that a device can do, and the ratio of two of them is what to trust.
+to draw from, where the device's figures have those (`devices.py`). Data sheets do not: by them, rates are the
+most that a device can do, and the ratio of two of them is what to trust.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class Work:
         reuse = self.bytes / chips if reuse is None else reuse
         tokens = self.rows * self.queries
         alone = device.product_seconds(self.weights / chips, self.flops / chips, tokens, reuse)
-        alone += device.attention_seconds(
-            self.caches / chips, self.attended / chips, self.rows, self.queries
-        )
+        alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
 
 
