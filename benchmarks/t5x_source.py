@@ -1,8 +1,8 @@
 """T5X's public source, imported as it is from a folder, a clone of https://github.com/google-research/t5x.
 
 It does not install beside a current JAX: what it needs besides (airio, fiddle, jestimator) comes from other
-repositories, and TensorBoard is not here. A train step uses none of those: empty modules stand in for them. Nothing
-of T5X is part of this project.
+repositories, and TensorBoard is not here. A train step uses none of those: empty modules stand in for them.
+Nothing of T5X is part of this project.
 """
 
 from __future__ import annotations

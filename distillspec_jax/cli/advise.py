@@ -157,7 +157,8 @@ def _predict(flags: argparse.Namespace) -> int:
     prompt = flags.context or lengths.get("inputs", _CONTEXT)
     if prompt < 1:
         raise UsageError(f"--context={flags.context}: must be at least 1")
-    text = max(1, (flags.max_new_tokens or lengths.get("targets", 128)) // 2)  # a row's, on average
+    # Attention reads all the room that a row has, filled or not.
+    text = flags.max_new_tokens or lengths.get("targets", 128)
     listed = (None, len(cards[1].shortlist) if cards[1].shortlist else None)
     target, draft = (
         roofline.NetworkSizes.of(one, prompt, text, ids) for one, ids in zip(networks, listed, strict=True)
@@ -180,7 +181,7 @@ def _predict(flags: argparse.Namespace) -> int:
         for rows in flags.batch_size
     ]
     title = f"{flags.target} drafted by {flags.drafter} on {flags.chips} × {flags.device}"
-    context = f"{prompt:,} tokens of prompt and {text:,} of text, {dtype}; {told}"
+    context = f"{prompt:,} tokens of prompt and room for {text:,} of text, {dtype}; {told}"
     tables.print_predictions(found, title, f"{context}. {device.source}")
     if flags.output:
         rows = [dataclasses.asdict(one) for one in found]

@@ -30,11 +30,11 @@ class Device:
       interconnect: bytes a second that it sends and receives, over all links; with one chip it is not read.
       source: where the figures stand.
       dtype: of weights and activations, that the figures were measured with; None: any.
-      products: `[rows, bytes, bytes a second]`: speed at which weights are multiplied with so many rows, where
-        so many bytes are read between two readings of one of them; a cache may hold those. Empty: bandwidth
-        or flops, whichever is slower.
+      products: `[tokens, bytes, bytes a second]`: speed at which weights are multiplied with so many tokens,
+        where so many bytes are read between two readings of one of them; a cache may hold those. Empty:
+        bandwidth or flops, whichever is slower.
       attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
-        many rows with so many queries each. Empty: as products.
+        many rows with so many queries a head of keys. Empty: as products.
       launch: seconds of an operation that hardly computes anything: a kernel's launch, or what a turn of a
         loop and the threads' waking cost.
       logits: of which a second become a distribution and a drawn token; 0: they cost nothing.
@@ -59,13 +59,13 @@ class Device:
             if any(min(row) <= 0 for row in getattr(self, name)):
                 raise UsageError(f"field {name}: every number in it must be above 0")
 
-    def product_seconds(self, weight_bytes: float, flops: float, rows: int, reuse: float) -> float:
+    def product_seconds(self, weight_bytes: float, flops: float, tokens: int, reuse: float) -> float:
         """The time of products with weights of so many bytes, read again after `reuse` bytes."""
         if self.products:
-            return weight_bytes / _between(self.products, rows, reuse)
+            return weight_bytes / _between(self.products, tokens, reuse)
         return max(weight_bytes / self.bandwidth, flops / self.flops)
 
-    def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: int) -> float:
+    def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: float) -> float:
         """The time of attention over caches of so many bytes."""
         if self.attention:
             return cache_bytes / _between(self.attention, rows, queries)

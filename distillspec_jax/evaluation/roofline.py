@@ -32,7 +32,9 @@ class Work:
     """The least that one call of a network does.
 
     Attributes:
-      rows, queries: of the batch, and tokens of each.
+      rows: of the batch.
+      tokens: of all of them.
+      queries: of a row and a head of keys.
       weights: bytes of them.
       caches: live bytes.
       flops: of its products with weights.
@@ -41,7 +43,8 @@ class Work:
     """
 
     rows: int
-    queries: int
+    tokens: int
+    queries: float
     weights: float
     caches: float
     flops: float
@@ -61,8 +64,7 @@ class Work:
             must hold, to help. By default its own alone.
         """
         reuse = self.bytes / chips if reuse is None else reuse
-        tokens = self.rows * self.queries
-        alone = device.product_seconds(self.weights / chips, self.flops / chips, tokens, reuse)
+        alone = device.product_seconds(self.weights / chips, self.flops / chips, self.tokens, reuse)
         alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
 
@@ -135,7 +137,8 @@ class NetworkSizes:
         activations = rows * tokens * self.width * itemsize
         return Work(
             rows=rows,
-            queries=tokens,
+            tokens=rows * tokens,
+            queries=tokens * self.attended / (2.0 * self.cached),
             weights=float(itemsize) * self.read,
             caches=float(itemsize) * rows * self.cached,
             flops=2.0 * rows * tokens * self.read,
