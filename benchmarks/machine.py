@@ -20,9 +20,11 @@ import numpy as np
 from benchmarks.probe import Probe
 from benchmarks.tiny_rounds import tiny_rounds
 from distillspec_jax.decoding import SamplingParams, randomness
+from distillspec_jax.decoding.randomness import Purpose
 from distillspec_jax.evaluation.devices import Device
 from distillspec_jax.models import cpu_forms, registry
 from distillspec_jax.models.attention import Attention
+from distillspec_jax.models.dense import Form
 from distillspec_jax.shapes import Array
 from distillspec_jax.training.flops import product_peak
 from distillspec_jax.vocabulary import Vocabulary
@@ -134,7 +136,7 @@ def _cache_bytes(rows: int) -> int:
 
 def _attention(rows: int, queries: int) -> Probe:
     """Some layers' attention over their caches, and the writing of new keys and values; of narrow inputs."""
-    form = "few_rows" if cpu_forms.pays(rows * queries) else "stacked"
+    form: Form = "few_rows" if cpu_forms.pays(rows * queries) else "stacked"
     module = Attention(HEADS, HEAD_DIM, 32, 0.0, jnp.float32, form, fused=True)
     x, length_B = jnp.ones((rows, queries, 32)), jnp.full(rows, SLOTS - 16)
     bias = jnp.zeros((rows, 1, queries, SLOTS))
@@ -147,13 +149,13 @@ def _attention(rows: int, queries: int) -> Probe:
 
     def step(variables: Any, carry: Any) -> Any:
         x, caches = carry
-        written = []
+        written: list[Any] = []
         for kv in caches:
             y, kv = module.apply(variables, x, kv, length_B, bias, method="extend")
             x, written = x + 1e-6 * y, [*written, kv]
         return x, written
 
-    variables = {"params": jax.jit(init)()}
+    variables = jax.jit(init)()
     return Probe(step, variables, (x, [cache() for _ in range(_LAYERS)]), rows * queries * 2e-5)
 
 
@@ -169,6 +171,6 @@ def _draws() -> Probe:
 
     def step(logits_BV: Array, token_B: Array) -> Array:
         log_p_BV = distribution.log_probs(logits_BV + 1e-6 * token_B[:, None])
-        return randomness.draw(randomness.draw_keys(keys_B, token_B, 0), log_p_BV)
+        return randomness.draw(randomness.draw_keys(keys_B, token_B, Purpose.BONUS), log_p_BV)
 
     return Probe(step, logits_BV, jnp.zeros(rows, jnp.int32), 1e-3)

@@ -8,10 +8,11 @@ Nothing of T5X is part of this project.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import types
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from distillspec_jax.errors import UsageError
 
@@ -37,7 +38,9 @@ _UNUSED = (
 class _Unused(types.ModuleType):
     """A module whose every name is such a module again; calling one gives None."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -80,6 +83,7 @@ class T5X:
         package = types.ModuleType("t5x")  # its own __init__ would import all that it has
         package.__path__ = [str(folder / "t5x")]
         sys.modules["t5x"] = package
+        logging.getLogger("absl").setLevel(logging.ERROR)
         try:
             parts = ("examples.t5.network", "adafactor", "models", "train_state", "trainer")
             self.network, self.adafactor, self.models, self.train_state, self.trainer = (

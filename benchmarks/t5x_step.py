@@ -3,9 +3,9 @@
 T5X's is its public source, as it is: `trainer.train_with_lr` around `models.EncoderDecoderModel`,
 `examples.t5.network` and `adafactor.Adafactor`, in one jit that donates its state, with the z-loss of its
 `t5_1_1` gin files. Ours is the step that `finetune` runs, with Adafactor, too. Both begin from the same
-weights, take the same packed batch of the embedded tasks, draw dropout at the same rate, and must agree on the
-loss without it. Each runs in float32; T5X also with the activations in bfloat16 that its gin files set, ours
-also with MATMUL_PRECISION='BF16_BF16_F32'.
+weights, take the same packed batch of the embedded tasks, draw dropout at the same rate, and must agree on
+the loss without it. Each runs in float32; T5X also with the activations in bfloat16 that its gin files set,
+ours also with MATMUL_PRECISION='BF16_BF16_F32'.
 """
 
 from __future__ import annotations

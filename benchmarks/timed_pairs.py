@@ -48,8 +48,16 @@ def _t5_small() -> tuple[Side, Side]:
 
 
 def _smollm2() -> tuple[Side, Side]:
-    sizes = {"vocab_size": 49152, "emb_dim": 576, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64}
-    config = DecoderOnlyConfig(**sizes, num_layers=30, mlp_dim=1536, logits_via_embedding=True)
+    config = DecoderOnlyConfig(
+        vocab_size=49152,
+        emb_dim=576,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        num_layers=30,
+        mlp_dim=1536,
+        logits_via_embedding=True,
+    )
     return _cut(DecoderOnly(config), 0, 1, 28, 29)
 
 
@@ -140,10 +148,11 @@ class TimedPair:
         """What a round reads."""
         return sum(sizes.call(self._rows, 1, 4).bytes for sizes in self._read())
 
-    def _read(self) -> list[NetworkSizes]:
+    def _read(self) -> tuple[NetworkSizes, NetworkSizes]:
         # Attention reads all slots that there is room for.
         room = TEXT + self._sizes[1] + 1
-        return [NetworkSizes.of(network, PROMPT, room) for network in self._networks]
+        target, draft = (NetworkSizes.of(network, PROMPT, room) for network in self._networks)
+        return target, draft
 
     def rows(self, device: Device) -> list[Row]:
         """The predictions from a device's figures, beside the medians of what was measured."""

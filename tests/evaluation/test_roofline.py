@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
 
 def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tmp_path: Path) -> None:
     written = {
-        **{name: 1e3 for name in ("bandwidth", "flops", "memory", "interconnect")},
+        **dict.fromkeys(("bandwidth", "flops", "memory", "interconnect"), 1e3),
         "source": "by hand",
         "dtype": "float32",
         "products": [[1, 100, 8.0], [1, 400, 2.0], [4, 100, 4.0], [4, 400, 1.0]],
