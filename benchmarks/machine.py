@@ -6,7 +6,6 @@ draws, and rounds of networks so small that launching operations is all they do.
 
 from __future__ import annotations
 
-import collections
 import math
 import os
 import platform
@@ -46,13 +45,13 @@ class Machine:
 
     def __init__(self, largest: float = math.inf) -> None:
         self._reuse = [size for size in REUSE if size <= 1.5 * largest]
-        self._tiny = [tiny_rounds(kind, rows) for kind in ("t5", "llama") for rows in BATCHES]
+        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in QUERIES}
         self._products = {(rows, size): _products(rows, size) for size in self._reuse for rows in ROWS}
         self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
         self._draws = _draws()
 
     def _probes(self) -> Iterator[Probe]:
-        yield from (probe for probes in self._tiny for probe in probes)
+        yield from (probe for probes in self._tiny.values() for probe in probes)
         yield from self._products.values()
         yield from self._attention.values()
         yield self._draws
@@ -64,18 +63,27 @@ class Machine:
 
     def device(self) -> Device:
         """The figures, from the medians of all runs so far."""
-        launch = self.launch()
+        # The median of two families' rounds: what an operation costs, whatever it is.
+        launch = tuple(
+            (rows, tokens, float(np.median([probe.whole / probe.launches for probe in probes])))
+            for (rows, tokens), probes in self._tiny.items()
+        )
+        known = Device(1, 1, 1, 1, "", launch=launch)
+
+        def seconds(probe: Probe, rows: int, tokens: int) -> float:
+            return probe.seconds(known.launch_seconds(rows, tokens))
+
         products = tuple(
-            (rows, size, _bytes(size) / probe.seconds(launch))
-            for (rows, size), probe in self._products.items()
+            (tokens, size, _bytes(size) / seconds(probe, min(tokens, 8), -(-tokens // 8)))
+            for (tokens, size), probe in self._products.items()
         )
         attention = tuple(
-            (rows, queries, _cache_bytes(rows) / probe.seconds(launch))
+            (rows, queries, _cache_bytes(rows) / seconds(probe, rows, queries))
             for (rows, queries), probe in self._attention.items()
         )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(
-            bandwidth=max(speed for rows, size, speed in products if size == self._reuse[-1]),
+            bandwidth=max(speed for _, size, speed in products if size == self._reuse[-1]),
             flops=product_peak(),
             memory=float(memory),
             interconnect=1.0,
@@ -84,20 +92,8 @@ class Machine:
             products=products,
             attention=attention,
             launch=launch,
-            logits=_LOGITS.size / self._draws.seconds(launch),
+            logits=_LOGITS.size / seconds(self._draws, len(_LOGITS), 1),
         )
-
-    def launch(self) -> float:
-        """Seconds of an operation: the median over tiny rounds of their time over their operations."""
-        return float(np.median([one for ratios in self.launch_ratios().values() for one in ratios]))
-
-    def launch_ratios(self) -> dict[int, list[float]]:
-        """The same by batch size, of every tiny round."""
-        found = collections.defaultdict(list)
-        for i, probes in enumerate(self._tiny):
-            for probe in probes:
-                found[BATCHES[i % 2]].append(float(np.median(probe.taken)) / probe.launches)
-        return dict(found)
 
 
 def _bytes(size: int) -> int:

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from benchmarks.machine import Machine
 from benchmarks.timed_pairs import PAIRS, Row, TimedPair
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
     flags.device.parent.mkdir(parents=True, exist_ok=True)
     flags.device.write_text(json.dumps(dataclasses.asdict(device), indent=1) + "\n")
     rows = [row for pair in pairs for row in pair.rows(device)]
-    print(described(machine, device))
+    print(described(device))
     print(table(rows))
     if flags.output:
         with flags.output.open("a") as file:
@@ -67,32 +66,33 @@ def main(argv: list[str]) -> int:
     return 0 if all(abs(row.ratio - 1) <= TOLERANCE for row in rows) else 1
 
 
-def described(machine: Machine, device: Device) -> str:
-    """The figures in a few lines, and how far the cost of an operation depends on the batch."""
-    launches = {rows: 1e6 * np.median(found) for rows, found in machine.launch_ratios().items()}
-    told = ", ".join(f"{took:.2f} µs in a batch of {rows}" for rows, took in launches.items())
+def described(device: Device) -> str:
+    """The figures, in Markdown."""
+    assert isinstance(device.launch, tuple)
     lines = [
         f"{device.source}, {jax.default_backend()}, JAX {jax.__version__}",
-        f"an operation: {told}; {device.logits / 1e6:,.0f} million logits a second; products of large "
-        f"matrices {device.flops / 1e9:,.0f} GFLOP/s",
+        f"{device.logits / 1e6:,.0f} million logits a second; products of large matrices "
+        f"{device.flops / 1e9:,.0f} GFLOP/s",
         "",
-        *_grid("weights, GB/s: rows", "MB between two readings", device.products, 2**20),
+        *_grid("weights, GB/s: tokens \\ MB between two readings", device.products, 2**20, 1e9),
         "",
-        *_grid("caches, GB/s: batch", "queries a row and head", device.attention, 1),
+        *_grid("caches, GB/s: batch \\ queries a row and head", device.attention, 1, 1e9),
+        "",
+        *_grid("an operation, µs: batch \\ tokens a row", device.launch, 1, 1e-6),
         "",
     ]
     return "\n".join(lines)
 
 
-def _grid(first: str, second: str, rows: Sequence[tuple[float, float, float]], unit: int) -> list[str]:
-    across = sorted({y for _, y, _ in rows})
+def _grid(title: str, rows: Sequence[tuple[float, float, float]], across: float, unit: float) -> list[str]:
+    columns = sorted({y for _, y, _ in rows})
     found = {(x, y): value for x, y, value in rows}
     lines = [
-        f"| {first} \\ {second} | " + " | ".join(f"{y / unit:g}" for y in across) + " |",
-        "|---" * (len(across) + 1) + "|",
+        f"| {title} | " + " | ".join(f"{y / across:g}" for y in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
     ]
     for x in sorted({x for x, _, _ in rows}):
-        lines.append(f"| {x:g} | " + " | ".join(f"{found[x, y] / 1e9:.1f}" for y in across) + " |")
+        lines.append(f"| {x:g} | " + " | ".join(f"{found[x, y] / unit:.2f}" for y in columns) + " |")
     return lines
 
 

@@ -45,7 +45,11 @@ class Probe:
         jax.block_until_ready(self._loop(*self._start))
         self.taken.append((time.perf_counter() - began) / self._count)
 
+    @property
+    def whole(self) -> float:
+        """The median time of a step."""
+        return float(np.median(self.taken))
+
     def seconds(self, launch: float) -> float:
         """The median time of a step without its launches; at least a fifth of the whole."""
-        whole = float(np.median(self.taken))
-        return max(whole - self.launches * launch, whole / 5)
+        return max(self.whole - self.launches * launch, self.whole / 5)

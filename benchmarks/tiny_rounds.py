@@ -19,47 +19,45 @@ from distillspec_jax.decoding import (
     randomness,
 )
 from distillspec_jax.decoding.drafters import ModelDrafter
-from distillspec_jax.models import registry
+from distillspec_jax.models import layer_subset, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.vocabulary import Vocabulary
 
 _SIZES: dict[str, Any] = {"vocab_size": 128, "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64}
-_PROMPT, _TEXT, _BLOCK_SIZE = 16, 16, 3
+_PROMPT, _TEXT = 16, 16
 
 
-def _network(kind: str, layers: int) -> Network:
-    if kind == "t5":
-        return EncoderDecoder(T5Config(**_SIZES, num_encoder_layers=1, num_decoder_layers=layers))
-    return DecoderOnly(DecoderOnlyConfig(**_SIZES, num_layers=layers))
+def tiny_rounds(rows: int, block_size: int) -> list[Probe]:
+    """A round of a T5 and one of a Llama, in a batch of so many rows; block size 0: without a draft."""
+    return [
+        _round(
+            EncoderDecoder(T5Config(**_SIZES, num_encoder_layers=1, num_decoder_layers=6)), rows, block_size
+        ),
+        _round(DecoderOnly(DecoderOnlyConfig(**_SIZES, num_layers=6)), rows, block_size),
+    ]
 
 
-def tiny_rounds(kind: str, rows: int) -> list[Probe]:
-    """A round without a draft and a round with one, of a family, `t5` or `llama`, of so many rows."""
-    target, draft = _network(kind, 6), _network(kind, 2)
-    params, draft_params = (
-        jax.jit(lambda key, model=model: registry.unboxed(model.init(key)))(jax.random.key(0))
-        for model in (target, draft)
-    )
+def _round(target: Network, rows: int, block_size: int) -> Probe:
+    draft = layer_subset.shrink(target, (0, 1))
+    params = jax.jit(lambda key: registry.unboxed(target.init(key)))(jax.random.key(0))
     distribution = SamplingParams(1.0).distribution(Vocabulary(None, (1,), (0,))).for_rows(rows)
     keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
     settings = RowSettings(keys_B, jnp.full(rows, 10_000), distribution)
     prompt_BT = jnp.full((rows, _PROMPT), 2, jnp.int32)
-    found = []
-    for loop, tokens in (
-        (AutoregressiveLoop(target), 1),
-        (SpeculativeLoop(target, ModelDrafter(draft), block_size=_BLOCK_SIZE), _BLOCK_SIZE + 1),
-    ):
-        pair = PairParams(target.prepare(params, rows * tokens), draft.prepare(draft_params, rows))
-        state = jax.jit(loop.init, static_argnums=3)(pair, prompt_BT, settings, _TEXT)
+    loop: AutoregressiveLoop | SpeculativeLoop = AutoregressiveLoop(target)
+    if block_size:
+        loop = SpeculativeLoop(target, ModelDrafter(draft), block_size=block_size)
+    drafting = draft.prepare(layer_subset.take(params, (0, 1)), rows)
+    pair = PairParams(target.prepare(params, rows * (block_size + 1)), drafting)
+    state = jax.jit(loop.init, static_argnums=3)(pair, prompt_BT, settings, _TEXT)
 
-        def step(pair: PairParams, state: State, loop: Any = loop) -> State:
-            after: State = loop.round(pair, state)
-            # Every round stands at the same place of the text.
-            rows = dataclasses.replace(state.rows, pending_B=after.rows.pending_B)
-            target = after.target.rewind(state.target.length_B)
-            return dataclasses.replace(after, rows=rows, target=target, counts=state.counts)
+    def step(pair: PairParams, state: State) -> State:
+        after = loop.round(pair, state)
+        # Every round stands at the same place of the text.
+        rows = dataclasses.replace(state.rows, pending_B=after.rows.pending_B)
+        target = after.target.rewind(state.target.length_B)
+        return dataclasses.replace(after, rows=rows, target=target, counts=state.counts)
 
-        found.append(Probe(step, pair, state, 3e-4))
-    return found
+    return Probe(step, pair, state, 3e-4)

@@ -35,8 +35,8 @@ class Device:
         bandwidth or flops, whichever is slower.
       attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
         many rows with so many queries a head of keys. Empty: as products.
-      launch: seconds of an operation that hardly computes anything: a kernel's launch, or what a turn of a
-        loop and the threads' waking cost.
+      launch: seconds of an operation that hardly computes anything: a kernel's launch, or what the waking of
+        threads costs; or `[rows, tokens, seconds]`, in a batch of so many rows with so many tokens each.
       logits: of which a second become a distribution and a drawn token; 0: they cost nothing.
     """
 
@@ -48,15 +48,16 @@ class Device:
     dtype: str | None = None
     products: tuple[Row, ...] = ()
     attention: tuple[Row, ...] = ()
-    launch: Amount = 0.0
+    launch: Amount | tuple[Row, ...] = 0.0
     logits: Amount = 0.0
 
     def __post_init__(self) -> None:
         for name in ("bandwidth", "flops", "memory", "interconnect"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"field {name}: must be above 0")
-        for name in ("products", "attention"):
-            if any(min(row) <= 0 for row in getattr(self, name)):
+        for name in ("products", "attention", "launch"):
+            table = getattr(self, name)
+            if isinstance(table, tuple) and any(min(row) <= 0 for row in table):
                 raise UsageError(f"field {name}: every number in it must be above 0")
 
     def product_seconds(self, weight_bytes: float, flops: float, tokens: int, reuse: float) -> float:
@@ -70,6 +71,10 @@ class Device:
         if self.attention:
             return cache_bytes / _between(self.attention, rows, queries)
         return max(cache_bytes / self.bandwidth, flops / self.flops)
+
+    def launch_seconds(self, rows: int, tokens: int) -> float:
+        """The time of launching one operation."""
+        return self.launch if isinstance(self.launch, (int, float)) else _between(self.launch, rows, tokens)
 
 
 def read(path: str | Path) -> Device:

@@ -217,7 +217,7 @@ def round_costs(
             logits += batch_size * size * draft.logits
         if device.logits:
             took += logits / device.logits
-        return took + (launches[size] * device.launch if launches else 0.0)
+        return took + (launches[size] * device.launch_seconds(batch_size, size + 1) if launches else 0.0)
 
     return RoundCosts({size: seconds(size) for size in (0, *block_sizes)})
 
