@@ -62,7 +62,7 @@ def ours(config: T5Config, params: Params, batch: Batch, precision: str | None) 
     loss_fn = make_supervised_loss(model, dropout=config.dropout_rate > 0, z_loss=Z_LOSS)
     optimizer = optimizers.adafactor(RATE)
     shardings = registry.shardings(model, partitioner)
-    placed = jax.device_put(params, shardings)
+    placed = jax.device_put(jax.tree.map(jnp.copy, params), shardings)  # the step gives them away
     state, state_shardings = create_state(placed, shardings, optimizer, partitioner)
     step = make_train_step(optimizer, partitioner, state_shardings, 0, matmul_precision=precision)
     rows = partitioner.put_batch(batch)

@@ -13,8 +13,8 @@ from distillspec_jax.shapes import Array
 def spread(shared: Array, rows: int) -> Array:
     """`[...]` to `[rows, ...]`.
 
-    The gradient is a sum over rows. XLA's CPU backend takes 70 ms for one of 9 million numbers, and 1 ms for the
-    same as a product with ones; the biases of positions were a tenth of a training step. On other
+    The gradient is a sum over rows. XLA's CPU backend takes 70 ms for one of 9 million numbers, and 1 ms for
+    the same as a product with ones; the biases of positions were a tenth of a training step. On other
     backends it is left to the compiler.
     """
     if jax.default_backend() != "cpu":
