@@ -31,6 +31,7 @@ from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
+from distillspec_jax.models.spread import spread
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -53,6 +54,12 @@ def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
     return RelativePositionBias(
         config.num_heads, config.relpos_buckets, config.relpos_max_distance, bidirectional
     )
+
+
+def _bias(relpos: Array, mask_BQS: Array) -> Array:
+    """Masks and biases of positions, `[H, Q, S]` of all rows or `[B, H, Q, S]`."""
+    relpos_BHQS = spread(relpos, len(mask_BQS)) if relpos.ndim == 3 else relpos
+    return relpos_BHQS + bias_of(mask_BQS)
 
 
 class EncoderLayer(nn.Module):
@@ -142,7 +149,7 @@ class Encoder(nn.Module):
 
     def __call__(self, x_BTM: Array, mask_BTT: Array, deterministic: bool) -> Array:
         position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
+        bias = _bias(self.relpos_bias(position, position), mask_BTT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(EncoderLayer, self.config)
         x, _ = through(self, layer, x, bias, deterministic=deterministic)
@@ -183,12 +190,13 @@ class Decoder(nn.Module):
         self,
         x_BTM: Array,
         encoded_BSM: Array,
-        position_BT: Array,
+        position: Array,
         mask_BTT: Array,
         cross_mask_BTS: Array,
         deterministic: bool,
     ) -> Array:
-        bias = self.relpos_bias(position_BT, position_BT) + bias_of(mask_BTT)
+        """The features that `logits` reads; positions are `[T]`, those of all rows, or `[B, T]`."""
+        bias = _bias(self.relpos_bias(position, position), mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
@@ -247,7 +255,7 @@ class Transformer(nn.Module):
         segments = batch.get("encoder_segment_ids")
         encoded = self.encode(inputs_BS, segments, deterministic)
         t = outputs_BT.shape[1]
-        tailed, position = places(batch), jnp.arange(t)[None]
+        tailed, position = places(batch), jnp.arange(t)
         mask = jnp.tril(jnp.ones((t, t), bool))[None]
         if tailed is not None:
             mask, position = tailed.visible(), tailed.position
