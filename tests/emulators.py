@@ -26,12 +26,14 @@ EMULATED = tuple(filter(None, os.environ.get("DISTILLSPEC_EMULATORS", "").split(
 
 _GS_PROGRAM = r"""
 import email.feedparser, re
-from gcp_storage_emulator import __main__ as emulator
+from gcp_storage_emulator import __main__ as emulator, storage
 email.feedparser.NLCRE_eol = re.compile(r"\n\Z")
+storage.Storage._write_config_to_file = lambda self: None
 emulator.main()
 """
 """The emulator reads what is uploaded as an e-mail, and takes a carriage return at the end of an object for a
-part of the line's end that follows: an object in 256 would lose its last byte."""
+part of the line's end that follows: an object in 256 would lose its last byte. After every write it writes
+down what all objects are, though it forgets them when it ends: the more, the slower."""
 
 
 @contextlib.contextmanager
@@ -67,6 +69,8 @@ def _gs() -> Iterator[str]:
     options = ("start", "--host=127.0.0.1", "--in-memory", "--default-bucket=bucket", "--port")
     with _served("-c", _GS_PROGRAM, *options) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("FSSPEC_GS_TOKEN", "anon")  # or the library asks the machine's cloud who it is
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
         forget("gs")
         yield "gs://bucket"
 

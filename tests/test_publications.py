@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax import outputs
 from distillspec_jax.buckets import commits, copies, stores
+from distillspec_jax.buckets.followed_folders import FollowedFolder
 from distillspec_jax.buckets.published_files import PublishedFile
 from distillspec_jax.buckets.published_folders import PublishedFolder
 from distillspec_jax.errors import UsageError
@@ -305,6 +306,25 @@ def test_a_file_that_another_run_wrote_meanwhile_is_left(bucket, elsewhere):
 def test_a_bucket_is_no_file(bucket):
     with pytest.raises(UsageError, match="cannot save to memory://bucket: it is a bucket"):
         PublishedFile("memory://bucket")
+
+
+# --- several hosts ---
+
+
+def test_other_hosts_have_what_the_first_has_published_and_publish_nothing(bucket):
+    first, other = PublishedFolder(FOLDER), FollowedFolder(FOLDER, 1)
+    for contents in (BEFORE, AFTER):
+        make(first.path, contents)
+        first.publish()
+        make(other.path, {"log": "of this host\n", "steps/9/a": "never saved"})
+        written = len(bucket.written)
+        other.publish()
+        other.publish_behind()
+        other.follow()
+        assert held(other.path) == contents == read()
+        assert len(bucket.written) == written
+    other.close()
+    first.close()
 
 
 # --- runs ---
