@@ -267,11 +267,7 @@ def abstract(shapes: Params, shardings: Any = None) -> Params:
 def manager(
     directory: str | Path, keep: int | None = None, asynchronous: bool = False, alone: bool = False
 ) -> ocp.CheckpointManager:
-    """Orbax's manager over the directory's steps; its items are `params`, `optimizer` and `progress`.
-
-    Args:
-      alone: other hosts have no part in what this one reads and writes.
-    """
+    """Orbax's manager over the directory's steps; with `alone` other hosts have no part in what it does."""
     steps = (Path(directory) / STEPS).absolute()
     steps.mkdir(parents=True, exist_ok=True)
     processes = _processes(alone)
@@ -282,11 +278,9 @@ def manager(
         cleanup_tmp_directories=True,
         multiprocessing_options=processes,
     )
-    handlers = {
-        "params": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
-        "optimizer": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
-        "progress": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
-    }
+    kinds = {"params": ocp.StandardCheckpointHandler, "optimizer": ocp.StandardCheckpointHandler}
+    kinds |= {"progress": ocp.JsonCheckpointHandler}
+    handlers = {name: kind(multiprocessing_options=processes) for name, kind in kinds.items()}
     return ocp.CheckpointManager(steps, options=options, item_handlers=handlers)
 
 
@@ -336,8 +330,7 @@ def save_params(
 ) -> None:
     """Writes a finished step of parameters alone (a zoo model, a converted checkpoint).
 
-    Args:
-      alone: other hosts have no part in it; the parameters are here.
+    With `alone` other hosts have no part in it.
     """
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
