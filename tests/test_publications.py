@@ -18,7 +18,7 @@ from tests.bucket import Killed
 FOLDER, FILE = f"{toy.ADDRESS}/runs/one", f"{toy.ADDRESS}/out.jsonl"
 BEFORE = {"card.json": "{}", "steps/1/a": "old", "steps/2/b": "other", "log": "1\n"}
 AFTER = {"card.json": "{}", "steps/2/b": "damaged and made again", "steps/3/a": "new", "log": "1\n2\n"}
-LATER = {"card.json": "{}", "steps/4/a": "newest", "log": "1\n2\n3\n"}
+LATER = {"card.json": "{}", "steps/2/b": AFTER["steps/2/b"], "steps/4/a": "newest", "log": "1\n2\n3\n"}
 
 
 @pytest.fixture
@@ -233,6 +233,16 @@ def test_a_second_run_is_refused(bucket, elsewhere):
         one.publish()
     one.close()
     assert read() == LATER
+
+
+def test_a_machine_goes_on_from_what_another_has_published_since(bucket, elsewhere, monkeypatch, tmp_path):
+    publish(BEFORE)
+    elsewhere()
+    publish(AFTER)
+    monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "here"))
+    one = PublishedFolder(FOLDER)
+    assert held(one.path) == AFTER
+    one.close()
 
 
 def test_a_folder_of_others_is_refused_and_left(bucket):
