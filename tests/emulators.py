@@ -4,7 +4,8 @@ The emulators are no part of the locked environment. In one of its own, beside t
 
     pip install gcsfs s3fs 'moto[server]' gcp-storage-emulator
     export DISTILLSPEC_EMULATORS=s3,gs
-    python -m pytest -m '' tests/test_bucket_emulators.py tests/training/test_{restart,damage}.py
+    python -m pytest -m '' tests/test_bucket_emulators.py tests/training/test_{restart,damage}.py \
+        tests/faults/test_hosts.py
 """
 
 from __future__ import annotations
