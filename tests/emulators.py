@@ -71,6 +71,9 @@ def _gs() -> Iterator[str]:
     with _served("-c", _GS_PROGRAM, *options) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         patch.setenv("NO_GCE_CHECK", "true")  # nobody asks the machine's cloud who it is
+        patch.setenv(
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+        )  # nor of what kind every bucket is, by gRPC
         forget("gs")
         yield "gs://bucket"
 
