@@ -70,10 +70,9 @@ def _gs() -> Iterator[str]:
     options = ("start", "--host=127.0.0.1", "--in-memory", "--default-bucket=bucket", "--port")
     with _served("-c", _GS_PROGRAM, *options) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        patch.setenv("NO_GCE_CHECK", "true")  # nobody asks the machine's cloud who it is
-        patch.setenv(
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
-        )  # nor of what kind every bucket is, by gRPC
+        # Nobody asks the machine's cloud who it is, nor the emulator by gRPC of what kind its buckets are.
+        patch.setenv("NO_GCE_CHECK", "true")
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         forget("gs")
         yield "gs://bucket"
 
