@@ -18,10 +18,14 @@ MESH ?= 4x8
 SCALE ?= small
 # A file's tests share compiled functions, so files and not tests are dealt out; compiling keeps one core busy.
 WORKERS ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+# Tests that use every dependency and do without the reference implementations.
+LOWEST := tests/test_schema.py tests/test_buckets.py tests/test_publications.py tests/test_checkpoint.py tests/data \
+  tests/tokenization tests/decoding/test_speculative.py tests/decoding/test_engine.py tests/training tests/reports \
+  tests/serving tests/cli/test_generate.py tests/cli/test_main.py
 # The interpreter to make .venv with; the first of the usual names that is new enough when empty.
 PYTHON ?=
 
-.PHONY: help setup setup-reference lint test test-exact test-faults mutants attack dryrun demo zoo bench check-accelerator grid curves paper report notebooks wheel lock clean
+.PHONY: help setup setup-reference lint test test-lowest test-exact test-faults mutants attack dryrun demo zoo bench check-accelerator grid curves paper report notebooks wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -94,6 +98,13 @@ test: setup-reference  ## lint, type-check and run the tests (ARGS goes to pytes
 	tests=0; JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(WORKERS) $(ARGS) || tests=$$?
 	wait $$types || { echo "make test: mypy found errors, printed above" >&2; exit 1; }
 	exit $$tests
+
+# What the bounds of pyproject.toml promise: releases that old still warn of each other, so warnings are no errors here.
+test-lowest:  ## tests on the oldest releases that pyproject.toml allows (needs uv; ARGS: other tests)
+	rm -rf .cache/lowest
+	uv venv -q --python 3.11 .cache/lowest
+	uv pip install -q --python .cache/lowest/bin/python --resolution=lowest-direct '.[test,buckets]'
+	JAX_PLATFORMS=cpu PYTHONPATH=$$PWD .cache/lowest/bin/python -m pytest -o filterwarnings= $(or $(ARGS),$(LOWEST))
 
 test-exact: setup  ## every cell of the exactness grid (half an hour)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)

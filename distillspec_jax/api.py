@@ -23,6 +23,7 @@ from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.generation.text_generator import Generation, TextGenerator
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained, load
+from distillspec_jax.partitioning import own_meshes
 
 if TYPE_CHECKING:
     from distillspec_jax.data.data_config import DataConfig
@@ -51,6 +52,7 @@ def _loaded(model: Model) -> Pretrained:
     return load(model) if isinstance(model, str) else model
 
 
+@own_meshes
 def generate(
     target: Model,
     texts: Sequence[str],
@@ -110,6 +112,7 @@ def generate(
     )
 
 
+@own_meshes
 def distill(
     target: Model,
     draft: Model,
@@ -168,6 +171,7 @@ def distill(
     return pretrained.load(str(directory))
 
 
+@own_meshes
 def sweep(
     target: Model,
     drafters: Mapping[str, Model],

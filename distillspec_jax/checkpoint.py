@@ -269,13 +269,31 @@ def abstract(shapes: Params, shardings: Any = None) -> Params:
 
 
 def manager(
-    directory: str | Path, keep: int | None = None, asynchronous: bool = False
+    directory: str | Path, keep: int | None = None, asynchronous: bool = False, alone: bool = False
 ) -> ocp.CheckpointManager:
-    """Orbax's manager over the directory's steps."""
+    """Orbax's manager over the directory's steps; with `alone` other hosts have no part in what it does."""
+    steps = (Path(directory) / STEPS).absolute()
+    steps.mkdir(parents=True, exist_ok=True)
+    processes = _processes(alone)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=asynchronous, create=True, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        enable_async_checkpointing=asynchronous,
+        create=False,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=processes,
     )
-    return ocp.CheckpointManager((Path(directory) / STEPS).absolute(), options=options)
+    kinds = {"params": ocp.StandardCheckpointHandler, "optimizer": ocp.StandardCheckpointHandler}
+    kinds |= {"progress": ocp.JsonCheckpointHandler}
+    handlers = {name: kind(multiprocessing_options=processes) for name, kind in kinds.items()}
+    return ocp.CheckpointManager(steps, options=options, item_handlers=handlers)
+
+
+def _processes(alone: bool) -> ocp.options.MultiprocessingOptions:
+    """Whom Orbax waits for: all hosts, of which the first writes what is one file, or none but this."""
+    if not alone or jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(here, {here}, f"host{here}")
 
 
 def load_params(
@@ -311,15 +329,22 @@ def stored_shapes(path: Path) -> Any:
         return handler.metadata(path).tree
 
 
-def save_params(directory: str | Path, step: int, params: Params, dtype: str | None = None) -> None:
-    """Writes a finished step of parameters alone (a zoo model, a converted checkpoint)."""
+def save_params(
+    directory: str | Path, step: int, params: Params, dtype: str | None = None, alone: bool = False
+) -> None:
+    """Writes a finished step of parameters alone (a zoo model, a converted checkpoint).
+
+    With `alone` other hosts have no part in it.
+    """
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
     path = (Path(directory) / STEPS / str(step) / "params").absolute()
     # StandardCheckpointer copies everything before it writes, and large files gather in memory.
-    handler = ocp.PyTreeCheckpointHandler()
+    processes = _processes(alone)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes)
     size = max(_FILE_BYTES, max(leaf.nbytes for leaf in jax.tree.leaves(params)) // _FILE_SHARE)
-    with saving(Path(directory)), ocp.Checkpointer(handler) as checkpointer:
+    checkpointing = ocp.Checkpointer(handler, multiprocessing_options=processes)
+    with saving(Path(directory)), checkpointing as checkpointer:
         arguments = ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=size)
         checkpointer.save(path, args=arguments, force=True)
 

@@ -141,13 +141,14 @@ def reads(path: str | Path, name: str | None = None) -> None:
 AnyPath = TypeVar("AnyPath", bound=str | Path)
 
 
-def place(path: AnyPath, *, folder: bool) -> AnyPath:
+def place(path: AnyPath, *, folder: bool, host: int = 0) -> AnyPath:
     """Where the run writes an output: the path itself, or for a bucket a place on this machine.
 
     What is published at the address is there when this returns. `publish` brings there what is written.
 
     Args:
       folder: it is a folder, and no single file.
+      host: the number of this process among those that make the folder together; the first publishes it.
 
     Raises:
       UsageError: see `publications.Publication`; a part of what the run reads.
@@ -158,12 +159,16 @@ def place(path: AnyPath, *, folder: bool) -> AnyPath:
     if under_way is None:
         return path  # without a run nobody would end it: `resolved` refuses it
     if address not in under_way.published:
+        from distillspec_jax.buckets.followed_folders import FollowedFolder
         from distillspec_jax.buckets.published_files import PublishedFile
         from distillspec_jax.buckets.published_folders import PublishedFolder
 
         for read in under_way.addresses:
             _check_apart(address, read)
-        under_way.published[address] = (PublishedFolder if folder else PublishedFile)(address)
+        if host:
+            under_way.published[address] = FollowedFolder(address, host)
+        else:
+            under_way.published[address] = (PublishedFolder if folder else PublishedFile)(address)
     return type(path)(under_way.published[address].path)
 
 

@@ -1,23 +1,27 @@
 """Where arrays live: the mesh, and the one table in which logical axes meet it.
 
-Modules name the axes of their parameters; nobody else writes a `PartitionSpec`.
+Modules name the axes of their parameters; nobody else writes a `PartitionSpec`. Every array carries its mesh:
+one in force (`jax.set_mesh`) is neither needed nor wanted, see `own_meshes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
 
 Rules = tuple[tuple[str, str | None], ...]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def standard_logical_axis_rules(fully_sharded: bool = False) -> Rules:
@@ -156,7 +160,23 @@ def make_partitioner(
             f"use one of {[n for n in range(1, len(devices) + 1) if len(devices) % n == 0]}"
         )
     grid = np.asarray(devices).reshape(-1, num_partitions)
-    return Partitioner(Mesh(grid, ("data", "model")), standard_logical_axis_rules(fully_sharded))
+    # The compiler spreads the shardings of parameters and batches over what is computed of them.
+    mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    return Partitioner(mesh, standard_logical_axis_rules(fully_sharded))
+
+
+def own_meshes(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes each call of a function go without the mesh that its caller has set by `jax.set_mesh`.
+
+    JAX computes nothing with arrays of one mesh while another one is in force.
+    """
+
+    @functools.wraps(job)
+    def without(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with jax.set_mesh(None):
+            return job(*args, **kwargs)
+
+    return without
 
 
 def sharded_init(partitioner: Partitioner, init: Callable[[jax.Array], Params], key: jax.Array) -> Params:

@@ -28,6 +28,7 @@ from distillspec_jax.errors import UsageError, shown
 CARD = "shard.json"
 
 _AUTO = {
+    "JAX_PROCESS_ID": "JAX_NUM_PROCESSES",  # one process a host, where nobody else says so
     "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_COUNT",  # sbatch --array=0-7
     "JOB_COMPLETION_INDEX": None,  # an indexed Job of Kubernetes does not tell how many pods it has
     "SLURM_PROCID": "SLURM_NTASKS",  # srun --ntasks=8
@@ -78,11 +79,13 @@ def parse(text: str) -> Shard:
     """Reads `I/N`, I from 0; or `auto/N`, I from the scheduler's environment, which may know N, too (`auto`).
 
     Raises:
-      UsageError: no such shard, or an environment that does not say which; hosts that work together.
+      UsageError: no such shard, or an environment that does not say which; one shard for several hosts.
     """
-    if os.environ.get("DISTILLSPEC_MULTIHOST"):
-        raise UsageError(f"--shard={text}: shards know of no other hosts: leave DISTILLSPEC_MULTIHOST unset")
     index, slash, count = text.partition("/")
+    if index != "auto" and os.environ.get("DISTILLSPEC_MULTIHOST"):
+        raise UsageError(
+            f"--shard={text}: with DISTILLSPEC_MULTIHOST every host would take it: write auto, a shard a host"
+        )
     if index == "auto":
         index, count = _from_environment(text, count if slash else None)
     if not (index.isdecimal() and index.isascii() and count.isdecimal() and count.isascii()):

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import distillspec_jax as ds
@@ -26,6 +27,7 @@ def passed_on(tmp_path, monkeypatch):
 
     def record(target, draft, model_dir, data, loop, **more):
         arguments.update(more, target=target, draft=draft, model_dir=model_dir, data=data, loop=loop)
+        arguments["mesh in force"] = jax.sharding.get_abstract_mesh()
         return pair.write(tmp_path / "made", pair.draft())
 
     monkeypatch.setattr(job, "distill", record)
@@ -45,6 +47,15 @@ def test_distill_names_a_task_and_its_divergence(passed_on):
     assert passed_on["data"] == DataConfig("wiki_leads")
     assert divergences.divergence(passed_on["divergence"]) == JensenShannon(0.5)
     assert (passed_on["model_dir"], passed_on["loop"].total_steps) == ("o", 7)
+
+
+def test_the_mesh_of_a_script_is_none_of_ours(passed_on):
+    """JAX would refuse to compute with arrays that lie on other devices than those of the mesh in force."""
+    mesh = jax.make_mesh((1,), ("x",))
+    with jax.set_mesh(mesh):
+        ds.distill("t", "d", task="wiki_leads", output="o")
+        assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
+    assert passed_on["mesh in force"].empty
 
 
 def test_distill_takes_data_and_values_of_ones_own(passed_on):

@@ -134,12 +134,11 @@ SETTINGS = {"total_steps": 40, "save_period": 2}
 
 
 def test_a_training_process_that_is_killed_goes_on_elsewhere(store, here, tmp_path):
-    address = f"{store}/runs/killed"
+    address, said = f"{store}/runs/killed", tmp_path / "said"
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.training.toy", address, *(f"{k}={v}" for k, v in SETTINGS.items())],
         cwd=Path(__file__).parents[1],
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=said.open("w"),
     )
     library = fsspec.filesystem(store.partition(":")[0])
     deadline = time.monotonic() + 300
@@ -149,8 +148,8 @@ def test_a_training_process_that_is_killed_goes_on_elsewhere(store, here, tmp_pa
             if b"checkpoints/4/" in library.cat_file(f"{address}/{commits.NAME}"):
                 break
     process.kill()
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, said.read_text()
     here()
     params = toy.run(address, **SETTINGS)
     toy.assert_equal(toy.run(tmp_path / "whole", **SETTINGS), params)

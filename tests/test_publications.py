@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax import outputs
 from distillspec_jax.buckets import commits, copies, stores
+from distillspec_jax.buckets.followed_folders import FollowedFolder
 from distillspec_jax.buckets.published_files import PublishedFile
 from distillspec_jax.buckets.published_folders import PublishedFolder
 from distillspec_jax.errors import UsageError
@@ -17,7 +18,7 @@ from tests.bucket import Killed
 FOLDER, FILE = f"{toy.ADDRESS}/runs/one", f"{toy.ADDRESS}/out.jsonl"
 BEFORE = {"card.json": "{}", "steps/1/a": "old", "steps/2/b": "other", "log": "1\n"}
 AFTER = {"card.json": "{}", "steps/2/b": "damaged and made again", "steps/3/a": "new", "log": "1\n2\n"}
-LATER = {"card.json": "{}", "steps/4/a": "newest", "log": "1\n2\n3\n"}
+LATER = {"card.json": "{}", "steps/2/b": AFTER["steps/2/b"], "steps/4/a": "newest", "log": "1\n2\n3\n"}
 
 
 @pytest.fixture
@@ -234,6 +235,16 @@ def test_a_second_run_is_refused(bucket, elsewhere):
     assert read() == LATER
 
 
+def test_a_machine_goes_on_from_what_another_has_published_since(bucket, elsewhere, monkeypatch, tmp_path):
+    publish(BEFORE)
+    elsewhere()
+    publish(AFTER)
+    monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "here"))
+    one = PublishedFolder(FOLDER)
+    assert held(one.path) == AFTER
+    one.close()
+
+
 def test_a_folder_of_others_is_refused_and_left(bucket):
     bucket.put({"runs/one/notes.txt": b"mine"})
     with pytest.raises(
@@ -305,6 +316,25 @@ def test_a_file_that_another_run_wrote_meanwhile_is_left(bucket, elsewhere):
 def test_a_bucket_is_no_file(bucket):
     with pytest.raises(UsageError, match="cannot save to memory://bucket: it is a bucket"):
         PublishedFile("memory://bucket")
+
+
+# --- several hosts ---
+
+
+def test_other_hosts_have_what_the_first_has_published_and_publish_nothing(bucket):
+    first, other = PublishedFolder(FOLDER), FollowedFolder(FOLDER, 1)
+    for contents in (BEFORE, AFTER):
+        make(first.path, contents)
+        first.publish()
+        make(other.path, {"log": "of this host\n", "steps/9/a": "never saved"})
+        written = len(bucket.written)
+        other.publish()
+        other.publish_behind()
+        other.follow()
+        assert held(other.path) == contents == read()
+        assert len(bucket.written) == written
+    other.close()
+    first.close()
 
 
 # --- runs ---

@@ -15,7 +15,8 @@ PART = Part("generate", 0, 3, 10, {"lines.jsonl": 2}, {"seed": 0, "stop": ("a",)
 @pytest.fixture(autouse=True)
 def no_scheduler(monkeypatch):
     names = ("ARRAY_TASK_ID", "ARRAY_TASK_COUNT", "ARRAY_TASK_MAX", "PROCID", "NTASKS")
-    for name in (*(f"SLURM_{name}" for name in names), "JOB_COMPLETION_INDEX", "DISTILLSPEC_MULTIHOST"):
+    others = ("JOB_COMPLETION_INDEX", "DISTILLSPEC_MULTIHOST", "JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
+    for name in (*(f"SLURM_{name}" for name in names), *others):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -70,6 +71,12 @@ def test_more_shards_than_units_are_refused():
             Shard(3, 4),
         ),
         ("auto", {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Shard(1, 2)),
+        ("auto", {"DISTILLSPEC_MULTIHOST": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Shard(1, 2)),
+        (
+            "auto",
+            {"DISTILLSPEC_MULTIHOST": "1", "JAX_PROCESS_ID": "3", "JAX_NUM_PROCESSES": "4"},
+            Shard(3, 4),
+        ),
         # The step of an array's task is process 0 of 1: the array's index comes first.
         ("auto/4", {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "2"}, Shard(2, 4)),
     ],
@@ -90,7 +97,11 @@ def test_a_shard_is_named_or_found_in_the_environment(text, environment, expecte
         ("0/0", {}, "must be of 1 to 99999 shards"),
         ("0/1" + "0" * 5000, {}, "must be of 1 to 99999 shards"),
         ("9" * 5000 + "/8", {}, "is not one of 0/8 to 7/8"),
-        ("auto/8", {}, "none of SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, SLURM_PROCID is set"),
+        (
+            "auto/8",
+            {},
+            "none of JAX_PROCESS_ID, SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, SLURM_PROCID is set",
+        ),
         ("auto", {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX=3 does not say of how many"),
         # One task of an array, started again by itself, is not shard 0 of 1.
         (
@@ -99,7 +110,7 @@ def test_a_shard_is_named_or_found_in_the_environment(text, environment, expecte
             "does not say of how many: write auto/N",
         ),
         ("auto/8", {"SLURM_ARRAY_TASK_ID": "8"}, "SLURM_ARRAY_TASK_ID=8 is not one of 0 to N-1 of 8"),
-        ("0/8", {"DISTILLSPEC_MULTIHOST": "1"}, "leave DISTILLSPEC_MULTIHOST unset"),
+        ("0/8", {"DISTILLSPEC_MULTIHOST": "1"}, "every host would take it: write auto"),
     ],
 )
 def test_what_is_no_shard_is_one_line(text, environment, said, monkeypatch):

@@ -47,12 +47,13 @@ class Publication(abc.ABC):
     """
 
     _between = "/"
+    _suffix = ""
 
     def __init__(self, address: str) -> None:
         self.address, self._what = address, f"cannot save to {address}"
         self._place = Place(address, self._what, self._between)
         digest = hashlib.sha256(address.encode()).hexdigest()[:24]
-        self._root = stores.cache() / "outputs" / digest
+        self._root = stores.cache() / "outputs" / f"{digest}{self._suffix}"
         self.path = self._root / address.rpartition("/")[2]
         self._behind: threading.Thread | None = None
         self._failed: UsageError | None = None
@@ -68,6 +69,9 @@ class Publication(abc.ABC):
             stores.stage(address, self.path)
             self._held.callback(stores.stage, address, None)
             self._held = self._held.pop_all()
+
+    def follow(self) -> None:  # noqa: B027  (of one host there is nothing to do)
+        """Takes over what the first of several hosts has published, where this is another one."""
 
     def publish(self) -> None:
         """Publishes what is there, and returns when it is in the bucket."""

@@ -39,7 +39,7 @@ TASK_HELP = (
 
 SHARD_HELP = (
     "compute the I-th (from 0) of N shares, in a folder beside the output; auto/N takes I from SLURM's or "
-    "Kubernetes' environment. `distillspec merge` puts the shares together"
+    "Kubernetes' environment, auto both from SLURM or several hosts. `distillspec merge` joins the shares"
 )
 
 

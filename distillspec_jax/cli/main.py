@@ -40,6 +40,9 @@ COMMANDS = {
     "zoo": "list the shipped models",
 }
 
+SHARED = ("collect", "evaluate", "generate", "sweep")
+"""Commands that several hosts share without knowing of each other, see `shards`."""
+
 USAGE = """usage: distillspec COMMAND [flags]
 
 {commands}
@@ -77,7 +80,13 @@ def _dispatch(command: str, flags: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
     wants_help = any(flag in ("-h", "--help") for flag in flags)
-    if os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
+    if os.environ.get("DISTILLSPEC_MULTIHOST") and command in SHARED and not wants_help:
+        if not any(flag.lstrip("-").startswith(("shard", "gin.SHARD")) for flag in flags):
+            raise UsageError(
+                f"{command}: DISTILLSPEC_MULTIHOST is set, and every host would do all of it: add "
+                "--shard=auto for a share a host, and `distillspec merge` at the end"
+            )
+    elif os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
         from distillspec_jax.cli import distributed
 
         distributed.join()

@@ -23,6 +23,7 @@ from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.models.interface import padded_prompts, width_of
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.partitioning import own_meshes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class IdsRound(NamedTuple):
     tested: int
 
 
+@own_meshes
 def trace(
     target: Pretrained,
     draft: NamedDraft,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from distillspec_jax import outputs
 
 
 def wait(name: str) -> None:
@@ -18,3 +23,24 @@ def any_host(here: bool) -> bool:
     if jax.process_count() == 1:
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def apart(directory: str | Path) -> bool:
+    """Whether each host has a folder of its own for a run's directory, of which the first's is published."""
+    return jax.process_count() > 1 and outputs.published(directory) is not None
+
+
+def gathered(tree: Any) -> Any:
+    """A tree of arrays that are split over hosts as NumPy arrays of the first host; all of them must ask.
+
+    One array after the other is whole on every device for a moment. On the other hosts the leaves are None.
+    """
+    keeps = jax.process_index() == 0
+
+    def whole(leaf: jax.Array) -> np.ndarray | None:
+        if leaf.is_fully_replicated or leaf.is_fully_addressable:
+            return np.array(leaf) if keeps else None
+        found = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.array(found) if keeps else None
+
+    return jax.tree.map(whole, tree)

@@ -111,17 +111,12 @@ def check_directory(directory: AnyPath) -> AnyPath:
       Where the run writes: the directory, or for one in a bucket a folder of this machine (`outputs.place`).
 
     Raises:
-      UsageError: a folder that cannot be made or written, a bucket that cannot be read, or that several hosts
-        would write.
+      UsageError: a folder that cannot be made or written, or a bucket that cannot be read.
     """
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
-    if stores.is_bucket(directory) and jax.process_count() > 1:
-        raise UsageError(
-            f"MODEL_DIR={directory}: several hosts write one checkpoint, each a part, which a bucket cannot "
-            "put together: mount it (gcsfuse, mountpoint-s3) and give the path"
-        )
-    place = outputs.place(directory, folder=True)
+    host = jax.process_index() if stores.is_bucket(directory) else 0
+    place = outputs.place(directory, folder=True, host=host)
     outputs.check_writable(place)
     return place
 

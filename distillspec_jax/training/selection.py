@@ -70,7 +70,11 @@ class Selection:
             card, tokenizer = checkpoint.read_card(self._run), checkpoint.read_tokenizer(self._run)
             checkpoint.write_card(self._root, card, tokenizer)
         hosts.wait("selection")
-        checkpoint.save_params(self._root, step, params)  # of all hosts
+        apart = hosts.apart(self._run)
+        if apart:
+            params = hosts.gathered(params)
+        if writes or not apart:
+            checkpoint.save_params(self._root, step, params, alone=apart)  # else of all hosts
         self.step, self.value = step, value
         if writes:
             self._write_record()

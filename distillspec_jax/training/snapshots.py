@@ -29,6 +29,8 @@ class Snapshots:
     """Saves in the background, restores the newest whole step, keeps the last few. A context manager.
 
     In a bucket a step is published when it is whole here, in the background, too; the next save waits for it.
+    Several hosts that train into a bucket have a folder each: all of them read what the first has published,
+    which gathers the state from the others and saves it alone.
 
     Args:
       directory: a checkpoint directory.
@@ -42,10 +44,15 @@ class Snapshots:
         self._directory = directory
         self._bucket, self._unpublished = outputs.published(directory), False
         unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
+        self._apart = hosts.apart(directory)
+        if self._bucket is not None and self._apart:
+            self._bucket.publish()  # what a run before this one had saved here and not published
         hosts.wait("unfinished steps")
+        if self._bucket is not None and self._apart:
+            self._bucket.follow()
         self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished]
         with files.saving(directory):
-            self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True)
+            self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True, alone=self._apart)
 
     def restore(self, fresh: TrainState, shardings: TrainState) -> tuple[TrainState, int, dict[str, Mean]]:
         """The newest step that can be read, or `fresh` where there is none at all.
@@ -69,7 +76,7 @@ class Snapshots:
                 continue
             for skipped, reason in damaged.items():
                 aside = self._directory / checkpoint.DAMAGED / str(skipped)
-                if jax.process_index() == 0:
+                if jax.process_index() == 0 or self._apart:
                     checkpoint.set_aside(self._directory, skipped)
                 self.notes.append(f"skipped {reason}; it lies in {aside} now")
             if damaged:
@@ -130,13 +137,18 @@ class Snapshots:
             self._publish()
         self._check_room(step, state)
         sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
+        checksums = _checksums(state)
+        if self._apart:
+            state = hosts.gathered(state)
+            if jax.process_index():
+                return
         with files.saving(self._directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     optimizer=ocp.args.StandardSave(state.optimizer),
-                    progress=ocp.args.JsonSave({"metrics": sums, "checksums": _checksums(state)}),
+                    progress=ocp.args.JsonSave({"metrics": sums, "checksums": checksums}),
                 ),
             )
         self._unpublished = self._bucket is not None
@@ -191,6 +203,8 @@ class Snapshots:
             except UsageError:
                 if kind is None or kind is Preempted:
                     raise  # else what came first is said
+            if kind is None or kind is Preempted:
+                hosts.wait("published")  # a host that ends waits for the others some minutes, no longer
 
 
 def _checksums(state: TrainState) -> dict[str, int]:

@@ -61,6 +61,17 @@ def test_a_command_joins_only_when_asked_and_before_it_starts(environment, monke
     assert calls == [{**named, "local_device_ids": None}]
 
 
+def test_a_command_that_hosts_share_joins_nobody(environment, monkeypatch, capsys):
+    """Each of them takes a shard; without one they would all do the same work and write the same file."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **named: pytest.fail("joined"))
+    monkeypatch.setenv("DISTILLSPEC_MULTIHOST", "1")
+    environment("a:1", "2", "1")
+    assert console.main(["collect", "--output=texts"]) == 2
+    assert "add --shard=auto" in capsys.readouterr().err
+    monkeypatch.setattr("distillspec_jax.cli.collect.main", lambda flags: 0)
+    assert console.main(["collect", "--output=texts", "--shard=auto"]) == 0
+
+
 @pytest.fixture
 def joined(environment, monkeypatch):
     """What JAX makes of `distributed.join` in a task of a SLURM step, short of a network."""

@@ -1,5 +1,6 @@
-"""Two processes train together; one, and four devices with other shardings, go on with what they saved."""
+"""Two processes train together, into a folder or a bucket; one, and four devices, go on from there."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -7,7 +8,9 @@ import socket
 import pytest
 
 from distillspec_jax import checkpoint
+from distillspec_jax.buckets import copies
 from distillspec_jax.cli.main import main
+from tests import emulators
 from tests.faults.killing import Job
 
 pytestmark = pytest.mark.slow  # test_faults.py has a short form
@@ -22,9 +25,24 @@ def job(tmp_path_factory):
     return job
 
 
-@pytest.fixture(scope="module")
-def half_way(job):
-    """A run that two processes brought to step 3, where they agreed that their time was over."""
+@pytest.fixture(scope="module", params=["folder", *emulators.EMULATED])
+def half_way(job, request):
+    """A run that two processes brought to step 3, where they agreed that their time was over.
+
+    With a bucket the parameters are split over the two, so that the first has to gather what it saves.
+    """
+    with contextlib.ExitStack() as stack:
+        if request.param == "folder":
+            yield together(job, job.folder / "two")
+            return
+        address = stack.enter_context(emulators.store(request.param)) + "/runs/two"
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("DISTILLSPEC_CACHE", str(job.folder / f"{request.param} machine"))
+        yield together(job, address, FULLY_SHARDED=True)
+
+
+def together(job, directory, **changes):
+    """Two processes that train in a directory until they have come to step 3."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -34,7 +52,7 @@ def half_way(job):
             "two",
             environment={**peers, "JAX_PROCESS_ID": str(index)},
             loop__LoopConfig__max_seconds=1e-9,
-            **SETTINGS,
+            **{"MODEL_DIR": directory, **SETTINGS, **changes},
         )
         for index in range(2)
     ]
@@ -42,8 +60,9 @@ def half_way(job):
     assert [process.returncode for process in processes] == [0, 0], said
     assert "train      3/6" in said[0]
     assert said[1] == ""  # the first host speaks
-    assert checkpoint.latest_step(job.folder / "two") == 3
-    return job.folder / "two"
+    found = copies.local(directory)
+    assert checkpoint.latest_step(found) == 3
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +84,22 @@ def test_two_processes_train_as_one_does(half_way, alone):
     assert len(found) == 4  # each report once, though two processes ran
 
 
+def copied(directory, to):
+    """A copy of a run, in place of one that another test has left."""
+    shutil.rmtree(to, ignore_errors=True)
+    return shutil.copytree(directory, to)
+
+
 def test_one_process_goes_on(job, half_way, alone):
-    shutil.copytree(half_way, job.folder / "one")
+    one = copied(half_way, job.folder / "one")
     assert main(job.flags("one", 2, **SETTINGS)) == 0
-    assert values(job.folder / "one") == pytest.approx(alone, rel=1e-5)
+    assert values(one) == pytest.approx(alone, rel=1e-5)
 
 
 def test_four_devices_go_on_with_parameters_split_along_both_axes(job, half_way, alone):
-    shutil.copytree(half_way, job.folder / "four")
+    four = copied(half_way, job.folder / "four")
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
     process = job.start("four", environment=devices, NUM_PARTITIONS=2, FULLY_SHARDED=True, **SETTINGS)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert values(job.folder / "four") == pytest.approx(alone, rel=1e-5)
+    assert values(four) == pytest.approx(alone, rel=1e-5)

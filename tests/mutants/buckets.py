@@ -54,4 +54,18 @@ BUCKETS = (
         "if self.file.stat().st_size == self.size:",
         "if True:",
     ),
+    _mutant(
+        "7",
+        "a host that has written something itself does not take over what the first has published",
+        "buckets/followed_folders.py",
+        "self._equalise(commit)",
+        "self.path.exists() or self._equalise(commit)",
+    ),
+    _mutant(
+        "8",
+        "every host publishes what it has",
+        "buckets/followed_folders.py",
+        '    def publish(self) -> None:\n        """Does nothing."""\n',
+        "",
+    ),
 )

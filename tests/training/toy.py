@@ -83,7 +83,7 @@ def held_out(params: Params) -> dict[str, float]:
 @outputs.one_run
 def run(directory: str | Path, **changes: Any) -> Params:
     """`train` with the toy's arguments; `changes` are LoopConfig's fields or `train`'s arguments."""
-    directory = Path(outputs.place(directory, folder=True))
+    directory = Path(outputs.place(directory, folder=True, host=jax.process_index()))
     loop = {"total_steps": 12, "batch_size": ROWS, "log_period": 5, "eval_period": 4, "save_period": 3}
     fields = LoopConfig.__dataclass_fields__
     loop |= {name: changes.pop(name) for name in list(changes) if name in fields}
