@@ -10,8 +10,9 @@ from distillspec_jax.cli import errors, redistill
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
-from distillspec_jax.operations import admission, prompts, redistillation, rollout
+from distillspec_jax.operations import admission, gate, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
+from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.operations.redistill_folder import Plan
 from distillspec_jax.training import job
 from tests import pair
@@ -72,11 +73,11 @@ def test_a_better_draft_becomes_a_version(registry, counted, logs):
     assert (found.outcome, found.version) == ("passed", "v2")
     assert train.asked == [("pilot", 2), ("full", 8)]
     kept = registry.check("v2")
-    assert (kept.parent, kept.training.seconds) == ("v1", 0.5 * (2 + 8))
+    assert (kept.parent, kept.training.seconds) == ("v1", 0.25 * (2 + 8))
     assert kept.gate is not None
     assert kept.gate["outcome"] == "passed"
     assert kept.gate["acceptance"] == [1 / 6, 1.0]
-    assert kept.gate["new"] == {"ratio": 2.0, "ci90": [2.0, 2.0]}
+    assert kept.gate["new"] == {"ratio": 2.0, "ci95": [2.0, 2.0]}  # there might have been a second look
     assert counted == [registry.path / "redistill" / "full"]
     assert registry.state().revision == 1  # it serves nothing yet
     assert not (registry.path / "redistill").exists()
@@ -88,17 +89,37 @@ def test_a_better_draft_becomes_a_version(registry, counted, logs):
     assert (again.outcome, again.reason) == ("not enough", "0 new held-out prompts, the gate needs 5")
 
 
+def test_a_gate_that_cannot_tell_asks_more_prompts(registry, counted, logs, monkeypatch):
+    """A training was thrown away because eight old prompts could not show that nothing was lost."""
+    looks, judge = [], gate.judge
+
+    def at_first_unknown(stable, candidate, cost, conditions, most):
+        found = judge(stable, candidate, cost, conditions, most)
+        looks.append((len(stable.new), len(candidate.old), most))
+        return found if len(looks) > 1 else dataclasses.replace(found, outcome="refused", reason="who knows")
+
+    monkeypatch.setattr(gate, "judge", at_first_unknown)
+    found, said = run(registry, logs, Trainer(pair.target()))
+    assert (found.outcome, found.version) == ("passed", "v2")
+    held_out = [sum(Prompt(inputs=f"say {i:03}").held_out for i in range(s, s + 60)) for s in (0, 100)]
+    assert looks == [(8, 8, 2), (*held_out, 2)]
+    assert f"who knows; to tell, {held_out[0] - 8} new and {held_out[1] - 8} old prompts more" in said
+    assert registry.lineage("v2").gate["acceptance"] == [1 / 6, 1.0]
+
+
 def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
     seen = {}
 
     class Reader(Trainer):
         def __call__(self, draft, folder, task, steps):
-            for name in ("train", "new", "old"):
+            for name in ("train", "new", "old", "more_new", "more_old"):
                 seen[name] = {one.inputs for one in prompts.read_sample(folder.parent / f"{name}.jsonl")}
             return super().__call__(draft, folder, task, steps)
 
     run(registry, logs, Reader(pair.target()))
-    assert not seen["train"] & (seen["new"] | seen["old"])
+    judged = [seen[name] for name in ("new", "old", "more_new", "more_old")]
+    assert not seen["train"] & set().union(*judged)
+    assert len(set().union(*judged)) == sum(map(len, judged))
     assert len(seen["new"]) >= 5
     assert any(text >= "say 100" for text in seen["train"])  # old ones, too
 
