@@ -172,4 +172,4 @@ def test_a_stream_turns_and_drifts():
 
 def test_the_study_has_the_size_that_was_asked_for():
     assert FULL.requests >= 20_000
-    assert list(FULL.policies) == ["never", "on alarm", "every 10,000", "every 5,000"]
+    assert list(FULL.policies) == ["never", "on alarm", "every 10,000", "every 5,000", "every 2,500"]

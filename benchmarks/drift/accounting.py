@@ -182,7 +182,7 @@ def seeds_of(rows: Rows) -> list[int]:
     """The seeds on which every policy of the first seed has ended."""
     ended = [(row["seed"], row["policy"]) for row in rows.of("run")]
     policies = {policy for _, policy in ended}
-    seeds = dict.fromkeys(seed for seed, _ in ended)
+    seeds = sorted({seed for seed, _ in ended})
     return [seed for seed in seeds if all((seed, policy) in ended for policy in policies)]
 
 

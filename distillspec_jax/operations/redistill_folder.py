@@ -85,6 +85,7 @@ def begin(
     stable = state.stable
     empty(folder)
     asked = prompts.read_logs(logs)
+    temperature = plan.temperature_of(asked)  # for its error, before anything is written
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     path = registry.path / PROMPTS
@@ -110,7 +111,7 @@ def begin(
     version = draft_registry.next_name(registry.versions())
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = Begun(version=version, stable=stable, temperature=plan.temperature_of(asked), plan=plan)
+    begun = Begun(version=version, stable=stable, temperature=temperature, plan=plan)
     write_job(folder, begun)
     return begun
 

@@ -16,7 +16,7 @@ from typing import Literal
 from distillspec_jax import new_folders
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import profiling, prospect
+from distillspec_jax.evaluation import paired, profiling, prospect
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.operations import (
     admission,
@@ -148,8 +148,14 @@ class _Job:
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:
-        """Why the whole training is not likely to pay, by the pilot; None where it is."""
-        plan = self.begun.plan
+        """Why the whole training is not likely to pass, by the pilot; None where it is."""
+        plan, margin = self.begun.plan, self.conditions.margin
+        old = paired.quotient_of_records(pilot.old, stable.old, "block_efficiency", level=prospect.LEVEL)
+        if old.high < 1 - margin:
+            return (
+                f"the pilot of {plan.pilot_steps:,} steps has lost more than {margin:.1%} on old prompts: "
+                f"{old.value - 1:+.1%}; a larger --old_share forgets less"
+            )
         found = prospect.foresee(
             stable.new,
             pilot.new,

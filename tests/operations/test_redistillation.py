@@ -12,6 +12,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
 from distillspec_jax.operations import admission, gate, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
+from distillspec_jax.operations.held_out import HeldOut
 from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.operations.redistill_folder import Plan
 from distillspec_jax.training import job
@@ -143,6 +144,27 @@ def test_a_pilot_without_a_gain_ends_it(registry, counted, logs):
     assert train.asked == [("pilot", 2)]
     assert found.outcome == "refused"
     assert "the pilot of 2 steps changed block efficiency on new prompts by +0.0%" in found.reason
+
+
+def test_a_pilot_that_forgets_ends_it(registry, counted, logs, monkeypatch):
+    """The whole training was paid for, and then refused for what the pilot had shown."""
+    known = HeldOut._decode
+
+    def forgetful(self, draft):
+        records, seconds = known(self, draft)
+        lost = dataclasses.replace(records[0], emitted_tokens=4, tested=4, accepted=0)
+        gained = records[0].accepted > 1
+        return [
+            *records[: len(self.new)],
+            *(lost if gained else one for one in records[len(self.new) :]),
+        ], seconds
+
+    monkeypatch.setattr(HeldOut, "_decode", forgetful)
+    train = Trainer(pair.target())
+    found, _ = run(registry, logs, train)
+    assert train.asked == [("pilot", 2)]
+    assert found.outcome == "refused"
+    assert "the pilot of 2 steps has lost more than 3.0% on old prompts: -20.0%" in found.reason
 
 
 def test_a_training_that_never_pays_is_not_begun(registry, counted, logs):
