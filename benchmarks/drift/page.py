@@ -156,10 +156,11 @@ def _stretches(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]
 
 def _costs(accounts: dict[str, list[Account]], call: float, numbers: dict[str, Any]) -> str:
     lines = []
-    for policy, of in accounts.items():
+    never = accounts[NEVER]
+    everything = (0, len(never[0].calls_R))
+    for policy, of in sorted(accounts.items(), key=lambda item: sum(one.seconds for one in item[1])):
         if policy == NEVER:
             continue
-        never = accounts[NEVER]
         tried = sum(len(one.trainings) for one in of)
         passed = sum(len(one.changes()) for one in of)
         saved = sum(int((n.calls_R - a.calls_R).sum()) for n, a in zip(never, of, strict=True))
@@ -170,6 +171,7 @@ def _costs(accounts: dict[str, list[Account]], call: float, numbers: dict[str, A
                 f"{passed} of {tried}",
                 f"{sum(one.steps for one in of):,}",
                 f"{sum(one.seconds for one in of):,.0f}",
+                f"{accounting.pooled(of, everything):.2f}",
                 f"{saved:,}",
                 f"{saved * call:,.0f}",
                 _each(first),
@@ -181,12 +183,14 @@ def _costs(accounts: dict[str, list[Account]], call: float, numbers: dict[str, A
         "new drafts of attempts",
         "steps",
         "processor seconds",
+        "tokens a target call",
         "target calls saved",
         "worth, seconds",
         "the first draft paid for itself after … requests",
         "all training was paid for, to the end, from request … on",
     ]
     return (
+        "From the least training to the most, with the tokens a call over the whole stream that it bought. "
         "Seeds added up; the last two columns by seed. Processor seconds are all of a redistillation: "
         "reading, compiling, pilot, training, measuring, also where it was refused. A call of the target, "
         f"with the drafts for it, costs {1e3 * call:.2f} ms of the processor here.\n\n"

@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_new_tokens", type=int, default=96)
     parser.add_argument("--block_size", type=int, default=5)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--temperature", type=float, action="append", help="repeatable (default: 0 and 1)")
     parser.add_argument("--serve_flag", action="append", default=[], help="a flag of serve, as it is")
     parser.add_argument("--json", metavar="FILE")
     flags = parser.parse_args(argv)
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     with clients.server(serve) as url:
         process = clients.process_of(url)
-        for temperature in (0.0, 1.0):
+        for temperature in flags.temperature or (0.0, 1.0):
             turns, spent = [], []
             for turn in range(flags.turns + 1):
                 at = [spent_so_far(process)]
