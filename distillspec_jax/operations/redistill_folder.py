@@ -83,6 +83,7 @@ def begin(
             f"version {state.candidate} is being rolled out: leave --stage out, or end that first"
         )
     stable = state.stable
+    registry.path_of(stable)  # for its error: somebody may have removed it
     empty(folder)
     asked = prompts.read_logs(logs)
     temperature = plan.temperature_of(asked)  # for its error, before anything is written

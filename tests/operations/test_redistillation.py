@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,18 @@ def test_another_call_does_not_go_on_with_a_run(registry, counted, logs):
 def test_a_registry_that_knows_no_earlier_prompts_asks_for_some(registry, counted, logs):
     with pytest.raises(UsageError, match=r"knows no earlier prompts: give some of those that v1 was"):
         run(registry, (logs[0], []), Trainer(pair.target()))
+
+
+def test_a_refused_call_writes_nothing(registry, counted, logs):
+    """Old prompts were remembered of a call that then could not tell its temperature."""
+    with open(logs[0][0], "a") as log:
+        log.write('{"inputs": "warm", "temperature": 1}\n')
+    with pytest.raises(UsageError, match=r"several temperatures \(0, 1\)"):
+        run(registry, logs, Trainer(pair.target()))
+    shutil.rmtree(registry.path_of("v1"))
+    with pytest.raises(UsageError, match="has no version 'v1'"):
+        run(registry, logs, Trainer(pair.target()), dataclasses.replace(PLAN, temperature=0.0))
+    assert sorted(one.name for one in registry.path.iterdir()) == ["registry.json", "versions"]
 
 
 def command(registry, logs) -> list[str]:
