@@ -140,14 +140,16 @@ def _verdicts(numbers: dict[str, Any]) -> str:
     for policy, found in numbers["against"].items():
         ratio = Interval(*found["all"])
         no_worse = ratio.low >= WORSE
-        less = found["seconds"] is not None and found["seconds"] < 1
-        told = "Met" if no_worse and less else "Not met"
+        ours, theirs = found["steps"]  # seconds depend on what else the machine did
+        told = "Met" if no_worse and ours < theirs else "Not met"
+        if no_worse and ours == theirs:
+            told = "No worse, and not less: as many steps"
         share = "no training there" if found["seconds"] is None else f"×{found['seconds']:.2f} the training"
         some = "" if found["seeds"] == numbers["seeds"] else f" (seed {', '.join(map(str, found['seeds']))})"
         lines.append(
             f"- **On alarm against {policy} requests, over the whole stream: ×{times(ratio)}**{some}, on "
             f"prompts never trained on ×{times(Interval(*found['held_out']))}, for {share} "
-            f"({found['steps'][0]:,} steps against {found['steps'][1]:,}). Bar: no worse (the lower "
+            f"({ours:,} steps against {theirs:,}). Bar: no worse (the lower "
             f"end above {WORSE}) with less training. {told}."
         )
     return "\n".join(lines)
