@@ -1,4 +1,4 @@
-"""What trainings and rounds cost: processor seconds on a CPU, seconds of the clock on an accelerator.
+"""Costs of trainings and rounds: processor seconds on a CPU, seconds of the clock on an accelerator.
 
 A CPU is shared with whatever else runs there, so that the clock tells how busy the machine was. An
 accelerator belongs to one process, whose host waits for it. A cost and the saving that pays for it are taken
