@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parents[1]
 RENAMED: Mapping[str, str] = {"logprobs": "laws", "top_logprobs": "law_ids"}
 """Fields and folders that have another name since: new name to the reference's."""
 LEFT_OUT = (
-    *("tokens_per_s", "step_s", "input_wait", "flops_utilisation"),
+    *("tokens_per_s", "step_s", "processor_s", "input_wait", "flops_utilisation"),
     *("seconds", "baseline_seconds", "first_call_seconds", "speedup", "speedup_ci95"),
     *("command", "git_revision", "provenance", "device", "version", "fingerprint"),
     *("drafted", "tested_at", "accepted_at"),

@@ -111,7 +111,7 @@ def test_a_page_is_made_of_rows_alone(rows, tmp_path, capsys, monkeypatch):
     assert (out / page.FIGURE).stat().st_size > 10_000
     assert "from the first turn to the turn back: ×1.30" in text
     assert "Not run yet: every 20 requests, seed 1." in text
-    assert "| on alarm | 1 of 1 | 10 | 3 | 24 | 12 | 3 | 10 |" in text
+    assert "| on alarm | 1 of 1 | 10 | 3 | 2.50 | 24 | 12 | 3 | 10 |" in text
     assert "| on alarm | 0 | 8 | 1 into away; says since +1 | 6 | passed: by hand | 10 | 3 |" in text
     assert errors.run(drift.main, ["--page", "--json", f"--out={out}"], command="drift") == 0
     numbers = json.loads(capsys.readouterr().out)
@@ -172,4 +172,4 @@ def test_a_stream_turns_and_drifts():
 
 def test_the_study_has_the_size_that_was_asked_for():
     assert FULL.requests >= 20_000
-    assert list(FULL.policies) == ["never", "on alarm", "every 10,000", "every 5,000"]
+    assert list(FULL.policies) == ["never", "on alarm", "every 10,000", "every 5,000", "every 2,500"]

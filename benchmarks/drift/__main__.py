@@ -45,7 +45,7 @@ def run(setting: Setting, rows: Rows, work: Path) -> None:
     asked, words = traffic.pools(setting)
     known = rows.one("setting") or rows.add("setting", **fields, words=words)
     for name, value in fields.items():
-        if name != "seeds" and known[name] != value:
+        if name not in ("seeds", "intervals") and known[name] != value:  # policies do not meet each other
             raise UsageError(f"{rows.path} has rows of another setting ({name}): choose another --out")
     target = _target(setting, work)
     model = pretrained.load(str(target))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from benchmarks.drift.rows import Row, Rows
-from benchmarks.drift.setting import START
+from benchmarks.drift.setting import NEVER, ON_ALARM, START
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 
@@ -179,11 +179,29 @@ def turns(phases: Sequence[Row]) -> list[tuple[str, int, int]]:
 
 
 def seeds_of(rows: Rows) -> list[int]:
-    """The seeds on which every policy of the first seed has ended."""
-    ended = [(row["seed"], row["policy"]) for row in rows.of("run")]
-    policies = {policy for _, policy in ended}
-    seeds = dict.fromkeys(seed for seed, _ in ended)
-    return [seed for seed in seeds if all((seed, policy) in ended for policy in policies)]
+    """The seeds on which the policies without intervals have ended, which all others are compared with."""
+    ended = {(row["seed"], row["policy"]) for row in rows.of("run")}
+    return [
+        seed for seed in sorted({seed for seed, _ in ended}) if {(seed, NEVER), (seed, ON_ALARM)} <= ended
+    ]
+
+
+def accounts(rows: Rows) -> dict[str, list[Account]]:
+    """The accounts of every policy on the seeds on which it has ended, of `seeds_of`."""
+    found: dict[str, list[Account]] = {}
+    for row in rows.of("run"):
+        found.setdefault(row["policy"], [])
+    for seed in seeds_of(rows):
+        for policy in [row["policy"] for row in rows.of("run", seed=seed)]:
+            found[policy].append(account(rows, seed, policy))
+    return {policy: of for policy, of in found.items() if of}
+
+
+def common(ours: Sequence[Account], theirs: Sequence[Account]) -> tuple[list[Account], list[Account]]:
+    """The accounts of two policies on the seeds that both have, in one order."""
+    known = {one.seed: one for one in theirs}
+    pairs = [(one, known[one.seed]) for one in ours if one.seed in known]
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def pooled(accounts: Sequence[Account], span: Span) -> float:

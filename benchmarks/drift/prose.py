@@ -21,8 +21,8 @@ METHOD = """\
   that it tells, `redistill` reads those. *At fixed intervals* it reads the requests of the interval. A
   version that passes serves all requests from then on, and is what is watched next. One recipe for all:
   forward KL on the log's texts, {steps} steps of {batch_size} rows{pilot}, {old_share:.0%} of them old
-  prompts; {judged} held-out prompts, new and old each, on the old ones a loss of up to {margin:.0%},
-  else the defaults of `redistill`.{defaults}
+  prompts; {judged} held-out prompts, new and old each, and up to four times as many where those cannot
+  tell; on the old ones a loss of up to {margin:.0%}, else the defaults of `redistill`.{defaults}
 - **What is simulated**: decoding. At T = 0 the target's text of a prompt does not depend on the draft.
   So it is written once, by the target alone, and one teacher-forced pass of a draft over it gives every
   round. Of {decoded:,} prompts that the real sampler decoded with the draft of the start, {equal:,}
@@ -35,6 +35,8 @@ LIMITS = """\
 - The pair is tiny: a target of 6.7 M parameters, whose calls are cheap, and a training of a minute or
   less. Requests until paid back scale with the cost of a training over that of a call; both are of this
   machine.
+- A schedule does not know when the traffic turns. Here the one of 5,000 comes 500 requests after each
+  of the first two turns, by luck; with another phase it would come later.
 - A new draft serves at once: no time passes while it is trained, and the stages of `rollout` are left
   out, for all policies alike.
 - The profile of a version is of the held-out prompts that were new when it was distilled. Where they
@@ -43,8 +45,8 @@ LIMITS = """\
 
 
 DEFAULTS = """ With the defaults of these two (30 % and 3 %) the first draft after the first turn ({policy},
-  request {at:,}) was refused: {reason}. A draft that this small has learnt one task alone loses some
-  of it with the next."""
+  request {at:,}) was refused by the {judged} alone: {reason}. A draft that this small has
+  learnt one task alone loses some of it with the next."""
 
 
 def method(tried: dict[str, Any] | None, numbers: dict[str, Any]) -> str:
@@ -56,5 +58,5 @@ def method(tried: dict[str, Any] | None, numbers: dict[str, Any]) -> str:
     steps = numbers["pilot_steps"]
     # A training this short is no longer than a pilot.
     pilot = f" after a pilot of {steps} steps" if steps else " and no pilot before so short a training"
-    defaults = "" if tried is None else DEFAULTS.format(**tried)
+    defaults = "" if tried is None else DEFAULTS.format(**{**numbers, **tried})
     return METHOD.format(pilot=pilot, defaults=defaults, **numbers)

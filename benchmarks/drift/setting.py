@@ -50,7 +50,7 @@ class Setting:
     block_size: int = 5
     look: int = 250
     waits: int = 1_000
-    intervals: tuple[int, ...] = (10_000, 5_000)
+    intervals: tuple[int, ...] = (10_000, 5_000, 2_500)
     steps: int = 64
     pilot_steps: int = 0
     batch_size: int = 16

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.engines import recording
 from benchmarks.engines.counters import differing, print_counters, shown
-from benchmarks.engines.recording import ANSWERS, VERSION, Serving
+from benchmarks.engines.recording import ANSWERS, VERSION, Serving, Texts
 from benchmarks.engines.replay import replayed
 from benchmarks.smollm2 import questions
 from distillspec_jax.acceptance import PartialRecord, Record
@@ -43,20 +42,24 @@ def main(serving: Serving, argv: Sequence[str], doc: str, binary: str, module: s
         "--transformers", type=int, default=0, metavar="N", help="so many prompts in transformers, too"
     )
     parser.add_argument(
+        "--recorded", action="store_true", help="compare the recording that is in --output; start no server"
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("runs/engines") / serving.engine, help="folder of the recording"
     )
     flags = parser.parse_args(argv)
-    flags.output.mkdir(parents=True, exist_ok=True)
-    line = recording.deployed(serving, flags.target, flags.draft, flags.block_size, flags.output)
     target = pretrained.load(flags.target)
-    prompts = questions(target, flags.prompts)
-    with recording.server(serving, flags.server, line, flags.output / "server.log") as url:
-        said = recording.version(serving, url)
-        answers = recording.record(serving, url, prompts, flags.new_tokens, flags.clients, flags.output)
-    (flags.output / VERSION).write_text(f"{serving.engine} {said}\n")
-    print(f"{serving.engine}: {said}")
+    if not flags.recorded:
+        flags.output.mkdir(parents=True, exist_ok=True)
+        line = recording.deployed(serving, flags.target, flags.draft, flags.block_size, flags.output)
+        prompts = questions(target, flags.prompts)
+        with recording.server(serving, flags.server, line, flags.output / "server.log") as url:
+            recording.record(serving, url, prompts, flags.new_tokens, flags.clients, flags.output)
+    texts = Texts.read(flags.output)
+    prompts = texts.prompts
+    print((flags.output / VERSION).read_text().strip())
     equal = print_counters(flags.output)
-    print_acceptance(serving, target, pretrained.load(flags.draft), prompts, answers, flags)
+    print_acceptance(serving, target, pretrained.load(flags.draft), texts, flags)
     if flags.transformers:
         # torch takes seconds to import and is needed nowhere else.
         from benchmarks.assisted_acceptance import beside_ours
@@ -91,35 +94,34 @@ def print_acceptance(
     serving: Serving,
     target: Pretrained,
     draft: Pretrained,
-    prompts: Sequence[list[int]],
-    answers: Sequence[Mapping[str, Any]],
+    recorded: Texts,
     flags: argparse.Namespace,
 ) -> None:
     """Decodes the same prompts here, and prints how acceptance compares."""
+    prompts, limit = recorded.prompts, recorded.limit
     eos_ids = tokenizer_of(target).eos_ids
     distribution = SamplingParams(0.0).distribution(tokenizer_of(target).vocabulary)
     alone = Engine(target.model, target.params, batch_size=8, stopping=StopOnEos(eos_ids))
-    texts = [list(one.tokens) for one in alone.generate(prompts, distribution, flags.new_tokens, seed=0)]
+    texts = [list(one.tokens) for one in alone.generate(prompts, distribution, limit, seed=0)]
     units = Watch().read(Stream("answers"), str(flags.output / ANSWERS))[: len(prompts)]
     decoded = functools.partial(
         rounds_of,
         target,
         draft,
         block_size=flags.block_size,
-        max_new_tokens=flags.new_tokens + flags.block_size,
+        max_new_tokens=limit + flags.block_size,
         eos_ids=(),
         width=max(map(len, prompts)) + 2,
     )
     found = []
-    for prompt, text, answer, unit in zip(prompts, texts, answers, units, strict=True):
-        theirs = serving.tokens(answer)
+    for prompt, text, theirs, unit in zip(prompts, texts, recorded.answers, units, strict=True):
         rounds = list(decoded(prompt))
         expected = None
         if theirs == text:
             expected = replayed(
                 [one.accepted for one in decoded([*prompt, text[0]])],
                 tokens=len(text),
-                limit=flags.new_tokens,
+                limit=limit,
                 block_size=flags.block_size,
                 room=serving.room,
             )

@@ -22,9 +22,9 @@ from typing import Any
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop.engines import registry
 
-ANSWERS, SCRAPES, VERSION = "answers.jsonl", "scrapes.txt", "version.txt"
-"""Files of a recording: answers in the order of the requests, all of /metrics before and after, and what the
-engine says that it is."""
+ANSWERS, SCRAPES, VERSION, TOKENS = "answers.jsonl", "scrapes.txt", "version.txt", "tokens.json"
+"""Files of a recording: answers in the order of the requests, all of /metrics before and after, what the
+engine says that it is, and the prompts with the ids of their answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +138,36 @@ def _fetched(url: str, body: dict[str, Any] | None = None) -> str:
         raise RuntimeError(f"{url}: {error.code}: {error.read().decode()[:500]}") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What was asked and answered, in ids.
+
+    Attributes:
+      prompts, answers: in the order of the requests.
+      limit: of tokens, for which was asked.
+    """
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    limit: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Texts:
+        """Reads those of a recording.
+
+        Raises:
+          UsageError: there is none.
+        """
+        path = folder / TOKENS
+        if not path.is_file():
+            raise UsageError(f"{folder} has no recording: {TOKENS} is not there; record one first")
+        return cls(**json.loads(path.read_text()))
+
+
 def record(
     serving: Serving, url: str, prompts: Sequence[Sequence[int]], limit: int, clients: int, folder: Path
-) -> list[dict[str, Any]]:
-    """Asks for every prompt, and writes the recording; returns the answers to the prompts."""
+) -> None:
+    """Asks for every prompt, and writes the recording."""
     scrape = [_scrape(url)]
 
     def ask(request: tuple[str, dict[str, Any]]) -> dict[str, Any]:
@@ -155,7 +181,11 @@ def record(
     scrape.append(_scrape(url))
     (folder / ANSWERS).write_text("".join(json.dumps(serving.trimmed(one)) + "\n" for one in answers))
     (folder / SCRAPES).write_text("".join(scrape))
-    return answers[: len(prompts)]
+    (folder / VERSION).write_text(f"{serving.engine} {version(serving, url)}\n")
+    texts = Texts(
+        [list(prompt) for prompt in prompts], list(map(serving.tokens, answers[: len(prompts)])), limit
+    )
+    (folder / TOKENS).write_text(json.dumps(dataclasses.asdict(texts)) + "\n")
 
 
 def _scrape(url: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +42,46 @@ class Client:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def process_of(url: str) -> Path:
+    """The process that listens at an address: its folder in /proc.
+
+    Raises:
+      RuntimeError: there is none.
+    """
+    port = f"{urlsplit(url).port:04X}"
+    inode = next(
+        line.split()[9]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{port}") and line.split()[3] == "0A"
+    )
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and any(
+                f"socket:[{inode}]" == str(one.readlink()) for one in (process / "fd").iterdir()
+            ):
+                return process
+    raise RuntimeError(f"nobody listens at {url}")
+
+
+def memory_mb(process: Path) -> float:
+    """Resident memory of a process."""
+    return int((process / "statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def processor_seconds(process: Path) -> tuple[float, float]:
+    """Seconds of the processor that a process has had: of its first thread, and of all the others.
+
+    The first one of a server speaks HTTP; the others decode.
+    """
+    used = {}
+    for thread in (process / "task").iterdir():
+        with contextlib.suppress(OSError):  # a thread may have ended
+            ticks = (thread / "stat").read_text().rpartition(")")[2].split()[11:13]
+            used[thread.name] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    first = used.pop(process.name)
+    return first, sum(used.values())
 
 
 @contextlib.contextmanager

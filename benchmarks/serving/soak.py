@@ -181,24 +181,6 @@ def expected_texts() -> dict[Case, set[str]]:
     return dict(found)
 
 
-def memory_mb(url: str) -> float:
-    """Resident memory of the process that listens at an address."""
-    port = f"{urlsplit(url).port:04X}"
-    inode = next(
-        line.split()[9]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-        if line.split()[1].endswith(f":{port}") and line.split()[3] == "0A"
-    )
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if process.name.isdecimal() and any(
-                f"socket:[{inode}]" == str(one.readlink()) for one in (process / "fd").iterdir()
-            ):
-                pages = int((process / "statm").read_text().split()[1])
-                return pages * 4096 / 2**20
-    raise RuntimeError(f"nobody listens at {url}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.soak", description=__doc__)
@@ -229,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             thread.start()
             while thread.is_alive():
                 thread.join(flags.swap_seconds)
-                memory.append(memory_mb(url))
+                memory.append(clients.memory_mb(clients.process_of(url)))
                 if thread.is_alive():
                     swaps += 1
                     version = "v1" if swaps % 2 == 0 else "v2"

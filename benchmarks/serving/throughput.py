@@ -2,12 +2,14 @@
 
 The same prompts, the same pair, eight slots: `TextGenerator.stream` in this process, then eight clients that
 ask one after another, in turns; the median of the turns' ratios counts. At temperature 0 the texts are
-compared, and at temperature 1 each with the same seed.
+compared, and at temperature 1 each with the same seed. The processor's time is told apart: of offline
+decoding, the server's decoding threads, its thread that speaks HTTP, and the clients.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import queue
 import statistics
@@ -78,6 +80,11 @@ def served(url: str, texts: Sequence[str], temperature: float, limit: int) -> tu
     return seconds, [answer["choices"][0]["text"] for answer in found], tokens
 
 
+def spent_so_far(server: Path) -> tuple[float, float, float]:
+    """Processor seconds of this process, and of a server's HTTP and decoding threads."""
+    return (time.process_time(), *clients.processor_seconds(server))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.throughput", description=__doc__)
@@ -87,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_new_tokens", type=int, default=96)
     parser.add_argument("--block_size", type=int, default=5)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--temperature", type=float, action="append", help="repeatable (default: 0 and 1)")
     parser.add_argument("--serve_flag", action="append", default=[], help="a flag of serve, as it is")
     parser.add_argument("--json", metavar="FILE")
     flags = parser.parse_args(argv)
@@ -104,13 +112,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]  # fmt: skip
     rows = []
     with clients.server(serve) as url:
-        for temperature in (0.0, 1.0):
-            turns = []
+        process = clients.process_of(url)
+        for temperature in flags.temperature or (0.0, 1.0):
+            turns, spent = [], []
             for turn in range(flags.turns + 1):
+                at = [spent_so_far(process)]
                 here = offline(generator, texts, temperature, limit)
+                at.append(spent_so_far(process))
                 there = served(url, texts, temperature, limit)
+                at.append(spent_so_far(process))
                 if turn:  # the first warms up
                     turns.append((here, there))
+                    alone, both = (
+                        [b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(at)
+                    )
+                    spent.append(
+                        {"offline": alone[0], "clients": both[0], "http": both[1], "decoding": both[2]}
+                    )
             equal = sum(a == b for here, there in turns for a, b in zip(here[1], there[1], strict=True))
             ratios = [there[2] / there[0] / (here[2] / here[0]) for here, there in turns]
             rows.append(
@@ -122,6 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "served_tokens_per_s": statistics.median(there[2] / there[0] for _, there in turns),
                     "ratio": statistics.median(ratios),
                     "ratios": ratios,
+                    "processor_ms_per_token": {
+                        name: 1e3 * statistics.median(one[name] for one in spent) / turns[0][0][2]
+                        for name in spent[0]
+                    },
                 }
             )
             print(json.dumps(rows[-1]))

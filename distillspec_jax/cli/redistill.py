@@ -20,7 +20,7 @@ becomes a version if it passes the gate. To go on with a run that was stopped, r
 A fifth of all prompts, chosen by a hash of their text, is never trained on. A pilot of some steps tells
 whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain
 in block efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the
-training within --pay_back_requests. Exit status:
+training within --pay_back_requests. Where they cannot tell, more held-out prompts are asked. Exit status:
   0  passed: the version is in the registry, and serves nothing yet unless you said --stage
   1  refused, by the pilot or by the gate; the line says why
   2  bad input

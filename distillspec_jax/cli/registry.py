@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
             from distillspec_jax.operations import admission
 
             admission.check_target(registry, flags.target)
-        for version in [flags.version] if flags.version else registry.versions():
+        for version in [flags.version] if flags.version else registry.named():
             found = registry.check(version)
             say(f"{version}: {len(found.files)} files as they were added")
     return 0

@@ -1,4 +1,4 @@
-"""Training on prompts that were asked: settings, the task that is made of them, and what the steps cost."""
+"""Training on prompts that were asked: settings, and the task that is made of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from distillspec_jax import outputs, training_log
+from distillspec_jax import outputs
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.pretrained import Pretrained
@@ -83,10 +81,3 @@ def task(target: Pretrained, train: Path, validation: Path) -> str:
         inputs_length=form.max_tokens or 192,
         targets_length=form.max_new_tokens,
     )
-
-
-def seconds(folder: Path) -> float:
-    """Adds up the seconds of a training's steps by its log, compilation and evaluation left out."""
-    lines = [line for line in training_log.read(folder / "metrics.jsonl") if line.get("split") == "train"]
-    timed = [line["step_s"] for line in lines if line.get("step_s") is not None]
-    return float(np.median(timed)) * max((line["step"] for line in lines), default=0) if timed else 0.0

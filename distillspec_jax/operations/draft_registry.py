@@ -90,6 +90,11 @@ class DraftRegistry:
         ]
         return [path.name for path in sorted(found, key=lambda path: (lineage.read(path).added, path.name))]
 
+    def named(self) -> list[str]:
+        """Names all versions, and those that are to serve although their folder has gone."""
+        found, state = self.versions(), self.state()
+        return [*found, *(one for one in (state.stable, state.candidate) if one and one not in found)]
+
     def path_of(self, version: str) -> Path:
         """The folder of a version, as `models.pretrained.load` takes it.
 

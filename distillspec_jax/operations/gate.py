@@ -1,6 +1,8 @@
 """The gate: a draft gets in if it gains on what is asked now, loses nothing on what was before, and pays.
 
-Both drafts decode the same held-out prompts, so that every ratio is paired over prompts (`paired`).
+Both drafts decode the same held-out prompts, so that every ratio is paired over prompts (`paired`). Where
+some of them cannot tell, more of them may: that is known before the first look, and both looks share the
+error (Bonferroni).
 """
 
 from __future__ import annotations
@@ -51,12 +53,16 @@ class Measured:
 
     Attributes:
       new, old: of each prompt, in an order that is the same for both drafts.
-      seconds_per_round: time of a round, of one request.
+      seconds_per_round: cost of a round of one request (`costs`).
     """
 
     new: Sequence[Record]
     old: Sequence[Record]
     seconds_per_round: float
+
+    def with_more(self, more: Measured) -> Measured:
+        """Adds prompts that the same draft decoded later."""
+        return dataclasses.replace(self, new=[*self.new, *more.new], old=[*self.old, *more.old])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,7 @@ class Finding:
       training_seconds: that are to be paid back.
       pay_back_requests: after which they are; None: never.
       conditions: of the gate.
+      level: of the intervals.
     """
 
     outcome: Outcome
@@ -85,24 +92,44 @@ class Finding:
     training_seconds: float
     pay_back_requests: float | None
     conditions: Conditions
+    level: float
+
+    @property
+    def undecided(self) -> bool:
+        """Whether certainty alone was wanting, on new or on old prompts: more of them might tell."""
+        asked = self.conditions
+        return (
+            self.outcome == "refused"
+            and self.new.high >= 1 + asked.least_gain
+            and self.old.high >= 1 - asked.margin
+            and self.pay_back_requests is not None
+            and self.pay_back_requests <= asked.pay_back_requests
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The finding as a lineage keeps it."""
         fields = dataclasses.asdict(self)
         for name in ("new", "old"):
             found: Interval = getattr(self, name)
-            fields[name] = {"ratio": _number(found.value), "ci90": found.ends}
+            fields[name] = {"ratio": _number(found.value), f"ci{100 * self.level:.0f}": found.ends}
         fields["acceptance"] = [_number(one) for one in self.acceptance]
         fields["prompts"] = list(self.prompts)
         return fields
 
 
-def judge(stable: Measured, candidate: Measured, training_seconds: float, conditions: Conditions) -> Finding:
-    """Judges a candidate by the draft in service."""
-    new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=prospect.LEVEL)
+def judge(
+    stable: Measured, candidate: Measured, training_seconds: float, conditions: Conditions, looks: int = 1
+) -> Finding:
+    """Judges a candidate by the draft in service.
+
+    Args:
+      looks: that are taken at most, this one included; they share the error of 5 % on either side.
+    """
+    level = 1 - (1 - prospect.LEVEL) / looks
+    new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=level)
     unknown = Interval(math.nan, math.nan, math.nan)
     old = (
-        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=prospect.LEVEL)
+        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=level)
         if stable.old
         else unknown
     )
@@ -150,6 +177,7 @@ def judge(stable: Measured, candidate: Measured, training_seconds: float, condit
         training_seconds=training_seconds,
         pay_back_requests=None if math.isinf(needed) else needed,
         conditions=conditions,
+        level=level,
     )
 
 

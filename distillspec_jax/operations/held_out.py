@@ -1,9 +1,8 @@
-"""Drafts on held-out prompts, decoded as in service: counts of every prompt, and the time of a round."""
+"""Drafts on held-out prompts, decoded as in service: counts of every prompt, and the cost of a round."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from distillspec_jax.evaluation import profiling
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.operations import costs
 from distillspec_jax.operations.gate import Measured
 from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.schema import Amount
@@ -76,9 +76,9 @@ class HeldOut:
         engine = profiling.engine_for(self.target, draft, prompts, self.block_size)
         distribution = self.settings.distribution(tokenizer.vocabulary)
         engine.generate(prompts[:1], distribution, longest, _SEED)  # compiles
-        began = time.monotonic()
+        began = costs.now()
         done = engine.generate(prompts, distribution, longest, _SEED)
-        seconds = time.monotonic() - began
+        seconds = costs.now() - began
         records = acceptance.checked([one.record for one in done])
         rounds = Record.total(records).target_calls
         return records, seconds / max(rounds, 1)

@@ -19,10 +19,14 @@ def print_versions(registry: DraftRegistry, console: Console | None = None) -> N
     columns += [Column("acceptance", True), Column("gate", True), Column("added", True)]
     serving = registry.state()
     lines = []
-    for version in registry.versions():
-        found = registry.lineage(version)
+    there = registry.versions()
+    for version in registry.named():
         share = "all" if serving.candidate is None else f"{1 - serving.share:.0%}"
         serves = {serving.stable: share, serving.candidate: f"{serving.share:.0%}"}.get(version, "–")
+        if version not in there:
+            lines.append([version, serves, *["–"] * 4, "has gone"])
+            continue
+        found = registry.lineage(version)
         steps = "–" if found.training.steps is None else f"{found.training.steps:,}"
         gate = "–" if found.gate is None else str(found.gate.get("outcome", "–"))
         added = datetime.datetime.fromtimestamp(found.added, datetime.UTC).strftime("%Y-%m-%d %H:%M")

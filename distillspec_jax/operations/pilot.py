@@ -20,7 +20,7 @@ from distillspec_jax.evaluation import paired, prospect
 from distillspec_jax.evaluation.prospect import Finding
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.operations import asked_training, prompts
+from distillspec_jax.operations import asked_training, costs, prompts
 from distillspec_jax.operations.asked_training import Say, Train, TrainingPlan
 from distillspec_jax.operations.gate import Conditions, Measured
 from distillspec_jax.operations.held_out import HeldOut
@@ -108,7 +108,7 @@ class _Job:
             self.say(f"pilot: {steps:,} steps from {self.draft}")
             trained = self._trained(_TRAINED, steps)
         after = self.held_out.measure(trained, self.folder / _AFTER)
-        return before, after, steps, asked_training.seconds(self.folder / _TRAINED)
+        return before, after, steps, costs.of_training(self.folder / _TRAINED)
 
     def _steps(self, decoding: float) -> int:
         """The pilot's steps; as many as were planned, or as the time is enough for.
@@ -122,7 +122,7 @@ class _Job:
         if kept.is_file():
             return min(most, schema.read_file(_Pace, kept, "the pace of a pilot").steps)
         clock = time.monotonic()
-        timed = asked_training.seconds(self._trained(_TIMED, _TIMED_STEPS))
+        timed = costs.duration(self._trained(_TIMED, _TIMED_STEPS))
         begun = max(0.0, time.monotonic() - clock - timed)  # loading and compiling, which come again
         left = 60 * float(self.plan.minutes) - (time.monotonic() - self.began) - begun - decoding
         a_step = max(timed / _TIMED_STEPS, 1e-9)

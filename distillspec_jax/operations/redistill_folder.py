@@ -23,6 +23,10 @@ from distillspec_jax.schema import Amount, Share, Text
 FOLDER = "redistill"
 ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
 """All new prompts, those that are trained on, and those that are held out."""
+MORE_NEW, MORE_OLD = "more_new.jsonl", "more_old.jsonl"
+"""More of the held-out ones, for a gate that cannot tell by the first."""
+_MORE = 4
+"""Held-out prompts in all, in units of the first."""
 _JOB = "job.json"
 
 
@@ -79,8 +83,10 @@ def begin(
             f"version {state.candidate} is being rolled out: leave --stage out, or end that first"
         )
     stable = state.stable
+    registry.path_of(stable)  # for its error: somebody may have removed it
     empty(folder)
     asked = prompts.read_logs(logs)
+    temperature = plan.temperature_of(asked)  # for its error, before anything is written
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     path = registry.path / PROMPTS
@@ -97,14 +103,16 @@ def begin(
     trained = prompts.mixed(
         [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
     )
-    for name, held_out in ((NEW, new), (OLD, known)):
-        prompts.write(folder / name, prompts.judging(held_out, plan.prompts))
+    for name, more, held_out in ((NEW, MORE_NEW, new), (OLD, MORE_OLD, known)):
+        judging = prompts.judging(held_out, _MORE * plan.prompts)
+        prompts.write(folder / name, judging[: plan.prompts])
+        prompts.write(folder / more, judging[plan.prompts :])
     prompts.write(folder / TRAIN, trained)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = Begun(version=version, stable=stable, temperature=plan.temperature_of(asked), plan=plan)
+    begun = Begun(version=version, stable=stable, temperature=temperature, plan=plan)
     write_job(folder, begun)
     return begun
 

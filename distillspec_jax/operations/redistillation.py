@@ -16,16 +16,27 @@ from typing import Literal
 from distillspec_jax import new_folders
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import profiling, prospect
+from distillspec_jax.evaluation import paired, profiling, prospect
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.operations import admission, asked_training, draft_registry, gate, prompts, rollout
+from distillspec_jax.operations import (
+    admission,
+    asked_training,
+    costs,
+    draft_registry,
+    gate,
+    prompts,
+    rollout,
+)
 from distillspec_jax.operations.asked_training import Say, Train
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
-from distillspec_jax.operations.gate import Conditions, Measured
+from distillspec_jax.operations.gate import Conditions, Finding, Measured
 from distillspec_jax.operations.held_out import HeldOut
+from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.operations.redistill_folder import (
     ASKED,
     FOLDER,
+    MORE_NEW,
+    MORE_OLD,
     NEW,
     OLD,
     TRAIN,
@@ -77,23 +88,20 @@ class _Job:
         for name, found in (("new", new), ("old", old)):
             if len(found) < fewest:
                 return Outcome("not enough", f"{len(found)} {name} held-out prompts, the gate needs {fewest}")
-        plan = self.begun.plan
-        held_out = HeldOut(
-            self.target, new, old, Deployment(self.begun.temperature), plan.block_size, plan.chat
-        )
+        plan, held_out = self.begun.plan, self._held_out(new, old)
         stable = held_out.measure(self.registry.path_of(self.begun.stable), self.folder / "stable.json")
         cost = 0.0
         if plan.pilot_steps:
             pilot = self._trained("pilot", plan.pilot_steps)
-            cost += asked_training.seconds(self.folder / "pilot")
+            cost += costs.of_training(self.folder / "pilot")
             measured = held_out.measure(pilot, self.folder / "pilot.json")
             refused = self._foreseen(stable, measured, cost)
             if refused is not None:
                 return Outcome("refused", refused)
         candidate = self._trained("full", plan.steps)
-        cost += asked_training.seconds(self.folder / "full")
+        cost += costs.of_training(self.folder / "full")
         measured = held_out.measure(candidate, self.folder / "full.json")
-        finding = gate.judge(stable, measured, cost, self.conditions)
+        finding = self._judged(stable, measured, candidate, cost)
         if finding.outcome != "passed":
             return Outcome(finding.outcome, finding.reason)
         profiling.profile(candidate, prompts=_PROFILED, block_size=plan.block_size)
@@ -104,6 +112,26 @@ class _Job:
         prompts.write_sample(path, prompts.read_sample(path), asked)
         admission.add(self.registry, str(candidate), version, seconds=cost, gate=finding.as_json())
         return Outcome("passed", finding.reason, version)
+
+    def _held_out(self, new: Sequence[Prompt], old: Sequence[Prompt]) -> HeldOut:
+        plan, settings = self.begun.plan, Deployment(self.begun.temperature)
+        return HeldOut(self.target, new, old, settings, plan.block_size, plan.chat)
+
+    def _judged(self, stable: Measured, measured: Measured, candidate: Path, cost: float) -> Finding:
+        """The gate's finding; by more held-out prompts, if there are some, where the first cannot tell.
+
+        A training is dearer than decoding, and is not thrown away for want of certainty.
+        """
+        new, old = (prompts.read_sample(self.folder / name) for name in (MORE_NEW, MORE_OLD))
+        looks = 2 if new or old else 1
+        finding = gate.judge(stable, measured, cost, self.conditions, looks)
+        if looks == 1 or not finding.undecided:
+            return finding
+        self.say(f"{finding.reason}; to tell, {len(new):,} new and {len(old):,} old prompts more")
+        more = self._held_out(new, old)
+        ours = more.measure(self.registry.path_of(self.begun.stable), self.folder / "stable_more.json")
+        theirs = more.measure(candidate, self.folder / "full_more.json")
+        return gate.judge(stable.with_more(ours), measured.with_more(theirs), cost, self.conditions, looks)
 
     def _name(self) -> str:
         """The version's name; the next one, where somebody has added a version of that name meanwhile."""
@@ -120,8 +148,14 @@ class _Job:
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:
-        """Why the whole training is not likely to pay, by the pilot; None where it is."""
-        plan = self.begun.plan
+        """Why the whole training is not likely to pass, by the pilot; None where it is."""
+        plan, margin = self.begun.plan, self.conditions.margin
+        old = paired.quotient_of_records(pilot.old, stable.old, "block_efficiency", level=prospect.LEVEL)
+        if old.high < 1 - margin:
+            return (
+                f"the pilot of {plan.pilot_steps:,} steps has lost more than {margin:.1%} on old prompts: "
+                f"{old.value - 1:+.1%}; a larger --old_share forgets less"
+            )
         found = prospect.foresee(
             stable.new,
             pilot.new,

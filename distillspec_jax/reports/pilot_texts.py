@@ -133,10 +133,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "います。",
     ),
     "basis, time": (
-        "Times are of this machine ({device}), which decoded up to 16 requests at once. Where the "
-        "service runs on other machines, break-even compares hours of the one with hours of the other, "
+        "Times are of this machine ({device}), which decoded up to 16 requests at once; on a CPU they are "
+        "processor time, added up over its cores, since the clock also counts what else runs there. Where "
+        "the service runs on other machines, break-even compares hours of the one with hours of the other, "
         "not their prices.",
-        "時間はこの計算機（{device}）で最大 16 件を同時に処理して測定しました。本番環境の計算機が異なる場"
+        "時間はこの計算機（{device}）で最大 16 件を同時に処理して測定しました。CPU の場合は、他の処理の影響を"
+        "避けるため、経過時間ではなく全コア合計の CPU 時間です。本番環境の計算機が異なる場"
         "合、損益分岐点はそれぞれの稼働時間の比較であり、料金の比較ではありません。",
     ),
     "basis, quality": (

@@ -90,7 +90,9 @@ class Service:
         self.worker, self.model_name = worker, model_name
         self.metrics = Metrics(model_name, lambda: worker.loads)
         worker.on_end = self.ended
-        self._form, self._chat_form, self._limits, self._log = form, chat_form, limits, log
+        # What is too long is for the server's limit to say: the form would name a flag of other commands.
+        self._form = dataclasses.replace(form, max_tokens=None)
+        self._chat_form, self._limits, self._log = chat_form, limits, log
         self._open: dict[int, tuple[Sample, str, str | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended, self._seconds = 0, 0.0

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from distillspec_jax.training.flops import peak
 
-NAMES = ("tokens_per_s", "step_s", "input_wait", "flops_utilisation")
-"""Metrics that depend on wall-clock time."""
+NAMES = ("tokens_per_s", "step_s", "processor_s", "input_wait", "flops_utilisation")
+"""Metrics that depend on time."""
 
 
 class Throughput:
-    """Measures an interval by the host's clock, compilation and evaluation left out.
+    """Measures an interval by the host's clocks, compilation and evaluation left out.
 
     Attributes:
       flops: of the model's matrix products in a step, over all devices.
@@ -29,7 +29,7 @@ class Throughput:
     def restart(self) -> None:
         """Begins a new interval."""
         self._tokens, self._steps, self._waited = 0.0, 0, 0.0
-        self._began = time.monotonic()
+        self._began, self._used = time.monotonic(), time.process_time()
 
     def add(self, tokens: float) -> None:
         """Counts a finished step and its tokens, those that the loss counted."""
@@ -46,13 +46,15 @@ class Throughput:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves out what is no training, such as an evaluation."""
-        stopped = time.monotonic()
+        stopped, used = time.monotonic(), time.process_time()
         yield
         self._began += time.monotonic() - stopped
+        self._used += time.process_time() - used
 
     def measured(self) -> dict[str, float]:
         """The values of `NAMES`; nothing where no time passed.
 
+        `processor_s` are the seconds a step of all threads of this process, whatever else its machine does;
         `input_wait` is the share of the time that the host waited for a batch; `flops_utilisation` the share
         of `flops.peak()`, rematerialisation left out.
         """
@@ -61,5 +63,6 @@ class Throughput:
             return {}
         seconds = elapsed / self._steps
         utilisation = self.flops / seconds / peak(self._precision)
-        values = self._tokens / elapsed, seconds, self._waited / elapsed, utilisation
+        used = (time.process_time() - self._used) / self._steps
+        values = self._tokens / elapsed, seconds, used, self._waited / elapsed, utilisation
         return dict(zip(NAMES, values, strict=True))

@@ -86,6 +86,7 @@ def test_reports_tell_how_fast_steps_were(distilled):
     assert "step_s" not in first  # it was compiled
     assert second["tokens_per_s"] > 0
     assert second["step_s"] > 0
+    assert second["processor_s"] > 0
     assert 0 < second["input_wait"] < 1
     assert 0 < second["flops_utilisation"] < 1
 

@@ -1,6 +1,7 @@
 """`distillspec registry`."""
 
 import json
+import shutil
 
 import pytest
 
@@ -46,6 +47,18 @@ def test_the_list_says_what_serves(tmp_path, capsys):
     assert call("list", f"--registry={drafts.path}") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("v")]
     assert [line[:2] for line in lines] == [["version", "serves"], ["v1", "90%"], ["v2", "10%"]]
+
+
+def test_a_version_that_serves_and_has_gone_is_told(tmp_path, capsys):
+    """The list left it out, and the check found all of the others whole."""
+    drafts = toy.registry(tmp_path / "drafts", versions=2)
+    shutil.rmtree(drafts.path_of("v1"))
+    assert call("list", f"--registry={drafts.path}") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["v1"]]
+    assert line.split()[1] == "all"
+    assert "has gone" in line
+    assert call("check", f"--registry={drafts.path}") == 2
+    assert "has no version 'v1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,27 @@ def test_a_gain_that_may_be_chance_is_none():
     assert found.outcome == "refused"
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "seconds", "undecided"),
+    [
+        (2.2, 1.96, 60.0, True),
+        (2.03, 2.0, 60.0, True),
+        (2.2, 1.8, 60.0, False),  # surely lost
+        (1.9, 1.96, 60.0, False),  # surely no gain
+        (2.2, 1.96, 6000.0, False),  # never pays
+        (2.2, 2.2, 60.0, False),  # passed
+    ],
+)
+def test_more_prompts_may_tell(new, old, seconds, undecided):
+    """Prompts that differ by 5 % of block efficiency, 60 of them: intervals of 2 % each way."""
+    candidate = Measured(new=records(new, 60, 2), old=records(old, 60, 3), seconds_per_round=0.01)
+    found = gate.judge(STABLE, candidate, seconds, Conditions(), looks=2)
+    assert found.undecided == undecided
+    once = gate.judge(STABLE, candidate, seconds, Conditions())
+    assert found.old.low < once.old.low  # the second look has its part of the error
+    assert found.as_json()["old"]["ci95"] == found.old.ends
+
+
 def test_without_old_prompts_nothing_passes():
     found = gate.judge(
         dataclasses.replace(STABLE, old=[]),

@@ -60,7 +60,7 @@ def test_what_is_found(place, models):
     assert found.acceptance[0].value == 1 / 6
     assert found.block_efficiency[1].value == 2.5
     assert found.prospect.gain == (3.0, 2.0, 3.0)
-    assert found.prospect.training_seconds == 0.5 * (2 + 8)
+    assert found.prospect.training_seconds == 0.25 * (2 + 8)
     trained, judged = ({one.inputs for one in read(name)} for name in ("train", "judge"))
     assert not trained & judged
     assert found.prompts == (60, len(trained), len(judged)) == (60, len(trained), 8)
@@ -129,14 +129,14 @@ def test_prompts_in_its_own_folder_are_not_lost(place, models):
 
 
 def test_short_time_means_fewer_steps(place, models, monkeypatch):
-    """A minute, four fifths of it, at half a second a step, of which 1.5 s were for timing."""
+    """A minute, four fifths of it, at half a second a step by the clock; 1.5 s were for timing."""
     monkeypatch.setattr(pilot.time, "monotonic", lambda: 7.0)
     plan = dataclasses.replace(PLAN, steps=900, pilot_steps=300, minutes=1.0)
     train = Trainer(pair.target())
     found, said = run(models, train, plan)
     assert train.asked == [("timed", 3), ("trained", 96)]
     assert "96 steps, not 300: --minutes=1, 0.5 s a step" in said
-    assert (found.pilot_steps, found.prospect.training_seconds) == (96, 0.5 * (96 + 900))
+    assert (found.pilot_steps, found.prospect.training_seconds) == (96, 0.25 * (96 + 900))
     assert not Path("out/timed").exists()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from distillspec_jax.cli import errors, redistill
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
-from distillspec_jax.operations import admission, prompts, redistillation, rollout
+from distillspec_jax.operations import admission, gate, prompts, redistillation, rollout
 from distillspec_jax.operations.gate import Conditions
+from distillspec_jax.operations.held_out import HeldOut
+from distillspec_jax.operations.prompts import Prompt
 from distillspec_jax.operations.redistill_folder import Plan
 from distillspec_jax.training import job
 from tests import pair
@@ -72,11 +75,11 @@ def test_a_better_draft_becomes_a_version(registry, counted, logs):
     assert (found.outcome, found.version) == ("passed", "v2")
     assert train.asked == [("pilot", 2), ("full", 8)]
     kept = registry.check("v2")
-    assert (kept.parent, kept.training.seconds) == ("v1", 0.5 * (2 + 8))
+    assert (kept.parent, kept.training.seconds) == ("v1", 0.25 * (2 + 8))
     assert kept.gate is not None
     assert kept.gate["outcome"] == "passed"
     assert kept.gate["acceptance"] == [1 / 6, 1.0]
-    assert kept.gate["new"] == {"ratio": 2.0, "ci90": [2.0, 2.0]}
+    assert kept.gate["new"] == {"ratio": 2.0, "ci95": [2.0, 2.0]}  # there might have been a second look
     assert counted == [registry.path / "redistill" / "full"]
     assert registry.state().revision == 1  # it serves nothing yet
     assert not (registry.path / "redistill").exists()
@@ -88,17 +91,37 @@ def test_a_better_draft_becomes_a_version(registry, counted, logs):
     assert (again.outcome, again.reason) == ("not enough", "0 new held-out prompts, the gate needs 5")
 
 
+def test_a_gate_that_cannot_tell_asks_more_prompts(registry, counted, logs, monkeypatch):
+    """A training was thrown away because eight old prompts could not show that nothing was lost."""
+    looks, judge = [], gate.judge
+
+    def at_first_unknown(stable, candidate, cost, conditions, most):
+        found = judge(stable, candidate, cost, conditions, most)
+        looks.append((len(stable.new), len(candidate.old), most))
+        return found if len(looks) > 1 else dataclasses.replace(found, outcome="refused", reason="who knows")
+
+    monkeypatch.setattr(gate, "judge", at_first_unknown)
+    found, said = run(registry, logs, Trainer(pair.target()))
+    assert (found.outcome, found.version) == ("passed", "v2")
+    held_out = [sum(Prompt(inputs=f"say {i:03}").held_out for i in range(s, s + 60)) for s in (0, 100)]
+    assert looks == [(8, 8, 2), (*held_out, 2)]
+    assert f"who knows; to tell, {held_out[0] - 8} new and {held_out[1] - 8} old prompts more" in said
+    assert registry.lineage("v2").gate["acceptance"] == [1 / 6, 1.0]
+
+
 def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
     seen = {}
 
     class Reader(Trainer):
         def __call__(self, draft, folder, task, steps):
-            for name in ("train", "new", "old"):
+            for name in ("train", "new", "old", "more_new", "more_old"):
                 seen[name] = {one.inputs for one in prompts.read_sample(folder.parent / f"{name}.jsonl")}
             return super().__call__(draft, folder, task, steps)
 
     run(registry, logs, Reader(pair.target()))
-    assert not seen["train"] & (seen["new"] | seen["old"])
+    judged = [seen[name] for name in ("new", "old", "more_new", "more_old")]
+    assert not seen["train"] & set().union(*judged)
+    assert len(set().union(*judged)) == sum(map(len, judged))
     assert len(seen["new"]) >= 5
     assert any(text >= "say 100" for text in seen["train"])  # old ones, too
 
@@ -122,6 +145,27 @@ def test_a_pilot_without_a_gain_ends_it(registry, counted, logs):
     assert train.asked == [("pilot", 2)]
     assert found.outcome == "refused"
     assert "the pilot of 2 steps changed block efficiency on new prompts by +0.0%" in found.reason
+
+
+def test_a_pilot_that_forgets_ends_it(registry, counted, logs, monkeypatch):
+    """The whole training was paid for, and then refused for what the pilot had shown."""
+    known = HeldOut._decode
+
+    def forgetful(self, draft):
+        records, seconds = known(self, draft)
+        lost = dataclasses.replace(records[0], emitted_tokens=4, tested=4, accepted=0)
+        gained = records[0].accepted > 1
+        return [
+            *records[: len(self.new)],
+            *(lost if gained else one for one in records[len(self.new) :]),
+        ], seconds
+
+    monkeypatch.setattr(HeldOut, "_decode", forgetful)
+    train = Trainer(pair.target())
+    found, _ = run(registry, logs, train)
+    assert train.asked == [("pilot", 2)]
+    assert found.outcome == "refused"
+    assert "the pilot of 2 steps has lost more than 3.0% on old prompts: -20.0%" in found.reason
 
 
 def test_a_training_that_never_pays_is_not_begun(registry, counted, logs):
@@ -199,6 +243,18 @@ def test_another_call_does_not_go_on_with_a_run(registry, counted, logs):
 def test_a_registry_that_knows_no_earlier_prompts_asks_for_some(registry, counted, logs):
     with pytest.raises(UsageError, match=r"knows no earlier prompts: give some of those that v1 was"):
         run(registry, (logs[0], []), Trainer(pair.target()))
+
+
+def test_a_refused_call_writes_nothing(registry, counted, logs):
+    """Old prompts were remembered of a call that then could not tell its temperature."""
+    with open(logs[0][0], "a") as log:
+        log.write('{"inputs": "warm", "temperature": 1}\n')
+    with pytest.raises(UsageError, match=r"several temperatures \(0, 1\)"):
+        run(registry, logs, Trainer(pair.target()))
+    shutil.rmtree(registry.path_of("v1"))
+    with pytest.raises(UsageError, match="has no version 'v1'"):
+        run(registry, logs, Trainer(pair.target()), dataclasses.replace(PLAN, temperature=0.0))
+    assert sorted(one.name for one in registry.path.iterdir()) == ["registry.json", "versions"]
 
 
 def command(registry, logs) -> list[str]:

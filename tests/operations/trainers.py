@@ -35,7 +35,7 @@ class Trainer:
             card = dataclasses.replace(self.result.card, provenance=provenance)
             pair.write(folder, dataclasses.replace(self.result, card=card))
             (folder / "metrics.jsonl").write_text(
-                json.dumps({"step": steps, "split": "train", "step_s": 0.5}) + "\n"
+                json.dumps({"step": steps, "split": "train", "step_s": 0.5, "processor_s": 0.25}) + "\n"
             )
         return folder
 
