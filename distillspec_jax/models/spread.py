@@ -17,7 +17,7 @@ def spread(shared: Array, rows: int) -> Array:
     the same as a product with ones; the biases of positions were a tenth of a training step. On other
     backends it is left to the compiler.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or rows == 1:
         return jnp.broadcast_to(shared, (rows, *shared.shape))
     return _spread(rows, shared)
 
