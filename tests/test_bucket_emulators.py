@@ -135,11 +135,15 @@ SETTINGS = {"total_steps": 40, "save_period": 2}
 
 def test_a_training_process_that_is_killed_goes_on_elsewhere(store, here, tmp_path):
     address, said = f"{store}/runs/killed", tmp_path / "said"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.training.toy", address, *(f"{k}={v}" for k, v in SETTINGS.items())],
-        cwd=Path(__file__).parents[1],
-        stderr=said.open("w"),
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "tests.training.toy",
+        address,
+        *(f"{k}={v}" for k, v in SETTINGS.items()),
+    ]
+    with said.open("w") as file:  # nobody reads a pipe while it runs
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=file)
     library = fsspec.filesystem(store.partition(":")[0])
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import pytest
 
 from distillspec_jax.cli.main import main
 from distillspec_jax.distillation import decode_costs, dryrun
+from distillspec_jax.errors import UsageError
 from distillspec_jax.partitioning import make_partitioner
 
 TINY = """
@@ -166,6 +168,29 @@ def test_decoding_that_cannot_be(tmp_path, change, said, monkeypatch, capsys):
     (tmp_path / "decode.gin").write_text(f"{DECODE}{change}\n")
     assert main(["dryrun", "--decode", f"--gin_file={tmp_path / 'decode.gin'}", "--mesh=4x2"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+            "required for HLO temporaries (16.71G) exceeds available HBM (15.75G). HLO module: x\nSee",
+            "a device of --mesh=1x1 needs 17.9 GB and has 16.9 GB, 1.0 GB are missing;",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Out of memory.",
+            "a device of --mesh=1x1 has no room for it (RESOURCE_EXHAUSTED: Out",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_the_bytes_that_are_missing(said, told):
+    lowered = mock.Mock()
+    lowered.compile.side_effect = jax.errors.JaxRuntimeError(said)
+    with pytest.raises(UsageError) as caught:
+        dryrun.compiled(lowered, "the step", make_partitioner(1, devices=jax.devices()[:1]))
+    assert f"the step does not fit: {told}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_collectives_are_read_from_a_program():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, RowSettings, State, placed
 from distillspec_jax.decoding.stopping import STOP_ON_EOS
 from distillspec_jax.decoding.verifiers import TOKEN_RULE
-from distillspec_jax.distillation.dryrun import bytes_a_device
+from distillspec_jax.distillation.dryrun import bytes_a_device, compiled
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.registry import Network
@@ -127,17 +128,18 @@ def decode_costs(
     prompt_BT, settings = _prompts(batch_size, feature_lengths["inputs"], partitioner)
 
     programs: dict[str, ProgramCosts] = {}
+    costs = functools.partial(_compiled, partitioner)
 
     def begun(loop: Loop) -> tuple[State, ProgramCosts]:
         def init(params: PairParams, prompt_BT: Array, settings: RowSettings) -> State:
             return placed(loop.init(params, prompt_BT, settings, width), partitioner)
 
-        return _compiled(init, params, prompt_BT, settings)
+        return costs("the prefill", init, params, prompt_BT, settings)
 
     state, programs["prefill"] = begun(loop)
     alone, _ = begun(plain)
-    _, programs["one token"] = _compiled(plain.round, params, alone, donated=1)
-    _, programs["round"] = _compiled(loop.round, params, state, donated=1)
+    _, programs["one token"] = costs("a token", plain.round, params, alone, donated=1)
+    _, programs["round"] = costs("a round", loop.round, params, state, donated=1)
     weights = {"target": bytes_a_device(params.target), "draft": bytes_a_device(params.draft)}
     caches = {"target": bytes_a_device(state.target), "draft": bytes_a_device(state.draft)}
     both = {role: weights[role] + caches[role] for role in weights}
@@ -179,20 +181,24 @@ def _prompts(rows: int, width: int, partitioner: Partitioner) -> tuple[Any, RowS
 
 
 def _compiled(
-    program: Callable[..., State], *arguments: Any, donated: int | None = None
+    partitioner: Partitioner,
+    what: str,
+    program: Callable[..., State],
+    *arguments: Any,
+    donated: int | None = None,
 ) -> tuple[State, ProgramCosts]:
     """Compiles a program; its result as shapes with shardings, and its costs."""
     traced = jax.jit(program, donate_argnums=() if donated is None else donated).trace(*arguments)
-    compiled = traced.lower().compile()
+    made = compiled(traced.lower(), what, partitioner)
     result = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         traced.out_info,
-        compiled.output_shardings,
+        made.output_shardings,
     )
     costs = ProgramCosts(
         flops=product_flops(traced.jaxpr),
-        temporary_bytes=int(compiled.memory_analysis().temp_size_in_bytes),
-        collectives=collectives(compiled.as_text()),
+        temporary_bytes=int(made.memory_analysis().temp_size_in_bytes),
+        collectives=collectives(made.as_text()),
     )
     return result, costs
 

@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
 
-from distillspec_jax import bounds, checkpoint
+from distillspec_jax import bounds, checkpoint, memory
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.divergences import Divergence
 from distillspec_jax.distillation.divergences import divergence as find_divergence
@@ -167,7 +168,7 @@ def dryrun(
     step = make_train_step(optimizer, partitioner, state_shardings, seed=0, microbatches=microbatches)
     batch = _batch(batch_size, feature_lengths, partitioner)
     arguments = checkpoint.abstract(state, state_shardings), batch
-    memory = step.lower(*arguments, loss(trained)).compile().memory_analysis()
+    planned = compiled(step.lower(*arguments, loss(trained)), "the step", partitioner).memory_analysis()
     counted = step.trace(*arguments, loss(dataclasses.replace(model, remat="none"))).jaxpr
     moments = checkpoint.abstract(state.optimizer, state_shardings.optimizer)
     return Costs(
@@ -181,9 +182,40 @@ def dryrun(
             "target's parameters": bytes_a_device(parts.get("target", {})),
             "batch": bytes_a_device(batch),
         },
-        temporary_bytes=int(memory.temp_size_in_bytes),
+        temporary_bytes=int(planned.temp_size_in_bytes),
         device=partitioner.mesh.devices.flat[0].device_kind,
     )
+
+
+_SIZE = re.compile(r"\b(\d+(?:\.\d+)?)([KMGT])")
+
+
+def compiled(lowered: Any, what: str, partitioner: Partitioner) -> Any:
+    """Compiles a lowered program.
+
+    Args:
+      what: it is, in an error.
+
+    Raises:
+      UsageError: by the compiler's account a device has not the bytes for it; says how many are missing.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error).splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in said:
+            raise
+        told = f"has no room for it ({said})"
+        sizes = [float(number) * 1024.0 ** (1 + "KMGT".index(unit)) for number, unit in _SIZE.findall(said)]
+        if len(sizes) > 1:
+            needed, there = max(sizes[:2]), min(sizes[:2])
+            short = memory.text(needed - there)
+            told = f"needs {memory.text(needed)} and has {memory.text(there)}, {short} are missing"
+        mesh = "x".join(str(size) for size in partitioner.mesh.shape.values())
+        raise UsageError(
+            f"{what} does not fit: a device of --mesh={mesh} {told}; split the weights further (the second "
+            "number), or lower BATCH_SIZE"
+        ) from error
 
 
 def _placed(model: Network, partitioner: Partitioner) -> tuple[Params, Params]:

@@ -152,7 +152,7 @@ def test_a_missing_field_names_the_line_in_every_reader(tmp_path):
 def test_a_jsonl_task_with_a_vocabulary_of_its_own(tmp_path):
     lines = [f"{word} {other}" for word in ("red", "green", "blue") for other in ("tea", "hat", "bus")]
     model = tmp_path / "own.model"
-    model.write_bytes(train_vocabulary.train(lines * 5, vocabulary_size=275))
+    model.write_bytes(train_vocabulary.train(lines * 5, vocabulary_size=274))
     train = write(tmp_path / "train.jsonl", {"inputs": "red tea", "targets": "blue hat"})
     name = tasks.jsonl_task("test_own_vocabulary", train, vocabulary_path=str(model))
     own = Tokenizer.from_file(model)
