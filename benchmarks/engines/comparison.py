@@ -12,6 +12,7 @@ from benchmarks.engines import recording
 from benchmarks.engines.counters import differing, print_counters, shown
 from benchmarks.engines.recording import ANSWERS, VERSION, Serving, Texts
 from benchmarks.engines.replay import replayed
+from benchmarks.greedy_identity import differences
 from benchmarks.smollm2 import questions
 from distillspec_jax.acceptance import PartialRecord, Record
 from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
@@ -128,6 +129,11 @@ def print_acceptance(
         ours = _until([(one.tested, one.accepted, len(one.tokens)) for one in rounds], len(text))
         found.append(Beside(ours, unit.record, expected))
     _print(found)
+    for one in differences(target, prompts, recorded.answers, texts):
+        print(
+            f"Prompt {one.prompt} parts at token {one.position}, where our two largest logits are "
+            f"{one.gap:.1e} apart."
+        )
 
 
 def _until(rounds: Sequence[tuple[int, int, int]], tokens: int) -> Record:

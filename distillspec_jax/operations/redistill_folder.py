@@ -103,10 +103,10 @@ def begin(
     trained = prompts.mixed(
         [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
     )
-    for name, more, held_out in ((NEW, MORE_NEW, new), (OLD, MORE_OLD, known)):
+    for first, rest, held_out in ((NEW, MORE_NEW, new), (OLD, MORE_OLD, known)):
         judging = prompts.judging(held_out, _MORE * plan.prompts)
-        prompts.write(folder / name, judging[: plan.prompts])
-        prompts.write(folder / more, judging[plan.prompts :])
+        prompts.write(folder / first, judging[: plan.prompts])
+        prompts.write(folder / rest, judging[plan.prompts :])
     prompts.write(folder / TRAIN, trained)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
