@@ -32,7 +32,8 @@ ROWS = (1, 2, 4, 6, 8, 12, 16, 32, 64)
 """Of a call: batch times tokens."""
 REUSE = tuple(mebi * 2**20 for mebi in (4, 16, 48, 160, 560))
 """Bytes between two readings of a weight."""
-BATCHES, QUERIES = (1, 8), (1, 2, 4, 8)
+BATCHES, QUERIES, BLOCKS = (1, 8), (1, 2, 4, 8), (1, 4)
+"""Of attention; and of rounds that are nothing but launches, the tokens that the target reads."""
 WIDTH, SLOTS, HEADS, HEAD_DIM = 512, 160, 8, 64
 
 
@@ -45,7 +46,7 @@ class Machine:
 
     def __init__(self, largest: float = math.inf) -> None:
         self._reuse = [size for size in REUSE if size <= 1.5 * largest]
-        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in QUERIES}
+        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in BLOCKS}
         self._products = {(rows, size): _products(rows, size) for size in self._reuse for rows in ROWS}
         self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
         self._draws = _draws()
