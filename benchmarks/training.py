@@ -8,6 +8,8 @@ reports; one jit that donates its state. Network, optimizer and batch are the sa
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +37,9 @@ DRAFT, TARGET = f"zoo:{TASK}/draft", f"zoo:{TASK}/target"
 
 Z_LOSS = 1e-4
 
+LONG, LONG_ROWS = {"inputs": 384, "targets": 288}, 16
+"""Packed, as the zoo's target is trained (`experiments/zoo/target_long.gin`)."""
+
 Step = Callable[[], Any]
 
 
@@ -56,12 +61,25 @@ def supervised_step() -> Measurement:
 
 def training_precision() -> Measurement:
     """A step of the zoo's target with bfloat16 products over one with float32."""
-    lengths, rows = {"inputs": 384, "targets": 288}, 16
-    batch = next(DataConfig("embedded_mixture", lengths, pack=True).train_batches(rows, seed=0))
+    batch = next(DataConfig("embedded_mixture", LONG, pack=True).train_batches(LONG_ROWS, seed=0))
     loss = make_supervised_loss(pretrained.load("zoo:target").model, dropout=False, z_loss=Z_LOSS)
     fast, exact = (our_step(loss, "zoo:target", batch, precision) for precision in (BFLOAT16, None))
-    what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {rows} packed rows of {lengths}"
+    what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {LONG_ROWS} packed rows of {LONG}"
     return _ratio("training_precision", fast, exact, what)
+
+
+def training_step() -> Measurement:
+    """Seconds of a step of the zoo's target with dropout, as it is trained on; see `cli/allocation.py`."""
+    model = pretrained.load("zoo:target").model
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, dropout_rate=0.1))
+    batch = next(DataConfig("embedded_mixture", LONG, pack=True).train_batches(LONG_ROWS, seed=0))
+    step = our_step(make_supervised_loss(model, dropout=True, z_loss=Z_LOSS), "zoo:target", batch, BFLOAT16)
+    jax.block_until_ready(step())
+    what = (
+        f"seconds of a supervised step of the zoo's target, {LONG_ROWS} packed rows of {LONG}, dropout 0.1, "
+    )
+    what += f"{BFLOAT16}, GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', '')}, {TURNS} steps"
+    return Measurement("training_step", *median_interval([_seconds(step) for _ in range(TURNS)]), what)
 
 
 def losses(count: int = 3) -> list[float]:
