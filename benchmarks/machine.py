@@ -28,12 +28,15 @@ from distillspec_jax.shapes import Array
 from distillspec_jax.training.flops import product_peak
 from distillspec_jax.vocabulary import Vocabulary
 
-ROWS = (1, 2, 4, 6, 8, 12, 16, 32, 64)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
 """Of a call: batch times tokens."""
-REUSE = tuple(mebi * 2**20 for mebi in (4, 16, 48, 160, 560))
+REUSE = tuple(mebi * 2**20 for mebi in (4, 16, 48, 160, 480))
 """Bytes between two readings of a weight."""
-BATCHES, QUERIES = (1, 8), (1, 2, 4, 8)
-WIDTH, SLOTS, HEADS, HEAD_DIM = 512, 160, 8, 64
+BATCHES, QUERIES, BLOCKS = (1, 8), (1, 2, 4, 8), (1, 4)
+"""Of attention; and of rounds that are nothing but launches, the tokens that the target reads."""
+WIDTHS = (256, 768)
+"""Of networks."""
+SLOTS, HEADS, HEAD_DIM = 160, 8, 64
 
 
 class Machine:
@@ -45,8 +48,13 @@ class Machine:
 
     def __init__(self, largest: float = math.inf) -> None:
         self._reuse = [size for size in REUSE if size <= 1.5 * largest]
-        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in QUERIES}
-        self._products = {(rows, size): _products(rows, size) for size in self._reuse for rows in ROWS}
+        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in BLOCKS}
+        self._products = {
+            (width, rows, size): _products(width, rows, size)
+            for width in WIDTHS
+            for size in self._reuse
+            for rows in ROWS
+        }
         self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
         self._draws = _draws()
 
@@ -74,8 +82,8 @@ class Machine:
             return probe.seconds(known.launch_seconds(rows, tokens))
 
         products = tuple(
-            (tokens, size, _bytes(size) / seconds(probe, min(tokens, 8), -(-tokens // 8)))
-            for (tokens, size), probe in self._products.items()
+            (width, rows, size, _bytes(width, size) / seconds(probe, min(rows, 8), -(-rows // 8)))
+            for (width, rows, size), probe in self._products.items()
         )
         attention = tuple(
             (rows, queries, _cache_bytes(rows) / seconds(probe, rows, queries))
@@ -83,7 +91,7 @@ class Machine:
         )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(
-            bandwidth=max(speed for _, size, speed in products if size == self._reuse[-1]),
+            bandwidth=max(row[-1] for row in products if row[2] == self._reuse[-1]),
             flops=product_peak(),
             memory=float(memory),
             interconnect=1.0,
@@ -96,31 +104,34 @@ class Machine:
         )
 
 
-def _bytes(size: int) -> int:
-    count, outputs = _kernels(size)
-    return 4 * WIDTH * count * outputs
+_MOST_KERNELS = 16
 
 
-def _kernels(size: int) -> tuple[int, int]:
-    """How many kernels `[WIDTH, outputs]` make up so many bytes, and their outputs."""
-    count = min(8, max(1, size // 2**21))
-    return count, max(WIDTH, size // (4 * WIDTH * count) // 128 * 128)
+def _bytes(width: int, size: int) -> int:
+    count, outputs = _kernels(width, size)
+    return 4 * width * count * outputs
 
 
-def _products(rows: int, size: int) -> Probe:
+def _kernels(width: int, size: int) -> tuple[int, int]:
+    """How many kernels `[width, outputs]` make up so many bytes, and their outputs: as many as a layer's."""
+    outputs = max(3 * width, size // (4 * width * _MOST_KERNELS) // 128 * 128)
+    return max(1, round(size / (4 * width * outputs))), outputs
+
+
+def _products(width: int, rows: int, size: int) -> Probe:
     """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
-    count, outputs = _kernels(size)
+    count, outputs = _kernels(width, size)
     few = cpu_forms.pays(rows)
-    shape = (outputs, WIDTH) if few else (WIDTH, outputs)
+    shape = (outputs, width) if few else (width, outputs)
     kernels = [jnp.full(shape, 0.01) + 0 for _ in range(count)]
 
     def step(kernels: list[Array], x_RM: Array) -> Array:
         for kernel in kernels:
             y = cpu_forms.few_rows(x_RM, kernel) if few else x_RM @ kernel
-            x_RM = x_RM + 1e-9 * (y[:, :WIDTH] + y[:, -WIDTH:])
+            x_RM = x_RM + 1e-9 * (y[:, :width] + y[:, -width:])
         return x_RM
 
-    return Probe(step, kernels, jnp.ones((rows, WIDTH)), max(size / 40e9, 2 * rows * size / 4 / 200e9))
+    return Probe(step, kernels, jnp.ones((rows, width)), max(size / 40e9, 2 * rows * size / 4 / 200e9))
 
 
 _LAYERS = 4

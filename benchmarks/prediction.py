@@ -20,7 +20,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.machine import Machine
+from benchmarks.machine import WIDTHS, Machine
 from benchmarks.timed_pairs import PAIRS, Row, TimedPair
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
@@ -74,8 +74,19 @@ def described(device: Device) -> str:
         f"{device.logits / 1e6:,.0f} million logits a second; products of large matrices "
         f"{device.flops / 1e9:,.0f} GFLOP/s",
         "",
-        *_grid("weights, GB/s: tokens \\ MB between two readings", device.products, 2**20, 1e9),
-        "",
+        *(
+            line
+            for width in WIDTHS
+            for line in (
+                *_grid(
+                    f"weights, width {width}, GB/s: tokens \\ MB between two readings",
+                    [rest for first, *rest in device.products if first == width],
+                    2**20,
+                    1e9,
+                ),
+                "",
+            )
+        ),
         *_grid("caches, GB/s: batch \\ queries a row and head", device.attention, 1, 1e9),
         "",
         *_grid("an operation, µs: batch \\ tokens a row", device.launch, 1, 1e-6),
@@ -84,7 +95,7 @@ def described(device: Device) -> str:
     return "\n".join(lines)
 
 
-def _grid(title: str, rows: Sequence[tuple[float, float, float]], across: float, unit: float) -> list[str]:
+def _grid(title: str, rows: Sequence[Sequence[float]], across: float, unit: float) -> list[str]:
     columns = sorted({y for _, y, _ in rows})
     found = {(x, y): value for x, y, value in rows}
     lines = [

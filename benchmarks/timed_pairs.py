@@ -47,26 +47,26 @@ def _t5_small() -> tuple[Side, Side]:
     return _cut(EncoderDecoder(T5Config(vocab_size=32128)), 0, 1)
 
 
-def _smollm2() -> tuple[Side, Side]:
+def _llama_100m() -> tuple[Side, Side]:
     config = DecoderOnlyConfig(
-        vocab_size=49152,
-        emb_dim=576,
-        num_heads=9,
-        num_kv_heads=3,
+        vocab_size=32000,
+        emb_dim=768,
+        num_heads=12,
+        num_kv_heads=4,
         head_dim=64,
-        num_layers=30,
-        mlp_dim=1536,
+        num_layers=12,
+        mlp_dim=2048,
         logits_via_embedding=True,
     )
-    return _cut(DecoderOnly(config), 0, 1, 28, 29)
+    return _cut(DecoderOnly(config), 0, 11)
 
 
 PAIRS: Mapping[str, Callable[[], tuple[Side, Side]]] = {
     "zoo": _zoo,
     "t5_1_1_small": _t5_small,
-    "smollm2_135m": _smollm2,
+    "llama_100m": _llama_100m,
 }
-"""The zoo's, trained; and random weights in the shapes of T5 1.1 Small and of SmolLM2-135M."""
+"""The zoo's, trained; and random weights in the shapes of T5 1.1 Small and of a Llama of 100 million."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,9 @@ from distillspec_jax.schema import Amount
 Row = tuple[Amount, Amount, Amount]
 """Two coordinates of a measurement, and what was measured there."""
 
+Product = tuple[Amount, Amount, Amount, Amount]
+"""Three of them, likewise."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Device:
@@ -30,9 +33,9 @@ class Device:
       interconnect: bytes a second that it sends and receives, over all links; with one chip it is not read.
       source: where the figures stand.
       dtype: of weights and activations, that the figures were measured with; None: any.
-      products: `[tokens, bytes, bytes a second]`: speed at which weights are multiplied with so many tokens,
-        where so many bytes are read between two readings of one of them; a cache may hold those. Empty:
-        bandwidth or flops, whichever is slower.
+      products: `[width, tokens, bytes, bytes a second]`: speed at which weights of a network of this width
+        are multiplied with so many tokens, where so many bytes are read between two readings of one of them;
+        a cache may hold those. Empty: bandwidth or flops, whichever is slower.
       attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
         many rows with so many queries a head of keys. Empty: as products.
       launch: seconds of an operation that hardly computes anything: a kernel's launch, or what the waking of
@@ -46,7 +49,7 @@ class Device:
     interconnect: Amount
     source: str
     dtype: str | None = None
-    products: tuple[Row, ...] = ()
+    products: tuple[Product, ...] = ()
     attention: tuple[Row, ...] = ()
     launch: Amount | tuple[Row, ...] = 0.0
     logits: Amount = 0.0
@@ -60,10 +63,12 @@ class Device:
             if isinstance(table, tuple) and any(min(row) <= 0 for row in table):
                 raise UsageError(f"field {name}: every number in it must be above 0")
 
-    def product_seconds(self, weight_bytes: float, flops: float, tokens: int, reuse: float) -> float:
+    def product_seconds(
+        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
+    ) -> float:
         """The time of products with weights of so many bytes, read again after `reuse` bytes."""
         if self.products:
-            return weight_bytes / _between(self.products, tokens, reuse)
+            return weight_bytes / _between(self.products, width, tokens, reuse)
         return max(weight_bytes / self.bandwidth, flops / self.flops)
 
     def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: float) -> float:
@@ -99,12 +104,14 @@ def find(name: str) -> Device:
     raise UsageError(f"unknown device {name!r}: {nearest(name, DEVICES)}, or a file NAME.json")
 
 
-def _between(table: Sequence[Row], first: float, second: float) -> float:
-    """Interpolates a table in the logarithms of all three numbers; beyond its ends it stays the same."""
-    lines: dict[float, list[tuple[float, float]]] = {}
-    for x, y, found in sorted(table):
-        lines.setdefault(x, []).append((y, found))
-    return _along([(x, _along(line, second)) for x, line in lines.items()], first)
+def _between(table: Sequence[Sequence[float]], first: float, *others: float) -> float:
+    """Interpolates a table in the logarithms of all its numbers; beyond its ends it stays the same."""
+    parts: dict[float, list[Sequence[float]]] = {}
+    for x, *rest in sorted(table, key=tuple):
+        parts.setdefault(x, []).append(rest)
+    return _along(
+        [(x, _between(part, *others) if others else part[0][0]) for x, part in parts.items()], first
+    )
 
 
 def _along(points: Sequence[tuple[float, float]], x: float) -> float:

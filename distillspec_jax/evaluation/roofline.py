@@ -39,6 +39,7 @@ class Work:
       caches: live bytes.
       flops: of its products with weights.
       attended: FLOPs of attention.
+      width: of the network.
       wire_bytes: that each chip sends and receives, where several share the network.
     """
 
@@ -49,6 +50,7 @@ class Work:
     caches: float
     flops: float
     attended: float
+    width: int
     wire_bytes: float = 0.0
 
     @property
@@ -64,7 +66,9 @@ class Work:
             must hold, to help. By default its own alone.
         """
         reuse = self.bytes / chips if reuse is None else reuse
-        alone = device.product_seconds(self.weights / chips, self.flops / chips, self.tokens, reuse)
+        alone = device.product_seconds(
+            self.weights / chips, self.flops / chips, self.width, self.tokens, reuse
+        )
         alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
 
@@ -143,6 +147,7 @@ class NetworkSizes:
             caches=float(itemsize) * rows * self.cached,
             flops=2.0 * rows * tokens * self.read,
             attended=rows * tokens * self.attended,
+            width=self.width,
             wire_bytes=2.0 * sums * activations * (chips - 1) / chips,  # of a ring's all-reduce
         )
 

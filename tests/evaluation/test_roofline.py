@@ -96,7 +96,7 @@ def test_chips_share_bytes_and_add_wires() -> None:
     # Nine sums of two rows of 16 numbers, each 3/4 sent and 3/4 received.
     assert four.wire_bytes == 9 * 2 * 16 * 2 * 2 * 3 / 4
     assert four.seconds(MEMORY, 4) == pytest.approx(one.seconds(MEMORY) / 4)
-    assert roofline.Work(1, 1, 1, 0, 0, 0, 0, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
+    assert roofline.Work(1, 1, 1, 0, 0, 0, 0, 1, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
@@ -114,7 +114,7 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
         **dict.fromkeys(("bandwidth", "flops", "memory", "interconnect"), 1e3),
         "source": "by hand",
         "dtype": "float32",
-        "products": [[1, 100, 8.0], [1, 400, 2.0], [4, 100, 4.0], [4, 400, 1.0]],
+        "products": [[8, 1, 100, 8.0], [8, 1, 400, 2.0], [8, 4, 100, 4.0], [8, 4, 400, 1.0]],
         "attention": [[1, 1, 5.0]],
         "launch": 0.5,
         "logits": 10.0,
@@ -122,8 +122,8 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(written))
     mine = devices.find(str(path))
-    assert mine.product_seconds(16.0, 0.0, 1, 200) == pytest.approx(4.0), "halfway in the logarithm"
-    assert mine.product_seconds(16.0, 0.0, 2, 1e9) == pytest.approx(16 / 2**0.5), "beyond the end it stays"
+    assert mine.product_seconds(16.0, 0.0, 64, 1, 200) == pytest.approx(4.0), "halfway in the logarithm"
+    assert mine.product_seconds(16.0, 0.0, 8, 2, 1e9) == pytest.approx(16 / 2**0.5), "beyond the end it stays"
     assert mine.attention_seconds(10.0, 0.0, 8, 3) == pytest.approx(2.0)
 
     draft = NetworkSizes.of(LLAMA, 10, 6, listed=24)
