@@ -332,10 +332,7 @@ def stored_shapes(path: Path) -> Any:
 def save_params(
     directory: str | Path, step: int, params: Params, dtype: str | None = None, alone: bool = False
 ) -> None:
-    """Writes a finished step of parameters alone (a zoo model, a converted checkpoint).
-
-    With `alone` other hosts have no part in it.
-    """
+    """Writes a finished step of parameters and nothing else; with `alone` other hosts have no part in it."""
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
     path = (Path(directory) / STEPS / str(step) / "params").absolute()

@@ -170,7 +170,7 @@ def _check_followed(kind: str, config: DecoderOnlyConfig) -> None:
 
 
 def _gemma3_scalar(layers: int, emb_dim: int, heads: int, head_dim: int) -> float:
-    """What llama.cpp divides queries by the square root of: the largest Gemma 3 is known by its depth."""
+    """llama.cpp divides queries by the square root of this; it knows the largest Gemma 3 by its depth."""
     return emb_dim / heads if layers == 62 else head_dim
 
 

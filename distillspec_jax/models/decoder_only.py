@@ -95,7 +95,7 @@ def line(batch: Batch) -> Line:
 
 
 class View(NamedTuple):
-    """What a layer's tokens see of each other, and by which angles their queries and keys are turned."""
+    """Tells what a layer's tokens see of each other, and the angles that queries and keys are turned by."""
 
     bias: Array
     rotation: Rotation | None
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
             self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
     def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> Views:
-        """What is seen by the positions of queries and keys: all that the mask shows, or what is near."""
+        """Views by the positions of queries and keys: of all that the mask shows, or of what is near, too."""
         config = self.config
         everywhere = View(bias_of(mask_BQS), self._rotation(query_BQ, config.rope_theta, config.rope_scaling))
         if not config.window:
