@@ -59,7 +59,7 @@ def together(job, directory, **changes):
     said = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "train      3/6" in said[0]
-    assert said[1] == ""  # the first host speaks
+    assert "train  " not in said[1]  # the first host speaks
     found = copies.local(directory)
     assert checkpoint.latest_step(found) == 3
     return found
