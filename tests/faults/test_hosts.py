@@ -56,10 +56,10 @@ def together(job, directory, **changes):
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=300)[1] for process in processes]
+    said = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "train      3/6" in said[0]
-    assert said[1] == ""  # the first host speaks
+    assert "train  " not in said[1]  # the first host speaks
     found = copies.local(directory)
     assert checkpoint.latest_step(found) == 3
     return found
@@ -100,6 +100,6 @@ def test_four_devices_go_on_with_parameters_split_along_both_axes(job, half_way,
     four = copied(half_way, job.folder / "four")
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
     process = job.start("four", environment=devices, NUM_PARTITIONS=2, FULLY_SHARDED=True, **SETTINGS)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert values(four) == pytest.approx(alone, rel=1e-5)
