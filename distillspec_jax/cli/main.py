@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-from distillspec_jax.cli import errors
+from distillspec_jax.cli import allocation, errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.version import __version__
 
@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"distillspec_jax {__version__}")
         return 0
     command, *rest = arguments
+    if argv is None:  # this is the program, not a call from Python
+        allocation.keep_buffers(command)
     return errors.run(lambda flags: _dispatch(command, flags), rest, command=command)
 
 

@@ -1,6 +1,8 @@
 """The console script: help at once, unknown commands by name."""
 
 import json
+import os
+import platform
 import subprocess
 import sys
 
@@ -90,3 +92,24 @@ def test_importing_the_package_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_training_program_starts_again_with_memory_that_is_kept(monkeypatch):
+    """Once, by itself alone, and not where the user has settled it."""
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "argv", ["distillspec", "finetune"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "distillspec_jax.cli.main", "finetune"])
+    monkeypatch.setattr(console, "_dispatch", lambda command, flags: 0)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert console.main(["finetune"]) == 0
+    assert not started, "a call from Python"
+    assert console.main() == 0
+    ((program, argv, environment),) = started
+    assert (program, argv) == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    assert "glibc.malloc.hugetlb=1" in environment["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    console.main()
+    assert len(started) == 1
