@@ -39,7 +39,10 @@ def bias_of(mask_BQS: Array) -> Array:
 
 
 def shared_dropout(rate: float) -> nn.Dropout:
-    """T5X's dropout: one mask of features a sequence, shared by its positions."""
+    """T5X's dropout: one mask a sequence, shared by its positions; of attention's weights, by its queries.
+
+    A mask of all the weights would be most of what a step draws.
+    """
     return nn.Dropout(rate, broadcast_dims=(-2,))
 
 
@@ -202,7 +205,7 @@ class Attention(nn.Module):
             self.value = Dense(width // group, axes, self.dtype, use_bias=bias)
         out = ("joined_kv", "embed")
         self.out = Dense(self.features, out, self.dtype, form=self.form, use_bias=self.out_bias)
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = shared_dropout(self.dropout_rate)
         if self.norm_epsilon is not None:
             self.query_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)
             self.key_norm = RMSNorm(self.dtype, self.norm_epsilon, axis=None)

@@ -30,6 +30,7 @@ from distillspec_jax.models.network import LinenModel
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
+from distillspec_jax.models.spread import spread
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
@@ -52,6 +53,11 @@ def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
     return RelativePositionBias(
         config.num_heads, config.relpos_buckets, config.relpos_max_distance, bidirectional
     )
+
+
+def _bias(relpos_HQS: Array, mask_BQS: Array) -> Array:
+    """Masks and biases of positions, `[B, H, Q, S]`."""
+    return spread(relpos_HQS, len(mask_BQS)) + bias_of(mask_BQS)
 
 
 class EncoderLayer(nn.Module):
@@ -141,7 +147,7 @@ class Encoder(nn.Module):
 
     def __call__(self, x_BTM: Array, mask_BTT: Array, deterministic: bool) -> Array:
         position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
+        bias = _bias(self.relpos_bias(position, position), mask_BTT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(EncoderLayer, self.config)
         x, _ = through(self, layer, x, bias, deterministic=deterministic)
@@ -187,7 +193,7 @@ class Decoder(nn.Module):
         deterministic: bool,
     ) -> Array:
         position = jnp.arange(x_BTM.shape[1])
-        bias = self.relpos_bias(position, position)[None] + bias_of(mask_BTT)
+        bias = _bias(self.relpos_bias(position, position), mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)

@@ -1,10 +1,12 @@
-"""Relative-position buckets against a hand-made table, and the bias that is looked up by them."""
+"""Relative-position buckets against a hand-made table, the bias that is looked up by them, and dropout."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax.models.attention import relative_position_bucket
+from distillspec_jax.models.attention import Attention, relative_position_bucket
+from distillspec_jax.models.spread import spread
 
 # T5's usual sizes. A decoder's 32 buckets: distances 0-15 by themselves, then
 # 16 + floor(16 * log(distance / 16) / log(128 / 16)), at most 31. Worked out by hand.
@@ -48,3 +50,34 @@ def test_buckets_agree_with_transformers(bidirectional, num_buckets, max_distanc
     sizes = {"bidirectional": bidirectional, "num_buckets": num_buckets, "max_distance": max_distance}
     theirs = T5Attention._relative_position_bucket(torch.from_numpy(relative), **sizes)
     np.testing.assert_array_equal(buckets(relative, **sizes), theirs.numpy())
+
+
+def test_dropout_of_weights_is_shared_by_the_queries():
+    """As T5X draws it; a mask a query would be most of what a training step draws."""
+    attention = Attention(num_heads=2, head_dim=3, features=4, dropout_rate=0.5)
+    query_BHQD = jnp.broadcast_to(jnp.arange(3.0), (2, 2, 5, 3))  # all queries ask the same
+    kv = (jnp.ones((2, 2, 7, 3)), jax.random.normal(jax.random.key(0), (2, 2, 7, 3)))
+    params = {"out": {"kernel": jax.random.normal(jax.random.key(1), (6, 4))}}
+
+    def attend(key):
+        return attention.apply(
+            {"params": params},
+            query_BHQD,
+            kv,
+            jnp.zeros((2, 1, 5, 7)),
+            False,
+            method="attend",
+            rngs={"dropout": key},
+        )
+
+    found_BQM, other_BQM = attend(jax.random.key(2)), attend(jax.random.key(3))
+    np.testing.assert_allclose(found_BQM, jnp.broadcast_to(found_BQM[:, :1], found_BQM.shape), rtol=1e-6)
+    assert not np.allclose(found_BQM, other_BQM)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_rows_share_has_the_sum_of_their_gradients(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    weights_BXY = jax.random.normal(jax.random.key(0), (4, 2, 3))
+    found_XY = jax.grad(lambda x_XY: jnp.sum(weights_BXY * spread(x_XY, 4) ** 2))(jnp.full((2, 3), 2.0))
+    np.testing.assert_allclose(found_XY, 4.0 * weights_BXY.sum(0), rtol=1e-5)
