@@ -27,9 +27,12 @@ acceptance rate.
   distillspec advise --target=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --batch_size=8
 
 With --device it predicts for a chip that is not there, from its maker's figures ({devices}): nothing
-is measured, weights are not read, and the acceptance is --acceptance or that of the draft's profile.json.
+is measured, weights are not read, and the acceptance is --acceptance or that of the draft's profile.json. A
+file NAME.json describes a device of your own: bandwidth, flops, memory and interconnect, and what was
+measured on it (python -m benchmarks.prediction measures a machine and writes one).
 
   distillspec advise --target=runs/target --drafter=runs/distilled --device=v5e --chips=4 --batch_size=1,8,32
+  distillspec advise --target=runs/target --drafter=runs/distilled --device=mine.json --dtype=float32
 """
 
 
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> int:
     add("--dtype", help=DTYPE_HELP)
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
-    add("--device", metavar="NAME", help=f"predict for this chip: {', '.join(DEVICES)}")
+    add("--device", metavar="NAME", help=f"predict for this chip: {', '.join(DEVICES)}, or FILE.json")
     add("--chips", type=int, default=1, help="with --device: that share the target (default: 1)")
     add("--acceptance", type=float, metavar="RATE", help="with --device: of drafts, where no profile is")
     add("--context", type=int, metavar="N", help="with --device: prompt's tokens (default: the target's own)")
@@ -125,13 +128,11 @@ def main(argv: list[str]) -> int:
 
 def _predict(flags: argparse.Namespace) -> int:
     """Predicts for a device by its data sheet."""
-    from distillspec_jax.errors import find
-    from distillspec_jax.evaluation import roofline
-    from distillspec_jax.evaluation.devices import DEVICES
+    from distillspec_jax.evaluation import devices, launches, roofline
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
 
-    device = find("device", flags.device, DEVICES)
+    device = devices.find(flags.device)
     for name, values in (("chips", [flags.chips]), ("batch_size", flags.batch_size)):
         if min(values) < 1:
             raise UsageError(f"--{name}={min(values)}: must be at least 1")
@@ -141,6 +142,9 @@ def _predict(flags: argparse.Namespace) -> int:
     itemsizes = {None: 2, "bfloat16": 2, "float32": 4, "int8": 1}
     if flags.dtype not in itemsizes:
         raise UsageError(f"--dtype={flags.dtype}: {nearest(flags.dtype, filter(None, itemsizes))}")
+    dtype = flags.dtype or device.dtype or "bfloat16"
+    if device.dtype not in (None, dtype):
+        raise UsageError(f"--dtype={dtype}: {flags.device} was measured in {device.dtype}")
     if flags.output:
         flags.output = outputs.place(flags.output, folder=False)
         outputs.check(flags.output, _is_prediction)
@@ -153,8 +157,12 @@ def _predict(flags: argparse.Namespace) -> int:
     prompt = flags.context or lengths.get("inputs", _CONTEXT)
     if prompt < 1:
         raise UsageError(f"--context={flags.context}: must be at least 1")
-    text = max(1, (flags.max_new_tokens or lengths.get("targets", 128)) // 2)  # a row's, on average
-    target, draft = (roofline.NetworkSizes.of(one, prompt, text) for one in networks)
+    # Attention reads all the room that a row has, filled or not.
+    text = flags.max_new_tokens or lengths.get("targets", 128)
+    listed = (None, len(cards[1].shortlist) if cards[1].shortlist else None)
+    target, draft = (
+        roofline.NetworkSizes.of(one, prompt, text, ids) for one, ids in zip(networks, listed, strict=True)
+    )
     reach, told = _reach(flags, max(flags.block_sizes))
     found = [
         roofline.predict(
@@ -164,13 +172,16 @@ def _predict(flags: argparse.Namespace) -> int:
             reach,
             batch_size=rows,
             block_sizes=flags.block_sizes,
-            itemsize=itemsizes[flags.dtype],
+            itemsize=itemsizes[dtype],
             chips=flags.chips,
+            launches=launches.of_rounds(*networks, batch_size=rows, block_sizes=flags.block_sizes)
+            if device.launch
+            else None,
         )
         for rows in flags.batch_size
     ]
     title = f"{flags.target} drafted by {flags.drafter} on {flags.chips} × {flags.device}"
-    context = f"{prompt:,} tokens of prompt and {text:,} of text, {flags.dtype or 'bfloat16'}; {told}"
+    context = f"{prompt:,} tokens of prompt and room for {text:,} of text, {dtype}; {told}"
     tables.print_predictions(found, title, f"{context}. {device.source}")
     if flags.output:
         rows = [dataclasses.asdict(one) for one in found]

@@ -1,8 +1,9 @@
-"""Predicted costs of decoding on a device that is not there: bytes, products and wires, whichever is slowest.
+"""Predicted costs of decoding on a device that is not there: bytes, products, wires and launches.
 
 A call of a network reads its weights and its live caches once, multiplies every token with every matrix, and
-sums activations over the chips that share it. Nothing else is reckoned: launches, sampling and the host come
-on top, so that rates are the most that a device can do, and the ratio of two of them is what to trust.
+sums activations over the chips that share it. A round adds what its operations cost to launch and its logits
+to draw from, where the device's figures have those (`devices.py`). Data sheets do not: by them, rates are the
+most that a device can do, and the ratio of two of them is what to trust.
 """
 
 from __future__ import annotations
@@ -31,18 +32,44 @@ class Work:
     """The least that one call of a network does.
 
     Attributes:
-      bytes: of weights and live caches.
-      flops: of its matrix products.
+      rows: of the batch.
+      tokens: of all of them.
+      queries: of a row and a head of keys.
+      weights: bytes of them.
+      caches: live bytes.
+      flops: of its products with weights.
+      attended: FLOPs of attention.
+      width: of the network.
       wire_bytes: that each chip sends and receives, where several share the network.
     """
 
-    bytes: float
+    rows: int
+    tokens: int
+    queries: float
+    weights: float
+    caches: float
     flops: float
+    attended: float
+    width: int
     wire_bytes: float = 0.0
 
-    def seconds(self, device: Device, chips: int = 1) -> float:
-        """The least time on chips that share bytes and products."""
-        alone = max(self.bytes / device.bandwidth, self.flops / device.flops) / chips
+    @property
+    def bytes(self) -> float:
+        """All that it reads."""
+        return self.weights + self.caches
+
+    def seconds(self, device: Device, chips: int = 1, reuse: float | None = None) -> float:
+        """The least time on chips that share bytes and products.
+
+        Args:
+          reuse: bytes that a chip reads from one call to the next, this call's own among them: what a cache
+            must hold, to help. By default its own alone.
+        """
+        reuse = self.bytes / chips if reuse is None else reuse
+        alone = device.product_seconds(
+            self.weights / chips, self.flops / chips, self.width, self.tokens, reuse
+        )
+        alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
 
 
@@ -57,6 +84,7 @@ class NetworkSizes:
       attended: multiplications and additions of a token's attention over that context.
       layers, width: of the decoder.
       crosses: whether it attends to an encoder.
+      logits: of a token.
     """
 
     read: int
@@ -66,10 +94,16 @@ class NetworkSizes:
     layers: int
     width: int
     crosses: bool
+    logits: int
 
     @classmethod
-    def of(cls, model: Network, prompt_tokens: int, text_tokens: int) -> NetworkSizes:
+    def of(
+        cls, model: Network, prompt_tokens: int, text_tokens: int, listed: int | None = None
+    ) -> NetworkSizes:
         """The sizes at a context of so many tokens of prompt and of text.
+
+        Args:
+          listed: ids that a draft proposes, if not all.
 
         Raises:
           UsageError: the model has positions for fewer.
@@ -87,14 +121,18 @@ class NetworkSizes:
         groups = model.config.num_heads / kept[0].shape[1]
         config: Any = model.config
         crosses = isinstance(model, EncoderDecoder)
+        logits = listed or config.vocab_size
+        narrow = config.embedding_rank or config.emb_dim
         return cls(
-            read=sum(size for name, size in leaves if _is_read(name, tied)),
+            read=sum(size for name, size in leaves if _is_read(name, tied))
+            - narrow * (config.vocab_size - logits),
             all=sum(size for _, size in leaves),
             cached=sum(math.prod(leaf.shape) for leaf in kept),
             attended=2.0 * groups * sum(math.prod(leaf.shape) for leaf in kept),
             layers=config.num_decoder_layers if crosses else config.num_layers,
             width=config.emb_dim,
             crosses=crosses,
+            logits=logits,
         )
 
     def call(self, rows: int, tokens: int, itemsize: int, chips: int = 1) -> Work:
@@ -102,8 +140,14 @@ class NetworkSizes:
         sums = _SUMS_A_LAYER[self.crosses] * self.layers
         activations = rows * tokens * self.width * itemsize
         return Work(
-            bytes=float(itemsize) * (self.read + rows * self.cached),
-            flops=rows * tokens * (2.0 * self.read + self.attended),
+            rows=rows,
+            tokens=rows * tokens,
+            queries=tokens * self.attended / (2.0 * self.cached),
+            weights=float(itemsize) * self.read,
+            caches=float(itemsize) * rows * self.cached,
+            flops=2.0 * rows * tokens * self.read,
+            attended=rows * tokens * self.attended,
+            width=self.width,
             wire_bytes=2.0 * sums * activations * (chips - 1) / chips,  # of a ring's all-reduce
         )
 
@@ -155,14 +199,32 @@ def round_costs(
     block_sizes: Sequence[int],
     itemsize: int = 2,
     chips: int = 1,
+    launches: Mapping[int, float] | None = None,
 ) -> RoundCosts:
-    """Least seconds of a round at each block size, 0 among them; the draft is whole on every chip."""
-    one_draft = draft.call(batch_size, 1, itemsize).seconds(device)
-    seconds = {
-        size: size * one_draft + target.call(batch_size, size + 1, itemsize, chips).seconds(device, chips)
-        for size in (0, *block_sizes)
-    }
-    return RoundCosts(seconds)
+    """Least seconds of a round at each block size, 0 among them; the draft is whole on every chip.
+
+    A round's first call of the draft reads the last two committed tokens (`ModelDrafter`), and its weights
+    after the target's; the others find them where the call before has left them.
+
+    Args:
+      launches: operations of a round at each block size (`launches.py`); None: they cost nothing.
+    """
+    one, two = (draft.call(batch_size, tokens, itemsize) for tokens in (1, 2))
+    alone = target.call(batch_size, 1, itemsize, chips).bytes / chips
+
+    def seconds(size: int) -> float:
+        work = target.call(batch_size, size + 1, itemsize, chips)
+        both = alone + (one.bytes if size else 0)
+        took = work.seconds(device, chips, both)
+        logits = batch_size * (size + 1) * target.logits
+        if size:
+            took += two.seconds(device, reuse=both) + (size - 1) * one.seconds(device)
+            logits += batch_size * size * draft.logits
+        if device.logits:
+            took += logits / device.logits
+        return took + (launches[size] * device.launch_seconds(batch_size, size + 1) if launches else 0.0)
+
+    return RoundCosts({size: seconds(size) for size in (0, *block_sizes)})
 
 
 def predict(
@@ -175,10 +237,12 @@ def predict(
     block_sizes: Sequence[int] = (1, 2, 3, 4, 5, 6, 7),
     itemsize: int = 2,
     chips: int = 1,
+    launches: Mapping[int, float] | None = None,
 ) -> Prediction:
     """Predicts a pair's rates on a device.
 
     Args:
+      launches: see `round_costs`.
       reach: probability that at least i + 1 drafts of a round are accepted; see `tokens_per_round`.
 
     Raises:
@@ -195,7 +259,14 @@ def predict(
         )
     sizes = sorted(set(block_sizes))
     costs = round_costs(
-        target, draft, device, batch_size=batch_size, block_sizes=sizes, itemsize=itemsize, chips=chips
+        target,
+        draft,
+        device,
+        batch_size=batch_size,
+        block_sizes=sizes,
+        itemsize=itemsize,
+        chips=chips,
+        launches=launches,
     )
     speedups: Mapping[int, float] = {
         size: costs.speedup(size, tokens_per_round(reach, size)) for size in sizes
@@ -203,10 +274,11 @@ def predict(
     best = max(speedups, key=lambda size: speedups[size])
     rates = [rate for size in sizes if (rate := costs.break_even(size)) is not None]
     plain = costs.seconds[0]
+    one = target.call(batch_size, 1, itemsize, chips).seconds(device, chips)
     return Prediction(
         batch_size=batch_size,
-        cost_ratio=draft.call(batch_size, 1, itemsize).seconds(device) / plain,
-        verify_ratio=target.call(batch_size, sizes[-1] + 1, itemsize, chips).seconds(device, chips) / plain,
+        cost_ratio=draft.call(batch_size, 1, itemsize).seconds(device) / one,
+        verify_ratio=target.call(batch_size, sizes[-1] + 1, itemsize, chips).seconds(device, chips) / one,
         plain_tokens_per_s=batch_size / plain,
         best=best,
         speedup=speedups[best],

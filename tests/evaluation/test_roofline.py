@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from distillspec_jax.cli.main import main
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import roofline
+from distillspec_jax.evaluation import devices, launches, roofline
 from distillspec_jax.evaluation.devices import DEVICES, Device
 from distillspec_jax.evaluation.roofline import NetworkSizes
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
@@ -75,9 +76,10 @@ def test_where_memory_decides_a_block_costs_a_token_and_elsewhere_its_tokens() -
         MEMORY: (draft.read + draft.cached) / (target.read + target.cached),
         PRODUCTS: (2 * draft.read + draft.attended) / (2 * target.read + target.attended),
     }
-    for device, verify in ((MEMORY, 1.0), (PRODUCTS, 5.0)):
+    # The first of four calls of the draft reads two tokens.
+    for device, drafted, verify in ((MEMORY, 4, 1.0), (PRODUCTS, 5, 5.0)):
         ratio = costs[device].seconds[4] / costs[device].seconds[0]
-        assert ratio == pytest.approx(4 * c[device] + verify)
+        assert ratio == pytest.approx(drafted * c[device] + verify)
     reach = [0.8**i for i in range(1, 5)]
     found = roofline.predict(target, draft, MEMORY, reach, batch_size=1, block_sizes=[4])
     # arXiv 2211.17192, theorem 3.8.
@@ -94,7 +96,7 @@ def test_chips_share_bytes_and_add_wires() -> None:
     # Nine sums of two rows of 16 numbers, each 3/4 sent and 3/4 received.
     assert four.wire_bytes == 9 * 2 * 16 * 2 * 2 * 3 / 4
     assert four.seconds(MEMORY, 4) == pytest.approx(one.seconds(MEMORY) / 4)
-    assert roofline.Work(0, 0, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
+    assert roofline.Work(1, 1, 1, 0, 0, 0, 0, 1, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
@@ -107,17 +109,58 @@ def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
         roofline.predict(target, target, tight, [0.5], batch_size=2, block_sizes=[1])
 
 
+def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tmp_path: Path) -> None:
+    written = {
+        **dict.fromkeys(("bandwidth", "flops", "memory", "interconnect"), 1e3),
+        "source": "by hand",
+        "dtype": "float32",
+        "products": [[8, 1, 100, 8.0], [8, 1, 400, 2.0], [8, 4, 100, 4.0], [8, 4, 400, 1.0]],
+        "attention": [[1, 1, 5.0]],
+        "launch": 0.5,
+        "logits": 10.0,
+    }
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(written))
+    mine = devices.find(str(path))
+    assert mine.product_seconds(16.0, 0.0, 64, 1, 200) == pytest.approx(4.0), "halfway in the logarithm"
+    assert mine.product_seconds(16.0, 0.0, 8, 2, 1e9) == pytest.approx(16 / 2**0.5), "beyond the end it stays"
+    assert mine.attention_seconds(10.0, 0.0, 8, 3) == pytest.approx(2.0)
+
+    draft = NetworkSizes.of(LLAMA, 10, 6, listed=24)
+    assert draft.read == NetworkSizes.of(LLAMA, 10, 6).read - 16 * 40, "columns of other ids are not read"
+    counted = launches.of_rounds(LLAMA, LLAMA, batch_size=2, block_sizes=[1, 3])
+    assert counted[3] > counted[1] > counted[0] > 2 * 8, "each layer has four products, two sums, two writes"
+    few, costly = (
+        roofline.round_costs(
+            NetworkSizes.of(LLAMA, 10, 6), draft, one, batch_size=2, block_sizes=[3], launches=counted
+        ).seconds
+        for one in (dataclasses.replace(mine, launch=0.0, logits=0.0), mine)
+    )
+    # A distribution for every token of the target and of the draft.
+    assert costly[0] - few[0] == pytest.approx(counted[0] * 0.5 + 2 * 64 / 10)
+    assert costly[3] - few[3] == pytest.approx(counted[3] * 0.5 + 2 * (4 * 64 + 3 * 24) / 10)
+
+    for field, wrong in (("bandwidth", -1), ("products", [[1, 2]]), ("launch", "fast"), ("flops", None)):
+        path.write_text(json.dumps({**written, field: wrong}))
+        with pytest.raises(UsageError, match=f"mine.json.*{field}"):
+            devices.find(str(path))
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, draft = (pair.write(tmp_path / one.name, one) for one in (pair.target(), pair.draft()))
     flags = ["advise", f"--target={target}", f"--drafter={draft}", "--device=v5e", "--batch_size=1,8"]
     written = tmp_path / "found.json"
     assert main([*flags, "--acceptance=0.7", f"--output={written}"]) == 0
-    assert "32 tokens of prompt and 4 of text, bfloat16; acceptance 0.7, assumed" in capsys.readouterr().out
+    assert (
+        "32 tokens of prompt and room for 8 of text, bfloat16; acceptance 0.7, assumed"
+        in capsys.readouterr().out
+    )
     assert [one["batch_size"] for one in json.loads(written.read_text())["predictions"]] == [1, 8]
     for more, said in (
         ([], "has no profile.json: give --acceptance=RATE"),
         (["--acceptance=1.5"], "must lie in [0, 1]"),
         (["--acceptance=0.7", "--device=v5"], "did you mean 'v5e'"),
+        (["--acceptance=0.7", "--device=mine.jsn"], "or a file NAME.json"),
         (["--acceptance=0.7", "--chips=0"], "--chips=0: must be at least 1"),
         (["--acceptance=0.7", "--dtype=int4"], "--dtype=int4"),
     ):

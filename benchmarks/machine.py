@@ -1,0 +1,189 @@
+"""The figures of the machine that this runs on, measured, as `advise --device=FILE.json` takes them.
+
+What is timed are the decoder's own parts: its products for so many rows, its attention over a cache, its
+draws, and rounds of networks so small that launching operations is all they do. Nothing is fitted to a pair.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.probe import Probe
+from benchmarks.tiny_rounds import tiny_rounds
+from distillspec_jax.decoding import SamplingParams, randomness
+from distillspec_jax.decoding.randomness import Purpose
+from distillspec_jax.evaluation.devices import Device
+from distillspec_jax.models import cpu_forms, registry
+from distillspec_jax.models.attention import Attention
+from distillspec_jax.models.dense import Form
+from distillspec_jax.shapes import Array
+from distillspec_jax.training.flops import product_peak
+from distillspec_jax.vocabulary import Vocabulary
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Of a call: batch times tokens."""
+REUSE = tuple(mebi * 2**20 for mebi in (4, 16, 48, 160, 480))
+"""Bytes between two readings of a weight."""
+BATCHES, QUERIES, BLOCKS = (1, 8), (1, 2, 4, 8), (1, 4)
+"""Of attention; and of rounds that are nothing but launches, the tokens that the target reads."""
+WIDTHS = (256, 768)
+"""Of networks."""
+SLOTS, HEADS, HEAD_DIM = 160, 8, 64
+
+
+class Machine:
+    """All probes of this machine.
+
+    Args:
+      largest: bytes beyond which no working set is tried.
+    """
+
+    def __init__(self, largest: float = math.inf) -> None:
+        self._reuse = [size for size in REUSE if size <= 1.5 * largest]
+        self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in BLOCKS}
+        self._products = {
+            (width, rows, size): _products(width, rows, size)
+            for width in WIDTHS
+            for size in self._reuse
+            for rows in ROWS
+        }
+        self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
+        self._draws = _draws()
+
+    def _probes(self) -> Iterator[Probe]:
+        yield from (probe for probes in self._tiny.values() for probe in probes)
+        yield from self._products.values()
+        yield from self._attention.values()
+        yield self._draws
+
+    def measure(self) -> None:
+        """Runs every probe once."""
+        for probe in self._probes():
+            probe.run()
+
+    def device(self) -> Device:
+        """The figures, from the medians of all runs so far."""
+        # The median of two families' rounds: what an operation costs, whatever it is.
+        launch = tuple(
+            (rows, tokens, float(np.median([probe.whole / probe.launches for probe in probes])))
+            for (rows, tokens), probes in self._tiny.items()
+        )
+        known = Device(1, 1, 1, 1, "", launch=launch)
+
+        def seconds(probe: Probe, rows: int, tokens: int) -> float:
+            return probe.seconds(known.launch_seconds(rows, tokens))
+
+        products = tuple(
+            (width, rows, size, _bytes(width, size) / seconds(probe, min(rows, 8), -(-rows // 8)))
+            for (width, rows, size), probe in self._products.items()
+        )
+        attention = tuple(
+            (rows, queries, _cache_bytes(rows) / seconds(probe, rows, queries))
+            for (rows, queries), probe in self._attention.items()
+        )
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device(
+            bandwidth=max(row[-1] for row in products if row[2] == self._reuse[-1]),
+            flops=product_peak(),
+            memory=float(memory),
+            interconnect=1.0,
+            source=f"python -m benchmarks.prediction, on {os.cpu_count()} cores, {platform.machine()}",
+            dtype="float32",
+            products=products,
+            attention=attention,
+            launch=launch,
+            logits=_LOGITS.size / seconds(self._draws, len(_LOGITS), 1),
+        )
+
+
+_MOST_KERNELS = 16
+
+
+def _bytes(width: int, size: int) -> int:
+    count, outputs = _kernels(width, size)
+    return 4 * width * count * outputs
+
+
+def _kernels(width: int, size: int) -> tuple[int, int]:
+    """How many kernels `[width, outputs]` make up so many bytes, and their outputs: as many as a layer's."""
+    outputs = max(3 * width, size // (4 * width * _MOST_KERNELS) // 128 * 128)
+    return max(1, round(size / (4 * width * outputs))), outputs
+
+
+@functools.cache  # all rows read the same ones: they are most of a gigabyte
+def _weights(width: int, size: int, transposed: bool) -> list[Array]:
+    count, outputs = _kernels(width, size)
+    shape = (outputs, width) if transposed else (width, outputs)
+    return [jnp.full(shape, 0.01) + 0 for _ in range(count)]
+
+
+def _products(width: int, rows: int, size: int) -> Probe:
+    """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
+    few = cpu_forms.pays(rows)
+    kernels = _weights(width, size, few)
+
+    def step(kernels: list[Array], x_RM: Array) -> Array:
+        for kernel in kernels:
+            y = cpu_forms.few_rows(x_RM, kernel) if few else x_RM @ kernel
+            x_RM = x_RM + 1e-9 * (y[:, :width] + y[:, -width:])
+        return x_RM
+
+    return Probe(step, kernels, jnp.ones((rows, width)), max(size / 40e9, 2 * rows * size / 4 / 200e9))
+
+
+_LAYERS = 4
+
+
+def _cache_bytes(rows: int) -> int:
+    return 4 * _LAYERS * 2 * rows * HEADS * SLOTS * HEAD_DIM
+
+
+def _attention(rows: int, queries: int) -> Probe:
+    """Some layers' attention over their caches, and the writing of new keys and values; of narrow inputs."""
+    form: Form = "few_rows" if cpu_forms.pays(rows * queries) else "stacked"
+    module = Attention(HEADS, HEAD_DIM, 32, 0.0, jnp.float32, form, fused=True)
+    x, length_B = jnp.ones((rows, queries, 32)), jnp.full(rows, SLOTS - 16)
+    bias = jnp.zeros((rows, 1, queries, SLOTS))
+
+    def cache() -> tuple[Array, Array]:
+        return jnp.zeros((rows, HEADS, SLOTS, HEAD_DIM)), jnp.ones((rows, HEADS, SLOTS, HEAD_DIM))
+
+    def init() -> Any:
+        return registry.unboxed(module.init(jax.random.key(0), x, cache(), length_B, bias, method="extend"))
+
+    def step(variables: Any, carry: Any) -> Any:
+        x, caches = carry
+        written: list[Any] = []
+        for kv in caches:
+            y, kv = module.apply(variables, x, kv, length_B, bias, method="extend")
+            x, written = x + 1e-6 * y, [*written, kv]
+        return x, written
+
+    variables = jax.jit(init)()
+    return Probe(step, variables, (x, [cache() for _ in range(_LAYERS)]), rows * queries * 2e-5)
+
+
+_LOGITS = np.empty((8, 32128))
+
+
+def _draws() -> Probe:
+    """Logits to a distribution and a token of every row."""
+    rows, vocabulary = _LOGITS.shape
+    distribution = SamplingParams(1.0).distribution(Vocabulary(vocabulary, (1,), (0,))).for_rows(rows)
+    keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
+    logits_BV = jax.random.normal(jax.random.key(0), (rows, vocabulary))
+
+    def step(logits_BV: Array, token_B: Array) -> Array:
+        log_p_BV = distribution.log_probs(logits_BV + 1e-6 * token_B[:, None])
+        return randomness.draw(randomness.draw_keys(keys_B, token_B, Purpose.BONUS), log_p_BV)
+
+    return Probe(step, logits_BV, jnp.zeros(rows, jnp.int32), 1e-3)
