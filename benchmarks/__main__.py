@@ -45,6 +45,7 @@ MEASUREMENTS: Mapping[str, Callable[[], Measurement]] = {
     "loss_time": loss.loss_time,
     "on_policy_step_ratio": training.on_policy_step_ratio,
     "training_precision": training.training_precision,
+    "training_step": training.training_step,
     "supervised_step_vs_t5x_style": training.supervised_step,
     **{f"spec_vs_hf_assisted_bs{rows}": functools.partial(spec_vs_hf_assisted, rows) for rows in BATCH_SIZES},
     "assisted_acceptance": assisted_acceptance,

@@ -1,13 +1,15 @@
 """Training steps beside each other: on policy against fixed data, and ours against T5X's supervised step.
 
-T5X itself does not install beside a current JAX. Its step is written out here in plain JAX, after its
-trainer: the gradient of the token-summed cross-entropy with z-loss, through a closed form over one-hot
-targets; its division by the number of tokens; the optimizer's update; the sums that it reports; one jit that
-donates its state. Network, optimizer and batch are the same on both sides.
+T5X itself is beside ours in `t5x_step.py`, for whoever has its source. Its step is written out here in
+plain JAX, after its trainer: the gradient of the token-summed cross-entropy with z-loss, through a closed
+form over one-hot targets; its division by the number of tokens; the optimizer's update; the sums that it
+reports; one jit that donates its state. Network, optimizer and batch are the same on both sides.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,12 +37,15 @@ DRAFT, TARGET = f"zoo:{TASK}/draft", f"zoo:{TASK}/target"
 
 Z_LOSS = 1e-4
 
+LONG, LONG_ROWS = {"inputs": 384, "targets": 288}, 16
+"""Packed, as the zoo's target is trained (`experiments/zoo/target_long.gin`)."""
+
 Step = Callable[[], Any]
 
 
 def on_policy_step_ratio() -> Measurement:
     """A step on the draft's own samples over one on the data's targets, same batch."""
-    on_policy, fixed = (_ours(_distillation_loss(source)) for source in (OnPolicy(), Fixed()))
+    on_policy, fixed = (our_step(distillation_loss(source)) for source in (OnPolicy(), Fixed()))
     shape = "rows of 192 and 128 tokens"
     what = f"distillation step of the zoo pair on policy over fixed data, {ROWS} {shape} of {TASK}"
     return _ratio("on_policy_step_ratio", on_policy, fixed, what)
@@ -49,19 +54,32 @@ def on_policy_step_ratio() -> Measurement:
 def supervised_step() -> Measurement:
     """Our supervised step over the plain-JAX form of T5X's."""
     model = pretrained.load(DRAFT).model
-    ours = _ours(make_supervised_loss(model, dropout=False, z_loss=Z_LOSS))
+    ours = our_step(make_supervised_loss(model, dropout=False, z_loss=Z_LOSS))
     what = f"supervised step of the zoo draft over T5X's trainer written out in JAX, {ROWS} rows of {TASK}"
     return _ratio("supervised_step_vs_t5x_style", ours, _t5x_style(), what)
 
 
 def training_precision() -> Measurement:
     """A step of the zoo's target with bfloat16 products over one with float32."""
-    lengths, rows = {"inputs": 384, "targets": 288}, 16
-    batch = next(DataConfig("embedded_mixture", lengths, pack=True).train_batches(rows, seed=0))
+    batch = next(DataConfig("embedded_mixture", LONG, pack=True).train_batches(LONG_ROWS, seed=0))
     loss = make_supervised_loss(pretrained.load("zoo:target").model, dropout=False, z_loss=Z_LOSS)
-    fast, exact = (_ours(loss, "zoo:target", batch, precision) for precision in (BFLOAT16, None))
-    what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {rows} packed rows of {lengths}"
+    fast, exact = (our_step(loss, "zoo:target", batch, precision) for precision in (BFLOAT16, None))
+    what = f"supervised step of the zoo's target, {BFLOAT16} over float32, {LONG_ROWS} packed rows of {LONG}"
     return _ratio("training_precision", fast, exact, what)
+
+
+def training_step() -> Measurement:
+    """Seconds of a step of the zoo's target with dropout, as it is trained on; see `cli/allocation.py`."""
+    model = pretrained.load("zoo:target").model
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, dropout_rate=0.1))
+    batch = next(DataConfig("embedded_mixture", LONG, pack=True).train_batches(LONG_ROWS, seed=0))
+    step = our_step(make_supervised_loss(model, dropout=True, z_loss=Z_LOSS), "zoo:target", batch, BFLOAT16)
+    jax.block_until_ready(step())
+    what = (
+        f"seconds of a supervised step of the zoo's target, {LONG_ROWS} packed rows of {LONG}, dropout 0.1, "
+    )
+    what += f"{BFLOAT16}, GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', '')}, {TURNS} steps"
+    return Measurement("training_step", *median_interval([_seconds(step) for _ in range(TURNS)]), what)
 
 
 def losses(count: int = 3) -> list[float]:
@@ -70,11 +88,11 @@ def losses(count: int = 3) -> list[float]:
     Products are exact, so that devices can be compared.
     """
     with precision("highest"):
-        step = _ours(_distillation_loss(Fixed()))
+        step = our_step(distillation_loss(Fixed()))
         return [float(step()["loss"].compute()) for _ in range(count)]
 
 
-def _distillation_loss(source: DataSource) -> LossFn:
+def distillation_loss(source: DataSource) -> LossFn:
     """Forward KL of the zoo's draft from its target."""
     target = pretrained.load(TARGET, partitioner=make_partitioner())
     vocabulary = DataConfig(TASK).tokenizer().vocabulary
@@ -87,7 +105,7 @@ def _batch() -> dict[str, np.ndarray]:
     return next(DataConfig(TASK).train_batches(ROWS, seed=0))
 
 
-def _ours(
+def our_step(
     loss_fn: LossFn,
     start: str = DRAFT,
     rows: dict[str, np.ndarray] | None = None,
