@@ -6,6 +6,7 @@ draws, and rounds of networks so small that launching operations is all they do.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -118,12 +119,17 @@ def _kernels(width: int, size: int) -> tuple[int, int]:
     return max(1, round(size / (4 * width * outputs))), outputs
 
 
+@functools.cache  # all rows read the same ones: they are most of a gigabyte
+def _weights(width: int, size: int, transposed: bool) -> list[Array]:
+    count, outputs = _kernels(width, size)
+    shape = (outputs, width) if transposed else (width, outputs)
+    return [jnp.full(shape, 0.01) + 0 for _ in range(count)]
+
+
 def _products(width: int, rows: int, size: int) -> Probe:
     """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
-    count, outputs = _kernels(width, size)
     few = cpu_forms.pays(rows)
-    shape = (outputs, width) if few else (width, outputs)
-    kernels = [jnp.full(shape, 0.01) + 0 for _ in range(count)]
+    kernels = _weights(width, size, few)
 
     def step(kernels: list[Array], x_RM: Array) -> Array:
         for kernel in kernels:
