@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distillspec_jax.decoding.engine import Completion, DecodingProgress, Engine
     from distillspec_jax.decoding.hybrid import HybridDrafter
     from distillspec_jax.decoding.lenient_rule import LenientRule
-    from distillspec_jax.decoding.one_pass import OnePassDrafter
+    from distillspec_jax.decoding.one_pass_drafter import OnePassDrafter
     from distillspec_jax.decoding.prompt_lookup import PromptLookup
     from distillspec_jax.decoding.sampling import SamplingDistribution, SamplingParams
     from distillspec_jax.decoding.speculative import SpeculativeLoop
@@ -32,7 +32,7 @@ _NAMES = {
     "engine": ("Completion", "DecodingProgress", "Engine"),
     "hybrid": ("HybridDrafter",),
     "lenient_rule": ("LenientRule",),
-    "one_pass": ("OnePassDrafter",),
+    "one_pass_drafter": ("OnePassDrafter",),
     "prompt_lookup": ("PromptLookup",),
     "sampling": ("SamplingDistribution", "SamplingParams"),
     "speculative": ("SpeculativeLoop",),

@@ -12,7 +12,7 @@ from distillspec_jax import bounds
 from distillspec_jax.decoding import named_drafters
 from distillspec_jax.decoding.drafters import Drafter, ModelDrafter
 from distillspec_jax.decoding.hybrid import HybridDrafter
-from distillspec_jax.decoding.one_pass import OnePassDrafter
+from distillspec_jax.decoding.one_pass_drafter import OnePassDrafter
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.pretrained import Pretrained
