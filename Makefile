@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 # A training step's buffers go back to the kernel and are faulted in anew, page by page. Kept, and in huge pages, they are
-# not: half the time of a step on a CPU (docs/scaling.md). It means nothing to other C libraries.
+# not: a third of the time of a step on a CPU (docs/results/benchmarks.md). It means nothing to other C libraries.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=100000000000:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456
 # Passed on to the command: make demo ARGS="--task=gsm_symbolic", make test ARGS="tests/decoding -k distribution".
 ARGS ?=
