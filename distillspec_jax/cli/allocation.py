@@ -27,8 +27,8 @@ TRAINING = ("finetune", "distill", "redistill", "pilot", "demo")
 def keep_buffers(command: str) -> None:
     """Starts a training command again, in the same process, with memory that is kept from step to step.
 
-    On a CPU a step's buffers otherwise go back to the kernel and are faulted in anew, page by page: a third of
-    a step's time. Whoever sets GLIBC_TUNABLES, if only to nothing, is left alone.
+    On a CPU a step's buffers otherwise go back to the kernel and are faulted in anew, page by page: a third
+    of a step's time. Whoever sets GLIBC_TUNABLES, if only to nothing, is left alone.
     """
     if command not in TRAINING or VARIABLE in os.environ:
         return
