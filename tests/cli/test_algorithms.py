@@ -86,6 +86,21 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     assert math.isfinite(trained["loss"])
     captured = capsys.readouterr()
     assert checkpoint.read_card(tmp_path / "run").mask_id == (2 if name == "pard" else None)
+    if name == "pard":
+        again = [flag for flag in argv if not flag.startswith(("--gin_file=experiments", "--gin.MASK_ID"))]
+        again += ["--gin_file=runs/distill.gin", f"--gin.DRAFT={tmp_path / 'run'}", "--gin.MODEL_DIR=x"]
+        for more, said in (
+            ([], "ONE_PASS=None: "),
+            (
+                [
+                    "--gin.ONE_PASS=@one_pass.OnePass()",
+                    "--gin.WEIGHTING=@block_efficiency.BlockEfficiency()",
+                ],
+                "ONE_PASS and WEIGHTING=@BlockEfficiency() do not go together",
+            ),
+        ):
+            assert main([*again, *more]) == 2
+            assert said in capsys.readouterr().err
     if name != "distillspec":
         assert captured.err.endswith("no held-out prompts to check with\n")
         return
