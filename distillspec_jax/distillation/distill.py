@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import optax
 
@@ -100,13 +101,17 @@ def distill(
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
     reference = _load_reference(weighting, student, partitioner, assume_same_vocabulary)
     one_pass = _resolved(one_pass, student, data, weighting)
+    terms: _Terms = {
+        "normalization": normalization,
+        "weighting": weighting,
+        "reference": reference,
+        "one_pass": one_pass,
+    }
     if target is None:
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
-        objective = _stored_objective(
-            divergence, data, loop, partitioner, normalization, weighting, reference, one_pass
-        )
+        objective = _stored_objective(divergence, data, loop, partitioner, terms)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
@@ -122,12 +127,9 @@ def distill(
             data,
             loop,
             partitioner,
-            normalization,
             deployment,
             own_texts,
-            weighting,
-            reference,
-            one_pass,
+            terms,
         )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     if weighting is not None and weighting.reference is not None:
@@ -195,6 +197,15 @@ def _check_settings(
             raise UsageError(f"TARGET=None: {name} needs the target; give TARGET, or leave it out")
 
 
+class _Terms(TypedDict):
+    """Settings of a loss, whether its target scores every batch or has done so before; see `distill`."""
+
+    normalization: str
+    weighting: Weighting | None
+    reference: Frozen | None
+    one_pass: OnePass | None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Objective:
     """The draft's objective, for a network that may be rematerialised.
@@ -213,10 +224,7 @@ def _stored_objective(
     data: DataConfig,
     loop: LoopConfig,
     partitioner: Partitioner,
-    normalization: str,
-    weighting: Weighting | None,
-    reference: Frozen | None,
-    one_pass: OnePass | None,
+    terms: _Terms,
 ) -> _Objective:
     """The objective on the stored log-probabilities of a target that is not loaded."""
     vocabulary = data.tokenizer().vocabulary
@@ -227,17 +235,14 @@ def _stored_objective(
             divergence,
             dropout=True,
             vocabulary=vocabulary,
-            normalization=normalization,
-            weighting=weighting,
-            reference=reference,
-            one_pass=one_pass,
+            **terms,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
         if data.held_out_set is None:
             return None
         unweighted = make_stored_logprobs_loss(
-            model, divergence, vocabulary=vocabulary, normalization=normalization
+            model, divergence, vocabulary=vocabulary, normalization=terms["normalization"]
         )
         return job.held_out_loss(unweighted, data, loop.batch_size, partitioner)
 
@@ -251,12 +256,9 @@ def _live_objective(
     data: DataConfig,
     loop: LoopConfig,
     partitioner: Partitioner,
-    normalization: str,
     deployment: Deployment | None,
     own_texts: int,
-    weighting: Weighting | None,
-    reference: Frozen | None,
-    one_pass: OnePass | None,
+    terms: _Terms,
 ) -> _Objective:
     """The objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
@@ -285,10 +287,7 @@ def _live_objective(
             source,
             dropout=True,
             vocabulary=vocabulary,
-            normalization=normalization,
-            weighting=weighting,
-            reference=reference,
-            one_pass=one_pass,
+            **terms,
         )
 
     def evaluate(model: Network) -> Evaluate | None:
