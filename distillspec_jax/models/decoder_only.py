@@ -101,19 +101,6 @@ class View(NamedTuple):
     rotation: Rotation | None
 
 
-class Views(NamedTuple):
-    """The view of layers that see all tokens before one, and of those with a window; equal without one."""
-
-    everywhere: View
-    windowed: View
-
-    def of(self, everywhere: bool | Array) -> View:
-        """The view of a layer; which it is may be known in the program alone, in a loop over layers."""
-        if isinstance(everywhere, bool):
-            return self.everywhere if everywhere else self.windowed
-        return jax.tree.map(lambda one, other: jnp.where(everywhere, one, other), *self)
-
-
 class DecoderLayer(nn.Module):
     """Self-attention and feed-forward, each on a normed copy of the residual stream."""
 
@@ -146,11 +133,8 @@ class DecoderLayer(nn.Module):
             self.post_self_attention_layer_norm, self.post_mlp_layer_norm = _norm(config), _norm(config)
         self.dropout = shared_dropout(config.dropout_rate)
 
-    def __call__(
-        self, x_BTM: Array, views: Views, everywhere: bool | Array, deterministic: bool
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x_BTM: Array, view: View, deterministic: bool) -> tuple[Array, tuple[Array, Array]]:
         """The residual stream after the layer, and its keys and values."""
-        view = views.of(everywhere)
         y = self.pre_self_attention_layer_norm(x_BTM)
         query, kv = self.self_attention.queries_keys_values(y, view.rotation)
         y = self.self_attention.attend(query, kv, view.bias, deterministic)
@@ -193,7 +177,7 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        layer = rematerialised(DecoderLayer, self.remat, deterministic=4)
+        layer = rematerialised(DecoderLayer, self.remat, deterministic=3)
         self.layers = [layer(config, self.form) for _ in range(config.num_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = shared_dropout(config.dropout_rate)
@@ -203,18 +187,18 @@ class Decoder(nn.Module):
             axes = ("rank" if config.embedding_rank else "embed", "vocab")
             self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
 
-    def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> Views:
-        """Views by the positions of queries and keys: of all that the mask shows, or of what is near, too."""
+    def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> list[View]:
+        """Every layer's view, by the positions of queries and keys."""
         config = self.config
         everywhere = View(bias_of(mask_BQS), self._rotation(query_BQ, config.rope_theta, config.rope_scaling))
         if not config.window:
-            return Views(everywhere, everywhere)
+            return [everywhere] * config.num_layers
         near_BQS = mask_BQS & (query_BQ[:, :, None] - key_BS[:, None] < config.window)
+        rotation = everywhere.rotation
         if config.window_rope_theta:
             rotation = self._rotation(query_BQ, config.window_rope_theta)
-        else:
-            rotation = everywhere.rotation
-        return Views(everywhere, View(bias_of(near_BQS), rotation))
+        windowed = View(bias_of(near_BQS), rotation)
+        return [everywhere if all_seen else windowed for all_seen in config.layers_without_window]
 
     def _rotation(
         self, position_BT: Array, theta: float, scaling: RopeScaling | None = None
@@ -230,17 +214,15 @@ class Decoder(nn.Module):
         views = self._views(mask_BTT, position_BT, position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form)
-        each = self.config.layers_without_window
-        return through(self, layer, x, views, each=each, deterministic=deterministic)
+        return through(self, layer, x, each=views, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
         """Runs the stack on new tokens, against the cache."""
         slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
         before_BKS = slot_1S[:, None] <= position_BK[:, :, None]  # a row's slots are its positions
         views, x, cache = self._views(before_BKS, position_BK, slot_1S), x_BKM, []
-        each = self.config.layers_without_window
-        for layer, kv, everywhere in zip(self.layers, state.cache, each, strict=True):
-            x, kv = layer.extend(x, kv, state.length_B, views.of(everywhere))
+        for layer, kv, view in zip(self.layers, state.cache, views, strict=True):
+            x, kv = layer.extend(x, kv, state.length_B, view)
             cache.append(kv)
         return x, cache
 

@@ -23,7 +23,7 @@ def through(
     layer: Callable[..., nn.Module],
     x_BTM: Array,
     *args: Any,
-    each: Sequence[bool] | None = None,
+    each: Sequence[Any] = (),
     deterministic: bool,
 ) -> tuple[Array, list[Any]]:
     """Calls every layer on what the one before it returned.
@@ -34,7 +34,8 @@ def through(
       layer: makes one of them; `layer(parent=None)` stands outside the stack.
       x_BTM: for the first layer.
       args: for every layer, between x and `deterministic`.
-      each: what differs between the layers, after `args`; None: nothing.
+      each: an argument of every layer's own, after `args`; (): none. Layers share few such values, as
+        objects: the loop chooses among those, and where there is one, there is nothing to choose.
       deterministic: no dropout.
 
     Returns:
@@ -43,26 +44,28 @@ def through(
     if not stack.scan_layers or stack.is_initializing():
         others = []
         for i, one in enumerate(stack.layers):
-            own = () if each is None else (each[i],)
-            x_BTM, other = _pair(one(x_BTM, *args, *own, deterministic))
+            x_BTM, other = _pair(one(x_BTM, *args, *each[i : i + 1], deterministic))
             others.append(other)
         return x_BTM, others
     count, params = len(stack.layers), stack.variables["params"]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[f"layers_{i}"] for i in range(count)))
     keys = None if deterministic else jax.random.split(stack.make_rng("dropout"), count)
     alone = layer(parent=None)
+    values = list({id(value): value for value in each}.values())
+    chosen_L = jnp.array([[value is one for one in values].index(True) for value in each], jnp.int32)
 
-    def body(x_BTM: Array, of_layer: tuple[Any, Array | None, tuple[Array, ...]]) -> tuple[Array, Any]:
-        params, key, own = of_layer
+    def body(x_BTM: Array, of_layer: tuple[Any, Array | None, Array | None]) -> tuple[Array, Any]:
+        params, key, chosen = of_layer
         rngs = {} if key is None else {"dropout": key}
+        own = values
+        if chosen is not None:
+            own = [jax.tree.map(lambda *leaves: jax.lax.select_n(chosen, *leaves), *values)]
         return _pair(alone.apply({"params": params}, x_BTM, *args, *own, deterministic, rngs=rngs))
-
-    differing = () if each is None else (jnp.array(each),)
 
     if stack.remat != "none":
         # In a loop there is nothing that the compiler could find to be the same.
         body = jax.checkpoint(body, policy=POLICIES[stack.remat], prevent_cse=False)
-    x_BTM, stacked_others = jax.lax.scan(body, x_BTM, (stacked, keys, differing))
+    x_BTM, stacked_others = jax.lax.scan(body, x_BTM, (stacked, keys, chosen_L if len(values) > 1 else None))
     return x_BTM, [jax.tree.map(lambda leaf: leaf[i], stacked_others) for i in range(count)]  # noqa: B023
 
 

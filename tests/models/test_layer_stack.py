@@ -22,7 +22,9 @@ def loss(model, dropout_key=None):
 
 
 @pytest.mark.parametrize(
-    ("model", "remat"), [(tiny.T5_1_1, "full"), (tiny.LLAMA, "none")], ids=["t5 full", "llama none"]
+    ("model", "remat"),
+    [(tiny.T5_1_1, "full"), (tiny.LLAMA, "none"), (tiny.GEMMA, "full")],
+    ids=["t5 full", "llama none", "gemma3 full"],
 )
 def test_value_gradient_and_parameters_are_the_same(model, remat):
     looped = dataclasses.replace(model, scan_layers=True, remat=remat)
