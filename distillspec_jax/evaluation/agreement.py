@@ -158,6 +158,8 @@ def agreement(
 ) -> Agreement:
     """Samples, recomputes and compares.
 
+    A draft of one pass is called token by token here, as training evaluates it; its masks are not checked.
+
     Args:
       target, draft: a pair of one vocabulary.
       distribution: of both.
@@ -168,6 +170,7 @@ def agreement(
       AgreementError: two of the numbers contradict each other; names both.
     """
     vocabulary = tokenizer_of(target).vocabulary
+    draft = dataclasses.replace(draft, card=dataclasses.replace(draft.card, mask_id=None))
     batches = list(batches)
     sampled, recomputed, firm = [], [], []
     for i, batch in enumerate(batches):

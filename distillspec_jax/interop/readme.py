@@ -58,7 +58,8 @@ def text(model: Pretrained, num_parameters: int) -> str:
     if card.mask_id is not None:
         lines += [
             f"It was taught to propose a block in one call, with id {card.mask_id} in place of the tokens to "
-            "come (`pard_token` in config.json). An engine that does not know that calls it for each token.",
+            "come (`pard_token` in config.json). An engine that does not know that calls it for each token. "
+            "Expected and checked acceptance below are of that, too.",
             "",
         ]
     if card.shortlist:

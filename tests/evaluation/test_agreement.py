@@ -54,6 +54,15 @@ def test_an_honest_pair_agrees_under_every_distribution(distribution):
         assert found.accepted == found.recorded
 
 
+def test_a_draft_of_one_pass_is_checked_token_by_token():
+    draft, settings = pair.draft(), Deployment(0.7, top_k=3, top_p=0.9)
+    one_pass = dataclasses.replace(draft, card=dataclasses.replace(draft.card, mask_id=3))
+    by_token, found = (
+        agreement.agreement(pair.target(), one, settings, BATCHES, block_size=3) for one in (draft, one_pass)
+    )
+    assert found == by_token
+
+
 @pytest.fixture(scope="module")
 def sampled():
     """Rounds under T = 1."""
