@@ -149,6 +149,11 @@ def _predict(flags: argparse.Namespace) -> int:
         flags.output = outputs.place(flags.output, folder=False)
         outputs.check(flags.output, _is_prediction)
     cards = [pretrained.read_card(name) for name in (flags.target, flags.drafter)]
+    if cards[1].mask_id is not None:
+        raise UsageError(
+            f"{flags.drafter} proposes a block in one call, which is predicted for no device yet: "
+            "leave --device out to measure it here"
+        )
     networks = [
         pretrained.network(name, card)
         for name, card in zip((flags.target, flags.drafter), cards, strict=True)

@@ -206,7 +206,7 @@ def sample_rounds(
     Rows without a prompt emit nothing. The counts of every row are checked (`acceptance.checked`).
     """
     vocabulary = tokenizer_of(target).vocabulary
-    drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size)
+    drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size, block_size=block_size)
     loop = SpeculativeLoop(
         target.model,
         drafter,

@@ -149,6 +149,8 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, draft = (pair.write(tmp_path / one.name, one) for one in (pair.target(), pair.draft()))
     flags = ["advise", f"--target={target}", f"--drafter={draft}", "--device=v5e", "--batch_size=1,8"]
+    one_pass = dataclasses.replace(pair.draft(), card=dataclasses.replace(pair.draft().card, mask_id=3))
+    masked = pair.write(tmp_path / "masked", one_pass)
     written = tmp_path / "found.json"
     assert main([*flags, "--acceptance=0.7", f"--output={written}"]) == 0
     assert (
@@ -163,6 +165,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--acceptance=0.7", "--device=mine.jsn"], "or a file NAME.json"),
         (["--acceptance=0.7", "--chips=0"], "--chips=0: must be at least 1"),
         (["--acceptance=0.7", "--dtype=int4"], "--dtype=int4"),
+        (["--acceptance=0.7", f"--drafter={masked}"], "proposes a block in one call"),
     ):
         assert main([*flags, *more]) == 2
         assert said in capsys.readouterr().err
