@@ -13,6 +13,7 @@ import numpy as np
 
 from distillspec_jax import checkpoint
 from distillspec_jax.data import catalog
+from distillspec_jax.data.length_window import length_sorted
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.data.text_sources import Files
 from distillspec_jax.errors import UsageError, nearest
@@ -38,6 +39,9 @@ class DataConfig:
       tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and form of prompts the text is
         read with; None: what the run starts from, or else the task's own vocabulary.
       chat: wrap prompts in its chat template.
+      length_window: batches whose rows are sorted by length together and cut to their longest, see
+        `length_window.length_sorted`; 0: every batch has the whole width.
+      samples_targets: texts that are sampled in a step take the targets' place, which keep their width.
     """
 
     mixture_or_task_name: str
@@ -50,6 +54,8 @@ class DataConfig:
     with_logprobs: bool = False
     tokenizer_of: str | None = None
     chat: bool = False
+    length_window: int = 0
+    samples_targets: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -210,6 +216,15 @@ class DataConfig:
         Every host reads all of it, so that a step's batch does not depend on how many hosts there are and a
         run may go on with more or fewer.
         """
+        batches = functools.partial(self._train_batches, batch_size, seed)
+        if not self.length_window:
+            return batches(start_step)
+        if self.pack:
+            raise UsageError("LENGTH_WINDOW: packed rows are full already; set it to 0, or PACK=False")
+        sides = ("inputs",) if self.samples_targets else ("inputs", "targets")
+        return length_sorted(batches, start_step, self.length_window, seed, sides)
+
+    def _train_batches(self, batch_size: int, seed: int, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         if self.texts is not None:
             return self.texts.batches(
                 lengths=self.lengths, batch_size=batch_size, seed=seed, start_step=start_step

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -175,16 +176,18 @@ def train(
         if start < total and hosts.any_host(stop.requested):  # before the step that compiles
             raise Preempted(f"stopped by {stop.name}: resumable, step {start} of {total}")
         source = batches(start) if start < total else iter(())
+        flops: dict[Any, float] = {}  # of a step, by its batch's shape; each shape is a program
         for step in range(start + 1, total + 1):
             with throughput.waiting():
                 batch = next(source)
             rows = partitioner.put_batch(batch)
-            if step == start + 1:
+            shape = tuple(sorted((name, x.shape) for name, x in batch.items()))
+            if new_shape := shape not in flops:
                 traced = train_step.trace(state, rows, counted_loss_fn or loss_fn)
-                throughput.flops = product_flops(traced.jaxpr, batch["decoder_target_tokens"].shape[1])
+                flops[shape] = product_flops(traced.jaxpr, batch["decoder_target_tokens"].shape[1])
             state, metrics = train_step(state, rows, loss_fn)
             interval.fetch()  # the step before this one, while the device works on this one
-            interval.dispatched(step, batch, metrics)
+            interval.dispatched(step, batch, metrics, flops[shape])
             reports.advance(step)
             snapshots.check()
 
@@ -193,13 +196,13 @@ def train(
             if not alone:  # hosts meet at a report, so as not to wait for each other in every step
                 asked = step % config.log_period == 0
                 timed_out, stopping = (asked and hosts.any_host(here) for here in (timed_out, stopping))
-            first, last = step == start + 1, step == total or timed_out
+            last = step == total or timed_out
             logs = last or step % config.log_period == 0
             saves = last or stopping or step % config.save_period == 0
-            if not (first or logs or saves or evaluates(step)):
+            if not (new_shape or logs or saves or evaluates(step)):
                 continue
             interval.fetch()
-            if first:
+            if new_shape:
                 throughput.restart()  # compiling is no training
             if logs:
                 reports.write(step, interval.close() | throughput.measured(), "train")
@@ -240,11 +243,11 @@ class _Interval:
         self.metrics = dict(metrics)
         self._directory, self._config, self._snapshots = directory, config, snapshots
         self._reports, self._throughput = reports, throughput
-        self._in_flight: tuple[int, dict[str, np.ndarray], Metrics] | None = None
+        self._in_flight: tuple[int, dict[str, np.ndarray], Metrics, float] | None = None
 
-    def dispatched(self, step: int, batch: dict[str, np.ndarray], metrics: Metrics) -> None:
+    def dispatched(self, step: int, batch: dict[str, np.ndarray], metrics: Metrics, flops: float) -> None:
         """Remembers what was given to the device; nothing is waited for."""
-        self._in_flight = step, batch, metrics
+        self._in_flight = step, batch, metrics, flops
 
     def fetch(self) -> None:
         """Waits for the step in flight, if there is one, and merges its metrics.
@@ -256,7 +259,7 @@ class _Interval:
         """
         if self._in_flight is None:
             return
-        (step, batch, metrics), self._in_flight = self._in_flight, None
+        (step, batch, metrics, flops), self._in_flight = self._in_flight, None
         host = metrics_lib.to_host(metrics)
         skips = self._config.on_non_finite == "skip"
         if fault := finiteness.fault(host):
@@ -273,7 +276,7 @@ class _Interval:
         if skips:
             host["skipped_steps"] = Mean(float(bool(fault)), 1.0)
         if not fault:
-            self._throughput.add(host["row_tokens"].total)
+            self._throughput.add(host["row_tokens"].total, flops)
         self.metrics = metrics_lib.merge(self.metrics, host)
 
     def close(self) -> dict[str, float]:

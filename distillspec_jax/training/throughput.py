@@ -15,25 +15,27 @@ NAMES = ("tokens_per_s", "step_s", "processor_s", "input_wait", "flops_utilisati
 class Throughput:
     """Measures an interval by the host's clocks, compilation and evaluation left out.
 
-    Attributes:
-      flops: of the model's matrix products in a step, over all devices.
-
     Args:
       matmul_precision: of these products.
     """
 
     def __init__(self, matmul_precision: str | None = None) -> None:
-        self.flops, self._precision = 0.0, matmul_precision
+        self._precision = matmul_precision
         self.restart()
 
     def restart(self) -> None:
         """Begins a new interval."""
-        self._tokens, self._steps, self._waited = 0.0, 0, 0.0
+        self._tokens, self._flops, self._steps, self._waited = 0.0, 0.0, 0, 0.0
         self._began, self._used = time.monotonic(), time.process_time()
 
-    def add(self, tokens: float) -> None:
-        """Counts a finished step and its tokens, those that the loss counted."""
+    def add(self, tokens: float, flops: float) -> None:
+        """Counts a finished step: its tokens, those that the loss counted, and the model's operations.
+
+        Args:
+          flops: of the matrix products, over all devices.
+        """
         self._tokens += tokens
+        self._flops += flops
         self._steps += 1
 
     @contextlib.contextmanager
@@ -62,7 +64,7 @@ class Throughput:
         if not self._steps or elapsed <= 0:
             return {}
         seconds = elapsed / self._steps
-        utilisation = self.flops / seconds / peak(self._precision)
+        utilisation = self._flops / elapsed / peak(self._precision)
         used = (time.process_time() - self._used) / self._steps
         values = self._tokens / elapsed, seconds, used, self._waited / elapsed, utilisation
         return dict(zip(NAMES, values, strict=True))
