@@ -208,6 +208,23 @@ def test_a_file_that_grows_is_published_as_it_was(bucket):
     assert read() == BEFORE
 
 
+def test_a_file_that_grows_while_it_is_uploaded_is_published_as_it_was(bucket, monkeypatch):
+    one = PublishedFolder(FOLDER)
+    make(one.path, BEFORE)
+    upload = bucket.store.put_file
+
+    def grow(source, *args, **kwargs):
+        if not source.endswith(".cut"):
+            with (one.path / "log").open("a") as log:
+                log.write("2\n")
+        return upload(source, *args, **kwargs)
+
+    monkeypatch.setattr(bucket.store, "put_file", grow)
+    one.publish()
+    one.close()
+    assert read() == BEFORE
+
+
 def test_what_goes_wrong_in_the_background_is_raised_in_the_foreground(bucket):
     one = PublishedFolder(FOLDER)
     make(one.path, BEFORE)

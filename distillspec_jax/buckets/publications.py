@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillspec_jax.buckets import stores
-from distillspec_jax.buckets.stores import Place, told
+from distillspec_jax.buckets.stores import Part, Place, told
 from distillspec_jax.errors import UsageError
 from distillspec_jax.locks import locked
 
@@ -170,23 +169,3 @@ class Publication(abc.ABC):
         new = self._root / "state.json.new"
         new.write_text(json.dumps({"address": self.address, "published": published}), encoding="utf-8")
         new.replace(self._root / "state.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """The first `size` bytes of a file; it may have grown since."""
-
-    file: Path
-    size: int
-
-    def whole(self) -> Path:
-        """A file of these bytes alone."""
-        if self.file.stat().st_size == self.size:
-            return self.file
-        cut = self.file.with_name(self.file.name + ".cut")
-        with self.file.open("rb") as long, cut.open("wb") as short:
-            left = self.size
-            while left and (block := long.read(min(left, 1 << 20))):
-                short.write(block)
-                left -= len(block)
-        return cut

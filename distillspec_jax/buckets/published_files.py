@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from distillspec_jax.buckets.publications import Part, Publication
-from distillspec_jax.buckets.stores import told
+from distillspec_jax.buckets.publications import Publication
+from distillspec_jax.buckets.stores import Part, told
 from distillspec_jax.errors import UsageError
 
 _SUFFIXES = (".partial.settings", ".partial", "")
@@ -54,9 +54,7 @@ class PublishedFile(Publication):
         if self._found() != self._versions:
             raise UsageError(f"{self._what}: another run has written there since this one began")
         for suffix, part in names.items():  # the file itself last
-            with told(self._what):
-                whole = part.whole()
-            self._place.put({suffix: whole})
+            self._place.put({suffix: part})
         self._place.remove([suffix for suffix in _SUFFIXES if suffix not in names])
         self._versions = self._found()
         with told(self._what):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distillspec_jax.buckets import commits
 from distillspec_jax.buckets.commits import Commit, Entry
-from distillspec_jax.buckets.publications import Part, Publication
-from distillspec_jax.buckets.stores import told
+from distillspec_jax.buckets.publications import Publication
+from distillspec_jax.buckets.stores import Part, told
 from distillspec_jax.errors import UsageError
 
 _UNFINISHED = (".partial-", ".orbax-checkpoint-tmp")
@@ -97,11 +97,11 @@ class PublishedFolder(Publication):
         pending = {new[name].pending: part for name, part in late.items()}
         leftovers = {*before.leftovers, *direct, *pending}
         self._write(Commit(before.files, sorted(leftovers - before.files.keys())))
-        self._put(direct | pending)
+        self._place.put(direct | pending)
         leftovers |= self._listed.keys() | before.files.keys()
         commit = Commit(new, sorted(leftovers - new.keys()))
         self._write(commit)
-        self._put(late)
+        self._place.put(late)
         self._listed = new
         self._clear(commit.leftovers)
 
@@ -116,11 +116,6 @@ class PublishedFolder(Publication):
         self._commit = commit
         with told(self._what):
             self._note(commit.id)
-
-    def _put(self, parts: dict[str, Part]) -> None:
-        with told(self._what):
-            files = {name: part.whole() for name, part in parts.items()}
-        self._place.put(files)
 
     def _entry(self, part: Part) -> Entry:
         found = part.file.stat()

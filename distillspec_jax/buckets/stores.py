@@ -7,6 +7,7 @@ it was written last. Nothing can be renamed, nothing can be locked.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import time
@@ -139,6 +140,26 @@ def again(action: Callable[[], Result]) -> Result:
     return action()
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The first `size` bytes of a file, which may grow meanwhile; `file` is the caller's own link to it."""
+
+    file: Path
+    size: int
+
+    def whole(self) -> Path:
+        """A file of these bytes alone, as long as the file does not grow."""
+        if self.file.stat().st_size == self.size:
+            return self.file
+        cut = self.file.with_name(self.file.name + ".cut")
+        with self.file.open("rb") as long, cut.open("wb") as short:
+            left = self.size
+            while left and (block := long.read(min(left, 1 << 20))):
+                short.write(block)
+                left -= len(block)
+        return cut
+
+
 class Place:
     """An address that a run writes to; names are of objects there.
 
@@ -203,18 +224,18 @@ class Place:
             except FileNotFoundError:
                 return None
 
-    def put(self, names: dict[str, Path]) -> None:
-        """Writes objects, each with the content of a file; when this returns, all of them are whole."""
+    def put(self, parts: dict[str, Part]) -> None:
+        """Writes objects; when this returns, all of them are whole."""
         from concurrent.futures import ThreadPoolExecutor
 
         with self._told(), ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda item: again(lambda: self._put(*item)), names.items()))
+            list(pool.map(lambda item: again(lambda: self._put(*item)), parts.items()))
 
-    def _put(self, name: str, file: Path) -> None:
-        self._store.put_file(str(file), self._full(name))
-        found, size = self._store.info(self._full(name))["size"], file.stat().st_size
-        if found != size:
-            raise ConnectionError(f"{name} ended after {found:,} of {size:,} bytes")
+    def _put(self, name: str, part: Part) -> None:
+        self._store.put_file(str(part.whole()), self._full(name))
+        found = self._store.info(self._full(name))["size"]
+        if found != part.size:  # cut short, or the file grew while it was read: the next try copies it first
+            raise ConnectionError(f"{name} ended after {found:,} of {part.size:,} bytes")
 
     def write(self, name: str, content: bytes) -> None:
         """Writes one object."""
