@@ -275,14 +275,15 @@ def _misrouted(stage: Transition, evidence: Evidence) -> str | None:
     """Says that the candidate's share is surely not the registry's; None where it may be."""
     if evidence.lines is None:
         return None
-    stable, candidate = len(evidence.stable.records), len(evidence.candidate.records)
+    # Of all lines: an arm with few requests has fewer prompts that come again.
+    stable, candidate = evidence.lines
     if not candidate:  # it may be on its way
         return None
     ones_U = np.repeat([0.0, 1.0], [stable, candidate])
     found = two_arms.bounds(ones_U, np.ones(len(ones_U)), _MISROUTED_LEVEL, whole=1.0)
     share = float(stage.share)
     if found.low > share * (1 + _MISROUTED) or found.high < share * (1 - _MISROUTED):
-        return f"the candidate got {found.value:.1%} of the prompts, not {share:.1%}"
+        return f"the candidate got {found.value:.1%} of the requests, not {share:.1%}"
     return None
 
 

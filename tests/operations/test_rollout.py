@@ -48,6 +48,13 @@ def step(registry, *logs):
     return decision, rollout.act(registry, stage, settings, decision)
 
 
+def test_prompts_that_come_again_do_not_look_misrouted(registry, tmp_path):
+    """Each is asked ten times, and the stable arm, which has most requests, has most of the repeats."""
+    stable, candidate = served.lines("v1", 270, 0.7, revision=2), served.lines("v2", 300, 0.72, revision=2)
+    decision, _ = step(registry, served.write(tmp_path / "log.jsonl", stable * 10, candidate))
+    assert decision.kind == "advance", decision.reason
+
+
 @pytest.mark.parametrize(
     ("candidate", "more", "kind", "why"),
     [
@@ -60,7 +67,7 @@ def step(registry, *logs):
         (0.7, {"count": 20}, "hold", "not enough to tell"),
         (0.5, {}, "roll back", "acceptance is worse by more than 5.0%"),
         (0.72, {"seconds": 0.02}, "roll back", "requests are slower by more than 20%"),
-        (0.72, {"share": 0.5}, "escalate", "the candidate got 50.0% of the prompts, not 10.0%"),
+        (0.72, {"share": 0.5}, "escalate", "the candidate got 50.0% of the requests, not 10.0%"),
         (0.72, {"rule": "linear"}, "escalate", "the rule 'linear' served, which changes the texts"),
         (0.72, {"rule": "block"}, "advance", "no worse"),
         (
