@@ -112,7 +112,8 @@ def test_a_page_is_made_of_rows_alone(rows, tmp_path, capsys, monkeypatch):
     assert "from the first turn to the turn back: ×1.30" in text
     assert "Not run yet: seed 1, every 20 requests." in text
     assert "| on alarm | 1 of 1 | 10 | 3 | 2.50 | 24 | 12 | 3 | 10 |" in text
-    assert "| on alarm | 0 | 8 | 1 into away; says since +1 | 6 | passed: by hand | 10 | 3 |" in text
+    assert "| on alarm | 0 | 8 | 1 requests after the change to away; change dated at +1 | 6 | passed" in text
+    assert " | 6 | passed: by hand | 10 | 3 |" in text
     assert errors.run(drift.main, ["--page", "--json", f"--out={out}"], command="drift") == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["seconds"] == {"never": 0, "every 10": 5.0, "on alarm": 3.0}

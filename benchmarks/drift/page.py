@@ -133,8 +133,8 @@ def _verdicts(numbers: dict[str, Any]) -> str:
     )
     lines = [
         f"- **On alarm against never, from the first turn to the turn back: ×{times(gain)}** (by seed "
-        f"{by_seed}); ×{times(held_out)} on prompts that nothing was ever trained on. Bar: {GAIN}. {told}. "
-        f"From the first turn to the end of the stream ×{times(later)}, on prompts never trained on "
+        f"{by_seed}); ×{times(held_out)} on prompts that nothing was ever trained on. Required: {GAIN}. "
+        f"{told}. From the first turn to the end of the stream ×{times(later)}, on prompts never trained on "
         f"×{times(later_held_out)}."
     ]
     for policy, found in numbers["against"].items():
@@ -144,12 +144,14 @@ def _verdicts(numbers: dict[str, Any]) -> str:
         told = "Met" if no_worse and ours < theirs else "Not met"
         if no_worse and ours == theirs:
             told = "No worse, and not less: as many steps"
-        share = "no training there" if found["seconds"] is None else f"×{found['seconds']:.2f} the training"
+        share = "no training there"
+        if found["seconds"] is not None:
+            share = f"×{found['seconds']:.2f} the processor time of training"
         some = "" if found["seeds"] == numbers["seeds"] else f" (seed {', '.join(map(str, found['seeds']))})"
         lines.append(
             f"- **On alarm against {policy} requests, over the whole stream: ×{times(ratio)}**{some}, on "
             f"prompts never trained on ×{times(Interval(*found['held_out']))}, for {share} "
-            f"({ours:,} steps against {theirs:,}). Bar: no worse (the lower "
+            f"({ours:,} steps against {theirs:,}). Required: no worse (the lower "
             f"end above {WORSE}) with less training. {told}."
         )
     return "\n".join(lines)
@@ -246,7 +248,8 @@ def _trainings(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]
                     ]
                 )
     head = ["policy", "seed", "at request", "alarm", "different prompts", "outcome", "steps", "seconds"]
-    return "Every attempt:\n\n" + markdown(head, lines)
+    summary = f"<summary>Every attempt ({len(lines)})</summary>"
+    return f"<details>\n{summary}\n\n{markdown(head, lines)}\n\n</details>"
 
 
 def _alarm(row: Row, turns: list[tuple[str, Span]]) -> str:
@@ -254,7 +257,10 @@ def _alarm(row: Row, turns: list[tuple[str, Span]]) -> str:
     if row["alarm_at"] is None:
         return "–"
     name, (first, _) = next(turn for turn in turns if turn[1][0] <= row["alarm_at"] < turn[1][1])
-    return f"{row['alarm_at'] - first:,} into {name}; says since {row['since'] - first:+,}"
+    return (
+        f"{row['alarm_at'] - first:,} requests after the change to {name}; "
+        f"change dated at {row['since'] - first:+,}"
+    )
 
 
 def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> str:

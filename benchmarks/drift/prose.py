@@ -44,7 +44,8 @@ LIMITS = """\
   needs a reference by segment for that (`--by`)."""
 
 
-DEFAULTS = """ With the defaults of these two (30 % and 3 %) the first draft after the first turn ({policy},
+DEFAULTS = """ With the defaults for the share
+  of old prompts (30 %) and the tolerated loss (3 %) the first draft after the first turn ({policy},
   request {at:,}) was refused by the {judged} alone: {reason}. A draft that this small has
   learnt one task alone loses some of it with the next."""
 

@@ -29,7 +29,13 @@ def add(parser: CommandParser, *, pilot_steps: str, prompts: str, temperature: s
     flag("--pilot_steps", type=int, metavar="N", help=pilot_steps)
     flag("--prompts", type=int, default=200, metavar="N", help=f"{prompts} (default: 200)")
     flag("--temperature", type=float, metavar="T", help=f"of the service, to judge at ({temperature})")
-    flag("--block_size", type=int, default=5, metavar="N", help="drafts a round, likewise (default: 5)")
+    flag(
+        "--block_size",
+        type=int,
+        default=5,
+        metavar="N",
+        help="drafted tokens per round, as in the service (default: 5)",
+    )
     flag("--chat", action="store_true", help="wrap prompts in the target's chat template")
     flag(
         "--least_gain",

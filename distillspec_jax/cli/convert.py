@@ -13,12 +13,15 @@ from distillspec_jax.terminal import news, say
 HELP = """Converts a checkpoint of another framework into a checkpoint directory, or a checkpoint directory
 into a Hugging Face folder, which transformers loads, or a GGUF file, which llama.cpp does.
 
-  distillspec convert --from=hf --input=FOLDER --output=DIR        (T5, Llama, Mistral, Qwen2, Qwen3, GPT-2)
-  distillspec convert --from=gguf --input=FILE.gguf --output=DIR   (Llama, Qwen2, Qwen3; any quantisation)
+  distillspec convert --from=hf --input=FOLDER --output=DIR
+  distillspec convert --from=gguf --input=FILE.gguf --output=DIR
   distillspec convert --from=t5x --input=RUN/checkpoint_1000 --mlp_activations=gelu,linear \\
-      --tokenizer=spiece.model --output=DIR                        (T5X's own format, or Orbax's)
+      --tokenizer=spiece.model --output=DIR    (T5X's own format, or Orbax's)
   distillspec convert --to=hf --input=DIR --output=FOLDER
-  distillspec convert --to=gguf --type=q8_0 --input=DIR --output=FILE.gguf    (Llama, Qwen2, Qwen3)
+  distillspec convert --to=gguf --type=q8_0 --input=DIR --output=FILE.gguf
+
+Hugging Face: T5, Llama, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2. GGUF: Llama, Qwen2, Qwen3, Gemma 3, read in
+any quantisation.
 
 Without a tokenizer the weights are converted all the same, but the model cannot read text: give
 --tokenizer=FILE. The ids that end a text come from the input's files, or from --eos_ids.

@@ -19,19 +19,20 @@ HELP = """Makes a draft from some of a target's layers, with its width, embeddin
 --output it prints choices: the cost c of each (its bytes over the target's), and the memory-bound speed-up
 (MBSU) that it would reach at several acceptance rates, with the best block size.
 
-  distillspec draft --target=runs/smollm2
-  distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --output=runs/draft
+  distillspec draft --target=runs/smollm2/target
+  distillspec draft --target=runs/smollm2/target --layers=0,1,28,29 --output=runs/draft
 
 The embedding is most of a small draft. --embedding_rank=R factorises it into two matrices of rank R:
 
-  distillspec draft --target=runs/smollm2 --layers=0,1,28,29 --embedding_rank=192 --output=runs/draft
+  distillspec draft --target=runs/smollm2/target --layers=0,1,28,29 --embedding_rank=192 \\
+      --output=runs/draft
 
 If a draft spends most of its time on logits, let it propose only the likeliest ids, as counted in a set
 written by `distillspec collect`; the output's distribution stays the same. Training ignores the shortlist and
 does not keep it, so distil first.
 
-  distillspec draft --target=runs/smollm2 --draft=runs/distilled --shortlist=4096 --texts=runs/texts \\
-      --output=runs/shortlisted
+  distillspec draft --target=runs/smollm2/target --draft=runs/distilled --shortlist=4096 \\
+      --texts=runs/texts --output=runs/shortlisted
 """
 
 

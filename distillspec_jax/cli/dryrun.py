@@ -23,7 +23,7 @@ per step and bytes per device, so that you know what a pod job needs before you 
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
 
-The second compiles for real TPUs without having one; it needs pip install 'distillspec_jax[tpu]'. With
+The second compiles for real TPUs without having one; it needs pip install -e '.[tpu]'. With
 --decode it is the decoder that is compiled: the prefill of a batch, one token, and a round of drafts.
 
   distillspec dryrun --decode --gin_file=experiments/dryrun/t5_xl_small_decode.gin --mesh=4x8

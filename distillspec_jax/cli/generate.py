@@ -18,6 +18,7 @@ from distillspec_jax.terminal import news
 
 HELP = """Completes every line of a JSONL file ({"inputs": ...}) and writes one line for each, in order:
 {"inputs", "outputs", "emitted_tokens", "target_calls", "accepted", "tested", "finish_reason"}.
+With a draft also "drafted", "tested_at" and "accepted_at" (docs/acceptance.md).
 
   distillspec generate --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled \\
       --input=prompts.jsonl --output=out.jsonl

@@ -29,7 +29,7 @@ COMMANDS = {
     "advise": "measure costs and acceptance here; the best block size, or none if drafting does not pay",
     "check": "verify that the counts of results and outputs agree; exits 1 if some do not",
     "power": "how many prompts show a difference, by the spread of a pilot's results",
-    "watch": "acceptance in production, window by window; exits 1 if it is too low",
+    "watch": "acceptance in service against a reference; exits 1 on a drop, 3 if it cannot tell",
     "pilot": "whether training a draft on your prompts would pay, before you invest; a page to decide by",
     "redistill": "the draft in service, distilled again on what is asked now; behind a gate",
     "registry": "versions of a draft: what serves, what it was made of, promote and roll back",

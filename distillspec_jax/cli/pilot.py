@@ -36,7 +36,12 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("pilot", HELP, gin=True)
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a directory or zoo:NAME")
-    add("--draft", required=True, metavar="MODEL", help="likewise: the draft that serves now, or might")
+    add(
+        "--draft",
+        required=True,
+        metavar="MODEL",
+        help="the draft that serves now, or the candidate: a directory or zoo:NAME",
+    )
     add("--data", required=True, metavar="FILE", help="your prompts, JSON lines")
     add("--field", default="inputs", help="the field that holds the prompt (default: inputs)")
     add("--output", default="pilot", metavar="DIR", help="the pilot's folder (default: pilot)")

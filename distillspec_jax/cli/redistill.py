@@ -20,7 +20,8 @@ becomes a version if it passes the gate. To go on with a run that was stopped, r
 A fifth of all prompts, chosen by a hash of their text, is never trained on. A pilot of some steps tells
 whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain
 in block efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the
-training within --pay_back_requests. Where they cannot tell, more held-out prompts are asked. Exit status:
+training within --pay_back_requests. Where they cannot tell, more held-out prompts are decoded, up to four
+times --prompts. Exit status:
   0  passed: the version is in the registry, and serves nothing yet unless you said --stage
   1  refused, by the pilot or by the gate; the line says why
   2  bad input
@@ -58,9 +59,15 @@ def main(argv: list[str]) -> int:
         type=float,
         default=0.03,
         metavar="SHARE",
-        help="relative loss on old prompts to bear, likewise (default: 0.03)",
+        help="relative loss of block efficiency on old prompts to tolerate (default: 0.03)",
     )
-    add("--least_prompts", type=int, default=30, metavar="N", help="new and old each (default: 30)")
+    add(
+        "--least_prompts",
+        type=int,
+        default=30,
+        metavar="N",
+        help="held-out prompts that the gate needs, new and old each (default: 30)",
+    )
     add("--keep", metavar="DIR", help="keep a candidate that was refused in this new folder")
     add("--stage", action="store_true", help="begin the rollout of a version that passes the gate")
     asked_flags.add(

@@ -18,7 +18,7 @@ from distillspec_jax.terminal import news
 
 HELP = """Serves a target and its draft over HTTP: /v1/completions and /v1/chat/completions as OpenAI has them
 (streams, n, seed, stop, logprobs, temperature, top_p, and top_k), /v1/models, /health, /ready, /metrics.
-Requests join the batch as they come. Needs pip install 'distillspec_jax[serve]'.
+Requests join the batch as they come. Needs pip install -e '.[serve]'.
 
   distillspec serve --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --log=served.jsonl
   curl -s localhost:8000/v1/completions -d '{"prompt": "Rivers of Europe", "temperature": 0}'

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from distillspec_jax.cli.main import COMMANDS
 from tests.attack.attacker import Outcome
 from tests.attack.kills import Killed
 
@@ -58,7 +59,7 @@ def text(records: Sequence[Record]) -> str:
     runs, cases, kills = ([one for one in records if kind in one] for kind in ("run", "case", "job"))
     parts = [
         "# Hostile calls, and what became of them",
-        "What each row means: `tests/attack/README.md`. Runs:",
+        "What each row means: `tests/attack/README.md`. Runs, of the commits named:",
     ]
     parts.append(
         "\n".join(
@@ -66,6 +67,9 @@ def text(records: Sequence[Record]) -> str:
         )
     )
     if cases:
+        missing = sorted(COMMANDS.keys() - {one["command"] for one in cases})
+        if missing:
+            parts.append(f"No row below is of {', '.join(f'`{name}`' for name in missing)}.")
         parts += [_by("command", cases), _by("group", cases)]
     refused = [one for one in cases if one["fate"] == "refused"]
     if refused:
@@ -94,7 +98,7 @@ def _by(what: str, cases: Iterable[Record]) -> str:
         )
         counts.update(done=one["fate"] == "done")
     rows = dict(sorted(rows.items()))
-    rows["together"] = sum(rows.values(), collections.Counter())
+    rows["**total**"] = sum(rows.values(), collections.Counter())
     lines = [
         f"| {what} | tried | held | refused in one line | done, nothing changed | lost |",
         "|---|---|---|---|---|---|",
@@ -115,7 +119,7 @@ def _kills(kills: Iterable[Record]) -> str:
             equal=not one["differences"],
             leftovers=one["leftovers"],
         )
-    rows["together"] = sum(rows.values(), collections.Counter())
+    rows["**total**"] = sum(rows.values(), collections.Counter())
     lines = [
         "| job | tried | killed in time | equal to an undisturbed run | temporary files left by a kill |",
         "|---|---|---|---|---|",
