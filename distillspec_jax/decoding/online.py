@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -202,7 +202,7 @@ class OnlineBatch:
         passes = 1 if self._partitioner is None else 3
         for truncates in (False, True) * passes:
             for size in self._runner.block_sizes[::-1]:  # without drafts last: the state forgets its draft
-                for rows in _powers_of_two(min(_READ_TOGETHER, self.slots)):
+                for rows in _rows_of_readings(min(_READ_TOGETHER, self.slots)):
                     for reading in self._widths:
                         fresh = self._read(idle, [0], rows, reading, size, idle=True)
                     self._refill(_Reading([], fresh), truncates)
@@ -310,7 +310,7 @@ class OnlineBatch:
             members = list(group)
             for begin in range(0, len(members), _READ_TOGETHER):
                 part = members[begin : begin + _READ_TOGETHER]
-                rows = 1 << (len(part) - 1).bit_length()
+                rows = _rows_of_readings(len(part))[-1]
                 batch = self._batch([prompt for _, _, prompt in part])
                 fresh = self._read(batch, range(len(part)), rows, width, drafting)
                 readings.append(_Reading([slot for slot, _, _ in part], fresh))
@@ -379,11 +379,9 @@ class OnlineBatch:
 _NEVER_BEGUN = Completion((), "cancelled", 0, 0, (), (), None, 0)
 
 
-def _powers_of_two(most: int) -> Iterator[int]:
-    rows = 1
-    while rows <= most:
-        yield rows
-        rows *= 2
+def _rows_of_readings(most: int) -> list[int]:
+    """Rows of the programs that read up to `most` prompts together: powers of two, the last holds all."""
+    return [1 << power for power in range((most - 1).bit_length() + 1)]
 
 
 def _truncating(state: State, truncates: bool) -> State:

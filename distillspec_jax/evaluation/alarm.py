@@ -41,7 +41,8 @@ PRIOR_VARIANCE = 0.01
 _PRIOR_BLOCKS = 20
 """Blocks that the reference counts for."""
 _DECAY = 1.2
-_CHUNK = 16
+_CHUNK = 8
+"""Units that are played at once; what all of them may lose (`_LARGEST_LOSS`) is still a number of float64."""
 _HIGHEST = 1e100
 _LARGEST_LOSS = 20.0
 """The most that a bet may lose on one block, as a logarithm."""

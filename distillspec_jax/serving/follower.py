@@ -72,6 +72,9 @@ class Follower(threading.Thread):
         except UsageError as error:
             self._fail(str(error))
             return
+        except Exception as error:  # no room on the device, a file that went away: never the thread's end
+            self._fail(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            return
         self._worker.serve(route, batches)
         self._batches = batches
         self._revision, self._said = state.revision, ""

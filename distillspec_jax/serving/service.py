@@ -12,6 +12,7 @@ from typing import Any
 from distillspec_jax.decoding.online import OnlinePrompt
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.prompt_format import PromptFormat
+from distillspec_jax.models.interface import width_of
 from distillspec_jax.serving.answers import Answers
 from distillspec_jax.serving.metrics import Metrics
 from distillspec_jax.serving.request_log import RequestLog
@@ -195,9 +196,11 @@ class Service:
             for one in ids:
                 if not 0 <= one < size:
                     raise UsageError(f"prompt holds the id {one}, must be from 0 to {size - 1}")
-        if len(ids) > self._limits.prompt_tokens:
+        if ids and width_of([ids]) > self._limits.prompt_tokens:
+            zero = " and ends in id 0, which takes one more" if ids[-1] == 0 else ""
             raise UsageError(
-                f"the prompt has {len(ids):,} tokens, must have at most {self._limits.prompt_tokens:,} here"
+                f"the prompt has {len(ids):,} tokens{zero}, must have at most "
+                f"{self._limits.prompt_tokens:,} here"
             )
         return ids
 

@@ -88,21 +88,39 @@ class Worker(threading.Thread):
         """The thread's work."""
         # The device waits while this thread waits for Python's lock, by default up to 5 ms at a time.
         sys.setswitchinterval(_SWITCH_SECONDS)
-        while self._open:
-            self._take_calls()
-            for name, arm in list(self._arms.items()):
-                if arm.batch.busy:
-                    try:
-                        for update in arm.batch.visit():
-                            self._tell(name, arm, update)
-                    except Exception:  # a defect in one batch must not leave clients waiting for ever
-                        self._fail(name, arm)
-                if not arm.batch.busy and name not in (self._route.stable, self._route.candidate):
-                    del self._arms[name]
-            self._count()
-        for name, arm in self._arms.items():
-            for sample in list(arm.samples.values()):
-                self._end(sample, Ending("cancelled", draft=name))
+        try:
+            while self._open:
+                self._take_calls()
+                for name, arm in list(self._arms.items()):
+                    if arm.batch.busy:
+                        self._visit(name, arm)
+                    if not arm.batch.busy and name not in (self._route.stable, self._route.candidate):
+                        del self._arms[name]
+                self._count()
+        finally:  # also where a batch could not begin anew: nobody waits for ever
+            self._open = False
+            for name, arm in self._arms.items():
+                for sample in list(arm.samples.values()):
+                    self._end(sample, Ending("cancelled", draft=name))
+            while not self._calls.empty():
+                self._calls.get()()
+
+    def _visit(self, name: str, arm: _Arm) -> None:
+        """One visit of a batch. A defect in it ends all of its samples, one in a text that sample alone."""
+        try:
+            updates = arm.batch.visit()
+        except Exception:
+            self._fail(name, arm)
+            return
+        for update in updates:
+            try:
+                self._tell(name, arm, update)
+            except Exception:
+                news(f"telling an output of {name} failed:\n{traceback.format_exc()}")
+                arm.batch.cancel(update.ticket)
+                sample = arm.samples.pop(update.ticket, None)
+                if sample is not None and sample.ending is None:
+                    self._end(sample, Ending("error", draft=name))
 
     def _take_calls(self) -> None:
         """Makes the calls that have come; waits for one where there is nothing else to do."""
@@ -117,6 +135,9 @@ class Worker(threading.Thread):
             call()
 
     def _start(self, sample: Sample) -> None:
+        if not self._open:
+            self._end(sample, Ending("cancelled"))
+            return
         sample.draft, sample.revision = self._route.draft(sample.key), self._route.revision
         arm = self._arms[sample.draft]
         try:
@@ -142,7 +163,9 @@ class Worker(threading.Thread):
                 raise KeyError(f"the draft {name!r} has no slots")
 
     def _tell(self, name: str, arm: _Arm, update: Update) -> None:
-        sample = arm.samples[update.ticket]
+        sample = arm.samples.get(update.ticket)
+        if sample is None:  # given up for a defect in its text
+            return
         if sample.first_token is None and update.tokens:
             sample.first_token = time.perf_counter()
         stream, completion = sample.stream, update.completion
@@ -166,8 +189,10 @@ class Worker(threading.Thread):
         self, sample: Sample, ending: Ending, text: str = "", scores: tuple[TokenScore, ...] = ()
     ) -> None:
         sample.ending, sample.ended = ending, time.perf_counter()
-        self.on_end(sample)
-        sample.deliver(Piece(text, len(sample.stream.tokens), scores, ending))
+        try:
+            self.on_end(sample)
+        finally:
+            sample.deliver(Piece(text, len(sample.stream.tokens), scores, ending))
 
     def _fail(self, name: str, arm: _Arm) -> None:
         """Ends all samples of a batch that raised, which begins anew."""

@@ -33,6 +33,16 @@ def test_evidence_is_the_mean_wealth_of_gamblers_who_begin_at_every_unit():
     assert money_L.mean() + 1 - shares.sum() == pytest.approx(evidence_U[-1])
 
 
+@pytest.mark.parametrize("rate", [0.9, 0.95, 0.99])
+def test_evidence_stays_a_number_whatever_a_block_loses(rate):
+    """All drafts are accepted for long, whatever variance was foreseen; then none is."""
+    gain_B = np.repeat([rate - 1.0, rate], [64, 200])
+    for variance in np.geomspace(1e-6, 1e-3, 60):
+        factors_BL = alarm.block_factors(gain_B, np.full(len(gain_B), variance), rate)
+        _, evidence_B = alarm.advance(np.zeros(len(alarm.EFFECTS)), factors_BL, 1)
+        assert evidence_B[-1] > 20
+
+
 def test_no_bet_gains_in_expectation_at_the_threshold():
     """Every gamble is fair there: the expected factor is 1 exactly, for requests of two kinds."""
     threshold, tested = 0.6, np.array([10.0, 10.0, 40.0, 40.0])

@@ -29,12 +29,14 @@ def registry(tmp_path: Path) -> DraftRegistry:
     return toy.registry(tmp_path / "drafts", versions=3)
 
 
-def follower(registry: DraftRegistry, broken: set[str]) -> tuple[Follower, Recorded, list[str], list[str]]:
+def follower(
+    registry: DraftRegistry, broken: dict[str, Exception]
+) -> tuple[Follower, Recorded, list[str], list[str]]:
     worker, made, outcomes = Recorded(), list[str](), list[str]()
 
     def batch(name: str) -> Any:
         if name in broken:
-            raise UsageError(f"{name} is damaged")
+            raise broken[name]
         made.append(name)
         return f"batch {len(made)} of {name}"
 
@@ -48,7 +50,7 @@ def follower(registry: DraftRegistry, broken: set[str]) -> tuple[Follower, Recor
 
 
 def test_every_change_is_taken_over_once_and_only_new_drafts_are_loaded(registry: DraftRegistry) -> None:
-    follows, worker, made, outcomes = follower(registry, set())
+    follows, worker, made, outcomes = follower(registry, {})
     follows.look()
     assert worker.served == []
     registry.change("start", "a try", candidate="v2", share=0.1)
@@ -68,17 +70,24 @@ def test_every_change_is_taken_over_once_and_only_new_drafts_are_loaded(registry
     assert outcomes == ["done"] * 3
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UsageError("v2 is damaged"), "v2 is damaged"),
+        (RuntimeError("RESOURCE_EXHAUSTED: no room\nfor it"), "RuntimeError: RESOURCE_EXHAUSTED: no room"),
+    ],
+)
 def test_a_version_that_cannot_be_loaded_changes_nothing_until_it_can(
-    registry: DraftRegistry, capsys: pytest.CaptureFixture[str]
+    registry: DraftRegistry, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
-    broken = {"v2"}
+    broken = {"v2": error}
     follows, worker, _, outcomes = follower(registry, broken)
     registry.promote("v2", "new")
     for _ in range(3):
         follows.look()
     assert worker.served == []
     assert outcomes == ["failed"]
-    assert capsys.readouterr().err.count("v2 is damaged; going on as before") == 1
+    assert capsys.readouterr().err.count(f"{said}; going on as before") == 1
     (registry.path / "registry.json").rename(registry.path / "away")  # the folder is being moved
     follows.look()
     (registry.path / "away").rename(registry.path / "registry.json")

@@ -149,6 +149,7 @@ def test_log_probabilities_are_those_of_the_target(client: openai.OpenAI, offlin
     [
         ({"prompt": None}, 400, "prompt"),
         ({"prompt": []}, 400, "prompt is empty"),
+        ({"prompt": [2] * 31 + [0]}, 400, "32 tokens and ends in id 0, which takes one more"),
         ({"prompt": "word " * 40}, 400, "must have at most 32 here"),  # it named a flag of other commands
         ({"prompt": [1, 99_999]}, 400, "holds the id 99999"),
         ({"prompt": ["a", 1]}, 400, "prompt holds 1"),
