@@ -21,7 +21,7 @@ from distillspec_jax.evaluation.devices import Device
 from distillspec_jax.evaluation.roofline import NetworkSizes
 from distillspec_jax.models import layer_subset, pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Params
 from distillspec_jax.vocabulary import Vocabulary

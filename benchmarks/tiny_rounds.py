@@ -21,7 +21,7 @@ from distillspec_jax.decoding import (
 from distillspec_jax.decoding.drafters import ModelDrafter
 from distillspec_jax.models import layer_subset, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.vocabulary import Vocabulary
 

@@ -135,10 +135,9 @@ def distill(
       data: in its place, a `data.data_config.DataConfig`: other lengths, a stored set of the target's texts.
       output: checkpoint directory to write; an unfinished run there is resumed.
       steps, batch_size, learning_rate: of AdamW, with a short warm-up and a cosine cool-down.
-      divergence: `fkl`, `rkl`, `jsd` (β = 1/2), `tvd`, `nla`, `nll`, or a value of
-        `distillation.divergences`, as `JensenShannon(beta=0.1)`.
-      source: `fixed`, `on_policy`, `target`, or a value of `distillation.sources`; by default the draft's own
-        samples, or the stored texts.
+      divergence: a name in `distillation.divergences.DIVERGENCES`, or a value, as `JensenShannon(beta=0.1)`.
+      source: a name in `distillation.sources.SOURCES`, or a value; by default the draft's own samples, or the
+        stored texts.
       seed: of the order of rows, and of all draws.
 
     Returns:

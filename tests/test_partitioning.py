@@ -32,7 +32,7 @@ from distillspec_jax.decoding import (
 )
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import Partitioner, make_partitioner, sharded_init
 from distillspec_jax.shapes import Params

@@ -18,7 +18,7 @@ import numpy as np
 from distillspec_jax.models import factorised, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import DecodeState
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.shapes import Array, Params

@@ -10,7 +10,7 @@ from benchmarks.arms import Arm, Cut, Model, bindings
 from benchmarks.grid import DIVERGENCES
 from benchmarks.paper.scales import Scale
 from distillspec_jax.models import layer_subset, pretrained
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.showcase.recipes import RECIPES
 
 FOLDER = "experiments/paper/embedded"

@@ -31,7 +31,7 @@ from distillspec_jax.decoding.verifiers import TOKEN_RULE
 from distillspec_jax.distillation.dryrun import bytes_a_device, compiled
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Array
 from distillspec_jax.training.flops import product_flops

@@ -28,8 +28,8 @@ from distillspec_jax.distillation.weighting import Frozen, Weighting
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.registry import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, selection
 from distillspec_jax.training.loop import Evaluate, LoopConfig

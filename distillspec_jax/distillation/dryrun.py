@@ -30,7 +30,7 @@ from distillspec_jax.distillation.sources import DataSource, check_shares
 from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training.flops import product_flops

@@ -9,7 +9,7 @@ import numpy as np
 
 from distillspec_jax.acceptance import expected_block_efficiency, memory_bound_speedup
 from distillspec_jax.models import factorised, layer_subset, shortlist
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Rates that a draft may come to reach."""

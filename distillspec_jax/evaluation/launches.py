@@ -20,7 +20,7 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, RowSettings
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import Vocabulary
 

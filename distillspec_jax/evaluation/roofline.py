@@ -20,7 +20,7 @@ from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.devices import Device
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 
 _SUMS_A_LAYER = {True: 3, False: 2}

@@ -29,8 +29,8 @@ from distillspec_jax.interop import (
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import factorised, pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.registry import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.new_folders import check_new_folder, new_folder
 from distillspec_jax.shapes import Params

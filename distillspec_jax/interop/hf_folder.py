@@ -20,7 +20,7 @@ from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop import hf, hf_decoder, hf_decoder_config
 from distillspec_jax.interop.tensors import Tensors
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Params
 
 MASK_FIELD = "pard_token"

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Params
 
 Tensors = Mapping[str, np.ndarray]

@@ -31,7 +31,7 @@ from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.mask_tails import places
-from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
@@ -290,7 +290,7 @@ class Transformer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderOnly(LinenModel):
+class DecoderOnly(Network):
     """A decoder-only network as a `LanguageModel`."""
 
     config: DecoderOnlyConfig

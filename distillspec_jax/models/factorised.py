@@ -17,8 +17,8 @@ import numpy as np
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Params
 
 _CHUNK = 8_192

@@ -77,7 +77,7 @@ class LanguageModel(Protocol):
     """A network as decoding, distillation and evaluation see it.
 
     Implementations are frozen, hashable values: they are static arguments of jitted functions.
-    Logits are float32 and raw (padding ids included); `decoding.distribution` turns them into probabilities.
+    Logits are float32 and raw (padding ids included); `decoding.sampling` turns them into probabilities.
     """
 
     @property

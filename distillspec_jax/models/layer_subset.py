@@ -9,8 +9,8 @@ from typing import Any
 from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
-from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Params
 
 

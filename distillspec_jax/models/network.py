@@ -15,7 +15,7 @@ from distillspec_jax.shapes import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenModel(LanguageModelDefaults):
+class Network(LanguageModelDefaults):
     """A `LanguageModel` (see `interface.py`): frozen, hashable, without parameters.
 
     A family adds `prefill`, and `prepare`, which makes parameters decode faster (see `prepared.py`).

@@ -15,7 +15,7 @@ from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
 from distillspec_jax.models.interface import LanguageModel
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params

@@ -13,13 +13,10 @@ import jax
 from distillspec_jax import memory, schema
 from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.decoder_only import DecoderOnly
-from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
-
-Network = LinenModel
-"""A `LanguageModel` with a configuration, whose parameters can be made and stored."""
 
 FAMILIES: dict[str, type[Network]] = {
     "decoder_only": DecoderOnly,

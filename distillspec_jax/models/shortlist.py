@@ -17,8 +17,8 @@ import numpy as np
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.dense import Dense
 from distillspec_jax.models.interface import Batch, DecodeState
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import form_of
-from distillspec_jax.models.registry import Network
 from distillspec_jax.shapes import Array, Params
 
 _KEY = "shortlist"

@@ -27,7 +27,7 @@ from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.mask_tails import places
-from distillspec_jax.models.network import LinenModel
+from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
@@ -275,7 +275,7 @@ class Transformer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoder(LinenModel):
+class EncoderDecoder(Network):
     """T5 as a `LanguageModel`."""
 
     config: T5Config

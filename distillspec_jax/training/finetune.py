@@ -11,7 +11,7 @@ from distillspec_jax import outputs
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.registry import Network
+from distillspec_jax.models.network import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job
 from distillspec_jax.training.loop import LoopConfig
