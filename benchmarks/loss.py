@@ -18,7 +18,7 @@ from distillspec_jax.distillation.loss import by_sequence, make_distillation_los
 from distillspec_jax.distillation.sources import Fixed
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.interface import Batch
+from distillspec_jax.models.interface import Batch, shift_right
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import T5_IDS
@@ -57,7 +57,7 @@ def batch_of(rows: int, inputs: int, targets: int) -> dict[str, np.ndarray]:
     target = draws.integers(2, 4000, (rows, targets)).astype(np.int32)
     return {
         "encoder_input_tokens": draws.integers(2, 4000, (rows, inputs)).astype(np.int32),
-        "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_input_tokens": shift_right(target),
         "decoder_target_tokens": target,
         "decoder_loss_weights": np.ones(target.shape, np.float32),
     }

@@ -25,7 +25,7 @@ from distillspec_jax.decoding.sampling import SamplingDistribution
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format, tokenizer_of
 from distillspec_jax.generation.text_generator import TextGenerator
-from distillspec_jax.models.interface import LanguageModel
+from distillspec_jax.models.interface import LanguageModel, shift_right
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
 
@@ -110,7 +110,7 @@ class Passes:
             text_BT[row, : len(text.tokens)] = text.tokens
         return {
             "encoder_input_tokens": prompt_BT,
-            "decoder_input_tokens": np.pad(text_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_input_tokens": shift_right(text_BT),
             "decoder_target_tokens": text_BT,
         }
 

@@ -26,7 +26,7 @@ from distillspec_jax.buckets import copies
 from distillspec_jax.data import logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.errors import UsageError, nearest, shown
-from distillspec_jax.models.interface import padded_prompts, width_of
+from distillspec_jax.models.interface import padded_prompts, shift_right, width_of
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
@@ -223,7 +223,7 @@ class TargetSet:
             weight_BT[i, : len(tokens)] = 1.0
         found = {
             "encoder_input_tokens": padded_prompts(prompts, lengths["inputs"]),
-            "decoder_input_tokens": np.pad(target_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_input_tokens": shift_right(target_BT),
             "decoder_target_tokens": target_BT,
             "decoder_loss_weights": weight_BT,
         }

@@ -23,7 +23,7 @@ from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.sources import DataSource, Networks, Sampled, TargetGenerated, check_shares
 from distillspec_jax.errors import find
-from distillspec_jax.models.interface import Batch
+from distillspec_jax.models.interface import Batch, shift_right
 from distillspec_jax.shapes import Array
 
 Cut = Callable[[Networks, SamplingDistribution, Batch, Array], Array]
@@ -82,7 +82,7 @@ class Replayed(Sampled):
         return {
             **texts,
             "decoder_target_tokens": jax.lax.stop_gradient(tokens_BT),
-            "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_input_tokens": shift_right(tokens_BT),
             "decoder_loss_weights": learnt_BT.astype(jnp.float32),
         }
 

@@ -22,7 +22,7 @@ from distillspec_jax.decoding.sampling import SamplingParams
 from distillspec_jax.decoding.stopping import StopOnEos
 from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError, find
-from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
+from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths, shift_right
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
 
@@ -243,6 +243,6 @@ def sampled_batch(
     return {
         **batch,
         "decoder_target_tokens": tokens_BT,
-        "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_input_tokens": shift_right(tokens_BT),
         "decoder_loss_weights": real_BT.astype(jnp.float32),
     }

@@ -34,7 +34,7 @@ from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths
+from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths, shift_right
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
@@ -267,7 +267,7 @@ def teacher_forced(
     tokens_BT = jnp.asarray(rounds.tokens_BT)
     forced = {
         "encoder_input_tokens": jnp.asarray(batch["encoder_input_tokens"]),
-        "decoder_input_tokens": jnp.pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_input_tokens": shift_right(tokens_BT),
         "decoder_target_tokens": tokens_BT,
     }
     overlap_BT, firm_BT = jax.device_get(_teacher_forced(models, distribution, vocabulary, params, forced))

@@ -20,7 +20,7 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.generation.text_generator import TextGenerator
-from distillspec_jax.models.interface import width_of
+from distillspec_jax.models.interface import shift_right, width_of
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader
 
@@ -180,7 +180,7 @@ def reference_loss(
     def loss(params, inputs_BT, targets_BT, length_B):  # type: ignore[no-untyped-def]
         batch = {
             "encoder_input_tokens": inputs_BT,
-            "decoder_input_tokens": jnp.pad(targets_BT, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_input_tokens": shift_right(targets_BT),
         }
         nll_BT = optax.softmax_cross_entropy_with_integer_labels(
             model.model.logits(params, batch), targets_BT

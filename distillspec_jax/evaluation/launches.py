@@ -7,7 +7,7 @@ kernel or two, on a CPU a task for its threads. Small networks spend their time 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from distillspec_jax.decoding.state import PairParams, RowSettings
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Array
+from distillspec_jax.training.flops import inner_programs
 from distillspec_jax.vocabulary import Vocabulary
 
 _KINDS = ("dot_general", "gather", "scatter", "dynamic_update_slice", "sort", "top_k", "argmax", "argmin")
@@ -37,15 +38,8 @@ def count(jaxpr: Any) -> int:
             found += 1
         else:
             times = equation.params.get("length", 1) if name == "scan" else 1
-            found += times * sum(count(inner) for inner in _programs(equation.params))
+            found += times * sum(count(inner) for inner in inner_programs(equation))
     return found
-
-
-def _programs(parameters: dict[str, Any]) -> Iterator[Any]:
-    for value in parameters.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if hasattr(getattr(one, "jaxpr", one), "eqns"):
-                yield one
 
 
 def of_rounds(

@@ -72,6 +72,12 @@ def padded_prompts(prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return padded_BT
 
 
+def shift_right(tokens_BT: Any) -> Any:
+    """Decoder inputs of targets `[B, T]`, NumPy's or JAX's: 0 first, the last target left out."""
+    pad = jnp.pad if isinstance(tokens_BT, jax.Array) else np.pad
+    return pad(tokens_BT, ((0, 0), (1, 0)))[:, :-1]
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
     """A network as decoding, distillation and evaluation see it.

@@ -197,16 +197,27 @@ def check_pair(
     Raises:
       UsageError: the fingerprints differ, or one is unknown and the caller does not vouch for it.
     """
-    ours, theirs = target.card.tokenizer_fingerprint, draft.card.tokenizer_fingerprint
+    prints = target.card.tokenizer_fingerprint, draft.card.tokenizer_fingerprint
+    check_vocabularies((target.name, draft.name), prints, assume_same_vocabulary, roles)
+
+
+def check_vocabularies(
+    names: tuple[str, str],
+    fingerprints: tuple[str | None, str | None],
+    assume_same: bool = False,
+    roles: tuple[str, str] = ("target", "draft"),
+) -> None:
+    """As `check_pair`, of the names and the tokenizers' fingerprints alone."""
+    ours, theirs = fingerprints
     if ours is not None and theirs is not None:
         if ours != theirs:
             raise UsageError(
-                f"{roles[1]} {draft.name} has another vocabulary than {roles[0]} {target.name} "
+                f"{roles[1]} {names[1]} has another vocabulary than {roles[0]} {names[0]} "
                 f"(tokenizer {theirs[:12]} against {ours[:12]}): "
                 "use a draft trained with the target's tokenizer"
             )
-    elif not assume_same_vocabulary:
-        unknown = draft.name if theirs is None else target.name
+    elif not assume_same:
+        unknown = names[1] if theirs is None else names[0]
         raise UsageError(
             f"the vocabulary of {unknown} is unknown (no tokenizer in its checkpoint): "
             "pass --assume_same_vocabulary if you are sure that it is the other's"

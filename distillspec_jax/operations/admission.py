@@ -97,18 +97,11 @@ def add(
     student, history = _load(draft), registry.history
     if target is not None:
         check_target(registry, target)
-    ours, theirs = history.vocabulary, student.card.tokenizer_fingerprint
-    if ours != theirs and None not in (ours, theirs):
-        raise UsageError(
-            f"draft {draft} has another vocabulary than target {history.target} (tokenizer "
-            f"{str(theirs)[:12]} against {str(ours)[:12]}): use a draft trained with the target's tokenizer"
-        )
-    if None in (ours, theirs) and not assume_same_vocabulary:
-        unknown = draft if theirs is None else history.target
-        raise UsageError(
-            f"the vocabulary of {unknown} is unknown (no tokenizer in its checkpoint): pass "
-            "--assume_same_vocabulary if you are sure that it is the other's"
-        )
+    pretrained.check_vocabularies(
+        (history.target, draft),
+        (history.vocabulary, student.card.tokenizer_fingerprint),
+        assume_same_vocabulary,
+    )
     known = history.target, history.target_fingerprint
 
     def write(folder: Path) -> Lineage:

@@ -44,15 +44,16 @@ def _of(equation: Any, while_trips: int) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
-    inside = [product_flops(body, while_trips) for body in _bodies(parameters)]
+    inside = [product_flops(body, while_trips) for body in inner_programs(equation)]
     if name == "cond":
         return max(inside)
     times = {"scan": parameters.get("length"), "while": while_trips}.get(name, 1)
     return times * sum(inside)
 
 
-def _bodies(parameters: dict[str, Any]) -> list[Any]:
-    listed = (value if isinstance(value, tuple) else (value,) for value in parameters.values())
+def inner_programs(equation: Any) -> list[Any]:
+    """The jaxprs in an equation: a loop's body, the branches of a condition, what is jitted inside."""
+    listed = (value if isinstance(value, tuple) else (value,) for value in equation.params.values())
     return [one for values in listed for one in values if hasattr(getattr(one, "jaxpr", one), "eqns")]
 
 
