@@ -57,6 +57,7 @@ def distill(
     partitioner: Partitioner | None = None,
     remat: str = "none",
     scan_layers: bool = False,
+    attention: str = "plain",
     gin: str = "",
 ) -> Path:
     """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
@@ -84,7 +85,7 @@ def distill(
       assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
       partitioner: where arrays live; all devices on the data axis by default.
       remat: of the draft, see `models.rematerialisation`.
-      scan_layers: of both, see `models.layer_stack`.
+      scan_layers, attention: of both, see `models.layer_stack` and `models.attention.KERNELS`.
       gin: the bindings in force, for the card.
 
     Returns:
@@ -99,6 +100,7 @@ def distill(
     data = dataclasses.replace(data, samples_targets=not isinstance(source, Fixed)).read_by(target, draft)
     student = pretrained.load(draft, partitioner=partitioner)
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
+    trained = job.as_trained(student.model, remat, scan_layers, attention)
     reference = _load_reference(weighting, student, partitioner, assume_same_vocabulary)
     one_pass = _resolved(one_pass, student, data, weighting)
     terms: _Terms = {
@@ -114,8 +116,8 @@ def distill(
         objective = _stored_objective(divergence, data, loop, partitioner, terms)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
-        looped = dataclasses.replace(teacher.model, scan_layers=scan_layers)
-        teacher = dataclasses.replace(teacher, model=looped)
+        frozen = dataclasses.replace(teacher.model, scan_layers=scan_layers, attention=attention)
+        teacher = dataclasses.replace(teacher, model=frozen)
         _check_pair(teacher, student, assume_same_vocabulary)
         job.check_lengths(teacher.model, data, f"target {target}")
         if data.texts is not None:
@@ -139,7 +141,6 @@ def distill(
     job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
-    trained = dataclasses.replace(student.model, remat=remat, scan_layers=scan_layers)
     directory = job.run(
         model_dir,
         card,
@@ -150,7 +151,7 @@ def distill(
         loop,
         optimizer,
         partitioner,
-        counted_loss_fn=objective.loss(student.model) if remat != "none" else None,
+        counted_loss_fn=None if trained == student.model else objective.loss(student.model),
         evaluate=objective.evaluate(student.model),
         select=None if deployment is None else metric(deployment),
         verb="distil",

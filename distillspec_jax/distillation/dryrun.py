@@ -33,6 +33,7 @@ from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Params
+from distillspec_jax.training import job
 from distillspec_jax.training.flops import product_flops
 from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
@@ -124,6 +125,7 @@ def dryrun(
     microbatches: int = 1,
     remat: str = "none",
     scan_layers: bool = False,
+    attention: str = "plain",
     num_partitions: int = 1,
     fully_sharded: bool = False,
     devices: Sequence[Any] | None = None,
@@ -135,7 +137,7 @@ def dryrun(
       batch_size, microbatches: as in `LoopConfig`.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`.
       target: to distil from; None: supervised training.
-      divergence, source, optimizer, remat, scan_layers: as in `distill`.
+      divergence, source, optimizer, remat, scan_layers, attention: as in `distill`.
       num_partitions, fully_sharded, devices: see `partitioning.make_partitioner`.
 
     Raises:
@@ -147,14 +149,14 @@ def dryrun(
     check_microbatches(batch_size, microbatches)
     divergence, source = find_divergence(divergence or "fkl"), find_source(source or "on_policy")
     check_shares(source, batch_size, microbatches)
-    trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
+    trained = job.as_trained(model, remat, scan_layers, attention)
     params, shardings = _placed(trained, partitioner)
     state, state_shardings = describe_state(params, shardings, optimizer, partitioner)
     parts = {"model": params}
     if target is not None:
         if target.vocab_size != model.vocab_size:
             raise UsageError(f"the model has {model.vocab_size} logits and the target {target.vocab_size}")
-        target = dataclasses.replace(target, scan_layers=scan_layers)
+        target = dataclasses.replace(target, scan_layers=scan_layers, attention=attention)
         parts["target"], _ = _placed(target, partitioner)
 
     def loss(model: Network) -> LossFn:

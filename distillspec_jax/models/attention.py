@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.models.cpu_forms import few_queries
 from distillspec_jax.models.dense import (
     TRANSPOSED,
@@ -29,8 +30,21 @@ from distillspec_jax.models.dense import (
 from distillspec_jax.models.rotary import Rotation, rotate
 from distillspec_jax.shapes import Array
 
+KERNELS = ("plain", "xla", "cudnn")
+"""Ways to attend over whole sequences: what stands here, or `jax.nn.dot_product_attention`'s implementations.
+
+cuDNN's keeps no scores in memory; it takes 16-bit activations on NVIDIA GPUs alone.
+"""
+FEW_QUERIES = 16
+"""At most so many queries are always attended the plain way: a decoding round's, against a cache."""
 MASKED = -1e10
 """Added to masked attention logits; finite, so that a row without any key stays finite too."""
+
+
+def check_kernel(name: str) -> None:
+    """Raises UsageError where there is no such way to attend."""
+    if name not in KERNELS:
+        raise UsageError(f"ATTENTION={name!r}: {nearest(name, KERNELS)}")
 
 
 def bias_of(mask_BQS: Array) -> Array:
@@ -178,6 +192,7 @@ class Attention(nn.Module):
       query_scale: what queries are multiplied by; None: their kernel was initialised to that.
       norm_epsilon: of a norm of each query's and key's head before it is rotated (Qwen3); None: no such norm.
       norms_around_zero: see `RMSNorm.around_zero`.
+      kernel: of `KERNELS`; all but the plain one know no dropout of attention's weights.
     """
 
     num_heads: int
@@ -193,6 +208,7 @@ class Attention(nn.Module):
     query_scale: float | None = None
     norm_epsilon: float | None = None
     norms_around_zero: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         group = self.num_heads // (self.num_kv_heads or self.num_heads)
@@ -257,6 +273,13 @@ class Attention(nn.Module):
     ) -> Array:
         """Queries over keys and values `[B, H, S, D]` to `[B, Q, M]`; softmax in float32."""
         b, h, q, d = q_BHQD.shape
+        if self.kernel != "plain" and q > FEW_QUERIES:
+            q_BQHD, k_BSHD, v_BSHD = (jnp.swapaxes(x, 1, 2) for x in (q_BHQD, *kv))
+            kernel: Any = self.kernel
+            out_BQHD = jax.nn.dot_product_attention(
+                q_BQHD, k_BSHD, v_BSHD, bias_BHQS, scale=1.0, implementation=kernel
+            )
+            return self.out(out_BQHD.reshape(b, q, h * d))
         # The queries of a group stand in line before the keys that they share.
         line = (b, kv[0].shape[1], -1, d)
         if self.form in TRANSPOSED:

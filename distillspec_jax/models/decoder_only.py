@@ -106,6 +106,7 @@ class DecoderLayer(nn.Module):
 
     config: DecoderOnlyConfig
     form: Form = "canonical"
+    kernel: str = "plain"
 
     def setup(self) -> None:
         config, form, dtype = self.config, self.form, jnp.dtype(self.config.dtype)
@@ -124,6 +125,7 @@ class DecoderLayer(nn.Module):
             query_scale=(config.query_scalar or config.head_dim) ** -0.5,
             norm_epsilon=config.norm_epsilon if config.qk_norm else None,
             norms_around_zero=config.norms_around_zero,
+            kernel=self.kernel,
         )
         self.pre_mlp_layer_norm = _norm(config)
         self.mlp = MlpBlock(
@@ -174,11 +176,12 @@ class Decoder(nn.Module):
     form: Form = "canonical"
     remat: str = "none"
     scan_layers: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         config = self.config
         layer = rematerialised(DecoderLayer, self.remat, deterministic=3)
-        self.layers = [layer(config, self.form) for _ in range(config.num_layers)]
+        self.layers = [layer(config, self.form, self.kernel) for _ in range(config.num_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = shared_dropout(config.dropout_rate)
         if config.embedding_rank:
@@ -213,7 +216,7 @@ class Decoder(nn.Module):
         """The stack's output, which `features` reads, and every layer's keys and values."""
         views = self._views(mask_BTT, position_BT, position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
-        layer = functools.partial(DecoderLayer, self.config, self.form)
+        layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         return through(self, layer, x, each=views, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
@@ -244,6 +247,7 @@ class Transformer(nn.Module):
     form: Form = "canonical"
     remat: str = "none"
     scan_layers: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         config = self.config
@@ -254,7 +258,7 @@ class Transformer(nn.Module):
             self.position_embedder = Embed(
                 config.max_positions, config.emb_dim, "positions", _EMBEDDING_SPREAD
             )
-        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers)
+        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers, self.kernel)
 
     def _embed(self, tokens: Array, position: Array) -> Array:
         x = self.token_embedder(tokens)

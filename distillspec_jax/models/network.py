@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models.attention import check_kernel
 from distillspec_jax.models.interface import Batch, DecodeState, LanguageModelDefaults
 from distillspec_jax.models.prepared import form_of
 from distillspec_jax.models.rematerialisation import check_policy
@@ -25,8 +27,9 @@ class Network(LanguageModelDefaults):
       remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
       scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
       int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
-      transformer: the family's module, `transformer(config, form, remat, scan_layers)`, with methods
-        `hidden`, `readout` and `extend` (whose result is hidden, too).
+      attention: how whole sequences are attended, of `attention.KERNELS`; it changes rounding alone.
+      transformer: the family's module, `transformer(config, form, remat, scan_layers, attention)`, with
+        methods `hidden`, `readout` and `extend` (whose result is hidden, too).
       config_type: the class of `config`.
       depth_field: the field of `config` that counts the layers of the decoder.
       prompts_end_with_eos: whether published models of the family were trained on prompts with EOS.
@@ -36,6 +39,7 @@ class Network(LanguageModelDefaults):
     remat: str = "none"
     scan_layers: bool = False
     int8: bool = False
+    attention: str = "plain"
     transformer: ClassVar[Any]
     config_type: ClassVar[Any]
     depth_field: ClassVar[str]
@@ -43,10 +47,11 @@ class Network(LanguageModelDefaults):
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
+        check_kernel(self.attention)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
-        network = self.transformer(self.config, form_of(params), self.remat, self.scan_layers)
+        network = self.transformer(self.config, form_of(params), self.remat, self.scan_layers, self.attention)
         return network.apply({"params": params}, *args, **kwargs)
 
     @property
@@ -64,6 +69,18 @@ class Network(LanguageModelDefaults):
         """The factor of a tied embedding on its way to logits."""
         return 1.0
 
+    def check_dropout(self) -> None:
+        """Refuses dropout where attention would leave it out.
+
+        Raises:
+          UsageError: names the two settings.
+        """
+        if self.attention != "plain" and self.config.dropout_rate:
+            raise UsageError(
+                f"ATTENTION={self.attention!r} has no dropout of attention's weights: set DROPOUT_RATE=0 "
+                f"(it is {self.config.dropout_rate:g}), or ATTENTION='plain'"
+            )
+
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
         """See `LanguageModel.prefill`; every family has its own."""
         raise NotImplementedError
@@ -79,6 +96,8 @@ class Network(LanguageModelDefaults):
         return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        if dropout_key is not None:
+            self.check_dropout()
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         return self._apply(params, batch, deterministic=not rngs, rngs=rngs, method="hidden")
 

@@ -75,7 +75,11 @@ class Pretrained:
 
 
 def load(
-    name: str, step: int | None = None, partitioner: Partitioner | None = None, dtype: str | None = None
+    name: str,
+    step: int | None = None,
+    partitioner: Partitioner | None = None,
+    dtype: str | None = None,
+    attention: str = "plain",
 ) -> Pretrained:
     """Loads a checkpoint directory or a model of the zoo.
 
@@ -88,6 +92,7 @@ def load(
         accelerator. Logits, norms and sampling stay in float32. `int8` rounds the decoder's kernels to eight
         bits, in which a CPU reads them for few rows (`quantised.py`); activations stay as the card says, as
         they do, beside float32 parameters, by default.
+      attention: over whole sequences, prompts for one, see `attention.KERNELS`.
 
     Raises:
       UsageError: no such model, dtype or finished checkpoint, a configuration that no network can have or no
@@ -99,6 +104,7 @@ def load(
     if dtype not in (None, *DTYPES):
         raise UsageError(f"dtype: unknown {dtype!r}: {nearest(dtype, DTYPES)}")
     model = network(name, card, **({} if dtype in (None, INT8) else {"dtype": dtype}))
+    model = dataclasses.replace(model, attention=attention)
     registry.check_fits(model, name, 1 if partitioner is None else partitioner.mesh.size)
     shardings = None if partitioner is None else registry.shardings(model, partitioner)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)

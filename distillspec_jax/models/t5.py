@@ -36,9 +36,10 @@ from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.shapes import Array, Params
 
 
-def _attention(config: T5Config, form: Form = "canonical", fused: bool = False) -> Attention:
+def _attention(config: T5Config, kernel: str, form: Form = "canonical", fused: bool = False) -> Attention:
     sizes = (config.num_heads, config.head_dim, config.emb_dim)
-    return Attention(*sizes, config.dropout_rate, jnp.dtype(config.dtype), form, fused)
+    dtype = jnp.dtype(config.dtype)
+    return Attention(*sizes, config.dropout_rate, dtype, form, fused, kernel=kernel)
 
 
 def _mlp(config: T5Config, form: Form = "canonical") -> MlpBlock:
@@ -66,10 +67,11 @@ class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each on a normed copy of the residual stream."""
 
     config: T5Config
+    kernel: str = "plain"
 
     def setup(self) -> None:
         self.pre_attention_layer_norm = _norm(self.config)
-        self.attention = _attention(self.config)
+        self.attention = _attention(self.config, self.kernel)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config)
         self.dropout = shared_dropout(self.config.dropout_rate)
@@ -87,12 +89,13 @@ class DecoderLayer(nn.Module):
 
     config: T5Config
     form: Form = "canonical"
+    kernel: str = "plain"
 
     def setup(self) -> None:
         self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config, self.form, self.form != "canonical")
+        self.self_attention = _attention(self.config, self.kernel, self.form, self.form != "canonical")
         self.pre_cross_attention_layer_norm = _norm(self.config)
-        self.encoder_decoder_attention = _attention(self.config, self.form)
+        self.encoder_decoder_attention = _attention(self.config, self.kernel, self.form)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config, self.form)
         self.dropout = shared_dropout(self.config.dropout_rate)
@@ -139,11 +142,12 @@ class Encoder(nn.Module):
     config: T5Config
     remat: str = "none"
     scan_layers: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         self.relpos_bias = _relpos(self.config, bidirectional=True)
         layer = rematerialised(EncoderLayer, self.remat, deterministic=3)
-        self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
+        self.layers = [layer(self.config, self.kernel) for _ in range(self.config.num_encoder_layers)]
         self.encoder_norm = _norm(self.config)
         self.dropout = shared_dropout(self.config.dropout_rate)
 
@@ -151,7 +155,7 @@ class Encoder(nn.Module):
         position = jnp.arange(x_BTM.shape[1])
         bias = _bias(self.relpos_bias(position, position), mask_BTT)
         x = self.dropout(x_BTM, deterministic=deterministic)
-        layer = functools.partial(EncoderLayer, self.config)
+        layer = functools.partial(EncoderLayer, self.config, self.kernel)
         x, _ = through(self, layer, x, bias, deterministic=deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
@@ -163,12 +167,13 @@ class Decoder(nn.Module):
     form: Form = "canonical"
     remat: str = "none"
     scan_layers: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = _relpos(config, bidirectional=False)
         layer = rematerialised(DecoderLayer, self.remat, deterministic=5)
-        self.layers = [layer(config, self.form) for _ in range(config.num_decoder_layers)]
+        self.layers = [layer(config, self.form, self.kernel) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = shared_dropout(config.dropout_rate)
         if config.embedding_rank:
@@ -199,7 +204,7 @@ class Decoder(nn.Module):
         bias = _bias(self.relpos_bias(position, position), mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
-        layer = functools.partial(DecoderLayer, self.config, self.form)
+        layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         x, _ = through(self, layer, x, encoded_BSM, bias, cross_bias, deterministic=deterministic)
         return self._features(x, deterministic)
 
@@ -226,12 +231,13 @@ class Transformer(nn.Module):
     form: Form = "canonical"
     remat: str = "none"
     scan_layers: bool = False
+    kernel: str = "plain"
 
     def setup(self) -> None:
         config = self.config
         self.token_embedder = Embed(config.vocab_size, config.emb_dim, rank=config.embedding_rank)
-        self.encoder = Encoder(config, self.remat, self.scan_layers)
-        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers)
+        self.encoder = Encoder(config, self.remat, self.scan_layers, self.kernel)
+        self.decoder = Decoder(config, self.form, self.remat, self.scan_layers, self.kernel)
 
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder(tokens).astype(jnp.dtype(self.config.dtype))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import optax
@@ -32,6 +31,7 @@ def finetune(
     partitioner: Partitioner | None = None,
     remat: str = "none",
     scan_layers: bool = False,
+    attention: str = "plain",
     gin: str = "",
 ) -> Path:
     """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
@@ -46,7 +46,8 @@ def finetune(
       dropout_rate: in place of the model's own.
       z_loss: see `make_supervised_loss`.
       partitioner: where arrays live; all devices on the data axis by default.
-      remat, scan_layers: see `models.rematerialisation` and `models.layer_stack`.
+      remat, scan_layers, attention: see `models.rematerialisation`, `models.layer_stack` and
+        `models.attention.KERNELS`.
       gin: the bindings in force, for the card.
 
     Returns:
@@ -59,7 +60,7 @@ def finetune(
         initial = pretrained.read_card(initial_checkpoint_path)
         model = pretrained.network(initial_checkpoint_path, initial)
     model = job.with_dropout(model, dropout_rate)
-    trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers)
+    trained = job.as_trained(model, remat, scan_layers, attention)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     data = data.read_by(initial_checkpoint_path)
     card = job.describe_run(model, data, parents, gin)
@@ -67,6 +68,7 @@ def finetune(
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     params = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
+    counted = None if trained == model else make_supervised_loss(model, dropout=True, z_loss=z_loss)
     held_out = job.held_out_loss(
         make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner
     )
@@ -80,7 +82,7 @@ def finetune(
         loop,
         optimizer,
         partitioner,
-        counted_loss_fn=make_supervised_loss(model, dropout=True, z_loss=z_loss) if remat != "none" else None,
+        counted_loss_fn=counted,
         evaluate=held_out,
         verb="finetune",
     )

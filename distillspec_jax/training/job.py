@@ -215,6 +215,17 @@ def with_dropout(model: Network, rate: float | None) -> Network:
     return dataclasses.replace(model, config=config)
 
 
+def as_trained(model: Network, remat: str, scan_layers: bool, attention: str) -> Network:
+    """The network as a step computes it; see `Network`.
+
+    Raises:
+      UsageError: an unknown setting, or attention without the network's dropout.
+    """
+    trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers, attention=attention)
+    trained.check_dropout()
+    return trained
+
+
 def run(
     model_dir: str,
     card: ModelCard,

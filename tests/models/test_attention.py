@@ -1,12 +1,18 @@
 """Relative-position buckets against a hand-made table, the bias that is looked up by them, and dropout."""
 
+import dataclasses
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distillspec_jax.errors import UsageError
+from distillspec_jax.models import attention as attention_module
 from distillspec_jax.models.attention import Attention, relative_position_bucket
 from distillspec_jax.models.spread import spread
+from tests import tiny
 
 # T5's usual sizes. A decoder's 32 buckets: distances 0-15 by themselves, then
 # 16 + floor(16 * log(distance / 16) / log(128 / 16)), at most 31. Worked out by hand.
@@ -81,3 +87,39 @@ def test_what_rows_share_has_the_sum_of_their_gradients(backend, monkeypatch):
     weights_BXY = jax.random.normal(jax.random.key(0), (4, 2, 3))
     found_XY = jax.grad(lambda x_XY: jnp.sum(weights_BXY * spread(x_XY, 4) ** 2))(jnp.full((2, 3), 2.0))
     np.testing.assert_allclose(found_XY, 4.0 * weights_BXY.sum(0), rtol=1e-5)
+
+
+INPUTS, TARGETS = tiny.ragged(1, (4, 2, 5), 5), tiny.ragged(2, (3, 4, 2), 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"), [(tiny.T5_1_1, 5), (tiny.LLAMA, 2), (tiny.GEMMA, 3)], ids=["t5", "llama", "gemma3"]
+)
+def test_jax_attends_over_whole_sequences_as_we_do(model, layers, monkeypatch):
+    monkeypatch.setattr(attention_module, "FEW_QUERIES", 0)
+    batch, params = tiny.teacher_batch(INPUTS, TARGETS), tiny.params(model)
+
+    def loss(one):
+        def call(params):
+            logits_BTV = one.logits(params, batch)
+            return (jax.nn.log_softmax(logits_BTV) ** 2).mean(), logits_BTV
+
+        return jax.jit(jax.value_and_grad(call, has_aux=True))(params)
+
+    ((_, plain_BTV), gradient) = loss(model)
+    with mock.patch.object(jax.nn, "dot_product_attention", wraps=jax.nn.dot_product_attention) as called:
+        ((_, logits_BTV), again) = loss(dataclasses.replace(model, attention="xla"))
+    assert called.call_count == layers
+    np.testing.assert_allclose(logits_BTV, plain_BTV, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(again), strict=True):
+        assert np.linalg.norm(theirs - ours) <= 1e-4 * np.linalg.norm(ours)
+
+
+def test_dropout_of_weights_is_not_left_out_in_silence():
+    config = dataclasses.replace(tiny.T5_1_1.config, dropout_rate=0.1)
+    model = dataclasses.replace(tiny.T5_1_1, config=config, attention="xla")
+    batch = tiny.teacher_batch(INPUTS, TARGETS)
+    with pytest.raises(UsageError, match="set DROPOUT_RATE=0 "):
+        model.logits(tiny.params(tiny.T5_1_1), batch, dropout_key=jax.random.key(0))
+    with pytest.raises(UsageError, match="ATTENTION='flash': did you mean"):
+        dataclasses.replace(model, attention="flash")
