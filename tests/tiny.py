@@ -1,7 +1,7 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
-Two kinds of T5 (1.0 and 1.1) and three that are decoder-only, with everything that the family knows between
-them, and one of each family with a factorised embedding. Sizes differ from one another wherever the network
+Two kinds of T5 (1.0 and 1.1), a T5Gemma and three that are decoder-only, with everything that the family knows
+between them, and two with a factorised embedding. Sizes differ from one another wherever the network
 allows it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is
 left at one or zero.
 """
@@ -21,6 +21,7 @@ from distillspec_jax.models.interface import DecodeState
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.rotary import RopeScaling
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.models.t5gemma import T5Gemma, T5GemmaConfig
 from distillspec_jax.shapes import Array, Params
 
 VOCAB = 29
@@ -36,12 +37,11 @@ _SIZES: dict[str, Any] = {
     "num_encoder_layers": 1,
     "num_decoder_layers": 2,
     "mlp_dim": 20,
-    "relpos_buckets": 8,
-    "relpos_max_distance": 10,
 }
+_RELPOS = {"relpos_buckets": 8, "relpos_max_distance": 10}
 
-T5_1_1 = EncoderDecoder(T5Config(**_SIZES))
-T5_1_0 = EncoderDecoder(T5Config(**_SIZES, mlp_activations=("relu",), logits_via_embedding=True))
+T5_1_1 = EncoderDecoder(T5Config(**_SIZES, **_RELPOS))
+T5_1_0 = EncoderDecoder(T5Config(**_SIZES, **_RELPOS, mlp_activations=("relu",), logits_via_embedding=True))
 _LINE: dict[str, Any] = {
     **{name: _SIZES[name] for name in ("vocab_size", "emb_dim", "head_dim", "mlp_dim")},
     "num_layers": 2,
@@ -91,10 +91,28 @@ GEMMA = DecoderOnly(
         window_rope_theta=10.0,
     )
 )
+# Stacks of other sizes, two groups of two heads, caps that are felt; each stack has a layer with a window.
+T5GEMMA = T5Gemma(
+    T5GemmaConfig(
+        **{**_SIZES, "num_heads": 4, "num_encoder_layers": 2},
+        num_kv_heads=2,
+        encoder_emb_dim=12,
+        encoder_num_heads=2,
+        encoder_num_kv_heads=1,
+        encoder_head_dim=6,
+        encoder_mlp_dim=14,
+        query_scalar=5.0,
+        window=2,
+        attention_cap=3.0,
+        logits_cap=20.0,
+        max_positions=40,
+        rope_theta=100.0,
+    )
+)
 T5S = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
 WHOLE: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
 FACTORISED = {f"{name}_factorised": factorised.narrowed(WHOLE[name], 5) for name in ("t5_1_0", "llama")}
-MODELS: dict[str, Network] = {**WHOLE, **FACTORISED, "gemma3": GEMMA}
+MODELS: dict[str, Network] = {**WHOLE, **FACTORISED, "gemma3": GEMMA, "t5gemma": T5GEMMA}
 
 
 @functools.cache

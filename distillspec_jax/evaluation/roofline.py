@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.devices import Device
-from distillspec_jax.models import registry
+from distillspec_jax.models import layer_subset, registry
 from distillspec_jax.models.network import Network
-from distillspec_jax.models.t5 import EncoderDecoder
 
 _SUMS_A_LAYER = {True: 3, False: 2}
 """All-reduces: after attention, after cross-attention where there is one, after the feed-forward."""
@@ -120,7 +119,6 @@ class NetworkSizes:
         # Heads of queries may be more than those of keys.
         groups = model.config.num_heads / kept[0].shape[1]
         config: Any = model.config
-        crosses = isinstance(model, EncoderDecoder)
         logits = listed or config.vocab_size
         narrow = config.embedding_rank or config.emb_dim
         return cls(
@@ -129,9 +127,9 @@ class NetworkSizes:
             all=sum(size for _, size in leaves),
             cached=sum(math.prod(leaf.shape) for leaf in kept),
             attended=2.0 * groups * sum(math.prod(leaf.shape) for leaf in kept),
-            layers=config.num_decoder_layers if crosses else config.num_layers,
+            layers=layer_subset.num_layers(model),
             width=config.emb_dim,
-            crosses=crosses,
+            crosses="encoder" in shapes,
             logits=logits,
         )
 

@@ -25,7 +25,8 @@ ARCHITECTURES = {
 
 # transformers' activation <-> ours; its "gelu" is the exact one, which no network of these kinds uses.
 _ACTIVATIONS = {"silu": "silu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
-_NAMES = {"silu": "silu", "gelu": "gelu_new", "relu": "relu"}
+ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu_new", "relu": "relu"}
+"""Ours <-> transformers', as most networks of these kinds write it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
             head_dim=value.n_embd // max(value.n_head, 1),
             num_layers=value.n_layer,
             mlp_dim=4 * value.n_embd if value.n_inner is None else value.n_inner,
-            mlp_activations=(_activation(kind, "activation_function", value.activation_function),),
+            mlp_activations=(activation_of(kind, "activation_function", value.activation_function),),
             dropout_rate=value.resid_pdrop,
             logits_via_embedding=value.tie_word_embeddings,
             qkv_bias=True,
@@ -146,7 +147,7 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
             max_positions=value.n_positions,
         )
     if isinstance(value, Gemma3):
-        activation = _activation(kind, "hidden_activation", value.hidden_activation)
+        activation = activation_of(kind, "hidden_activation", value.hidden_activation)
         return hf_gemma3.read(value, activation, where)
     written = value.rope_parameters or value.rope_scaling or {}
     theta, scaling = hf_rope.read(kind, value.rope_theta, written, where)
@@ -162,7 +163,7 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
         head_dim=head_dim if value.head_dim is None else value.head_dim,
         num_layers=value.num_hidden_layers,
         mlp_dim=value.intermediate_size,
-        mlp_activations=(_activation(kind, "hidden_act", value.hidden_act), "linear"),
+        mlp_activations=(activation_of(kind, "hidden_act", value.hidden_act), "linear"),
         logits_via_embedding=value.tie_word_embeddings,
         qkv_bias=kind == "qwen2" or value.attention_bias,
         out_bias=kind in _BIASES and value.attention_bias,
@@ -189,7 +190,7 @@ def config_to_hf(config: DecoderOnlyConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.logits_via_embedding,
     }
-    activation = _NAMES[config.mlp_activations[0]]
+    activation = ACTIVATION_NAMES[config.mlp_activations[0]]
     if kind == "gpt2":
         return known | {
             "n_positions": config.max_positions,
@@ -232,9 +233,9 @@ def _kind(config: DecoderOnlyConfig) -> str:
     activation, *gate = config.mlp_activations
     biases = config.qkv_bias, config.out_bias, config.mlp_bias
     kind = config.norm, config.positions, gate
-    if hf_gemma3.is_one(config) and activation in _NAMES:
+    if hf_gemma3.is_one(config) and activation in ACTIVATION_NAMES:
         return hf_gemma3.KIND
-    llama = activation in _NAMES and kind == ("rms", "rotary", ["linear"])
+    llama = activation in ACTIVATION_NAMES and kind == ("rms", "rotary", ["linear"])
     if llama and config.window and not any(biases) and not config.qk_norm:
         return "mistral"
     if llama and not config.window:
@@ -246,7 +247,7 @@ def _kind(config: DecoderOnlyConfig) -> str:
             return "llama"
     square = config.num_heads * config.head_dim == config.emb_dim and config.num_kv_heads == config.num_heads
     plain = square and all(biases) and not config.window and not config.qk_norm
-    if activation in _NAMES and kind == ("layer", "learned", []) and plain:
+    if activation in ACTIVATION_NAMES and kind == ("layer", "learned", []) and plain:
         return "gpt2"
     raise UsageError(
         f"transformers has no name for a decoder-only network of norm {config.norm!r}, positions "
@@ -256,7 +257,12 @@ def _kind(config: DecoderOnlyConfig) -> str:
     )
 
 
-def _activation(kind: str, field: str, name: str) -> str:
+def activation_of(kind: str, field: str, name: str) -> str:
+    """An activation by our name.
+
+    Raises:
+      UsageError: transformers' name is none of those known.
+    """
     if name not in _ACTIVATIONS:
         raise UsageError(f"Hugging Face {kind}: unknown {field} {shown(name)}: {nearest(name, _ACTIVATIONS)}")
     return _ACTIVATIONS[name]

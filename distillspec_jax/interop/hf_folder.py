@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from distillspec_jax import files, schema
 from distillspec_jax.errors import UsageError, nearest, shown
-from distillspec_jax.interop import hf, hf_decoder, hf_decoder_config
+from distillspec_jax.interop import hf, hf_decoder, hf_decoder_config, hf_t5gemma, hf_t5gemma_config
 from distillspec_jax.interop.tensors import Tensors
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
@@ -28,13 +28,26 @@ MASK_FIELD = "pard_token"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 
-_KINDS = ("t5", *hf_decoder_config.ARCHITECTURES)
-"""Values of `model_type` that can be read."""
-
-
-_READERS: Mapping[str, Callable[..., Any]] = {"t5": hf.from_hf, "decoder_only": hf_decoder.from_hf}
-_WRITERS: Mapping[str, Callable[..., Any]] = {"t5": hf.to_hf, "decoder_only": hf_decoder.to_hf}
+_READERS: Mapping[str, Callable[..., Any]] = {
+    "t5": hf.from_hf,
+    "t5gemma": hf_t5gemma.from_hf,
+    "decoder_only": hf_decoder.from_hf,
+}
+_WRITERS: Mapping[str, Callable[..., Any]] = {
+    "t5": hf.to_hf,
+    "t5gemma": hf_t5gemma.to_hf,
+    "decoder_only": hf_decoder.to_hf,
+}
 """By family: tensors and config.json to sizes and parameters, and back."""
+
+_ENCODER_DECODERS: Mapping[str, Callable[..., Any]] = {
+    "t5": hf.config_from_hf,
+    "t5gemma": hf_t5gemma_config.config_from_hf,
+}
+"""By family, which is also the `model_type`: config.json to sizes."""
+
+_KINDS = (*_ENCODER_DECODERS, *hf_decoder_config.ARCHITECTURES)
+"""Values of `model_type` that can be read."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".ckpt")
 
@@ -88,12 +101,8 @@ def read(directory: str | Path) -> tuple[Network, Params]:
         configuration; names the file, and the tensors.
     """
     root = Path(directory)
-    config = read_json(root / CONFIG_FILE)
-    kind = str(config.get("model_type"))
-    if kind not in _KINDS:
-        raise UsageError(f"{root / CONFIG_FILE}: unknown model_type {shown(kind)}: {nearest(kind, _KINDS)}")
+    config, kind, where = _described(root / CONFIG_FILE)
     tensors, family = _weights(root), family_of(kind)
-    where = f"{root / CONFIG_FILE} is not the configuration of a {kind}"
     sizes, params = _READERS[family](tensors, config, where)
     return registry.FAMILIES[family](sizes), params
 
@@ -105,8 +114,37 @@ def mask_id(directory: str | Path) -> int | None:
 
 
 def family_of(kind: str) -> str:
-    """The family of a `model_type`; every one of transformers' but T5 is a decoder."""
-    return "t5" if kind == "t5" else "decoder_only"
+    """The family of a `model_type`."""
+    return kind if kind in _ENCODER_DECODERS else "decoder_only"
+
+
+def kind_of(family: str, config: Any) -> str:
+    """The `model_type` that a network is written as.
+
+    Raises:
+      UsageError: transformers has no name for it.
+    """
+    return family if family in _ENCODER_DECODERS else hf_decoder_config.config_to_hf(config)["model_type"]
+
+
+def read_config(directory: str | Path) -> tuple[str, Any]:
+    """The `model_type` of a folder, and the sizes of its network.
+
+    Raises:
+      UsageError: an unknown architecture, or a configuration that no network of ours can follow.
+    """
+    path = Path(directory) / CONFIG_FILE
+    config, kind, where = _described(path)
+    return kind, _ENCODER_DECODERS.get(kind, hf_decoder_config.config_from_hf)(config, where)
+
+
+def _described(path: Path) -> tuple[dict[str, Any], str, str]:
+    """The values of a config.json, its `model_type`, and what errors call it."""
+    config = read_json(path)
+    kind = str(config.get("model_type"))
+    if kind not in _KINDS:
+        raise UsageError(f"{path}: unknown model_type {shown(kind)}: {nearest(kind, _KINDS)}")
+    return config, kind, f"{path} is not the configuration of a {kind}"
 
 
 def _weights(root: Path) -> Tensors:

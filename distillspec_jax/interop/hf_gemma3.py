@@ -11,7 +11,8 @@ from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.schema import Number
 
 KIND = "gemma3_text"
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Layers that see all, and those that have a window."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,10 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
       UsageError: layers or positions that this network cannot follow.
     """
     ropes = value.rope_parameters or {}
-    theta, scaling = hf_rope.read(KIND, value.rope_theta, ropes.get(_FULL) or value.rope_scaling or {}, where)
-    local, stretched = hf_rope.read(KIND, value.rope_local_base_freq, ropes.get(_SLIDING) or {}, where)
+    theta, scaling = hf_rope.read(KIND, value.rope_theta, ropes.get(FULL) or value.rope_scaling or {}, where)
+    local, stretched = hf_rope.read(KIND, value.rope_local_base_freq, ropes.get(SLIDING) or {}, where)
     if stretched is not None:
-        raise UsageError(
-            f"Hugging Face {KIND}: positions of {_SLIDING!r} are scaled, only 'default' is known"
-        )
+        raise UsageError(f"Hugging Face {KIND}: positions of {SLIDING!r} are scaled, only 'default' is known")
     return DecoderOnlyConfig(
         vocab_size=value.vocab_size,
         emb_dim=value.hidden_size,
@@ -95,15 +94,14 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
 
 def write(config: DecoderOnlyConfig) -> dict[str, Any]:
     """Writes the fields that other decoders do not have, or have otherwise."""
-    activation = config.mlp_activations[0]
     return {
-        "hidden_activation": "gelu_pytorch_tanh" if activation == "gelu" else activation,
+        "hidden_activation": hidden_activation(config.mlp_activations[0]),
         "query_pre_attn_scalar": config.query_scalar or config.head_dim,
         "sliding_window": config.window,
-        "layer_types": _layer_types(config.num_layers, config.unwindowed_every),
+        "layer_types": layer_types(config.num_layers, config.unwindowed_every),
         "rope_parameters": {
-            _FULL: hf_rope.write(config.rope_theta, config.rope_scaling),
-            _SLIDING: hf_rope.write(config.window_rope_theta or config.rope_theta, None),
+            FULL: hf_rope.write(config.rope_theta, config.rope_scaling),
+            SLIDING: hf_rope.write(config.window_rope_theta or config.rope_theta, None),
         },
     }
 
@@ -133,15 +131,21 @@ def _every(value: Gemma3) -> int:
     """So many layers in turn end with one that sees all."""
     if value.layer_types is None:
         return value.sliding_window_pattern
-    full = [i for i, name in enumerate(value.layer_types, 1) if name == _FULL]
+    full = [i for i, name in enumerate(value.layer_types, 1) if name == FULL]
     every = full[0] if full else len(value.layer_types) + 1
-    if value.layer_types != _layer_types(value.num_hidden_layers, every):
+    if value.layer_types != layer_types(value.num_hidden_layers, every):
         raise UsageError(
-            f"Hugging Face {KIND}: layer_types is not {_FULL!r} in each so many-th of its "
-            f"{value.num_hidden_layers} layers and {_SLIDING!r} in the others, which is all that is known"
+            f"Hugging Face {KIND}: layer_types is not {FULL!r} in each so many-th of its "
+            f"{value.num_hidden_layers} layers and {SLIDING!r} in the others, which is all that is known"
         )
     return every
 
 
-def _layer_types(layers: int, every: int) -> list[str]:
-    return [_SLIDING if i % every else _FULL for i in range(1, layers + 1)]
+def layer_types(layers: int, every: int) -> list[str]:
+    """Names of a stack's layers, of which each so many-th sees all; 0: none."""
+    return [FULL if every and i % every == 0 else SLIDING for i in range(1, layers + 1)]
+
+
+def hidden_activation(activation: str) -> str:
+    """An activation of ours by the name that Gemma's configurations have for it."""
+    return "gelu_pytorch_tanh" if activation == "gelu" else activation

@@ -49,7 +49,8 @@ def text(model: Pretrained, num_parameters: int) -> str:
         "",
     ]
     _, config = registry.describe(model.model)
-    if (layers := config.get("num_decoder_layers")) != config.get("num_encoder_layers"):
+    layers = config.get("num_decoder_layers")
+    if card.family == "t5" and layers != config["num_encoder_layers"]:
         lines += [
             "transformers sizes the decoder's cache by the encoder's layers, of which there are not as many: "
             f"before `generate`, set `model.config.num_layers = {layers}`.",

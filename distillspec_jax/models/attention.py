@@ -9,7 +9,7 @@ Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,7 @@ from distillspec_jax.models.dense import (
     logical,
 )
 from distillspec_jax.models.rotary import Rotation, rotate
+from distillspec_jax.models.soft_cap import soft_capped
 from distillspec_jax.shapes import Array
 
 KERNELS = ("plain", "xla", "cudnn")
@@ -41,10 +42,29 @@ MASKED = -1e10
 """Added to masked attention logits; finite, so that a row without any key stays finite too."""
 
 
-def check_kernel(name: str) -> None:
-    """Raises UsageError where there is no such way to attend."""
+class View(NamedTuple):
+    """Tells what a layer's tokens see of each other, and the angles that queries and keys are turned by."""
+
+    bias: Array
+    rotation: Rotation | None
+
+
+def check_kernel(name: str, softcap: float = 0.0) -> None:
+    """Refuses a way to attend.
+
+    Args:
+      softcap: see `Attention`; the plain way alone knows one.
+
+    Raises:
+      UsageError: there is no such way, or it would leave the cap out.
+    """
     if name not in KERNELS:
         raise UsageError(f"ATTENTION={name!r}: {nearest(name, KERNELS)}")
+    if name != "plain" and softcap:
+        raise UsageError(
+            f"ATTENTION={name!r} does not cap attention's scores, as this network does (at {softcap:g}): "
+            "set ATTENTION='plain'"
+        )
 
 
 def bias_of(mask_BQS: Array) -> Array:
@@ -192,6 +212,7 @@ class Attention(nn.Module):
       query_scale: what queries are multiplied by; None: their kernel was initialised to that.
       norm_epsilon: of a norm of each query's and key's head before it is rotated (Qwen3); None: no such norm.
       norms_around_zero: see `RMSNorm.around_zero`.
+      softcap: of scores, before masks and biases, see `soft_cap.py`; 0: none.
       kernel: of `KERNELS`; all but the plain one know no dropout of attention's weights.
     """
 
@@ -208,6 +229,7 @@ class Attention(nn.Module):
     query_scale: float | None = None
     norm_epsilon: float | None = None
     norms_around_zero: bool = False
+    softcap: float = 0.0
     kernel: str = "plain"
 
     def setup(self) -> None:
@@ -238,8 +260,9 @@ class Attention(nn.Module):
         return jnp.swapaxes(x_BTE.reshape(b, t, -1, self.head_dim), 1, 2)
 
     def queries(self, x_BTM: Array) -> Array:
-        """Queries `[B, H, T, D]` of a sequence."""
-        return self._heads(self.query(x_BTM))
+        """Queries `[B, H, T, D]` of a sequence, to attend to another one."""
+        query = self._heads(self.query(x_BTM))
+        return query * self.query_scale if self.query_scale else query
 
     def keys_values(self, x_BTM: Array) -> tuple[Array, Array]:
         """Keys and values `[B, H, T, D]` of a sequence."""
@@ -259,7 +282,7 @@ class Attention(nn.Module):
             b, _, t, d = key.shape
             query = jnp.stack(queries, axis=2).reshape(b, self.num_heads, t, d)
         else:
-            query, (key, value) = self.queries(x_BTM), self.keys_values(x_BTM)
+            query, (key, value) = self._heads(self.query(x_BTM)), self.keys_values(x_BTM)
         if self.norm_epsilon is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if self.query_scale:
@@ -286,7 +309,7 @@ class Attention(nn.Module):
             scores = few_queries(q_BHQD.reshape(line), kv[0])
         else:
             scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])
-        scores = scores.reshape(b, h, q, -1).astype(jnp.float32) + bias_BHQS
+        scores = soft_capped(scores.reshape(b, h, q, -1).astype(jnp.float32), self.softcap) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         weights = weights.reshape(*line[:3], scores.shape[-1])

@@ -22,6 +22,7 @@ from distillspec_jax.models.attention import (
     LayerNorm,
     MlpBlock,
     RMSNorm,
+    View,
     bias_of,
     shared_dropout,
 )
@@ -92,13 +93,6 @@ def line(batch: Batch) -> Line:
         visible_BXX = tailed.after(place_BS, shift_BT).visible()
     visible_BXX &= own_BX[:, :, None] == own_BX[:, None]
     return Line(jnp.concatenate([inputs_BS, outputs_BT], axis=1), position_BX, visible_BXX)
-
-
-class View(NamedTuple):
-    """Tells what a layer's tokens see of each other, and the angles that queries and keys are turned by."""
-
-    bias: Array
-    rotation: Rotation | None
 
 
 class DecoderLayer(nn.Module):

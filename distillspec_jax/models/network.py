@@ -47,7 +47,7 @@ class Network(LanguageModelDefaults):
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
-        check_kernel(self.attention)
+        check_kernel(self.attention, self.attention_cap)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The network with parameters in their canonical or their prepared form."""
@@ -68,6 +68,16 @@ class Network(LanguageModelDefaults):
     def logits_scale(self) -> float:
         """The factor of a tied embedding on its way to logits."""
         return 1.0
+
+    @property
+    def logits_cap(self) -> float:
+        """Soft cap of the logits, see `soft_cap.py`; 0: none."""
+        return 0.0
+
+    @property
+    def attention_cap(self) -> float:
+        """Likewise of attention's scores, which no kernel of `jax.nn.dot_product_attention` has."""
+        return 0.0
 
     def check_dropout(self) -> None:
         """Refuses dropout where attention would leave it out.

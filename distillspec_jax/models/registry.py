@@ -15,12 +15,14 @@ from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.t5gemma import T5Gemma
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 FAMILIES: dict[str, type[Network]] = {
     "decoder_only": DecoderOnly,
     "t5": EncoderDecoder,
+    "t5gemma": T5Gemma,
 }
 """Every family by its name in `model.json`; a new one is a module and a line here."""
 

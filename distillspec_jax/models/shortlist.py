@@ -19,6 +19,7 @@ from distillspec_jax.models.dense import Dense
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import form_of
+from distillspec_jax.models.soft_cap import soft_capped
 from distillspec_jax.shapes import Array, Params
 
 _KEY = "shortlist"
@@ -79,7 +80,7 @@ class Shortlisted:
         params = self.prepare(params)
         project = Dense(len(self.ids), ("embed", "vocab"), form=form_of(params))
         logits_BTS: Any = project.apply({"params": params[_KEY]}, hidden_BTM)
-        return logits_BTS
+        return soft_capped(logits_BTS, self.network.logits_cap)
 
     def spread(self, log_BTS: Array) -> Array:
         """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list.

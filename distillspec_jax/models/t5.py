@@ -24,9 +24,9 @@ from distillspec_jax.models.attention import (
 )
 from distillspec_jax.models.dense import Dense, Form
 from distillspec_jax.models.embedding import Embed
+from distillspec_jax.models.encoder_decoder import first_state, sight, sight_of_inputs
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
-from distillspec_jax.models.mask_tails import places
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
 from distillspec_jax.models.projection import project
@@ -242,13 +242,6 @@ class Transformer(nn.Module):
     def _embed(self, tokens: Array) -> Array:
         return self.token_embedder(tokens).astype(jnp.dtype(self.config.dtype))
 
-    def encode(self, tokens_BT: Array, segments_BT: Array | None, deterministic: bool) -> Array:
-        real = tokens_BT > 0
-        mask = real[:, :, None] & real[:, None, :]
-        if segments_BT is not None:
-            mask &= segments_BT[:, :, None] == segments_BT[:, None, :]
-        return self.encoder(self._embed(tokens_BT), mask, deterministic)
-
     def __call__(self, batch: Batch, deterministic: bool = True) -> Array:
         return self.readout(self.hidden(batch, deterministic))
 
@@ -256,25 +249,14 @@ class Transformer(nn.Module):
         return self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
 
     def hidden(self, batch: Batch, deterministic: bool) -> Array:
-        inputs_BS = batch["encoder_input_tokens"]
-        outputs_BT = batch["decoder_input_tokens"]
-        segments = batch.get("encoder_segment_ids")
-        encoded = self.encode(inputs_BS, segments, deterministic)
-        t = outputs_BT.shape[1]
-        tailed, position = places(batch), jnp.arange(t)
-        mask = jnp.tril(jnp.ones((t, t), bool))[None]
-        if tailed is not None:
-            mask, position = tailed.visible(), tailed.position
-        cross_mask = jnp.broadcast_to((inputs_BS > 0)[:, None, :], (len(inputs_BS), t, inputs_BS.shape[1]))
-        if segments is not None:
-            own = batch["decoder_segment_ids"]
-            mask = mask & (own[:, :, None] == own[:, None, :])
-            cross_mask = cross_mask & (own[:, :, None] == segments[:, None, :])
-        return self.decoder(self._embed(outputs_BT), encoded, position, mask, cross_mask, deterministic)
+        seen = sight(batch)
+        encoded = self.encoder(self._embed(batch["encoder_input_tokens"]), seen.inputs_BSS, deterministic)
+        outputs = self._embed(batch["decoder_input_tokens"])
+        return self.decoder(outputs, encoded, seen.position, seen.targets_BTT, seen.across_BTS, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
         """Cross-attention keys and values of every decoder layer."""
-        return self.decoder.cross(self.encode(tokens_BS, None, True))
+        return self.decoder.cross(self.encoder(self._embed(tokens_BS), sight_of_inputs(tokens_BS), True))
 
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
         return self.decoder.extend(self._embed(tokens_BK), state)
@@ -301,16 +283,8 @@ class EncoderDecoder(Network):
         return prepared(params, rows, head_dim=head_dim, logits_scale=scale, int8=self.int8)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
-        config, b = self.config, prompt_BT.shape[0]
         cross = self._apply(params, prompt_BT, method="cross")
-        shape = (b, config.num_heads, max_length, config.head_dim)
-        empty = jnp.zeros(shape, jnp.dtype(config.dtype))
-        state = DecodeState(
-            length_B=jnp.zeros(b, jnp.int32),
-            cache=[(empty, empty)] * config.num_decoder_layers,
-            context={"cross": cross, "mask_BS": prompt_BT > 0},
-        )
-        return state, jnp.full(b, config.decoder_start_id, jnp.int32)
+        return first_state(cross, prompt_BT, max_length, self.config.decoder_start_id)
 
 
 def init_params(model: EncoderDecoder, key: Array) -> Params:

@@ -125,10 +125,10 @@ def check(engine: Engine, deployment: Deployment, others: Sequence[Engine]) -> N
     for model in (target, draft):
         if model.family not in engine.families:
             able = [other.name for other in others if model.family in other.families]
-            instead = "".join(f"--engine={name} does, and so does " for name in able[:1])
+            instead = f"--engine={able[0]} does, and so does" if able else "no engine here does, only"
             raise UsageError(
                 f"{model.name} is a {model.family}, which {engine.name} {engine.version} does not draft for: "
-                f"{instead}`distillspec generate`"
+                f"{instead} `distillspec generate`"
             )
         if model.tokenizer is None:
             raise UsageError(

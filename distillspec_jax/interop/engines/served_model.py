@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from distillspec_jax import checkpoint, outputs
-from distillspec_jax.errors import UsageError, nearest, shown
-from distillspec_jax.interop import (
-    gguf_decoder,
-    gguf_tokenizer,
-    hf,
-    hf_decoder_config,
-    hf_folder,
-    hf_tokenizer,
-)
+from distillspec_jax.errors import UsageError
+from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.models.t5_config import T5Config
+from distillspec_jax.models.t5gemma_config import T5GemmaConfig
 
 FORMS = ("checkpoint", "hf", "gguf")
 
@@ -43,7 +38,7 @@ class ServedModel:
     name: str
     form: str
     family: str
-    config: DecoderOnlyConfig | T5Config
+    config: DecoderOnlyConfig | T5Config | T5GemmaConfig
     tokenizer: bytes | None = dataclasses.field(repr=False, default=None)
     eos_ids: tuple[int, ...] = ()
     prefix: str = ""
@@ -59,7 +54,7 @@ class ServedModel:
     @property
     def positions(self) -> int | None:
         """The longest sequence that it was made for; None where positions are relative."""
-        return self.config.max_positions if isinstance(self.config, DecoderOnlyConfig) else None
+        return None if isinstance(self.config, T5Config) else self.config.max_positions
 
 
 def read(name: str) -> ServedModel:
@@ -85,7 +80,7 @@ def _from_checkpoint(name: str) -> ServedModel:
     return ServedModel(
         name,
         "checkpoint",
-        "t5" if isinstance(config, T5Config) else _family(name, config),
+        _family(name, card.family, config),
         config,
         checkpoint.read_tokenizer(pretrained.resolve(model)),
         tuple(card.eos_ids),
@@ -96,31 +91,23 @@ def _from_checkpoint(name: str) -> ServedModel:
     )
 
 
-def _family(name: str, config: DecoderOnlyConfig) -> str:
+def _family(name: str, family: str, config: Any) -> str:
     try:
         # A factorised embedding is multiplied out when it is written.
-        return str(
-            hf_decoder_config.config_to_hf(dataclasses.replace(config, embedding_rank=0))["model_type"]
-        )
+        return hf_folder.kind_of(family, dataclasses.replace(config, embedding_rank=0))
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
 
 def _from_hf(name: str) -> ServedModel:
     outputs.reads(name)
-    where = Path(name) / hf_folder.CONFIG_FILE
-    config = hf_folder.read_json(where)
-    kind = str(config.get("model_type"))
-    known = ("t5", *hf_decoder_config.ARCHITECTURES)
-    if kind not in known:
-        raise UsageError(f"{where}: unknown model_type {shown(kind)}: {nearest(kind, known)}")
-    read_config = hf.config_from_hf if kind == "t5" else hf_decoder_config.config_from_hf
+    kind, config = hf_folder.read_config(name)
     tokenizer = hf_tokenizer.find(name, sentencepiece_first=kind == "t5")
     return ServedModel(
         name,
         "hf",
         kind,
-        read_config(config, f"{where} is not the configuration of a {kind}"),
+        config,
         None if tokenizer is None else tokenizer.read_bytes(),
         hf_tokenizer.eos_ids(name),
         mask_id=hf_folder.mask_id(name),
