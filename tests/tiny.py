@@ -1,7 +1,7 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
-Two kinds of T5 (1.0 and 1.1), a T5Gemma and three that are decoder-only, with everything that the family knows
-between them, and two with a factorised embedding. Sizes differ from one another wherever the network
+Two kinds of T5 (1.0 and 1.1), a T5Gemma and three that are decoder-only, with everything that the family
+knows between them, and two with a factorised embedding. Sizes differ from one another wherever the network
 allows it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is
 left at one or zero.
 """
@@ -91,20 +91,20 @@ GEMMA = DecoderOnly(
         window_rope_theta=10.0,
     )
 )
-# Stacks of other sizes, two groups of two heads, caps that are felt; each stack has a layer with a window.
+# Stacks of other sizes, two groups of two heads, caps that are felt.
 T5GEMMA = T5Gemma(
     T5GemmaConfig(
-        **{**_SIZES, "num_heads": 4, "num_encoder_layers": 2},
+        **{**_SIZES, "num_heads": 4},
         num_kv_heads=2,
         encoder_emb_dim=12,
         encoder_num_heads=2,
         encoder_num_kv_heads=1,
         encoder_head_dim=6,
         encoder_mlp_dim=14,
-        query_scalar=5.0,
+        query_scalar=12.0,
         window=2,
-        attention_cap=3.0,
-        logits_cap=20.0,
+        attention_cap=2.0,
+        logits_cap=10.0,
         max_positions=40,
         rope_theta=100.0,
     )

@@ -20,8 +20,8 @@ into a Hugging Face folder, which transformers loads, or a GGUF file, which llam
   distillspec convert --to=hf --input=DIR --output=FOLDER
   distillspec convert --to=gguf --type=q8_0 --input=DIR --output=FILE.gguf
 
-Hugging Face: T5, Llama, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2. GGUF: Llama, Qwen2, Qwen3, Gemma 3, read in
-any quantisation.
+Hugging Face: T5, T5Gemma, Llama, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2. GGUF: Llama, Qwen2, Qwen3, Gemma 3,
+read in any quantisation.
 
 Without a tokenizer the weights are converted all the same, but the model cannot read text: give
 --tokenizer=FILE. The ids that end a text come from the input's files, or from --eos_ids.

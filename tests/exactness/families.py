@@ -19,6 +19,7 @@ from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
+from distillspec_jax.models.t5gemma import T5Gemma, T5GemmaConfig
 from distillspec_jax.shapes import Array, Params
 from tests import tiny
 from tests.decoding.prefix_model import PrefixModel
@@ -122,6 +123,32 @@ def t5_family() -> Family:
     return Family("t5", target, draft, PairParams(sharpened(target, 1), sharpened(draft, 2)), _by_features)
 
 
+def t5gemma_family() -> Family:
+    def model(vocab_size: int, layers: int) -> T5Gemma:
+        return T5Gemma(
+            T5GemmaConfig(
+                vocab_size=vocab_size,
+                emb_dim=6,
+                num_heads=2,
+                num_kv_heads=1,
+                head_dim=4,
+                num_encoder_layers=1,
+                num_decoder_layers=layers,
+                mlp_dim=6,
+                encoder_emb_dim=4,
+                window=2,
+                attention_cap=2.0,
+                logits_cap=4.0,
+                rope_theta=10.0,
+            )
+        )
+
+    target, draft = model(8, 2), model(7, 1)
+    return Family(
+        "t5gemma", target, draft, PairParams(tiny.params(target, 1), tiny.params(draft, 2)), _by_features
+    )
+
+
 def decoder_only_family(name: str = "decoder_only", **more: Any) -> Family:
     """A pair of Llamas; `more`: other fields of both."""
 
@@ -183,6 +210,7 @@ GEMMA3: dict[str, Any] = {
 VARIANTS: dict[str, Callable[[], Family]] = {
     "shortlisted": shortlisted_family,
     "gemma3": lambda: decoder_only_family("gemma3", **GEMMA3),
+    "t5gemma": t5gemma_family,
 }
 """Other drafts and networks of a family; one point of the grid each."""
 

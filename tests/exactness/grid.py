@@ -79,17 +79,21 @@ EVERY_DAY = {
     *(("prefix", 3, name) for name, rule in rules.RULES.items() if rule.exact and name != "token"),
     ("prefix", 3, ONE_PASS),
     ("prefix", 2, HYBRID),  # the rule of candidates with every kind of drafter
-    *((name, 2, "token") for name in FAMILIES if name != "prefix"),
+    *((name, 2, "token") for name in (*FAMILIES, *VARIANTS) if name not in ("prefix", "t5gemma")),
 }
 """What runs by default; the rest by `make test-exact`."""
 
-GRID = [
-    pytest.param(name, size, rule, marks=() if (name, size, rule) in EVERY_DAY else pytest.mark.slow)
-    for name in FAMILIES
-    for size in BLOCK_SIZES
-    for rule in RULES
-    if size or rule == "token"
-] + [pytest.param(name, 2, "token") for name in VARIANTS]
+POINTS = [
+    *(
+        (name, size, rule)
+        for name in FAMILIES
+        for size in BLOCK_SIZES
+        for rule in RULES
+        if size or rule == "token"
+    ),
+    *((name, 2, "token") for name in VARIANTS),
+]
+GRID = [pytest.param(*point, marks=() if point in EVERY_DAY else pytest.mark.slow) for point in POINTS]
 SPECULATIVE_GRID = [point for point in GRID if point.values[1]]
 TOKEN_BY_TOKEN = [point for point in SPECULATIVE_GRID if point.values[2] in ("token", "one candidate")]
 """Rules that accept each draft with probability sum_v min(p, q), whatever comes after it."""

@@ -18,7 +18,7 @@ from distillspec_jax.cli import main as console
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation.text_generator import TextGenerator
 from distillspec_jax.interop import convert, hf_decoder, hf_folder, hf_tokenizer
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 from tests import tiny
@@ -31,7 +31,7 @@ def equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama"])
+@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama", "t5gemma"])
 def model(request):
     return tiny.MODELS[request.param]
 
@@ -47,9 +47,7 @@ def test_a_round_trip_through_directories_is_bit_equal(model, folder, tmp_path, 
     assert console.main(["convert", "--from=hf", f"--input={folder}", f"--output={tmp_path}/ours"]) == 0
     captured = capsys.readouterr()
     count = checkpoint.count_parameters(tiny.params(model))
-    assert captured.out.startswith(
-        f"{tmp_path}/ours: {'t5' if model in tiny.T5S.values() else 'decoder_only'}, "
-    )
+    assert captured.out.startswith(f"{tmp_path}/ours: {registry.family_of(model)}, ")
     assert f"{count:,} parameters" in captured.out
     assert "no tokenizer" in captured.err
     loaded = pretrained.load(f"{tmp_path}/ours")

@@ -10,9 +10,11 @@ import pytest
 from distillspec_jax.checkpoint import ModelCard, write_card
 from distillspec_jax.cli import deploy
 from distillspec_jax.cli import main as console
+from distillspec_jax.interop import hf_t5gemma_config
 from distillspec_jax.interop.engines import registry
 from distillspec_jax.models import registry as networks
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
+from tests import tiny
 from tests.data.hub import EOS, byte_level
 from tests.interop import tiny_gguf
 
@@ -193,6 +195,19 @@ def test_a_pair_that_an_engine_would_refuse_or_corrupt_is_one_line(deployed, nam
     status, error = deployed(engine, **changed)
     assert (status, error.count("\n")) == (2, 1)
     assert said in error
+
+
+def test_a_t5gemma_is_for_no_engine_in_either_form(deployed, tmp_path):
+    (tmp_path / "ours").mkdir()
+    write_card(tmp_path / "ours", ModelCard(*networks.describe(tiny.T5GEMMA)), byte_level())
+    (tmp_path / "theirs").mkdir()
+    told = hf_t5gemma_config.config_to_hf(tiny.T5GEMMA.config)
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(told))
+    for engine, form in (("transformers", "ours"), ("vllm", "theirs")):
+        status, error = deployed(engine, f"--target={form}")
+        assert status == 2
+        assert f"{form} is a t5gemma, which {engine} " in error
+        assert "does not draft for: no engine here does, only `distillspec generate`" in error
 
 
 @pytest.mark.parametrize(

@@ -115,11 +115,13 @@ def test_jax_attends_over_whole_sequences_as_we_do(model, layers, monkeypatch):
         assert np.linalg.norm(theirs - ours) <= 1e-4 * np.linalg.norm(ours)
 
 
-def test_dropout_of_weights_is_not_left_out_in_silence():
+def test_dropout_of_weights_and_caps_are_not_left_out_in_silence():
     config = dataclasses.replace(tiny.T5_1_1.config, dropout_rate=0.1)
     model = dataclasses.replace(tiny.T5_1_1, config=config, attention="xla")
     batch = tiny.teacher_batch(INPUTS, TARGETS)
     with pytest.raises(UsageError, match="set DROPOUT_RATE=0 "):
         model.logits(tiny.params(tiny.T5_1_1), batch, dropout_key=jax.random.key(0))
+    with pytest.raises(UsageError, match=r"ATTENTION='xla' does not cap attention's scores, .* \(at 2\)"):
+        dataclasses.replace(tiny.T5GEMMA, attention="xla")
     with pytest.raises(UsageError, match="ATTENTION='flash': did you mean"):
         dataclasses.replace(model, attention="flash")

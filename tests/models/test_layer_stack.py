@@ -41,8 +41,12 @@ def test_value_gradient_and_parameters_are_the_same(model, remat):
 
 @pytest.mark.parametrize(
     ("model", "layers"),
-    [(tiny.T5_1_1, "num_decoder_layers"), (tiny.LLAMA, "num_layers")],
-    ids=["t5", "llama"],
+    [
+        (tiny.T5_1_1, "num_decoder_layers"),
+        (tiny.LLAMA, "num_layers"),
+        (tiny.T5GEMMA, "num_decoder_layers"),
+    ],
+    ids=["t5", "llama", "t5gemma"],
 )
 def test_the_program_does_not_grow_with_the_layers(model, layers):
     def products(scan_layers, count):

@@ -46,6 +46,14 @@ def test_the_gradient_is_the_same_and_layers_are_computed_again(plain, policy):
     assert (0 < again < 3 * 6) if policy == "minimal" else again >= 3 * 6
 
 
+@pytest.mark.parametrize("model", [tiny.LLAMA, tiny.T5GEMMA], ids=["llama", "t5gemma"])
+def test_other_families_layers_are_computed_again_with_their_dropout(model):
+    config = dataclasses.replace(model.config, dropout_rate=0.1)
+    kept, again = (dataclasses.replace(model, config=config, remat=remat) for remat in ("none", "full"))
+    programs = [jax.make_jaxpr(jax.grad(loss(one)))(tiny.params(model)) for one in (kept, again)]
+    assert count(programs[1], "dot_general") > count(programs[0], "dot_general")
+
+
 def test_an_unknown_policy_names_the_nearest():
     with pytest.raises(UsageError, match=r"REMAT='fill': did you mean 'full'\?"):
         dataclasses.replace(MODEL, remat="fill")
