@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax import model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.examples import Example
 from distillspec_jax.data.target_set import TargetSet
 from distillspec_jax.evaluation import prompts
 from distillspec_jax.evaluation.held_out import reference_loss
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
@@ -42,7 +42,7 @@ def root(tmp_path_factory) -> Path:
     """The whole recipe, in its own order, by commands and gin files."""
     root = tmp_path_factory.mktemp("smollm2")
     family, config = registry.describe(MODEL)
-    card = ModelCard(family, config, checkpoint.fingerprint(byte_level()), **CONVENTIONS)
+    card = ModelCard(family, config, model_card.fingerprint(byte_level()), **CONVENTIONS)
     params = jax.tree.map(jnp.copy, tiny.params(MODEL, seed=3))
     kernel = np.zeros((8, EOS + 1), np.float32)
     kernel[:, SPOKEN] = np.random.default_rng(5).normal(0.0, 2.0, (8, len(SPOKEN)))
@@ -80,9 +80,9 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("run", ["draft", "distilled", "next_token", "listed"])
 def test_every_draft_keeps_the_targets_tokenizer_and_conventions(root, run):
-    card = checkpoint.read_card(root / run)
+    card = model_card.read_card(root / run)
     assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
-    assert checkpoint.read_tokenizer(root / run) == byte_level()
+    assert model_card.read_tokenizer(root / run) == byte_level()
 
 
 def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_ends_them(root):

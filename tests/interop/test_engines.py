@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from distillspec_jax.checkpoint import ModelCard, write_card
 from distillspec_jax.cli import deploy
 from distillspec_jax.cli import main as console
 from distillspec_jax.interop.engines import registry
+from distillspec_jax.model_card import ModelCard, write_card
 from distillspec_jax.models import registry as networks
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from tests.data.hub import EOS, byte_level

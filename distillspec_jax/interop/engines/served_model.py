@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from distillspec_jax import checkpoint, outputs
+from distillspec_jax import model_card, outputs
 from distillspec_jax.errors import UsageError, nearest, shown
 from distillspec_jax.interop import (
     gguf_decoder,
@@ -71,7 +71,7 @@ def read(name: str) -> ServedModel:
     path = Path(name)
     if path.is_file() or name.endswith(".gguf"):
         return _from_gguf(name)
-    if (path / hf_folder.CONFIG_FILE).is_file() and not (path / checkpoint.MODEL_FILE).is_file():
+    if (path / hf_folder.CONFIG_FILE).is_file() and not (path / model_card.MODEL_FILE).is_file():
         return _from_hf(name)
     return _from_checkpoint(name)
 
@@ -87,7 +87,7 @@ def _from_checkpoint(name: str) -> ServedModel:
         "checkpoint",
         "t5" if isinstance(config, T5Config) else _family(name, config),
         config,
-        checkpoint.read_tokenizer(pretrained.resolve(model)),
+        model_card.read_tokenizer(pretrained.resolve(model)),
         tuple(card.eos_ids),
         card.prefix,
         bool(card.shortlist),
