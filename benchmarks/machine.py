@@ -56,12 +56,20 @@ class Machine:
             for size in self._reuse
             for rows in ROWS
         }
+        self._readouts = {
+            (width, rows, size): _products(width, rows, size, 1)
+            for width in WIDTHS
+            for size in self._reuse
+            if size <= LARGEST_READOUT
+            for rows in ROWS
+        }
         self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
         self._draws = _draws()
 
     def _probes(self) -> Iterator[Probe]:
         yield from (probe for probes in self._tiny.values() for probe in probes)
         yield from self._products.values()
+        yield from self._readouts.values()
         yield from self._attention.values()
         yield self._draws
 
@@ -82,9 +90,12 @@ class Machine:
         def seconds(probe: Probe, rows: int, tokens: int) -> float:
             return probe.seconds(known.launch_seconds(rows, tokens))
 
-        products = tuple(
-            (width, rows, size, _bytes(width, size) / seconds(probe, min(rows, 8), -(-rows // 8)))
-            for (width, rows, size), probe in self._products.items()
+        products, readouts = (
+            tuple(
+                (width, rows, size, _bytes(width, size, most) / seconds(probe, min(rows, 8), -(-rows // 8)))
+                for (width, rows, size), probe in probes.items()
+            )
+            for most, probes in ((MOST_KERNELS, self._products), (1, self._readouts))
         )
         attention = tuple(
             (rows, queries, _cache_bytes(rows) / seconds(probe, rows, queries))
@@ -99,37 +110,40 @@ class Machine:
             source=f"python -m benchmarks.prediction, on {os.cpu_count()} cores, {platform.machine()}",
             dtype="float32",
             products=products,
+            readouts=readouts,
             attention=attention,
             launch=launch,
             logits=_LOGITS.size / seconds(self._draws, len(_LOGITS), 1),
         )
 
 
-_MOST_KERNELS = 16
+MOST_KERNELS = 16
+"""Kernels of a chain; a readout is one."""
+LARGEST_READOUT = 160 * 2**20
 
 
-def _bytes(width: int, size: int) -> int:
-    count, outputs = _kernels(width, size)
+def _bytes(width: int, size: int, most: int) -> int:
+    count, outputs = _kernels(width, size, most)
     return 4 * width * count * outputs
 
 
-def _kernels(width: int, size: int) -> tuple[int, int]:
+def _kernels(width: int, size: int, most: int) -> tuple[int, int]:
     """How many kernels `[width, outputs]` make up so many bytes, and their outputs: as many as a layer's."""
-    outputs = max(3 * width, size // (4 * width * _MOST_KERNELS) // 128 * 128)
+    outputs = max(3 * width, size // (4 * width * most) // 128 * 128)
     return max(1, round(size / (4 * width * outputs))), outputs
 
 
 @functools.cache  # all rows read the same ones: they are most of a gigabyte
-def _weights(width: int, size: int, transposed: bool) -> list[Array]:
-    count, outputs = _kernels(width, size)
+def _weights(width: int, size: int, most: int, transposed: bool) -> list[Array]:
+    count, outputs = _kernels(width, size, most)
     shape = (outputs, width) if transposed else (width, outputs)
     return [jnp.full(shape, 0.01) + 0 for _ in range(count)]
 
 
-def _products(width: int, rows: int, size: int) -> Probe:
+def _products(width: int, rows: int, size: int, most: int = MOST_KERNELS) -> Probe:
     """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
     few = cpu_forms.pays(rows)
-    kernels = _weights(width, size, few)
+    kernels = _weights(width, size, most, few)
 
     def step(kernels: list[Array], x_RM: Array) -> Array:
         for kernel in kernels:

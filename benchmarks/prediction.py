@@ -76,11 +76,12 @@ def described(device: Device) -> str:
         "",
         *(
             line
+            for name, table in (("weights", device.products), ("the readout", device.readouts))
             for width in WIDTHS
             for line in (
                 *_grid(
-                    f"weights, width {width}, GB/s: tokens \\ MB between two readings",
-                    [rest for first, *rest in device.products if first == width],
+                    f"{name}, width {width}, GB/s: tokens \\ MB between two readings",
+                    [rest for first, *rest in table if first == width],
                     2**20,
                     1e9,
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ from distillspec_jax.vocabulary import Vocabulary
 
 PROMPT, TEXT = 96, 64
 """Tokens of each prompt, and at most of each text."""
+
+SEEDS, OTHER_SEEDS = range(4), range(4, 12)
+"""Draws whose texts are timed, and those that tell how many drafts are accepted: a text has few rounds."""
 
 Side = tuple[Network, Params]
 
@@ -112,16 +116,17 @@ class TimedPair:
         distribution = SamplingParams(1.0).distribution(Vocabulary(None, (), (0,)))
         self._states: dict[tuple[int, int], State] = {}
         for size in self._sizes:
-            for seed in (0, 1):
+            for seed in (*SEEDS, *OTHER_SEEDS) if size else SEEDS:
                 keys_B = randomness.row_keys(randomness.seed_key(seed), jnp.arange(rows))
                 settings = RowSettings(keys_B, jnp.full(rows, TEXT), distribution.for_rows(rows))
                 state = self._runner.read(prompts.astype(np.int32), settings, TEXT, block_size=size)
                 # The first round comes after other work; it is not timed.
                 self._states[size, seed] = self._runner.run(state, size, 1, 1)
-        self._taken: dict[int, list[float]] = {size: [] for size in self._sizes}
-        self._emitted = {size: self._decode(size, 0)[1] for size in self._sizes}
-        after, _, rounds = self._decode(block_size, 1)
-        self._reach = np.asarray(after.counts.accepted_BG).sum(0) / rounds
+        self._taken: dict[tuple[int, int], list[float]] = collections.defaultdict(list)
+        self._emitted = {(size, seed): self._decode(size, seed)[1] for size in self._sizes for seed in SEEDS}
+        others = [self._decode(block_size, seed) for seed in OTHER_SEEDS]
+        accepted_G = sum(np.asarray(after.counts.accepted_BG).sum(0) for after, _, _ in others)
+        self._reach = accepted_G / sum(rounds for _, _, rounds in others)
 
     def _decode(self, size: int, seed: int) -> tuple[State, int, int]:
         """Decodes to the limit of the fastest row: its state, tokens and rounds of all rows."""
@@ -130,8 +135,7 @@ class TimedPair:
         emitted, done = (int(jnp.sum(x)) for x in (before.rows.emitted_B, before.counts.rounds_B))
         began = time.perf_counter()
         after = jax.block_until_ready(self._runner.run(before, size, TEXT, self._rows))
-        if seed == 0:
-            self._taken[size].append(time.perf_counter() - began)
+        self._taken[size, seed].append(time.perf_counter() - began)
         return (
             after,
             int(jnp.sum(after.rows.emitted_B)) - emitted,
@@ -139,9 +143,10 @@ class TimedPair:
         )
 
     def measure(self) -> None:
-        """Decodes once without the draft and once with it."""
-        for size in self._sizes:
-            self._decode(size, 0)
+        """Decodes every timed text once without the draft and once with it."""
+        for seed in SEEDS:
+            for size in self._sizes:
+                self._decode(size, seed)
 
     @property
     def bytes(self) -> float:
@@ -168,8 +173,9 @@ class TimedPair:
         found = []
         for size in self._sizes:
             tokens = tokens_per_round(self._reach, size) if size else 1.0
-            # The first run compiled.
-            measured = self._emitted[size] / float(np.median(self._taken[size][1:]))
+            # The first run may have compiled.
+            seconds = sum(float(np.median(self._taken[size, seed][1:])) for seed in SEEDS)
+            measured = sum(self._emitted[size, seed] for seed in SEEDS) / seconds
             predicted = self._rows * tokens / costs.seconds[size]
             found.append(Row(self._name, self._rows, size, tokens, predicted, measured))
         return found

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax import checkpoint
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax import checkpoint, model_card
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
@@ -60,7 +60,7 @@ def draft() -> Pretrained:
 
 def write(directory: Path, pretrained: Pretrained) -> str:
     """Saves a model, as it is, as a checkpoint directory."""
-    checkpoint.write_card(directory, pretrained.card, pretrained.tokenizer_bytes)
+    model_card.write_card(directory, pretrained.card, pretrained.tokenizer_bytes)
     checkpoint.save_params(directory, 1, pretrained.params)
     return str(directory)
 
@@ -69,6 +69,6 @@ def without_padding() -> Pretrained:
     """A decoder-only model of a vocabulary in which the id 0 is a word, the exclamation mark."""
     model = DecoderOnly(DecoderOnlyConfig(EOS + 1, 8, 1, 1, 8, 1, 16))
     family, config = registry.describe(model)
-    fingerprint = checkpoint.fingerprint(byte_level())
+    fingerprint = model_card.fingerprint(byte_level())
     card = ModelCard(family, config, fingerprint, eos_ids=[EOS], prompts_end_with_eos=False)
     return Pretrained("words", model, tiny.params(model, seed=3), card, byte_level())

@@ -30,6 +30,8 @@ ROWS: list[set[str]] = [
         "acceptance_profile",
         "metrics",
         "checkpoint",
+        "model_card",
+        "provenance",
         "shapes",
         "errors",
         "vocabulary",

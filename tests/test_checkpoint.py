@@ -4,6 +4,7 @@ import dataclasses
 import importlib.machinery
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint, files
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax import checkpoint, files, model_card, provenance
 from distillspec_jax.errors import UsageError
+from distillspec_jax.model_card import ModelCard
 
 CARD = ModelCard(
     family="t5",
     config={"vocab_size": 5, "mlp_activations": ["gelu", "linear"]},
-    tokenizer_fingerprint=checkpoint.fingerprint(b"pieces"),
+    tokenizer_fingerprint=model_card.fingerprint(b"pieces"),
     task="wiki_leads",
     prefix="summarize: ",
     feature_lengths={"inputs": 8, "targets": 4},
@@ -41,7 +42,7 @@ def shapes(tree):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp("written")
-    checkpoint.write_card(directory, CARD, b"pieces")
+    model_card.write_card(directory, CARD, b"pieces")
     checkpoint.save_params(directory, 7, params())
     return directory
 
@@ -72,8 +73,8 @@ def test_no_file_of_parameters_is_large_beside_the_largest(tmp_path):
 
 
 def test_the_card_and_the_tokenizer_come_back(written):
-    assert checkpoint.read_card(written) == CARD
-    assert checkpoint.read_tokenizer(written) == b"pieces"
+    assert model_card.read_card(written) == CARD
+    assert model_card.read_tokenizer(written) == b"pieces"
 
 
 def test_files_of_metadata_are_whole_or_absent(tmp_path, monkeypatch):
@@ -82,14 +83,14 @@ def test_files_of_metadata_are_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UsageError, match=rf"cannot save to {tmp_path}/run: No space left on device"):
-        checkpoint.write_card(tmp_path / "run", CARD, b"pieces")
+        model_card.write_card(tmp_path / "run", CARD, b"pieces")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=rf"cannot save to {tmp_path}/file/run: Not a directory"):
-        checkpoint.write_card(tmp_path / "file" / "run", CARD, None)
+        model_card.write_card(tmp_path / "file" / "run", CARD, None)
 
 
 @pytest.mark.parametrize(("name", "there"), [("empty", ""), ("missing", r" \(no such directory\)")])
@@ -97,42 +98,42 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, name, there):
     (tmp_path / "empty").mkdir()
     says = rf"{tmp_path}/{name} is not a checkpoint directory: it has no model.json{there}$"
     with pytest.raises(UsageError, match=says):
-        checkpoint.read_card(tmp_path / name)
+        model_card.read_card(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"family": "t5"}', b'{"familly": "t5"}', b"\xff"])
 def test_a_file_that_is_no_card_is_named(directory, content):
     (directory / "model.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"model\.json: not a model card"):
-        checkpoint.read_card(directory)
+        model_card.read_card(directory)
 
 
 def test_a_tokenizer_that_was_changed_is_refused(directory):
     (directory / "tokenizer.model").write_bytes(b"others")
     with pytest.raises(UsageError, match=r"tokenizer\.model: its fingerprint is not the one in model\.json"):
-        checkpoint.read_tokenizer(directory)
+        model_card.read_tokenizer(directory)
 
 
 def test_a_checkpoint_without_a_tokenizer_says_nothing_of_one(tmp_path):
-    checkpoint.write_card(tmp_path, dataclasses.replace(CARD, tokenizer_fingerprint=None), None)
-    assert checkpoint.read_tokenizer(tmp_path) is None
+    model_card.write_card(tmp_path, dataclasses.replace(CARD, tokenizer_fingerprint=None), None)
+    assert model_card.read_tokenizer(tmp_path) is None
 
 
 def test_provenance_tells_the_revision_of_this_package_alone(monkeypatch):
-    root = checkpoint.Path(checkpoint.__file__).parent
+    root = pathlib.Path(provenance.__file__).parent
     revision = ["git", "rev-parse", "--short", "HEAD"]
     here = subprocess.run(revision, capture_output=True, text=True, cwd=root)
     expected = here.stdout.strip() if here.returncode == 0 else None
-    found = checkpoint.provenance(seed=3)
+    found = provenance.of_process(seed=3)
     assert (found["git_revision"], found["seed"]) == (expected, 3)
     # Installed inside somebody else's checkout: git answers, but does not know the file.
-    monkeypatch.setattr(checkpoint, "_git", lambda *arguments: None if "ls-files" in arguments else "abc")
-    assert checkpoint.provenance()["git_revision"] is None
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: None if "ls-files" in arguments else "abc")
+    assert provenance.of_process()["git_revision"] is None
 
 
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert checkpoint.provenance()["git_revision"] is None
+    assert provenance.of_process()["git_revision"] is None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_provenance_has_a_command_to_run_again(monkeypatch, module, argv, comman
     program.__spec__ = module and importlib.machinery.ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, "__main__", program)
     monkeypatch.setattr(sys, "argv", argv)
-    assert checkpoint.provenance()["command"] == command
+    assert provenance.of_process()["command"] == command
 
 
 # --- parameters ---
@@ -272,11 +273,11 @@ def test_the_card_is_plain_json(written):
 )
 def test_a_card_of_other_types_is_refused(tmp_path, change, said):
     """All were tracebacks, later and elsewhere, or were taken."""
-    checkpoint.write_card(tmp_path, CARD, None)
+    model_card.write_card(tmp_path, CARD, None)
     path = tmp_path / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UsageError) as caught:
-        checkpoint.read_card(tmp_path)
+        model_card.read_card(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{path}: not a model card: ")
     assert said in message
@@ -284,13 +285,13 @@ def test_a_card_of_other_types_is_refused(tmp_path, change, said):
 
 
 def test_a_card_keeps_what_a_newer_release_wrote(tmp_path):
-    checkpoint.write_card(tmp_path, CARD, None)
+    model_card.write_card(tmp_path, CARD, None)
     path = tmp_path / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"later": {"a": [1]}}))
-    checkpoint.write_card(tmp_path, dataclasses.replace(checkpoint.read_card(tmp_path), prefix="x"), None)
+    model_card.write_card(tmp_path, dataclasses.replace(model_card.read_card(tmp_path), prefix="x"), None)
     assert json.loads(path.read_text())["later"] == {"a": [1]}
 
 
 def test_a_card_is_json_whatever_its_provenance(tmp_path):
-    checkpoint.write_card(tmp_path, dataclasses.replace(CARD, provenance={"loss": float("nan")}), None)
-    assert checkpoint.read_card(tmp_path).provenance == {"loss": None}
+    model_card.write_card(tmp_path, dataclasses.replace(CARD, provenance={"loss": float("nan")}), None)
+    assert model_card.read_card(tmp_path).provenance == {"loss": None}

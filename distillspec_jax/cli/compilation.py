@@ -14,8 +14,10 @@ SHORTEST_SECONDS = 0.2
 _VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
-def keep(directory: str) -> None:
-    """Keeps compiled programs in a folder, which is made if need be."""
+def keep(directory: str | None) -> None:
+    """Keeps compiled programs in a folder, which is made if need be; None: nowhere."""
+    if not directory:
+        return
     outputs.take_folder(directory)  # no model's
     outputs.check_writable(directory)  # JAX would warn, program by program
     with files.saving(directory):

@@ -47,8 +47,7 @@ def main(argv: list[str]) -> int:
         from distillspec_jax.distillation.distill import distill
         from distillspec_jax.training import job as job_lib
 
-        if flags.compilation_cache:
-            compilation.keep(flags.compilation_cache)
+        compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(distill, flags.gin, given=("gin",))
         progress.newest = functools.partial(job_lib.newest_step, bindings.value(distill, "model_dir"))
         directory = job(gin=configuration)

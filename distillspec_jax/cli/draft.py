@@ -13,7 +13,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
 if TYPE_CHECKING:
-    from distillspec_jax.checkpoint import ModelCard
+    from distillspec_jax.model_card import ModelCard
 
 HELP = """Makes a draft from some of a target's layers, with its width, embedding and tokenizer. Without
 --output it prints choices: the cost c of each (its bytes over the target's), and the memory-bound speed-up

@@ -29,8 +29,7 @@ def main(argv: list[str]) -> int:
         from distillspec_jax.training import job as job_lib
         from distillspec_jax.training.finetune import finetune
 
-        if flags.compilation_cache:
-            compilation.keep(flags.compilation_cache)
+        compilation.keep(flags.compilation_cache)
         job, configuration = bindings.bind(finetune, flags.gin, given=("gin",))
         progress.newest = functools.partial(job_lib.newest_step, bindings.value(finetune, "model_dir"))
         say(job(gin=configuration))

@@ -99,8 +99,7 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.cli import compilation
     from distillspec_jax.generation.file_job import generate_file
 
-    if cache := flags.pop("compilation_cache"):
-        compilation.keep(cache)
+    compilation.keep(flags.pop("compilation_cache"))
     written = generate_file(**flags, progress=ProgressLine().prompts, say=news)
     if written is not None:
         efficiency = written.value("block_efficiency") if written.target_calls else 0.0

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
     "finetune": "supervised training of a target or a draft",
     "distill": "distil a draft from a target: divergence × data source",
+    "prompts": "prompts that an instruct model writes itself, where you have none",
     "collect": "write a target's texts, and if asked its top-k log-probabilities, to distil from",
     "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes per device; without weights",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling parameters",

@@ -79,8 +79,7 @@ def main(argv: list[str]) -> int:
             least_prompts=flags.least_prompts,
         )
         plan = pilot.PilotPlan(minutes=flags.minutes, field=flags.field, **asked_flags.plan(flags))
-        if flags.compilation_cache:
-            compilation.keep(flags.compilation_cache)
+        compilation.keep(flags.compilation_cache)
         found = pilot.pilot(
             flags.target,
             flags.draft,

@@ -91,8 +91,7 @@ def main(argv: list[str]) -> int:
         )
         registry = DraftRegistry(flags.registry)
         target = flags.target or registry.history.target
-        if flags.compilation_cache:
-            compilation.keep(flags.compilation_cache)
+        compilation.keep(flags.compilation_cache)
         found = redistillation.redistill(
             registry,
             target,

@@ -99,8 +99,7 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.serving import server
     from distillspec_jax.serving.batches import BatchSettings
 
-    if flags.compilation_cache:
-        compilation.keep(flags.compilation_cache)
+    compilation.keep(flags.compilation_cache)
     settings = server.ServerSettings(
         model=flags.model,
         drafter=drafters,

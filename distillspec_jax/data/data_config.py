@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.length_window import length_sorted
 from distillspec_jax.data.target_set import TargetSet
@@ -112,7 +112,7 @@ class DataConfig:
                 raise UsageError("CHAT=True needs TOKENIZER_OF, whose chat template is used")
             return own
         card = pretrained.read_card(self.tokenizer_of)
-        content = checkpoint.read_tokenizer(pretrained.resolve(self.tokenizer_of))
+        content = model_card.read_tokenizer(pretrained.resolve(self.tokenizer_of))
         known = spec.vocabulary_path is None or card.tokenizer_fingerprint == own.tokenizer.fingerprint
         tokenizer = Tokenizer.from_bytes(content, card.eos_ids) if content and known else own.tokenizer
         return Reader.of_card(card, tokenizer, chat=self.chat, name=self.tokenizer_of)

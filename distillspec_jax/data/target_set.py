@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from distillspec_jax import checkpoint, files, outputs, schema
+from distillspec_jax import files, model_card, outputs, schema
 from distillspec_jax.buckets import copies
 from distillspec_jax.data import logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
@@ -52,7 +52,7 @@ class Header:
       tokenizer_fingerprint: of the vocabulary.
       logits: width of the target's logits, padded ids included.
       top_logprobs: k, how many log-probabilities are stored for every token; 0: none.
-      eos_ids, prompts_end_with_eos, prompts_begin_with_eos, chat: see `checkpoint.ModelCard`; `chat` is empty
+      eos_ids, prompts_end_with_eos, prompts_begin_with_eos, chat: see `model_card.ModelCard`; `chat` is empty
         where no template was used.
 
     Raises:
@@ -86,8 +86,8 @@ class Header:
                 raise UsageError(f"field feature_lengths: it has no {feature!r}: {near}")
         if self.top_logprobs >= self.logits:
             raise UsageError(f"field top_logprobs: {self.top_logprobs} of {self.logits} ids are all of them")
-        checkpoint.check_ids("eos_ids", self.eos_ids, self.logits)
-        checkpoint.check_chat(self.chat)
+        model_card.check_ids("eos_ids", self.eos_ids, self.logits)
+        model_card.check_chat(self.chat)
 
     @property
     def id_type(self) -> type[np.unsignedinteger]:
@@ -130,7 +130,7 @@ class TargetSet:
 
     def _reader(self) -> Reader:
         header = self.header
-        path = checkpoint.find_tokenizer(self.directory) or self.directory / checkpoint.SENTENCEPIECE_FILE
+        path = model_card.find_tokenizer(self.directory) or self.directory / model_card.SENTENCEPIECE_FILE
         tokenizer = Tokenizer.from_file(path, header.eos_ids)
         if tokenizer.fingerprint != header.tokenizer_fingerprint:
             raise UsageError(f"{path}: not the vocabulary that {HEADER_FILE} names")

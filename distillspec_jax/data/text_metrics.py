@@ -91,6 +91,23 @@ def _sentence_bleu(target: str, prediction: str) -> float:
     return float(sacrebleu.sentence_bleu(prediction, [target], use_effective_order=True).score)
 
 
+def repeats(text: str, n: int = 4) -> bool:
+    """Whether n words in a row come twice in a text: how greedy text goes round in circles."""
+    grams = _ngrams(text, n)
+    return len(set(grams)) < len(grams)
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different n-grams of words over all that there are in the texts (distinct-n, arXiv 1510.03055)."""
+    grams = [gram for text in texts for gram in _ngrams(text, n)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
 def _check_pairs(targets: Sequence[str], predictions: Sequence[str]) -> None:
     if len(targets) != len(predictions) or not targets:
         raise ValueError(

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from distillspec_jax import bounds, checkpoint, files, memory, outputs, shards
+from distillspec_jax import bounds, files, memory, model_card, outputs, provenance, shards
 from distillspec_jax.data import catalog, logprob_files
 from distillspec_jax.data.logprob_files import ROWS_A_SHARD, TopLogprobs, logprobs_file
 from distillspec_jax.data.target_set import (
@@ -168,7 +168,7 @@ def collect(
     if part is not None:
         part.check(root)
     _check_same(root, header)
-    checkpoint.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
+    model_card.take_folder(root, HEADER_FILE, generator.tokenizer.model_bytes)
     path = root / TEXTS_FILE
     if not path.is_file():
         done = request_files.finished(str(path), [asked[number] for number in share])
@@ -216,7 +216,7 @@ def merge_sets(folders: Sequence[Path], directory: str | Path) -> TargetSet:
     provenance = found.get("provenance")
     if isinstance(provenance, dict) and "command" in provenance:
         provenance["command"] = shards.whole_command(provenance["command"])
-    tokenizer = checkpoint.find_tokenizer(first)
+    tokenizer = model_card.find_tokenizer(first)
     assert tokenizer is not None  # the set was read with it
     directory = outputs.place(directory, folder=True)
     with new_folder(directory) as root:
@@ -250,8 +250,8 @@ def _open(root: Path, header: Header, tokenizer: bytes) -> None:
     """Writes the header and the vocabulary, unless they are there."""
     if (root / HEADER_FILE).exists():
         return
-    files.write_whole(root / checkpoint.tokenizer_file(tokenizer), tokenizer)
-    content = {"header": dataclasses.asdict(header), "provenance": checkpoint.provenance()}
+    files.write_whole(root / model_card.tokenizer_file(tokenizer), tokenizer)
+    content = {"header": dataclasses.asdict(header), "provenance": provenance.of_process()}
     files.write_json(root / HEADER_FILE, content)
 
 

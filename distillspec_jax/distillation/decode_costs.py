@@ -32,9 +32,9 @@ from distillspec_jax.distillation.dryrun import bytes_a_device, compiled
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
+from distillspec_jax.models.program_counts import product_flops
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Array
-from distillspec_jax.training.flops import product_flops
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _ITEM = re.compile(r"\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]")

@@ -31,10 +31,10 @@ from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
+from distillspec_jax.models.program_counts import product_flops
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import job
-from distillspec_jax.training.flops import product_flops
 from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
 from distillspec_jax.training.supervised import make_supervised_loss
 from distillspec_jax.vocabulary import T5_IDS

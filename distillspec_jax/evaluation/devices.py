@@ -36,6 +36,7 @@ class Device:
       products: `[width, tokens, bytes, bytes a second]`: speed at which weights of a network of this width
         are multiplied with so many tokens, where so many bytes are read between two readings of one of them;
         a cache may hold those. Empty: bandwidth or flops, whichever is slower.
+      readouts: likewise of the one matrix that gives logits. Empty: as products.
       attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
         many rows with so many queries a head of keys. Empty: as products.
       launch: seconds of an operation that hardly computes anything: a kernel's launch, or what the waking of
@@ -50,6 +51,7 @@ class Device:
     source: str
     dtype: str | None = None
     products: tuple[Product, ...] = ()
+    readouts: tuple[Product, ...] = ()
     attention: tuple[Row, ...] = ()
     launch: Amount | tuple[Row, ...] = 0.0
     logits: Amount = 0.0
@@ -58,7 +60,7 @@ class Device:
         for name in ("bandwidth", "flops", "memory", "interconnect"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"field {name}: must be above 0")
-        for name in ("products", "attention", "launch"):
+        for name in ("products", "readouts", "attention", "launch"):
             table = getattr(self, name)
             if isinstance(table, tuple) and any(min(row) <= 0 for row in table):
                 raise UsageError(f"field {name}: every number in it must be above 0")
@@ -70,6 +72,14 @@ class Device:
         if self.products:
             return weight_bytes / _between(self.products, width, tokens, reuse)
         return max(weight_bytes / self.bandwidth, flops / self.flops)
+
+    def readout_seconds(
+        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
+    ) -> float:
+        """The time of the product that gives logits; see `product_seconds`."""
+        if self.readouts:
+            return weight_bytes / _between(self.readouts, width, tokens, reuse)
+        return self.product_seconds(weight_bytes, flops, width, tokens, reuse)
 
     def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: float) -> float:
         """The time of attention over caches of so many bytes."""

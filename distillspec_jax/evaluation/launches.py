@@ -21,8 +21,8 @@ from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import PairParams, RowSettings
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
+from distillspec_jax.models.program_counts import inner_programs
 from distillspec_jax.shapes import Array
-from distillspec_jax.training.flops import inner_programs
 from distillspec_jax.vocabulary import Vocabulary
 
 _KINDS = ("dot_general", "gather", "scatter", "dynamic_update_slice", "sort", "top_k", "argmax", "argmin")

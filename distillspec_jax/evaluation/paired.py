@@ -50,13 +50,21 @@ class Interval(NamedTuple):
         return value if self.ends is None else f"{value} ({self.low:{form}}–{self.high:{form}})"
 
 
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
+
+
+def number(value: float | None) -> float | None:
+    """Replaces what is undefined by None, since JSON has no NaN."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
 def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: float) -> Interval:
     """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
 
     NaN where one of its sums is not known of all of them.
     """
     sums = _sums(records, ratio_name)
-    return Interval(np.nan, np.nan, np.nan) if sums is None else ratio(sums[0], sums[1], **options)
+    return UNKNOWN if sums is None else ratio(sums[0], sums[1], **options)
 
 
 def quotient_of_records(
@@ -68,7 +76,7 @@ def quotient_of_records(
     """
     sums, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
     if sums is None or others is None:
-        return Interval(np.nan, np.nan, np.nan)
+        return UNKNOWN
     return ratio_of_ratios(sums[0], sums[1], others[0], others[1], **options)
 
 

@@ -15,7 +15,7 @@ from distillspec_jax.decoding import Engine, StopOnEos
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import paired
-from distillspec_jax.evaluation.rows import number
+from distillspec_jax.evaluation.paired import number
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.interface import prompt_lengths

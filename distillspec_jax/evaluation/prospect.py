@@ -14,7 +14,7 @@ from typing import Any, Literal
 from distillspec_jax.acceptance import Record
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired, power
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import Interval, number
 
 Outcome = Literal["go", "no-go", "not enough"]
 Why = Literal["gain", "cost"]
@@ -192,5 +192,5 @@ class Finding:
 
 
 def _object(found: Interval) -> dict[str, Any]:
-    ends = [one if math.isfinite(one) else None for one in (found.low, found.high)]
-    return {"value": found.value if math.isfinite(found.value) else None, "ci90": ends}
+    value, *ends = map(number, found)
+    return {"value": value, "ci90": ends}

@@ -34,9 +34,10 @@ class Work:
       rows: of the batch.
       tokens: of all of them.
       queries: of a row and a head of keys.
-      weights: bytes of them.
+      weights: bytes of them, the readout's left out.
+      readout: bytes of the matrix that gives logits.
       caches: live bytes.
-      flops: of its products with weights.
+      flops: of its products with weights, the readout among them.
       attended: FLOPs of attention.
       width: of the network.
       wire_bytes: that each chip sends and receives, where several share the network.
@@ -46,6 +47,7 @@ class Work:
     tokens: int
     queries: float
     weights: float
+    readout: float
     caches: float
     flops: float
     attended: float
@@ -55,7 +57,7 @@ class Work:
     @property
     def bytes(self) -> float:
         """All that it reads."""
-        return self.weights + self.caches
+        return self.weights + self.readout + self.caches
 
     def seconds(self, device: Device, chips: int = 1, reuse: float | None = None) -> float:
         """The least time on chips that share bytes and products.
@@ -65,8 +67,12 @@ class Work:
             must hold, to help. By default its own alone.
         """
         reuse = self.bytes / chips if reuse is None else reuse
+        share = self.readout / max(self.weights + self.readout, 1)
         alone = device.product_seconds(
-            self.weights / chips, self.flops / chips, self.width, self.tokens, reuse
+            self.weights / chips, (1 - share) * self.flops / chips, self.width, self.tokens, reuse
+        )
+        alone += device.readout_seconds(
+            self.readout / chips, share * self.flops / chips, self.width, self.tokens, reuse
         )
         alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
@@ -78,6 +84,7 @@ class NetworkSizes:
 
     Attributes:
       read: entries of the weights that every call reads: decoder and readout.
+      readout: of the matrix that gives logits.
       all: entries of all weights.
       cached: entries of keys and values of a row at a given context.
       attended: multiplications and additions of a token's attention over that context.
@@ -87,6 +94,7 @@ class NetworkSizes:
     """
 
     read: int
+    readout: int
     all: int
     cached: int
     attended: float
@@ -124,6 +132,7 @@ class NetworkSizes:
         return cls(
             read=sum(size for name, size in leaves if _is_read(name, tied))
             - narrow * (config.vocab_size - logits),
+            readout=narrow * logits,
             all=sum(size for _, size in leaves),
             cached=sum(math.prod(leaf.shape) for leaf in kept),
             attended=2.0 * groups * sum(math.prod(leaf.shape) for leaf in kept),
@@ -141,7 +150,8 @@ class NetworkSizes:
             rows=rows,
             tokens=rows * tokens,
             queries=tokens * self.attended / (2.0 * self.cached),
-            weights=float(itemsize) * self.read,
+            weights=float(itemsize) * (self.read - self.readout),
+            readout=float(itemsize) * self.readout,
             caches=float(itemsize) * rows * self.cached,
             flops=2.0 * rows * tokens * self.read,
             attended=rows * tokens * self.attended,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillspec_jax.acceptance import Record, memory_bound_speedup
 from distillspec_jax.evaluation import paired, timing
 from distillspec_jax.evaluation.measured import Measured
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import UNKNOWN, Interval, number
 from distillspec_jax.evaluation.prompts import Quality
 from distillspec_jax.evaluation.result_row import NO_DRAFTER, PerPrompt, ResultRow, Timed
 from distillspec_jax.models import fingerprints
 
 _CERTAIN = Interval(1.0, 1.0, 1.0)
-_UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 def autoregressive_row(
@@ -26,12 +24,12 @@ def autoregressive_row(
     Args:
       conditions: the fields of a row that are not measured.
     """
-    speed = _CERTAIN if measured.timing else _UNKNOWN
+    speed = _CERTAIN if measured.timing else UNKNOWN
     return _row(
         measured,
         measured,
         quality,
-        (_UNKNOWN, _CERTAIN, speed),
+        (UNKNOWN, _CERTAIN, speed),
         {**conditions, "drafter": NO_DRAFTER, "block_size": 0, "cost_ratio": 0.0},
     )
 
@@ -54,7 +52,7 @@ def drafted_row(
     """
     accepted = paired.of_records(measured.records, "acceptance_tested")
     tau = paired.of_records(measured.records, "block_efficiency")
-    speed = _UNKNOWN
+    speed = UNKNOWN
     if measured.timing and baseline.timing:
         speed = timing.speedup(
             baseline.unit_seconds, baseline.unit_tokens, measured.unit_seconds, measured.unit_tokens
@@ -98,11 +96,6 @@ def _row(
         timing=_timed(measured, baseline),
         per_prompt=_per_prompt(measured, quality),
     )
-
-
-def number(value: float | None) -> float | None:
-    """Replaces what is undefined by None, since JSON has no NaN."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _timed(measured: Measured, baseline: Measured) -> Timed | None:

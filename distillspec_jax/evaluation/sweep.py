@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import bounds, checkpoint, outputs, shards
+from distillspec_jax import bounds, outputs, provenance, shards
 from distillspec_jax.decoding import (
     Engine,
     SamplingDistribution,
@@ -350,7 +350,7 @@ class _Sweep:
 
     @functools.cached_property
     def _provenance(self) -> dict[str, Any]:
-        return checkpoint.provenance()
+        return provenance.of_process()
 
     def _conditions(self, cell: Cell) -> dict[str, Any]:
         """The fields of a cell's row that are not measured."""

@@ -178,17 +178,32 @@ def finished(
                 "requests and an output of their own"
             )
         return len(lines)
-    noted = _settings_file(path)
-    made_with = _fields(noted.read_text(encoding="utf-8")) if lines and noted.is_file() else {}
-    for name, value in (settings or {}).items():
-        if made_with.get(name, value) != value:
-            raise UsageError(
-                f"{there} was made with {name} {made_with[name]!r} and not {value!r}: "
-                "resume with the same, or begin anew without --resume"
-            )
+    if lines:
+        check_settings(path, settings or {})
     with saving(path):
         os.truncate(partial, len(whole))
     return len(lines)
+
+
+def check_settings(
+    path: str, settings: Mapping[str, Any], otherwise: str = "begin anew without --resume"
+) -> None:
+    """Compares settings with those that `output_lines` noted beside the lines of an interrupted run.
+
+    Args:
+      otherwise: what to do but to resume with the same.
+
+    Raises:
+      UsageError: names the first difference.
+    """
+    noted = _settings_file(path)
+    made_with = _fields(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+    for name, value in settings.items():
+        if made_with.get(name, value) != value:
+            raise UsageError(
+                f"{path}.partial was made with {name} {made_with[name]!r} and not {value!r}: "
+                f"resume with the same, or {otherwise}"
+            )
 
 
 def _fields(line: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import acceptance_profile, checkpoint, outputs
+from distillspec_jax import acceptance_profile, checkpoint, model_card, outputs, provenance
 from distillspec_jax.buckets import copies
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.files import saving
 from distillspec_jax.interop import (
@@ -27,6 +26,7 @@ from distillspec_jax.interop import (
     t5x_orbax,
 )
 from distillspec_jax.interop.gguf_file import GGUFFile
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import factorised, pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.network import Network
@@ -119,8 +119,8 @@ def convert(
     card = ModelCard(
         family=family,
         config=config,
-        tokenizer_fingerprint=None if read.tokenizer is None else checkpoint.fingerprint(read.tokenizer),
-        provenance=checkpoint.provenance(converted={"format": form, "input": str(source), "step": read.step}),
+        tokenizer_fingerprint=None if read.tokenizer is None else model_card.fingerprint(read.tokenizer),
+        provenance=provenance.of_process(converted={"format": form, "input": str(source), "step": read.step}),
         eos_ids=list(read.eos_ids),
         prompts_end_with_eos=read.model.prompts_end_with_eos,
         chat=read.chat,
@@ -128,7 +128,7 @@ def convert(
     )
     _to_jax(read.params)
     with new_folder(destination) as folder:
-        checkpoint.write_card(folder, card, read.tokenizer)
+        model_card.write_card(folder, card, read.tokenizer)
         checkpoint.save_params(folder, read.step, read.params)
     return card, read
 

@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.errors import UsageError, shown
 from distillspec_jax.interop import gguf_tokenizer
 from distillspec_jax.interop.gguf_tokenizer import CONTROL, KINDS, NORMAL, UNUSED, USER_DEFINED, WORDS, Kind
@@ -37,7 +37,7 @@ def metadata(model: Pretrained) -> dict[str, Any]:
         raise UsageError(
             f"{where}: it has no tokenizer, and llama.cpp wants one: add it with --tokenizer=FILE"
         )
-    if checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:
+    if model_card.tokenizer_file(content) == model_card.SENTENCEPIECE_FILE:
         raise UsageError(
             f"{where}: its tokenizer is a SentencePiece model, of which llama.cpp would silently make other "
             "ids; only byte-level BPE (a tokenizer.json) is written: use --to=hf"

@@ -51,7 +51,7 @@ class _Stack:
 
     @property
     def types(self) -> list[str]:
-        """Of every layer."""
+        """The kind of every layer."""
         return self.layer_types or hf_gemma3.layer_types(self.num_hidden_layers, 2)
 
 

@@ -14,7 +14,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from distillspec_jax import checkpoint, schema
+from distillspec_jax import model_card, schema
 from distillspec_jax.errors import UsageError
 from distillspec_jax.files import as_json, read_lines
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
@@ -65,7 +65,7 @@ def find(directory: str | Path, sentencepiece_first: bool) -> Path | None:
       sentencepiece_first: where a folder has both kinds. T5's SentencePiece models know padding and EOS; in
         others they are missing, and tokenizer.json holds what was added to the model.
     """
-    names = [*SENTENCEPIECE_FILES, checkpoint.TOKENIZERS_FILE]
+    names = [*SENTENCEPIECE_FILES, model_card.TOKENIZERS_FILE]
     paths = [Path(directory) / name for name in (names if sentencepiece_first else reversed(names))]
     return next(filter(Path.is_file, paths), None)
 
@@ -111,7 +111,7 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         foreign_tokenizer.opened(content)  # which tells, in a process of its own, whether it can be read here
     special: dict[str, Any] = {}
     eos = list(model.card.eos_ids)
-    if content is not None and checkpoint.tokenizer_file(content) == checkpoint.SENTENCEPIECE_FILE:
+    if content is not None and model_card.tokenizer_file(content) == model_card.SENTENCEPIECE_FILE:
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         eos, pad = eos or [processor.eos_id()], processor.pad_id()
         special = {"pad_token_id": pad} if pad >= 0 else {}
@@ -119,13 +119,13 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         card = model.card
         around = card.prompts_end_with_eos, card.prompts_begin_with_eos
         written = from_sentencepiece(model.name, content, *around)
-        found[checkpoint.TOKENIZERS_FILE] = written.to_str().encode()
+        found[model_card.TOKENIZERS_FILE] = written.to_str().encode()
         names = {"pad": pad, "eos": processor.eos_id(), "unk": processor.unk_id()}
         words = {f"{name}_token": processor.id_to_piece(i) for name, i in names.items() if i >= 0}
         found[TOKENIZER_CONFIG] = _tokenizer_config(words)
     elif content is not None:
         library = tokenizers.Tokenizer.from_str(content.decode())
-        found[checkpoint.TOKENIZERS_FILE] = content
+        found[model_card.TOKENIZERS_FILE] = content
         word = library.id_to_token(eos[0]) if eos else None
         words = {} if word is None else {"eos_token": word}
         words |= {"chat_template" if k == "template" else k: v for k, v in model.card.chat.items()}
@@ -158,7 +158,7 @@ def from_sentencepiece(
         kind = trainer.ModelType.Name(trainer.model_type)
         raise UsageError(
             f"{name}: its SentencePiece model is of type {kind}; only UNIGRAM can be written as "
-            f"{checkpoint.TOKENIZERS_FILE}: convert anew with --tokenizer={checkpoint.TOKENIZERS_FILE}"
+            f"{model_card.TOKENIZERS_FILE}: convert anew with --tokenizer={model_card.TOKENIZERS_FILE}"
         )
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     library = tokenizers.Tokenizer(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distillspec_jax import acceptance_profile, checkpoint, schema, training_log
 from distillspec_jax.acceptance_profile import Profile
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.pretrained import Pretrained
 

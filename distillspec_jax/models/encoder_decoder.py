@@ -1,4 +1,4 @@
-"""What the tokens of an encoder-decoder may see of each other, and the state that its decoding begins with.
+"""Sight between the tokens of an encoder-decoder, and the state that its decoding begins with.
 
 Every family with two stacks has these; how positions enter is its own.
 """

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from distillspec_jax import checkpoint
+from distillspec_jax import provenance
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
@@ -51,6 +51,6 @@ def cut(target: Pretrained, layers: Sequence[int]) -> Pretrained:
     """
     model = shrink(target.model, layers)
     _, config = registry.describe(model)
-    made = checkpoint.provenance(parents={"target": target.name}, layers=list(layers))
+    made = provenance.of_process(parents={"target": target.name}, layers=list(layers))
     card = dataclasses.replace(target.card, config=config, provenance=made)
     return dataclasses.replace(target, model=model, params=take(target.params, layers), card=card)

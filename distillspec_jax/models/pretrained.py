@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from distillspec_jax import checkpoint, new_folders, outputs
+from distillspec_jax import checkpoint, model_card, new_folders, outputs, provenance
 from distillspec_jax.buckets import copies
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import checks, quantised, registry, shortlist, zoo_manifest
 from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.models.network import Network
@@ -112,7 +112,7 @@ def load(
         model, params = dataclasses.replace(model, int8=True), quantised.rounded(params)
     elif dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return Pretrained(name, model, params, card, checkpoint.read_tokenizer(directory))
+    return Pretrained(name, model, params, card, model_card.read_tokenizer(directory))
 
 
 def network(name: str, card: ModelCard, **other: Any) -> Network:
@@ -124,7 +124,7 @@ def network(name: str, card: ModelCard, **other: Any) -> Network:
     Raises:
       UsageError: no network can have such a configuration.
     """
-    return registry.build(card.family, card.config | other, str(resolve(name) / checkpoint.MODEL_FILE))
+    return registry.build(card.family, card.config | other, str(resolve(name) / model_card.MODEL_FILE))
 
 
 def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrained:
@@ -134,7 +134,7 @@ def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrai
       texts: where the ids are from.
     """
     step = checkpoint.latest_step(resolve(draft.name)) or 0
-    listed = checkpoint.provenance(draft=draft.name, step=step, texts=texts)
+    listed = provenance.of_process(draft=draft.name, step=step, texts=texts)
     made = draft.card.provenance | {"shortlist": listed}
     return dataclasses.replace(
         draft, card=dataclasses.replace(draft.card, shortlist=list(ids), provenance=made)
@@ -148,7 +148,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
       UsageError: it holds something already.
     """
     with new_folders.new_folder(outputs.place(directory, folder=True)) as folder:
-        checkpoint.write_card(folder, model.card, model.tokenizer_bytes)
+        model_card.write_card(folder, model.card, model.tokenizer_bytes)
         checkpoint.save_params(folder, 0, model.params)
     return dataclasses.replace(model, name=directory)
 
@@ -176,10 +176,10 @@ def read_card(name: str) -> ModelCard:
     directory = resolve(name)
     name, _ = split(name)
     if not directory.is_dir():
-        beside = [str(card.parent) for card in directory.parent.glob(f"*/{checkpoint.MODEL_FILE}")]
+        beside = [str(card.parent) for card in directory.parent.glob(f"*/{model_card.MODEL_FILE}")]
         near = nearest(name, [*beside, *zoo_manifest.names()])
         raise UsageError(f"{name} is not a checkpoint directory (no such folder): {near}")
-    card = checkpoint.read_card(directory)
+    card = model_card.read_card(directory)
     outputs.reads(directory, name)
     ids = (
         zoo_manifest.shortlists().get(name.removeprefix(zoo_manifest.PREFIX))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import acceptance_profile, checkpoint, outputs, schema
+from distillspec_jax import acceptance_profile, checkpoint, model_card, outputs, schema
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.models.pretrained import Pretrained
@@ -152,7 +152,7 @@ def _copy(
     assert step is not None  # it was loaded
     origin = schema.read(_Origin, draft.card.provenance, f"{draft.name}, provenance")
     started = origin.parents.get("draft")
-    checkpoint.write_card(folder, draft.card, draft.tokenizer_bytes)
+    model_card.write_card(folder, draft.card, draft.tokenizer_bytes)
     params = Path(checkpoint.STEPS) / str(step) / "params"
     shutil.copytree(source / params, folder / params)
     for name in _KEPT:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from distillspec_jax.acceptance import Record
 from distillspec_jax.errors import check_number
 from distillspec_jax.evaluation import paired, prospect
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import Interval, number
 
 Outcome = Literal["passed", "refused", "not enough"]
 
@@ -111,8 +111,8 @@ class Finding:
         fields = dataclasses.asdict(self)
         for name in ("new", "old"):
             found: Interval = getattr(self, name)
-            fields[name] = {"ratio": _number(found.value), f"ci{100 * self.level:.0f}": found.ends}
-        fields["acceptance"] = [_number(one) for one in self.acceptance]
+            fields[name] = {"ratio": number(found.value), f"ci{100 * self.level:.0f}": found.ends}
+        fields["acceptance"] = [number(one) for one in self.acceptance]
         fields["prompts"] = list(self.prompts)
         return fields
 
@@ -127,12 +127,9 @@ def judge(
     """
     level = 1 - (1 - prospect.LEVEL) / looks
     new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=level)
-    unknown = Interval(math.nan, math.nan, math.nan)
-    old = (
-        paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=level)
-        if stable.old
-        else unknown
-    )
+    old = paired.UNKNOWN
+    if stable.old:
+        old = paired.quotient_of_records(candidate.old, stable.old, "block_efficiency", level=level)
     saved = prospect.saving(stable.new, stable.seconds_per_round, new.value)
     needed = training_seconds / saved if saved > 0 else math.inf
     fewest = conditions.least_prompts
@@ -187,7 +184,3 @@ def _percent(found: Interval) -> str:
         return "unknown"
     value, low, high = (100 * (one - 1) for one in found)
     return f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -13,12 +13,13 @@ from typing import Any
 
 from distillspec_jax import files, schema
 from distillspec_jax.errors import UsageError
+from distillspec_jax.model_card import MODEL_FILE
 from distillspec_jax.schema import Amount, Count, Text
 
 FILE = "lineage.json"
 VERSION = 1
 _WHAT = "a draft's lineage"
-_MODEL, _CHECKPOINTS, _WHOLE = "model.json", "checkpoints", "params/_METADATA"
+_CHECKPOINTS, _WHOLE = "checkpoints", "params/_METADATA"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ def check(folder: Path) -> Lineage:
     lineage = read(folder)
     if not any((folder / _CHECKPOINTS).glob(f"*/{_WHOLE}")):
         raise UsageError(f"version {name} has no whole checkpoint in {folder / _CHECKPOINTS}")
-    card = schema.read_file(_Card, folder / _MODEL, "a model card")
+    card = schema.read_file(_Card, folder / MODEL_FILE, "a model card")
     if card.tokenizer_fingerprint != lineage.vocabulary:
         raise UsageError(
             f"version {name} has another vocabulary than its lineage says (tokenizer "

@@ -193,10 +193,8 @@ def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLO
     labels, pair = results.drafters(rows), main_pair(rows)
     ours = find(rows, pair.drafter if pair else labels[-1], temperature, size) if labels and size else None
     if ours is None:
-        nothing = Interval(math.nan, math.nan, math.nan)
-        return Finding(
-            temperature, None, UNKNOWN, nothing, [f"At T = {temperature:g} no drafter was measured."]
-        )
+        said = f"At T = {temperature:g} no drafter was measured."
+        return Finding(temperature, None, UNKNOWN, paired.UNKNOWN, [said])
     ratio = ours.interval("speedup")
     said = f"At T = {temperature:g} and γ = {size}, {ours.drafter} emits {ours.block_efficiency:.2f}"
     sentences = [f"{said} tokens a target call."]

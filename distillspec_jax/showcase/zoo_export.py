@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, heaviest, token_mass
@@ -170,14 +170,14 @@ def _write(source: Path, target: Path) -> None:
     assert step is not None
     card = dataclasses.replace(trained.card, provenance=trained.card.provenance | {_STEP: step})
     with new_folder(target, _is_export) as folder:
-        checkpoint.write_card(folder, card, trained.tokenizer_bytes)
+        model_card.write_card(folder, card, trained.tokenizer_bytes)
         checkpoint.save_params(folder, step, trained.params, dtype="bfloat16")
         shutil.copy(source / "metrics.jsonl", folder / "training.jsonl")
 
 
 def _is_export(folder: Path) -> bool:
-    there = (folder / checkpoint.MODEL_FILE).is_file()
-    return there and _STEP in checkpoint.read_card(folder).provenance
+    there = (folder / model_card.MODEL_FILE).is_file()
+    return there and _STEP in model_card.read_card(folder).provenance
 
 
 def _measured(model: Pretrained, tasks: Collection[str], limit: int | None) -> dict[str, held_out.HeldOut]:

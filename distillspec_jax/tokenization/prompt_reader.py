@@ -16,7 +16,7 @@ from distillspec_jax.tokenization.chat_template import ChatTemplate
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from distillspec_jax.checkpoint import ModelCard
+    from distillspec_jax.model_card import ModelCard
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import optax
 
-from distillspec_jax import checkpoint, locks, memory, outputs
+from distillspec_jax import checkpoint, locks, memory, model_card, outputs, provenance
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.buckets import stores
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, registry, zoo_manifest
 from distillspec_jax.models.network import Network
 from distillspec_jax.outputs import AnyPath
@@ -73,7 +73,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
         task=data.mixture_or_task_name,
         prefix=spec.prefix if len(data.tasks) == 1 else "",
         feature_lengths=data.lengths,
-        provenance=checkpoint.provenance(
+        provenance=provenance.of_process(
             gin=gin,
             parents=dict(parents),
             data={
@@ -150,9 +150,9 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
 
 def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     check_run(root, card)
-    checkpoint.take_folder(root, checkpoint.MODEL_FILE, tokenizer)
-    if not (root / checkpoint.MODEL_FILE).exists():
-        checkpoint.write_card(root, card, tokenizer)
+    model_card.take_folder(root, model_card.MODEL_FILE, tokenizer)
+    if not (root / model_card.MODEL_FILE).exists():
+        model_card.write_card(root, card, tokenizer)
     outputs.publish(root)  # before the first step: a bucket that cannot be written says so now
 
 
@@ -166,9 +166,9 @@ def check_run(directory: str | Path, card: ModelCard) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
         if pretrained.resolve(parent).resolve() == outputs.resolved(root):
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
-    if not (root / checkpoint.MODEL_FILE).exists():
+    if not (root / model_card.MODEL_FILE).exists():
         return
-    there, here = _identity(checkpoint.read_card(root)), _identity(card)
+    there, here = _identity(model_card.read_card(root)), _identity(card)
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
             # Before its first step, too: the other run may be under way and not have saved yet.

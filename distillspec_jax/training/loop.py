@@ -21,11 +21,11 @@ from distillspec_jax import bounds
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.errors import UsageError, check_number, nearest
 from distillspec_jax.metrics import Mean, Metrics
+from distillspec_jax.models.program_counts import product_flops
 from distillspec_jax.models.projection import PRECISIONS
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import finiteness, hosts
-from distillspec_jax.training.flops import product_flops
 from distillspec_jax.training.preemption import Preempted, stop_signals
 from distillspec_jax.training.selection import Selection
 from distillspec_jax.training.snapshots import Snapshots

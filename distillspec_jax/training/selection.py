@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from distillspec_jax import checkpoint, files, schema
+from distillspec_jax import checkpoint, files, model_card, schema
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 
@@ -67,8 +67,8 @@ class Selection:
             return False
         writes = jax.process_index() == 0
         if writes:
-            card, tokenizer = checkpoint.read_card(self._run), checkpoint.read_tokenizer(self._run)
-            checkpoint.write_card(self._root, card, tokenizer)
+            card, tokenizer = model_card.read_card(self._run), model_card.read_tokenizer(self._run)
+            model_card.write_card(self._root, card, tokenizer)
         hosts.wait("selection")
         apart = hosts.apart(self._run)
         if apart:

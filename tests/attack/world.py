@@ -166,7 +166,7 @@ def _set(root: Path) -> None:
     """A set as `collect` writes it, with made-up texts."""
     import numpy as np
 
-    from distillspec_jax import checkpoint
+    from distillspec_jax import model_card
     from distillspec_jax.data.target_set import HEADER_FILE, TEXTS_FILE, Header, logprobs_file
     from distillspec_jax.models import fingerprints
     from tests import pair
@@ -191,7 +191,7 @@ def _set(root: Path) -> None:
     )
     assert target.tokenizer_bytes is not None
     root.mkdir()
-    (root / checkpoint.tokenizer_file(target.tokenizer_bytes)).write_bytes(target.tokenizer_bytes)
+    (root / model_card.tokenizer_file(target.tokenizer_bytes)).write_bytes(target.tokenizer_bytes)
     (root / HEADER_FILE).write_text(json.dumps({"header": dataclasses.asdict(header), "provenance": {}}))
     tokens = [300, 400, 1]
     text = {"inputs": "a", "outputs": "b", "tokens": tokens, "finish_reason": "eos"}

@@ -6,7 +6,7 @@ import math
 import gin
 import pytest
 
-from distillspec_jax import acceptance_profile, checkpoint
+from distillspec_jax import acceptance_profile, checkpoint, model_card
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.cli.main import main
@@ -85,7 +85,7 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
     assert trained["loss"] > 0
     assert math.isfinite(trained["loss"])
     captured = capsys.readouterr()
-    assert checkpoint.read_card(tmp_path / "run").mask_id == (2 if name == "pard" else None)
+    assert model_card.read_card(tmp_path / "run").mask_id == (2 if name == "pard" else None)
     if name == "pard":
         again = [flag for flag in argv if not flag.startswith(("--gin_file=experiments", "--gin.MASK_ID"))]
         again += ["--gin_file=runs/distill.gin", f"--gin.DRAFT={tmp_path / 'run'}", "--gin.MODEL_DIR=x"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.data import catalog
 
@@ -37,8 +37,8 @@ def test_a_draft_is_trained_on_samples_alone(draft_dir, tmp_path):
         for row in catalog.read_rows(catalog.find_task("black_box_ok"), "train")
     ]
     assert found == [("p0", "a"), ("p0", "b"), ("p1", "a"), ("p1", "b"), ("p2", "c")]
-    card = checkpoint.read_card(tmp_path / "out")
-    assert card.config == checkpoint.read_card(draft_dir).config
+    card = model_card.read_card(tmp_path / "out")
+    assert card.config == model_card.read_card(draft_dir).config
     assert card.provenance["parents"] == {"initial": draft_dir}
     assert checkpoint.latest_step(tmp_path / "out") == 2
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.decoding import engine, runner
 from distillspec_jax.generation import pairing
@@ -279,7 +279,7 @@ def bad(tmp_path_factory, target_dir) -> Path:
     card("no_vocabulary", tokenizer_fingerprint=None)
     card("wider", config={**model.card.config, "emb_dim": 12})
     card("misspelt", config={**model.card.config, "emb_dims": 12})
-    checkpoint.write_card(root / "unfinished", model.card, model.tokenizer_bytes)
+    model_card.write_card(root / "unfinished", model.card, model.tokenizer_bytes)
     return root
 
 

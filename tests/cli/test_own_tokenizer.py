@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax import model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.examples import Example
 from distillspec_jax.data.target_set import TargetSet
+from distillspec_jax.decoding import Engine, SamplingParams, StopOnEos
 from distillspec_jax.evaluation import prompts
 from distillspec_jax.evaluation.held_out import reference_loss
+from distillspec_jax.generation import own_prompts
+from distillspec_jax.generation.prompt_format import tokenizer_of
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
@@ -42,7 +45,7 @@ def root(tmp_path_factory) -> Path:
     """The whole recipe, in its own order, by commands and gin files."""
     root = tmp_path_factory.mktemp("smollm2")
     family, config = registry.describe(MODEL)
-    card = ModelCard(family, config, checkpoint.fingerprint(byte_level()), **CONVENTIONS)
+    card = ModelCard(family, config, model_card.fingerprint(byte_level()), **CONVENTIONS)
     params = jax.tree.map(jnp.copy, tiny.params(MODEL, seed=3))
     kernel = np.zeros((8, EOS + 1), np.float32)
     kernel[:, SPOKEN] = np.random.default_rng(5).normal(0.0, 2.0, (8, len(SPOKEN)))
@@ -80,9 +83,9 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("run", ["draft", "distilled", "next_token", "listed"])
 def test_every_draft_keeps_the_targets_tokenizer_and_conventions(root, run):
-    card = checkpoint.read_card(root / run)
+    card = model_card.read_card(root / run)
     assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
-    assert checkpoint.read_tokenizer(root / run) == byte_level()
+    assert model_card.read_tokenizer(root / run) == byte_level()
 
 
 def test_a_set_has_prompts_in_the_template_and_texts_that_end_where_the_model_ends_them(root):
@@ -145,3 +148,40 @@ def test_what_does_not_fit_together_is_refused_in_one_line(root, tmp_path, capsy
         assert said in error
         assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_prompts_are_the_targets_own_and_a_stopped_run_goes_on(root, tmp_path, monkeypatch):
+    command = ["prompts", f"--model={root / 'target'}", "--max_new_tokens=8", "--batch_size=4", "--limit=6"]
+    monkeypatch.setattr(own_prompts, "_LEAST_WORDS", 0)
+    whole, other = tmp_path / "whole.jsonl", tmp_path / "other.jsonl"
+    assert main([*command, f"--output={whole}"]) == 0
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    said, numbers = ([line[name] for line in lines] for name in ("inputs", "number"))
+    assert len({text.casefold() for text in said}) == 6
+    assert numbers == sorted(numbers)
+    # By the engine itself: what the target draws after the opening of a user's turn.
+    target = pretrained.load(str(root / "target"))
+    tokenizer = tokenizer_of(target)
+    engine = Engine(target.model, target.params, batch_size=4, stopping=StopOnEos(tokenizer.eos_ids))
+    openings = [tokenizer.encode("<s>cat: ")] * (numbers[-1] + 1)
+    distribution = SamplingParams(1.0).distribution(tokenizer.vocabulary)
+    drawn = engine.generate(openings, distribution, 8, seed=0)
+    assert said == [tokenizer.decode(drawn[number].tokens).strip() for number in numbers]
+    assert all(drawn[number].finish_reason == "eos" for number in numbers)
+
+    written = whole.read_text().splitlines(keepends=True)
+    (tmp_path / "other.jsonl.partial").write_text("".join(written[:2]) + written[2][:9])  # killed in a line
+    assert main([*command, f"--output={other}"]) == 0
+    assert other.read_text() == whole.read_text()
+    assert main([*command, f"--output={other}"]) == 2  # it is there
+
+
+def test_prompts_of_a_model_that_ends_none_or_knows_no_turns(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_prompts, "_IN_VAIN", 8)
+    output = tmp_path / "none.jsonl"
+    command = ["prompts", "--limit=3", "--max_new_tokens=1", "--batch_size=4", f"--output={output}"]
+    assert main([*command, f"--model={root / 'target'}"]) == 2
+    assert "no new prompt in 8 draws: raise --max_new_tokens (now 1)" in capsys.readouterr().err
+    assert main([*command, "--model=zoo:draft"]) == 2
+    assert "has no chat template, which tells where a user begins" in capsys.readouterr().err
+    assert not output.exists()

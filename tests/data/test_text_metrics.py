@@ -123,3 +123,13 @@ def test_rouge2_quotes_bigrams():
     assert text_metrics.per_example("rouge2", "the cat sat on a mat", "the cat mat today") == pytest.approx(
         25.0
     )
+
+
+def test_repetition_by_hand():
+    assert text_metrics.repeats("a b c d x a b c d")
+    assert not text_metrics.repeats("a b c d x b c d a")
+    assert not text_metrics.repeats("a a a a")  # one 4-gram alone
+    assert text_metrics.repeats("a a a a a")
+    # Bigrams: ab, bc, then ab again, and ax: three of four are different.
+    assert text_metrics.distinct(["a b c", "a b", "a x"], 2) == pytest.approx(3 / 4)
+    assert text_metrics.distinct(["a"], 2) == 0

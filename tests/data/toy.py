@@ -1,6 +1,6 @@
 """Small rows of a task, and the cards of models that read them."""
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from tests.data.hub import BOS, EOS
 
 LENGTHS = {"inputs_length": 16, "targets_length": 8}
@@ -20,7 +20,7 @@ def said(rows):
 
 def parent(folder, tokenizer, **conventions):
     """A checkpoint directory that a run may start from, as far as its text is concerned."""
-    known = None if tokenizer is None else checkpoint.fingerprint(tokenizer)
-    card = checkpoint.ModelCard("t5", {}, known, **conventions)
-    checkpoint.write_card(folder, card, tokenizer)
+    known = None if tokenizer is None else model_card.fingerprint(tokenizer)
+    card = model_card.ModelCard("t5", {}, known, **conventions)
+    model_card.write_card(folder, card, tokenizer)
     return str(folder)

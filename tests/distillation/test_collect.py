@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, heaviest, logprobs_file, token_mass
@@ -189,7 +189,7 @@ def test_an_evaluation_batch_is_filled_up(folder):
 def test_a_prompt_keeps_the_id_0_at_its_end(folder, tmp_path):
     """The exclamation mark, in a vocabulary whose prompts end without EOS."""
     of_words = {
-        "tokenizer_fingerprint": checkpoint.fingerprint(byte_level()),
+        "tokenizer_fingerprint": model_card.fingerprint(byte_level()),
         "logits": EOS + 1,
         "top_logprobs": 0,
     }
@@ -304,7 +304,7 @@ def test_a_draft_learns_from_stored_distributions_and_from_texts_alone(folder, t
     )
     losses = metrics_of(out, "loss")
     assert losses[-1] < 0.7 * losses[0]
-    card = checkpoint.read_card(out)
+    card = model_card.read_card(out)
     assert card.provenance["parents"] == {"draft": draft}
     out = finetune(
         None, str(tmp_path / "texts"), config(folder), loop, initial_checkpoint_path=draft, **settings

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import agreement
 from distillspec_jax.evaluation.agreement import AgreementError
@@ -101,7 +101,7 @@ def test_where_positions_end_texts_are_shorter_and_agree():
     """Prompts of 8, blocks of 3 and 20 positions leave 9 tokens of 12."""
     line = DecoderOnly(dataclasses.replace(tiny.GPT.config, max_positions=20))
     tokenizer = embedded_tokenizer().model_bytes
-    card = checkpoint.ModelCard(*registry.describe(line))
+    card = model_card.ModelCard(*registry.describe(line))
     target, draft = (Pretrained("line", line, tiny.params(line, seed), card, tokenizer) for seed in (0, 1))
     given = {**BATCHES[0], "encoder_input_tokens": tiny.ragged(0, (8, 5, 7, 3, 6, 8, 4, 8), 8)}
     rounds = agreement.sample_rounds(target, draft, DISTRIBUTION, given, 3, (0, 0))

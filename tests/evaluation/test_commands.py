@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.cli import main as console
 from distillspec_jax.evaluation import results
 from tests.evaluation import simulated, tiny
@@ -14,7 +14,7 @@ from tests.evaluation import simulated, tiny
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models") / "target"
     made = tiny.model("target", 0)
-    checkpoint.write_card(directory, made.card, made.tokenizer_bytes)
+    model_card.write_card(directory, made.card, made.tokenizer_bytes)
     checkpoint.save_params(directory, 1, made.params)
     return str(directory)
 

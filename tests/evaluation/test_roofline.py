@@ -96,7 +96,7 @@ def test_chips_share_bytes_and_add_wires() -> None:
     # Nine sums of two rows of 16 numbers, each 3/4 sent and 3/4 received.
     assert four.wire_bytes == 9 * 2 * 16 * 2 * 2 * 3 / 4
     assert four.seconds(MEMORY, 4) == pytest.approx(one.seconds(MEMORY) / 4)
-    assert roofline.Work(1, 1, 1, 0, 0, 0, 0, 1, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
+    assert roofline.Work(1, 1, 1, 0, 0, 0, 0, 0, 1, 8e9).seconds(DEVICES["v5e"]) == pytest.approx(0.04)
 
 
 def test_what_does_not_fit_is_refused_with_the_bytes_missing() -> None:
@@ -139,6 +139,14 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
     # A distribution for every token of the target and of the draft.
     assert costly[0] - few[0] == pytest.approx(counted[0] * 0.5 + 2 * 64 / 10)
     assert costly[3] - few[3] == pytest.approx(counted[3] * 0.5 + 2 * (4 * 64 + 3 * 24) / 10)
+
+    slow = dataclasses.replace(mine, readouts=((16.0, 1.0, 100.0, 0.5),))
+    work = draft.call(1, 1, itemsize=4)
+    read = 16 * 24 * 4  # of the listed columns
+    assert work.readout == read
+    less = mine.product_seconds(read, 0.0, 16, 1, work.bytes)
+    assert slow.product_seconds(read, 0.0, 16, 1, work.bytes) == less
+    assert work.seconds(slow) - work.seconds(mine) == pytest.approx(read / 0.5 - less)
 
     for field, wrong in (("bandwidth", -1), ("products", [[1, 2]]), ("launch", "fast"), ("flops", None)):
         path.write_text(json.dumps({**written, field: wrong}))

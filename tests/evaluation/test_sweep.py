@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.measured import Workload
 from distillspec_jax.evaluation.sweep import RESULTS, sweep
+from distillspec_jax.model_card import ModelCard
 from tests.evaluation import tiny
 
 PROMPTS, TIMED, GAMMA = 7, 5, 2

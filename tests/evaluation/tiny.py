@@ -7,7 +7,7 @@ import functools
 
 import jax
 
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config

@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks.transformers_reference import assisted, exported
 from distillspec_jax import acceptance
 from distillspec_jax.acceptance import Record
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.decoding import Engine, ModelDrafter, SamplingParams, StopOnEos
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.vocabulary import Vocabulary

@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from distillspec_jax.checkpoint import ModelCard, write_card
 from distillspec_jax.cli import deploy
 from distillspec_jax.cli import main as console
 from distillspec_jax.interop import hf_t5gemma_config
 from distillspec_jax.interop.engines import registry
+from distillspec_jax.model_card import ModelCard, write_card
 from distillspec_jax.models import registry as networks
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from tests import tiny

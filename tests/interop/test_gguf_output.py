@@ -10,11 +10,11 @@ import pytest
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from distillspec_jax.checkpoint import ModelCard
 from distillspec_jax.cli import main as console
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import convert, gguf_decoder, gguf_output, gguf_tokenizer, gguf_vocabulary
 from distillspec_jax.interop.gguf_file import GGUFFile
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, rotary
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained

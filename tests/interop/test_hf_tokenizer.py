@@ -6,7 +6,7 @@ import json
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.cli import main as console
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.interop import convert, hf_folder, hf_tokenizer
@@ -67,7 +67,7 @@ def test_a_vocabulary_of_another_type_is_not_exported_as_unigram(tmp_path, capsy
 
 
 def test_padding_that_there_is_not_is_not_written():
-    card = checkpoint.ModelCard(*registry.describe(tiny.GPT))
+    card = model_card.ModelCard(*registry.describe(tiny.GPT))
     model = Pretrained("gpt", tiny.GPT, {}, card, sentencepiece(pad_piece="none"))
     special, files = hf_tokenizer.files(model)
     assert special == {"eos_token_id": 1}

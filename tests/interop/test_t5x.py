@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import t5x
 from distillspec_jax.models import pretrained, registry
@@ -68,7 +68,7 @@ def test_decoding_gives_t5xs_logits_too(config, found, expected):
 
 def test_logits_survive_our_checkpoint_directory(config, found, expected, tmp_path):
     family, fields = registry.describe(EncoderDecoder(config))
-    checkpoint.write_card(tmp_path, checkpoint.ModelCard(family, fields), tokenizer=None)
+    model_card.write_card(tmp_path, model_card.ModelCard(family, fields), tokenizer=None)
     checkpoint.save_params(tmp_path, found.step, found.params)
     loaded = pretrained.load(str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, found.params)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import draft_shapes
 from distillspec_jax.interop import convert, hf_folder
@@ -21,7 +21,7 @@ factorised_models = pytest.mark.parametrize("kind", tiny.FACTORISED)
 
 
 def loaded(model):
-    card = checkpoint.ModelCard(*registry.describe(model), None)
+    card = model_card.ModelCard(*registry.describe(model), None)
     return Pretrained("whole", model, tiny.params(model), card)
 
 

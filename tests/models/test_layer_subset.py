@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import draft_shapes
 from distillspec_jax.models import layer_subset, pretrained, registry
@@ -41,10 +41,10 @@ def test_a_draft_computes_what_the_target_does_with_the_other_layers_silenced(ki
 
 def test_a_draft_is_a_checkpoint_that_goes_with_its_target(tmp_path):
     family, config = registry.describe(tiny.GPT)
-    card = checkpoint.ModelCard(
+    card = model_card.ModelCard(
         family,
         config,
-        checkpoint.fingerprint(TOKENIZER),
+        model_card.fingerprint(TOKENIZER),
         prefix="so: ",
         eos_ids=[3],
         chat={"template": "{{ messages }}"},

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import model_card
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.operations import admission
@@ -67,7 +67,7 @@ def test_what_is_refused(tmp_path, models):
         tmp_path / "nameless", dataclasses.replace(pair.draft(), card=unknown, tokenizer_bytes=None)
     )
     empty = tmp_path / "empty"
-    checkpoint.write_card(empty, pair.draft().card, None)
+    model_card.write_card(empty, pair.draft().card, None)
     for name, options, said in (
         (other, {}, "has another vocabulary than target"),
         (nameless, {}, "vocabulary of .*nameless is unknown"),

@@ -7,7 +7,7 @@ import jax
 import pytest
 from markupsafe import escape
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.data.examples import examples
 from distillspec_jax.models import registry, zoo_manifest
@@ -25,8 +25,8 @@ def tiny_zoo(tmp_path_factory):
         config = T5Config(tokenizer.vocab_size, width, 2, 4, 1, 1, 16, logits_via_embedding=True)
         model = EncoderDecoder(config)
         family, described = registry.describe(model)
-        card = checkpoint.ModelCard(family, described, checkpoint.fingerprint(tokenizer.model_bytes))
-        checkpoint.write_card(root / name, card, tokenizer.model_bytes)
+        card = model_card.ModelCard(family, described, model_card.fingerprint(tokenizer.model_bytes))
+        model_card.write_card(root / name, card, tokenizer.model_bytes)
         checkpoint.save_params(root / name, 1, init_params(model, jax.random.key(number)))
     models = {name: {"description": name, "parameters": 1} for name in ("target", "draft")}
     aliases = {f"wiki_leads/{name}": name for name in models}

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from distillspec_jax.training.flops import peak, product_flops
+from distillspec_jax.models.program_counts import product_flops
+from distillspec_jax.training.flops import peak
 from tests import tiny
 
 X_34, W_45, W_55 = jnp.ones((3, 4)), jnp.ones((4, 5)), jnp.ones((5, 5))

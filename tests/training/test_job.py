@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from distillspec_jax import checkpoint
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.errors import UsageError
@@ -98,7 +98,7 @@ def test_rows_longer_than_the_models_positions_are_refused(pack):
 
 def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
     card = dataclasses.replace(describe(), tokenizer_fingerprint="f" * 64)
-    checkpoint.write_card(tmp_path, card, None)
+    model_card.write_card(tmp_path, card, None)
     with pytest.raises(UsageError, match=rf"initial {tmp_path} was trained with another vocabulary"):
         describe(parents={"initial": str(tmp_path)})
 
@@ -114,7 +114,7 @@ def test_a_run_hands_on_how_its_parent_reads(tmp_path):
     data = DataConfig("wiki_leads", chat=True).read_by(None, unknown, known)
     card = job.describe_run(MODEL, data, {"target": unknown, "draft": known}, gin="")
     assert {name: getattr(card, name) for name in CONVENTIONS} == CONVENTIONS
-    assert card.tokenizer_fingerprint == checkpoint.fingerprint(byte_level())
+    assert card.tokenizer_fingerprint == model_card.fingerprint(byte_level())
     assert card.provenance["data"]["chat"]
 
 
@@ -137,7 +137,7 @@ def opened(tmp_path):
 
 def test_a_directory_is_described_before_the_first_step(opened):
     directory, _ = opened
-    assert checkpoint.read_card(directory).task == "wiki_leads"
+    assert model_card.read_card(directory).task == "wiki_leads"
     assert (directory / "tokenizer.model").read_bytes() == b"tokenizer"
     assert checkpoint.latest_step(directory) is None
 
@@ -146,7 +146,7 @@ def test_the_same_run_may_go_on_with_other_steps_and_commands(opened):
     directory, card = opened
     changed = card.provenance | {"gin": "TRAIN_STEPS = 9", "command": "another"}
     job.open_directory(directory, dataclasses.replace(card, provenance=changed), b"tokenizer")
-    assert checkpoint.read_card(directory).provenance["gin"] == "TRAIN_STEPS = 3"
+    assert model_card.read_card(directory).provenance["gin"] == "TRAIN_STEPS = 3"
 
 
 @pytest.mark.parametrize(

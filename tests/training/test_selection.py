@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from distillspec_jax import checkpoint
-from distillspec_jax.checkpoint import ModelCard
+from distillspec_jax import checkpoint, model_card
 from distillspec_jax.errors import UsageError
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.selection import BEST, RECORD, Selection
 from tests.training import toy
@@ -19,8 +19,8 @@ TOKENIZER = b"pieces"
 
 @pytest.fixture
 def run_dir(tmp_path):
-    card = ModelCard("toy", {}, checkpoint.fingerprint(TOKENIZER), prefix="my: ")
-    checkpoint.write_card(tmp_path, card, TOKENIZER)
+    card = ModelCard("toy", {}, model_card.fingerprint(TOKENIZER), prefix="my: ")
+    model_card.write_card(tmp_path, card, TOKENIZER)
     return tmp_path
 
 
@@ -51,8 +51,8 @@ def test_the_highest_value_is_kept_beside_the_run_as_a_model_of_its_own(run_dir,
     until_then = toy.run(tmp_path_factory.mktemp("other"), total_steps=8)
     toy.assert_equal(params_of(run_dir / BEST), until_then)
     assert checkpoint.latest_step(run_dir) == 12  # the run itself goes on from its end
-    assert checkpoint.read_card(run_dir / BEST) == checkpoint.read_card(run_dir)
-    assert checkpoint.read_tokenizer(run_dir / BEST) == TOKENIZER
+    assert model_card.read_card(run_dir / BEST) == model_card.read_card(run_dir)
+    assert model_card.read_tokenizer(run_dir / BEST) == TOKENIZER
 
 
 def test_of_equal_values_the_first_is_kept_and_no_number_never_is(run_dir):

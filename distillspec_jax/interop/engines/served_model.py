@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import checkpoint, outputs
+from distillspec_jax import model_card, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
@@ -66,7 +66,7 @@ def read(name: str) -> ServedModel:
     path = Path(name)
     if path.is_file() or name.endswith(".gguf"):
         return _from_gguf(name)
-    if (path / hf_folder.CONFIG_FILE).is_file() and not (path / checkpoint.MODEL_FILE).is_file():
+    if (path / hf_folder.CONFIG_FILE).is_file() and not (path / model_card.MODEL_FILE).is_file():
         return _from_hf(name)
     return _from_checkpoint(name)
 
@@ -82,7 +82,7 @@ def _from_checkpoint(name: str) -> ServedModel:
         "checkpoint",
         _family(name, card.family, config),
         config,
-        checkpoint.read_tokenizer(pretrained.resolve(model)),
+        model_card.read_tokenizer(pretrained.resolve(model)),
         tuple(card.eos_ids),
         card.prefix,
         bool(card.shortlist),

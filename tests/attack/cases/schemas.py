@@ -131,9 +131,9 @@ def cases() -> list[Case]:
 
 def _fields() -> list[Case]:
     from distillspec_jax.acceptance import COUNTS
-    from distillspec_jax.checkpoint import ModelCard
     from distillspec_jax.data.target_set import Header
     from distillspec_jax.evaluation.result_row import PerPrompt, ResultRow, Timed
+    from distillspec_jax.model_card import ModelCard
     from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
     from distillspec_jax.models.t5_config import T5Config
     from distillspec_jax.operations.lineage import Lineage, Training
