@@ -79,6 +79,7 @@ EVERY_DAY = {
     *(("prefix", 3, name) for name, rule in rules.RULES.items() if rule.exact and name != "token"),
     ("prefix", 3, ONE_PASS),
     ("prefix", 2, HYBRID),  # the rule of candidates with every kind of drafter
+    # A T5Gemma compiles longest, and T5 has two stacks, too.
     *((name, 2, "token") for name in (*FAMILIES, *VARIANTS) if name not in ("prefix", "t5gemma")),
 }
 """What runs by default; the rest by `make test-exact`."""
