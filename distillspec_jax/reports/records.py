@@ -22,13 +22,13 @@ _NUMBERS = (
 """The columns of `_line`."""
 
 
-def print_audit(path: str, found: Audit) -> None:
+def print_audit(path: str, found: Audit, console: Console | None = None) -> None:
     """Prints the record of every row of a file, and of its outputs together; what is not known is `–`."""
     columns = [Column("drafter", True, True), *map(Column, _NUMBERS)]
     lines = [_line(_name(row), row.record, row.pace, (row.mbsu, row.measured_mbsu)) for row in found.rows]
     if found.outputs.texts:
         lines.append(_line("outputs", found.outputs, None, (None, None)))
-    print_table(Console(highlight=False), columns, lines, title=path)
+    print_table(console or Console(highlight=False), columns, lines, title=path)
 
 
 def _name(row: ResultRow) -> str:
@@ -57,7 +57,7 @@ def _number(value: float | None, form: str) -> str:
     return _UNKNOWN if value is None or math.isnan(value) else format(value, form)
 
 
-def print_requirements(title: str, found: Sequence[Requirement]) -> None:
+def print_requirements(title: str, found: Sequence[Requirement], console: Console | None = None) -> None:
     """Prints how many prompts each comparison needs, and what the pilot's own could show."""
     columns = [Column("T", is_key=True), Column("γ", is_key=True), Column("drafter", True, True)]
     columns += map(Column, ("measure", "pilot's n", "spread", "shows +", "prompts needed", "at most"))
@@ -75,4 +75,4 @@ def print_requirements(title: str, found: Sequence[Requirement]) -> None:
         ]
         for one in found
     ]
-    print_table(Console(highlight=False), columns, lines, title=title)
+    print_table(console or Console(highlight=False), columns, lines, title=title)

@@ -20,16 +20,16 @@ from distillspec_jax.reports.fitted import Column, print_text
 from distillspec_jax.reports.fitted import print_table as print_fitted
 
 
-def print_table(rows: Sequence[ResultRow]) -> None:
+def print_table(rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Prints a table for every group of comparable rows: a line a cell, intervals in brackets."""
-    console = _console()
+    console = console or _console()
     for group in results.groups(rows):
         _print_group(group, console)
 
 
-def print_findings(rows: Sequence[ResultRow]) -> None:
+def print_findings(rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Prints what every group says, a paragraph a temperature."""
-    console = _console()
+    console = console or _console()
     for group in results.groups(rows):
         for temperature in summary.temperatures(group):
             print_text(console, summary.finding(group, temperature).sentence)
@@ -52,9 +52,9 @@ def _print_group(rows: Sequence[ResultRow], console: Console) -> None:
     print_fitted(console, columns, [_line(row, metric) for row in ordered], title=title, ends=ends)
 
 
-def print_advice(advice: Advice) -> None:
+def print_advice(advice: Advice, console: Console | None = None) -> None:
     """Prints a cost table and what follows from it."""
-    console = _console()
+    console = console or _console()
     title = (
         f"{advice.target} drafted by {advice.draft}: batch {advice.batch_size}, T = {advice.temperature:g}"
     )
@@ -75,9 +75,11 @@ def print_advice(advice: Advice) -> None:
     print_text(console, advice.sentence)
 
 
-def print_predictions(found: Sequence[Prediction], title: str, told: str) -> None:
+def print_predictions(
+    found: Sequence[Prediction], title: str, told: str, console: Console | None = None
+) -> None:
     """Prints what a pair would do on a device, by batch size."""
-    console = _console()
+    console = console or _console()
     names = (
         "c",
         "verify cost",
@@ -107,7 +109,7 @@ def print_predictions(found: Sequence[Prediction], title: str, told: str) -> Non
     print_text(console, f"{told}. Rates are the most that memory, products and wires allow.")
 
 
-def print_drafts(target: str, shapes: Sequence[DraftShape]) -> None:
+def print_drafts(target: str, shapes: Sequence[DraftShape], console: Console | None = None) -> None:
     """Prints what drafts of some of a target's layers cost, and could gain."""
     title = f"drafts of {target}: c, and MBSU (at its best γ) by acceptance rate α"
     columns = [Column("draft", True, True), Column("parameters"), Column("c")]
@@ -121,10 +123,10 @@ def print_drafts(target: str, shapes: Sequence[DraftShape]) -> None:
         ]
         for shape in shapes
     ]
-    print_fitted(_console(), columns, lines, title=title)
+    print_fitted(console or _console(), columns, lines, title=title)
 
 
-def print_held_out(what: str, found: Mapping[str, HeldOut]) -> None:
+def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | None = None) -> None:
     """Prints models' losses on the same rows; the first is what the others are compared with."""
     first = next(iter(found.values()))
     beyond = ["beyond the first"] if len(found) > 1 else []
@@ -137,7 +139,7 @@ def print_held_out(what: str, found: Mapping[str, HeldOut]) -> None:
         more += [f"{value:.1f}" for value in one.corpus.values()]
         loss, perplexity = format(one.loss, ".3f"), format(one.perplexity, ".4g")
         lines.append([name, f"{one.tokens.sum():,}", loss, perplexity, *more])
-    print_fitted(_console(), columns, lines, title=f"{what}: {len(first.tokens)} rows")
+    print_fitted(console or _console(), columns, lines, title=f"{what}: {len(first.tokens)} rows")
 
 
 def _console() -> Console:
@@ -166,7 +168,7 @@ def _line(row: ResultRow, metric: str) -> list[str]:
     return [*line, score] if metric else line
 
 
-def print_served(found: Mapping[str, Sequence[tuple[str, Served]]]) -> None:
+def print_served(found: Mapping[str, Sequence[tuple[str, Served]]], console: Console | None = None) -> None:
     """Prints acceptance and block efficiency of streams, window by window; nothing of none."""
     columns = [Column("served", True, True), Column("requests", is_key=True)]
     columns += map(Column, ("prompts", "tokens", "acceptance", "tokens a call"))
@@ -181,10 +183,10 @@ def print_served(found: Mapping[str, Sequence[tuple[str, Served]]]) -> None:
             told = "–" if tokens is None else f"{tokens:,}"
             lines.append([label, place, f"{len(one.records):,}", told, rate, efficiency])
     if lines:
-        print_fitted(_console(), columns, lines)
+        print_fitted(console or _console(), columns, lines)
 
 
-def print_segments(found: Sequence[Verdict]) -> None:
+def print_segments(found: Sequence[Verdict], console: Console | None = None) -> None:
     """Prints what is said of every segment of streams that have some."""
     columns = [Column("stream", True, True), Column("segment", True, True)]
     columns += map(Column, ("requests", "value", "alarm below", "evidence", "needed", "outcome"))
@@ -199,4 +201,4 @@ def print_segments(found: Sequence[Verdict]) -> None:
             told = part.outcome or "new"
             lines.append([one.label, part.name, f"{part.units:,}", value, limit, evidence, level, told])
     if lines:
-        print_fitted(_console(), columns, lines)
+        print_fitted(console or _console(), columns, lines)

@@ -10,9 +10,9 @@ from rich.console import Console
 from distillspec_jax.reports.fitted import print_text
 
 
-def print_zoo(listed: Mapping[str, Any]) -> None:
+def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the models of a zoo's manifest with their held-out quality and acceptance."""
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     for name, model in listed["models"].items():
         head = f"zoo:{name}: {model['parameters'] / 1e6:.2f} M parameters, {model['description']}"
         qualities = [
