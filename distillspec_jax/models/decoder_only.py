@@ -27,15 +27,14 @@ from distillspec_jax.models.attention import (
     shared_dropout,
 )
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
-from distillspec_jax.models.dense import Dense, Form
+from distillspec_jax.models.decoder_stack import DecoderStack, Reach, reach_of
+from distillspec_jax.models.dense import Form
 from distillspec_jax.models.embedding import Embed
 from distillspec_jax.models.interface import Batch, DecodeState, prompt_lengths
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.mask_tails import places
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
-from distillspec_jax.models.projection import project
-from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.rotary import RopeScaling, Rotation
 from distillspec_jax.shapes import Array, Params
 
@@ -163,26 +162,13 @@ def _norm(config: DecoderOnlyConfig) -> nn.Module:
     return RMSNorm(dtype, config.norm_epsilon, around_zero=config.norms_around_zero)
 
 
-class Decoder(nn.Module):
-    """The stack of layers and the projection to logits."""
+class Decoder(DecoderStack):
+    """The stack, every layer with its own view of the line."""
 
     config: DecoderOnlyConfig
-    form: Form = "canonical"
-    remat: str = "none"
-    scan_layers: bool = False
-    kernel: str = "plain"
 
     def setup(self) -> None:
-        config = self.config
-        layer = rematerialised(DecoderLayer, self.remat, deterministic=3)
-        self.layers = [layer(config, self.form, self.kernel) for _ in range(config.num_layers)]
-        self.decoder_norm = _norm(config)
-        self.dropout = shared_dropout(config.dropout_rate)
-        if config.embedding_rank:
-            self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
-        if self.form != "canonical" or not config.logits_via_embedding:
-            axes = ("rank" if config.embedding_rank else "embed", "vocab")
-            self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
+        self.set_up(DecoderLayer, self.config.num_layers, _norm(self.config), deterministic=3)
 
     def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> list[View]:
         """Every layer's view, by the positions of queries and keys."""
@@ -213,25 +199,13 @@ class Decoder(nn.Module):
         layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         return through(self, layer, x, each=views, deterministic=deterministic)
 
-    def extend(self, x_BKM: Array, state: DecodeState, position_BK: Array) -> tuple[Array, Any]:
+    def extend(self, x_BKM: Array, state: DecodeState, reach: Reach) -> tuple[Array, Any]:
         """Runs the stack on new tokens, against the cache."""
-        slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
-        before_BKS = slot_1S[:, None] <= position_BK[:, :, None]  # a row's slots are its positions
-        views, x, cache = self._views(before_BKS, position_BK, slot_1S), x_BKM, []
+        views, x, cache = self._views(reach.before_BKS, reach.position_BK, reach.slot_1S), x_BKM, []
         for layer, kv, view in zip(self.layers, state.cache, views, strict=True):
             x, kv = layer.extend(x, kv, state.length_B, view)
             cache.append(kv)
-        return x, cache
-
-    def features(self, x: Array, deterministic: bool) -> Array:
-        """The features that `logits` reads."""
-        y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
-        return self.narrow(y) if self.config.embedding_rank else y
-
-    def logits(self, x: Array, embedding_VM: Array) -> Array:
-        if self.form != "canonical" or not self.config.logits_via_embedding:
-            return self.logits_dense(x)
-        return project(x, embedding_VM, axis=1)
+        return self.features(x, True), cache
 
 
 class Transformer(nn.Module):
@@ -282,9 +256,8 @@ class Transformer(nn.Module):
         return self.decoder(self._embed(prompt_BT, place_1T), place_1T, before_1TT, True)[1]
 
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
-        position_BK = state.length_B[:, None] + jnp.arange(tokens_BK.shape[1])[None]
-        x, cache = self.decoder.extend(self._embed(tokens_BK, position_BK), state, position_BK)
-        return self.decoder.features(x, True), cache
+        reach = reach_of(state, tokens_BK.shape[1])
+        return self.decoder.extend(self._embed(tokens_BK, reach.position_BK), state, reach)
 
 
 @dataclasses.dataclass(frozen=True)

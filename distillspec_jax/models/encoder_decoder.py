@@ -5,11 +5,13 @@ Every family with two stacks has these; how positions enter is its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from distillspec_jax.models.attention import bias_of
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.mask_tails import places
 from distillspec_jax.shapes import Array
@@ -78,3 +80,22 @@ def first_state(
         context={"cross": cross, "mask_BS": prompt_BS > 0},
     )
     return state, jnp.full(rows, start_id, jnp.int32)
+
+
+def extended(
+    layers: Sequence[Any], x_BKM: Array, state: DecodeState, each: Sequence[Any]
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Runs a decoder's layers on new tokens, against the cache and the inputs.
+
+    Args:
+      each: how every layer sees the line: a bias, or a view.
+
+    Returns:
+      The last layer's output and the longer cache.
+    """
+    cross_bias = bias_of(state.context["mask_BS"][:, None])
+    cache = []
+    for layer, kv, own, cross in zip(layers, state.cache, each, state.context["cross"], strict=True):
+        x_BKM, kv = layer.extend(x_BKM, kv, state.length_B, own, cross, cross_bias)
+        cache.append(kv)
+    return x_BKM, cache

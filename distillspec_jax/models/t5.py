@@ -22,14 +22,14 @@ from distillspec_jax.models.attention import (
     bias_of,
     shared_dropout,
 )
-from distillspec_jax.models.dense import Dense, Form
+from distillspec_jax.models.decoder_stack import DecoderStack, reach_of
+from distillspec_jax.models.dense import Form
 from distillspec_jax.models.embedding import Embed
-from distillspec_jax.models.encoder_decoder import first_state, sight, sight_of_inputs
+from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
-from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.spread import spread
 from distillspec_jax.models.t5_config import T5Config
@@ -160,36 +160,14 @@ class Encoder(nn.Module):
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
-class Decoder(nn.Module):
-    """The decoder stack and the projection to logits."""
+class Decoder(DecoderStack):
+    """The decoder stack, one table of relative positions for all its layers."""
 
     config: T5Config
-    form: Form = "canonical"
-    remat: str = "none"
-    scan_layers: bool = False
-    kernel: str = "plain"
 
     def setup(self) -> None:
-        config = self.config
-        self.relpos_bias = _relpos(config, bidirectional=False)
-        layer = rematerialised(DecoderLayer, self.remat, deterministic=5)
-        self.layers = [layer(config, self.form, self.kernel) for _ in range(config.num_decoder_layers)]
-        self.decoder_norm = _norm(config)
-        self.dropout = shared_dropout(config.dropout_rate)
-        if config.embedding_rank:
-            self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
-        if self.form != "canonical" or not config.logits_via_embedding:
-            axes = ("rank" if config.embedding_rank else "embed", "vocab")
-            self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
-
-    def _features(self, x: Array, deterministic: bool) -> Array:
-        y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
-        return self.narrow(y) if self.config.embedding_rank else y
-
-    def logits(self, x: Array, embedding_VM: Array) -> Array:
-        if self.form != "canonical" or not self.config.logits_via_embedding:
-            return self.logits_dense(x)
-        return project(x, embedding_VM, axis=1) / jnp.sqrt(self.config.emb_dim)
+        self.relpos_bias = _relpos(self.config, bidirectional=False)
+        self.set_up(DecoderLayer, self.config.num_decoder_layers, _norm(self.config), deterministic=5)
 
     def __call__(
         self,
@@ -206,22 +184,16 @@ class Decoder(nn.Module):
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         x, _ = through(self, layer, x, encoded_BSM, bias, cross_bias, deterministic=deterministic)
-        return self._features(x, deterministic)
+        return self.features(x, deterministic)
 
     def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
         return [layer.cross(encoded_BSM) for layer in self.layers]
 
     def extend(self, x_BKM: Array, state: DecodeState) -> tuple[Array, Any]:
-        slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
-        query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
-        visible_BKS = slot_1S[:, None] <= query_BK[:, :, None]
-        bias = self.relpos_bias(query_BK, slot_1S) + bias_of(visible_BKS)
-        cross_bias = bias_of(state.context["mask_BS"][:, None])
-        x, cache = x_BKM, []
-        for layer, kv, cross in zip(self.layers, state.cache, state.context["cross"], strict=True):
-            x, kv = layer.extend(x, kv, state.length_B, bias, cross, cross_bias)
-            cache.append(kv)
-        return self._features(x, True), cache
+        reach = reach_of(state, x_BKM.shape[1])
+        bias = self.relpos_bias(reach.position_BK, reach.slot_1S) + bias_of(reach.before_BKS)
+        x, cache = extended(self.layers, x_BKM, state, [bias] * len(self.layers))
+        return self.features(x, True), cache
 
 
 class Transformer(nn.Module):
@@ -246,7 +218,10 @@ class Transformer(nn.Module):
         return self.readout(self.hidden(batch, deterministic))
 
     def readout(self, hidden_BTM: Array) -> Array:
-        return self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+        logits = self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+        if self.decoder.reads_embedding:  # else the kernel has the scale (`prepared`), or is not to have it
+            logits /= jnp.sqrt(self.config.emb_dim)
+        return logits
 
     def hidden(self, batch: Batch, deterministic: bool) -> Array:
         seen = sight(batch)

