@@ -63,13 +63,15 @@ def final_check(directory: str | Path, prompts: int) -> str:
     import jax
 
     from distillspec_jax.evaluation import agreement, profiling
+    from distillspec_jax.evaluation.distilled_pair import DistilledPair
 
     if jax.process_count() > 1:
         return f"no final check: {jax.process_count()} hosts trained together, and it runs on one"
-    found = agreement.check(directory, prompts=prompts)
-    if found is None:
+    pair = DistilledPair.load(directory)
+    found = None if pair is None else agreement.check(pair, prompts=prompts)
+    if pair is None or found is None:
         return "no target or no held-out prompts to check with"
-    profiling.profile(directory, prompts=prompts)
+    profiling.of_pair(pair, prompts=prompts)
     return str(found)
 
 

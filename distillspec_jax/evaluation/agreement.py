@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from distillspec_jax import acceptance, files, schema
-from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax import acceptance, files
 from distillspec_jax.decoding import (
     PairParams,
     RowSettings,
@@ -32,8 +30,8 @@ from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.decoding.state import Counts
 from distillspec_jax.distillation import expected_acceptance
 from distillspec_jax.distillation.deployment import Deployment
+from distillspec_jax.evaluation.distilled_pair import DistilledPair
 from distillspec_jax.generation.prompt_format import tokenizer_of
-from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import Batch, LanguageModel, prompt_lengths, shift_right
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Array, Params
@@ -104,46 +102,28 @@ class Rounds:
     overlap_RB: np.ndarray
 
 
-def check(
-    directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
-) -> Agreement | None:
-    """Computes the three numbers of a distilled draft under its card's distribution, on held-out prompts.
+def check(pair: DistilledPair, *, prompts: int = 32, block_size: int = 5, seed: int = 0) -> Agreement | None:
+    """Computes the three numbers of a pair under the distribution that it is meant for, on held-out prompts.
 
-    They are written to `agreement.json` in the directory.
+    They are written to `agreement.json` beside the draft.
 
     Args:
-      directory: of a distillation; its card names target, task and distribution.
       prompts: at most so many of each task.
       block_size: of the sampler.
       seed: of all draws.
 
     Returns:
-      The numbers; None where the draft was distilled without its target, or the task has no held-out prompts.
+      The numbers; None where the task has no held-out prompts.
 
     Raises:
       AgreementError: two of them contradict each other.
     """
-    draft = pretrained.load(str(directory))
-    provenance = draft.card.provenance
-    parents = provenance.get("parents", {})
-    if "target" not in parents:
-        return None
-    target = pretrained.load(parents["target"])
-    deployed = provenance.get("deployment") or {}
-    distribution = schema.read(Deployment, deployed, f"{directory}, provenance.deployment")
-    data = DataConfig(
-        str(draft.card.task),
-        draft.card.feature_lengths,
-        eval_limit=prompts,
-        tokenizer_of=str(directory),
-        chat=provenance.get("data", {}).get("chat", False),
-    )
-    of_tasks = data.held_out_batches(min(prompts, 16)).values()
+    of_tasks = pair.data(prompts).held_out_batches(min(prompts, 16)).values()
     batches = [jax.tree.map(jnp.asarray, batch) for of_task in of_tasks for batch in of_task]
     if not batches:
         return None
-    found = agreement(target, draft, distribution, batches, block_size=block_size, seed=seed)
-    files.write_json(Path(directory) / FILE, dataclasses.asdict(found))
+    found = agreement(pair.target, pair.draft, pair.deployment, batches, block_size=block_size, seed=seed)
+    files.write_json(pair.directory / FILE, dataclasses.asdict(found))
     return found
 
 

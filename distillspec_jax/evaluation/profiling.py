@@ -7,17 +7,17 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from distillspec_jax import acceptance, acceptance_profile, checkpoint, schema
+from distillspec_jax import acceptance, acceptance_profile, checkpoint
 from distillspec_jax.acceptance import Record
 from distillspec_jax.acceptance_profile import Counts, Profile, ProfileCell
-from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.decoding import Engine, StopOnEos
 from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.distilled_pair import DistilledPair
 from distillspec_jax.evaluation.paired import number
 from distillspec_jax.generation.prompt_format import tokenizer_of
-from distillspec_jax.models import fingerprints, pretrained
+from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import prompt_lengths
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.version import __version__
@@ -26,35 +26,26 @@ _ROWS = 16
 _TEMPERATURES = (0.0, 1.0)
 
 
-def profile(
-    directory: str | Path, *, prompts: int = 32, block_size: int = 5, seed: int = 0
-) -> Profile | None:
-    """Measures a distilled draft on the first held-out prompts of its task, and writes `profile.json`.
+def profile(directory: str | Path, *, prompts: int, block_size: int) -> Profile | None:
+    """Calls `of_pair` for the pair of a distillation; None where it had no target."""
+    pair = DistilledPair.load(directory)
+    return None if pair is None else of_pair(pair, prompts=prompts, block_size=block_size)
+
+
+def of_pair(pair: DistilledPair, *, prompts: int = 32, block_size: int = 5, seed: int = 0) -> Profile | None:
+    """Measures a pair on the first held-out prompts of its task, and writes `profile.json` beside the draft.
 
     Args:
-      directory: of a distillation; its card names target, task and distribution.
       prompts: at most so many of each task.
       block_size: drafts a round.
       seed: of all draws.
 
     Returns:
-      The profile at temperatures 0 and 1 and under the card's distribution; None where the draft was
-      distilled without its target, or the task has no held-out prompts.
+      The profile at temperatures 0 and 1 and under the distribution that the draft is meant for; None where
+      the task has no held-out prompts.
     """
-    draft = pretrained.load(str(directory))
-    card = draft.card
-    parents = card.provenance.get("parents", {})
-    if "target" not in parents:
-        return None
-    data = DataConfig(
-        str(card.task),
-        card.feature_lengths,
-        eval_limit=prompts,
-        tokenizer_of=str(directory),
-        chat=card.provenance.get("data", {}).get("chat", False),
-    )
     asked: list[list[int]] = []
-    for batches in data.held_out_batches(min(prompts, _ROWS)).values():
+    for batches in pair.data(prompts).held_out_batches(min(prompts, _ROWS)).values():
         for batch in batches:
             ids_BT = batch["encoder_input_tokens"]
             for ids_T, length in zip(ids_BT, prompt_lengths(jnp.asarray(ids_BT)).tolist(), strict=True):
@@ -62,15 +53,13 @@ def profile(
                     asked.append(ids_T[:length].tolist())
     if not asked:
         return None
-    place = f"{directory}, provenance.deployment"
-    deployed = schema.read(Deployment, card.provenance.get("deployment") or {}, place)
-    settings = [*map(Deployment, _TEMPERATURES), deployed]
-    target = pretrained.load(parents["target"])
-    longest = room_for(target, draft, asked, block_size, card.feature_lengths["targets"])
+    settings = list(dict.fromkeys([*map(Deployment, _TEMPERATURES), pair.deployment]))
+    card = pair.draft.card
+    longest = room_for(pair.target, pair.draft, asked, block_size, card.feature_lengths["targets"])
     found = Profile(
-        draft=str(directory),
-        target=parents["target"],
-        step=checkpoint.latest_step(directory),
+        draft=str(pair.directory),
+        target=pair.target_path,
+        step=checkpoint.latest_step(pair.directory),
         task=str(card.task),
         split="validation",
         prompts=len(asked),
@@ -78,9 +67,9 @@ def profile(
         block_size=block_size,
         max_new_tokens=longest,
         release=__version__,
-        cells=measure(target, draft, asked, longest, list(dict.fromkeys(settings)), block_size, seed),
+        cells=measure(pair.target, pair.draft, asked, longest, settings, block_size, seed),
     )
-    acceptance_profile.write(directory, found)
+    acceptance_profile.write(pair.directory, found)
     return found
 
 
@@ -100,7 +89,7 @@ def measure(
       prompts: token ids.
       max_new_tokens: longest output, EOS included.
       settings: the distributions.
-      block_size, seed: see `profile`.
+      block_size, seed: see `of_pair`.
     """
     engine = engine_for(target, draft, prompts, block_size)
     vocabulary = tokenizer_of(target).vocabulary
