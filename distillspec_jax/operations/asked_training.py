@@ -71,7 +71,8 @@ def task(target: Pretrained, train: Path, validation: Path) -> str:
 
     form = prompt_format(target, truncate=True)
     train, validation = outputs.resolved(train), outputs.resolved(validation)
-    name = prompts.digest([Prompt(inputs=str(train.parent)), *prompts.read_sample(train)])
+    # Names are for good in a process: other files of the same rows are another task.
+    name = prompts.digest([Prompt(inputs=str(train)), *prompts.read_sample(train)])
     return tasks.jsonl_task(
         f"asked_{name}",
         str(train),

