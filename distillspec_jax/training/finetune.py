@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import optax
 
 from distillspec_jax import outputs
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.network import Network
 from distillspec_jax.partitioning import Partitioner, make_partitioner
@@ -28,6 +29,7 @@ def finetune(
     initial_checkpoint_path: str | None = None,
     dropout_rate: float | None = None,
     z_loss: float = 0.0,
+    unlikelihood: float = 0.0,
     partitioner: Partitioner | None = None,
     remat: str = "none",
     scan_layers: bool = False,
@@ -44,7 +46,7 @@ def finetune(
       optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
       initial_checkpoint_path: a checkpoint directory to start from.
       dropout_rate: in place of the model's own.
-      z_loss: see `make_supervised_loss`.
+      z_loss, unlikelihood: see `make_supervised_loss`.
       partitioner: where arrays live; all devices on the data axis by default.
       remat, scan_layers, attention: see `models.rematerialisation`, `models.layer_stack` and
         `models.attention.KERNELS`.
@@ -53,6 +55,7 @@ def finetune(
     Returns:
       The checkpoint directory; of one in a bucket, the folder of this machine from which it was published.
     """
+    check_number("UNLIKELIHOOD", unlikelihood, minimum=0, whole=False)
     model_dir = job.check_directory(model_dir)
     if model is None:
         if initial_checkpoint_path is None:
@@ -68,7 +71,10 @@ def finetune(
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     params = job.initial_params(model, partitioner, loop.seed, initial_checkpoint_path)
-    counted = None if trained == model else make_supervised_loss(model, dropout=True, z_loss=z_loss)
+    trained_loss = functools.partial(
+        make_supervised_loss, dropout=True, z_loss=z_loss, unlikelihood=unlikelihood
+    )
+    counted = None if trained == model else trained_loss(model)
     held_out = job.held_out_loss(
         make_supervised_loss(model, dropout=False), data, loop.batch_size, partitioner
     )
@@ -77,7 +83,7 @@ def finetune(
         card,
         model,
         params,
-        make_supervised_loss(trained, dropout=True, z_loss=z_loss),
+        trained_loss(trained),
         data,
         loop,
         optimizer,

@@ -13,13 +13,17 @@ from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
 
 
-def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float = 0.0) -> LossFn:
+def make_supervised_loss(
+    model: LanguageModel, *, dropout: bool, z_loss: float = 0.0, unlikelihood: float = 0.0
+) -> LossFn:
     """Negative log-likelihood of `decoder_target_tokens` where `decoder_loss_weights` > 0.
 
     Args:
       model: the network.
       dropout: draw dropout masks from the step's key (training) or not (evaluation).
       z_loss: weight of `log(Z)^2`, which keeps logits from drifting (T5X: 1e-4).
+      unlikelihood: weight of `repeated_mass`, against greedy text that goes round in circles. It needs room
+        for `[B, T, T]`.
     """
 
     def loss_fn(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Array, dict[str, Any]]:
@@ -32,6 +36,10 @@ def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float =
         # On a CPU, looking for the place of the largest logit takes longer than all the rest of the loss.
         correct_BT = logit_BT >= jnp.max(logits_BTV, axis=-1)
         loss_BT = nll_BT + z_loss * jnp.square(log_z_BT) if z_loss else nll_BT
+        if unlikelihood:
+            log_probs_BTV = logits_BTV - log_z_BT[..., None]
+            segments_BT = batch.get("decoder_segment_ids", weights_BT > 0)
+            loss_BT = loss_BT + unlikelihood * repeated_mass(log_probs_BTV, targets_BT, segments_BT)
         metrics = {
             "nll": Mean.of(nll_BT, weights_BT),
             "token_accuracy": Mean.of(correct_BT.astype(jnp.float32), weights_BT),
@@ -40,3 +48,31 @@ def make_supervised_loss(model: LanguageModel, *, dropout: bool, z_loss: float =
         return jnp.sum(loss_BT * weights_BT), jnp.sum(weights_BT), metrics
 
     return jax.tree_util.Partial(loss_fn)
+
+
+def repeated_mass(log_probs_BTV: Array, targets_BT: Array, segments_BT: Array) -> Array:
+    """Measures how much each position gives to tokens that stand before it and do not come next.
+
+    It is -sum_c log(1 - p(c)) over the different tokens c before a position, without its own target
+    (Welleck et al., arXiv 1908.04319, Eq. 4).
+
+    Args:
+      log_probs_BTV: of the next token.
+      targets_BT: the tokens.
+      segments_BT: the text to which each belongs; 0 of padding.
+
+    Returns:
+      `[B, T]`, nats.
+    """
+    place = jnp.arange(targets_BT.shape[1])
+    before_1TS = (place[None, :] < place[:, None])[None]
+    same_text_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
+    equal_BTS = targets_BT[:, :, None] == targets_BT[:, None, :]
+    first_BS = ~jnp.any(equal_BTS & same_text_BTS & before_1TS, axis=2)  # each token once
+    counts_BTS = (
+        before_1TS & same_text_BTS & ~equal_BTS & first_BS[:, None, :] & (segments_BT > 0)[:, :, None]
+    )
+    log_p_BTS = jnp.take_along_axis(log_probs_BTV, targets_BT[:, None, :], axis=2)
+    # A rounding below 1 keeps what was certain, and wrong, finite.
+    log_rest_BTS = jnp.log1p(-jnp.exp(jnp.minimum(log_p_BTS, -1e-6)))
+    return -jnp.sum(jnp.where(counts_BTS, log_rest_BTS, 0.0), axis=2)

@@ -119,6 +119,7 @@ def test_a_run_from_another_checkpoint_names_it_as_its_parent(base, trained, tmp
         (["--gin.TRAIN_STEPS=0"], "LoopConfig.total_steps=0: must be at least 1"),
         (["--gin.TRAIN_STEPS=1e3"], "TRAIN_STEPS=1000.0: must be a whole number"),
         (["--gin.LEARNING_RATE=fast"], "LEARNING_RATE='fast': must be a number"),
+        (["--gin.UNLIKELIHOOD=-1"], "UNLIKELIHOOD=-1: must be at least 0"),
         (["--gin.SEED=4294967296"], "LoopConfig.seed=4294967296: must be at most 4294967295"),
         (
             ["--gin.TRAIN_STEP=9"],
