@@ -174,31 +174,46 @@ def relative_position_bucket(
 
 
 class RelativePositionBias(nn.Module):
-    """A learned bias per head and bucketed distance, shared by all layers of a stack."""
+    """A learned bias per head and bucketed distance, shared by all layers of a stack.
+
+    Attributes:
+      neighbours: see `T5Config.relpos_neighbours`; of fresh parameters alone.
+    """
 
     num_heads: int
     num_buckets: int
     max_distance: int
     bidirectional: bool
+    neighbours: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, query_position: Array, key_position: Array) -> Array:
         """`[..., Q]` and `[..., S]` positions to a bias `[..., H, Q, S]`."""
-        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         table_HR = self.param(
             "rel_embedding",
-            logical(init, "heads", "relpos_buckets"),
+            logical(self._init, "heads", "relpos_buckets"),
             (self.num_heads, self.num_buckets),
             jnp.float32,
         )
-        bucket = relative_position_bucket(
-            key_position[..., None, :] - query_position[..., :, None],
+        bucket = self._bucket(key_position[..., None, :] - query_position[..., :, None])
+        return jnp.moveaxis(table_HR.T[bucket], -1, -3).astype(self.dtype)
+
+    def _bucket(self, relative_position: Array) -> Array:
+        return relative_position_bucket(
+            relative_position,
             bidirectional=self.bidirectional,
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )
-        return jnp.moveaxis(table_HR.T[bucket], -1, -3).astype(self.dtype)
+
+    def _init(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+        table_HR = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")(key, shape, dtype)
+        if not self.neighbours:
+            return table_HR
+        row_R = jnp.arange(self.num_buckets)
+        near_HR = self._bucket(jnp.array([-1, 1]))[:, None] == row_R[None]
+        return table_HR.at[:2].set(jnp.where(near_HR, self.neighbours, 0.0).astype(dtype))
 
 
 class Attention(nn.Module):

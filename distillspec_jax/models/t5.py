@@ -53,7 +53,11 @@ def _norm(config: T5Config) -> RMSNorm:
 
 def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
     return RelativePositionBias(
-        config.num_heads, config.relpos_buckets, config.relpos_max_distance, bidirectional
+        config.num_heads,
+        config.relpos_buckets,
+        config.relpos_max_distance,
+        bidirectional,
+        config.relpos_neighbours if bidirectional else 0.0,
     )
 
 

@@ -18,6 +18,8 @@ _SIZES = (
     *("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim"),
     *("relpos_buckets", "relpos_max_distance"),
 )
+_MOST_BIAS = 100
+"""Of attention's scores; beyond it a softmax has no gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class T5Config:
         `factorised.py`.
       relpos_buckets: of relative positions, half of them exact in a decoder and a quarter in an encoder.
       relpos_max_distance: from here on all distances share the last bucket.
+      relpos_neighbours: bias with which the encoder's first head begins for the token before its own, and its
+        second for the token behind; 0: T5X's init, under which a small network takes long to find either.
       decoder_start_id: the token before the first target token.
       dtype: of activations; parameters and logits are float32.
 
@@ -52,6 +56,7 @@ class T5Config:
     embedding_rank: int = 0
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    relpos_neighbours: float = 0.0
     decoder_start_id: int = 0
     dtype: str = "float32"
 
@@ -62,6 +67,10 @@ class T5Config:
         require(self, "relpos_buckets", buckets >= 4 and buckets % 2 == 0, "be even and at least 4")
         above = f"be above relpos_buckets / 2 = {buckets // 2}"
         require(self, "relpos_max_distance", self.relpos_max_distance > buckets // 2, above)
+        bias = self.relpos_neighbours
+        number = isinstance(bias, int | float) and not isinstance(bias, bool) and 0 <= bias <= _MOST_BIAS
+        require(self, "relpos_neighbours", number, f"be a number from 0 to {_MOST_BIAS}")
+        require(self, "relpos_neighbours", not bias or self.num_heads > 1, "be 0 where there is one head")
         inside = f"lie in the vocabulary of {self.vocab_size}"
         require(self, "decoder_start_id", 0 <= self.decoder_start_id < self.vocab_size, inside)
         check_feed_forward(self)
