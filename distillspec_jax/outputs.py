@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from distillspec_jax.buckets import stores
 from distillspec_jax.errors import UsageError
+from distillspec_jax.run_inputs import RunInputs
 
 if TYPE_CHECKING:
     from distillspec_jax.buckets.publications import Publication
@@ -45,7 +46,6 @@ _OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/[^/]+/fd/
 Recognise = Callable[[Path], bool]
 """Whether a file that is there is an earlier output of the same kind."""
 
-_Inode = tuple[int, int]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -59,8 +59,8 @@ class _Run:
       published: what it writes there, by address.
     """
 
-    files: dict[_Inode, str] = dataclasses.field(default_factory=dict)
-    folders: dict[_Inode, str] = dataclasses.field(default_factory=dict)
+    files: RunInputs = dataclasses.field(default_factory=RunInputs)
+    folders: RunInputs = dataclasses.field(default_factory=RunInputs)
     own: set[Path] = dataclasses.field(default_factory=set)
     addresses: set[str] = dataclasses.field(default_factory=set)
     published: dict[str, Publication] = dataclasses.field(default_factory=dict)
@@ -81,8 +81,8 @@ def run() -> Iterator[None]:
             yield
         return
     begun = _Run()
-    if sys.stdin is not None and (redirected := _regular(0)):
-        begun.files[redirected] = "standard input"
+    if sys.stdin is not None:
+        begun.files.note_standard_input()
     token = _under_way.set(begun)
     waits = True
     try:
@@ -131,11 +131,9 @@ def reads(path: str | Path, name: str | None = None) -> None:
         if stores.is_bucket(one) and not stores.staged(one):
             under_way.addresses.add(stores.address(one))
     for found in (Path(path), *_entries(path)):
-        inode = _inode(found)
-        if inode is None or _is_own(found.resolve(), under_way):
-            continue
-        kept = under_way.folders if found.is_dir() else under_way.files
-        kept.setdefault(inode, name or str(path))
+        if _status(found) is not None and not _is_own(found.resolve(), under_way):
+            kept = under_way.folders if found.is_dir() else under_way.files
+            kept.note(found, name or str(path))
 
 
 AnyPath = TypeVar("AnyPath", bound=str | Path)
@@ -216,7 +214,7 @@ def check(path: str | Path, ours: Recognise | None = None) -> Path:
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cannot save to {path}: it is a folder")
     under_way = _under_way.get() or _Run()
-    read = under_way.files.get((status.st_dev, status.st_ino)) if status is not None else None
+    read = under_way.files.name_of(real)
     if status is not None and read and not stat.S_ISCHR(status.st_mode):
         raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another file")
     if is_special(path):
@@ -255,11 +253,10 @@ def take_folder(
     root = resolved(path)
     _check_outside(path, root)
     under_way = _under_way.get()
-    inode = _inode(root)
-    if inode is not None:
+    if _status(root) is not None:
         if not root.is_dir():
             raise UsageError(f"cannot save to {path}: it is not a folder")
-        if under_way is not None and (read := under_way.folders.get(inode)):
+        if under_way is not None and (read := under_way.folders.name_of(root)):
             raise UsageError(f"cannot save to {path}: this run reads it ({read}); choose another folder")
         taken = sorted(set(names).intersection(os.listdir(root)) - set(leftovers) - {card})
         if taken and not (card and (root / card).is_file()):
@@ -356,25 +353,8 @@ def _status(path: Path) -> os.stat_result | None:
     """The status of what is there; None where nothing is, or where whoever writes will hear why not."""
     try:
         return path.stat()
-    except OSError:
-        return None
-
-
-def _inode(path: Path) -> _Inode | None:
-    try:
-        found = path.stat()
     except (OSError, ValueError):
         return None
-    return (found.st_dev, found.st_ino)
-
-
-def _regular(descriptor: int) -> _Inode | None:
-    """The inode of an open plain file; None of a terminal, a pipe, or a descriptor that is closed."""
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _entries(path: str | Path) -> list[Path]:

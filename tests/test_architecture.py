@@ -45,6 +45,7 @@ ROWS: list[set[str]] = [
         "memory",
         "training_log",
         "outputs",
+        "run_inputs",
         "shards",
         "schema",
         "terminal",

@@ -19,7 +19,7 @@ _SIZES = (
     *("relpos_buckets", "relpos_max_distance"),
 )
 _MOST_BIAS = 100
-"""Of attention's scores; beyond it a softmax has no gradient."""
+"""Largest bias of attention's scores; beyond it a softmax has no gradient."""
 
 
 @dataclasses.dataclass(frozen=True)

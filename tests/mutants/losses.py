@@ -21,7 +21,7 @@ LOSSES = (
         "an output is not compared with what the run reads",
         (
             _OUTPUTS,
-            "read = under_way.files.get((status.st_dev, status.st_ino)) if status is not None else None",
+            "read = under_way.files.name_of(real)",
             "read = None",
         ),
     ),
@@ -29,11 +29,11 @@ LOSSES = (
         "2",
         "files that are read are known by their paths, so that a hard link is another file",
         (
-            _OUTPUTS,
-            "kept.setdefault(inode, name or str(path))",
-            "kept.setdefault(str(found.resolve()), str(path))",
+            "run_inputs.py",
+            "self._known[_inode(found)] = _Input(name, path.absolute(), found.st_mtime_ns)",
+            "self._known[str(path.resolve())] = _Input(name, path.absolute(), found.st_mtime_ns)",
         ),
-        (_OUTPUTS, "under_way.files.get((status.st_dev, status.st_ino))", "under_way.files.get(str(real))"),
+        ("run_inputs.py", "self._known.get(_inode(found))", "self._known.get(str(path.resolve()))"),
     ),
     _lost(
         "3",
