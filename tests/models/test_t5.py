@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models.attention import RelativePositionBias
 from distillspec_jax.models.registry import shapes
 from distillspec_jax.models.t5 import T5Config, init_params
 from tests import tiny
@@ -43,6 +44,24 @@ def test_fresh_parameters_have_t5s_scales():
     np.testing.assert_array_equal(params["decoder"]["decoder_norm"]["scale"], jnp.ones(64))
 
 
+def test_an_encoders_heads_may_begin_at_their_neighbours():
+    """By the bias alone. The decoder's is as ever, and where none is asked for, T5X's init."""
+
+    def weights(neighbours, bidirectional):
+        bias = RelativePositionBias(2, 8, 10, bidirectional, neighbours)
+        params = bias.init(jax.random.key(0), jnp.arange(5), jnp.arange(5))
+        return np.asarray(jax.nn.softmax(bias.apply(params, jnp.arange(5), jnp.arange(5)), axis=-1))
+
+    before, behind = weights(9.0, True)
+    np.testing.assert_allclose(before[1:, :-1].diagonal(), 1, atol=1e-3)
+    np.testing.assert_allclose(behind[:-1, 1:].diagonal(), 1, atol=1e-3)
+    assert weights(0.0, True).max() < 0.5
+    fresh = dataclasses.replace(tiny.T5_1_1.config, relpos_neighbours=9.0)
+    params = init_params(dataclasses.replace(tiny.T5_1_1, config=fresh), jax.random.key(0))
+    most = {x: float(params[x]["relpos_bias"]["rel_embedding"].max()) for x in ("encoder", "decoder")}
+    assert most["encoder"] == 9.0 > 2.0 > most["decoder"]
+
+
 def test_logits_of_a_tied_model_are_scaled_and_of_an_untied_model_are_not():
     """T5 1.0 divides by sqrt(width) before its shared table; T5 1.1 has its own projection and does not."""
     tied, params = tiny.T5_1_0, tiny.params(tiny.T5_1_0)
@@ -63,6 +82,7 @@ def test_logits_of_a_tied_model_are_scaled_and_of_an_untied_model_are_not():
         ("vocab_size", -3, "vocab_size is -3, must be at least 1"),
         ("relpos_buckets", 7, "relpos_buckets is 7, must be even and at least 4"),
         ("relpos_max_distance", 4, "relpos_max_distance is 4, must be above relpos_buckets / 2 = 4"),
+        ("relpos_neighbours", -1, "relpos_neighbours is -1, must be a number from 0 to 100"),
         ("dropout_rate", 1.0, "dropout_rate is 1.0, must lie in [0, 1)"),
         ("decoder_start_id", 99, "decoder_start_id is 99, must lie in the vocabulary of 29"),
         ("dtype", "float61", "dtype: unknown 'float61'"),
