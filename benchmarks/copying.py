@@ -1,9 +1,9 @@
 """`python -m benchmarks.copying`: how soon a small encoder-decoder learns to copy its input.
 
-The zoo's target from fresh parameters, on rows of 6 to 24 tokens drawn at random that are to be repeated,
-with T5X's init and with heads that begin at their neighbours (`T5Config.relpos_neighbours`). To copy, a
-decoder has to find the token that it wrote last in the input, and to take the one behind it: the encoder must
-tell what stands before each token. Two minutes for each.
+The zoo's target from fresh parameters, or from trained ones (`--start`), on rows of 6 to 24 tokens drawn at
+random that are to be repeated, with T5X's init and with heads that begin at their neighbours
+(`T5Config.relpos_neighbours`). To copy, a decoder has to find the token that it wrote last in the input, and
+to take the one behind it: the encoder must tell what stands before each token. Two minutes for each.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ _REPORTED = 100
 
 
 def learned(
-    model: EncoderDecoder, steps: int, learning_rate: float, seed: int
+    model: EncoderDecoder, params: Params, steps: int, learning_rate: float, seed: int
 ) -> Iterator[tuple[int, float, float]]:
     """Trains; yields (step, loss, share of tokens that are the likeliest), over the last hundred steps."""
-    params: Params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(seed)))
     schedule = optax.warmup_constant_schedule(0.0, learning_rate, 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
     state, step = optimizer.init(params), _step(model, optimizer)
@@ -84,6 +83,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copying", description=__doc__)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--neighbours", type=float, action="append", help="biases to try (default: 0 and 6)")
+    parser.add_argument("--start", help="a checkpoint of that network (default: fresh parameters)")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
@@ -92,8 +92,14 @@ def main(argv: list[str]) -> int:
     print("| relpos_neighbours | steps | nats a token | tokens right |\n|---|---|---|---|")
     for bias in flags.neighbours or (0.0, 6.0):
         config = dataclasses.replace(model.config, relpos_neighbours=bias)
-        fresh = dataclasses.replace(model, config=config)
-        for step, loss, right in learned(fresh, flags.steps, flags.learning_rate, flags.seed):
+        begun = dataclasses.replace(model, config=config)
+        params: Params = nn.meta.unbox(jax.jit(begun.init)(jax.random.key(flags.seed)))
+        if flags.start:
+            trained = dict(pretrained.load(flags.start).params)
+            if bias:
+                trained["encoder"] = {**trained["encoder"], "relpos_bias": params["encoder"]["relpos_bias"]}
+            params = trained
+        for step, loss, right in learned(begun, params, flags.steps, flags.learning_rate, flags.seed):
             print(f"| {bias:g} | {step} | {loss:.2f} | {right:.0%} |", flush=True)
     return 0
 

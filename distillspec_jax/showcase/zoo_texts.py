@@ -10,6 +10,7 @@ leads, more arithmetic, and in its first half exercises in copying (`copying_tex
 function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
+    exercises.jsonl.gz    of the second part, its exercises alone
     validation.jsonl.gz   the three validation splits in turns, prefixes applied
     counts.json           rows and tokens of each part
 
@@ -384,6 +385,8 @@ def main() -> None:
     else:  # exercises first, among others
         rows.sort(key=lambda row: rng.random() * (0.5 if row["part"] in _EXERCISES else 1.0))
     write(arguments.output / "train.jsonl.gz", rows)
+    if any(row["part"] in _EXERCISES for row in rows):
+        write(arguments.output / "exercises.jsonl.gz", (row for row in rows if row["part"] in _EXERCISES))
     (arguments.output / "counts.json").write_text(json.dumps(counts, indent=1) + "\n")
     for name, count in counts.items():
         print(f"{name:16}", dict(count))
