@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +22,7 @@ import optax
 from distillspec_jax.cli import errors
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import shift_right
-from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.models.t5 import EncoderDecoder, init_params
 from distillspec_jax.shapes import Array, Params
 
 _ROWS, _WIDTH, _SHORTEST = 32, 24, 6
@@ -93,7 +92,7 @@ def main(argv: list[str]) -> int:
     for bias in flags.neighbours or (0.0, 6.0):
         config = dataclasses.replace(model.config, relpos_neighbours=bias)
         begun = dataclasses.replace(model, config=config)
-        params: Params = nn.meta.unbox(jax.jit(begun.init)(jax.random.key(flags.seed)))
+        params = init_params(begun, jax.random.key(flags.seed))
         if flags.start:
             trained = dict(pretrained.load(flags.start).params)
             if bias:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from distillspec_jax.buckets import stores
 from distillspec_jax.errors import UsageError
-from distillspec_jax.run_inputs import RunInputs
+from distillspec_jax.run_inputs import RunInputs, status_of
 
 if TYPE_CHECKING:
     from distillspec_jax.buckets.publications import Publication
@@ -131,7 +131,7 @@ def reads(path: str | Path, name: str | None = None) -> None:
         if stores.is_bucket(one) and not stores.staged(one):
             under_way.addresses.add(stores.address(one))
     for found in (Path(path), *_entries(path)):
-        if _status(found) is not None and not _is_own(found.resolve(), under_way):
+        if status_of(found) is not None and not _is_own(found.resolve(), under_way):
             kept = under_way.folders if found.is_dir() else under_way.files
             kept.note(found, name or str(path))
 
@@ -210,7 +210,7 @@ def check(path: str | Path, ours: Recognise | None = None) -> Path:
         earlier output of the same kind.
     """
     real = resolved(path)
-    status = _status(real)
+    status = status_of(real)
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cannot save to {path}: it is a folder")
     under_way = _under_way.get() or _Run()
@@ -253,7 +253,7 @@ def take_folder(
     root = resolved(path)
     _check_outside(path, root)
     under_way = _under_way.get()
-    if _status(root) is not None:
+    if status_of(root) is not None:
         if not root.is_dir():
             raise UsageError(f"cannot save to {path}: it is not a folder")
         if under_way is not None and (read := under_way.folders.name_of(root)):
@@ -278,7 +278,7 @@ def check_folder(path: str | Path) -> Path:
     """
     root = resolved(path)
     _check_outside(path, root)
-    status = _status(root)
+    status = status_of(root)
     if status is not None and not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"cannot save to {path}: {os.strerror(errno.ENOTDIR)}")
     return root
@@ -296,7 +296,7 @@ def check_writable(folder: str | Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # a name that is too long
             raise UsageError(f"cannot save to {folder}: {error.strerror}") from error
-    there = next(place for place in (real, *real.parents) if _status(place) is not None)
+    there = next(place for place in (real, *real.parents) if status_of(place) is not None)
     code = errno.ENOTDIR if not there.is_dir() else errno.EACCES
     effective = os.access in os.supports_effective_ids
     if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
@@ -314,7 +314,7 @@ def is_special(path: str | Path) -> bool:
     """Whether a path is a device, a pipe, or what is open already: it is written to, and never replaced."""
     if _OWN_DESCRIPTOR.fullmatch(os.path.abspath(path)):
         return True
-    status = _status(Path(path))
+    status = status_of(Path(path))
     return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
 
 
@@ -347,14 +347,6 @@ def _check_outside(path: str | Path, real: Path) -> None:
         is_ours = place.name in LAYOUT and any((folder / card).is_file() for card in _CARDS)
         if is_ours and not _is_own(folder, under_way):
             raise UsageError(f"cannot save to {path}: it would change {place.name} in {folder}")
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """The status of what is there; None where nothing is, or where whoever writes will hear why not."""
-    try:
-        return path.stat()
-    except (OSError, ValueError):
-        return None
 
 
 def _entries(path: str | Path) -> list[Path]:

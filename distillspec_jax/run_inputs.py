@@ -31,7 +31,7 @@ class RunInputs:
 
     def note(self, path: Path, name: str) -> None:
         """Adds what is there, if anything is; of two names the first is kept."""
-        found = _status(path)
+        found = status_of(path)
         if found is not None and self.name_of(path) is None:
             self._known[_inode(found)] = _Input(name, path.absolute(), found.st_mtime_ns)
 
@@ -47,16 +47,17 @@ class RunInputs:
 
     def name_of(self, path: Path) -> str | None:
         """The name by which the run knows what is there; None: it has not read it."""
-        found = _status(path)
+        found = status_of(path)
         read = self._known.get(_inode(found)) if found is not None else None
         if found is None or read is None:
             return None
-        there = _status(read.path)
+        there = status_of(read.path)
         same = there is not None and _inode(there) == _inode(found)
         return read.name if same or found.st_mtime_ns == read.modified else None
 
 
-def _status(path: Path) -> os.stat_result | None:
+def status_of(path: Path) -> os.stat_result | None:
+    """The status of what is there; None where nothing is, or where whoever opens it will hear why not."""
     try:
         return path.stat()
     except (OSError, ValueError):
