@@ -1,7 +1,7 @@
 """`python -m benchmarks.copying`: how soon a small encoder-decoder learns to copy its input.
 
-The zoo's target from fresh parameters, or from trained ones (`--start`), on rows of 6 to 24 tokens drawn at
-random that are to be repeated, with T5X's init and with heads that begin at their neighbours
+A network of the zoo from fresh parameters, or from trained ones (`--start`), on rows of 6 to 24 tokens drawn
+at random that are to be repeated, with T5X's init and with heads that begin at their neighbours
 (`T5Config.relpos_neighbours`). To copy, a decoder has to find the token that it wrote last in the input, and
 to take the one behind it: the encoder must tell what stands before each token. Two minutes for each.
 """
@@ -20,10 +20,12 @@ import numpy as np
 import optax
 
 from distillspec_jax.cli import errors
+from distillspec_jax.errors import UsageError
 from distillspec_jax.models import pretrained
 from distillspec_jax.models.interface import shift_right
 from distillspec_jax.models.t5 import EncoderDecoder, init_params
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training.supervised import make_supervised_loss
 
 _ROWS, _WIDTH, _SHORTEST = 32, 24, 6
 _FIRST_WORD = 300
@@ -51,14 +53,19 @@ def learned(
 
 
 def _step(model: EncoderDecoder, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    supervised = make_supervised_loss(model, dropout=False)
+    key = jax.random.key(0)  # no dropout asks for one
+
     def loss_of(params: Params, rows_BT: Array) -> tuple[Array, Array]:
-        batch = {"encoder_input_tokens": rows_BT, "decoder_input_tokens": shift_right(rows_BT)}
-        logits_BTV = model.logits(params, batch)
-        weights_BT = (rows_BT > 0).astype(jnp.float32)
-        nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, rows_BT)
-        right_BT = jnp.argmax(logits_BTV, axis=-1) == rows_BT
-        total = jnp.sum(weights_BT)
-        return jnp.sum(nll_BT * weights_BT) / total, jnp.sum(right_BT * weights_BT) / total
+        batch = {
+            "encoder_input_tokens": rows_BT,
+            "decoder_input_tokens": shift_right(rows_BT),
+            "decoder_target_tokens": rows_BT,
+            "decoder_loss_weights": rows_BT > 0,
+        }
+        total, weight, metrics = supervised(params, batch, key)
+        right = metrics["token_accuracy"]
+        return total / weight, right.total / right.count
 
     @jax.jit
     def step(params: Params, state: Any, rows_BT: Array) -> tuple[Params, Any, Any]:
@@ -80,14 +87,16 @@ def _rows(rng: np.random.Generator, vocab_size: int) -> np.ndarray:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copying", description=__doc__)
+    parser.add_argument("--model", default="zoo:target", help="whose shape (default: zoo:target)")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--neighbours", type=float, action="append", help="biases to try (default: 0 and 6)")
     parser.add_argument("--start", help="a checkpoint of that network (default: fresh parameters)")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
-    model = pretrained.network("zoo:target", pretrained.read_card("zoo:target"))
-    assert isinstance(model, EncoderDecoder)
+    model = pretrained.network(flags.model, pretrained.read_card(flags.model))
+    if not isinstance(model, EncoderDecoder):
+        raise UsageError(f"{flags.model}: no encoder-decoder")
     print("| relpos_neighbours | steps | nats a token | tokens right |\n|---|---|---|---|")
     for bias in flags.neighbours or (0.0, 6.0):
         config = dataclasses.replace(model.config, relpos_neighbours=bias)

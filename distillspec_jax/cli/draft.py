@@ -28,8 +28,9 @@ The embedding is most of a small draft. --embedding_rank=R factorises it into tw
       --output=runs/draft
 
 If a draft spends most of its time on logits, let it propose only the likeliest ids, as counted in a set
-written by `distillspec collect`; the output's distribution stays the same. Training ignores the shortlist and
-does not keep it, so distil first.
+written by `distillspec collect`; the output's distribution stays the same. Distillation on stored
+log-probabilities goes on over these ids alone, in less time; any other training ignores the list and does
+not keep it.
 
   distillspec draft --target=runs/smollm2/target --draft=runs/distilled --shortlist=4096 \\
       --texts=runs/texts --output=runs/shortlisted

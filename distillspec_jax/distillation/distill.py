@@ -27,9 +27,10 @@ from distillspec_jax.distillation.stored_logprobs import (
 from distillspec_jax.distillation.weighting import Frozen, Weighting
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.models import pretrained
-from distillspec_jax.models.interface import Batch
+from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.partitioning import Partitioner, make_partitioner
 from distillspec_jax.training import job, selection
 from distillspec_jax.training.loop import Evaluate, LoopConfig
@@ -113,7 +114,8 @@ def distill(
         data = dataclasses.replace(data, with_logprobs=True)
         assert data.texts is not None  # `_check_settings`
         check_logprobs(data.texts, student.model, divergence, source)
-        objective = _stored_objective(divergence, data, loop, partitioner, terms)
+        ids = tuple(student.card.shortlist)
+        objective = _stored_objective(divergence, data, loop, partitioner, terms, ids)
     else:
         teacher = pretrained.load(target, partitioner=partitioner)
         frozen = dataclasses.replace(teacher.model, scan_layers=scan_layers, attention=attention)
@@ -138,6 +140,8 @@ def distill(
         parents["reference draft"] = weighting.reference
     card = job.describe_run(student.model, data, parents, gin)
     card = dataclasses.replace(card, mask_id=None if one_pass is None else one_pass.mask_id)
+    if target is None:  # else the loss knows no shortlist
+        card = dataclasses.replace(card, shortlist=student.card.shortlist)
     job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)
@@ -226,13 +230,21 @@ def _stored_objective(
     loop: LoopConfig,
     partitioner: Partitioner,
     terms: _Terms,
+    ids: tuple[int, ...],
 ) -> _Objective:
-    """The objective on the stored log-probabilities of a target that is not loaded."""
+    """The objective on the stored log-probabilities of a target that is not loaded.
+
+    Args:
+      ids: the draft's shortlist; none: it proposes any id.
+    """
     vocabulary = data.tokenizer().vocabulary
+
+    def drafting(model: Network) -> LanguageModel:
+        return Shortlisted(model, ids) if ids else model
 
     def loss(model: Network) -> LossFn:
         return make_stored_logprobs_loss(
-            model,
+            drafting(model),
             divergence,
             dropout=True,
             vocabulary=vocabulary,
@@ -243,7 +255,7 @@ def _stored_objective(
         if data.held_out_set is None:
             return None
         unweighted = make_stored_logprobs_loss(
-            model, divergence, vocabulary=vocabulary, normalization=terms["normalization"]
+            drafting(model), divergence, vocabulary=vocabulary, normalization=terms["normalization"]
         )
         return job.held_out_loss(unweighted, data, loop.batch_size, partitioner)
 

@@ -26,6 +26,7 @@ from distillspec_jax.metrics import Mean
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.models.pretrained import Pretrained
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.shapes import Array, Params
 from distillspec_jax.training.step import LossFn, row_tokens
 from distillspec_jax.vocabulary import Vocabulary
@@ -130,7 +131,8 @@ def make_stored_logprobs_loss(
     """Makes a loss for `training.step` on batches of `data.target_set` with distributions; needs no target.
 
     Args:
-      draft: the network; logits as wide as the target's were.
+      draft: the network; logits as wide as the target's were. Where it has a shortlist, the loss is taken on
+        the listed ids alone, of which the target's distribution is made anew.
       divergence: token by token, over k + 1 outcomes.
       vocabulary: of both; the padded rows of an embedding are in no distribution.
       dropout: draw the draft's dropout masks from the step's key.
@@ -154,6 +156,14 @@ def make_stored_logprobs_loss(
         score_BT = weighting.score(divergence, said, mask_BT, batch["decoder_target_tokens"])
         return weighting.weigh(score_BT, mask_BT, normalize)
 
+    def of_draft(params: Params, batch: Batch, dropout_key: Array | None) -> Array:
+        if not isinstance(draft, Shortlisted):
+            logits_BTV = draft.logits(params, batch, dropout_key=dropout_key)
+            return merged(logits_BTV[..., : vocabulary.size], batch["top_ids"])
+        logits_BTS = draft.listed_logits(params, batch, dropout_key=dropout_key)
+        beside_BT1 = jnp.full((*logits_BTS.shape[:-1], 1), -jnp.inf, logits_BTS.dtype)
+        return merged(jnp.concatenate([logits_BTS, beside_BT1], axis=-1), draft.columns(batch["top_ids"]))
+
     def loss_fn(
         reference_params: Params, params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
@@ -161,10 +171,12 @@ def make_stored_logprobs_loss(
             batch, _ = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
         weights_BT = batch["decoder_loss_weights"]
         log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
-        logits_BTV = draft.logits(params, batch, dropout_key=key if dropout else None)
-        log_q_BTK = merged(logits_BTV[..., : vocabulary.size], batch["top_ids"])
+        log_q_BTK = of_draft(params, batch, key if dropout else None)
         tokens_BT = batch["decoder_target_tokens"]
-        loss_BT = divergence(log_p_BTK, log_q_BTK, weights_BT, tokens_BT)
+        learned_BTK = log_p_BTK  # without what a shortlist leaves out, to which the draft gives nothing
+        if isinstance(draft, Shortlisted):
+            learned_BTK = jnp.where(log_q_BTK > -jnp.inf, log_p_BTK, -jnp.inf)
+        loss_BT = divergence(learned_BTK, log_q_BTK, weights_BT, tokens_BT)
         said = Logits(log_p_BTK, jax.lax.stop_gradient(log_q_BTK))
         weight_BT, weight_sum, seen = weigh(reference_params, said, batch)
         tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)

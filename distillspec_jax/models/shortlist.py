@@ -59,13 +59,14 @@ class Shortlisted:
         """See `LanguageModel.prepare`."""
         if _KEY in params:
             return params
-        decoder = dict(self.network.prepare(params, rows)["decoder"])
-        ids = np.array(self.ids)
-        narrow = {
-            name: leaf[ids] if name in ("kernel_transposed", "kernel_int8") else leaf[..., ids]
-            for name, leaf in decoder.pop("logits_dense").items()
-        }
-        return {**params, "decoder": decoder, _KEY: narrow}
+        whole, ids = params["decoder"], np.array(self.ids)
+        if "logits_dense" in whole:
+            dense = {name: leaf[..., ids] for name, leaf in whole["logits_dense"].items()}
+            narrowed = {**params, "decoder": {**whole, "logits_dense": dense}}
+        else:  # rows of the embedding, before it is turned over
+            narrowed = {**params, "token_embedder": {"embedding": params["token_embedder"]["embedding"][ids]}}
+        decoder = dict(self.network.prepare(narrowed, rows)["decoder"])
+        return {**params, _KEY: decoder.pop("logits_dense"), "decoder": decoder}
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
         return self.readout(params, self.hidden(params, batch, dropout_key=dropout_key))
@@ -75,6 +76,14 @@ class Shortlisted:
 
     def readout(self, params: Params, hidden_BTM: Array) -> Array:
         return self.spread(self._listed_logits(params, hidden_BTM))
+
+    def listed_logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
+        """`logits` of the listed ids alone: `[B, T, S]`."""
+        return self._listed_logits(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def columns(self, ids: Array) -> Array:
+        """The place of ids in the list; S for one that is not there."""
+        return jnp.asarray(self._column_V)[ids]
 
     def _listed_logits(self, params: Params, hidden_BTM: Array) -> Array:
         params = self.prepare(params)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class LoopConfig:
       patience_after: steps that a run has before it may end so.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
       matmul_precision: of training's matrix products, `projection.PRECISIONS`; None: JAX's own setting.
+      frozen: top-level names of parameters that stay as they are, such as `token_embedder`.
       on_non_finite: what to do after a step whose loss or gradient is not finite: `stop`, or `skip` it, which
         leaves the parameters and the optimizer as they were. Its batch is kept either way.
     """
@@ -74,6 +75,7 @@ class LoopConfig:
     max_seconds: float = 0.0
     on_non_finite: str = "stop"
     matmul_precision: str | None = None
+    frozen: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_period", "save_period", "keep", "microbatches")
@@ -85,6 +87,8 @@ class LoopConfig:
             most = {"seed": bounds.SEED, "batch_size": bounds.ROWS}.get(name, bounds.COUNT)
             check_number(f"LoopConfig.{name}", getattr(self, name), minimum, most=most, whole=whole)
         check_microbatches(self.batch_size, self.microbatches)
+        if isinstance(self.frozen, str):
+            raise UsageError(f"LoopConfig.frozen={self.frozen!r}: give a tuple, ({self.frozen!r},)")
         if self.on_non_finite not in finiteness.POLICIES:
             near = nearest(self.on_non_finite, finiteness.POLICIES)
             raise UsageError(f"LoopConfig.on_non_finite={self.on_non_finite!r}: {near}")
@@ -130,9 +134,10 @@ def train(
         cannot share a batch.
     """
     partitioner.check_batch(config.batch_size)
-    state, shardings = create_state(params, param_shardings, optimizer, partitioner)
+    frozen = tuple(config.frozen)
+    state, shardings = create_state(params, param_shardings, optimizer, partitioner, frozen)
     train_step = make_train_step(
-        optimizer, partitioner, shardings, config.seed, config.microbatches, config.matmul_precision
+        optimizer, partitioner, shardings, config.seed, config.microbatches, config.matmul_precision, frozen
     )
     total = config.total_steps
 

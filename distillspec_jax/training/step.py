@@ -8,7 +8,7 @@ target's parameters) travel with it as leaves of a `jax.tree_util.Partial`: argu
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import flax.struct
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from distillspec_jax import metrics as metrics_lib
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.projection import precision
 from distillspec_jax.partitioning import Partitioner
@@ -40,7 +40,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, optimizer steps taken. Keys and the data position follow from it.
       params: the model's parameters, float32, T5X's names.
-      optimizer: optax's state.
+      optimizer: optax's state, of the parameters that are trained.
 
     The same class holds a state's shardings, leaf by leaf.
     """
@@ -56,26 +56,58 @@ def row_tokens(weights_BT: Array) -> Mean:
     return Mean(jnp.sum(count_B), jnp.sum(count_B > 0).astype(jnp.float32))
 
 
+def divided(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
+    """What is trained of a tree of parameters, and what of these top-level names stays as it is.
+
+    Raises:
+      UsageError: no such name, or nothing to train.
+    """
+    if not frozen:
+        return params, {}
+    for name in frozen:
+        if name not in params:
+            raise UsageError(f"FROZEN: the network has no parameters {name!r}: {nearest(name, params)}")
+    trained = {name: node for name, node in params.items() if name not in frozen}
+    if not trained:
+        raise UsageError(f"FROZEN={tuple(frozen)}: nothing is left to train")
+    return trained, {name: params[name] for name in frozen}
+
+
+def joined(trained: Params, rest: Params) -> Params:
+    """Puts together again what `divided` took apart."""
+    return {**trained, **rest} if rest else trained
+
+
 def create_state(
-    params: Params, shardings: Params, optimizer: optax.GradientTransformation, partitioner: Partitioner
+    params: Params,
+    shardings: Params,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner,
+    frozen: Collection[str] = (),
 ) -> tuple[TrainState, TrainState]:
     """A state at step 0 and the tree of its shardings."""
-    _, state_shardings = describe_state(params, shardings, optimizer, partitioner)
-    moments = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer)(params)
+    _, state_shardings = describe_state(params, shardings, optimizer, partitioner, frozen)
+    trained, _ = divided(params, frozen)
+    moments = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer)(trained)
     step = jax.device_put(jnp.zeros((), jnp.int32), partitioner.replicated)
     return TrainState(step=step, params=params, optimizer=moments), state_shardings
 
 
 def describe_state(
-    params: Params, shardings: Params, optimizer: optax.GradientTransformation, partitioner: Partitioner
+    params: Params,
+    shardings: Params,
+    optimizer: optax.GradientTransformation,
+    partitioner: Partitioner,
+    frozen: Collection[str] = (),
 ) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of `create_state`'s state, from shapes of parameters; nothing is allocated."""
-    moments = jax.eval_shape(optimizer.init, params)
+    trained, _ = divided(params, frozen)
+    moments = jax.eval_shape(optimizer.init, trained)
     state = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), params=params, optimizer=moments)
     state_shardings = TrainState(
         step=partitioner.replicated,
         params=shardings,
-        optimizer=partitioner.like(params, shardings, moments),
+        optimizer=partitioner.like(trained, divided(shardings, frozen)[0], moments),
     )
     return state, state_shardings
 
@@ -87,13 +119,14 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     matmul_precision: str | None = None,
+    frozen: Collection[str] = (),
 ) -> Any:
     """The jitted `(state, batch, loss_fn) -> (state, metrics)`; the state's buffers are donated.
 
     A step whose loss or gradient is not finite changes nothing but the step's number: what to do about it is
     the loop's to say.
 
-    The `LossFn` is differentiated with respect to the parameters.
+    The `LossFn` is differentiated with respect to the parameters that are not frozen.
 
     Args:
       optimizer: optax transformation.
@@ -102,14 +135,17 @@ def make_train_step(
       seed: step n uses `fold_in(key(seed), n)`, so a resumed run draws what it would have drawn.
       microbatches: split each batch into so many parts and accumulate their gradients.
       matmul_precision: of the loss and its gradient; None: JAX's own setting.
+      frozen: top-level names of parameters that no step changes; they have no moments either.
     """
 
     def gradients(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
-        def loss(params: Params) -> Any:
-            loss_sum, weight_sum, metrics = loss_fn(params, batch, key)
+        trained, rest = divided(params, frozen)
+
+        def loss(trained: Params) -> Any:
+            loss_sum, weight_sum, metrics = loss_fn(joined(trained, rest), batch, key)
             return loss_sum, (loss_sum, weight_sum, metrics)
 
-        grads, (loss_sum, weight_sum, metrics) = jax.grad(loss, has_aux=True)(params)
+        grads, (loss_sum, weight_sum, metrics) = jax.grad(loss, has_aux=True)(trained)
         return grads, weight_sum, metrics | {"loss": Mean(loss_sum, weight_sum)}
 
     def accumulated(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
@@ -137,15 +173,16 @@ def make_train_step(
         with precision(matmul_precision):
             grads, weight, metrics = accumulated(loss_fn, state.params, batch, key)
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
-        updates, moments = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        before, rest = divided(state.params, frozen)
+        updates, moments = optimizer.update(grads, state.optimizer, before)
+        params = optax.apply_updates(before, updates)
         norm = optax.tree.norm(grads)
         metrics["gradient_norm"] = Mean(norm, jnp.ones((), jnp.float32))
         finite = jnp.isfinite(metrics["loss"].total) & jnp.isfinite(weight) & jnp.isfinite(norm)
         params, moments = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, moments), (state.params, state.optimizer)
+            lambda new, old: jnp.where(finite, new, old), (params, moments), (before, state.optimizer)
         )
-        return TrainState(step=state.step + 1, params=params, optimizer=moments), metrics
+        return TrainState(step=state.step + 1, params=joined(params, rest), optimizer=moments), metrics
 
     return jax.jit(
         train_step,

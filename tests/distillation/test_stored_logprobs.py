@@ -7,6 +7,7 @@ import pytest
 
 from distillspec_jax.distillation.divergences import ForwardKL, JensenShannon, ReverseKL, TotalVariation
 from distillspec_jax.distillation.stored_logprobs import likeliest, make_stored_logprobs_loss, merged
+from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
 
@@ -177,3 +178,30 @@ def test_likeliest_are_a_networks_own_distribution():
         np.exp(log_p[..., :-1]), np.take_along_axis(distribution, ids, axis=-1), rtol=1e-4
     )
     np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+def test_a_draft_with_a_shortlist_learns_the_targets_distribution_of_the_listed_ids(divergence):
+    """Of the three stored ids one is not listed, at the second position none is."""
+    model, listed = tiny.GPT, np.array([1, 4, 5, 17, 28])
+    params, batch = tiny.params(model), tiny.teacher_batch(tiny.tokens(0, 1, 5), tiny.tokens(1, 1, 2))
+    ids = np.array([[[5, 9, 28], [2, 3, 9]]])
+    p = np.array([[[0.5, 0.2, 0.2, 0.1], [0.3, 0.3, 0.2, 0.2]]])
+    stored = {
+        "top_ids": ids.astype(np.int32),
+        "top_logprobs": np.log(p[..., :-1]).astype(np.float32),
+        "tail_logprob": np.log(p[..., -1]).astype(np.float32),
+        "decoder_loss_weights": np.ones((1, 2), np.float32),
+        "decoder_target_tokens": np.ones((1, 2), np.int32),
+    }
+    loss = make_stored_logprobs_loss(Shortlisted(model, tuple(listed)), divergence, vocabulary=T5_IDS)
+    value, _, metrics = jax.jit(loss)(params, {**batch, **stored}, jax.random.key(0))
+    q = softmax(tiny.logits(model, params, batch)[0][:, listed])
+    first = np.array([q[0, 2], q[0, 4], q[0, [0, 1, 3]].sum()]), np.array([0.5, 0.2, 0.1])
+    second = np.array([1.0]), np.array([0.2])
+    by_token = [by_hand(divergence, p / p.sum(), q) for q, p in (first, second)]
+    assert float(value) == pytest.approx(np.mean(by_token), rel=1e-5)
+    accepted = np.mean([np.minimum(q, p).sum() for q, p in (first, second)])
+    assert float(metrics["acceptance_at_most"].compute()) == pytest.approx(accepted, rel=1e-5)
+    slope = jax.grad(lambda params: loss(params, {**batch, **stored}, jax.random.key(0))[0])(params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(slope))

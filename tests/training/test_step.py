@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from distillspec_jax import metrics as metrics_lib
+from distillspec_jax.errors import UsageError
 from distillspec_jax.metrics import Mean
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training.step import create_state, evaluate, make_train_step, row_tokens
@@ -18,13 +19,16 @@ def quiet_loss(params, batch, key):
     return toy.toy_loss(params, batch, key, noise=0.0)
 
 
-def one_step(loss=quiet_loss, microbatches=1, seed=0, step=0, batch=None, matmul_precision=None):
+def one_step(loss=quiet_loss, microbatches=1, seed=0, step=0, batch=None, matmul_precision=None, frozen=()):
     partitioner = make_partitioner()
     params = jax.tree.map(lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape), toy.fresh_params())
-    optimizer = optax.sgd(1.0)
-    state, shardings = create_state(params, toy.replicated(params, partitioner), optimizer, partitioner)
+    optimizer = optax.sgd(1.0, momentum=0.9)
+    shardings = toy.replicated(params, partitioner)
+    state, shardings = create_state(params, shardings, optimizer, partitioner, frozen)
     state = state.replace(step=state.step + step)
-    train_step = make_train_step(optimizer, partitioner, shardings, seed, microbatches, matmul_precision)
+    train_step = make_train_step(
+        optimizer, partitioner, shardings, seed, microbatches, matmul_precision, frozen
+    )
     batch = toy.batch_at(3) if batch is None else batch
     state, metrics = train_step(state, batch, jax.tree_util.Partial(loss))
     return state, metrics_lib.to_host(metrics)
@@ -67,6 +71,29 @@ def test_the_loss_and_its_gradient_have_the_precision_that_was_asked_for():
     one_step(loss, matmul_precision="BF16_BF16_F32")
     assert set(seen) == {"BF16_BF16_F32"}
     assert jax.config.jax_default_matmul_precision is None
+
+
+def test_what_is_frozen_stays_and_has_no_moments_and_the_rest_learns_as_ever():
+    whole, _ = one_step(microbatches=2)
+    part, metrics = one_step(microbatches=2, frozen=("table",))
+    before = 0.1 * jnp.arange(whole.params["table"].size).reshape(whole.params["table"].shape)
+    np.testing.assert_array_equal(part.params["table"], before)
+    np.testing.assert_array_equal(part.params["bias"], whole.params["bias"])
+    moved = np.abs(part.params["bias"] - 0.1 * jnp.arange(toy.VOCAB))
+    assert metrics["gradient_norm"].compute() == pytest.approx(np.linalg.norm(moved), rel=1e-5)
+    assert len(jax.tree.leaves(part.optimizer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (("tabel",), "FROZEN: the network has no parameters 'tabel': did you mean 'table'"),
+        (("table", "bias"), "nothing is left to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(frozen, message):
+    with pytest.raises(UsageError, match=message):
+        one_step(frozen=frozen)
 
 
 def test_a_batch_without_any_weight_changes_nothing():
