@@ -13,7 +13,7 @@ of its chat template (Magpie, arXiv 2406.08464). Kept is what it ends itself, on
 
   distillspec prompts --model=runs/smollm2/target --limit=2000 --output=prompts.jsonl
   distillspec collect --model=runs/smollm2/target --chat --gin_file=tasks/jsonl.gin --gin.TASK_NAME=open \\
-      --gin.TRAIN_FILE=prompts.jsonl --top_logprobs=32 --output=runs/open_texts
+      --gin.TRAIN_FILE=prompts.jsonl --gin.TARGETS_FIELD=None --top_logprobs=32 --output=runs/open_texts
 
 To resume a stopped run, run the same command.
 """

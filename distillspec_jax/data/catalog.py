@@ -174,6 +174,9 @@ def _examples(row: Fields, place: str, spec: TaskSpec) -> Iterator[dict[str, str
     prompt = _text(_field(row, spec.inputs_field, place), spec.inputs_field, place)
     if spec.needs_prompt and not prompt.strip():
         raise UsageError(f"{place}: the prompt in field {spec.inputs_field!r} is empty")
+    if spec.targets_field is None:
+        yield {"inputs": prompt, "targets": ""}
+        return
     found = _field(row, spec.targets_field, place)
     for text in found if isinstance(found, list) and found else [found]:
         example = {"inputs": prompt, "targets": _text(text, spec.targets_field, place)}

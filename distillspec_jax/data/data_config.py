@@ -193,6 +193,19 @@ class DataConfig:
                     raise UsageError(f"task {spec.name!r}: split {self.split!r} is empty")
         _ = self.held_out_texts
 
+    def check_references(self) -> None:
+        """Refuses rows that are prompts alone, for training that learns from what stands beside them.
+
+        Raises:
+          UsageError: names the task.
+        """
+        for spec in map(catalog.find_task, self.tasks) if self.texts is None else ():
+            if spec.targets_field is None:
+                raise UsageError(
+                    f"task {spec.name!r} has prompts and no references to learn from: let a target write "
+                    "texts (`distillspec collect`, then TARGET_SET), or distil on sampled ones"
+                )
+
     def fingerprint(self) -> str:
         """sha256 over what every task's source says of its rows: what `provenance` remembers of the data."""
         digest = hashlib.sha256()

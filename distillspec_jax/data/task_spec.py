@@ -25,7 +25,8 @@ class TaskSpec:
       description: one line for a listing.
       prefix: put before every input, as in T5; it is part of the prompt that the model sees.
       inputs_field, targets_field: the fields of the prompt and of the reference in a row; in JSON, dots lead
-        into objects and lists (`choices.0.text`). Braces make a text of several: `{title}: {text}`.
+        into objects and lists (`choices.0.text`). Braces make a text of several: `{title}: {text}`. Rows
+        without a reference (None) are prompts for a target or a draft to go on from.
       source: where the rows are, by split ("train", "validation", "test"): files or a TFDS data set.
       metric: a name in `text_metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
       feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
@@ -41,7 +42,7 @@ class TaskSpec:
     description: str
     prefix: str
     inputs_field: str
-    targets_field: str
+    targets_field: str | None
     source: TextSource
     metric: str
     feature_lengths: Mapping[str, int]

@@ -88,6 +88,7 @@ def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """The two fields of a TFDS row, as `catalog.read_rows` makes them of a row in Python."""
 
     def pair(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        assert spec.targets_field is not None  # every published task has references
         texts = {"inputs": _filled(row, spec.inputs_field), "targets": _filled(row, spec.targets_field)}
         if not spec.is_language_modelling:
             return texts
@@ -219,7 +220,7 @@ def jsonl_task(
     validation_path: str | None = None,
     test_path: str | None = None,
     inputs_field: str = "inputs",
-    targets_field: str = "targets",
+    targets_field: str | None = "targets",
     prefix: str = "",
     inputs_length: int = 192,
     targets_length: int = 128,
@@ -234,7 +235,7 @@ def jsonl_task(
       name: the task's name, for MIXTURE_OR_TASK_NAME.
       train_path, validation_path, test_path: one file a split; those left out do not exist.
       inputs_field, targets_field: the JSON fields of the prompt and of the reference, or of a list of
-        references; see `TaskSpec`.
+        references; see `TaskSpec`. No field (None): the rows are prompts alone.
       prefix: put before every input.
       inputs_length, targets_length: default lengths in tokens, EOS counted.
       metric: "rouge", "rouge2", "bleu", "number", "answer" or "none".
@@ -243,8 +244,8 @@ def jsonl_task(
       prompt_words: both fields are one text, of whose first words so many are the prompt.
 
     Raises:
-      UsageError: a missing file, an unknown metric, a length below 2, fewer than no words, or a name that is
-        taken or has spaces.
+      UsageError: a missing file, an unknown metric or one without references, a length below 2, fewer than no
+        words, or a name that is taken or has spaces.
     """
     if not re.fullmatch(r"[\w.:]+", name):
         raise UsageError(f"task name {name!r}: use letters, digits, '_', '.' and ':' only")
@@ -253,7 +254,10 @@ def jsonl_task(
     for split, path in splits.items():
         if not path.is_file():
             raise UsageError(f"task {name!r}: {split}_path {str(path)!r} is not a file")
-    text_metrics.find_metric(metric)
+    if text_metrics.find_metric(metric).primary is not None and targets_field is None:
+        raise UsageError(
+            f"metric {metric!r} needs references: name their field by targets_field, or take 'none'"
+        )
     _check_words(prompt_words)
     lengths = {"inputs": inputs_length, "targets": targets_length}
     catalog.check_lengths(lengths)

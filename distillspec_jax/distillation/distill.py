@@ -17,7 +17,7 @@ from distillspec_jax.distillation.divergences import divergence as find_divergen
 from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
 from distillspec_jax.distillation.one_pass import OnePass
-from distillspec_jax.distillation.sources import DataSource, Fixed, check_shares
+from distillspec_jax.distillation.sources import DataSource, Fixed, check_shares, reads_references
 from distillspec_jax.distillation.sources import source as find_source
 from distillspec_jax.distillation.stored_logprobs import (
     check_logprobs,
@@ -99,6 +99,8 @@ def distill(
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = dataclasses.replace(data, samples_targets=not isinstance(source, Fixed)).read_by(target, draft)
+    if reads_references(source):
+        data.check_references()
     student = pretrained.load(draft, partitioner=partitioner)
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
     trained = job.as_trained(student.model, remat, scan_layers, attention)

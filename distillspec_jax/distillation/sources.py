@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +206,16 @@ def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
     check = getattr(source, "check", None)
     if check is not None:
         check(rows, microbatches)
+
+
+def reads_references(source: Any) -> bool:
+    """Whether a source, or one that it is made of, takes the texts that stand beside the prompts."""
+    if isinstance(source, (tuple, list)):
+        return any(map(reads_references, source))
+    if not dataclasses.is_dataclass(source):
+        return False
+    parts = (getattr(source, field.name) for field in dataclasses.fields(source))
+    return isinstance(source, Fixed) or any(map(reads_references, parts))
 
 
 def sampled_batch(

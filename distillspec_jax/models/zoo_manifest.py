@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax import files, schema
+from distillspec_jax.deferred import deferred
 from distillspec_jax.errors import UsageError, nearest
 
 ROOT = Path(__file__).parent.parent / "zoo"
@@ -20,6 +21,11 @@ SHORTLISTED = "shortlisted"
 """The alias's last part for the distilled draft with a shortlist for the alias's task."""
 GREEDY = "greedy"
 """The alias's last part for the distilled draft, distilled on for temperature 0, with its shortlist."""
+
+
+PACKAGED = ("smollm2/target", "smollm2/draft")
+"""Models whose weights come with another package, see `interop.packaged`."""
+_packaged = deferred("distillspec_jax.interop.packaged", "directory")
 
 
 def member(family: str, role: str) -> str:
@@ -84,22 +90,26 @@ def is_zoo_name(name: str) -> bool:
 
 def task_of(name: str) -> str | None:
     """The task that a zoo name speaks of (`zoo:wiki_leads/target`), or None."""
-    return name.removeprefix(PREFIX).rpartition("/")[0] or None if is_zoo_name(name) else None
+    key = name.removeprefix(PREFIX)
+    return key.rpartition("/")[0] or None if is_zoo_name(name) and key not in PACKAGED else None
 
 
 def names() -> list[str]:
     """Every name that `directory` takes."""
     known = manifest()
-    return [PREFIX + name for name in (*known["aliases"], *known["models"])]
+    return [PREFIX + name for name in (*known["aliases"], *known["models"], *PACKAGED)]
 
 
 def directory(name: str) -> Path:
     """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/NAME`.
 
     Raises:
-      UsageError: no such model; names the nearest.
+      UsageError: no such model; names the nearest. The package that has its weights is missing.
     """
     key = name.removeprefix(PREFIX)
+    if key in PACKAGED:
+        found: Path = _packaged(key)
+        return found
     known = manifest()
     model = known["aliases"].get(key, key)
     if model not in known["models"]:

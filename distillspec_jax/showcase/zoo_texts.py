@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distillspec_jax.data import catalog
 from distillspec_jax.data.catalog import CORPORA, EMBEDDED_TASKS
 from distillspec_jax.showcase import copying_texts, libreoffice_texts
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
@@ -359,8 +360,8 @@ def main() -> None:
 
     validation = [
         [
-            {"inputs": spec.prefix + row[spec.inputs_field], "targets": row[spec.targets_field], "part": name}
-            for row in rows_of(name, "validation")
+            {"inputs": spec.prefix + row["inputs"], "targets": row["targets"], "part": name}
+            for row in catalog.read_rows(spec, "validation")
         ]
         for name, spec in EMBEDDED_TASKS.items()
     ]

@@ -66,6 +66,7 @@ def finetune(
     trained = job.as_trained(model, remat, scan_layers, attention)
     parents = {"initial": initial_checkpoint_path} if initial_checkpoint_path else {}
     data = data.read_by(initial_checkpoint_path)
+    data.check_references()
     card = job.describe_run(model, data, parents, gin)
     job.check_run(model_dir, card)
     partitioner = partitioner or make_partitioner()

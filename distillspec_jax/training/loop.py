@@ -87,8 +87,6 @@ class LoopConfig:
             most = {"seed": bounds.SEED, "batch_size": bounds.ROWS}.get(name, bounds.COUNT)
             check_number(f"LoopConfig.{name}", getattr(self, name), minimum, most=most, whole=whole)
         check_microbatches(self.batch_size, self.microbatches)
-        if isinstance(self.frozen, str):
-            raise UsageError(f"LoopConfig.frozen={self.frozen!r}: give a tuple, ({self.frozen!r},)")
         if self.on_non_finite not in finiteness.POLICIES:
             near = nearest(self.on_non_finite, finiteness.POLICIES)
             raise UsageError(f"LoopConfig.on_non_finite={self.on_non_finite!r}: {near}")

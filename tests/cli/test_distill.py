@@ -175,11 +175,23 @@ def other_vocabulary(tmp_path_factory) -> str:
             ["--gin.OWN_TEXTS=2", "--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"],
             "OWN_TEXTS=2 continues held-out prompts, but 'unseen' has no validation split",
         ),
+        (
+            [
+                *("--gin.TASK_NAME=asked", "--gin.TARGETS_FIELD=None"),
+                *(
+                    "--gin.SOURCE=@sources.Mixture()",
+                    "--gin.sources.Mixture.sources=(@sources.OnPolicy(), @sources.Fixed())",
+                ),
+                "--gin.sources.Mixture.weights=(0.5, 0.5)",
+            ],
+            "task 'asked' has prompts and no references to learn from: let a target write texts (`distillspec c",
+        ),
         (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--gin.DIVERGENCE=fkll"], "unknown divergence 'fkll': did you mean 'fkl'?"),
         (["--gin.SOURCE=on_polcy"], "unknown source 'on_polcy': did you mean 'on_policy'?"),
         (["--gin.PROFILE=True"], "--gin.PROFILE=True: PROFILE was removed: trace a run with jax.profiler"),
         (["--gin.REMAT=fill"], "REMAT='fill': did you mean 'full'?"),
+        (["--gin.FROZEN=encoder"], "FROZEN='encoder': must be a list of texts in quotes"),
         (["--gin.ON_NON_FINITE=skp"], "LoopConfig.on_non_finite='skp': did you mean 'skip'?"),
     ],
 )

@@ -136,6 +136,12 @@ def test_gin_files_name_their_task_and_its_lengths(path):
     assert lengths == (catalog.EMBEDDED_MIXTURE_LENGTHS if mixed else catalog.find_task(name).feature_lengths)
 
 
+def test_rows_may_be_prompts_alone(tmp_path):
+    train = write(tmp_path / "train.jsonl", {"inputs": "a", "number": 3})
+    name = tasks.jsonl_task("prompts_alone", str(train), targets_field=None)
+    assert list(catalog.read_rows(catalog.find_task(name), "train")) == [{"inputs": "a", "targets": ""}]
+
+
 def test_a_missing_field_names_the_line_in_every_reader(tmp_path):
     train = write(tmp_path / "train.jsonl", {"inputs": "a", "targets": "b"}, {"inputs": "a", "target": "b"})
     name = tasks.jsonl_task("test_missing_field", train)
@@ -171,6 +177,7 @@ def test_a_jsonl_task_with_a_vocabulary_of_its_own(tmp_path):
         ({"train_path": "absent.jsonl"}, r"train_path 'absent\.jsonl' is not a file"),
         ({"test_path": "absent.jsonl"}, r"test_path 'absent\.jsonl' is not a file"),
         ({"metric": "rogue"}, r"unknown metric 'rogue': did you mean 'rouge'\?"),
+        ({"metric": "rouge", "targets_field": None}, "metric 'rouge' needs references"),
         ({"targets_length": 0}, "length of 'targets' is 0"),
         ({"vocabulary_path": "absent.model"}, r"'absent\.model': No such file"),
     ],
