@@ -93,6 +93,18 @@ REASONING_GYM = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
+# Those that SmolLM2's shipped draft was trained on, and, under another seed, such that it was not.
+OPEN_PROMPTS = TaskSpec(
+    name="open_prompts",
+    description="requests of all kinds, without answers, that SmolLM2-135M-Instruct wrote itself",
+    prefix="",
+    inputs_field="inputs",
+    targets_field=None,
+    source=Files.one_each({split: CORPORA / f"open_prompts.{split}.jsonl.gz" for split in ("train", "test")}),
+    metric="none",
+    feature_lengths={"inputs": 192, "targets": 128},
+    licence="Apache-2.0",
+)
 EMBEDDED_TASKS: Mapping[str, TaskSpec] = {
     spec.name: spec for spec in (WIKI_LEADS, OFFICE_HELP_ENDE, GSM_SYMBOLIC)
 }
@@ -111,7 +123,7 @@ EMBEDDED_MIXTURE_LENGTHS: Mapping[str, int] = {"inputs": 192, "targets": 288}
 
 _tasks: dict[str, TaskSpec] = {
     **EMBEDDED_TASKS,
-    **{spec.name: spec for spec in (WIKI_TEXT, WIKI_CONTINUED, REASONING_GYM)},
+    **{spec.name: spec for spec in (WIKI_TEXT, WIKI_CONTINUED, REASONING_GYM, OPEN_PROMPTS)},
     **paper_tasks.TASKS,
 }
 

@@ -65,6 +65,7 @@ def trace(
     temperature: float = 0.0,
     max_new_tokens: int | None = None,
     seed: int = 0,
+    chat: bool = False,
 ) -> list[Round]:
     """Decodes one text and returns its rounds; the text is what `generate` returns for the same seed.
 
@@ -72,9 +73,10 @@ def trace(
       target, draft: a pair of one vocabulary; or a drafter without a model, by name.
       text: the raw input; the target's prefix is put before it, and it is cut to the model's length.
       block_size, temperature, max_new_tokens, seed: as in `TextGenerator`.
+      chat: wrap the text in the target's chat template.
     """
     check_pairs(target, [draft])
-    form = prompt_format(target, truncate=True)
+    form = prompt_format(target, truncate=True, chat=chat)
     tokenizer = form.reader.tokenizer
     found = rounds_of(
         target,

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from distillspec_jax import files
-from distillspec_jax.cli import errors
 from distillspec_jax.data import catalog
 
 ROWS = {"gsm_symbolic": 2500, "wiki_leads": 1500}
@@ -53,23 +51,22 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command."""
+def main() -> None:
+    """Writes the file."""
     parser = argparse.ArgumentParser(
         prog="python -m distillspec_jax.showcase.smollm2_prompts", description=__doc__
     )
     parser.add_argument("--own", type=Path, required=True, help="written by `distillspec prompts`")
     parser.add_argument("--held_out", type=Path, help="likewise, by another seed")
     parser.add_argument("--output", type=Path, required=True)
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args()
     prompts = [*own(flags.own, flags.held_out)]
     for task, count in ROWS.items():
         prompts += of_task(task, count)
     random.Random(SEED).shuffle(prompts)
     files.write_whole(flags.output, "".join(files.as_json({"inputs": text}) + "\n" for text in prompts))
     print(f"{len(prompts):,} prompts in {flags.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main, command="smollm2_prompts"))
+    main()

@@ -57,7 +57,7 @@ def row_tokens(weights_BT: Array) -> Mean:
 
 
 def divided(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
-    """What is trained of a tree of parameters, and what of these top-level names stays as it is.
+    """Divides a tree of parameters into the trained part and the one of these top-level names, which stays.
 
     Raises:
       UsageError: no such name, or nothing to train.

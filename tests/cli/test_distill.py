@@ -184,7 +184,7 @@ def other_vocabulary(tmp_path_factory) -> str:
                 ),
                 "--gin.sources.Mixture.weights=(0.5, 0.5)",
             ],
-            "task 'asked' has prompts and no references to learn from: let a target write texts (`distillspec c",
+            "task 'asked' has prompts and no references to learn from: let a target write texts",
         ),
         (["--gin.NUM_PARTITIONS=3"], "NUM_PARTITIONS=3 does not divide the 1 devices: use one of [1]"),
         (["--gin.DIVERGENCE=fkll"], "unknown divergence 'fkll': did you mean 'fkl'?"),
