@@ -1,71 +1,95 @@
-"""Writes the prompts on which SmolLM2's shipped draft was trained: the target's own, and those of two tasks.
+"""Writes the prompts of SmolLM2's shipped draft: the embedded task `open_prompts`, and mixtures with two others.
 
-    distillspec prompts --model=runs/smollm2/target --limit=5000 --temperature=0.7 --seed=1 \\
+The task's rows are requests that the target wrote itself; the training split is one seed's, the others are
+another's less what the first has, whatever its case and spaces:
+
+    distillspec prompts --model=zoo:smollm2/target --limit=5000 --temperature=0.7 --seed=1 --batch_size=32 \\
         --output=runs/smollm2/own.jsonl
+    distillspec prompts --model=zoo:smollm2/target --limit=400 --temperature=0.7 --seed=2 --batch_size=32 \\
+        --output=runs/smollm2/held_out.jsonl
     python -m distillspec_jax.showcase.smollm2_prompts --own=runs/smollm2/own.jsonl \\
-        --output=runs/smollm2/prompts.jsonl
+        --held_out=runs/smollm2/held_out.jsonl
 
-Rows of the tasks' training splits carry their prefix, as `--task=… --chat` would give it; prompts of
-`--held_out` are left out, whatever their case and spaces.
+The mixture is shuffled, and rows carry their task's prefix, as `--task=… --chat` would give it:
+
+    python -m distillspec_jax.showcase.smollm2_prompts --split=train --output=runs/smollm2/prompts.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from distillspec_jax import files
 from distillspec_jax.data import catalog
+from distillspec_jax.errors import UsageError
 
-ROWS = {"gsm_symbolic": 2500, "wiki_leads": 1500}
-"""Prompts of each task."""
+ROWS = {
+    "train": {"open_prompts": 5000, "gsm_symbolic": 2500, "wiki_leads": 1500},
+    "validation": {"open_prompts": 96, "gsm_symbolic": 32, "wiki_leads": 32},
+}
+"""Prompts of each task in a mixture, by split."""
 LONGEST = 110
 """Words; what is longer would be cut, and its turn of the template with it."""
 SEED = 0
 
 
-def of_task(task: str, count: int) -> list[str]:
-    """The first prompts of a task's training split that are short enough."""
-    spec = catalog.find_task(task)
-    texts = (spec.prefix + row["inputs"] for row in catalog.read_rows(spec, "train"))
-    short = (text for text in texts if len(text.split()) <= LONGEST)
-    return [text for text, _ in zip(short, range(count), strict=False)]
+def mixture(split: str) -> list[str]:
+    """The first prompts of each task that are short enough, shuffled."""
+    found: list[str] = []
+    for task, count in ROWS[split].items():
+        spec = catalog.find_task(task)
+        texts = (spec.prefix + row["inputs"] for row in catalog.read_rows(spec, split))
+        short = (text for text in texts if len(text.split()) <= LONGEST)
+        found += [text for text, _ in zip(short, range(count), strict=False)]
+    random.Random(SEED).shuffle(found)
+    return found
 
 
-def own(path: Path, held_out: Path | None) -> Iterator[str]:
-    """The target's own prompts, less those that are held out."""
-    kept = {_key(text) for text in _read(held_out)} if held_out else set()
-    return (text for text in _read(path) if _key(text) not in kept)
+def write_task(own: Path, held_out: Path, folder: Path = catalog.CORPORA) -> None:
+    """Writes the files of `open_prompts`."""
+    train, others = _read(own), _read(held_out)
+    known = set(map(_key, train))
+    fresh = [text for text in others if _key(text) not in known]
+    count = ROWS["validation"]["open_prompts"]
+    for split, texts in {"train": train, "validation": fresh[:count], "test": fresh[count:]}.items():
+        content = gzip.compress(_lines(texts).encode(), mtime=0)
+        files.write_whole(folder / f"open_prompts.{split}.jsonl.gz", content)
 
 
 def _read(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [
-        files.parse_json_object(line, f"{path}:{number}")["inputs"] for number, line in enumerate(lines, 1)
-    ]
+    found = [files.parse_json_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [row["inputs"] for row in found]
 
 
 def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(files.as_json({"inputs": text}) + "\n" for text in texts)
+
+
 def main() -> None:
-    """Writes the file."""
+    """Writes the task or a mixture."""
     parser = argparse.ArgumentParser(
-        prog="python -m distillspec_jax.showcase.smollm2_prompts", description=__doc__
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--own", type=Path, required=True, help="written by `distillspec prompts`")
-    parser.add_argument("--held_out", type=Path, help="likewise, by another seed")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--own", type=Path)
+    parser.add_argument("--held_out", type=Path)
+    parser.add_argument("--split", choices=ROWS)
+    parser.add_argument("--output", type=Path)
     flags = parser.parse_args()
-    prompts = [*own(flags.own, flags.held_out)]
-    for task, count in ROWS.items():
-        prompts += of_task(task, count)
-    random.Random(SEED).shuffle(prompts)
-    files.write_whole(flags.output, "".join(files.as_json({"inputs": text}) + "\n" for text in prompts))
-    print(f"{len(prompts):,} prompts in {flags.output}")
+    if flags.own and flags.held_out:
+        write_task(flags.own, flags.held_out)
+    elif flags.split and flags.output:
+        files.write_whole(flags.output, _lines(mixture(flags.split)))
+    else:
+        raise UsageError("give --own and --held_out, or --split and --output")
 
 
 if __name__ == "__main__":
