@@ -1,4 +1,4 @@
-"""Writes the prompts of SmolLM2's shipped draft: the embedded task `open_prompts`, and mixtures with two others.
+"""Writes the prompts of the shipped draft of SmolLM2: the task `open_prompts`, and mixtures with two others.
 
 The task's rows are requests that the target wrote itself; the training split is one seed's, the others are
 another's less what the first has, whatever its case and spaces:
@@ -25,7 +25,6 @@ from pathlib import Path
 
 from distillspec_jax import files
 from distillspec_jax.data import catalog
-from distillspec_jax.errors import UsageError
 
 ROWS = {
     "train": {"open_prompts": 5000, "gsm_symbolic": 2500, "wiki_leads": 1500},
@@ -89,7 +88,7 @@ def main() -> None:
     elif flags.split and flags.output:
         files.write_whole(flags.output, _lines(mixture(flags.split)))
     else:
-        raise UsageError("give --own and --held_out, or --split and --output")
+        parser.error("give --own and --held_out, or --split and --output")
 
 
 if __name__ == "__main__":
