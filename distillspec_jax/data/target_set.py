@@ -148,9 +148,13 @@ class TargetSet:
         An id 0 at a prompt's end counts twice (`width_of`).
         """
         return {
-            "inputs": width_of([self._prompt(text) for text in self.texts]),
+            "inputs": max(map(self.prompt_width, range(len(self.texts)))),
             "targets": max(len(text["tokens"]) for text in self.texts),
         }
+
+    def prompt_width(self, row: int) -> int:
+        """The smallest width of a batch that holds a text's prompt."""
+        return width_of([self._prompt(self.texts[row])])
 
     def check(self, task: str, tokenizer: Tokenizer, lengths: Mapping[str, int]) -> None:
         """Refuses a run that would read these texts as something else.

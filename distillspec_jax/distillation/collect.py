@@ -42,6 +42,9 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.new_folders import new_folder
 from distillspec_jax.partitioning import Partitioner
 
+_LEAST_WIDTH = 32
+"""Tokens to which shorter prompts are padded where distributions are computed."""
+
 
 @outputs.one_run
 def collect(
@@ -282,14 +285,19 @@ def _write_logprobs(
             continue
         first = shard * ROWS_A_SHARD
         numbers = list(range(first, min(first + ROWS_A_SHARD, len(texts.texts))))
-        parts = [
-            _distributions(target, texts, numbers[i : i + batch_size], batch_size, lengths)
-            for i in range(0, len(numbers), batch_size)
-        ]
+        widths = {number: texts.prompt_width(number) for number in numbers}
+        ordered = sorted(numbers, key=widths.__getitem__)  # so that few prompts are padded to a long one
+        parts: dict[int, TopLogprobs] = {}
+        for i in range(0, len(ordered), batch_size):
+            batch = ordered[i : i + batch_size]
+            # Powers of two: each width is a program to compile.
+            width = max(_LEAST_WIDTH, 1 << (widths[batch[-1]] - 1).bit_length())
+            fitting = {**lengths, "inputs": min(width, lengths["inputs"])}
+            parts |= zip(batch, _distributions(target, texts, batch, batch_size, fitting), strict=True)
         distributions = TopLogprobs(
-            np.concatenate([part.ids_NK for part in parts]),
-            np.concatenate([part.log_p_NK for part in parts]),
-            np.concatenate([part.log_tail_N for part in parts]),
+            np.concatenate([parts[number].ids_NK for number in numbers]),
+            np.concatenate([parts[number].log_p_NK for number in numbers]),
+            np.concatenate([parts[number].log_tail_N for number in numbers]),
         )
         files.write_whole_by(path, functools.partial(logprob_files.write, distributions))
         outputs.publish(path)
@@ -298,17 +306,19 @@ def _write_logprobs(
 
 def _distributions(
     target: Pretrained, texts: TargetSet, numbers: list[int], batch_size: int, lengths: Mapping[str, int]
-) -> TopLogprobs:
-    """Computes the distributions at the N tokens of some texts, as they are stored."""
+) -> list[TopLogprobs]:
+    """Computes the distributions at the N tokens of each of some texts, as they are stored."""
     filled = numbers + numbers[:1] * (batch_size - len(numbers))  # one shape, one compilation
     batch = texts.batch(filled, lengths)
     known = texts.reader.tokenizer.vocab_size
     found = likeliest(target.model, target.params, batch, texts.header.top_logprobs, known)
     ids_BTK, log_p_BTK = (np.asarray(x) for x in jax.device_get(found))
-    real_BT = batch["decoder_loss_weights"][: len(numbers)] > 0
-    ids_NK, log_p_NK = ids_BTK[: len(numbers)][real_BT], log_p_BTK[: len(numbers)][real_BT]
-    return TopLogprobs(
-        ids_NK.astype(texts.header.id_type),
-        log_p_NK[:, :-1].astype(np.float16),
-        log_p_NK[:, -1].astype(np.float32),
-    )
+    real_BT = batch["decoder_loss_weights"] > 0
+    return [
+        TopLogprobs(
+            ids_TK[real_T].astype(texts.header.id_type),
+            log_p_TK[real_T, :-1].astype(np.float16),
+            log_p_TK[real_T, -1].astype(np.float32),
+        )
+        for ids_TK, log_p_TK, real_T in zip(ids_BTK, log_p_BTK, real_BT, strict=True)
+    ][: len(numbers)]
