@@ -31,6 +31,7 @@ from tests import pair, tiny
 from tests.data.hub import EOS, byte_level
 
 TASK, ROWS, LENGTHS = "test_collect", 5, {"inputs": 16, "targets": 8}
+QUESTIONS = [f"row {i}" + " a" * (ROWS - i) for i in range(ROWS)]  # ever shorter ones
 TEMPERATURES = [0.0, 5.0]  # a tiny target is sure of itself
 SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "top_logprobs": 3, "batch_size": 4}
 
@@ -38,7 +39,7 @@ SETTINGS = {"num_samples": 2, "temperature": TEMPERATURES, "seed": 3, "top_logpr
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "train.jsonl"
-    path.write_text("".join(json.dumps({"q": f"row {i}", "a": "x"}) + "\n" for i in range(ROWS)))
+    path.write_text("".join(json.dumps({"q": question, "a": "x"}) + "\n" for question in QUESTIONS))
     source = Files.one_each({"train": path})
     catalog.add_task(TaskSpec(TASK, "", "say: ", "q", "a", source, "none", LENGTHS, "none"))
     return TASK
@@ -72,7 +73,7 @@ def copy(folder, tmp_path):
 def test_texts_are_the_decoders_in_order(folder):
     target = pair.target()
     generator = TextGenerator(target, form=prompt_format(target, task=TASK), batch_size=4)
-    prompts = [f"row {i}" for i in range(ROWS) for _ in range(2)]
+    prompts = [question for question in QUESTIONS for _ in range(2)]
     expected = list(generator.stream(prompts, temperature=TEMPERATURES * ROWS, seed=3))
     texts = TargetSet(folder).texts
     assert [(text["inputs"], text["outputs"]) for text in texts] == [(g.inputs, g.outputs) for g in expected]
