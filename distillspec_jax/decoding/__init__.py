@@ -1,6 +1,7 @@
 """Decoding: sampling distributions, drafters, verifiers, and the two loops that use them.
 
-Names are imported on first use: a command's help asks `rules` and `named_drafters` without waiting for JAX.
+Names are imported on first use, so that a command's help can read `rules` and `named_drafters` without
+importing JAX.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _NAMES = {
     "stopping": ("StopOnEos", "StopOnStrings", "Stopping"),
     "verifiers": ("TokenRule", "Verdict", "Verifier"),
 }
-"""Module to its public names."""
+"""Maps a module to its public names."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Decoding one token at a time: the reference, the baseline, and the source of on-policy samples.
+"""Autoregressive decoding: the reference, the baseline, and the source of on-policy samples.
 
-It shares the distribution and the bookkeeping with the speculative loop, and nothing of its control flow.
+It shares the sampling distribution and the bookkeeping with the speculative loop, but no control flow.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from distillspec_jax.shapes import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveLoop:
-    """Each round is one `extend` of the pending token and one draw.
+    """Runs one `extend` of the pending token and one draw per round.
 
-    It also runs a state of a speculative loop, whose drafter then falls behind.
+    It can also run a state of a speculative loop; the drafter's memory then falls behind.
 
     Attributes:
       target: the network.
-      stopping: when a row ends by its content.
+      stopping: decides from a row's content when it ends.
     """
 
     target: LanguageModel
@@ -47,7 +47,7 @@ class AutoregressiveLoop:
         return run_rounds(functools.partial(self.round, params), state, max_rounds, enough)
 
     def round(self, params: PairParams, state: State) -> State:
-        """One token for every running row."""
+        """Decodes one token for every running row."""
         rows, settings = state.rows, state.rows.settings
         logits_BKV, target = self.target.extend(params.target, state.target, rows.pending_B[:, None])
         log_p_BV = settings.distribution.log_probs(logits_BKV[:, 0])
@@ -75,24 +75,24 @@ def sample(
 ) -> tuple[Array, Array]:
     """Samples continuations inside a caller's jitted function, such as an on-policy train step.
 
-    The tokens are data: no gradient flows into `params` (arXiv 2310.08461, section 4). Stops as soon
-    as every row has ended.
+    The tokens are data: no gradient flows into `params` (arXiv 2310.08461, section 4). Sampling stops as
+    soon as every row has ended.
 
     Args:
       model: the network to sample from, with its current `params`.
       distribution: the sampling distribution.
       prompt_BT: int32, padded on the right, see `prompt_lengths`.
-      keys_B: one PRNG key a row.
+      keys_B: one PRNG key per row.
       max_new_tokens: static; the width of the result.
-      stopping: when a row ends by its content.
+      stopping: decides from a row's content when it ends.
 
     Returns:
       int32 `[B, max_new_tokens]`, 0 after the end, and int32 `[B]` lengths, EOS included. A row whose
-      logits stop being finite ends there.
+      logits become non-finite ends there.
     """
     loop = AutoregressiveLoop(model, stopping)
     limit_B = jnp.full(prompt_BT.shape[0], max_new_tokens, jnp.int32)
-    # Integers carry no gradient anyway; this keeps the tangents of the caller's params out of the loop.
+    # Integers carry no gradient anyway; this keeps tangents of the caller's params out of the loop.
     frozen = PairParams(jax.lax.stop_gradient(params))
     state = loop.init(frozen, prompt_BT, RowSettings(keys_B, limit_B, distribution), max_new_tokens)
     rows = loop.run(frozen, state, max_new_tokens).rows
@@ -110,17 +110,18 @@ def resume(
     limit_B: Array,
     stopping: Stopping = STOP_ON_EOS,
 ) -> tuple[Array, Array]:
-    """`sample` from the middle of texts: each is read up to a token of its own and goes on from there.
+    """Like `sample`, but continues texts from the middle: each row keeps a prefix of its own length.
 
-    The text is read whole, in one call, and what follows the cut is forgotten again.
+    One call reads the whole texts; the cache is then rewound to the prefixes.
 
     Args:
       begun_BT: int32, the texts.
-      begun_B: int32, how many of their tokens stay: less than their width.
-      limit_B: int32, most tokens to add; 0 leaves a row as it is. With those that stay, at most the width.
+      begun_B: int32, length of each prefix; less than the width of `begun_BT`.
+      limit_B: int32, maximum tokens to add; 0 leaves a row unchanged. `begun_B + limit_B` is at most the
+        width.
 
     Returns:
-      int32 of `begun_BT`'s shape, the added tokens alone, 0 after the end, and int32 `[B]` lengths.
+      int32 of `begun_BT`'s shape, only the added tokens, 0 after the end, and int32 `[B]` lengths.
     """
     loop, width = AutoregressiveLoop(model, stopping), begun_BT.shape[1]
     frozen = PairParams(jax.lax.stop_gradient(params))

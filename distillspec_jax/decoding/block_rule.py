@@ -1,4 +1,4 @@
-"""Block verification: the drafts of a block are accepted together, never fewer than token by token."""
+"""Block verification: judges a block as a whole; its block efficiency is at least the token rule's."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distillspec_jax.shapes import Array
 class BlockRule:
     """Lossless verification of one candidate as a whole (Sun et al., arXiv 2403.10444, algorithm 2).
 
-    With r_0 = 1, r_i = min(1, r_{i-1} p(y_i) / q(y_i)), let S_i be the sum over the vocabulary of
-    max(0, r_i p - q) at the position after y_i, and h_i = S_i / (S_i + 1 - r_i), at the block's last draft
-    h_i = r_i. A number is drawn for *every* i; the longest prefix whose number is at most h_i is kept, and
-    followed by a draw from norm(max(0, r_i p - q)), or from p if it is the whole block.
+    Let r_0 = 1, r_i = min(1, r_{i-1} p(y_i) / q(y_i)), and let S_i be the sum over the vocabulary of
+    max(0, r_i p - q) at the position after y_i. Then h_i = S_i / (S_i + 1 - r_i), except h_i = r_i at the
+    block's last draft. The rule draws a uniform number for *every* i and keeps the longest prefix whose
+    number is below h_i. The next token comes from norm(max(0, r_i p - q)), or from p after a whole block.
     """
 
     depends_on_whole_block = True
@@ -46,13 +46,13 @@ class BlockRule:
         log_r_BK = _running_minimum(ratio_BG)
         r_BK = jnp.exp(log_r_BK)
 
-        # What the target gives beyond the draft after each prefix; the last one has no draft after it.
+        # Target mass in excess of the draft's after each prefix; no draft follows the longest prefix.
         excess_BGV = jnp.maximum(
             jnp.exp(log_r_BK[:, :-1, None] + log_p_BKV[:, :-1]) - jnp.exp(log_q_BGV), 0.0
         )
         s_BG = excess_BGV.sum(-1)
         remainder_BG = s_BG + (1.0 - r_BK[:, :-1])
-        # 0 / 0 where r is 1 and p = q: either convention is exact, and 1 keeps the longer prefix.
+        # 0 / 0 where r is 1 and p = q: any value is exact, and 1 keeps the longer prefix.
         h_BG = jnp.where(remainder_BG > 0, s_BG / jnp.where(remainder_BG > 0, remainder_BG, 1.0), 1.0)
         place_1K = jnp.arange(r_BK.shape[1])[None]
         h_BK = jnp.concatenate([h_BG, r_BK[:, -1:]], axis=1)
@@ -65,7 +65,7 @@ class BlockRule:
         rejected_B = accepted_B < length_B
         log_p_BV = row_of(log_p_BKV, accepted_B)
         excess_BV = row_of(excess_BGV, jnp.minimum(accepted_B, offset_1G.size - 1))
-        # An excess that underflows to nothing means that r p and q agree to rounding: draw from p.
+        # If the excess underflows to zero, r p and q agree up to rounding error: draw from p.
         usable_B = rejected_B & (excess_BV.sum(-1) > 0)
         log_next_BV = jnp.where(usable_B[:, None], jnp.log(excess_BV), log_p_BV)
         next_token_B = draw_last(keys_B, accepted_B, rejected_B, log_next_BV)

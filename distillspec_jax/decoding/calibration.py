@@ -1,4 +1,4 @@
-"""Times the loops of a `Runner`: seconds of a round and of a start at each block size."""
+"""Times the loops of a `Runner`: seconds per round and per start at each block size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.state import RowSettings, State
 
 _ENDLESS = 1e6
-"""A temperature at which all ids that may be drawn are about as likely, the end among them."""
+"""A temperature at which the distribution is nearly uniform, so EOS is rare."""
 
 
 def round_costs(runner: Runner, state: State, rounds: int, repeats: int = 7) -> RoundCosts:
-    """Measures a round of every block size, 0 among them, from a state on, which stays what it is.
+    """Measures a round of every block size, including 0, starting from a state, which is left unchanged.
 
-    Every loop runs once to compile and then takes its turns, each after a round that is not timed. A
-    shared machine is now faster, now slower: each size is compared with autoregressive decoding in the same
-    turn, and the median counts. A run's fixed cost is part of it, as in real decoding, spread over as many
-    rounds: texts are drawn at a temperature at which they hardly ever end, and a round costs the same at any.
+    Every loop runs once to compile and then once per turn, each time after an untimed round. The speed of a
+    shared machine varies, so each size is compared with autoregressive decoding in the same turn, and the
+    result is the median. It includes a run's fixed cost spread over its rounds, as in real decoding. The
+    temperature is set so high that texts hardly ever end; it does not affect the cost of a round.
 
     Args:
-      rounds: of one run.
-      repeats: turns, of which the median counts.
+      rounds: rounds per run.
+      repeats: number of turns; the result is their median.
     """
     state = _at_temperature(state, _ENDLESS)
     turns: list[dict[int, float]] = []
@@ -57,17 +57,17 @@ def start_seconds(
 ) -> dict[int, float]:
     """Measures the time to give every slot a new prompt, with the models that each block size needs.
 
-    The slots are filled one by one: in a batch, rows seldom end together, and each row is prefilled
-    separately. The run that follows is expensive to start: dispatch, and weights that prefill has driven out
-    of the cache. The time of its first round beyond that of any other counts, too.
+    The slots are filled one by one, because rows of a batch seldom end together and each new row is
+    prefilled separately. The following run is expensive to start (dispatch, and weights that prefill has
+    evicted from the cache), so the extra time of its first round over any other is included.
 
     Args:
-      prompt_BT: one prompt a slot.
-      settings: of the rows.
+      prompt_BT: one prompt per slot.
+      settings: the rows' settings.
       width: room for output tokens.
-      reading_B: width that each prompt is prefilled at.
-      round_seconds: of every size, see `round_costs`.
-      repeats: turns, of which the median counts.
+      reading_B: width at which each prompt is prefilled.
+      round_seconds: seconds per round of every size, see `round_costs`.
+      repeats: number of turns; the result is their median.
     """
     (slots, prompt_width), largest = prompt_BT.shape, max(runner.block_sizes)
     sizes = (min(runner.block_sizes), largest)

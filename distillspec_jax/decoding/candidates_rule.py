@@ -1,4 +1,4 @@
-"""Several candidate blocks a row, verified in one target call without leaving the target's distribution."""
+"""Lossless verification of several candidate blocks per row in one target call."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distillspec_jax.shapes import Array
 class CandidatesRule:
     """Recursive rejection sampling over N blocks (SpecInfer, arXiv 2305.09781; SpecTr, arXiv 2310.15141).
 
-    At every position the blocks that agree with what is accepted so far offer their next tokens in turn: y
-    of distribution q is kept with probability min(1, p(y) / q(y)); after each rejection p becomes norm(max(0,
-    p - q)). The first kept token is accepted, and the blocks that hold it go on; if none is kept, what is
-    left of p draws the last token, and if no block offers any, p itself does. With one block this is the
-    token rule.
+    At every position, the blocks that agree with the accepted prefix offer their next tokens in turn. A token
+    y drawn from q is kept with probability min(1, p(y) / q(y)); after each rejection, p becomes
+    norm(max(0, p - q)). The first kept token is accepted, and the blocks that contain it continue. If no
+    token is kept, the last token is drawn from the current p, which is the original p if no block offered
+    a token. With one block, this is the token rule.
     """
 
     depends_on_whole_block = False
@@ -51,7 +51,7 @@ class CandidatesRule:
             for block in range(blocks):
                 y_B, log_q_BV = tokens_BNG[:, block, place], log_q_BNGV[:, block, place]
                 ratio_B = acceptance(row_of(log_p_BV, y_B), row_of(log_q_BV, y_B))
-                # With one block, the token rule's own numbers.
+                # With one block, the offsets and therefore the uniform numbers equal the token rule's.
                 keys = randomness.draw_keys(keys_B, place + size * block, Purpose.ACCEPT)
                 tested_B = offers_BN[:, block] & ~kept_B
                 passes_B = tested_B & (randomness.uniform(keys) < ratio_B)
@@ -60,7 +60,7 @@ class CandidatesRule:
                 kept_B |= passes_B
                 fails_B = tested_B & ~passes_B
                 log_p_BV = jnp.where(fails_B[:, None], residual(log_p_BV, log_q_BV), log_p_BV)
-            # Where this place ended the row's block, what is left of p here draws its last token.
+            # Rows whose block ends at this position draw their last token from the remaining p.
             ends_B = going_B & ~kept_B
             log_next_BV = jnp.where(ends_B[:, None], log_p_BV, log_next_BV)
             was_rejected_B |= ends_B & offers_BN.any(axis=1)
@@ -68,7 +68,7 @@ class CandidatesRule:
             holds_BN = (tokens_BNG[:, :, place] == token_B[:, None]) & (length_BN > place)
             agrees_BN &= holds_BN | ~kept_B[:, None]
             going_B &= kept_B
-        # Blocks that agree hold the same text; the longest of them tells how far the test went.
+        # Blocks that agree contain the same accepted prefix; the longest tells how far testing could go.
         branch_B = jnp.argmax(jnp.where(agrees_BN, length_BN, -1), axis=1).astype(jnp.int32)
         whole_BV = row_of(log_p_BNKV[:, :, size], branch_B)
         log_next_BV = jnp.where(going_B[:, None], whole_BV, log_next_BV)

@@ -1,4 +1,4 @@
-"""Completions: a row as the host reads it, with its tokens, its ending and its counts."""
+"""Completions: the host's view of a row, with its tokens, finish reason and counts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _FINISH_REASONS = {Status.ENDED: "eos", Status.LENGTH: "length", Status.FAILED: 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """The output of one prompt and its counts: sums, to be pooled before any ratio is formed.
+    """The output of one prompt and its counts, which are sums: pool them before computing any ratio.
 
     Attributes:
       tokens: emitted tokens, EOS included if it was emitted.
       finish_reason: `eos`, `length`, `failed` (the target's logits were not finite) or `cancelled`.
-      target_calls: verify passes; in autoregressive decoding one a token. Prefill is apart.
-      cut_rounds: rounds whose last token was an accepted draft, ended by EOS or the limit, so that
+      target_calls: verify passes; one per token in autoregressive decoding. Prefill is excluded.
+      cut_rounds: rounds whose last token was an accepted draft that was EOS or reached the limit, so
         `len(tokens) == accepted + target_calls - cut_rounds`.
-      tested_at: for each draft position, the rounds that tested it.
-      accepted_at: for each draft position, the rounds that accepted it.
+      tested_at: for each draft position, the number of rounds that tested it.
+      accepted_at: for each draft position, the number of rounds that accepted it.
       overlap: sum over tested positions of sum_v min(p, q); None if it was not measured.
-      drafted: drafts that were offered, tested or not (of several blocks, in the chosen one).
+      drafted: drafts that were offered, tested or not (with several blocks, in the chosen one).
     """
 
     tokens: tuple[int, ...]
@@ -41,17 +41,17 @@ class Completion:
 
     @property
     def tested(self) -> int:
-        """Drafts put to the test."""
+        """Number of tested drafts."""
         return sum(self.tested_at)
 
     @property
     def accepted(self) -> int:
-        """Drafts accepted."""
+        """Number of accepted drafts."""
         return sum(self.accepted_at)
 
     @property
     def record(self) -> Record:
-        """The counts alone."""
+        """The counts, without the tokens."""
         names = ("target_calls", "cut_rounds", "tested", "accepted", "drafted", "tested_at", "accepted_at")
         counts = {name: getattr(self, name) for name in (*names, "overlap")}
         return Record(emitted_tokens=len(self.tokens), **counts)
@@ -67,16 +67,16 @@ class Fetched(NamedTuple):
 
     @classmethod
     def of(cls, state: State) -> Fetched:
-        """Waits for the device, and fetches."""
+        """Waits for the device and fetches the rows."""
         rows = state.rows
         return cls(*jax.device_get((rows.output_BT, rows.emitted_B, rows.status_B, state.counts)))
 
     def completion(self, row: int, measured: bool = False, cancelled: bool = False) -> Completion:
-        """The completion of a row.
+        """Makes the completion of a row.
 
         Args:
-          measured: whether the loop measured overlap.
-          cancelled: the row was given up before it ended.
+          measured: whether the loop measured the overlap.
+          cancelled: whether the row was cancelled before it ended.
         """
         counts = self.counts
         return Completion(

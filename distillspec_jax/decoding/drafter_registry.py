@@ -1,6 +1,6 @@
-"""Makes a drafter and its parameters of what a user names: draft models, and drafters that need no model.
+"""Makes a drafter and its parameters from a user's choice: draft models, or drafters that need no model.
 
-The latter are listed in `named_drafters`; a model drafts token by token, or in one pass if it was taught to.
+`named_drafters` lists the latter. A model drafts token by token, or in one pass if it was trained to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NamedDraft = Pretrained | str
 
 
 def load(draft: NamedDraft, dtype: str | None = None) -> NamedDraft:
-    """Loads the model of a name; a registered name stays, as `make_drafter` takes both.
+    """Loads the named model; returns a registered drafter name unchanged, as `make_drafter` accepts both.
 
     Raises:
       UsageError: see `pretrained.load`.
@@ -35,7 +35,7 @@ def load(draft: NamedDraft, dtype: str | None = None) -> NamedDraft:
 def check_pairs(
     target: Pretrained, drafts: Sequence[NamedDraft], assume_same_vocabulary: bool = False
 ) -> None:
-    """Raises UsageError for a draft model of another vocabulary; see `pretrained.check_pair`."""
+    """Raises UsageError for a draft model with a different vocabulary; see `pretrained.check_pair`."""
     for draft in drafts:
         if isinstance(draft, Pretrained):
             pretrained.check_pair(target, draft, assume_same_vocabulary)
@@ -44,17 +44,18 @@ def check_pairs(
 def make_drafter(
     drafts: Sequence[NamedDraft], *, vocab_size: int, candidates: int = 1, block_size: int = 5
 ) -> tuple[Drafter, Any]:
-    """Makes one drafter, and its parameters, of what was named.
+    """Makes one drafter and its parameters from the given drafts.
 
     Args:
-      drafts: one, or several, which lay their blocks side by side.
-      vocab_size: how many ids the sampling distribution has.
-      candidates: blocks a row of every draft model.
-      block_size: the largest of any round.
+      drafts: one draft, or several whose blocks are offered together.
+      vocab_size: number of ids in the sampling distribution.
+      candidates: blocks per row for every draft model.
+      block_size: the largest block size of any round.
 
     Raises:
-      UsageError: no drafts or more than `bounds.DRAFTERS`, an unknown name; impossible candidates, or several
-        of a drafter that is no model; or more tokens in a row's blocks than `bounds.CANDIDATE_TOKENS`.
+      UsageError: there are no drafts or more than `bounds.DRAFTERS`; a name is unknown; `candidates` is
+        invalid, or above 1 for a drafter that is not a model; or the blocks of a row have more tokens than
+        `bounds.CANDIDATE_TOKENS`.
     """
     bounds.check_most("the number of drafters", len(drafts), bounds.DRAFTERS)
     for draft in drafts:

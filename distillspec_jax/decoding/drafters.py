@@ -1,6 +1,6 @@
-"""Drafters: where the proposed tokens come from.
+"""Drafters propose the tokens that the target verifies.
 
-A drafter's memory spans rounds; every leaf has the batch as its leading axis.
+A drafter's memory persists across rounds; every leaf has the batch as its leading axis.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Draft(NamedTuple):
 
     Attributes:
       tokens_BNG: int32.
-      log_q_BNGV: the distributions that the tokens were truly drawn from.
+      log_q_BNGV: the distributions that the tokens were actually drawn from.
       length_BN: int32 in 0..G, how many tokens the drafter offers; the rest is garbage.
-      state: what `commit` needs; not necessarily of the type that is kept between rounds.
+      state: the input of `commit`; its type may differ from the memory kept between rounds.
     """
 
     tokens_BNG: Array
@@ -38,18 +38,20 @@ class Draft(NamedTuple):
 
 
 class Drafter(Protocol):
-    """A frozen, hashable value: a static part of the speculative loop. Candidates of a row are drawn
-    independently of each other given the prefix."""
+    """A frozen, hashable value: a static part of the speculative loop.
+
+    The candidates of a row are drawn independently of each other given the prefix.
+    """
 
     @property
     def candidates(self) -> int:
-        """N, blocks a row; more than one need a rule that verifies several."""
+        """N, blocks per row; N > 1 needs a rule that verifies several."""
 
     def prepare(self, params: Any, rows: int | None) -> Any:
-        """The parameters in the form that drafts fastest for a batch of so many rows; None: of any number."""
+        """Converts the parameters to the form that drafts fastest for `rows` rows; None: any number."""
 
     def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> Any:
-        """The memory after reading the prompts, with room for `max_length` generated tokens.
+        """Reads the prompts and returns the memory, with room for `max_length` generated tokens.
 
         Args:
           pending_B: the target's pending token, which the memory must not hold (`models/interface.py`).
@@ -67,21 +69,21 @@ class Drafter(Protocol):
         """Proposes up to `block_size` (static) tokens to follow `pending_B`.
 
         Args:
-          keys_B: the round's keys; single draws are derived from them with `Purpose.DRAFT`.
+          keys_B: the round's keys; the key of each draw is derived from them with `Purpose.DRAFT`.
           pending_B: int32, the last committed token, which the memory has not seen.
-          distribution: the row's distribution, the same that the verifier's p is made with.
+          distribution: the row's sampling distribution, the same one that gives the verifier's p.
         """
 
     def commit(self, state: Any, branch_B: Array, accepted_B: Array) -> Any:
-        """The memory once the first `accepted_B` tokens of block `branch_B` are committed.
+        """Returns the memory after the first `accepted_B` tokens of block `branch_B` are committed.
 
         Args:
           state: `Draft.state`.
-          accepted_B: int32 in -1..G; -1 means that the row idles and nothing was committed.
+          accepted_B: int32 in -1..G; -1 means that the row is idle and committed nothing.
         """
 
     def follow(self, params: Any, state: Any, pending_B: Array, tokens_BT: Array, count_B: Array) -> Any:
-        """The memory after `count_B` tokens were committed without this drafter (nothing where it is 0).
+        """Returns the memory after `count_B` tokens were committed without this drafter; 0 changes nothing.
 
         Args:
           pending_B: the last committed token before them.
@@ -94,10 +96,10 @@ class ModelMemory:
     """The memory of `ModelDrafter` between rounds.
 
     Attributes:
-      cache: the network's state. Once a row has committed anything it lacks the last *two* committed
-        tokens, before that only the pending one.
-      previous_B: int32, the committed token before the pending one; until the row first commits, the pending
-        token itself, as this network has it: a target of another family begins with another.
+      cache: the network's state. Once a row has committed a token, the cache lacks the last *two* committed
+        tokens; before that, it lacks only the pending one.
+      previous_B: int32, the committed token before the pending one. Until the row first commits, it is this
+        network's own pending token, which may differ from that of a target of another family.
       has_previous_B: boolean; False until the row first commits.
     """
 
@@ -107,7 +109,7 @@ class ModelMemory:
 
 
 class _Drafted(NamedTuple):
-    """Between `draft` and `commit`: the memory before the round, the blocks, and a cache of B * N rows."""
+    """Data between `draft` and `commit`: the memory before the round, a cache of B * N rows, the blocks."""
 
     memory: ModelMemory
     cache: DecodeState
@@ -117,18 +119,18 @@ class _Drafted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ModelDrafter:
-    """Drafts with a small network: one block a row, or several that are independent given the prefix.
+    """Drafts with a small network: one block per row, or several that are independent given the prefix.
 
-    No call is spent on caching the last draft after a wholly accepted block: every round starts by feeding
-    the last two committed tokens in one call. A row that has committed none yet feeds its pending token
-    and a dummy, reads the logits at the former and forgets the latter; both sorts share a batch.
+    Every round starts by feeding the last two committed tokens in one call, so no extra call is needed to
+    cache the last draft of a fully accepted block. A row that has committed nothing feeds its pending token
+    and a dummy, reads the logits at the former and discards the latter; both kinds of rows share a batch.
 
     Attributes:
       model: the network.
-      candidates: N, blocks a row; more than one need a rule that verifies several.
+      candidates: N, blocks per row; N > 1 needs a rule that verifies several.
 
     Raises:
-      UsageError: `candidates` below 1 or above `bounds.CANDIDATES`.
+      UsageError: `candidates` is below 1 or above `bounds.CANDIDATES`.
     """
 
     model: LanguageModel
@@ -140,7 +142,7 @@ class ModelDrafter:
         bounds.check_most("candidates", self.candidates, bounds.CANDIDATES)
 
     def prepare(self, params: Params, rows: int | None) -> Params:
-        """See `Drafter.prepare`; every call of the network has a row a block."""
+        """See `Drafter.prepare`; every call of the network has one row per block."""
         return self.model.prepare(params, None if rows is None else rows * self.candidates)
 
     def init(self, params: Params, prompt_BT: Array, max_length: int, pending_B: Array) -> ModelMemory:
@@ -163,16 +165,16 @@ class ModelDrafter:
     ) -> Draft:
         """See `Drafter.draft`."""
         pending_B = _pending(state, pending_B)
-        # Where a row has committed nothing, these are its pending token, twice: the second is the dummy.
+        # A row that has committed nothing feeds its pending token twice: the second is the dummy.
         fed_B2 = jnp.stack([state.previous_B, pending_B], axis=1)
-        # A draft with a shortlist draws from a distribution of its ids alone, which becomes one of all at the
-        # end.
+        # A draft with a shortlist draws from a distribution over the listed ids only; `spread` extends it to
+        # the whole vocabulary at the end.
         extend, ids_V = self.model.extend_listed, self.model.listed_ids
         logits_B2V, cache = extend(params, state.cache, fed_B2)
         logits_BV = jnp.where(state.has_previous_B[:, None], logits_B2V[:, 1], logits_B2V[:, 0])
         cache = cache.rewind(state.cache.length_B + 1 + state.has_previous_B)
 
-        # From here on a row is a block. Block n's draws are those of offsets n * G and on.
+        # From here on, each block is a row. Block n draws with the offsets from n * G.
         rows, blocks = len(pending_B), self.candidates
         first_offset = jnp.tile(jnp.arange(blocks) * block_size, rows)
         if blocks > 1:
@@ -194,7 +196,7 @@ class ModelDrafter:
             logits_B1V, cache = extend(params, cache, token_B[:, None])
             return (cache, logits_B1V[:, 0]), (token_B, log_q_BV)
 
-        # The last token is proposed outside the scan: nobody needs the logits after it.
+        # The last token is proposed outside the scan because the logits after it are never used.
         (cache, logits_BV), (tokens_GB, log_q_GBV) = jax.lax.scan(
             step, (cache, logits_BV), jnp.arange(block_size - 1)
         )
@@ -218,8 +220,8 @@ class ModelDrafter:
             tokens_BG = state.tokens_BNG[jnp.arange(rows), branch_B]
             cache = cache.select(jnp.arange(rows) * blocks + branch_B)
         memory = state.memory
-        # accepted + 1 tokens were committed: the last of them is pending now, the one before it is
-        # found by counting from the token before the old pending one (which idle rows, -1, keep).
+        # accepted + 1 tokens were committed, and the last is pending now. The one before it has index
+        # accepted + 1, counted from the old previous token; idle rows (-1) keep the old previous token.
         line = [memory.previous_B[:, None], state.pending_B[:, None], tokens_BG]
         line_BK = jnp.concatenate(line, axis=1)
         previous_B = jnp.take_along_axis(line_BK, (accepted_B + 1)[:, None], axis=1)[:, 0]
@@ -234,7 +236,7 @@ class ModelDrafter:
     def follow(
         self, params: Params, state: ModelMemory, pending_B: Array, tokens_BT: Array, count_B: Array
     ) -> ModelMemory:
-        """See `Drafter.follow`; one call of the network."""
+        """See `Drafter.follow`; makes one call of the network."""
         pending_B = _pending(state, pending_B)
         line_BK = jnp.concatenate([state.previous_B[:, None], pending_B[:, None], tokens_BT], axis=1)
         width = tokens_BT.shape[1]
@@ -250,5 +252,5 @@ class ModelDrafter:
 
 
 def _pending(memory: ModelMemory, pending_B: Array) -> Array:
-    """The tokens that the drafter reads as pending: the target's, but in a row's first round its own."""
+    """Returns the pending tokens for the drafter: its own in a row's first round, then the target's."""
     return jnp.where(memory.has_previous_B, pending_B, memory.previous_B)

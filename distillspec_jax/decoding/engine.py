@@ -1,9 +1,9 @@
-"""The host's side of decoding: takes lists of prompts and gives completions.
+"""The host side of decoding: turns lists of prompts into completions.
 
-The device decodes a fixed number of slots. When a row is done and prompts wait, the loop returns, and the
-next prompts take the free slots: a long row does not keep the others idle. Shapes are few, so that little is
-compiled: one width of prompts and one of outputs a call, both rounded up; prompts are read in halves of that
-width, and in powers of two of them together.
+The device decodes a fixed number of slots. When a row is done and prompts are waiting, the loop returns and
+the next prompts take the free slots, so a long row does not keep the others idle. Few shapes are used, so
+little is compiled: each call has one prompt width and one output width, both rounded up; prompts are
+prefilled at that width or repeated halves of it, in batches whose sizes are powers of two.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 
 _Shape = tuple[int, int, int, bool]
-"""Slots, width of prompts and of outputs, whether the distribution truncates: what a call is compiled for."""
+"""The compile key of a call: slots, prompt width, output width, whether the distribution truncates."""
 
 _MOST_POSITIONS = 1 << 30
 
@@ -45,22 +45,22 @@ class Engine:
     """Decodes prompts with one target and, if given, one drafter.
 
     Args:
-      target: the network; `target_params` pass through its `prepare` once, if it offers one.
-      drafter: None decodes autoregressively, by one-token calls. Its params pass through its `prepare`.
-      verifier, measure_overlap: see `SpeculativeLoop`; without a drafter they mean nothing.
-      block_size: drafts a round; or several sizes (`adaptive.AUTO`), of which each visit of the host picks
-        the one that promises most, by costs measured once for every shape and by the acceptance so far,
-        earlier calls included; 0 among them is autoregressive, which others must beat by 3 %.
-      stopping: when a row ends by its content.
-      batch_size: slots, prompts decoded together; without enough prompts some never run.
-      prompt_bucket: lengths of prompts and of outputs are rounded up to a multiple of it, short outputs to a
-        power of two, as far as the models have positions; limits count as they are.
-      rounds_per_visit: rounds between two visits of the host.
-      partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
-      on_compile: called with one line of text when something is about to be compiled for a new shape.
+      target: the network; `target_params` pass through its `prepare` once.
+      drafter: None decodes autoregressively, with one-token calls. Its params pass through its `prepare`.
+      verifier, measure_overlap: see `SpeculativeLoop`; unused without a drafter.
+      block_size: drafts per round; or several sizes (`adaptive.AUTO`). Then each host visit picks the size
+        with the highest predicted speed-up, from costs measured once per shape and the acceptance so far,
+        earlier calls included. Size 0 is autoregressive decoding, which the others must beat by 3 %.
+      stopping: decides from a row's content when it ends.
+      batch_size: slots, i.e. prompts decoded together; with fewer prompts, some slots never run.
+      prompt_bucket: prompt and output lengths are rounded up to a multiple of it, and short outputs to a
+        power of two, as far as the models have positions; limits are not rounded.
+      rounds_per_visit: rounds between two host visits.
+      partitioner: decode on its mesh, with rows split over the data axis; the caller places the parameters.
+      on_compile: called with one line of text before anything is compiled for a new shape.
 
     Raises:
-      UsageError: a size below 1, or above `bounds.ROWS`.
+      UsageError: a size is below 1 or above `bounds.ROWS`.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Engine:
         self._fitting: set[tuple[int, int]] = set()
 
     def held_to(self, block_size: int) -> Engine:
-        """An engine that uses one of the block sizes only; it shares weights and compiled programs.
+        """Returns an engine that uses only one of the block sizes; it shares weights and compiled programs.
 
         Raises:
-          UsageError: not one of its block sizes.
+          UsageError: `block_size` is not one of the engine's block sizes.
         """
         if block_size not in self._block_sizes:
             raise UsageError(f"block_size is {block_size}, must be one of {list(self._block_sizes)}")
@@ -128,7 +128,7 @@ class Engine:
         seed: int,
         progress: Callable[[DecodingProgress], None] | None = None,
     ) -> list[Completion]:
-        """Decodes every prompt; the completions come in the prompts' order.
+        """Decodes every prompt and returns the completions in the order of the prompts.
 
         Args: see `stream`.
         """
@@ -144,19 +144,19 @@ class Engine:
         progress: Callable[[DecodingProgress], None] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Decodes every prompt and yields (index, completion) in the order in which they finish.
+        """Decodes every prompt and yields (index, completion) pairs in the order in which they finish.
 
         Args:
           prompts: token ids; none empty.
-          distribution: fields `[]`, or one value a prompt.
-          max_new_tokens: one limit, or one a prompt; each at least 1.
-          seed: fixes every prompt's text, given its number and the block size.
+          distribution: fields `[]`, or one value per prompt.
+          max_new_tokens: one limit, or one per prompt; each at least 1.
+          seed: determines every prompt's text, together with its number and the block size.
           progress: called on the host after every visit.
-          numbers: prompts with different numbers have independent noise; their indices by default.
+          numbers: prompts with different numbers have independent noise; default: their indices.
 
         Raises:
-          UsageError: a prompt, a limit or a distribution of the wrong form, named by its index; an impossible
-            seed; more than the models have positions for.
+          UsageError: a malformed prompt, limit or distribution, named by its index; an invalid seed; or more
+            tokens than the models have positions for.
         """
         batch = PromptBatch.of(prompts, distribution, max_new_tokens, seed, numbers)
         widths = self._widths(batch) if len(prompts) else (0, 0)
@@ -169,13 +169,13 @@ class Engine:
         max_new_tokens: int | Sequence[int],
         repeats: int = 7,
     ) -> RoundCosts:
-        """Measures what beginning a batch and a round of every block size cost here, on the first prompts.
+        """Measures the cost of starting a batch and of a round at every block size, on the first prompts.
 
         Args:
-          repeats: of every measurement; medians count.
+          repeats: number of measurements; the median of each is used.
 
         Raises:
-          UsageError: as `stream`.
+          UsageError: as in `stream`.
         """
         batch = PromptBatch.of(prompts, distribution, max_new_tokens, seed=0)
         prompt_width, width = self._widths(batch)
@@ -217,7 +217,7 @@ class Engine:
         while slots.in_flight:
             if block_size and state.draft is None:
                 state = self._runner.resumed(state, batch.padded(slots.prompts(), prompt_width))
-            # With prompts waiting the loop returns as soon as one row is done, otherwise when all are.
+            # If prompts are waiting, the loop returns as soon as one row is done, otherwise when all are.
             state = self._runner.run(state, block_size, rounds, slots.enough)
             yield from ready  # the caller works on these while the device decodes
             status_B, emitted_B, *counted = jax.device_get(
@@ -236,15 +236,15 @@ class Engine:
             if taken:
                 rows = min(_power_of_two(len(taken)), slots.count)
                 whole = rows == slots.count == len(taken)
-                # A drafter that must resume for the other rows reads these prompts then, too; before
-                # autoregressive decoding it reads none.
+                # A drafter that must resume for the other rows will read these prompts then, too. Before
+                # autoregressive decoding, it reads none.
                 read_for = block_size if whole or state.draft is not None else 0
                 indices = list(taken.values())
                 reading = self._reading_width(batch, indices, prompt_width)
                 self._announce(f"{rows} of {slots.count} rows", shape, (not whole, bool(read_for), reading))
                 fresh = read(indices, rows, reading, read_for)
                 round_counts.refilled(list(taken))
-            # The device reads prompts meanwhile.
+            # Meanwhile the device prefills.
             fetched = Fetched.of(state) if done else None
             finishing = [fetched.completion(slot, self._measured) for slot in done] if fetched else []
             progress(slots.progress)
@@ -255,7 +255,7 @@ class Engine:
         yield from ready
 
     def _widths(self, batch: PromptBatch) -> tuple[int, int]:
-        """Padded widths of prompts and outputs: rounded up, but no further than fits the models."""
+        """Computes the padded prompt and output widths: rounded up, but only as far as the models allow."""
         longest, step = width_of(batch.prompts), self._prompt_bucket
         while True:
             prompt_width, width = (-(-size // step) * step for size in (longest, batch.longest))
@@ -272,7 +272,7 @@ class Engine:
                 break
             except UsageError as error:
                 if step == 1:
-                    # The models know no more than how much room is wanted.
+                    # The models' message knows only the total room; say how much of it is the drafts'.
                     block = max(self._block_sizes)
                     of_these = f" ({batch.longest} asked for, and {block + 1} for a block of drafts)"
                     raise UsageError(f"{error}{of_these if block else ''}") from error
@@ -283,7 +283,7 @@ class Engine:
         return prompt_width, width
 
     def _reading_width(self, batch: PromptBatch, indices: Sequence[int], whole: int) -> int:
-        """The narrowest of the widths at which prompts are read that holds these."""
+        """Finds the narrowest prefill width that fits these prompts."""
         longest = width_of([batch.prompts[i] for i in indices])
         return min(width for width in reading_widths(whole, self._prompt_bucket) if width >= longest)
 
@@ -300,17 +300,17 @@ class Engine:
     def _sizes(
         self, shape: _Shape, read: Callable[[], tuple[State, np.ndarray]]
     ) -> BlockSizeChoice | FixedBlockSize:
-        """The chooser of block sizes; what it has learnt of a shape lasts as long as the engine.
+        """Returns the chooser of block sizes; what it learns about a shape is kept for the engine's lifetime.
 
         Args:
-          read: makes a state of that shape, to measure costs from, and its prompts.
+          read: makes a state of that shape, to measure costs on, and its prompts.
         """
         if len(self._block_sizes) == 1:
             return FixedBlockSize(self._block_sizes[0], self._rounds_per_visit)
         if shape not in self._choices:
             state, prompt_BT = read()
             costs = calibration.round_costs(self._runner, state, self._rounds_per_visit)
-            self._runner.resumed(state, prompt_BT)  # compiles it: no pause when its time comes
+            self._runner.resumed(state, prompt_BT)  # compiles it now to avoid a pause later
             self._choices[shape] = BlockSizeChoice(costs, self._rounds_per_visit)
         return self._choices[shape]
 

@@ -1,4 +1,4 @@
-"""Several different drafters for one target: each offers its blocks, one target call verifies all."""
+"""Several different drafters for one target: each offers its blocks, and one target call verifies all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from distillspec_jax.shapes import Array
 
 @flax.struct.dataclass
 class HybridMemory:
-    """The members' memories, and the last round's text, which those whose block lost have yet to read.
+    """The members' memories, and the last round's text, which members whose block lost have yet to read.
 
     Attributes:
-      members: one memory each.
+      members: one memory per member.
       pending_B: int32, the pending token of the last round.
-      tokens_BG: int32, the block that won it.
-      unread_MB: int32 `[B]` a member: how many tokens were committed without it, accepted + 1 or 0.
+      tokens_BG: int32, the winning block of the last round.
+      unread_MB: int32 `[B]` per member: tokens that were committed without it, accepted + 1 or 0.
     """
 
     members: tuple[Any, ...]
@@ -40,18 +40,18 @@ class _Drafted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HybridDrafter:
-    """Lays the blocks of several drafters side by side; a rule for several candidates verifies them.
+    """Concatenates the candidate blocks of several drafters; a rule for several candidates verifies them.
 
-    The members' draws are independent given the prefix (each has keys of its own), and the order in which
-    blocks are offered is theirs here. A member whose block lost reads the round's text in the next round, in
-    one extra call of its network.
+    The members' draws are independent given the prefix (each member has its own keys), and blocks are
+    offered in the order of the members. A member whose block lost reads the round's text in the next round,
+    in one extra call of its network.
 
     Attributes:
       members: drafters, models or prompt lookup.
       block_size: the largest G of any round.
 
     Raises:
-      UsageError: no member.
+      UsageError: there is no member.
     """
 
     members: tuple[Drafter, ...]
@@ -63,7 +63,7 @@ class HybridDrafter:
 
     @property
     def candidates(self) -> int:
-        """Blocks a row."""
+        """Blocks per row."""
         return sum(self._blocks)
 
     @property
@@ -71,7 +71,7 @@ class HybridDrafter:
         return [member.candidates for member in self.members]
 
     def prepare(self, params: tuple[Any, ...], rows: int | None) -> tuple[Any, ...]:
-        """See `Drafter.prepare`; each member's own."""
+        """See `Drafter.prepare`; prepares each member's parameters."""
         return tuple(member.prepare(own, rows) for member, own in zip(self.members, params, strict=True))
 
     def init(
@@ -112,8 +112,8 @@ class HybridDrafter:
         )
 
     def _read(self, params: tuple[Any, ...], state: HybridMemory, pending_B: Array) -> tuple[Any, ...]:
-        """The members' memories when all have read the last round, whose last token is pending now."""
-        # The accepted drafts, then the token that is pending now.
+        """Returns the members' memories after all have read the last round; its last token is pending now."""
+        # The text is the accepted drafts, then the token that is pending now.
         kept_BG = jnp.pad(state.tokens_BG, ((0, 0), (0, 1)))
         memories = []
         for member, own, memory, unread_B in zip(

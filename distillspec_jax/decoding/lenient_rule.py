@@ -1,4 +1,4 @@
-"""The paper's lenient acceptance, which leaves the target's distribution for more accepted drafts."""
+"""The paper's lenient acceptance, which deviates from the target's distribution to accept more drafts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from distillspec_jax.shapes import Array
 
 LENIENCES = ("linear", "square", "exponential")
 _LEAST_EPSILON = 1e-30
-"""Smaller numbers are zero in single precision, or nearly so."""
+"""Smaller numbers are zero or nearly zero in single precision."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LenientRule:
-    """The token rule that accepts y with min(1, f(p(y), epsilon) / q(y)) (arXiv 2310.08461, section 4.3).
+    """A token rule that accepts y with min(1, f(p(y), epsilon) / q(y)) (arXiv 2310.08461, section 4.3).
 
-    The residual stays norm(max(0, p - q)), so the output no longer follows the target's distribution; at
-    epsilon 1 it is the token rule, bit for bit. Where the distribution is one-hot (temperature 0, top-k 1)
-    leniency on it would do nothing: there y is kept if it is the argmax, or if f(p1(y), epsilon) >= max p1,
-    where p1 is the softmax of the target's raw logits, and a rejection emits the argmax. No draw decides it.
+    The residual distribution remains norm(max(0, p - q)), so the output no longer follows the target's
+    distribution; at epsilon 1 it equals the token rule bit for bit. On a one-hot distribution (temperature
+    0, top-k 1), leniency would have no effect. There, y is kept if it is the argmax or if f(p1(y), epsilon)
+    >= max p1, where p1 is the softmax of the target's raw logits, and a rejection emits the argmax. This
+    decision is deterministic.
 
     Attributes:
       function: `linear` p / epsilon, `square` p / epsilon^2, `exponential` p^epsilon.
       epsilon: in (0, 1]; smaller is more lenient.
 
     Raises:
-      UsageError: an unknown function, an epsilon outside (0, 1], or nearly zero.
+      UsageError: the function is unknown, or epsilon is outside (0, 1] or nearly zero.
     """
 
     function: str = "exponential"
@@ -47,7 +48,7 @@ class LenientRule:
             raise UsageError(f"epsilon is {self.epsilon}, must be at least {_LEAST_EPSILON}")
 
     def lenient(self, log_p: Array) -> Array:
-        """log f(p, epsilon)."""
+        """Computes log f(p, epsilon)."""
         if self.function == "exponential":
             return self.epsilon * log_p
         return log_p - (1 if self.function == "linear" else 2) * math.log(self.epsilon)
@@ -77,6 +78,6 @@ class LenientRule:
         return verify_by_ratio(keys_B, ratio_BG, log_q_BGV, log_p_BKV, length_B)
 
     def _near(self, logits_BGV: Array, tokens_BG: Array) -> Array:
-        """Whether f(p1(y), epsilon) >= max p1, p1 = softmax of the logits."""
+        """Tests f(p1(y), epsilon) >= max p1, where p1 is the softmax of the logits."""
         log_p1_BGV = jax.nn.log_softmax(logits_BGV.astype(jnp.float32))
         return self.lenient(log_at(log_p1_BGV, tokens_BG)) >= jnp.max(log_p1_BGV, axis=-1)

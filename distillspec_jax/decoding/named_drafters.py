@@ -1,7 +1,7 @@
-"""Names of the drafters that need no model; reading them imports no JAX.
+"""Names of the drafters that need no model; this module does not import JAX.
 
-A new one is one file and one line in `FACTORIES` (or one call of `register`); every command and the
-Python API then know its name.
+A new drafter is one file and one line in `FACTORIES` (or one call of `register`); every command and the
+Python API then accept its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distillspec_jax.decoding.drafters import Drafter
 
 DrafterFactory = Callable[[int], "Drafter"]
-"""Makes a drafter for a vocabulary of so many ids; it takes no parameters (`None`)."""
+"""Makes a drafter for a vocabulary of the given size; its parameters are `None`."""
 
 FACTORIES: dict[str, DrafterFactory] = {
     "lookup": deferred("distillspec_jax.decoding.prompt_lookup", "PromptLookup")
@@ -24,10 +24,10 @@ FACTORIES: dict[str, DrafterFactory] = {
 
 
 def register(name: str, factory: DrafterFactory) -> None:
-    """Makes a drafter known as `--drafter=NAME` and `drafter="NAME"`.
+    """Registers a drafter under `--drafter=NAME` and `drafter="NAME"`.
 
     Raises:
-      UsageError: the name is taken, or means something else.
+      UsageError: the name is taken or reserved.
     """
     if name in FACTORIES or name in ("", "none"):
         raise UsageError(f"the drafter name {name!r} is taken: choose another")
@@ -35,5 +35,5 @@ def register(name: str, factory: DrafterFactory) -> None:
 
 
 def names() -> list[str]:
-    """The names of the drafters that need no model."""
+    """Lists the names of the drafters that need no model."""
     return list(FACTORIES)

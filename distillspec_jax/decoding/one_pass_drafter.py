@@ -1,8 +1,8 @@
-"""Drafting a whole block in one call of a network that was taught to read masks (PARD, arXiv 2504.18583).
+"""Drafts a whole block in one call of a network that was trained to read masks (PARD, arXiv 2504.18583).
 
-After the pending token come G - 1 masks; the logits at the pending token and at each mask are the
-distributions of the block's tokens. None of them depends on a token that was drawn in the same round, so
-each token's distribution given the prefix is the recorded one, and verification is exact as ever.
+G - 1 masks follow the pending token; the logits at the pending token and at each mask give the
+distributions of the block's tokens. None of them depends on a token drawn in the same round, so each
+token's distribution given the prefix is the recorded one, and verification remains exact.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class OnePassMemory:
 
     Attributes:
       cache: the network's state. It lacks the pending token and those of `recent_BW`, which were drafted by
-        masks and are read at the next round's start.
-      recent_BW: int32, committed tokens before the pending one, from the left; garbage from `count_B` on.
-      count_B: int32, how many.
-      own_B: int32, the network's own pending token after the prompt; that of a target of another family is
-        another.
+        masks and are read at the start of the next round.
+      recent_BW: int32, committed tokens before the pending one, left-aligned; garbage from `count_B` on.
+      count_B: int32, number of tokens in `recent_BW`.
+      own_B: int32, the network's own pending token after the prompt, which may differ from that of a target
+        of another family.
       begun_B: boolean; False until the row first commits.
     """
 
@@ -44,12 +44,12 @@ class OnePassMemory:
     begun_B: Array
 
     def pending(self, pending_B: Array) -> Array:
-        """The tokens that the network reads as pending: the target's, but in a row's first round its own."""
+        """Returns the pending tokens for the network: its own in a row's first round, then the target's."""
         return jnp.where(self.begun_B, pending_B, self.own_B)
 
 
 class _Drafted(NamedTuple):
-    """Between `draft` and `commit`: the memory before the round, the cache after it, the blocks."""
+    """Data between `draft` and `commit`: the memory before the round, the cache after it, the blocks."""
 
     memory: OnePassMemory
     cache: DecodeState
@@ -58,17 +58,17 @@ class _Drafted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class OnePassDrafter:
-    """Drafts with one call a round, of up to `block_size` committed tokens and as many masks.
+    """Drafts with one call per round, over up to `block_size` committed tokens and as many masks.
 
     Attributes:
       model: the network, distilled with `one_pass.OnePass`.
-      mask_id: the id that it was taught to read as "to be drafted".
-      block_size: the largest of any round.
-      candidates: N, blocks a row, all drawn from the same distributions; more than one need a rule that
-        verifies several.
+      mask_id: the id that the network was trained to read as "to be drafted".
+      block_size: the largest block size of any round.
+      candidates: N, blocks per row, all drawn from the same distributions; N > 1 needs a rule that verifies
+        several.
 
     Raises:
-      UsageError: a number out of range, or a mask that the network has no embedding of.
+      UsageError: a number is out of range, or the network has no embedding for the mask.
     """
 
     model: LanguageModel
@@ -111,7 +111,7 @@ class OnePassDrafter:
         """See `Drafter.draft`."""
         rows, count_B1 = len(pending_B), state.count_B[:, None]
         width = self.block_size + block_size
-        # Committed tokens, the pending one, masks; of a row with few tokens the last masks tell nothing.
+        # Committed tokens, the pending one, masks; rows with few committed tokens do not use the last masks.
         place_1X = jnp.arange(width)[None]
         recent_BX = jnp.pad(state.recent_BW, ((0, 0), (0, block_size)))
         pending_B1 = state.pending(pending_B)[:, None]
@@ -142,7 +142,7 @@ class OnePassDrafter:
         )
 
     def commit(self, state: _Drafted, branch_B: Array, accepted_B: Array) -> OnePassMemory:
-        """See `Drafter.commit`. What was accepted is remembered, since the cache holds masks in its place."""
+        """See `Drafter.commit`. Keeps the accepted tokens, because the cache holds masks in their place."""
         memory, idle_B = state.memory, accepted_B < 0
         tokens_BG = state.tokens_BNG[jnp.arange(len(branch_B)), branch_B]
         recent_BW = jnp.pad(tokens_BG, ((0, 0), (0, self.block_size - tokens_BG.shape[1])))
@@ -158,12 +158,12 @@ class OnePassDrafter:
     def follow(
         self, params: Params, state: OnePassMemory, pending_B: Array, tokens_BT: Array, count_B: Array
     ) -> OnePassMemory:
-        """See `Drafter.follow`; one call of the network, which reads what masks stood for, too."""
+        """See `Drafter.follow`; one call of the network, which also reads the tokens drafted by masks."""
         pending_B1, count_B1 = state.pending(pending_B)[:, None], state.count_B[:, None]
         width = self.block_size + 1 + tokens_BT.shape[1]
         place_BX = jnp.broadcast_to(jnp.arange(width)[None], (len(pending_B), width))
         line_BX = jnp.concatenate([state.recent_BW, pending_B1, tokens_BT], axis=1)
-        # Skips what is garbage in `recent_BW`.
+        # Skips the garbage in `recent_BW`.
         source_BX = jnp.where(place_BX < count_B1, place_BX, place_BX + self.block_size - count_B1)
         fed_BX = jnp.take_along_axis(line_BX, jnp.minimum(source_BX, width - 1), axis=1)
         _, cache = self.model.extend(params, state.cache, fed_BX)

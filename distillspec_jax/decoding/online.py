@@ -1,9 +1,8 @@
-"""Decoding of prompts that come one by one: each joins the batch while others are decoded, and may be given
-up.
+"""Continuous batching: prompts arrive one by one, join the batch while others decode, and can be cancelled.
 
-The device decodes a fixed number of slots, at widths that never change, so that all programs are compiled
-before the first prompt comes. The host visits it every few rounds: it takes out what is done, puts in what
-waits, and starts the next rounds before it looks at the tokens of the last.
+The device decodes a fixed number of slots at fixed widths, so that all programs are compiled before the
+first prompt arrives. The host visits it every few rounds. It removes rows that are done, inserts waiting
+prompts, and starts the next rounds before it processes the tokens of the last.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from distillspec_jax.shapes import Params
 from distillspec_jax.vocabulary import Vocabulary
 
 _READ_TOGETHER = 4
-"""Prompts that are prefilled in one call, at most: more would only delay the rows that run."""
+"""The maximum number of prompts to prefill in one call: more would only delay the running rows."""
 
 _EXPECTING = 4
-"""Visits after a completion that come a round apart, as the next prompt of the same client may come."""
+"""Visits after a completion that are one round apart, as the same client may send its next prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OnlinePrompt:
-    """A prompt with settings of its own.
+    """A prompt with its own settings.
 
     Attributes:
       ids: token ids, not empty.
-      max_new_tokens: longest output, EOS included.
+      max_new_tokens: maximum output length, EOS included.
       temperature, top_k, top_p: see `SamplingParams`.
-      seed, number: fix the text, as seed and number do in `Engine.stream`.
+      seed, number: determine the text, as seed and number do in `Engine.stream`.
     """
 
     ids: Sequence[int]
@@ -63,12 +62,12 @@ class OnlinePrompt:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """News of a prompt from one visit.
+    """New output of a prompt from one visit.
 
     Attributes:
-      ticket: of the prompt, see `OnlineBatch.submit`.
-      tokens: emitted since the last update.
-      completion: the whole of it, once it is done.
+      ticket: the prompt's ticket, see `OnlineBatch.submit`.
+      tokens: tokens emitted since the last update.
+      completion: the whole completion, once the prompt is done.
     """
 
     ticket: int
@@ -78,7 +77,7 @@ class Update:
 
 @dataclasses.dataclass
 class _Row:
-    """A slot's prompt, and how many of its tokens were told."""
+    """A slot's prompt, and how many of its tokens have been reported."""
 
     ticket: int
     prompt: OnlinePrompt
@@ -86,39 +85,39 @@ class _Row:
 
     @property
     def truncates(self) -> bool:
-        """Whether its distribution uses top-k or top-p."""
+        """Whether the prompt's distribution uses top-k or top-p."""
         return self.prompt.top_k > 0 or self.prompt.top_p < 1
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """Prompts that the device reads, or has read: a state of their own, and the slots that its rows get."""
+    """Prompts that the device is prefilling or has prefilled: a separate state, and its rows' slots."""
 
     slots: Sequence[int]
     fresh: State
 
 
 class OnlineBatch:
-    """Slots of one target and, if given, one drafter, which prompts join as they come.
+    """Slots of one target and, if given, one drafter, which prompts join as they arrive.
 
-    A prompt's text depends on itself, its seed and number alone: not on when it came, nor on its neighbours.
-    Not thread-safe: one thread submits, cancels and visits.
+    A prompt's text depends only on the prompt, its seed and its number, not on arrival time or neighbours.
+    Not thread-safe: one thread must submit, cancel and visit.
 
     Args:
       target, drafter, drafter_params, verifier, stopping: see `Engine`.
       target_params: see `Runner`.
-      vocabulary: of the sampling distributions.
-      block_size: drafts a round, or several sizes to choose from, as in `Engine`.
-      slots: prompts decoded together.
-      prompt_width, width: longest prompt, and longest output, in tokens.
-      prompt_bucket: prompts are read at `prompt_width`, halved and rounded up to a multiple of this while
-        they fit.
-      rounds_per_visit: rounds between two visits, at least. Fewer let prompts join and tokens leave sooner;
+      vocabulary: the vocabulary of the sampling distributions.
+      block_size: drafts per round, or several sizes to choose from, as in `Engine`.
+      slots: number of prompts decoded together.
+      prompt_width, width: maximum prompt length and output length, in tokens.
+      prompt_bucket: prompts are prefilled at `prompt_width`, repeatedly halved and rounded up to a multiple
+        of this while they fit.
+      rounds_per_visit: minimum rounds between two visits. With fewer, prompts join and tokens leave sooner;
         while no slot is free there may be more, see `Pace`.
-      partitioner: decode on its mesh, rows split over the data axis; the caller places the parameters.
+      partitioner: decode on its mesh, with rows split over the data axis; the caller places the parameters.
 
     Raises:
-      UsageError: impossible sizes, or more than the models have positions, or the machine memory, for.
+      UsageError: the sizes are invalid, or exceed the models' positions or the machine's memory.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class OnlineBatch:
         )
         self._widths = tuple(reading_widths(prompt_width, prompt_bucket))
         self._width, self._rounds = width, rounds_per_visit
-        # What idle slots hold: a prompt that is read, and whose limit is 0 (`PromptBatch.rows`).
+        # The prompt of idle slots: it is prefilled, but its limit is 0 (`PromptBatch.rows`).
         self._idle = OnlinePrompt([0], 1)
         self._tickets = itertools.count()
         self.slots = slots
@@ -173,7 +172,7 @@ class OnlineBatch:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all prompts, and begins anew: also after an error, which may have taken the state along."""
+        """Drops all prompts and starts afresh, also after an error, which may have lost the donated state."""
         self._prompts: list[Sequence[int]] = [self._idle.ids] * self.slots
         self._waiting: collections.OrderedDict[int, OnlinePrompt] = collections.OrderedDict()
         self._rows: dict[int, _Row] = {}
@@ -184,7 +183,7 @@ class OnlineBatch:
         self._counts = RoundCounts(self._state.counts.accepted_BG.shape)
 
     def warm(self) -> None:
-        """Compiles all that any prompt will need, and measures block sizes where there is a choice.
+        """Compiles every program that a prompt can need, and measures the block sizes if there are several.
 
         Raises:
           RuntimeError: prompts are in flight.
@@ -198,10 +197,11 @@ class OnlineBatch:
             )
             costs = calibration.round_costs(self._runner, state, self._rounds)
             self._sizes = BlockSizeChoice(costs, self._rounds)
-        # On a mesh a program's results may lie otherwise than what it was compiled for: they are put in, too.
+        # On a mesh, a program's outputs may be sharded differently from the inputs it was compiled for: feed
+        # them back in, to compile for them, too.
         passes = 1 if self._partitioner is None else 3
         for truncates in (False, True) * passes:
-            for size in self._runner.block_sizes[::-1]:  # without drafts last: the state forgets its draft
+            for size in self._runner.block_sizes[::-1]:  # size 0 last, because it drops the drafter's memory
                 for rows in _rows_of_readings(min(_READ_TOGETHER, self.slots)):
                     for reading in self._widths:
                         fresh = self._read(idle, [0], rows, reading, size, idle=True)
@@ -211,10 +211,10 @@ class OnlineBatch:
         jax.block_until_ready(self._state)
 
     def submit(self, prompt: OnlinePrompt) -> int:
-        """Queues a prompt; returns its ticket.
+        """Queues a prompt and returns its ticket.
 
         Raises:
-          UsageError: the prompt, its limit, its distribution or its seed is impossible, or too long.
+          UsageError: the prompt, its limit, its distribution or its seed is invalid, or too long.
         """
         self._batch([prompt])
         if width_of([prompt.ids]) > self._widths[0] or prompt.max_new_tokens > self._width:
@@ -227,34 +227,34 @@ class OnlineBatch:
         return ticket
 
     def cancel(self, ticket: int) -> None:
-        """Gives a prompt up; the next visit tells its last tokens. Nothing happens if it is done already."""
+        """Cancels a prompt; the next visit reports its last tokens. Does nothing if it is already done."""
         self._cancelled.add(ticket)
 
     @property
     def busy(self) -> bool:
-        """Whether a visit would find anything to do."""
+        """Whether a visit would have anything to do."""
         return bool(self._rows or self._waiting)
 
     @property
     def running(self) -> int:
-        """Prompts in slots."""
+        """Number of prompts in slots."""
         return len(self._rows)
 
     @property
     def waiting(self) -> int:
-        """Prompts that wait for a slot."""
+        """Number of prompts waiting for a slot."""
         return len(self._waiting)
 
     def visit(self) -> list[Update]:
-        """Waits for the rounds that are under way, starts the next ones, and tells what came of the last.
+        """Waits for the current rounds, starts the next ones, and reports the results of the former.
 
-        The device decodes on while the caller works on the updates.
+        The device continues decoding while the caller processes the updates.
         """
         updates = [Update(ticket, (), _NEVER_BEGUN) for ticket in self._cancelled & self._waiting.keys()]
         for update in updates:
             del self._waiting[update.ticket]
         running = sorted(self._rows)
-        readings = self._read_waiting()  # by the device after the rounds under way: it need not wait for us
+        readings = self._read_waiting()  # queued behind the current rounds: the device never waits for us
         if self._running:
             fetched = Fetched.of(self._state)
             counts = fetched.counts
@@ -270,12 +270,12 @@ class OnlineBatch:
         if self._running:
             self._block_size, rounds = self._sizes.next()
             if len(self._rows) == self.slots and rounds == self._rounds:
-                rounds = self._pace.rounds(rounds)  # nobody could join before one ends
+                rounds = self._pace.rounds(rounds)  # no prompt can join before a row ends
             elif self._expecting:
-                rounds = 1  # whoever has an answer now may ask again, and finds the slot still free
+                rounds = 1  # a client that has its answer may ask again, and the slot is still free
             if self._block_size and self._state.draft is None:
                 self._resume()
-            # Any row that ends lets its client know, and its slot go to the next.
+            # Return as soon as any row ends, to answer its client and free its slot.
             self._state = self._runner.run(self._state, self._block_size, rounds, len(self._rows))
             self._pace.begun()
         return updates
@@ -295,16 +295,16 @@ class OnlineBatch:
         return Update(row.ticket, tokens, fetched.completion(slot, cancelled=cancelled))
 
     def _read_waiting(self) -> list[_Reading]:
-        """Gives free slots to prompts that wait, and has them read."""
+        """Assigns free slots to waiting prompts and starts their prefill."""
         free = [slot for slot in range(self.slots) if slot not in self._rows][: len(self._waiting)]
         taken = [(slot, *self._waiting.popitem(last=False)) for slot in free]
         for slot, ticket, prompt in taken:
             self._rows[slot] = _Row(ticket, prompt)
             self._prompts[slot] = prompt.ids
-        # A drafter that must resume for the other rows reads these prompts then, too.
+        # A drafter that must resume for the other rows will read these prompts then, too.
         drafting = 0 if self._state.draft is None else max(self._runner.block_sizes)
         readings = []
-        # Those of one width together.
+        # Prompts of one width are prefilled together.
         by_width = sorted(taken, key=lambda one: self._reading_width(one[2]))
         for width, group in itertools.groupby(by_width, key=lambda one: self._reading_width(one[2])):
             members = list(group)
@@ -317,7 +317,7 @@ class OnlineBatch:
         return readings
 
     def _put(self, readings: Sequence[_Reading]) -> None:
-        """Gives the rows that were read their slots."""
+        """Copies prefilled rows into their slots."""
         truncates = any(row.truncates for row in self._rows.values())
         for reading in readings:
             self._refill(reading, truncates)
@@ -340,7 +340,7 @@ class OnlineBatch:
         return self._runner.read(prompt_BT, settings, self._width, self._widths[0], block_size)
 
     def _refill(self, reading: _Reading, truncates: bool) -> None:
-        """Gives fresh rows their slots; those without one are dropped."""
+        """Copies fresh rows into their slots; drops rows without a slot."""
         slots = np.full(len(reading.fresh.rows.status_B), self.slots, np.int32)
         slots[: len(reading.slots)] = reading.slots
         self._state = self._runner.refill(
@@ -348,7 +348,7 @@ class OnlineBatch:
         )
 
     def _resume(self) -> None:
-        """The drafter reads prompts and texts again."""
+        """Makes the drafter read prompts and texts again if its memory was dropped."""
         if self._state.draft is None and max(self._runner.block_sizes):
             prompt_BT = self._batch([OnlinePrompt(ids, 1) for ids in self._prompts]).padded(
                 range(self.slots), self._widths[0]
@@ -361,7 +361,7 @@ class OnlineBatch:
             [one.top_k for one in prompts],
             [one.top_p for one in prompts],
         )
-        # Whether rows truncate is said where they are put: it would be two programs more for each that reads.
+        # `truncates` is set when rows enter their slots; here, it would multiply the prefill programs.
         distribution = dataclasses.replace(sampling.host_distribution(self._vocabulary), truncates=False)
         return PromptBatch.of(
             [one.ids for one in prompts],
@@ -380,12 +380,12 @@ _NEVER_BEGUN = Completion((), "cancelled", 0, 0, (), (), None, 0)
 
 
 def _rows_of_readings(most: int) -> list[int]:
-    """Rows of the programs that read up to `most` prompts together: powers of two, the last holds all."""
+    """Row counts of the programs that prefill up to `most` prompts: powers of two; the last fits all."""
     return [1 << power for power in range((most - 1).bit_length() + 1)]
 
 
 def _truncating(state: State, truncates: bool) -> State:
-    """The state with or without the promise that no row's distribution truncates."""
+    """Returns the state with the static flag `truncates` of its sampling distribution replaced."""
     rows = state.rows
     distribution = dataclasses.replace(rows.settings.distribution, truncates=truncates)
     settings = dataclasses.replace(rows.settings, distribution=distribution)

@@ -1,4 +1,4 @@
-"""Prompts with limits and sampling distributions, checked on the host and cut into batches of the device."""
+"""Prompts with limits and sampling distributions, checked on the host and cut into device batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PromptBatch:
       prompts: token ids.
       key: PRNG key of the seed; or uint32 `[N]`, each prompt's own seed.
       number_N: uint32 `[N]`; prompts with different numbers have independent noise.
-      limit_N: int32 `[N]`, most tokens of each output, EOS included.
+      limit_N: int32 `[N]`, maximum tokens of each output, EOS included.
       distribution: fields `[N]`, NumPy arrays.
     """
 
@@ -51,8 +51,7 @@ class PromptBatch:
         """Checks the arguments of `Engine.stream`.
 
         Raises:
-          UsageError: a prompt, a limit or a distribution of the wrong form, named by its index; an impossible
-            seed.
+          UsageError: a malformed prompt, limit or distribution, named by its index; or an invalid seed.
         """
         limit_N = _limits(max_new_tokens, len(prompts))
         _check_prompts(prompts)
@@ -73,9 +72,9 @@ class PromptBatch:
         return int(self.limit_N.max(initial=0))
 
     def rows(self, indices: Sequence[int], rows: int, width: int) -> tuple[np.ndarray, RowSettings]:
-        """Some prompts, int32 `[rows, width]`, and their settings.
+        """Returns some prompts, int32 `[rows, width]`, and their settings.
 
-        Rows beyond the indices repeat the last prompt with a limit of 0: they never run.
+        Rows beyond the indices repeat the last prompt with a limit of 0, so they never run.
         """
         index_B = np.resize([*indices, *[indices[-1]] * rows], rows)
         limit_B = np.where(np.arange(rows) < len(indices), self.limit_N[index_B], 0)
@@ -84,7 +83,7 @@ class PromptBatch:
         return self.padded(index_B, width), settings
 
     def described(self, rows: int, width: int) -> tuple[jax.ShapeDtypeStruct, RowSettings]:
-        """Shapes and dtypes of what `rows` gives; nothing is allocated."""
+        """Returns the shapes and dtypes of the result of `rows`, without allocating anything."""
 
         def column(dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((rows,), dtype)
@@ -95,7 +94,7 @@ class PromptBatch:
         return jax.ShapeDtypeStruct((rows, width), np.int32), settings
 
     def padded(self, indices: Sequence[int] | np.ndarray, width: int) -> np.ndarray:
-        """Some prompts, int32 `[B, width]`, padded on the right."""
+        """Returns some prompts, int32 `[B, width]`, padded on the right."""
         return padded_prompts([self.prompts[i] for i in indices], width)
 
 
@@ -103,20 +102,20 @@ class PromptBatch:
 def _row_settings(
     key: Array, number_B: Array, limit_B: Array, distribution: SamplingDistribution
 ) -> RowSettings:
-    # Compiled as one: call by call these small steps took milliseconds a batch.
+    # Jitted as one function, because separate dispatches of these small steps took milliseconds per batch.
     keys = randomness.seed_keys(key) if key.ndim else key
     return RowSettings(randomness.row_keys(keys, number_B), limit_B, distribution)
 
 
 def check_max_new_tokens(limit: float, whose: str = "") -> None:
-    """Refuses a limit that `RowSettings.limit_B` cannot hold.
+    """Rejects a limit that `RowSettings.limit_B` cannot hold.
 
     Args:
-      limit: most tokens of an output.
+      limit: maximum tokens of an output.
       whose: names the prompt in the message.
 
     Raises:
-      UsageError: below 1, too large, or not whole.
+      UsageError: the limit is below 1, too large, or not an integer.
     """
     if not (1 <= limit <= _MOST_TOKENS and limit == int(limit)):
         whole = f"must be at least 1, at most {_MOST_TOKENS} and whole"
@@ -142,7 +141,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
 
 
 def reading_widths(width: int, step: int) -> Iterator[int]:
-    """Widths at which prompts are read: a width, and its halves rounded up to the step, down to the step."""
+    """Yields the prefill widths: `width`, then repeated halves rounded up to the step, down to the step."""
     while True:
         yield width
         half = -(-(width // 2) // step) * step

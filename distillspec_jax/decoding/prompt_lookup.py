@@ -1,4 +1,4 @@
-"""Drafting without a model: what followed the last tokens when they last occurred."""
+"""Drafting without a model: copies what followed the latest earlier occurrence of the last tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillspec_jax.shapes import Array
 
 @flax.struct.dataclass
 class History:
-    """All text of a row that can be looked up.
+    """The searchable text of each row.
 
     Attributes:
       tokens_BS: int32, prompt and committed output without the pending token; garbage from `length_B` on.
@@ -38,16 +38,16 @@ class _LookedUp(NamedTuple):
 class PromptLookup:
     """Offers the continuation of the latest earlier occurrence of the text's last n tokens.
 
-    The longest n that occurs is taken; without one nothing is offered, and the round is an autoregressive
-    step. The distribution that tokens are "drawn" from is one-hot, so any lossless rule keeps the target's
-    distribution. Needs no parameters and next to no time: the baseline that a draft model has to beat.
+    It uses the longest n with a match. Without a match it offers nothing, and the round is an autoregressive
+    step. The recorded draft distributions are one-hot, so any lossless rule preserves the target's
+    distribution. It needs no parameters and almost no time: the baseline that a draft model must beat.
 
     Attributes:
-      vocab_size: V of the distributions (the sampling distribution's, where that cuts off padded rows).
-      longest, shortest: lengths n of the text looked up.
+      vocab_size: V of the distributions (the sampling distribution's, if that cuts off padded rows).
+      longest, shortest: range of the match length n.
 
     Raises:
-      UsageError: a length below 1, or none between the two.
+      UsageError: unless 1 <= shortest <= longest.
     """
 
     vocab_size: int
@@ -63,11 +63,11 @@ class PromptLookup:
 
     @property
     def candidates(self) -> int:
-        """One: the latest of the longest matches."""
+        """Always 1: the latest of the longest matches."""
         return 1
 
     def prepare(self, params: Any, rows: int | None) -> Any:
-        """See `Drafter.prepare`. There are none."""
+        """See `Drafter.prepare`. There are no parameters."""
         return params
 
     def init(self, params: Any, prompt_BT: Array, max_length: int, pending_B: Array) -> History:
@@ -75,7 +75,7 @@ class PromptLookup:
         tokens_BS = jnp.pad(jnp.maximum(prompt_BT, 0).astype(jnp.int32), ((0, 0), (0, max_length + 1)))
         length_B = prompt_lengths(prompt_BT)
         last_B = jnp.take_along_axis(tokens_BS, jnp.maximum(length_B - 1, 0)[:, None], axis=1)[:, 0]
-        # Of a decoder-only target the prompt's last token is pending; an encoder-decoder's begins the output.
+        # A decoder-only target's pending token is the prompt's last; an encoder-decoder's begins the output.
         return History(tokens_BS, length_B - ((length_B > 0) & (last_B == pending_B)))
 
     def draft(
@@ -93,9 +93,9 @@ class PromptLookup:
         start_B, found_B = self._continuation(tokens_BS, state.length_B)
         place_BG = start_B[:, None] + jnp.arange(block_size)[None]
         tokens_BG = jnp.take_along_axis(tokens_BS, jnp.minimum(place_BG, slots - 1), axis=1)
-        # What was found reaches up to the pending token, which is the last that is known.
+        # The continuation ends at the pending token, the last known one.
         length_B = jnp.where(found_B, jnp.minimum(state.length_B + 1 - start_B, block_size), 0)
-        # What no distribution draws ends a block: a lenient rule could keep it.
+        # An excluded id ends a block: a lenient rule could accept it.
         drawn_BG = jnp.ones_like(tokens_BG, bool)
         for excluded in distribution.excluded_ids:
             drawn_BG &= tokens_BG != excluded
@@ -110,7 +110,7 @@ class PromptLookup:
         )
 
     def _continuation(self, tokens_BS: Array, last_B: Array) -> tuple[Array, Array]:
-        """Where the text goes on after the latest, longest match of its end, and whether there is one."""
+        """Finds the slot after the latest, longest match of the text's end, and whether there is a match."""
         slot_1S = jnp.arange(tokens_BS.shape[1])[None]
         matches_BS = slot_1S < last_B[:, None]  # at each slot: the n tokens up to it are the last n
         start_B, found_B = jnp.zeros_like(last_B), jnp.zeros(last_B.shape, bool)

@@ -1,16 +1,16 @@
-"""Where the randomness of decoding comes from, and how a token is drawn with it.
+"""PRNG keys for decoding, and how a token is drawn with them.
 
-A row's text depends on its own key alone, never on its neighbours or its place in the batch. Keys are
+A row's text depends only on its own key, never on its neighbours or its position in the batch. Keys are
 derived, never split and carried:
 
     row     = fold_in(seed key, prompt index)
     round   = fold_in(row, committed length at the round's start)
     draw    = fold_in(fold_in(round, offset in the block), purpose)
 
-and a second, third … drafter of a round draws from fold_in(round, 2**31 + its number) in the round's place.
+The second, third, … drafter of a round uses fold_in(round, 2**31 + its number) as its round key.
 
-The committed length, not the absolute position: a position drafted again after a rejection must not meet
-the noise that has already decided the last block.
+The round key uses the committed length, not the absolute position: a position that is drafted again after a
+rejection must not reuse the noise that decided the previous block.
 """
 
 from __future__ import annotations
@@ -39,51 +39,51 @@ class Purpose(enum.IntEnum):
 
 
 def seed_key(seed: int) -> Array:
-    """The key that a user's seed stands for.
+    """Makes the key of a user's seed.
 
     Raises:
-      UsageError: outside 0 .. 2**32 - 1, of which JAX would keep the lower half and tell nobody.
+      UsageError: the seed is outside 0 .. 2**32 - 1; JAX would silently keep only its lower 32 bits.
     """
     bounds.check_seed(seed)
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
 def seed_keys(seed_N: Array | np.ndarray) -> Array:
-    """The keys of several seeds, `[N]`: `seed_key` of each.
+    """Makes the keys of several seeds, `[N]`: `seed_key` of each.
 
     Args:
-      seed_N: uint32, each in the range that `seed_key` takes.
+      seed_N: uint32, each in the range that `seed_key` accepts.
     """
     data_N2 = jnp.stack([jnp.zeros_like(seed_N), seed_N], axis=-1)  # a seed's upper and lower half
     return jax.random.wrap_key_data(data_N2, impl=_IMPLEMENTATION)
 
 
 def row_keys(seed_key: Array, prompt_index_B: Array) -> Array:
-    """One key a prompt, `[B]`; distinct prompts, even equal ones, are independent.
+    """Derives one key per prompt, `[B]`; prompts with different indices are independent, even equal texts.
 
     Args:
-      seed_key: of all, or `[B]`, one each.
+      seed_key: one key for all prompts, or `[B]`, one each.
     """
     return _fold_in(seed_key, prompt_index_B)
 
 
 def round_keys(row_keys_B: Array, committed_B: Array) -> Array:
-    """The keys of one round, `[B]`, from the number of tokens emitted before it."""
+    """Derives the keys of one round, `[B]`, from the number of tokens emitted before it."""
     return _fold_in(row_keys_B, committed_B)
 
 
 def member_keys(round_keys_B: Array, member: int) -> Array:
-    """The keys of one of several drafters in a round, `[B]`; the first has the round's own."""
+    """Derives the keys of one of several drafters in a round, `[B]`; the first uses the round's own."""
     return round_keys_B if member == 0 else _fold_in(round_keys_B, np.uint32(2**31 + member))
 
 
 def draw_keys(keys: Array, offset: Array | int, purpose: Array | Purpose) -> Array:
-    """The keys of single draws; the three arguments broadcast."""
+    """Derives the keys of single draws; the three arguments broadcast."""
     return _fold_in(_fold_in(keys, offset), purpose)
 
 
 def uniform(keys: Array) -> Array:
-    """One float32 in [0, 1) a key, of the keys' shape: `jax.random.uniform` of each."""
+    """Draws one float32 in [0, 1) per key, in the keys' shape: `jax.random.uniform` of each."""
     zero = jnp.zeros(keys.shape, jnp.uint32)
     high, low = threefry(*_halves(keys), zero, zero)
     mantissa = ((high ^ low) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
@@ -91,11 +91,10 @@ def uniform(keys: Array) -> Array:
 
 
 def draw(keys_B: Array, log_p_BV: Array) -> Array:
-    """Draws one token a row by inverting the cumulative distribution; a token of probability zero is never
-    drawn.
+    """Draws one token per row by inverting the cumulative distribution; never one of probability zero.
 
-    One uniform number a row (the Gumbel trick would need V), and two levels of sums, since one long
-    cumulative sum is the slower and the less exact.
+    It needs one uniform number per row (the Gumbel trick would need V). It sums on two levels because one
+    long cumulative sum is slower and less exact.
 
     Returns:
       int32 `[B]`. A row of NaN yields an arbitrary id in range.
@@ -114,10 +113,10 @@ def draw(keys_B: Array, log_p_BV: Array) -> Array:
 
 
 def _first_past(weights: Array, cumulative: Array, point: Array) -> Array:
-    """The first entry of positive weight whose cumulative sum is past the point.
+    """Finds the first entry of positive weight whose cumulative sum exceeds the point.
 
-    A parallel sum need not rise at every entry, so the weight itself is tested too; and where rounding
-    puts the point past the end, the last positive entry is meant.
+    Rounding in a parallel cumulative sum can make it rise at an entry of weight zero, so the weight is
+    tested, too. If rounding puts the point past the end, the result is the last positive entry.
     """
     positive = weights > 0
     hit = positive & (cumulative > point)
@@ -131,8 +130,8 @@ def _fold_in(keys: Array, data: Array | int | np.uint32) -> Array:
     shape = jnp.broadcast_shapes(keys.shape, jnp.shape(data))
     first, second = jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
     data = jnp.broadcast_to(jnp.asarray(data).astype(jnp.uint32), shape)
-    # Without the barrier XLA repeats a key's whole chain of derivations in every kernel that draws with it: a
-    # program of several drafters takes three times as long to compile.
+    # Without the barrier, XLA repeats a key's whole chain of derivations in every kernel that draws with it,
+    # and a program of several drafters takes three times as long to compile.
     folded = jax.lax.optimization_barrier(threefry(first, second, jnp.zeros(shape, jnp.uint32), data))
     return jax.random.wrap_key_data(jnp.stack(folded, axis=-1), impl=_IMPLEMENTATION)
 
@@ -145,8 +144,8 @@ def _halves(keys: Array) -> tuple[Array, Array]:
 def threefry(key_0: Array, key_1: Array, x_0: Array, x_1: Array) -> tuple[Array, Array]:
     """Threefry-2x32 with 20 rounds (Salmon et al., 2011), on uint32 arrays of one shape.
 
-    The same bits as JAX's own. That one is a loop on a CPU, for the sake of compile time: a hundred small
-    kernels for one key, while a decoding step needs a dozen keys. Written out it is one kernel.
+    Gives the same bits as JAX's own. On CPU, JAX uses a loop to save compile time: a hundred small kernels
+    per key, and a decoding step needs a dozen keys. Unrolled, it is one kernel.
     """
     keys = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(0x1BD11BDA))
     x_0, x_1 = x_0 + key_0, x_1 + key_1

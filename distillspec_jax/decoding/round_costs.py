@@ -1,4 +1,4 @@
-"""Costs of a round at each block size and its yield: predicted speed-ups and break-even rates."""
+"""Cost and yield of a round at each block size: predicted speed-ups and break-even acceptance rates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class RoundCosts:
     """Measured seconds of one round of a batch, by block size; 0 is an autoregressive round.
 
     Attributes:
-      seconds: must hold 0.
-      start: seconds of reading a prompt for every slot of the batch and of beginning to decode it, likewise;
-        what is not measured counts as nothing.
+      seconds: must contain 0.
+      start: seconds, by block size, to prefill a prompt for every slot of the batch and start decoding it;
+        unmeasured sizes count as 0.
     """
 
     seconds: Mapping[int, float]
@@ -24,9 +24,10 @@ class RoundCosts:
 
     @classmethod
     def median(cls, found: Sequence[RoundCosts]) -> RoundCosts:
-        """The median cost of each block size, relative to an autoregressive round of the same measurement.
+        """Computes each size's median cost relative to an autoregressive round of the same measurement.
 
-        It is given in seconds by the median of those rounds: the speed of a shared machine varies over time.
+        Ratios cancel the varying speed of a shared machine; the median autoregressive round converts them
+        to seconds.
         """
         autoregressive = float(np.median([costs.seconds[0] for costs in found]))
 
@@ -40,21 +41,21 @@ class RoundCosts:
         return cls(middle([costs.seconds for costs in found]), middle([costs.start for costs in found]))
 
     def speedup(self, block_size: int, tokens: float, length: float = math.inf) -> float:
-        """Predicted, over autoregressive decoding.
+        """Predicts the speed-up over autoregressive decoding.
 
         Args:
-          tokens: what a row's round yields on average.
-          length: tokens of a whole text, to spread its start over; infinite: not counted.
+          tokens: average tokens per round of a row.
+          length: tokens of a whole text, over which its start cost is spread; infinite: not counted.
         """
         autoregressive = self.start.get(0, 0.0) / length + self.seconds[0]
         drafted = self.start.get(block_size, 0.0) / length + self.seconds[block_size] / tokens
         return autoregressive / drafted
 
     def break_even(self, block_size: int, length: float = math.inf) -> float | None:
-        """The acceptance rate from which on this block size is no slower than autoregressive decoding.
+        """Finds the break-even acceptance rate, from which this block size is no slower than size 0.
 
-        Acceptance is taken to be equal and independent from draft to draft (arXiv 2211.17192, theorem 3.8:
-        tokens a round = (1 - a**(G + 1)) / (1 - a)). None: not even if every draft is accepted.
+        Assumes equal and independent acceptance of all drafts (arXiv 2211.17192, theorem 3.8: tokens per
+        round = (1 - a**(G + 1)) / (1 - a)). None: slower even if every draft is accepted.
 
         Args:
           length: as in `speedup`.
@@ -76,14 +77,14 @@ class RoundCosts:
 def tokens_per_round(
     reach_G: Sequence[float] | np.ndarray, block_size: int, length: float = math.inf
 ) -> float:
-    """Expected tokens of a row's round: 1, and each draft position's probability of being accepted.
+    """Computes the expected tokens of a row's round: 1, plus each draft position's acceptance probability.
 
-    A text's end cuts its last block. With T tokens a round, on average the rounds of a text could have
-    emitted E[T²] / 2 E[T] - 1/2 tokens more than it has (the excess of a renewal process).
+    A text's end cuts its last block. With T tokens per round, the rounds of a text could on average have
+    emitted E[T²] / 2 E[T] - 1/2 more tokens than it has (the excess of a renewal process).
 
     Args:
-      reach_G: probability that at least i + 1 drafts are accepted, ends left out; positions past it go on at
-        the rate of its last step.
+      reach_G: probability that at least i + 1 drafts are accepted, ignoring ends; later positions continue
+        at the rate of the last step.
       length: tokens of a text; infinite: it does not end.
     """
     reach = [1.0, *map(float, reach_G)]

@@ -1,7 +1,8 @@
 """Verification rules by the names that commands and tables use.
 
-A rule joins by its file and one line in `RULES`. Then `--rule` and `--rules` know it, `--help` describes it,
-and, if it is exact, `make test` holds whole outputs to their exact joint distribution (`tests/exactness`).
+A new rule needs its own file and one line in `RULES`. Then `--rule` and `--rules` accept it, `--help`
+describes it, and, if it is exact, `make test` checks whole outputs against their exact joint distribution
+(`tests/exactness`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Rule:
     Attributes:
       make: makes the verifier; takes `epsilon` if `takes_epsilon`.
       description: a phrase for `--help`.
-      exact: the output follows the target's distribution. False for a rule that gives that up for speed.
+      exact: the output follows the target's distribution. False for a rule that sacrifices that for speed.
       takes_epsilon: the rule has a parameter epsilon, which is 1 by default.
-      make_for_several: makes the verifier of several candidate blocks a row; None if the rule takes only one.
+      make_for_several: makes the verifier of several candidate blocks per row; None if the rule takes only
+        one.
     """
 
     make: Callable[..., Verifier]
@@ -58,16 +60,16 @@ RULES: dict[str, Rule] = {
 
 
 def rule(name: str = "token", *, epsilon: float | None = None, candidates: int = 1) -> Verifier:
-    """Makes the verifier of a name.
+    """Makes the named verifier.
 
     Args:
       name: a key of `RULES`.
-      epsilon: the parameter of a rule that takes one, and of no other; 1 (lossless) by default.
-      candidates: blocks a row; several are verified by recursive rejection, token by token.
+      epsilon: only for a rule with this parameter; 1 (lossless) by default.
+      candidates: blocks per row; several are verified by recursive rejection sampling, token by token.
 
     Raises:
-      UsageError: an unknown name, an epsilon that is out of place or range, candidates below 1, above
-        `bounds.CANDIDATES` or more than the rule can verify.
+      UsageError: the name is unknown, `epsilon` is out of range or not a parameter of the rule, or
+        `candidates` is below 1, above `bounds.CANDIDATES` or more than the rule can verify.
     """
     if name == "greedy" and name not in RULES:
         raise UsageError("rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same tokens")
@@ -88,5 +90,5 @@ def rule(name: str = "token", *, epsilon: float | None = None, candidates: int =
 
 
 def described() -> str:
-    """Every rule and what it does, for `--help`."""
+    """Describes every rule, for `--help`."""
     return ", ".join(f"{name} ({entry.description})" for name, entry in RULES.items())

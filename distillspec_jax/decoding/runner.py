@@ -1,8 +1,8 @@
-"""The device's side of decoding: compiled loops of several block sizes that pass one state on.
+"""The device side of decoding: compiled loops for several block sizes that share one state.
 
-Every size has a loop, and parameters in the form that is fastest for its calls. Autoregressive decoding
-(size 0) drops the drafter's memory and prefills prompts without it. When speculation resumes, the drafter
-reads prompts and texts again.
+Every size has its own loop, and parameters in the form that is fastest for its calls. Autoregressive
+decoding (size 0) drops the drafter's memory and prefills prompts without it. When speculation resumes, the
+drafter reads the prompts and texts again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from distillspec_jax.shapes import Array, Params
 
 
 class Runner:
-    """Runs a batch at any of some block sizes.
+    """Runs a batch at any of the given block sizes.
 
     Attributes:
       block_sizes: in ascending order.
 
     Args:
-      target_params: or what several runners of one target share.
-      block_sizes: 0 is one token at a time; without a drafter it is the only one.
-      rows: of the batch.
+      target_params: the parameters, or a `Prepared` that several runners of one target share.
+      block_sizes: 0 decodes one token at a time; without a drafter, it is the only size.
+      rows: number of rows in the batch.
       verifier, stopping, measure_overlap: see `SpeculativeLoop`.
-      partitioner: splits the rows over its mesh's data axis; parameters lie where the caller put them.
+      partitioner: splits the rows over its mesh's data axis; the caller places the parameters.
 
     Raises:
-      UsageError: a block size below 1 where there is nothing to choose from, or several without 0.
+      UsageError: the only block size is below 1 although there is a drafter, or several sizes lack 0.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Runner:
         shared = isinstance(target_params, Prepared)
         of_target = target_params if shared else Prepared(target, target_params)
         of_drafter = Prepared(drafter, drafter_params)
-        # A prompt is many rows of products: it is prefilled with the canonical parameters.
+        # Prefill multiplies matrices of many rows, so it uses the canonical parameters.
         self._reading = PairParams(of_target.params, drafter_params)
         for size in sorted(set(block_sizes)):
             if drafter is None or (size == 0 and len(block_sizes) > 1):
@@ -79,7 +79,7 @@ class Runner:
                     target, drafter, verifier, stopping, size, measure_overlap
                 )
                 tokens = (size + 1) * drafter.candidates
-            # Products of few rows are one device's.
+            # The forms for few rows work on a single device only.
             wide, narrow = (None, None) if partitioner else (rows * tokens, rows)
             self._params[size] = PairParams(of_target.for_rows(wide), of_drafter.for_rows(narrow))
         self.block_sizes = tuple(self._loops)
@@ -89,14 +89,14 @@ class Runner:
         self._partitioner = partitioner
 
     def check_room(self, prompt_BT: jax.ShapeDtypeStruct, settings: RowSettings, width: int) -> int:
-        """Raises what `read` would raise for these widths; nothing is computed.
+        """Raises the errors that `read` would raise for these widths, without computing anything.
 
         Args:
           prompt_BT, settings: shapes and dtypes.
 
         Returns:
-          The least bytes that decoding such rows needs on a device, beside the parameters: its part of the
-          state, and of a round's logits and distributions of the target.
+          A lower bound on the bytes that decoding such rows needs on each device, besides the parameters:
+          its share of the state, and of a round's target logits and distributions.
         """
         rows, prompt_width = prompt_BT.shape
         loop = self._loops[self._largest]
@@ -114,14 +114,15 @@ class Runner:
         prompt_width: int | None = None,
         block_size: int | None = None,
     ) -> State:
-        """Prefills prompts: a fresh state with room for blocks of every size.
+        """Prefills prompts into a fresh state with room for blocks of every size.
 
         Args:
           prompt_BT: int32 `[B, T]`.
-          settings: of the rows.
+          settings: the rows' settings.
           width: room for output tokens.
-          prompt_width: room as if prompts were so wide; their own width by default.
-          block_size: of the next run; at 0 the drafter does not read the prompts. By default it does.
+          prompt_width: reserve room for prompts of this width; default: their own width.
+          block_size: block size of the next run; at 0 the drafter does not read the prompts. By default it
+            does.
         """
         prompt_BT, settings = self._placed((prompt_BT, settings))
         largest = self._loops[self._largest]
@@ -131,25 +132,25 @@ class Runner:
         return _init(loop, largest, self._reading, prompt_BT, settings, width, prompt_width, partitioner)
 
     def run(self, state: State, block_size: int, max_rounds: int, enough: int) -> State:
-        """See `Loop.run`; the state is donated. Drafts need a state read for drafting, or `resumed`."""
+        """See `Loop.run`; donates the state. Drafting needs a state read for drafting, or `resumed`."""
         if not block_size:
             state = without_draft(state)
         return _run(self._loops[block_size], self._params[block_size], state, max_rounds, enough)
 
     def resumed(self, state: State, prompt_BT: np.ndarray) -> State:
-        """A state of autoregressive decoding, made ready for drafts: the drafter reads prompts and texts.
+        """Prepares an autoregressive state for drafting: the drafter reads all prompts and texts.
 
         Args:
-          prompt_BT: of every row, as wide as the state has room for; rows that idle may have any.
+          prompt_BT: the prompt of every row, as wide as the state has room for; arbitrary for idle rows.
         """
         (prompt_BT,) = self._placed((prompt_BT,))
         loop = self._loops[self._largest]
-        assert isinstance(loop, SpeculativeLoop)  # there is a drafter, else nothing could resume
+        assert isinstance(loop, SpeculativeLoop)  # callers resume only with a drafter
         memory = _resumed(loop, self._reading, prompt_BT, state.rows)
         return dataclasses.replace(state, draft=memory)
 
     def refill(self, state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
-        """Gives slots to the rows of a fresh state; a slot past the end takes none. The state is donated."""
+        """Copies fresh rows into slots; drops rows with a slot past the end. Donates the state."""
         return _refill(without_draft(state) if fresh.draft is None else state, fresh, slot_B)
 
     def _placed(self, arrays: Any) -> Any:
@@ -157,11 +158,11 @@ class Runner:
 
 
 class Prepared:
-    """Parameters in the forms that their owner knows, each made once; a form is known by its tree.
+    """Parameters in their owner's prepared forms, each made once; the tree structure identifies a form.
 
     Args:
-      owner: what they belong to.
-      params: in their canonical form.
+      owner: the model or drafter that the parameters belong to.
+      params: the parameters in canonical form.
     """
 
     def __init__(self, owner: LanguageModel | Drafter | None, params: Any) -> None:
@@ -170,7 +171,7 @@ class Prepared:
         self._forms: dict[Any, Any] = {jax.tree.structure(params): params}
 
     def for_rows(self, rows: int | None) -> Any:
-        """The form for calls of so many rows; None where they may be many."""
+        """Returns the form for calls of `rows` rows; None if there may be many."""
         owner = self._owner
         if owner is None:
             return self.params
@@ -184,7 +185,7 @@ class Prepared:
         return self._forms[form]
 
 
-# Shared by all runners: two with equal loops and shapes compile once.
+# Shared by all runners, so that two with equal loops and shapes compile once.
 @functools.partial(jax.jit, static_argnums=(0, 1, 5, 6, 7))
 def _init(
     loop: Loop,
@@ -196,9 +197,9 @@ def _init(
     prompt_width: int,
     partitioner: Partitioner | None,
 ) -> State:
-    """`loop.init`, with the room that prompts of `prompt_width` and the loop `largest` would have had.
+    """Runs `loop.init`, then pads the state to the room of prompts of `prompt_width` and loop `largest`.
 
-    The slots beyond are padding, which attention never sees.
+    The extra cache slots are padding, which attention never sees.
     """
     state = loop.init(params, prompt_BT, settings, width)
     wide_BT = jax.ShapeDtypeStruct((len(prompt_BT), prompt_width), prompt_BT.dtype)
@@ -221,13 +222,13 @@ def _refill(state: State, fresh: State, slot_B: Array | np.ndarray) -> State:
 
 
 def without_draft(state: State) -> State:
-    """The state without a drafter's memory."""
+    """Returns the state without a drafter's memory."""
     return dataclasses.replace(state, draft=None)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _resumed(loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, rows: Rows) -> Any:
-    """The memory of the loop's drafter once it has read the rows' prompts and texts."""
+    """Makes the memory of the loop's drafter by reading the rows' prompts and texts."""
     fresh = loop.init(params, prompt_BT, rows.settings, rows.output_BT.shape[1])
-    first_B = fresh.rows.pending_B  # nothing else of the target is computed
+    first_B = fresh.rows.pending_B  # the only value of the target that is used, so XLA computes no more
     return loop.drafter.follow(params.draft, fresh.draft, first_B, rows.output_BT, rows.emitted_B)

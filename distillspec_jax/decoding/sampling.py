@@ -1,7 +1,6 @@
-"""The sampling distribution: the only place where logits become probabilities, for drafting and verifying
-alike.
+"""The sampling distribution: the only code that turns logits into probabilities, in drafting and verifying.
 
-Tokens are drawn from what it returns (`randomness.draw`), never from logits.
+Tokens are always drawn from its output (`randomness.draw`), never from logits.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from distillspec_jax.shapes import Array
 from distillspec_jax.vocabulary import Vocabulary
 
 _EVERY_ID = 2**30
-"""A top-k that keeps any vocabulary whole, and fits the device's integers."""
+"""A top-k that keeps every id of any vocabulary and still fits in int32."""
 
 
 @flax.struct.dataclass
 class SamplingDistribution:
-    """Temperature, then top-k, then top-p, over the ids that may be drawn at all.
+    """Temperature, then top-k, then top-p, over the ids that may be drawn.
 
-    `SamplingParams.distribution` builds it. The three numbers are traced, so that no new value of theirs
-    compiles anything; the other fields are static.
+    `SamplingParams.distribution` builds it. The three numbers are traced, so new values do not cause
+    recompilation; the other fields are static.
 
     Attributes:
       temperature: float32, `[]` or `[B]`; 0 is the one-hot distribution of the largest logit.
       top_k: int32, `[]` or `[B]`; 0 is off.
       top_p: float32, `[]` or `[B]`; 1 is off.
       vocab_size: number of real ids; the embedding's padded rows beyond it are cut off, so that a target
-        and a draft padded to different widths meet in the same V. None: all are real.
+        and a draft with different padding have the same V. None: all ids are real.
       excluded_ids: real ids that are never drawn (padding).
-      truncates: False promises that no row uses top-k or top-p, and spares their cost.
+      truncates: False promises that no row uses top-k or top-p, and avoids their cost.
     """
 
     temperature: Array | np.ndarray
@@ -48,18 +47,18 @@ class SamplingDistribution:
     truncates: bool = flax.struct.field(pytree_node=False)
 
     def log_probs(self, logits: Array, ids_V: Sequence[int] | None = None) -> Array:
-        """The distribution's log-probabilities.
+        """Computes the log-probabilities.
 
-        Exclude ids, divide by T, keep top-k, renormalise, keep the smallest set of mass >= top_p,
-        renormalise. Ties go to the lowest id.
+        Excludes ids, divides by T, keeps top-k, renormalises, keeps the smallest set of mass >= top_p,
+        renormalises. Ties go to the lowest id.
 
         Args:
           logits: `[..., V]`, raw; the leading axis is B if the distribution's fields are `[B]`.
-          ids_V: ascending, what they are the logits of; None: ids from 0.
+          ids_V: the ids that the logits belong to, ascending; None: ids from 0.
 
         Returns:
-          float32 `[..., V]`, without `ids_V` cut to `vocab_size`; -inf where the probability is zero. Where
-          the largest logit is not finite (NaN anywhere, or +inf) the whole vector is NaN.
+          float32 `[..., V]`, cut to `vocab_size` if `ids_V` is None; -inf where the probability is zero. If
+          the largest logit is not finite (NaN anywhere, or +inf), the whole vector is NaN.
         """
         logits = (logits if ids_V is not None else logits[..., : self.vocab_size]).astype(jnp.float32)
         ids = jnp.arange(logits.shape[-1]) if ids_V is None else jnp.array(ids_V)
@@ -73,7 +72,7 @@ class SamplingDistribution:
         one_hot = jnp.where(ids == first_peak, 0.0, -jnp.inf)
         temperature = _per_row(self.temperature, logits.ndim)
         greedy = temperature == 0.0
-        # The peak is subtracted first, so that no temperature overflows.
+        # Subtracting the peak first prevents overflow at any temperature.
         scaled = (logits - peak) / jnp.where(greedy, 1.0, temperature)
         if self.truncates:
             scaled = self._truncate(scaled)
@@ -89,20 +88,20 @@ class SamplingDistribution:
         return jnp.where(kept, scaled, -jnp.inf)
 
     def for_rows(self, rows: int) -> SamplingDistribution:
-        """Spreads every field to `[rows]`."""
+        """Broadcasts every field to `[rows]`."""
         return jax.tree.map(lambda field: jnp.broadcast_to(field, (rows,)), self)
 
     def select(self, rows: Array | np.ndarray) -> SamplingDistribution:
-        """Gathers the distributions of some rows; what all rows share stays shared."""
+        """Gathers the distributions of some rows; scalar fields stay scalar."""
         return jax.tree.map(lambda field: field[rows] if field.ndim else field, self)
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """The sampling that a user asks for: temperature, then top-k, then top-p; each one number or one a row.
+    """The user's sampling settings: temperature, then top-k, then top-p; each one number, or one per row.
 
-    The values are checked on the host when the object is made, before any device is needed. Sequences become
-    tuples, so that the object is hashable.
+    The constructor checks the values on the host, so it needs no device. Sequences become tuples, so that
+    the object is hashable.
 
     Attributes:
       temperature: 0 is greedy.
@@ -110,8 +109,8 @@ class SamplingParams:
       top_p: 1 is off.
 
     Raises:
-      UsageError: temperature below 0 or infinite, top_k below 0, top_p outside (0, 1], or any that is no
-        number.
+      UsageError: temperature is below 0 or infinite, top_k is below 0, top_p is outside (0, 1], or a value
+        is not a number.
     """
 
     temperature: float | Sequence[float] | np.ndarray = 1.0
@@ -126,11 +125,11 @@ class SamplingParams:
                 object.__setattr__(self, name, tuple(value.tolist()))
 
     def distribution(self, vocabulary: Vocabulary) -> SamplingDistribution:
-        """The distribution over the real ids of a vocabulary, its padding left out."""
+        """Builds the distribution over the real ids of a vocabulary, without its padding."""
         return jax.tree.map(jnp.asarray, self.host_distribution(vocabulary))
 
     def host_distribution(self, vocabulary: Vocabulary) -> SamplingDistribution:
-        """`distribution` with fields on the host: no device is waited for."""
+        """Builds `distribution` with fields on the host, without waiting for a device."""
         temperature_B, top_k_B, top_p_B = self._checked()
         return SamplingDistribution(
             temperature=temperature_B,
@@ -142,7 +141,7 @@ class SamplingParams:
         )
 
     def _checked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three values in the dtypes of the device, as arrays of the host."""
+        """Checks the three values and returns them as host arrays in the device's dtypes."""
         temperature_B, top_k_B, top_p_B = (
             _float32(self.temperature),
             np.asarray(self.top_k),
@@ -153,7 +152,7 @@ class SamplingParams:
         whole_B = (top_k_B >= 0) & (top_k_B == np.floor(top_k_B))
         _require("top_k", top_k_B, whole_B, "0 (off) or a whole number")
         _require("top_p", top_p_B, (top_p_B > 0) & (top_p_B <= 1), "in (0, 1]; 1 is off")
-        # A compiler that knows the value takes a number below the normal ones for zero, and divides by it.
+        # If the temperature is a compile-time constant, XLA flushes a subnormal to zero and divides by it.
         temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
         return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
 
@@ -163,7 +162,7 @@ def _float32(value: float | Sequence[float] | np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         try:
             return np.asarray(value, np.float32)
-        except OverflowError:  # a whole number beyond float64, too
+        except OverflowError:  # an int too large even for float64
             return np.asarray(np.asarray(value, object).clip(-1e300, 1e300), np.float32)
 
 
@@ -175,5 +174,5 @@ def _require(name: str, value: np.ndarray, valid: np.ndarray, must_be: str) -> N
 
 
 def _per_row(field: Array | np.ndarray, ndim: int) -> Array:
-    """`[]` or `[B]` to a shape that broadcasts against logits of `ndim` axes."""
+    """Reshapes `[]` or `[B]` to broadcast against logits of `ndim` axes."""
     return jnp.reshape(field, field.shape + (1,) * (ndim - field.ndim))

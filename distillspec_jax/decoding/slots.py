@@ -1,4 +1,4 @@
-"""The slots of the device's batch: which prompt each one decodes, and which prompts wait."""
+"""The slots of the device batch: which prompt each slot decodes, and which prompts are waiting."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distillspec_jax.decoding.state import Status
 
 @dataclasses.dataclass(frozen=True)
 class DecodingProgress:
-    """How far a call of `Engine.generate` is.
+    """The progress of a call of `Engine.generate`.
 
     Attributes:
       done_prompts, total_prompts: numbers of prompts.
-      emitted_tokens: of all prompts so far, those in flight included.
+      emitted_tokens: tokens emitted so far for all prompts, including those in flight.
     """
 
     done_prompts: int
@@ -26,15 +26,15 @@ class DecodingProgress:
 
 
 class Slots:
-    """Deals out prompts to slots, in order, as slots become free.
+    """Assigns prompts to slots, in order, as slots become free.
 
     Args:
       prompts: number of prompts.
-      count: number of slots; with fewer prompts some stay empty.
+      count: number of slots; with fewer prompts, some stay empty.
 
     Attributes:
-      in_flight: slot to the index of its prompt.
-      waiting: indices of prompts that no slot has taken yet.
+      in_flight: maps a slot to the index of its prompt.
+      waiting: indices of prompts without a slot so far.
     """
 
     def __init__(self, prompts: int, count: int) -> None:
@@ -46,27 +46,27 @@ class Slots:
 
     @property
     def enough(self) -> int:
-        """Running rows below which the host is needed: all of them while prompts wait, else any."""
+        """The number of running rows below which the host must act: all while prompts wait, else 1."""
         return len(self.in_flight) if self.waiting else 1
 
     @property
     def progress(self) -> DecodingProgress:
-        """Counts as of the last call of `release`."""
+        """The progress as of the last call of `release`."""
         done = self._prompts - len(self.waiting) - len(self.in_flight)
         return DecodingProgress(done, self._prompts, self._emitted)
 
     def prompts(self) -> list[int]:
-        """The prompt of every slot; prompt 0 stands in for none."""
+        """Returns the prompt of every slot; 0 for an empty slot."""
         return [self.in_flight.get(slot, 0) for slot in range(self.count)]
 
     def release(self, status_B: np.ndarray, emitted_B: np.ndarray) -> tuple[list[int], list[int]]:
         """Frees the slots whose rows have ended.
 
         Args:
-          status_B, emitted_B: of the rows, see `Rows`.
+          status_B, emitted_B: see `Rows`.
 
         Returns:
-          These slots, in ascending order, and their prompts.
+          The freed slots, in ascending order, and their prompts.
         """
         done = sorted(slot for slot in self.in_flight if status_B[slot] != Status.RUNNING)
         self._emitted = self._emitted_by_done + sum(int(emitted_B[slot]) for slot in self.in_flight)
@@ -74,7 +74,7 @@ class Slots:
         return done, [self.in_flight.pop(slot) for slot in done]
 
     def take(self, free: Sequence[int]) -> dict[int, int]:
-        """Gives the next waiting prompts to free slots; returns slot to prompt for those that got one."""
+        """Assigns the next waiting prompts to free slots; returns slot to prompt for the filled slots."""
         taken = {slot: self.waiting.popleft() for slot in free[: len(self.waiting)]}
         self.in_flight |= taken
         return taken

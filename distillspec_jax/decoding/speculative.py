@@ -1,6 +1,6 @@
-"""Speculative decoding: draft a block, score it in one target call, verify, commit; wholly on the device.
+"""Speculative decoding: draft a block, score it in one target call, verify, commit; all on the device.
 
-Rows of a batch accept different numbers of tokens and never wait for each other: each stands at its own
+Rows of a batch accept different numbers of tokens and never wait for each other: each row has its own
 length in both caches.
 """
 
@@ -27,15 +27,15 @@ from distillspec_jax.shapes import Array
 class SpeculativeLoop:
     """Rounds of drafting and verifying (arXiv 2211.17192, algorithm 1; batched and ragged).
 
-    A state made by `init` may be run by a loop of any smaller `block_size`.
+    A loop with any smaller `block_size` can run a state made by `init`.
 
     Attributes:
       target: the network whose distribution the output follows.
       drafter: proposes blocks.
       verifier: keeps a prefix of one block and adds a token.
-      stopping: when a row ends by its content.
-      block_size: G, most drafts a round.
-      measure_overlap: also sum min(p, q) over the tested positions; costs two exponentials a logit.
+      stopping: decides from a row's content when it ends.
+      block_size: G, the maximum number of drafts per round.
+      measure_overlap: also sum min(p, q) over the tested positions; costs two exponentials per logit.
     """
 
     target: LanguageModel
@@ -52,7 +52,7 @@ class SpeculativeLoop:
 
     def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
         """See `Loop.init`."""
-        # A round may write a whole block past the last token that it emits.
+        # A round may write a whole block past the last token it emits.
         room = max_new_tokens + self.block_size + 1
         target, pending_B = self.target.prefill(params.target, prompt_BT, room)
         return State(
@@ -69,7 +69,7 @@ class SpeculativeLoop:
         return run_rounds(functools.partial(self.round, params), state, max_rounds, enough)
 
     def round(self, params: PairParams, state: State) -> State:
-        """One verify pass for every running row; idle rows keep everything they have."""
+        """Runs one verify pass for every running row; idle rows do not change."""
         rows, distribution = state.rows, state.rows.settings.distribution
         keys_B = randomness.round_keys(rows.settings.keys_B, rows.emitted_B)
         draft = self.drafter.draft(
@@ -89,7 +89,7 @@ class SpeculativeLoop:
         failed_B = rows.running_B & self._not_finite(log_p_BKV, accepted_B, length_BN)
         active_B = rows.running_B & ~failed_B
 
-        # The committed block: the accepted drafts, then the verifier's token in every later place.
+        # The committed block: the accepted drafts, then the verifier's token in every later position.
         place_1K = jnp.arange(self.block_size + 1)[None]
         drafts_BK = jnp.pad(_chosen(draft.tokens_BNG, branch_B), ((0, 0), (0, 1)))
         block_BK = jnp.where(place_1K < accepted_B[:, None], drafts_BK, next_token_B[:, None])
@@ -120,19 +120,19 @@ class SpeculativeLoop:
         return logits.reshape(*fed_BNK.shape, -1), scored
 
     def _offered_length(self, draft: Draft) -> Array:
-        """How many drafts each block has, up to the first whose own distribution is NaN.
+        """Counts the drafts of each block up to the first whose draft distribution is NaN.
 
-        A network that fails to draft costs acceptance, and nothing else.
+        A failing draft network therefore lowers the acceptance rate but never affects the output.
         """
         bad_BNG = jnp.isnan(draft.log_q_BNGV[..., 0])  # then every entry is
         first_bad_BN = jnp.where(bad_BNG.any(-1), jnp.argmax(bad_BNG, axis=-1), self.block_size)
         return jnp.minimum(draft.length_BN, first_bad_BN)
 
     def _usable_length(self, rows: Rows, tokens_BNG: Array, offered_BN: Array) -> Array:
-        """How many of them may be tested: up to the first that ends the row, or its limit.
+        """Counts the offered drafts that may be tested: up to the first that ends the row, or its limit.
 
-        The cut depends on the drafted prefix alone (a stopping time), so no verifier's distribution
-        notices it.
+        The cut depends only on the drafted prefix (a stopping time), so it does not change the output
+        distribution of any verifier.
         """
         ends = jax.vmap(self.stopping.ends, in_axes=(None, None, 1), out_axes=1)
         ends_BNG = ends(rows.output_BT, rows.emitted_B, tokens_BNG)
@@ -141,8 +141,7 @@ class SpeculativeLoop:
         return jnp.minimum(jnp.minimum(offered_BN, first_end_BN), remaining_BN).astype(jnp.int32)
 
     def _not_finite(self, log_p_BKV: Array, accepted_B: Array, length_BN: Array) -> Array:
-        """Rows where a distribution of the target that the outcome depends on is NaN (then its every entry
-        is)."""
+        """Marks rows whose outcome depends on a NaN target distribution (then all its entries are NaN)."""
         last_B = length_BN[:, 0] if self.verifier.depends_on_whole_block else accepted_B
         place_1K = jnp.arange(log_p_BKV.shape[1])[None]
         return (jnp.isnan(log_p_BKV[:, :, 0]) & (place_1K <= last_B[:, None])).any(-1)
@@ -176,7 +175,7 @@ class SpeculativeLoop:
 
 
 def _chosen(values_BN: Array, branch_B: Array) -> Array:
-    """The entry of each row's chosen block: `[B, N, ...]` to `[B, ...]`."""
+    """Selects each row's chosen block: `[B, N, ...]` to `[B, ...]`."""
     if values_BN.shape[1] == 1:
         return values_BN[:, 0]
     return values_BN[jnp.arange(values_BN.shape[0]), branch_B]

@@ -1,7 +1,7 @@
-"""The state that a decoding loop carries from round to round, autoregressive or speculative.
+"""The state that an autoregressive or speculative decoding loop carries from round to round.
 
-Every leaf has the batch as its leading axis, so that a row can be gathered, or its slot given to another
-prompt, without knowing what it holds.
+Every leaf has the batch as its leading axis, so generic code can gather a row or give its slot to another
+prompt without knowing the contents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distillspec_jax.shapes import Array, Params
 
 
 class Status(enum.IntEnum):
-    """Where a row stands. A row that does not run is idle: nothing of it changes any more."""
+    """The status of a row. A row that is not running is idle: it no longer changes."""
 
     RUNNING = 0
     ENDED = 1  # by its own content: EOS
@@ -33,7 +33,7 @@ class Status(enum.IntEnum):
 
 
 class PairParams(NamedTuple):
-    """Parameters of the target and of whatever drafts for it."""
+    """Parameters of the target and of its drafter."""
 
     target: Params
     draft: Any = None
@@ -41,11 +41,11 @@ class PairParams(NamedTuple):
 
 @flax.struct.dataclass
 class RowSettings:
-    """Noise, limit and sampling distribution of each row of a batch, on the device.
+    """PRNG key, limit and sampling distribution of each row of a batch, on the device.
 
     Attributes:
-      keys_B: typed PRNG keys, one a row (`randomness.row_keys`).
-      limit_B: int32, most tokens to emit, EOS included; 0 makes the row idle from the start.
+      keys_B: typed PRNG keys, one per row (`randomness.row_keys`).
+      limit_B: int32, maximum tokens to emit, EOS included; 0 makes the row idle from the start.
       distribution: the sampling distribution with `[B]` fields.
     """
 
@@ -56,11 +56,11 @@ class RowSettings:
 
 @flax.struct.dataclass
 class Rows:
-    """The settings of each row and what it has emitted so far.
+    """The settings of each row and its output so far.
 
     Attributes:
       settings: see `RowSettings`.
-      pending_B: int32, the last committed token, which no cache holds yet.
+      pending_B: int32, the last committed token, which no KV cache holds yet.
       output_BT: int32, the emitted tokens, 0 beyond `emitted_B`.
       emitted_B: int32, number of emitted tokens, EOS included.
       status_B: int32, a `Status`.
@@ -74,7 +74,7 @@ class Rows:
 
     @classmethod
     def start(cls, settings: RowSettings, pending_B: Array, max_new_tokens: int) -> Rows:
-        """Rows that have emitted nothing, with room for `max_new_tokens`; longer limits are cut to it."""
+        """Makes rows that have emitted nothing, with room for `max_new_tokens`; caps limits at that."""
         limit_B = jnp.minimum(settings.limit_B, max_new_tokens).astype(jnp.int32)
         rows = limit_B.shape[0]
         return cls(
@@ -87,7 +87,7 @@ class Rows:
 
     @property
     def running_B(self) -> Array:
-        """Boolean: the row still wants tokens."""
+        """Boolean: whether the row is still generating."""
         return self.status_B == Status.RUNNING
 
     @property
@@ -96,11 +96,11 @@ class Rows:
         return jnp.asarray(self.settings.limit_B) - self.emitted_B
 
     def append(self, block_BK: Array, count_B: Array, ends_BK: Array) -> Rows:
-        """Emits the first `count_B` tokens of a block and settles which rows are done.
+        """Emits the first `count_B` tokens of a block and updates the status of the rows.
 
         Args:
           block_BK: int32 tokens, garbage from `count_B` on.
-          count_B: int32 in 0..K, at most `remaining_B`; 0 leaves the row as it is.
+          count_B: int32 in 0..K, at most `remaining_B`; 0 leaves the row unchanged.
           ends_BK: boolean, `Stopping.ends` of the block; only the last emitted token may end a row.
         """
         rows, capacity = self.output_BT.shape
@@ -122,7 +122,7 @@ class Rows:
         )
 
     def fail(self, failed_B: Array) -> Rows:
-        """Marks rows whose target gave logits that were not finite; what they had emitted stays."""
+        """Marks rows whose target logits were not finite; they keep the tokens they have emitted."""
         return dataclasses.replace(
             self, status_B=jnp.where(failed_B, int(Status.FAILED), self.status_B).astype(jnp.int32)
         )
@@ -130,16 +130,16 @@ class Rows:
 
 @flax.struct.dataclass
 class Counts:
-    """Statistics of each row, as sums; ratios are formed by whoever reports them.
+    """Statistics of each row, as sums; reports compute the ratios.
 
-    Nothing past EOS or a limit is tested, accepted or emitted, and a round that fails leaves no trace, so
+    Tokens past EOS or a limit are never tested, accepted or emitted, and a failed round counts nothing, so
     `emitted = accepted + rounds - cut` holds in every row at any time.
 
     Attributes:
-      rounds_B: int32, verify passes of the target (autoregressive: one-token passes); prefill is apart.
-      cut_B: int32, rounds whose last emitted token is an accepted draft: it was EOS or met the limit.
-      drafted_B: int32, drafts that were offered (of several blocks, in the chosen one), tested or not.
-      tested_BG: int32, rounds in which draft position i was put to the test.
+      rounds_B: int32, verify passes of the target (autoregressive: one-token passes), prefill excluded.
+      cut_B: int32, rounds whose last emitted token is an accepted draft that was EOS or reached the limit.
+      drafted_B: int32, drafts that were offered (with several blocks, in the chosen one), tested or not.
+      tested_BG: int32, rounds in which draft position i was tested.
       accepted_BG: int32, rounds in which at least i + 1 drafts were accepted.
       overlap_B: float32, sum over tested positions of sum_v min(p, q); zero unless the loop measures it.
     """
@@ -158,7 +158,7 @@ class Counts:
         return cls(zero_B, zero_B, zero_B, zero_BG, zero_BG, zero_B.astype(jnp.float32))
 
     def records(self, emitted_B: Array | np.ndarray) -> list[Record]:
-        """The record of each row, given how many tokens it has emitted; for arrays on the host."""
+        """Makes the record of each row from its number of emitted tokens; for arrays on the host."""
         return [
             Record(
                 emitted_tokens=int(emitted_B[b]),
@@ -181,7 +181,7 @@ class State:
 
     Attributes:
       rows: settings and output of each row.
-      target: the target's state; holds every committed token but the pending one.
+      target: the target's state; holds every committed token except the pending one.
       draft: the drafter's memory between rounds; None in autoregressive decoding.
       counts: statistics; their G is the largest block that this state has room for.
     """
@@ -193,9 +193,9 @@ class State:
 
 
 def placed(state: State, partitioner: Partitioner | None) -> State:
-    """The state as it lies on a mesh: rows over its data axis, the target's heads over its model axis.
+    """Constrains the state's sharding: rows over the mesh's data axis, target heads over its model axis.
 
-    Left to itself, XLA keeps an empty cache whole on every device, and gathers into it all that is computed.
+    Without the constraint, XLA replicates an empty cache on every device and all-gathers every update to it.
     """
     if partitioner is None:
         return state
@@ -209,12 +209,12 @@ class Loop(Protocol):
     """A way to decode: a frozen, hashable value, a static argument of jitted functions."""
 
     def init(self, params: PairParams, prompt_BT: Array, settings: RowSettings, max_new_tokens: int) -> State:
-        """Reads the prompts (padded as `prompt_lengths` says) and makes room for `max_new_tokens`."""
+        """Prefills the prompts (padded as in `prompt_lengths`) and reserves room for `max_new_tokens`."""
 
     def run(
         self, params: PairParams, state: State, max_rounds: Array | int, enough: Array | int = 1
     ) -> State:
-        """Decodes while at least `enough` rows run, at most `max_rounds` rounds; wholly on the device.
+        """Decodes while at least `enough` rows run, for at most `max_rounds` rounds, all on the device.
 
         Both numbers are traced.
         """
@@ -223,7 +223,7 @@ class Loop(Protocol):
 def run_rounds(
     round_: Callable[[State], State], state: State, max_rounds: Array | int, enough: Array | int
 ) -> State:
-    """`Loop.run` of a loop whose round is given."""
+    """Implements `Loop.run` for a given round function."""
 
     def go_on(carry: tuple[State, Array]) -> Array:
         state, rounds = carry
@@ -237,6 +237,6 @@ def run_rounds(
 
 
 def take_last(values_BK: Array, count_B: Array) -> Array:
-    """`values_BK[b, count_B[b] - 1]`; entry 0 where the count is 0."""
+    """Returns `values_BK[b, count_B[b] - 1]`; entry 0 where the count is 0."""
     index_B = jnp.maximum(count_B - 1, 0)
     return jnp.take_along_axis(values_BK, index_B[:, None], axis=1)[:, 0]

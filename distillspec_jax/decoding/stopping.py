@@ -1,4 +1,4 @@
-"""When a sequence ends by its own content (its length limit is the loop's business)."""
+"""Rules that end a sequence by its own content (the loop handles the length limit)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Array
 
 MOST_BYTES = 512
-"""All stop strings together have at most so many: each is a row of a table with a column for every id."""
+"""The maximum total size of all stop strings: each byte is a table row with a column for every id."""
 
 
 class Stopping(Protocol):
@@ -24,8 +24,8 @@ class Stopping(Protocol):
         """Marks the tokens of a block that would end their row.
 
         Args:
-          output_BT: what each row has emitted, valid up to `emitted_B`.
-          block_BK: tokens that would follow it.
+          output_BT: each row's emitted tokens, valid up to `emitted_B`.
+          block_BK: tokens that would follow.
 
         Returns:
           Boolean `[B, K]`: the sequence ends with this token (which is kept).
@@ -39,29 +39,30 @@ class StopOnEos:
     eos_ids: tuple[int, ...] = (1,)
 
     def ends(self, output_BT: Array, emitted_B: Array, block_BK: Array) -> Array:
-        del output_BT, emitted_B  # An id ends the row wherever it stands.
+        del output_BT, emitted_B  # The id ends the row at any position.
         return jnp.isin(block_BK, jnp.asarray(self.eos_ids, block_BK.dtype))
 
 
 STOP_ON_EOS = StopOnEos()
-"""T5's convention, id 1: the default everywhere."""
+"""T5's convention, id 1, is the default everywhere."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StopOnStrings:
-    """Ends a row at an end-of-sequence id, or with the token that completes one of some strings.
+    """Ends a row at an end-of-sequence id, or with the token that completes a stop string.
 
-    A string may begin and end inside tokens, and be spelled by any of them: the text is read byte by byte, by
-    an automaton (Aho and Corasick, 1975) that is unrolled into a table from (state, token) to state.
+    A string may begin and end inside tokens and may be tokenised in any way. An automaton reads the text byte
+    by byte (Aho and Corasick, 1975); it is unrolled into a table from (state, token) to state.
 
     Attributes:
       strings: UTF-8, none empty.
-      pieces: what each id adds to the text, in UTF-8 (`Tokenizer.piece_bytes`).
+      pieces: the UTF-8 bytes that each id adds to the text (`Tokenizer.piece_bytes`).
       eos_ids: as in `StopOnEos`.
-      first_pieces: what each id adds to a text without bytes (`Tokenizer.first_piece_bytes`); None: the same.
+      first_pieces: the bytes that each id adds to an empty text (`Tokenizer.first_piece_bytes`); None: the
+        same as `pieces`.
 
     Raises:
-      UsageError: an empty string, or none, or more than `MOST_BYTES`.
+      UsageError: there is no string, a string is empty, or all have more than `MOST_BYTES` in total.
     """
 
     strings: tuple[bytes, ...]
@@ -77,15 +78,15 @@ class StopOnStrings:
             raise UsageError(f"stop strings have {size:,} bytes in all, must have at most {MOST_BYTES}")
 
     def __hash__(self) -> int:
-        return hash((self.strings, len(self.pieces), self.eos_ids))  # the pieces are many, and rarely differ
+        return hash((self.strings, len(self.pieces), self.eos_ids))  # hashing all pieces would be slow
 
     def ends(self, output_BT: Array, emitted_B: Array, block_BK: Array) -> Array:
         """See `Stopping.ends`."""
         table = _token_table(self.strings, self.pieces, self.first_pieces or self.pieces)
         matched, empty = len(table) - 2, len(table) - 1
         next_state = jnp.asarray(table)
-        # A string that ends in the block began fewer bytes before it than it has, and so fewer tokens that
-        # have bytes: the state before the block follows from that many. Tokens without are passed over.
+        # A stop string of n bytes that ends in the block began at most n - 1 bytes before it, hence at most
+        # n - 1 non-empty tokens: replaying these gives the state before the block. Empty tokens are skipped.
         moves = (table != np.arange(len(table))[:, None]).any(0)
         told_BT = jnp.arange(output_BT.shape[1])[None] < emitted_B[:, None]
         moves_BT = jnp.asarray(moves)[output_BT] & told_BT
@@ -96,9 +97,9 @@ class StopOnStrings:
             token_B = jnp.max(jnp.where(moves_BT & (back_BT == most - i), output_BT, -1), axis=1, initial=-1)
             return jnp.where(token_B >= 0, next_state[state_B, token_B], state_B)
 
-        # A row that has emitted no more tokens than that begins within them.
+        # If a row has emitted no more non-empty tokens than that, the replay starts at its empty text.
         state_B = jnp.where(back_BT[:, 0] <= most, jnp.int32(empty), 0)
-        # Written out for short strings alone: of long ones that would take minutes to compile.
+        # Partly unrolled: a fully unrolled loop would take minutes to compile for long strings.
         state_B = jax.lax.fori_loop(0, most, read, state_B, unroll=4)
         ends_KB = []
         for k in range(block_BK.shape[1]):
@@ -111,10 +112,11 @@ class StopOnStrings:
 def _token_table(
     strings: tuple[bytes, ...], pieces: tuple[bytes, ...], first_pieces: tuple[bytes, ...]
 ) -> np.ndarray:
-    """int32 `[states, V]`: where a token leads from each state.
+    """Builds the transition table int32 `[states, V]` from a state and a token to the next state.
 
-    A state is the longest end of the text that begins a string; state 0 is the empty one. The last but one
-    has seen a string, and stays; the last is that of a text to which no id has added anything yet.
+    A state is the longest suffix of the text that is a prefix of a string; state 0 is the empty suffix. The
+    last state but one means that a string has matched, and is absorbing. The last state is that of a text
+    to which no id has added bytes yet.
     """
     bytes_SX = _byte_table(strings)
 
@@ -132,10 +134,10 @@ def _token_table(
 
 
 def _byte_table(strings: tuple[bytes, ...]) -> np.ndarray:
-    """int32 `[states, 256]`: where a byte leads from each state of `_token_table` but the last.
+    """Builds the transitions int32 `[states, 256]` by bytes, for all states of `_token_table` but the last.
 
-    From the shortest state to the longest: what does not go on with a string goes where it would go from the
-    longest proper end of the state that is a state, too.
+    Goes from the shortest state to the longest. A byte that does not continue a string leads to the state
+    that it leads to from the longest proper suffix that is also a state (the failure link).
     """
     begun = {string[:n]: set[int]() for string in strings for n in range(len(string))}
     for string in strings:
@@ -152,7 +154,7 @@ def _byte_table(strings: tuple[bytes, ...]) -> np.ndarray:
             longer = prefix + bytes([byte])
             if longer in whole:
                 next_SX[state, byte] = matched
-            elif next_SX[state, byte] != matched:  # where a shorter string ends, no longer one is waited for
+            elif next_SX[state, byte] != matched:  # a shorter string already matches here
                 end_S[number[longer]] = next_SX[state, byte]
                 next_SX[state, byte] = number[longer]
     return next_SX

@@ -1,7 +1,7 @@
-"""The one selection behind top-k and top-p: the heaviest tokens whose weights reach a target.
+"""The selection behind top-k and top-p: the tokens of highest value whose weights reach a target.
 
-Not a sort: a full sort of 32k logits costs several milliseconds on a CPU, more than a decoding step.
-The threshold is found bit by bit instead, which is exact, needs no fixed k and is different in every row.
+It does not sort: a full sort of 32k logits costs several milliseconds on a CPU, more than a decoding step.
+Instead it finds a threshold per row bit by bit, which is exact and needs no fixed k.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _SIGN = 1 << 31
 
 
 def heaviest_prefix(values: Array, weights: Array, target: Array) -> Array:
-    """Marks the shortest prefix, in order of falling value, whose weights sum to at least `target`.
+    """Marks the shortest prefix, in order of descending value, whose weights sum to at least `target`.
 
-    Equal values are ordered by rising id. With `weights` one and `target` k this is top-k; with
-    probabilities and `target` p it is top-p; a target that is never reached (infinity) keeps everything.
+    Equal values are ordered by ascending id. With unit `weights` and `target` k this is top-k; with
+    probabilities and `target` p it is top-p. A target that is never reached (infinity) keeps everything.
 
     Example: values `[3, 5, 5, 1]`, weights `[.2, .3, .3, .2]`, target `.5` gives `[0, 1, 1, 0]`.
 
     Args:
-      values: float32 `[..., V]`, compared only with each other; -inf is allowed, NaN is not.
+      values: float32 `[..., V]`, only compared with each other; -inf is allowed, NaN is not.
       weights: float32 `[..., V]`, non-negative; a token of weight zero is never needed, but may be marked.
       target: float32 `[..., 1]`, above zero.
 
@@ -37,7 +37,7 @@ def heaviest_prefix(values: Array, weights: Array, target: Array) -> Array:
         trial = threshold | (jnp.uint32(1) << (jnp.uint32(_KEY_BITS - 1) - i.astype(jnp.uint32)))
         return jnp.where(_mass(order >= trial, weights) >= target, trial, threshold)
 
-    # The largest threshold at which the tokens at or above it still weigh enough.
+    # Find the largest threshold such that the tokens at or above it still reach the target.
     lowest = jnp.zeros(jnp.broadcast_shapes(values[..., :1].shape, target.shape), jnp.uint32)
     threshold = jax.lax.fori_loop(0, _KEY_BITS, set_bit, lowest)
     above, tied = order > threshold, order == threshold
@@ -51,6 +51,6 @@ def _mass(mask: Array, weights: Array) -> Array:
 
 
 def _sortable(values: Array) -> Array:
-    """Unsigned integers in the order of the floats; -0 and 0 become one."""
+    """Maps floats to unsigned integers in the same order; -0 and 0 map to the same integer."""
     bits = jax.lax.bitcast_convert_type(jnp.where(values == 0.0, 0.0, values), jnp.uint32)
     return jnp.where(bits >= jnp.uint32(_SIGN), ~bits, bits | jnp.uint32(_SIGN))

@@ -1,4 +1,4 @@
-"""Verification: which drafted tokens to keep, and the one token that the target adds.
+"""Verifiers decide which drafted tokens to keep and draw the one token that the target adds.
 
 A verifier is a pure function of keys, tokens and distributions; it knows neither models nor caches.
 """
@@ -29,10 +29,10 @@ class Verifier(Protocol):
 
     @property
     def depends_on_whole_block(self) -> bool:
-        """Whether a later draft may decide that an earlier one is kept.
+        """Whether a later draft can decide if an earlier one is kept.
 
-        If so, a row fails when any distribution of its block is NaN; if not, only when one of a kept draft,
-        or of the token after it, is.
+        If so, a row fails when any target distribution of its block is NaN. If not, it fails only when the
+        distribution of a kept draft, or of the token after the last one, is NaN.
         """
 
     def __call__(
@@ -45,15 +45,15 @@ class Verifier(Protocol):
         *,
         logits_BNKV: Array | None = None,
     ) -> Verdict:
-        """Verifies N candidate blocks a row.
+        """Verifies N candidate blocks per row.
 
         Args:
-          keys_B: the round's keys (`randomness.round_keys`); single draws are derived from them.
+          keys_B: the round's keys (`randomness.round_keys`); the key of each draw is derived from them.
           tokens_BNG: int32 drafts.
-          log_q_BNGV: the distributions that they were drawn from.
+          log_q_BNGV: the distributions that the drafts were drawn from.
           log_p_BNKV: K = G + 1 distributions of the target: position i follows `tokens[..., :i]`.
-          length_BN: int32 in 0..G, how many drafts of each block count. The rest is garbage.
-          logits_BNKV: the target's raw logits, for rules that are not functions of the distributions alone.
+          length_BN: int32 in 0..G, the number of valid drafts in each block. The rest is garbage.
+          logits_BNKV: the target's raw logits, for rules that need more than the distributions.
 
         Returns:
           A verdict with `accepted_B <= length_BN[branch]`; the bonus token's distribution is p at that
@@ -63,10 +63,10 @@ class Verifier(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TokenRule:
-    """Speculative sampling of one candidate, lossless token by token (Leviathan et al., arXiv 2211.17192).
+    """Lossless token-by-token verification of one candidate block (Leviathan et al., arXiv 2211.17192).
 
-    Accept y with probability min(1, p(y) / q(y)), left to right; at the first rejection draw from
-    norm(max(0, p - q)), after the last accepted draft from p.
+    Accepts y with probability min(1, p(y) / q(y)), left to right. At the first rejection it draws from
+    the residual distribution norm(max(0, p - q)); if all drafts are accepted, it draws from p.
     """
 
     depends_on_whole_block = False
@@ -96,9 +96,9 @@ TOKEN_RULE = TokenRule()
 def verify_by_ratio(
     keys_B: Array, ratio_BG: Array, log_q_BGV: Array, log_p_BKV: Array, length_B: Array
 ) -> Verdict:
-    """Accepts left to right, each draft with the probability `ratio_BG`, and draws the token after.
+    """Accepts drafts left to right, each with probability `ratio_BG`, and draws the next token.
 
-    That token's distribution is norm(max(0, p - q)) after a rejection, p after a wholly accepted block.
+    The next token comes from norm(max(0, p - q)) after a rejection, and from p if all drafts are accepted.
     """
     offset_1G = jnp.arange(ratio_BG.shape[1])[None]
     keys_BG = randomness.draw_keys(keys_B[:, None], offset_1G, Purpose.ACCEPT)
@@ -113,29 +113,29 @@ def verify_by_ratio(
 
 
 def draw_last(keys_B: Array, accepted_B: Array, rejected_B: Array, log_next_BV: Array) -> Array:
-    """Draws the token after the accepted drafts: a replacement of a rejected one, else the bonus token."""
+    """Draws the token after the accepted drafts: a replacement after a rejection, else the bonus token."""
     purpose_B = jnp.where(rejected_B, int(Purpose.RESIDUAL), int(Purpose.BONUS))
     return randomness.draw(randomness.draw_keys(keys_B, accepted_B, purpose_B), log_next_BV)
 
 
 def accept_left_to_right(passes_BG: Array, length_B: Array) -> Array:
-    """Counts the drafts that pass before the first that does not, or that is past the block's length."""
+    """Counts the leading drafts that pass, up to the first that fails or lies past the block's length."""
     kept_BG = passes_BG & (jnp.arange(passes_BG.shape[1])[None] < length_B[:, None])
     return jnp.cumprod(kept_BG.astype(jnp.int32), axis=1).sum(axis=1)
 
 
 def acceptance(log_p: Array, log_q: Array) -> Array:
-    """min(1, p / q) of drawn tokens, from log-probabilities of any one shape.
+    """Acceptance probability min(1, p / q) of drawn tokens, from log-probabilities of equal shape.
 
-    1 exactly where p >= q, 0 where p is 0. A drawn token has q > 0; elsewhere the value means nothing.
+    Exactly 1 where p >= q, and 0 where p is 0. A drawn token has q > 0; elsewhere the value is meaningless.
     """
     return jnp.exp(jnp.minimum(log_p - log_q, 0.0))
 
 
 def residual(log_p: Array, log_q: Array) -> Array:
-    """log norm(max(0, p - q)) over the last axis; p itself where the difference underflows to nothing.
+    """Log of the residual distribution, norm(max(0, p - q)) over the last axis; log p if that is all zero.
 
-    That happens only where p and q agree to rounding, so that a rejection was rounding, too.
+    It is all zero only if p and q agree up to rounding error; the rejection was then rounding error, too.
     """
     excess = jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)
     mass = jnp.sum(excess, axis=-1, keepdims=True)
@@ -145,10 +145,10 @@ def residual(log_p: Array, log_q: Array) -> Array:
 def one_candidate(
     rule: object, tokens_BNG: Array, log_q_BNGV: Array, log_p_BNKV: Array, length_BN: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Takes the only candidate of every row, for rules that verify one.
+    """Takes the only candidate block of every row, for rules that verify just one.
 
     Raises:
-      UsageError: there are several.
+      UsageError: there is more than one candidate.
     """
     if tokens_BNG.shape[1] != 1:
         name = type(rule).__name__
@@ -162,6 +162,6 @@ def log_at(log_BGV: Array, tokens_BG: Array) -> Array:
 
 
 def row_of(values_BG: Array, index_B: Array) -> Array:
-    """Takes `values[b, index[b]]` of every row b, whatever axes follow."""
+    """Takes `values[b, index[b]]` for every row b; any axes may follow."""
     index = index_B.reshape(-1, *[1] * (values_BG.ndim - 1))
     return jnp.take_along_axis(values_BG, index, axis=1)[:, 0]
