@@ -1,8 +1,7 @@
-"""Multi-head attention, in T5's form by default: no biases, and no 1/sqrt(d) (it is folded into
-the query's init).
+"""Multi-head attention, by default as in T5: no biases, and 1/sqrt(d) is folded into the query's init.
 
-Two ways through the same parameters: `attend` over a whole sequence (training, encoding), and
-`extend`, K new queries a row against a cache whose rows have lengths of their own.
+Two methods use the same parameters: `attend` over a whole sequence (training, encoding), and `extend`
+with K new queries per row against a KV cache whose rows have different lengths.
 Parameter names and shapes are T5X's (`{query,key,value,out}/kernel`, 2-D).
 """
 
@@ -32,31 +31,31 @@ from distillspec_jax.models.soft_cap import soft_capped
 from distillspec_jax.shapes import Array
 
 KERNELS = ("plain", "xla", "cudnn")
-"""Ways to attend over whole sequences: what stands here, or `jax.nn.dot_product_attention`'s implementations.
+"""Attention over whole sequences: this module's, or an implementation of `jax.nn.dot_product_attention`.
 
-cuDNN's keeps no scores in memory; it takes 16-bit activations on NVIDIA GPUs alone.
+cuDNN's does not store the scores; it requires 16-bit activations and an NVIDIA GPU.
 """
 FEW_QUERIES = 16
-"""At most so many queries are always attended the plain way: a decoding round's, against a cache."""
+"""Up to this many queries always use the plain kernel: those of a decoding round against a cache."""
 MASKED = -1e10
-"""Added to masked attention logits; finite, so that a row without any key stays finite too."""
+"""Added to masked attention logits; finite, so that a row without any key stays finite, too."""
 
 
 class View(NamedTuple):
-    """Tells what a layer's tokens see of each other, and the angles that queries and keys are turned by."""
+    """A layer's attention bias (masks and positions), and the rotation of its queries and keys."""
 
     bias: Array
     rotation: Rotation | None
 
 
 def check_kernel(name: str, softcap: float = 0.0) -> None:
-    """Refuses a way to attend.
+    """Checks the name of an attention kernel.
 
     Args:
-      softcap: see `Attention`; the plain way alone knows one.
+      softcap: see `Attention`; only the plain kernel supports one.
 
     Raises:
-      UsageError: there is no such way, or it would leave the cap out.
+      UsageError: the kernel does not exist, or would ignore the cap.
     """
     if name not in KERNELS:
         raise UsageError(f"ATTENTION={name!r}: {nearest(name, KERNELS)}")
@@ -68,14 +67,14 @@ def check_kernel(name: str, softcap: float = 0.0) -> None:
 
 
 def bias_of(mask_BQS: Array) -> Array:
-    """Boolean `[B, Q, S]` to an additive `[B, 1, Q, S]`."""
+    """Converts a boolean mask `[B, Q, S]` to an additive bias `[B, 1, Q, S]`."""
     return jnp.where(mask_BQS, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
 def shared_dropout(rate: float) -> nn.Dropout:
-    """T5X's dropout: one mask a sequence, shared by its positions; of attention's weights, by its queries.
+    """T5X's dropout: one mask per sequence, shared by its positions; on attention weights, by its queries.
 
-    A mask of all the weights would be most of what a step draws.
+    A full mask of the attention weights would account for most of the random bits of a step.
     """
     return nn.Dropout(rate, broadcast_dims=(-2,))
 
@@ -84,8 +83,8 @@ class RMSNorm(nn.Module):
     """T5's layer norm: no mean subtraction, no bias, statistics in float32.
 
     Attributes:
-      axis: the logical name of the axis that is normed; None: it is never sharded.
-      around_zero: the parameter is the scale less 1 (Gemma).
+      axis: the logical name of the normalised axis; None: it is never sharded.
+      around_zero: the parameter is the scale minus 1 (Gemma).
     """
 
     dtype: Any = jnp.float32
@@ -104,7 +103,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Mean and variance taken out, scale and bias put in; statistics in float32."""
+    """Layer normalisation with scale and bias; statistics in float32."""
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-5
@@ -120,7 +119,7 @@ class LayerNorm(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """Plain (`activations=('relu',)`, T5 1.0) or gated (`('gelu', 'linear')`, T5 1.1) feed-forward."""
+    """Plain (`activations=('relu',)`, T5 1.0) or gated (`('gelu', 'linear')`, T5 1.1) feed-forward block."""
 
     hidden: int
     activations: Sequence[str]
@@ -154,9 +153,9 @@ class MlpBlock(nn.Module):
 def relative_position_bucket(
     relative_position: Array, *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Array:
-    """Bucket of `key position - query position`: exact when near, logarithmic when far (T5).
+    """Computes T5's bucket of `key position - query position`: exact if near, logarithmic if far.
 
-    With `bidirectional=False` the future shares bucket 0 (it is masked anyway).
+    With `bidirectional=False`, all future positions share bucket 0 (they are masked anyway).
     """
     distance = -relative_position
     offset = jnp.zeros_like(distance)
@@ -167,7 +166,7 @@ def relative_position_bucket(
     else:
         distance = jnp.maximum(distance, 0)
     exact = num_buckets // 2
-    # The epsilon is T5X's: it keeps log(0) out and decides which side of a boundary a distance falls.
+    # The epsilon is T5X's: it avoids log(0) and decides on which side of a boundary a distance falls.
     scaled = jnp.log(distance.astype(jnp.float32) / exact + np.finfo(np.float32).eps)
     far = exact + (scaled / np.log(max_distance / exact) * (num_buckets - exact)).astype(jnp.int32)
     return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
@@ -177,7 +176,7 @@ class RelativePositionBias(nn.Module):
     """A learned bias per head and bucketed distance, shared by all layers of a stack.
 
     Attributes:
-      neighbours: see `T5Config.relpos_neighbours`; of fresh parameters alone.
+      neighbours: see `T5Config.relpos_neighbours`; only affects initialisation.
     """
 
     num_heads: int
@@ -189,7 +188,7 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, query_position: Array, key_position: Array) -> Array:
-        """`[..., Q]` and `[..., S]` positions to a bias `[..., H, Q, S]`."""
+        """Maps `[..., Q]` and `[..., S]` positions to a bias `[..., H, Q, S]`."""
         table_HR = self.param(
             "rel_embedding",
             logical(self._init, "heads", "relpos_buckets"),
@@ -217,18 +216,18 @@ class RelativePositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections and softmax; masks and position biases come in as one additive bias.
+    """Projections and softmax; masks and position biases enter as one additive bias.
 
     Attributes:
-      fused: queries, keys and values come of one product, as self-attention's do in prepared parameters.
-      num_kv_heads: fewer heads of keys and values, each shared by a group of neighbouring queries' heads;
-        None: one for each.
-      qkv_bias, out_bias: biases of the projections.
-      query_scale: what queries are multiplied by; None: their kernel was initialised to that.
-      norm_epsilon: of a norm of each query's and key's head before it is rotated (Qwen3); None: no such norm.
+      fused: one product computes queries, keys and values, as for self-attention in prepared parameters.
+      num_kv_heads: key and value heads, each shared by a group of adjacent query heads (grouped-query
+        attention); None: as many as query heads.
+      qkv_bias, out_bias: whether the projections have biases.
+      query_scale: factor of the queries; None: it is folded into the initialisation of their kernel.
+      norm_epsilon: epsilon of the per-head norm of queries and keys before rotation (Qwen3); None: no norm.
       norms_around_zero: see `RMSNorm.around_zero`.
-      softcap: of scores, before masks and biases, see `soft_cap.py`; 0: none.
-      kernel: of `KERNELS`; all but the plain one know no dropout of attention's weights.
+      softcap: soft cap of the scores, before masks and biases, see `soft_cap.py`; 0: none.
+      kernel: one of `KERNELS`; only the plain one supports dropout of the attention weights.
     """
 
     num_heads: int
@@ -259,7 +258,7 @@ class Attention(nn.Module):
             self.qkv_stack = StackedDense(group + 2, width // group, axes, self.dtype, self.form, bias)
         else:
             self.query = Dense(width, axes, self.dtype, query_init, self.form, bias)
-            # Over a whole prompt, once: many rows.
+            # Always canonical: cross-attention computes keys and values once, for all rows of a whole prompt.
             self.key = Dense(width // group, axes, self.dtype, use_bias=bias)
             self.value = Dense(width // group, axes, self.dtype, use_bias=bias)
         out = ("joined_kv", "embed")
@@ -270,29 +269,29 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = RMSNorm(*of_heads), RMSNorm(*of_heads)
 
     def _heads(self, x_BTE: Array) -> Array:
-        """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head lie together."""
+        """`[B, T, H*D] -> [B, H, T, D]`, the cache's layout: the slots of one head are contiguous."""
         b, t, _ = x_BTE.shape
         return jnp.swapaxes(x_BTE.reshape(b, t, -1, self.head_dim), 1, 2)
 
     def queries(self, x_BTM: Array) -> Array:
-        """Queries `[B, H, T, D]` of a sequence, to attend to another one."""
+        """Computes queries `[B, H, T, D]` of a sequence for cross-attention."""
         query = self._heads(self.query(x_BTM))
         return query * self.query_scale if self.query_scale else query
 
     def keys_values(self, x_BTM: Array) -> tuple[Array, Array]:
-        """Keys and values `[B, H, T, D]` of a sequence."""
+        """Computes keys and values `[B, H, T, D]` of a sequence."""
         return self._heads(self.key(x_BTM)), self._heads(self.value(x_BTM))
 
     def queries_keys_values(
         self, x_BTM: Array, rotation: Rotation | None = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Queries, keys and values of one input, for self-attention; it alone reads stacked parameters.
+        """Computes queries, keys and values of one input for self-attention, the only user of stacked params.
 
         Args:
           rotation: rotates queries and keys by their positions.
         """
         if self.fused:
-            # Members are the first heads of every group, the second heads, ...; then keys and values.
+            # The members are the first heads of every group, the second heads, ...; then keys and values.
             *queries, key, value = (self._heads(part) for part in self.qkv_stack(x_BTM))
             b, _, t, d = key.shape
             query = jnp.stack(queries, axis=2).reshape(b, self.num_heads, t, d)
@@ -309,7 +308,7 @@ class Attention(nn.Module):
     def attend(
         self, q_BHQD: Array, kv: tuple[Array, Array], bias_BHQS: Array, deterministic: bool = True
     ) -> Array:
-        """Queries over keys and values `[B, H, S, D]` to `[B, Q, M]`; softmax in float32."""
+        """Attends with queries over keys and values `[B, H, S, D]` to `[B, Q, M]`; softmax in float32."""
         b, h, q, d = q_BHQD.shape
         if self.kernel != "plain" and q > FEW_QUERIES:
             q_BQHD, k_BSHD, v_BSHD = (jnp.swapaxes(x, 1, 2) for x in (q_BHQD, *kv))
@@ -318,7 +317,7 @@ class Attention(nn.Module):
                 q_BQHD, k_BSHD, v_BSHD, bias_BHQS, scale=1.0, implementation=kernel
             )
             return self.out(out_BQHD.reshape(b, q, h * d))
-        # The queries of a group stand in line before the keys that they share.
+        # Flattens the query heads of a group into the query axis, as they share the same keys.
         line = (b, kv[0].shape[1], -1, d)
         if self.form in TRANSPOSED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
@@ -341,7 +340,7 @@ class Attention(nn.Module):
     ) -> tuple[Array, tuple[Array, Array]]:
         """Writes K keys and values at each row's own length, then attends over the cache.
 
-        Slots past the end are dropped, never clamped back onto earlier tokens.
+        Writes past the end are dropped, never clamped onto earlier tokens.
         """
         q_BHKD, new = self.queries_keys_values(x_BKM, rotation)
         slot_BK = length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
@@ -352,9 +351,9 @@ class Attention(nn.Module):
 
 
 def _written(cache_BHTD: Array, slot_BK: Array, fresh_BHKD: Array) -> Array:
-    """The cache with new entries, each row's at slots of its own.
+    """Returns the cache with new entries at each row's own slots.
 
-    Rows and heads are batch dimensions of the scatter: devices that hold some of them write these alone.
+    Rows and heads are batch dimensions of the scatter, so each device writes only its own shard.
     """
 
     def write(cache_TD: Array, slot_K: Array, fresh_KD: Array) -> Array:

@@ -11,34 +11,34 @@ ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 """Activations of a feed-forward; GELU is the tanh approximation, as in T5X."""
 
 MOST_ACTIVATIONS = 4
-"""Factors of a feed-forward; a gate and `linear` are two."""
+"""The maximum number of factors of a feed-forward; a gate and `linear` are two."""
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def require(config: Any, field: str, valid: bool, must: str) -> None:
-    """Refuses a field of a configuration in one line."""
+    """Rejects an invalid field of a configuration with a one-line error."""
     if not valid:
         raise UsageError(f"{type(config).__name__}: {field} is {shown(getattr(config, field))}, must {must}")
 
 
 def require_one_of(config: Any, field: str, choices: Sequence[str]) -> None:
-    """Refuses a word that is none of the choices; names the nearest."""
+    """Rejects a word that is not one of the choices; the error names the nearest."""
     word = getattr(config, field)
     if word not in choices:
         raise UsageError(f"{field}: unknown {shown(word)}: {nearest(word, choices)}")
 
 
 LARGEST_SIZE = 2**31 - 1
-"""Indices are 32-bit."""
+"""The largest 32-bit index."""
 MOST_LAYERS = 1_000
-"""Layers are traced one by one, in milliseconds each; published networks have up to 126."""
+"""Layers are traced one by one, at milliseconds each; published networks have up to 126."""
 MOST_PARAMETERS = 10**14
-"""Networks have been trained with a hundredth of that."""
+"""A hundred times the largest networks that have been trained."""
 
 
 def check_sizes(config: Any, sizes: Sequence[str], layers: Sequence[str]) -> None:
-    """Sizes and numbers of layers are whole numbers within bounds: no trace is without end."""
+    """Checks that sizes and layer counts are integers within bounds, so that tracing terminates."""
     for fields, most in ((sizes, LARGEST_SIZE), (layers, MOST_LAYERS)):
         for field in fields:
             value = getattr(config, field)
@@ -49,13 +49,13 @@ def check_sizes(config: Any, sizes: Sequence[str], layers: Sequence[str]) -> Non
 
 
 def check_count(config: Any) -> None:
-    """The network is one that a machine may hold some day."""
+    """Checks that the network is not larger than any machine could ever hold."""
     most = f"be at most {MOST_PARAMETERS:,}"
     require(config, "num_parameters", config.num_parameters <= MOST_PARAMETERS, most)
 
 
 def count_tables(config: Any) -> int:
-    """Numbers in the embedding and in the projection to logits, factorised or whole."""
+    """Counts the parameters of the embedding and the projection to logits, factorised or not."""
     rank = config.embedding_rank or config.emb_dim
     table = config.vocab_size * rank
     factors = 2 * config.emb_dim * rank if config.embedding_rank else 0
@@ -63,13 +63,13 @@ def count_tables(config: Any) -> int:
 
 
 def check_embedding_rank(config: Any) -> None:
-    """No wider than the network."""
+    """Checks that the embedding is no wider than the network."""
     room = f"be at least 1 and at most emb_dim = {config.emb_dim}, or 0 for an embedding that is whole"
     require(config, "embedding_rank", 0 <= config.embedding_rank <= config.emb_dim, room)
 
 
 def check_feed_forward(config: Any) -> None:
-    """`mlp_activations`, `dropout_rate` and `dtype`, which all families have; lists become tuples."""
+    """Checks `mlp_activations`, `dropout_rate` and `dtype`, which all families have; lists become tuples."""
     object.__setattr__(config, "mlp_activations", tuple(config.mlp_activations))
     require(config, "dropout_rate", 0 <= config.dropout_rate < 1, "lie in [0, 1)")
     require(config, "mlp_activations", bool(config.mlp_activations), "name at least one")

@@ -1,8 +1,8 @@
-"""Products of few rows on a CPU, and the one way to compile the programs that use them.
+"""Matrix products of few rows on a CPU, and the function that compiles programs that use them.
 
-XLA's CPU matrix products are slow for two to a dozen rows, which is what decoding consists of. The products
-here are as fast as memory allows. On other backends `compiled` is `jax.jit` and no product of this module is
-used: whoever reads for a TPU or a GPU can leave this file out.
+XLA's CPU matrix products are slow for two to a dozen rows, the typical case in decoding. The products here
+run at memory speed. On other backends, `compiled` is `jax.jit` and no product of this module is used, so
+readers interested in TPUs or GPUs can skip this file.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from distillspec_jax.shapes import Array
 
 FEW_ROWS = 12
-"""Up to so many rows a call `few_rows` beats the compiler's matrix product (`benchmarks.decode_profile`)."""
+"""Up to this many rows per call, `few_rows` beats XLA's matrix product (`benchmarks.decode_profile`)."""
 
 
 def pays(rows: int | None) -> bool:
-    """Whether calls of so many rows are faster with the products of this module; None: any number."""
+    """Whether calls of `rows` rows are faster with the products of this module; None: any number."""
     return rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu"
 
 
 class Compiled:
-    """A jitted function that is made at its first call; see `compiled`."""
+    """A function that is jitted at its first call; see `compiled`."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self._function, self._options = function, options
@@ -46,24 +46,24 @@ class Compiled:
 
 
 def few_rows(x: Array, kernel_NM: Array) -> Array:
-    """`x @ kernel.T`, `[..., M]` to `[..., N]`, with every weight read once, in order, for all rows.
+    """Computes `x @ kernel.T`, `[..., M]` to `[..., N]`; reads every weight once, in order, for all rows.
 
-    XLA's CPU matrix products read weights at half the memory's speed when there are two to a dozen rows, and
-    on one core when there is one. As a sum of several numbers at a time, one for every row and part of the
-    kernel, the product runs at full speed on all cores, in a program made by `compiled`; in any
-    other it is right, but fifty times slower.
+    XLA's CPU matrix products read weights at half the memory bandwidth for two to a dozen rows, and on one
+    core for one row. As a variadic reduction, with one sum per row and part of the kernel, the product runs
+    at full bandwidth on all cores in a program made by `compiled`. In any other program it is correct but
+    fifty times slower.
 
     Args:
-      kernel_NM: in the dtype of `x` or in int8, which becomes numbers of that dtype one by one.
+      kernel_NM: in the dtype of `x`, or int8, which is converted to that dtype element by element.
     """
     rows, (outputs, width) = math.prod(x.shape[:-1]), kernel_NM.shape
-    # Parts share their reading of x. Of short sums the ends cost more than that.
+    # The parts share reads of x. For short sums, the overhead per sum exceeds that gain.
     parts = 4 if rows == 1 else 2 if rows == 2 or width >= 256 else 1
     parts = math.gcd(outputs, parts)
     if not 0 < rows <= FEW_ROWS or rows * parts == 1 or x.dtype != jnp.float32:
         return jnp.einsum("...m,nm->...n", x, kernel_NM.astype(x.dtype))
-    # What makes x stays outside: the compiler would repeat it for every output. What makes int8 a number
-    # stays inside: out of a loop over tokens the compiler would move it, and four times as much is read.
+    # The barrier keeps the computation of x outside, which the compiler would repeat for every output. It
+    # keeps the int8 conversion inside, which the compiler would hoist out of the token loop: 4x the bytes.
     x_RM, kernel_NM = jax.lax.optimization_barrier((x.reshape(rows, -1), kernel_NM))
     kernel_PNM = kernel_NM.reshape(parts, outputs // parts, width)
     sums = _joint_sums([x_M[None] * part_NM.astype(x.dtype) for x_M in x_RM for part_NM in kernel_PNM])
@@ -71,7 +71,7 @@ def few_rows(x: Array, kernel_NM: Array) -> Array:
 
 
 def few_queries(query_BHQD: Array, key_BHSD: Array) -> Array:
-    """`query @ key.T`, `[B, H, Q, S]`, with every key read once for all queries, see `few_rows`."""
+    """Computes `query @ key.T`, `[B, H, Q, S]`; reads every key once for all queries, see `few_rows`."""
     batch, heads, queries, width = query_BHQD.shape
     parts = math.gcd(heads, max(1, 4 // queries))
     if not 1 < queries * parts <= FEW_ROWS or query_BHQD.dtype != jnp.float32:
@@ -87,16 +87,16 @@ def few_queries(query_BHQD: Array, key_BHSD: Array) -> Array:
 
 
 def _joint_sums(terms: Sequence[Array]) -> Sequence[Array]:
-    """Sums over the last axis, in one loop over what the terms have in common."""
+    """Sums each term over the last axis, in one loop that shares reads of their common operands."""
     zeros = tuple(np.float32(0) for _ in terms)
     last = (terms[0].ndim - 1,)
     return jax.lax.reduce(tuple(terms), zeros, lambda a, b: tuple(map(jnp.add, a, b)), last)
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Compiled:
-    """`jax.jit` for programs that decode, with the compiler options that the backend needs.
+    """Wraps `jax.jit` for decoding programs, with the compiler options that the backend needs.
 
-    Nothing is asked of the backend before the first call, since that would initialise it.
+    It does not query the backend before the first call, because a query would initialise it.
 
     Args:
       function: the program.
@@ -106,11 +106,11 @@ def compiled(function: Callable[..., Any], **options: Any) -> Compiled:
 
 
 def compiler_options() -> dict[str, str | bool | int] | None:
-    """Compiler options under which `few_rows` is fast on a CPU; None on any other backend.
+    """Returns the compiler options that make `few_rows` fast on a CPU; None on any other backend.
 
-    Sums may be taken in any order, so that those of `few_rows` are vectorised, and vectors may be
-    as wide as the machine has them, while NaN, infinities, divisions and functions stay what they are;
-    barriers hold until everything is fused; and a sum is one kernel, not a tree of two.
+    The options allow sums in any order, so that XLA vectorises those of `few_rows`, with vectors as wide
+    as the machine supports; NaN, infinities, divisions and functions keep their semantics. They also keep
+    optimisation barriers until after fusion, and make each sum one kernel instead of a tree of two.
     """
     if jax.default_backend() != "cpu":
         return None

@@ -1,8 +1,8 @@
-"""Decoder-only networks in Linen, from a GPT to a Gemma 3, as a `LanguageModel`.
+"""Decoder-only networks in Linen, from GPT to Gemma 3, as a `LanguageModel`.
 
-One line of tokens, prompt and targets alike, each of which sees those before it. What features call inputs
-is the prompt, so that everything above this package works on either family. The token that stands for the
-start of the targets is the last of the prompt: it is the one that `prefill` leaves pending.
+Prompt and targets form one causal sequence. The features' inputs are the prompt, so that all code above this
+package works with both kinds of models. The targets' start token is the last token of the prompt, which
+`prefill` leaves pending.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from distillspec_jax.models.rotary import RopeScaling, Rotation
 from distillspec_jax.shapes import Array, Params
 
 _EMBEDDING_SPREAD = 0.02
-"""GPT-2's: the table also makes logits, which are not scaled."""
+"""GPT-2's value, because the table also makes the logits, which are not scaled."""
 
 
 class Line(NamedTuple):
-    """Prompts and targets in line.
+    """Prompts and targets as one sequence.
 
     Attributes:
-      tokens_BT, position_BT: int32; each row counts its own positions, across its padding.
-      mask_BTT: whether a token (second axis) may see another (third).
+      tokens_BT, position_BT: int32; positions count each row's own tokens and skip padding.
+      mask_BTT: whether a token (second axis) may attend to another (third).
     """
 
     tokens_BT: Array
@@ -56,11 +56,11 @@ class Line(NamedTuple):
 
 
 def line(batch: Batch) -> Line:
-    """`encoder_input_tokens`, less the last of each, and `decoder_input_tokens`, begun by that last one.
+    """Concatenates `encoder_input_tokens` without the last and `decoder_input_tokens` starting with that one.
 
     A row holds one example, perhaps with tails of masks (`mask_tails.py`), or several (`*_segment_ids`,
-    `*_positions`). Without inputs, or with none in a row, the targets are the line: the id 0 that features
-    put first begins it.
+    `*_positions`). Without inputs in the batch or in a row, the sequence is just the targets, which start
+    with the id 0 of the features.
     """
     tailed = places(batch)
     outputs_BT = batch["decoder_input_tokens"]
@@ -82,7 +82,7 @@ def line(batch: Batch) -> Line:
         last_BT = jnp.max(jnp.where(same_BTS, slot_1S[:, None], 0), axis=2)
         first_BT = (place_BT == 0) & (outputs_BT == 0) & (length_BT > 0)
         outputs_BT = jnp.where(first_BT, jnp.take_along_axis(inputs_BS, last_BT, axis=1), outputs_BT)
-    # The pending token stands among the targets: its place in the prompt is empty, as is padding.
+    # The pending token is among the targets, so its slot in the prompt is masked like padding.
     followed_BS = jnp.pad(own_BS, ((0, 0), (0, 1)))[:, 1:] == own_BS
     own_BX = jnp.concatenate([jnp.where(followed_BS, own_BS, 0), own_BT], axis=1)
     shift_BT = jnp.maximum(length_BT - 1, 0)
@@ -95,7 +95,7 @@ def line(batch: Batch) -> Line:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on a normed copy of the residual stream."""
+    """Pre-norm self-attention and feed-forward, with optional post-norms."""
 
     config: DecoderOnlyConfig
     form: Form = "canonical"
@@ -129,7 +129,7 @@ class DecoderLayer(nn.Module):
         self.dropout = shared_dropout(config.dropout_rate)
 
     def __call__(self, x_BTM: Array, view: View, deterministic: bool) -> tuple[Array, tuple[Array, Array]]:
-        """The residual stream after the layer, and its keys and values."""
+        """Returns the residual stream after the layer, and the layer's keys and values."""
         y = self.pre_self_attention_layer_norm(x_BTM)
         query, kv = self.self_attention.queries_keys_values(y, view.rotation)
         y = self.self_attention.attend(query, kv, view.bias, deterministic)
@@ -163,7 +163,7 @@ def _norm(config: DecoderOnlyConfig) -> nn.Module:
 
 
 class Decoder(DecoderStack):
-    """The stack, every layer with its own view of the line."""
+    """The stack; each layer has its own mask and rotation (`View`)."""
 
     config: DecoderOnlyConfig
 
@@ -171,7 +171,7 @@ class Decoder(DecoderStack):
         self.set_up(DecoderLayer, self.config.num_layers, _norm(self.config), deterministic=3)
 
     def _views(self, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> list[View]:
-        """Every layer's view, by the positions of queries and keys."""
+        """Makes every layer's view from the positions of queries and keys."""
         config = self.config
         everywhere = View(bias_of(mask_BQS), self._rotation(query_BQ, config.rope_theta, config.rope_scaling))
         if not config.window:
@@ -193,14 +193,14 @@ class Decoder(DecoderStack):
     def __call__(
         self, x_BTM: Array, position_BT: Array, mask_BTT: Array, deterministic: bool
     ) -> tuple[Array, list[tuple[Array, Array]]]:
-        """The stack's output, which `features` reads, and every layer's keys and values."""
+        """Returns the stack's output, the input of `features`, and every layer's keys and values."""
         views = self._views(mask_BTT, position_BT, position_BT)
         x = self.dropout(x_BTM, deterministic=deterministic)
         layer = functools.partial(DecoderLayer, self.config, self.form, self.kernel)
         return through(self, layer, x, each=views, deterministic=deterministic)
 
     def extend(self, x_BKM: Array, state: DecodeState, reach: Reach) -> tuple[Array, Any]:
-        """Runs the stack on new tokens, against the cache."""
+        """Runs the stack on new tokens with the cache."""
         views, x, cache = self._views(reach.before_BKS, reach.position_BK, reach.slot_1S), x_BKM, []
         for layer, kv, view in zip(self.layers, state.cache, views, strict=True):
             x, kv = layer.extend(x, kv, state.length_B, view)
@@ -209,7 +209,7 @@ class Decoder(DecoderStack):
 
 
 class Transformer(nn.Module):
-    """The network; `DecoderOnly` below is the face that decoding and training see."""
+    """The network; `DecoderOnly` below is its interface to decoding and training."""
 
     config: DecoderOnlyConfig
     form: Form = "canonical"
@@ -250,7 +250,7 @@ class Transformer(nn.Module):
         return self.decoder.features(x[:, x.shape[1] - targets :], deterministic)
 
     def read(self, prompt_BT: Array) -> list[tuple[Array, Array]]:
-        """Keys and values of every layer for whole prompts, padded on the right."""
+        """Computes every layer's keys and values for whole prompts, padded on the right."""
         place_1T = jnp.arange(prompt_BT.shape[1])[None]
         before_1TT = place_1T[:, None] <= place_1T[:, :, None]
         return self.decoder(self._embed(prompt_BT, place_1T), place_1T, before_1TT, True)[1]
@@ -271,7 +271,7 @@ class DecoderOnly(Network):
 
     @property
     def room(self) -> int | None:
-        # The last token is never read.
+        # The last token is never fed to the network.
         return self.config.max_positions + 1 if self.config.positions == "learned" else None
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
@@ -279,20 +279,20 @@ class DecoderOnly(Network):
         return prepared(params, rows, head_dim=self.config.head_dim, int8=self.int8)
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        """See `interface.py`; the targets go on where the row's prompt ends (`line`).
+        """See `interface.py`; the targets continue where the row's prompt ends (`line`).
 
         Raises:
-          UsageError: as `prefill`.
+          UsageError: as in `prefill`.
         """
-        if "decoder_positions" not in batch:  # else rows are not their widths, and `training.job` has checked
+        if "decoder_positions" not in batch:  # packed rows exceed their examples; `training.job` checks them
             self._check_room(batch.get("encoder_input_tokens"), batch["decoder_input_tokens"].shape[1])
         return super().hidden(params, batch, dropout_key=dropout_key)
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
-        """Caches every prompt less its last token, which is pending.
+        """Caches every prompt without its last token, which is pending.
 
         Raises:
-          UsageError: learned positions end before prompt and output do.
+          UsageError: prompt and output exceed the learned positions.
         """
         self._check_room(prompt_BT, max_length)
         length_B = jnp.maximum(prompt_lengths(prompt_BT) - 1, 0)

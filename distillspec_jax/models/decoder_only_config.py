@@ -1,4 +1,4 @@
-"""The sizes and the kind of a decoder-only network, checked."""
+"""The validated configuration of a decoder-only network."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ _SIZES = ("vocab_size", "emb_dim", *_HEADS, "mlp_dim", "max_positions")
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyConfig:
-    """Shapes of a decoder-only network; the defaults make a Llama.
+    """Configuration of a decoder-only network; the defaults make a Llama.
 
-    A Qwen2 has `qkv_bias`, a Qwen3 `qk_norm`, a Mistral a `window`; a Gemma 3 `qk_norm`, a `window` in most
-    layers, and norms and embedding of its own; a GPT-2, and the paper's LM1B pair, `norm='layer'`,
+    Qwen2 has `qkv_bias`, Qwen3 `qk_norm`, Mistral a `window`. Gemma 3 has `qk_norm`, a `window` in most
+    layers, and its own norms and embedding. GPT-2 and the paper's LM1B pair have `norm='layer'`,
     `positions='learned'`, one activation, and all biases.
 
     Attributes:
-      vocab_size: rows of the embedding, padding rows included.
-      num_kv_heads: heads of keys and values, shared by groups of queries' heads; 0: as many as `num_heads`.
-      mlp_activations: one of them, or a gate and `linear`, which are multiplied.
-      logits_via_embedding: tie the output projection to the embedding; unlike T5's it is not scaled.
+      vocab_size: rows of the embedding, including padding rows.
+      num_kv_heads: key and value heads, shared by groups of query heads; 0: as many as `num_heads`.
+      mlp_activations: one activation, or a gate and `linear`, which are multiplied.
+      logits_via_embedding: tie the output projection to the embedding; unlike in T5, it is not scaled.
       embedding_rank: 0, or the width of a factorised draft's embedding and projection to logits, see
         `factorised.py`.
-      qkv_bias, out_bias, mlp_bias: biases of attention's inner and outer projections, of the feed-forward.
-      qk_norm: every head of queries and keys is normed before it is rotated.
+      qkv_bias, out_bias, mlp_bias: biases of the query, key and value projections, of attention's output
+        projection, and of the feed-forward.
+      qk_norm: normalise every head of queries and keys before rotating it.
       query_scalar: queries are divided by its square root; 0: `head_dim`.
-      window: a token sees itself and so many less one before it; 0: all before it.
-      unwindowed_every: of so many layers in turn the last sees all; 0: all layers have the window.
+      window: sliding-window size, including the token itself; 0: no window.
+      unwindowed_every: every so-many-th layer has no window; 0: all layers have the window.
       norm: `rms` or `layer` (with mean and bias).
-      norms_around_zero: parameters of norms are scales less 1.
-      post_norms: attention's and the feed-forward's outputs are normed, too.
-      scaled_embedding: embeddings are multiplied by the square root of `emb_dim`.
+      norms_around_zero: norm parameters are scales minus 1.
+      post_norms: also normalise the outputs of attention and the feed-forward.
+      scaled_embedding: multiply embeddings by the square root of `emb_dim`.
       positions: `rotary` or `learned`.
-      max_positions: length of the longest sequence; of rotary ones only what it was trained on.
-      rope_theta, rope_scaling: of rotary positions.
-      window_rope_theta: in layers with a window, whose rotations are not scaled; 0: as in the others.
-      dtype: of activations; parameters and logits are float32.
+      max_positions: maximum sequence length; for rotary positions, only the training length.
+      rope_theta, rope_scaling: parameters of the rotary positions.
+      window_rope_theta: theta in layers with a window, which have no RoPE scaling; 0: as in other layers.
+      dtype: dtype of activations; parameters and logits are float32.
 
     Raises:
-      UsageError: a value that no network can have; named by its field.
+      UsageError: a field has an invalid value; the error names the field.
     """
 
     vocab_size: int
@@ -115,13 +116,13 @@ class DecoderOnlyConfig:
 
     @property
     def layers_without_window(self) -> tuple[bool, ...]:
-        """Whether each layer sees all tokens before one."""
+        """For each layer, whether a token attends to all earlier tokens."""
         every = self.unwindowed_every
         return tuple(not self.window or bool(every and (i + 1) % every == 0) for i in range(self.num_layers))
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the tree of parameters; reckoned, so that nothing need be traced."""
+        """The number of parameters, computed without tracing."""
         width, gates = self.emb_dim, len(self.mlp_activations)
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         norm = width if self.norm == "rms" else 2 * width

@@ -1,4 +1,4 @@
-"""The common base of decoders: layers, the readout, and the places of new tokens."""
+"""The common base of decoders: layers, the readout, and the positions of new tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from distillspec_jax.shapes import Array
 
 
 class Reach(NamedTuple):
-    """Places of new tokens behind the rows of a cache, and what they see.
+    """Positions of new tokens after the cached ones, and their causal mask.
 
     Attributes:
-      position_BK: int32, of the tokens in their rows.
-      slot_1S: int32, of the cache's slots: a row's slots are its positions.
-      before_BKS: whether a token may see a slot; its own is among those.
+      position_BK: int32, positions of the tokens in their rows.
+      slot_1S: int32, the cache's slots; the slots of a row equal its positions.
+      before_BKS: whether a token may attend to a slot, its own included.
     """
 
     position_BK: Array
@@ -30,21 +30,21 @@ class Reach(NamedTuple):
 
 
 def reach_of(state: DecodeState, tokens: int) -> Reach:
-    """Counts positions row by row: the rows of a batch stand at different lengths."""
+    """Computes positions per row, because the rows of a batch have different lengths."""
     slot_1S = jnp.arange(state.cache[0][0].shape[2])[None]
     position_BK = state.length_B[:, None] + jnp.arange(tokens)[None]
     return Reach(position_BK, slot_1S, slot_1S[:, None] <= position_BK[:, :, None])
 
 
 class DecoderStack(nn.Module):
-    """Base of a family's decoder, which adds how its layers are called.
+    """Base of a family's decoder; the family adds the calls of its layers.
 
     Attributes:
-      config: the family's; read here are `embedding_rank`, `logits_via_embedding`, `vocab_size` and
-        `dropout_rate`.
-      form: of the kernels, see `dense.py`; prepared parameters have a kernel for logits, tied or not.
+      config: the family's configuration; this class reads `embedding_rank`, `logits_via_embedding`,
+        `vocab_size` and `dropout_rate`.
+      form: form of the kernels, see `dense.py`; prepared parameters have a kernel for logits, tied or not.
       remat, scan_layers: see `Network`.
-      kernel: of attention, of `attention.KERNELS`.
+      kernel: attention kernel, one of `attention.KERNELS`.
     """
 
     config: Any
@@ -54,11 +54,11 @@ class DecoderStack(nn.Module):
     kernel: str = "plain"
 
     def set_up(self, layer: type[nn.Module], count: int, norm: nn.Module, deterministic: int) -> None:
-        """Makes the modules, within `setup`.
+        """Makes the submodules; call it within `setup`.
 
         Args:
           layer: the class of the layers.
-          norm: the last one.
+          norm: the final norm.
           deterministic: see `rematerialised`.
         """
         config = self.config
@@ -74,16 +74,16 @@ class DecoderStack(nn.Module):
 
     @property
     def reads_embedding(self) -> bool:
-        """Whether the embedding's table makes the logits."""
+        """Whether the embedding table computes the logits."""
         return self.form == "canonical" and bool(self.config.logits_via_embedding)
 
     def features(self, x: Array, deterministic: bool) -> Array:
-        """Features that `logits` reads, from the last layer's output: `[B, T, M]`, M may be a rank."""
+        """Computes the input features of `logits` from the last layer's output: `[B, T, M or rank]`."""
         y = self.dropout(self.decoder_norm(x), deterministic=deterministic).astype(jnp.float32)
         return self.narrow(y) if self.config.embedding_rank else y
 
     def logits(self, features_BTM: Array, embedding_VM: Array) -> Array:
-        """Logits `[B, T, V]`, neither scaled nor capped."""
+        """Computes logits `[B, T, V]`, neither scaled nor capped."""
         if self.reads_embedding:
             return project(features_BTM, embedding_VM, axis=1)
         return self.logits_dense(features_BTM)

@@ -1,8 +1,8 @@
-"""Projections, with their kernels in the form that is stored or in one that decodes faster.
+"""Projections, with kernels in the stored form or in one that decodes faster.
 
-Kernels are T5X's (`kernel`, `[in, out]`). Three more forms exist only inside decoding (see `prepared.py`):
-`stacked`, several kernels of one input side by side; and, on a CPU alone, `few_rows`, which also transposes
-them (`kernel_transposed`, `[out, in]`), and `int8`, the same in eight bits (`kernel_int8`, and a `scale` an
+Kernels are T5X's (`kernel`, `[in, out]`). Three more forms exist only inside decoding (see `prepared.py`).
+`stacked` concatenates several kernels of one input. `few_rows`, only on CPUs, also transposes them
+(`kernel_transposed`, `[out, in]`), and `int8` also rounds them to 8 bits (`kernel_int8`, and a `scale` per
 output, see `quantised.py`).
 """
 
@@ -27,7 +27,7 @@ fan_in_normal: Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "tr
 
 
 def logical(init: Initializer, *axes: str | None) -> Initializer:
-    """Names the axes of a parameter; `partitioning.py` maps the names to a mesh."""
+    """Adds logical axes to a parameter's initialiser; `partitioning.py` maps them to a mesh."""
     return nn.with_logical_partitioning(init, axes)
 
 
@@ -59,8 +59,8 @@ class StackedDense(nn.Module):
     """Several projections of one input as a single product, `[..., in] -> count * [..., features]`.
 
     Only prepared parameters have its kernel, `[in, count, features]`: decoding is bound by reading weights,
-    and one long read is faster than several short ones. The members have an axis of their own, so that the
-    sharded axis of each stays one, too.
+    and one long read is faster than several short ones. The members have a separate axis, so that each
+    member's sharded axis remains an axis of the stack.
     """
 
     count: int
@@ -92,7 +92,7 @@ def _transposed(
     axes: tuple[str | None, ...],
     kernel_init: Initializer,
 ) -> Array:
-    """`[..., in] -> [..., *outputs]` by a kernel `[*outputs, in]`, whose outputs lie along `axes`."""
+    """Projects `[..., in] -> [..., *outputs]` by a kernel `[*outputs, in]` with output axes `axes`."""
     width, eight = x.shape[-1], module.form == "int8"
     name, dtype = ("kernel_int8", jnp.int8) if eight else ("kernel_transposed", jnp.float32)
     init = logical(nn.initializers.zeros if eight else kernel_init, *axes, module.axes[0])
@@ -104,5 +104,5 @@ def _transposed(
 
 
 def along_last(parameter: Array, x: Array) -> Array:
-    """A parameter of the last axes of `x`, with as many axes and in the dtype of `x`."""
+    """Expands a parameter of the last axes of `x` to the rank and dtype of `x`."""
     return jnp.expand_dims(parameter, range(x.ndim - parameter.ndim)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""A learned table of vectors, whole or as a product of two: of tokens, or of places in a sequence."""
+"""A learned table of token or position embeddings, whole or factorised."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from distillspec_jax.shapes import Array
 
 
 class Embed(nn.Module):
-    """A table `[rows, features]`, open to both ends of a network.
+    """A table `[rows, features]`; the projection to logits may read it, too.
 
     Attributes:
-      axis: logical name of the rows.
-      spread: standard deviation of fresh entries.
-      rank: 0, or the table's width where a projection `widen` makes `features` of it (ALBERT,
+      axis: logical name of the row axis.
+      spread: standard deviation of the initial entries.
+      rank: 0, or the table's width if a projection `widen` maps it to `features` (ALBERT,
         arXiv 1909.11942).
     """
 
@@ -33,6 +33,6 @@ class Embed(nn.Module):
             self.widen = Dense(self.features, ("rank", "embed"))
 
     def __call__(self, ids: Array) -> Array:
-        """The vectors `[..., features]` of some rows."""
+        """Looks up the vectors `[..., features]` of some rows."""
         found = self.embedding[ids]
         return self.widen(found) if self.rank else found

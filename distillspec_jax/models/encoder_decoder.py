@@ -1,6 +1,6 @@
-"""Sight between the tokens of an encoder-decoder, and the state that its decoding begins with.
+"""Attention masks of an encoder-decoder, and its initial decoding state.
 
-Every family with two stacks has these; how positions enter is its own.
+All encoder-decoder families share these; each handles positions in its own way.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from distillspec_jax.shapes import Array
 
 
 class Sight(NamedTuple):
-    """Whether a token (second axis) may see another (third), under teacher forcing.
+    """Whether a token (second axis) may attend to another (third), under teacher forcing.
 
     Attributes:
-      inputs_BSS: both of the inputs.
-      targets_BTT: both of the targets; `[1, T, T]` where it is the same in all rows.
-      across_BTS: a target's token and an input's.
-      position: int32, of the targets in their row: `[T]`, those of all rows, or `[B, T]`.
+      inputs_BSS: inputs to inputs.
+      targets_BTT: targets to targets; `[1, T, T]` if all rows have the same mask.
+      across_BTS: targets to inputs.
+      position: int32, positions of the targets: `[T]`, shared by all rows, or `[B, T]`.
     """
 
     inputs_BSS: Array
@@ -34,7 +34,7 @@ class Sight(NamedTuple):
 
 
 def sight(batch: Batch) -> Sight:
-    """Reads it from a batch of features: one example a row, perhaps with tails of masks, or several."""
+    """Makes the masks of a batch: one example per row, perhaps with tails of masks, or several."""
     inputs_BS, t = batch["encoder_input_tokens"], batch["decoder_input_tokens"].shape[1]
     segments_BS = batch.get("encoder_segment_ids")
     tailed, position = places(batch), jnp.arange(t)
@@ -50,7 +50,7 @@ def sight(batch: Batch) -> Sight:
 
 
 def sight_of_inputs(inputs_BS: Array, segments_BS: Array | None = None) -> Array:
-    """Whether a token of the inputs may see another: bool `[B, S, S]`."""
+    """Makes the boolean encoder mask `[B, S, S]`: whether an input token may attend to another."""
     real_BS = inputs_BS > 0
     mask_BSS = real_BS[:, :, None] & real_BS[:, None, :]
     if segments_BS is not None:
@@ -64,9 +64,9 @@ def first_state(
     """See `LanguageModel.prefill`.
 
     Args:
-      cross: keys and values of the prompts, `[B, H, S, D]`, for every layer of the decoder, whose own have as
-        many heads of the same width.
-      start_id: the token that is pending.
+      cross: keys and values of the prompts, `[B, H, S, D]`, for every decoder layer; self-attention's have
+        the same number and width of heads.
+      start_id: the pending token.
     """
 
     def empty(cross_BHSD: Array) -> Any:
@@ -85,13 +85,13 @@ def first_state(
 def extended(
     layers: Sequence[Any], x_BKM: Array, state: DecodeState, each: Sequence[Any]
 ) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Runs a decoder's layers on new tokens, against the cache and the inputs.
+    """Runs a decoder's layers on new tokens, with the cache and the encoded inputs.
 
     Args:
-      each: how every layer sees the line: a bias, or a view.
+      each: every layer's self-attention bias, or view.
 
     Returns:
-      The last layer's output and the longer cache.
+      The last layer's output and the extended cache.
     """
     cross_bias = bias_of(state.context["mask_BS"][:, None])
     cache = []

@@ -1,9 +1,9 @@
-"""A draft whose embedding is a product of two: a table of fewer columns, and what widens it.
+"""A draft with a factorised embedding: a table with fewer columns, and a projection that widens it.
 
-Of a small draft most bytes are its embedding and its projection to logits. In a network with an
-`embedding_rank` rows of the table are widened on their way in, and what the last layer gives is narrowed on
-its way out, so that logits are read from a table, too, that has that many columns. It starts from the closest
-such product, and distillation moves all parts on their own.
+The embedding and the projection to logits are most of a small draft's bytes. In a network with an
+`embedding_rank`, the rows of the table are widened at the input, and the last layer's output is narrowed, so
+that the projection to logits has `embedding_rank` columns, too. Both factorisations start from the closest
+low-rank approximation, and distillation trains all factors independently.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.shapes import Params
 
 _CHUNK = 8_192
-"""Rows that are made float64 at a time: all of a large table would be gigabytes."""
+"""Rows converted to float64 at a time: all of a large table would be gigabytes."""
 
 
 def narrowed(model: Network, rank: int) -> Network:
-    """The network with an embedding of that rank.
+    """Returns the network with an embedding of the given rank.
 
     Raises:
-      UsageError: a rank that is wider than the network, or an embedding that is factorised already.
+      UsageError: the rank exceeds the network's width, or the embedding is already factorised.
     """
     config: Any = model.config
     if config.embedding_rank:
@@ -38,7 +38,7 @@ def narrowed(model: Network, rank: int) -> Network:
 
 
 def factorise(draft: Pretrained, rank: int) -> Pretrained:
-    """The draft with its embedding, and the projection of its own that it may have, at that rank.
+    """Factorises a draft's embedding, and its separate projection to logits if any, at the given rank.
 
     Raises:
       UsageError: see `narrowed`.
@@ -51,14 +51,14 @@ def factorise(draft: Pretrained, rank: int) -> Pretrained:
 
 
 def kept(whole: Pretrained, part: Pretrained) -> float:
-    """How much of the embedding's squared sum a factorised one has, 0 to 1."""
+    """Computes the fraction (0 to 1) of the embedding's squared norm that its factorisation keeps."""
     tables = (np.asarray(one.params["token_embedder"]["embedding"]) for one in (whole, part))
     before, after = (float(np.einsum("vm,vm->", t, t, dtype=np.float64)) for t in tables)
     return after / before
 
 
 def _closest(params: Params, rank: int) -> Params:
-    """Truncated singular value decompositions (Eckart and Young); logits change by what they leave out."""
+    """Truncates singular value decompositions (Eckart and Young); logits change by the dropped parts."""
     embedding_VM = np.asarray(params["token_embedder"]["embedding"])
     decoder = dict(params["decoder"])
     inner_MR = _directions(embedding_VM, rank)
@@ -74,19 +74,19 @@ def _closest(params: Params, rank: int) -> Params:
 
 
 def _directions(table_VM: np.ndarray, rank: int) -> np.ndarray:
-    """The `rank` directions `[M, R]`, orthonormal, in which the rows are longest."""
+    """Computes the top `rank` right singular vectors of the table: `[M, R]`, orthonormal."""
     gram_MM = np.zeros((table_VM.shape[1],) * 2)
     for start in range(0, len(table_VM), _CHUNK):
-        rows_CM = table_VM[start : start + _CHUNK].astype(np.float64)  # squares halve the digits
+        rows_CM = table_VM[start : start + _CHUNK].astype(np.float64)  # squaring halves the precision
         gram_MM += rows_CM.T @ rows_CM
     _, vectors_MM = np.linalg.eigh(gram_MM)  # in ascending order
     return vectors_MM[:, : -rank - 1 : -1].astype(table_VM.dtype)
 
 
 def expanded(model: Network, params: Params) -> tuple[Network, Params]:
-    """Undoes the factorisation: a whole embedding and a separate projection; other networks stay as they are.
+    """Multiplies out a factorised embedding and a separate projection; returns other networks unchanged.
 
-    For formats that cannot describe a factorised embedding. Logits are the same but for rounding.
+    For formats that cannot describe a factorised embedding. The logits are equal up to rounding error.
     """
     config: Any = model.config
     if not config.embedding_rank:

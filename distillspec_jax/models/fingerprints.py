@@ -1,4 +1,4 @@
-"""Short names for long contents: what was made for one model is not taken for another's, nor made again."""
+"""Digests of contents, so that results for one model are neither used for another nor recomputed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distillspec_jax.shapes import Array, Params
 
 
 def of_params(params: Params) -> str:
-    """Hex digest of every parameter's path, shape and bits.
+    """Computes a hex digest of every parameter's path, shape and bits.
 
-    The bits are summed on the device that holds them, in integers, where the order of adding does not
-    matter: the same parameters give the same digest on any machine, on one device or spread over many.
+    The device that holds the bits sums them as integers, which makes the order of addition irrelevant: the
+    same parameters give the same digest on any machine, on one device or sharded over many.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     sums = jax.device_get([_mixed_sum(leaf) for _, leaf in leaves])
@@ -31,12 +31,12 @@ def of_params(params: Params) -> str:
 
 
 def of_json(value: Any) -> str:
-    """Hex digest of JSON values; the order of an object's keys does not matter."""
+    """Computes a hex digest of JSON values; the order of an object's keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def of_tokens(tokens: Sequence[int]) -> str:
-    """Hex digest of one output: equal digests, equal outputs."""
+    """Computes a hex digest of one output: equal digests mean equal outputs."""
     return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()[:12]
 
 
@@ -48,5 +48,5 @@ def _mixed_sum(leaf: Array) -> Array:
 
 
 def of_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Computes a hex digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

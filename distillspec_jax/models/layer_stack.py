@@ -1,8 +1,8 @@
-"""A stack of equal layers, written out one by one or, for compile time's sake, as a loop over them.
+"""A stack of equal layers, unrolled or, to save compile time, as a scan over the layers.
 
-The loop compiles one layer whatever their number. Every layer's parameters keep a name of their own, so that
-checkpoints, sharding and decoding know nothing of it: the program stacks them first, which takes the room of
-a second copy, sharded as the first is.
+The scan compiles only one layer. Each layer's parameters keep their own name, so checkpoints, sharding and
+decoding are unaffected. The program first stacks the parameters, which takes the memory of a second copy with
+the same sharding.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def through(
     each: Sequence[Any] = (),
     deterministic: bool,
 ) -> tuple[Array, list[Any]]:
-    """Calls every layer on what the one before it returned.
+    """Calls every layer on the output of the previous one.
 
     Args:
-      stack: the module whose `layers` these are; its `scan_layers` chooses the loop, its `remat` what the
-        loop rematerialises.
-      layer: makes one of them; `layer(parent=None)` stands outside the stack.
-      x_BTM: for the first layer.
-      args: for every layer, between x and `deterministic`.
-      each: an argument of every layer's own, after `args`; (): none. Layers share few such values, as
-        objects: the loop chooses among those, and where there is one, there is nothing to choose.
+      stack: the module that holds `layers`; its `scan_layers` selects the scan, its `remat` the scan's
+        rematerialisation policy.
+      layer: makes one layer; `layer(parent=None)` makes it outside the stack.
+      x_BTM: input of the first layer.
+      args: passed to every layer, between x and `deterministic`.
+      each: one further argument per layer, after `args`; (): none. Layers share a few such objects; the scan
+        selects among the distinct ones, and skips the selection if there is only one.
       deterministic: no dropout.
 
     Returns:
-      What the last returned; and, where layers return a pair, every layer's second part.
+      The last layer's output; and, if layers return a pair, every layer's second part.
     """
     if not stack.scan_layers or stack.is_initializing():
         others = []
@@ -63,7 +63,7 @@ def through(
         return _pair(alone.apply({"params": params}, x_BTM, *args, *own, deterministic, rngs=rngs))
 
     if stack.remat != "none":
-        # In a loop there is nothing that the compiler could find to be the same.
+        # Inside a scan, XLA cannot merge the recomputation with the forward pass, so CSE is harmless.
         body = jax.checkpoint(body, policy=POLICIES[stack.remat], prevent_cse=False)
     x_BTM, stacked_others = jax.lax.scan(body, x_BTM, (stacked, keys, chosen_L if len(values) > 1 else None))
     return x_BTM, [jax.tree.map(lambda leaf: leaf[i], stacked_others) for i in range(count)]  # noqa: B023

@@ -1,4 +1,4 @@
-"""Makes a draft of some of its target's layers: same width, same embedding, same vocabulary."""
+"""Makes a draft from some of its target's layers: same width, same embedding, same vocabulary."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from distillspec_jax.shapes import Params
 
 
 def num_layers(model: Network) -> int:
-    """Number of decoder layers, of which a draft has fewer."""
+    """Returns the number of decoder layers."""
     count: int = getattr(model.config, model.depth_field)
     return count
 
 
 def shrink(model: Network, layers: Sequence[int]) -> Network:
-    """The network of some layers of another; the encoder of an encoder–decoder stays whole.
+    """Returns the network with only the given decoder layers; an encoder–decoder keeps its whole encoder.
 
     Raises:
-      UsageError: no layers, ones that are not there, or not in ascending order.
+      UsageError: there are no layers, some do not exist, or they are not in ascending order.
     """
     count = num_layers(model)
     if not layers or sorted(set(layers)) != list(layers) or not 0 <= layers[0] <= layers[-1] < count:
@@ -37,14 +37,14 @@ def shrink(model: Network, layers: Sequence[int]) -> Network:
 
 
 def take(params: Params, layers: Sequence[int]) -> Params:
-    """The parameters of these layers, counted anew, and everything beside layers."""
+    """Returns the parameters of these layers, renumbered, and all other parameters."""
     stack = {name: value for name, value in params["decoder"].items() if not name.startswith("layers_")}
     stack |= {f"layers_{new}": params["decoder"][f"layers_{old}"] for new, old in enumerate(layers)}
     return {**params, "decoder": stack}
 
 
 def cut(target: Pretrained, layers: Sequence[int]) -> Pretrained:
-    """The draft, with the target's tokenizer, prefix and lengths.
+    """Makes the draft, with the target's tokenizer, prefix and lengths.
 
     Raises:
       UsageError: see `shrink`.

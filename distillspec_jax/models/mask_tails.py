@@ -1,12 +1,12 @@
-"""Rows of targets that go on in tails of masks, on which `distillation/one_pass.py` trains a draft.
+"""Rows of targets followed by tails of masks, on which `distillation/one_pass.py` trains a draft.
 
-A batch has tails where it has, beside `decoder_input_tokens` `[B, X]` (the T tokens of each row, then masks):
+A batch with tails has, in addition to `decoder_input_tokens` `[B, X]` (T tokens per row, then masks):
 
-    decoder_positions  `[B, X]`, counted from the first target; those of a tail go on behind its cut
-    decoder_tails      `[B, X]`, 0 for a token, else the number of the tail that a mask is in
-    decoder_cuts       `[B, X]`, the last position of the tokens that it sees: a token's own, a tail's cut
+    decoder_positions  `[B, X]`, counted from the first target; a tail's positions continue after its cut
+    decoder_tails      `[B, X]`, 0 for a token, else the number of the tail that contains the mask
+    decoder_cuts       `[B, X]`, the last visible token position: a token's own, or the tail's cut
 
-Many tails of one row share its tokens, so that a cut costs its masks and no second reading of the prefix.
+All tails of a row share its tokens, so each additional cut costs only its masks, not another prefix.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from distillspec_jax.shapes import Array
 
 
 class Places(NamedTuple):
-    """Where each of X tokens and masks stands; int32 `[B, X]` each, see above."""
+    """Position, tail and cut of each of X tokens and masks; int32 `[B, X]` each, see above."""
 
     position: Array
     tail: Array
     cut: Array
 
     def after(self, position_BS: Array, shift_BX: Array) -> Places:
-        """The places of a line that begins with a prompt, whose tokens precede these by `shift_BX`."""
+        """Returns the places with a prompt prepended, which shifts positions and cuts by `shift_BX`."""
         position_BX = self.position + shift_BX
         return Places(
             jnp.concatenate([position_BS, position_BX], axis=1),
@@ -36,7 +36,7 @@ class Places(NamedTuple):
         )
 
     def visible(self) -> Array:
-        """Whether a token or mask (second axis) sees another (third): `[B, X, X]`."""
+        """Computes whether a token or mask (second axis) attends to another (third): `[B, X, X]`."""
         key_position, key_tail = self.position[:, None], self.tail[:, None]
         before = key_position <= self.position[:, :, None]
         token_seen = (key_tail == 0) & (key_position <= self.cut[:, :, None])
@@ -44,7 +44,7 @@ class Places(NamedTuple):
 
 
 def places(batch: Batch) -> Places | None:
-    """The places of a batch with tails; None: it has none."""
+    """Reads the places of a batch; None if it has no tails."""
     if "decoder_tails" not in batch:
         return None
     return Places(batch["decoder_positions"], batch["decoder_tails"], batch["decoder_cuts"])

@@ -1,4 +1,4 @@
-"""The common base of all families: a Linen module behind the `LanguageModel` contract."""
+"""The common base of all families: a Linen module behind the `LanguageModel` interface."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Network(LanguageModelDefaults):
     A family adds `prefill`, and `prepare`, which makes parameters decode faster (see `prepared.py`).
 
     Attributes:
-      config: what the network is, and its `num_parameters`; a checkpoint remembers it.
-      remat: how `logits` is differentiated, see `rematerialisation`; no number depends on it.
-      scan_layers: `logits` loops over layers, see `layer_stack`; only draws of dropout depend on it.
-      int8: decoding reads kernels in eight bits where that is faster; parameters are `quantised.rounded`.
-      attention: how whole sequences are attended, of `attention.KERNELS`; it changes rounding alone.
+      config: the network's configuration, with `num_parameters`; stored in checkpoints.
+      remat: rematerialisation policy of `logits`, see `rematerialisation`; it does not change any result.
+      scan_layers: `logits` scans over layers, see `layer_stack`; this changes only dropout's draws.
+      int8: decoding reads 8-bit kernels where that is faster; parameters are `quantised.rounded`.
+      attention: kernel for whole sequences, one of `attention.KERNELS`; it only changes rounding.
       transformer: the family's module, `transformer(config, form, remat, scan_layers, attention)`, with
-        methods `hidden`, `readout` and `extend` (whose result is hidden, too).
+        methods `hidden`, `readout` and `extend` (which also returns hidden features).
       config_type: the class of `config`.
       depth_field: the field of `config` that counts the layers of the decoder.
       prompts_end_with_eos: whether published models of the family were trained on prompts with EOS.
@@ -50,7 +50,7 @@ class Network(LanguageModelDefaults):
         check_kernel(self.attention, self.attention_cap)
 
     def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """The network with parameters in their canonical or their prepared form."""
+        """Applies the network to parameters in their canonical or a prepared form."""
         network = self.transformer(self.config, form_of(params), self.remat, self.scan_layers, self.attention)
         return network.apply({"params": params}, *args, **kwargs)
 
@@ -61,12 +61,12 @@ class Network(LanguageModelDefaults):
 
     @property
     def room(self) -> int | None:
-        """The most tokens of a prompt and what follows it, together; None: any number."""
+        """The maximum number of tokens in a prompt plus its output; None: unlimited."""
         return None
 
     @property
     def logits_scale(self) -> float:
-        """The factor of a tied embedding on its way to logits."""
+        """The factor of a tied embedding in the projection to logits."""
         return 1.0
 
     @property
@@ -76,11 +76,11 @@ class Network(LanguageModelDefaults):
 
     @property
     def attention_cap(self) -> float:
-        """Likewise of attention's scores, which no kernel of `jax.nn.dot_product_attention` has."""
+        """Soft cap of the attention scores; 0: none. `jax.nn.dot_product_attention` does not support one."""
         return 0.0
 
     def check_dropout(self) -> None:
-        """Refuses dropout where attention would leave it out.
+        """Rejects dropout if the attention kernel would ignore it.
 
         Raises:
           UsageError: names the two settings.
@@ -92,11 +92,11 @@ class Network(LanguageModelDefaults):
             )
 
     def prefill(self, params: Params, prompt_BT: Array, max_length: int) -> tuple[DecodeState, Array]:
-        """See `LanguageModel.prefill`; every family has its own."""
+        """See `LanguageModel.prefill`; every family implements its own."""
         raise NotImplementedError
 
     def init(self, key: Array) -> Params:
-        """Fresh parameters, boxed with their logical axes (`flax.linen.meta.unbox` takes the box off)."""
+        """Initialises parameters, boxed with their logical axes (`flax.linen.meta.unbox` unboxes them)."""
         one = jnp.ones((1, 1), jnp.int32)
         batch = {"encoder_input_tokens": one, "decoder_input_tokens": one}
         network: nn.Module = self.transformer(self.config)
@@ -121,7 +121,7 @@ class Network(LanguageModelDefaults):
     def extend_hidden(
         self, params: Params, state: DecodeState, tokens_BK: Array
     ) -> tuple[Array, DecodeState]:
-        """`extend` up to the last projection: `[B, K, M]`."""
+        """`extend` without the last projection: `[B, K, M]` features."""
         hidden_BKM, cache = self._apply(params, tokens_BK, state, method="extend")
         length_B = state.length_B + tokens_BK.shape[1]
         return hidden_BKM, dataclasses.replace(state, length_B=length_B, cache=cache)

@@ -1,10 +1,10 @@
 """The forms of a decoder's parameters that decode fastest, for every family of this package.
 
-At batch 1 a token costs one reading of the decoder's weights. Queries, keys and values of self-attention,
-and both inputs of a gated feed-forward, become one array each, read in one go, and an embedding that is also
-the projection to logits gets a kernel of its own. Calls of few rows on a CPU want every kernel transposed
-(`cpu_forms.py`), and in eight bits where the model was loaded so (`quantised.py`). The canonical tree is
-stored, trained and shown; these forms live inside decoding and give the same logits.
+At batch 1, each token reads all decoder weights once. The query, key and value kernels of self-attention
+become one array, as do both input kernels of a gated feed-forward, so that each is one long read; a tied
+embedding gets a separate kernel for the logits. Calls of few rows on a CPU use transposed kernels
+(`cpu_forms.py`), in 8 bits if the model was loaded as int8 (`quantised.py`). Storage, training and display
+use the canonical tree; these forms exist only inside decoding and give the same logits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from distillspec_jax.shapes import Array, Params
 def prepared(
     params: Params, rows: int | None = None, *, head_dim: int, logits_scale: float = 1.0, int8: bool = False
 ) -> Params:
-    """Puts the decoder of a canonical tree into the form for calls of so many rows; keeps a prepared one.
+    """Converts a canonical tree's decoder to the form for calls of `rows` rows; returns other forms as is.
 
     Args:
       rows: batch times tokens of a call; None for calls of any size.
       head_dim: width of a head.
-      logits_scale: what a tied embedding is multiplied with on its way to logits.
-      int8: kernels for few rows are in eight bits.
+      logits_scale: factor of a tied embedding in the projection to logits.
+      int8: whether kernels for few rows have 8 bits.
     """
     if form_of(params) != "canonical":
         return params
@@ -48,7 +48,7 @@ def prepared(
 
 
 def form_of(params: Params) -> Form:
-    """The form that parameters are in."""
+    """Returns the form of the parameters."""
     qkv = params["decoder"]["layers_0"]["self_attention"].get("qkv_stack")
     if qkv is None:
         return "canonical"
@@ -74,16 +74,16 @@ def _layer(layer: Mapping[str, Any], form: Form, head_dim: int) -> dict[str, Any
     }
     if "encoder_decoder_attention" in layer:
         cross = layer["encoder_decoder_attention"]
-        # Keys and values are made of whole prompts.
+        # Keys and values are computed from whole prompts, i.e. many rows, so they stay canonical.
         formed = {name: _formed(cross[name], form) for name in ("query", "out")}
         found["encoder_decoder_attention"] = {**cross, **formed}
     return found
 
 
 def _grouped(query: Mapping[str, Array], key: Mapping[str, Array], head_dim: int) -> list[dict[str, Array]]:
-    """A query's projection as members as wide as the key's: the first heads of every group, the second, ...
+    """Splits a query projection into members as wide as the key's: each group's first heads, its second, ...
 
-    So cut, the heads that share keys lie on the same device as those.
+    This split keeps the query heads on the same device as the keys they share.
     """
     kv_width = key["kernel"].shape[1]
     group = query["kernel"].shape[1] // kv_width
@@ -96,12 +96,12 @@ def _grouped(query: Mapping[str, Array], key: Mapping[str, Array], head_dim: int
 
 
 def _stack(nodes: list[Mapping[str, Array]]) -> dict[str, Array]:
-    """Kernels `[in, out]` to one of `[in, members, out]`, biases `[out]` to `[members, out]`."""
+    """Stacks kernels `[in, out]` to `[in, members, out]`, and biases `[out]` to `[members, out]`."""
     return {name: jnp.stack([node[name] for node in nodes], axis=-2) for name in nodes[0]}
 
 
 def _formed(node: Mapping[str, Array], form: Form) -> dict[str, Array]:
-    """Transposes a kernel `[in, ...]` to `[..., in]`, and rounds it to eight bits for the form `int8`."""
+    """Transposes a kernel `[in, ...]` to `[..., in]`, and rounds it to 8 bits for the form `int8`."""
     if form == "stacked":
         return dict(node)
     rest = {name: array for name, array in node.items() if name != "kernel"}

@@ -1,4 +1,4 @@
-"""A checkpoint directory, loaded: network, parameters, card and tokenizer bytes."""
+"""Loads and saves checkpoint directories: network, parameters, card and tokenizer bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distillspec_jax.shapes import Params
 
 INT8 = "int8"
 DTYPES = (*checks.DTYPES, INT8)
-"""The types that a model can be loaded in."""
+"""The dtypes in which a model can be loaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Pretrained:
     """A model ready to use.
 
     Attributes:
-      name: what the user called it (a directory or `zoo:NAME`, perhaps with `@DTYPE`); errors quote it.
+      name: the user's name for it (a directory or `zoo:NAME`, perhaps with `@DTYPE`); errors quote it.
       model: the network.
-      params: its parameters, float32 unless `load` was asked otherwise.
-      card: what the directory says of itself.
-      tokenizer_bytes: the tokenizer's file, or None.
+      params: its parameters, float32 unless `load` got another dtype.
+      card: the directory's model card.
+      tokenizer_bytes: the contents of the tokenizer's file, or None.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Pretrained:
 
     @property
     def dtype(self) -> str:
-        """The dtype of activations that it was loaded in, or `int8`."""
+        """The dtype of the activations, or `int8`."""
         return INT8 if self.model.int8 else str(self.model.config.dtype)
 
     @property
     def as_draft(self) -> LanguageModel:
-        """The network as it drafts, with these parameters: on its shortlist, where it has one."""
+        """The network for drafting with these parameters: restricted to its shortlist, if it has one."""
         return Shortlisted(self.model, tuple(self.card.shortlist)) if self.card.shortlist else self.model
 
     def cost_ratio(self, target: Pretrained, block_size: int = 1) -> float:
-        """c: bytes that a drafted token reads of this draft's parameters, over the target's.
+        """Computes c: the draft's parameter bytes read per drafted token, divided by the target's bytes.
 
-        Those that its shortlist spares are not read, and a one-pass draft reads the others once a block.
+        Bytes that the shortlist saves do not count, and a one-pass draft reads the others once per block.
         """
         call = self._bytes(shortlist.spared(self.model, len(self.card.shortlist))) / target._bytes()
         return call if self.card.mask_id is None else call / block_size
 
     def _bytes(self, spared: int = 0) -> float:
-        """Bytes of all parameters, less those of so many weights of the projection to logits."""
+        """Counts the bytes of all parameters except `spared` weights of the projection to logits."""
         leaves = jax.tree.leaves(self.params)
         whole = sum(leaf.nbytes for leaf in leaves) * (1 - spared / self.num_parameters)
         if not self.model.int8:
@@ -84,19 +84,19 @@ def load(
     """Loads a checkpoint directory or a model of the zoo.
 
     Args:
-      name: a directory, or `zoo:TASK/target` and the like (`distillspec zoo` lists them); `@DTYPE` at its end
-        gives it a dtype of its own.
+      name: a directory, or a zoo name such as `zoo:TASK/target` (`distillspec zoo` lists them); a suffix
+        `@DTYPE` sets the dtype of this model.
       step: which checkpoint; the newest by default.
-      partitioner: parameters are read straight into its shardings; the first device by default.
-      dtype: of parameters, activations and caches, for decoding: `bfloat16` halves what a token reads on an
-        accelerator. Logits, norms and sampling stay in float32. `int8` rounds the decoder's kernels to eight
-        bits, in which a CPU reads them for few rows (`quantised.py`); activations stay as the card says, as
-        they do, beside float32 parameters, by default.
-      attention: over whole sequences, prompts for one, see `attention.KERNELS`.
+      partitioner: parameters are read directly into its shardings; the first device by default.
+      dtype: dtype of parameters, activations and caches, for decoding: `bfloat16` halves the bytes per token
+        on an accelerator. Logits, norms and sampling stay in float32. `int8` rounds the decoder's kernels to
+        8 bits, which a CPU reads directly for few rows (`quantised.py`); activations keep the card's dtype.
+        By default parameters are float32 and activations have the card's dtype.
+      attention: kernel for whole sequences, such as prompts, see `attention.KERNELS`.
 
     Raises:
-      UsageError: no such model, dtype or finished checkpoint, a configuration that no network can have or no
-        memory can hold, parameters that contradict it.
+      UsageError: there is no such model, dtype or finished checkpoint; the configuration is invalid or does
+        not fit in memory; or the parameters do not match it.
     """
     directory = resolve(name)
     card = read_card(name)
@@ -116,22 +116,22 @@ def load(
 
 
 def network(name: str, card: ModelCard, **other: Any) -> Network:
-    """The network that a model's card describes, without parameters.
+    """Builds the network that a model's card describes, without parameters.
 
     Args:
-      other: fields of its configuration, in place of the card's.
+      other: configuration fields that override the card's.
 
     Raises:
-      UsageError: no network can have such a configuration.
+      UsageError: the configuration is invalid.
     """
     return registry.build(card.family, card.config | other, str(resolve(name) / model_card.MODEL_FILE))
 
 
 def with_shortlist(draft: Pretrained, ids: Sequence[int], texts: str) -> Pretrained:
-    """The draft that proposes these ids alone; its own provenance stays.
+    """Returns the draft restricted to these ids; it keeps its own provenance.
 
     Args:
-      texts: where the ids are from.
+      texts: the texts that the ids come from.
     """
     step = checkpoint.latest_step(resolve(draft.name)) or 0
     listed = provenance.of_process(draft=draft.name, step=step, texts=texts)
@@ -145,7 +145,7 @@ def save(model: Pretrained, directory: str) -> Pretrained:
     """Writes a new checkpoint directory.
 
     Raises:
-      UsageError: it holds something already.
+      UsageError: the directory is not empty.
     """
     with new_folders.new_folder(outputs.place(directory, folder=True)) as folder:
         model_card.write_card(folder, model.card, model.tokenizer_bytes)
@@ -154,13 +154,13 @@ def save(model: Pretrained, directory: str) -> Pretrained:
 
 
 def split(name: str) -> tuple[str, str | None]:
-    """`MODEL@DTYPE` in its two parts; None for a name without a dtype, or for a folder that exists."""
+    """Splits `MODEL@DTYPE`; the dtype is None without a suffix, or if the name is an existing folder."""
     model, at, dtype = name.rpartition("@")
     return (model, dtype) if at and "/" not in dtype and not Path(name).is_dir() else (name, None)
 
 
 def resolve(name: str) -> Path:
-    """The directory behind a name; of a model in a bucket, that of its copy."""
+    """Returns the directory of a name; for a model in a bucket, that of its local copy."""
     name, _ = split(name)
     if zoo_manifest.is_zoo_name(name):
         return zoo_manifest.directory(name)
@@ -171,7 +171,7 @@ def read_card(name: str) -> ModelCard:
     """Reads the card of a directory or of a model of the zoo.
 
     Raises:
-      UsageError: no such model (names the nearest of either kind), or no card of ours.
+      UsageError: there is no such model (the error names the nearest of either kind), or no valid card.
     """
     directory = resolve(name)
     name, _ = split(name)
@@ -195,13 +195,13 @@ def check_pair(
     assume_same_vocabulary: bool = False,
     roles: tuple[str, str] = ("target", "draft"),
 ) -> None:
-    """Refuses a draft whose token ids mean something else than its target's.
+    """Rejects a draft whose vocabulary differs from its target's.
 
     Args:
-      roles: what the message calls the two.
+      roles: names of the two in the error message.
 
     Raises:
-      UsageError: the fingerprints differ, or one is unknown and the caller does not vouch for it.
+      UsageError: the fingerprints differ, or one is unknown and `assume_same_vocabulary` is False.
     """
     prints = target.card.tokenizer_fingerprint, draft.card.tokenizer_fingerprint
     check_vocabularies((target.name, draft.name), prints, assume_same_vocabulary, roles)
@@ -213,7 +213,7 @@ def check_vocabularies(
     assume_same: bool = False,
     roles: tuple[str, str] = ("target", "draft"),
 ) -> None:
-    """As `check_pair`, of the names and the tokenizers' fingerprints alone."""
+    """Like `check_pair`, given only the names and the tokenizers' fingerprints."""
     ours, theirs = fingerprints
     if ours is not None and theirs is not None:
         if ours != theirs:

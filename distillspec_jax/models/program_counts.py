@@ -7,15 +7,15 @@ from typing import Any
 
 
 def product_flops(jaxpr: Any, while_trips: int = 1) -> float:
-    """Multiplications and additions of all matrix products in a program, over all devices.
+    """Counts the multiplications and additions of all matrix products in a program, over all devices.
 
-    Of a step without rematerialisation, these are the model's: what it computes again would count, too.
+    For a step without rematerialisation, these are the model's FLOPs; recomputation would count, too.
 
     Args:
-      jaxpr: of the step, `jitted.trace(...).jaxpr`.
-      while_trips: how often a loop of unknown length is taken to turn: a rollout draws a token a turn.
+      jaxpr: the step's jaxpr, `jitted.trace(...).jaxpr`.
+      while_trips: assumed iterations of a loop of unknown length; a rollout draws one token per iteration.
     """
-    inner = getattr(jaxpr, "jaxpr", jaxpr)  # a closed one holds another
+    inner = getattr(jaxpr, "jaxpr", jaxpr)  # unwraps a closed jaxpr
     return sum(_of(equation, while_trips) for equation in inner.eqns)
 
 
@@ -33,6 +33,6 @@ def _of(equation: Any, while_trips: int) -> float:
 
 
 def inner_programs(equation: Any) -> list[Any]:
-    """The jaxprs in an equation: a loop's body, the branches of a condition, what is jitted inside."""
+    """Returns the jaxprs in an equation: a loop's body, a conditional's branches, or a jitted function."""
     listed = (value if isinstance(value, tuple) else (value,) for value in equation.params.values())
     return [one for values in listed for one in values if hasattr(getattr(one, "jaxpr", one), "eqns")]

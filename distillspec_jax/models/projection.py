@@ -1,8 +1,8 @@
-"""Products of activations with parameters, in the precision that JAX is asked for.
+"""Products of activations with parameters that respect JAX's matmul precision on CPUs, too.
 
-XLA's CPU backend takes no notice of `jax_default_matmul_precision`. A CPU with instructions for bfloat16
-(AVX512-BF16, AMX) multiplies such operands at twice the rate of float32, and sums in float32, as a TPU does
-by default. Most of a training step's time goes to these products.
+XLA's CPU backend ignores `jax_default_matmul_precision`. A CPU with bfloat16 instructions (AVX512-BF16, AMX)
+multiplies bfloat16 operands at twice the rate of float32 and accumulates in float32, as a TPU does by
+default. These products take most of a training step's time.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from jax import lax
 from distillspec_jax.shapes import Array
 
 BFLOAT16 = "BF16_BF16_F32"
-"""The one of JAX's precisions that this module brings to CPUs."""
+"""The JAX precision that this module implements on CPUs."""
 
 PRECISIONS = ("default", "high", "highest", BFLOAT16)
-"""A choice of `jax.default_matmul_precision`: the backend's own, two more exact ones, the fast one."""
+"""Settings of `jax.default_matmul_precision`: the backend's default, two more exact ones, the fast one."""
 
 
 _CONFIG: Any = jax.config  # its settings are not in its type
 
 
 def precision(name: str | None) -> Any:
-    """A context in which products have one of `PRECISIONS`; None: JAX's own setting."""
+    """Returns a context manager that sets one of `PRECISIONS`; None: JAX's current setting."""
     return jax.default_matmul_precision(name or _CONFIG.jax_default_matmul_precision)
 
 
 def project(x: Array, kernel: Array, axis: int = 0) -> Array:
-    """The last axis of `x` times one axis of a kernel that has two: `[..., in]` to `[..., out]`.
+    """Contracts the last axis of `x` with one axis of a 2-D kernel: `[..., in]` to `[..., out]`.
 
-    Under `jax.default_matmul_precision("BF16_BF16_F32")` the operands of this product, and of its gradient's,
-    are rounded to bfloat16; results are float32.
+    Under `jax.default_matmul_precision("BF16_BF16_F32")`, the operands of this product and of its gradient's
+    products are rounded to bfloat16; results are float32.
 
     Args:
-      axis: of the kernel, to sum over.
+      axis: the kernel's contracted axis.
     """
     if (
         _CONFIG.jax_default_matmul_precision == BFLOAT16

@@ -1,9 +1,9 @@
-"""A decoder's kernels in eight bits: whole multiples, from -127 to 127, of a scale that each output has.
+"""A decoder's kernels in 8 bits: integers from -127 to 127 times one scale per output.
 
-A token costs one reading of the decoder's weights, which in eight bits is a quarter of one in float32;
-activations and sums stay what they are. A draft may be rounded at will: verification is exact for whatever
-distribution its tokens were drawn from, and only acceptance can change. A target so rounded is another
-target, near the first; `distillspec evaluate` says how near.
+Each token reads all decoder weights once, and 8-bit weights are a quarter of the bytes of float32;
+activations and sums keep their dtype. Rounding a draft is always safe: verification is exact for any
+distribution its tokens were drawn from, so only the acceptance rate can change. A rounded target is a
+different target close to the original; `distillspec evaluate` measures how close.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _LARGEST = 127
 
 
 def quantise(kernel: Array, axis: int = -1) -> tuple[Array, Array]:
-    """int8 multiples and float32 scales, whose product is nearest.
+    """Rounds a kernel to int8 values and float32 scales; their product approximates it.
 
     Args:
-      axis: of a kernel's inputs, which share a scale; of size 1 in the scales.
+      axis: the kernel's input axis, along which entries share a scale; it has size 1 in the scales.
     """
     scale = jnp.max(jnp.abs(kernel), axis, keepdims=True) / _LARGEST
     scale = jnp.where(scale > 0, scale, 1.0).astype(jnp.float32)
@@ -30,7 +30,7 @@ def quantise(kernel: Array, axis: int = -1) -> tuple[Array, Array]:
 
 
 def rounded(params: Params) -> Params:
-    """Canonical parameters whose kernels can be read in eight bits without another rounding."""
+    """Rounds canonical parameters so that their kernels convert to 8 bits without further rounding."""
 
     def nearest(path: Any, leaf: Array) -> Array:
         axis = _inputs_axis(path, params)
@@ -44,15 +44,15 @@ def rounded(params: Params) -> Params:
 
 
 def num_weights(params: Params) -> int:
-    """How many weights of canonical parameters are read in eight bits."""
+    """Counts the weights of canonical parameters that are read in 8 bits."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return sum(leaf.size for path, leaf in leaves if _inputs_axis(path, params) is not None)
 
 
 def _inputs_axis(path: Any, params: Params) -> int | None:
-    """The input axis of a quantised kernel, else None.
+    """Returns the input axis of a kernel to quantise, else None.
 
-    Kernels that every token reads are quantised; an embedding is one if it also makes logits.
+    Kernels that every token reads are quantised; these include an embedding that also makes the logits.
     """
     *above, name = (key.key for key in path)
     if name == "embedding" and above == ["token_embedder"]:

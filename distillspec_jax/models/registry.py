@@ -1,4 +1,4 @@
-"""Model families by name, and models from the configuration in a checkpoint's `model.json`."""
+"""Model families by name; builds models from the configuration in a checkpoint's `model.json`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FAMILIES: dict[str, type[Network]] = {
     "t5": EncoderDecoder,
     "t5gemma": T5Gemma,
 }
-"""Every family by its name in `model.json`; a new one is a module and a line here."""
+"""Every family by its name in `model.json`; a new family is one module and one line here."""
 
 
 def build(family: str, config: Mapping[str, Any], place: str = "") -> Network:
-    """Makes the model of a family and its configuration's JSON values.
+    """Makes a model from its family's name and its configuration's JSON values.
 
     Args:
-      place: where they stand, for errors.
+      place: source of the values, for errors.
 
     Raises:
-      UsageError: an unknown family, or a configuration that is not of its; names the field.
+      UsageError: the family is unknown, or the configuration is not valid for it; names the field.
     """
     at = f"{place}: " if place else ""
     if family not in FAMILIES:
@@ -42,17 +42,17 @@ def build(family: str, config: Mapping[str, Any], place: str = "") -> Network:
     model = FAMILIES[family]
     fields = {field.name for field in dataclasses.fields(model.config_type)}
     for name in config:
-        if name not in fields:  # what it means is not known: it may not be left out
+        if name not in fields:  # its meaning is unknown, so it is not safe to ignore
             near = nearest(name, fields)
             raise UsageError(f"{at}{family} model: unknown configuration field {shown(name)}: {near}")
     return model(schema.read(model.config_type, config, f"{at}{family} model"))
 
 
 def family_of(model: Network) -> str:
-    """The name of a model's family.
+    """Returns the name of a model's family.
 
     Raises:
-      TypeError: a class that is not registered.
+      TypeError: the model's class is not registered.
     """
     for family, registered in FAMILIES.items():
         if type(model) is registered:
@@ -66,32 +66,32 @@ def describe(model: Network) -> tuple[str, dict[str, Any]]:
 
 
 def normalise(card: Any) -> dict[str, Any]:
-    """A card's configuration with every default filled in, as JSON values (tuples are lists there)."""
+    """Returns a card's configuration with all defaults filled in, as JSON values (tuples become lists)."""
     config = dataclasses.asdict(build(card.family, card.config).config)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
 
 def check_fits(model: Network, name: str, devices: int = 1) -> None:
-    """Refuses a network whose parameters so many devices cannot hold; nothing is traced.
+    """Rejects a network whose parameters do not fit on the devices, without tracing.
 
     Raises:
-      UsageError: says what it needs and what there is.
+      UsageError: states the required and the available memory.
     """
     count = model.config.num_parameters
     memory.check(f"{name}: a network of {count:,} parameters", 4 * count / devices)
 
 
 def unboxed(boxed: Params) -> Params:
-    """Parameters without the boxes that carry their logical axes."""
+    """Removes the boxes that carry the parameters' logical axes."""
     return nn.meta.unbox(boxed)
 
 
-@functools.lru_cache(maxsize=16)  # a model that is loaded again, in a sweep or a service, is not traced again
+@functools.lru_cache(maxsize=16)  # avoids retracing a model that a sweep or a service loads again
 def shapes(model: Network) -> Params:
-    """Shapes and dtypes of a model's parameters; nothing is allocated."""
+    """Returns shapes and dtypes of a model's parameters, without allocating them."""
     return jax.eval_shape(lambda key: unboxed(model.init(key)), jax.random.key(0))
 
 
 def shardings(model: Network, partitioner: Partitioner) -> Params:
-    """Where a model's parameters go; nothing is allocated."""
+    """Returns the shardings of a model's parameters, without allocating them."""
     return partitioner.parameters(jax.eval_shape(model.init, jax.random.key(0)))

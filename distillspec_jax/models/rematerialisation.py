@@ -1,4 +1,4 @@
-"""Trading time for memory in training: a layer's activations are computed again when its gradient is due."""
+"""Rematerialisation trades time for memory: the backward pass recomputes a layer's activations."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ POLICIES: dict[str, Any] = {
     "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""`minimal` keeps what the products with weights gave, `full` a layer's input alone (T5X's names)."""
+"""`minimal` saves the outputs of products with weights, `full` only a layer's input (T5X's names)."""
 
 
 def check_policy(name: str) -> None:
-    """Raises UsageError where there is no such policy."""
+    """Raises UsageError if there is no such policy."""
     if name not in POLICIES:
         raise UsageError(f"REMAT={name!r}: {nearest(name, POLICIES)}")
 
 
 def rematerialised(layer: type[nn.Module], policy: str, deterministic: int) -> Any:
-    """A layer's class whose `__call__`, and no other method, follows the policy.
+    """Wraps a layer class so that `__call__`, and no other method, follows the policy.
 
     Args:
-      policy: of `POLICIES`.
-      deterministic: which argument of `__call__` is that flag, counted from 1.
+      policy: a key of `POLICIES`.
+      deterministic: index of that flag among the arguments of `__call__`, counted from 1.
     """
     if policy == "none":
         return layer

@@ -1,7 +1,6 @@
-"""Rotary position embedding (RoPE): queries and keys are rotated by their absolute positions, so that their
-product depends on their distance.
+"""Rotary position embedding (RoPE): rotating queries and keys by position makes scores depend on distance.
 
-Entry i of the first half of a head is paired with entry i of the second half, as Hugging Face stores Llama.
+Entry i of a head's first half is paired with entry i of its second half, as in Hugging Face's Llama.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from distillspec_jax.shapes import Array
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines `[B, 1, T, D/2]` of the angles that a sequence's tokens are rotated by."""
+    """Cosines and sines `[B, 1, T, D/2]` of the tokens' rotation angles."""
 
     cosine: Array
     sine: Array
@@ -25,15 +24,15 @@ class Rotation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's stretching of the slow frequencies, for contexts longer than those first trained on.
+    """Llama 3's scaling of low frequencies, for contexts longer than the original training context.
 
     Attributes:
-      factor: waves longer than `original_positions / low_freq_factor` become so many times longer; those
-        shorter than `original_positions / high_freq_factor` stay; in between the change is gradual.
-      original_positions: context of the first training.
+      factor: multiplies wavelengths above `original_positions / low_freq_factor`; those below
+        `original_positions / high_freq_factor` are unchanged; in between, the change is gradual.
+      original_positions: context length of the original training.
 
     Raises:
-      UsageError: a value that stretches nothing; named by its field.
+      UsageError: a value is invalid; the error names the field.
     """
 
     factor: float
@@ -51,7 +50,7 @@ class RopeScaling:
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """Radians a position, `[D/2]` float32, fast ones first."""
+    """Computes the frequencies in radians per position, `[D/2]` float32, highest first."""
     plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
     if scaling is None:
         return plain.astype(np.float32)
@@ -62,13 +61,13 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
 
 
 def rotation(position_BT: Array, frequencies_D: np.ndarray) -> Rotation:
-    """The rotation of every token, by its own position."""
+    """Computes every token's rotation from its position."""
     angle = position_BT[:, None, :, None].astype(jnp.float32) * frequencies_D[None, None, None]
     return Rotation(jnp.cos(angle), jnp.sin(angle))
 
 
 def rotate(x_BHTD: Array, by: Rotation) -> Array:
-    """Turns every head of every token, in float32."""
+    """Rotates every head of every token, in float32."""
     first, second = jnp.split(x_BHTD.astype(jnp.float32), 2, axis=-1)
     turned = first * by.cosine - second * by.sine, second * by.cosine + first * by.sine
     return jnp.concatenate(turned, axis=-1).astype(x_BHTD.dtype)

@@ -1,8 +1,8 @@
-"""A draft that knows every id and proposes the likeliest few thousand.
+"""A draft that reads every id but proposes only a few thousand of the most likely ones.
 
-A small draft is mostly its projection to logits: two thirds of a SmolLM2 of four layers. Verification is
-exact for whatever distribution the drafts were truly drawn from, so that a draft's may leave ids out; what it
-loses is the tokens that are never offered (FR-Spec, arXiv 2502.14856).
+The projection to logits dominates a small draft: it is two thirds of a four-layer SmolLM2. Verification is
+exact for any distribution that the drafts were actually drawn from, so a draft may leave ids out; the only
+loss is the acceptance of tokens that are never proposed (FR-Spec, arXiv 2502.14856).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from distillspec_jax.models.soft_cap import soft_capped
 from distillspec_jax.shapes import Array, Params
 
 _KEY = "shortlist"
-"""The key of the narrow projection, beside the network's own parameters."""
+"""The key of the narrow projection, next to the network's own parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shortlisted:
-    """A `LanguageModel` (see `interface.py`): another one's logits at some ids, -inf at all others.
+    """A `LanguageModel` (see `interface.py`) with a network's logits at the listed ids, -inf at all others.
 
-    Parameters are the network's own; prepared, they have the narrow projection in the place of the wide one.
+    It uses the network's own parameters; prepared, they have the narrow projection instead of the wide one.
 
     Attributes:
-      ids: ascending.
+      ids: the listed ids, ascending.
 
     Raises:
-      UsageError: no ids, or such that the network does not have.
+      UsageError: there are no ids, they are not ascending, or the network does not have them.
     """
 
     network: Network
@@ -63,7 +63,7 @@ class Shortlisted:
         if "logits_dense" in whole:
             dense = {name: leaf[..., ids] for name, leaf in whole["logits_dense"].items()}
             narrowed = {**params, "decoder": {**whole, "logits_dense": dense}}
-        else:  # rows of the embedding, before it is turned over
+        else:  # rows of the embedding, before it is transposed
             narrowed = {**params, "token_embedder": {"embedding": params["token_embedder"]["embedding"][ids]}}
         decoder = dict(self.network.prepare(narrowed, rows)["decoder"])
         return {**params, _KEY: decoder.pop("logits_dense"), "decoder": decoder}
@@ -78,11 +78,11 @@ class Shortlisted:
         return self.spread(self._listed_logits(params, hidden_BTM))
 
     def listed_logits(self, params: Params, batch: Batch, *, dropout_key: Array | None = None) -> Array:
-        """`logits` of the listed ids alone: `[B, T, S]`."""
+        """`logits` of the listed ids only: `[B, T, S]`."""
         return self._listed_logits(params, self.hidden(params, batch, dropout_key=dropout_key))
 
     def columns(self, ids: Array) -> Array:
-        """The place of ids in the list; S for one that is not there."""
+        """Maps ids to their index in the list; S for an id that is not listed."""
         return jnp.asarray(self._column_V)[ids]
 
     def _listed_logits(self, params: Params, hidden_BTM: Array) -> Array:
@@ -92,12 +92,12 @@ class Shortlisted:
         return soft_capped(logits_BTS, self.network.logits_cap)
 
     def spread(self, log_BTS: Array) -> Array:
-        """Logits or log-probabilities `[..., S]` of the listed ids to `[..., V]`: -inf beside the list.
+        """Extends logits or log-probabilities `[..., S]` of the listed ids to `[..., V]` with -inf.
 
         An all-NaN row stays NaN.
         """
         beside = jnp.where(jnp.isnan(log_BTS[..., :1]), jnp.nan, -jnp.inf)
-        # One more column, which every id beside the list reads: CPUs gather faster than they scatter.
+        # Every unlisted id reads one extra column, because CPUs gather faster than they scatter.
         return jnp.concatenate([log_BTS, beside], axis=-1)[..., self._column_V]
 
     @functools.cached_property
@@ -116,13 +116,12 @@ class Shortlisted:
     def extend_listed(
         self, params: Params, state: DecodeState, tokens_BK: Array
     ) -> tuple[Array, DecodeState]:
-        """`extend` with the logits of the listed ids alone, `[B, K, S]`: a distribution of S entries costs
-        less."""
+        """`extend` with the logits of the listed ids only, `[B, K, S]`: fewer logits cost less."""
         hidden_BKM, state = self.network.extend_hidden(params, state, tokens_BK)
         return self._listed_logits(params, hidden_BKM), state
 
 
 def spared(network: Network, size: int) -> int:
-    """Parameters that a network with a shortlist of so many ids (0: none) does not read for a token."""
+    """Counts the parameters per token that a shortlist of `size` ids (0: none) saves reading."""
     config = network.config
     return (network.vocab_size - size) * (config.embedding_rank or config.emb_dim) if size else 0

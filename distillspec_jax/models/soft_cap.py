@@ -1,4 +1,4 @@
-"""Soft caps, as a Gemma 2 puts on attention's scores and on logits (arXiv 2408.00118)."""
+"""Soft caps, which Gemma 2 applies to attention scores and logits (arXiv 2408.00118)."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from distillspec_jax.shapes import Array
 
 
 def soft_capped(x: Array, cap: float) -> Array:
-    """`cap * tanh(x / cap)`: nearly x where it is small, and never beyond `cap` either way; cap 0: x."""
+    """Computes `cap * tanh(x / cap)`: close to x if x is small, and within ±`cap`; cap 0: x."""
     return cap * jnp.tanh(x / cap) if cap else x

@@ -1,4 +1,4 @@
-"""An array that all rows of a batch share, repeated for each of them, and the gradient of that."""
+"""Broadcasts an array over the rows of a batch, with a fast gradient on CPUs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from distillspec_jax.shapes import Array
 
 
 def spread(shared: Array, rows: int) -> Array:
-    """`[...]` to `[rows, ...]`.
+    """Broadcasts `[...]` to `[rows, ...]`.
 
-    The gradient is a sum over rows. XLA's CPU backend takes 70 ms for one of 9 million numbers, and 1 ms for
-    the same as a product with ones; the biases of positions were a tenth of a training step. On other
-    backends it is left to the compiler.
+    The gradient is a sum over rows. XLA's CPU backend takes 70 ms to sum 9 million numbers, but 1 ms as a
+    product with ones; the sum for position biases took a tenth of a training step. Other backends use the
+    default gradient.
     """
     if jax.default_backend() != "cpu" or rows == 1:
         return jnp.broadcast_to(shared, (rows, *shared.shape))

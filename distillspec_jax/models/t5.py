@@ -1,7 +1,7 @@
 """T5 1.0 and 1.1 in Linen, with T5X's parameter tree, as a `LanguageModel`.
 
-Not a port of T5X's cache: decoding passes keys and values explicitly, so that rows of a batch can
-stand at different lengths and be rewound in O(1).
+Unlike T5X's cache, decoding passes keys and values explicitly, so that the rows of a batch can have
+different lengths and be rewound in O(1).
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def _relpos(config: T5Config, bidirectional: bool) -> RelativePositionBias:
 
 
 def _bias(relpos: Array, mask_BQS: Array) -> Array:
-    """Masks and biases of positions, `[H, Q, S]` of all rows or `[B, H, Q, S]`."""
+    """Adds mask and position biases, the latter `[H, Q, S]` for all rows or `[B, H, Q, S]`."""
     relpos_BHQS = spread(relpos, len(mask_BQS)) if relpos.ndim == 3 else relpos
     return relpos_BHQS + bias_of(mask_BQS)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on a normed copy of the residual stream."""
+    """Pre-norm self-attention and feed-forward."""
 
     config: T5Config
     kernel: str = "plain"
@@ -89,7 +89,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the encoder, feed-forward."""
+    """Pre-norm self-attention, cross-attention and feed-forward."""
 
     config: T5Config
     form: Form = "canonical"
@@ -123,7 +123,7 @@ class DecoderLayer(nn.Module):
         return self._after_self_attention(x_BTM, y, self.cross(encoded_BSM), cross_bias, deterministic)
 
     def cross(self, encoded_BSM: Array) -> tuple[Array, Array]:
-        """The encoder's keys and values, computed once a prompt."""
+        """Computes the encoder's keys and values, once per prompt."""
         return self.encoder_decoder_attention.keys_values(encoded_BSM)
 
     def extend(
@@ -141,7 +141,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder stack, its relative positions counted both ways."""
+    """The encoder stack, with bidirectional relative positions."""
 
     config: T5Config
     remat: str = "none"
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(DecoderStack):
-    """The decoder stack, one table of relative positions for all its layers."""
+    """The decoder stack, with one table of relative positions shared by all layers."""
 
     config: T5Config
 
@@ -182,7 +182,7 @@ class Decoder(DecoderStack):
         cross_mask_BTS: Array,
         deterministic: bool,
     ) -> Array:
-        """The features that `logits` reads; positions are `[T]`, those of all rows, or `[B, T]`."""
+        """Computes the input features of `logits`; positions are `[T]`, shared by all rows, or `[B, T]`."""
         bias = _bias(self.relpos_bias(position, position), mask_BTT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
@@ -201,7 +201,7 @@ class Decoder(DecoderStack):
 
 
 class Transformer(nn.Module):
-    """The network; `EncoderDecoder` below is the face that decoding and training see."""
+    """The network; `EncoderDecoder` below is its interface to decoding and training."""
 
     config: T5Config
     form: Form = "canonical"
@@ -223,7 +223,7 @@ class Transformer(nn.Module):
 
     def readout(self, hidden_BTM: Array) -> Array:
         logits = self.decoder.logits(hidden_BTM, self.token_embedder.embedding)
-        if self.decoder.reads_embedding:  # else the kernel has the scale (`prepared`), or is not to have it
+        if self.decoder.reads_embedding:  # else the kernel includes the scale (`prepared`), or is untied
             logits /= jnp.sqrt(self.config.emb_dim)
         return logits
 
@@ -234,7 +234,7 @@ class Transformer(nn.Module):
         return self.decoder(outputs, encoded, seen.position, seen.targets_BTT, seen.across_BTS, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
-        """Cross-attention keys and values of every decoder layer."""
+        """Computes the cross-attention keys and values of every decoder layer."""
         return self.decoder.cross(self.encoder(self._embed(tokens_BS), sight_of_inputs(tokens_BS), True))
 
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:
@@ -253,7 +253,7 @@ class EncoderDecoder(Network):
 
     @property
     def logits_scale(self) -> float:
-        """Tied logits are scaled as in T5: the table also has to embed."""
+        """Scales tied logits as in T5, because the table also embeds the inputs."""
         return self.config.emb_dim**-0.5
 
     def prepare(self, params: Params, rows: int | None = None) -> Params:
@@ -267,5 +267,5 @@ class EncoderDecoder(Network):
 
 
 def init_params(model: EncoderDecoder, key: Array) -> Params:
-    """Fresh parameters as plain arrays."""
+    """Initialises parameters as plain arrays."""
     return nn.meta.unbox(jax.jit(model.init)(key))

@@ -1,4 +1,4 @@
-"""The sizes of a T5, checked."""
+"""The validated configuration of a T5."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _SIZES = (
     *("relpos_buckets", "relpos_max_distance"),
 )
 _MOST_BIAS = 100
-"""Largest bias of attention's scores; beyond it a softmax has no gradient."""
+"""The largest bias of attention scores; beyond it, the softmax has no gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Shapes of a T5, under T5X's field names.
+    """Configuration of a T5, with T5X's field names.
 
     Attributes:
-      vocab_size: rows of the embedding, padding rows included.
-      mlp_activations: `('relu',)` is T5 1.0, `('gelu', 'linear')` T5 1.1; more than one are multiplied.
+      vocab_size: rows of the embedding, including padding rows.
+      mlp_activations: `('relu',)` is T5 1.0, `('gelu', 'linear')` T5 1.1; several are multiplied.
       logits_via_embedding: tie the output projection to the embedding (T5 1.0, the zoo).
       embedding_rank: 0, or the width of a factorised draft's embedding and projection to logits, see
         `factorised.py`.
-      relpos_buckets: of relative positions, half of them exact in a decoder and a quarter in an encoder.
-      relpos_max_distance: from here on all distances share the last bucket.
-      relpos_neighbours: bias with which the encoder's first head begins for the token before its own, and its
-        second for the token behind; 0: T5X's init, under which a small network takes long to find either.
+      relpos_buckets: relative-position buckets; half are exact in a decoder, a quarter in an encoder.
+      relpos_max_distance: all distances from this one on share the last bucket.
+      relpos_neighbours: initial bias of the encoder's first head for the previous token, and of its second
+        head for the next one; 0: T5X's init, with which a small network is slow to learn either.
       decoder_start_id: the token before the first target token.
-      dtype: of activations; parameters and logits are float32.
+      dtype: dtype of activations; parameters and logits are float32.
 
     Raises:
-      UsageError: a value that no network can have; named by its field.
+      UsageError: a field has an invalid value; the error names the field.
     """
 
     vocab_size: int
@@ -78,10 +78,10 @@ class T5Config:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the tree of parameters; reckoned, so that nothing need be traced."""
+        """The number of parameters, computed without tracing."""
         width, attention = self.emb_dim, 4 * self.emb_dim * self.num_heads * self.head_dim
         feed_forward = (len(self.mlp_activations) + 1) * width * self.mlp_dim
         encoder = self.num_encoder_layers * (attention + feed_forward + 2 * width)
         decoder = self.num_decoder_layers * (2 * attention + feed_forward + 3 * width)
-        ends = 2 * (self.num_heads * self.relpos_buckets + width)  # biases of positions, last norms
+        ends = 2 * (self.num_heads * self.relpos_buckets + width)  # position biases, final norms
         return encoder + decoder + ends + count_tables(self)

@@ -1,7 +1,7 @@
-"""T5Gemma in Linen, as a `LanguageModel`: an encoder and a decoder made of a Gemma 2's layers.
+"""T5Gemma in Linen, as a `LanguageModel`: an encoder and a decoder with Gemma 2's layers.
 
-Embeddings are scaled and the logits soft-capped. Each stack has a table of its own; the decoder's stands
-where other families have theirs (`token_embedder`), and is the one that drafts factorise.
+Embeddings are scaled and the logits soft-capped. Each stack has its own embedding table; the decoder's has
+the same key as other families' (`token_embedder`), and is the one that drafts factorise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from distillspec_jax.models.t5gemma_layers import (
 from distillspec_jax.shapes import Array, Params
 
 _EMBEDDING_SPREAD = 0.02
-"""Gemma's: the decoder's table also makes logits, which are not scaled."""
+"""Gemma's value, because the decoder's table also makes the logits, which are not scaled."""
 
 
 def _embed(config: T5GemmaConfig, embedder: Embed, tokens: Array) -> Array:
@@ -44,7 +44,7 @@ def _embed(config: T5GemmaConfig, embedder: Embed, tokens: Array) -> Array:
 
 
 class Encoder(nn.Module):
-    """The encoder's table and stack."""
+    """The encoder's embedding table and stack."""
 
     config: T5GemmaConfig
     remat: str = "none"
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(DecoderStack):
-    """The decoder's stack."""
+    """The decoder stack."""
 
     config: T5GemmaConfig
 
@@ -85,7 +85,7 @@ class Decoder(DecoderStack):
         cross_mask_BTS: Array,
         deterministic: bool,
     ) -> Array:
-        """The features that `logits` reads; of positions and masks the first axis may be 1."""
+        """Computes the input features of `logits`; the first axis of positions and masks may be 1."""
         views = decoder_views(self.config, mask_BTT, position_BT, position_BT)
         cross_bias = bias_of(cross_mask_BTS)
         x = self.dropout(x_BTM, deterministic=deterministic)
@@ -104,7 +104,7 @@ class Decoder(DecoderStack):
 
 
 class Transformer(nn.Module):
-    """The network; `T5Gemma` below is the face that decoding and training see."""
+    """The network; `T5Gemma` below is its interface to decoding and training."""
 
     config: T5GemmaConfig
     form: Form = "canonical"
@@ -131,14 +131,14 @@ class Transformer(nn.Module):
         seen = sight(batch)
         encoded = self.encoder(batch["encoder_input_tokens"], seen.inputs_BSS, deterministic)
         tokens_BT, position = batch["decoder_input_tokens"], jnp.atleast_2d(seen.position)
-        # Features begin targets with 0, whatever the network begins them with.
+        # Features always start targets with 0; this network starts them with `decoder_start_id`.
         first = batch.get("decoder_positions", position) == 0
         tokens_BT = jnp.where(first & (tokens_BT == 0), self.config.decoder_start_id, tokens_BT)
         x = _embed(self.config, self.token_embedder, tokens_BT)
         return self.decoder(x, encoded, position, seen.targets_BTT, seen.across_BTS, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:
-        """Cross-attention keys and values of every decoder layer."""
+        """Computes the cross-attention keys and values of every decoder layer."""
         return self.decoder.cross(self.encoder(tokens_BS, sight_of_inputs(tokens_BS), True))
 
     def extend(self, tokens_BK: Array, state: DecodeState) -> tuple[Array, Any]:

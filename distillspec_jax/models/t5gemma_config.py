@@ -1,4 +1,4 @@
-"""The sizes of a T5Gemma, checked."""
+"""The validated configuration of a T5Gemma."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STACKS = ("num_encoder_layers", "num_decoder_layers")
 
 
 class Stack(NamedTuple):
-    """Sizes of the encoder or of the decoder."""
+    """Sizes of the encoder or the decoder."""
 
     num_layers: int
     emb_dim: int
@@ -31,30 +31,30 @@ class Stack(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class T5GemmaConfig:
-    """Shapes of a T5Gemma (arXiv 2504.06225): an encoder-decoder whose layers are a Gemma 2's.
+    """Configuration of a T5Gemma (arXiv 2504.06225): an encoder-decoder with Gemma 2's layers.
 
     Attributes:
-      vocab_size: rows of either stack's embedding, padding rows included.
-      emb_dim, num_heads, num_kv_heads, head_dim, mlp_dim: of the decoder; num_kv_heads 0: as `num_heads`.
-      encoder_emb_dim, encoder_num_heads, encoder_num_kv_heads, encoder_head_dim, encoder_mlp_dim: of the
-        encoder; 0: as the decoder's.
-      mlp_activations: one of them, or a gate and `linear`, which are multiplied.
+      vocab_size: rows of each stack's embedding, including padding rows.
+      emb_dim, num_heads, num_kv_heads, head_dim, mlp_dim: decoder sizes; num_kv_heads 0: as `num_heads`.
+      encoder_emb_dim, encoder_num_heads, encoder_num_kv_heads, encoder_head_dim, encoder_mlp_dim: encoder
+        sizes; 0: as the decoder's.
+      mlp_activations: one activation, or a gate and `linear`, which are multiplied.
       logits_via_embedding: tie the output projection to the decoder's embedding; it is not scaled.
       embedding_rank: 0, or the width of a factorised draft's decoder embedding and projection to logits, see
         `factorised.py`.
       query_scalar: queries are divided by its square root; 0: the decoder's `head_dim`.
-      window: in layers that have it a token of the decoder sees itself and so many less one before it, one of
-        the encoder itself and so many on either side; 0: no layer has one.
-      unwindowed_every: of so many layers in turn the last sees all; 0: all layers have the window.
-      attention_cap: soft cap of attention's scores, across the stacks, too; 0: none.
-      logits_cap: of the logits.
-      max_positions: what it was trained on.
-      rope_theta: of self-attention's rotary positions.
+      window: sliding-window size. A decoder token attends to itself and `window - 1` tokens before it, an
+        encoder token to itself and `window` tokens on either side; 0: no layer has a window.
+      unwindowed_every: every so-many-th layer has no window; 0: all layers have the window.
+      attention_cap: soft cap of the attention scores, including cross-attention; 0: none.
+      logits_cap: soft cap of the logits; 0: none.
+      max_positions: training sequence length.
+      rope_theta: theta of self-attention's rotary positions.
       decoder_start_id: the token before the first target token.
-      dtype: of activations; parameters and logits are float32.
+      dtype: dtype of activations; parameters and logits are float32.
 
     Raises:
-      UsageError: a value that no network can have; named by its field.
+      UsageError: a field has an invalid value; the error names the field.
     """
 
     vocab_size: int
@@ -110,7 +110,7 @@ class T5GemmaConfig:
         check_count(self)
 
     def _fill(self, field: str, value: int) -> None:
-        """Puts a value where the field is 0."""
+        """Sets a field to a value if it is 0."""
         if not getattr(self, field):
             object.__setattr__(self, field, value)
 
@@ -125,22 +125,22 @@ class T5GemmaConfig:
         return Stack(self.num_decoder_layers, *(getattr(self, field) for field in _OF_A_STACK))
 
     def layers_without_window(self, layers: int) -> tuple[bool, ...]:
-        """Whether each of a stack's layers sees all."""
+        """For each layer of a stack, whether it has no window."""
         every = self.unwindowed_every
         return tuple(not self.window or bool(every and (i + 1) % every == 0) for i in range(layers))
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the tree of parameters; reckoned, so that nothing need be traced."""
+        """The number of parameters, computed without tracing."""
         encoder, decoder = self.encoder, self.decoder
         below = encoder.num_layers * (self._attention(encoder) + self._feed_forward(encoder))
         above = self._attention(decoder) + self._attention(decoder, encoder.emb_dim)
         above = decoder.num_layers * (above + self._feed_forward(decoder))
-        ends = (self.vocab_size + 1) * encoder.emb_dim + decoder.emb_dim  # its table, last norms
+        ends = (self.vocab_size + 1) * encoder.emb_dim + decoder.emb_dim  # encoder table, final norms
         return below + above + ends + count_tables(self)
 
     def _attention(self, stack: Stack, keyed_dim: int = 0) -> int:
-        """Numbers of an attention, and of its two norms; `keyed_dim`: width of what has the keys."""
+        """Counts the parameters of an attention and its two norms; `keyed_dim`: width of the keys' input."""
         queries, keys = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
         return 2 * stack.emb_dim * (queries + 1) + 2 * (keyed_dim or stack.emb_dim) * keys
 

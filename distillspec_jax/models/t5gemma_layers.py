@@ -1,7 +1,7 @@
-"""A T5Gemma's layers, and what the tokens of each see of each other.
+"""T5Gemma's layers and their attention masks.
 
-Sublayers are normed before and after, and attention's scores are soft-capped, as in a Gemma 2. Positions are
-rotary and enter self-attention alone.
+Sublayers have pre- and post-norms, and attention scores are soft-capped, as in Gemma 2. Positions are rotary
+and enter only self-attention.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def _mlp(config: T5GemmaConfig, stack: Stack, form: Form = "canonical") -> MlpBl
 
 
 def norm(config: T5GemmaConfig) -> RMSNorm:
-    """One of a stack's norms."""
+    """Makes one norm of a stack."""
     return RMSNorm(jnp.dtype(config.dtype), config.norm_epsilon, around_zero=True)
 
 
 def encoder_views(config: T5GemmaConfig, mask_BSS: Array) -> list[View]:
-    """Every layer's view of the inputs; the window has its whole width on either side, as in transformers."""
-    # Distances alone count, so that a packed example may begin anywhere.
+    """Makes every layer's view of the inputs; the window extends fully on both sides, as in transformers."""
+    # Only distances matter, so a packed example may begin at any position.
     place_1S = jnp.arange(mask_BSS.shape[2])[None]
     near_1SS = jnp.abs(place_1S[:, :, None] - place_1S[:, None]) <= config.window
     return _views(config, config.encoder, mask_BSS, near_1SS, place_1S)
 
 
 def decoder_views(config: T5GemmaConfig, mask_BQS: Array, query_BQ: Array, key_BS: Array) -> list[View]:
-    """Every layer's view of the targets, by the positions of queries and keys."""
+    """Makes every layer's view of the targets from the positions of queries and keys."""
     near_BQS = query_BQ[:, :, None] - key_BS[:, None] < config.window
     return _views(config, config.decoder, mask_BQS, near_BQS, query_BQ)
 
@@ -75,7 +75,7 @@ def _views(
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, normed before and after."""
+    """Self-attention and feed-forward, with pre- and post-norms."""
 
     config: T5GemmaConfig
     kernel: str = "plain"
@@ -98,7 +98,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the encoder, feed-forward, normed before and after."""
+    """Self-attention, cross-attention and feed-forward, with pre- and post-norms."""
 
     config: T5GemmaConfig
     form: Form = "canonical"
@@ -137,7 +137,7 @@ class DecoderLayer(nn.Module):
         return self._after_self_attention(x_BTM, y, self.cross(encoded_BSM), cross_bias, deterministic)
 
     def cross(self, encoded_BSM: Array) -> tuple[Array, Array]:
-        """The encoder's keys and values, computed once a prompt."""
+        """Computes the encoder's keys and values, once per prompt."""
         return self.encoder_decoder_attention.keys_values(encoded_BSM)
 
     def extend(

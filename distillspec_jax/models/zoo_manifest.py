@@ -1,4 +1,4 @@
-"""The models that come with the package: families, names, aliases, directories."""
+"""The models shipped with the package: families, names, aliases, directories."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ ROOT = Path(__file__).parent.parent / "zoo"
 PREFIX = "zoo:"
 
 FAMILIES: Mapping[str, str] = {"t5": "", "decoder": "decoder_"}
-"""Families of pairs, and what the names of their models begin with."""
+"""Families of pairs, and the prefixes of their models' names."""
 ROLES = ("target", "draft", "distilled")
 SHORTLISTED = "shortlisted"
-"""The alias's last part for the distilled draft with a shortlist for the alias's task."""
+"""The last part of an alias for the distilled draft with a shortlist for the alias's task."""
 GREEDY = "greedy"
-"""The alias's last part for the distilled draft, distilled on for temperature 0, with its shortlist."""
+"""The last part of an alias for the draft distilled further for temperature 0, with its shortlist."""
 
 
 PACKAGED = ("smollm2/target", "smollm2/draft")
-"""Models whose weights come with another package, see `interop.packaged`."""
+"""Models whose weights are shipped with another package, see `interop.packaged`."""
 _packaged = deferred("distillspec_jax.interop.packaged", "directory")
 
 
 def member(family: str, role: str) -> str:
-    """The name of a family's model (`decoder_target`).
+    """Returns the name of a family's model (`decoder_target`).
 
     Raises:
-      UsageError: no such family; names the nearest.
+      UsageError: there is no such family; names the nearest.
     """
     if family not in FAMILIES:
         raise UsageError(f"the zoo has no family {family!r}: {nearest(family, FAMILIES)}")
@@ -40,23 +40,23 @@ def member(family: str, role: str) -> str:
 
 
 def greedy(task: str) -> str:
-    """The name of the model behind `TASK/greedy`."""
+    """Returns the name of the model that `TASK/greedy` stands for."""
     return f"{GREEDY}_{task}"
 
 
 def greedy_texts(directory: str, task: str) -> str:
-    """Where the texts that it was taught on lie, beside the training directories."""
+    """Returns the directory of its training texts, next to the training directories."""
     return f"{directory}/greedy_texts/{task}"
 
 
 @functools.cache
 def manifest() -> dict[str, Any]:
-    """`read` of the shipped zoo."""
+    """Reads the manifest of the shipped zoo."""
     return read(ROOT)
 
 
 def read(root: Path) -> dict[str, Any]:
-    """A zoo's `zoo.json`: `{"models": {name: {...}}, "aliases": {"TASK/name": name}}`."""
+    """Reads a zoo's `zoo.json`: `{"models": {name: {...}}, "aliases": {"TASK/name": name}}`."""
     path = root / "zoo.json"
     if not path.is_file():
         return {"models": {}, "aliases": {}}
@@ -68,12 +68,12 @@ def read(root: Path) -> dict[str, Any]:
 
 @functools.cache
 def shortlists() -> dict[str, list[int]]:
-    """`read_shortlists` of the shipped zoo."""
+    """Reads the shortlists of the shipped zoo."""
     return read_shortlists(ROOT)
 
 
 def read_shortlists(root: Path) -> dict[str, list[int]]:
-    """A zoo's `shortlists.json`: `{"TASK/shortlisted": ids}`, see `shortlist.py`."""
+    """Reads a zoo's `shortlists.json`: `{"TASK/shortlisted": ids}`, see `shortlist.py`."""
     path = root / "shortlists.json"
     if not path.is_file():
         return {}
@@ -84,27 +84,27 @@ def read_shortlists(root: Path) -> dict[str, list[int]]:
 
 
 def is_zoo_name(name: str) -> bool:
-    """Whether a model's name means one of the zoo rather than a directory."""
+    """Whether a model's name refers to the zoo rather than a directory."""
     return name.startswith(PREFIX)
 
 
 def task_of(name: str) -> str | None:
-    """The task that a zoo name speaks of (`zoo:wiki_leads/target`), or None."""
+    """Returns the task in a zoo name (`zoo:wiki_leads/target`), or None."""
     key = name.removeprefix(PREFIX)
     return key.rpartition("/")[0] or None if is_zoo_name(name) and key not in PACKAGED else None
 
 
 def names() -> list[str]:
-    """Every name that `directory` takes."""
+    """Lists every name that `directory` accepts."""
     known = manifest()
     return [PREFIX + name for name in (*known["aliases"], *known["models"], *PACKAGED)]
 
 
 def directory(name: str) -> Path:
-    """The checkpoint directory behind `zoo:NAME` or `zoo:TASK/NAME`.
+    """Returns the checkpoint directory of `zoo:NAME` or `zoo:TASK/NAME`.
 
     Raises:
-      UsageError: no such model; names the nearest. The package that has its weights is missing.
+      UsageError: there is no such model (names the nearest), or the package with its weights is missing.
     """
     key = name.removeprefix(PREFIX)
     if key in PACKAGED:
