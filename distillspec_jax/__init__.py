@@ -4,14 +4,14 @@
 
     target = ds.load("zoo:wiki_leads/target")
 
-The verbs are `load`, `generate`, `distill` and `sweep`; `trace` decodes one text round by round, `examples`
-reads a task's rows, and `jsonl_task` makes a task of files of your own. `read_results` reads what sweeps
-wrote, `interval` and `compare` count with intervals over prompts, and `report` writes the page. `Pretrained`,
-`Generation`, `ResultRow` and `Interval` are what they return; `UsageError` says what is wrong with a call.
-`TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids: a distribution is made
-by `SamplingParams` and the vocabulary of a model (`tokenizer_of`), and verified by a `rule`. The packages
-below (`models`, `decoding`, `distillation`, `training`, `evaluation`) are for those who extend it. Names are
-imported on first use, so that `import distillspec_jax` costs nothing.
+The main functions are `load`, `generate`, `distill` and `sweep`. `trace` decodes one text round by round,
+`examples` reads a task's rows, and `jsonl_task` makes a task from your own files. `read_results` reads the
+results of sweeps, `interval` and `compare` compute ratios with intervals over prompts, and `report` writes a
+page. They return `Pretrained`, `Generation`, `ResultRow` and `Interval`; a `UsageError` explains an invalid
+call. `TextGenerator` keeps a pair ready for many calls, and `Engine` does so for token ids; `SamplingParams`
+and a model's vocabulary (`tokenizer_of`) make its sampling distribution, and `rule` makes its verifier. The
+packages below (`models`, `decoding`, `distillation`, `training`, `evaluation`) are for extensions. Names are
+imported on first use, so that `import distillspec_jax` is fast.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _ELSEWHERE = {
     "Engine": "decoding.engine",
     "SamplingParams": "decoding.sampling",
 }
-"""Modules of the names that are not `api`'s."""
+"""Modules of the names that are not in `api`."""
 
 
 def __getattr__(name: str) -> Any:

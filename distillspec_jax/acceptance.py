@@ -1,8 +1,8 @@
-"""The acceptance record: what speculative decoding counted, and every ratio that is formed of it.
+"""The acceptance record: the counts of speculative decoding, and every ratio computed from them.
 
-A record is a sum over texts, so that batches, hosts, windows and runs add up exactly; a ratio is formed once,
-of sums (a mean of the texts' ratios is another quantity). What a source does not tell is None, and never
-guessed. `docs/acceptance.md` has the formulas, and the names that other engines have for the same counts.
+A record is a sum over texts, so that batches, hosts, windows and runs add up exactly. A ratio is computed
+once, from sums (a mean of per-text ratios is a different quantity). A count that a source does not report is
+None, never guessed. `docs/acceptance.md` has the formulas, and other engines' names for the same counts.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "block_efficiency": ("emitted_tokens", "target_calls"),
     "overlap": ("overlap", "tested"),
 }
-"""The sums that each ratio divides. The first is our acceptance rate, the second vLLM's. Accepted length has
-the token that the target adds to every round, block efficiency only what texts hold. Overlap averages
-sum_v min(p, q) over the positions that the sampler tested; Eq. 3's alpha, whose prefixes are all drawn from
-the target, is another quantity."""
+"""The two sums that each ratio divides. The first is our acceptance rate, the second vLLM's. Accepted length
+includes the token that the target adds in every round; block efficiency counts only tokens in the texts.
+Overlap averages sum_v min(p, q) over the positions that the sampler tested; it differs from Eq. 3's alpha,
+whose prefixes are all drawn from the target."""
 
 REQUIRED = ("emitted_tokens", "target_calls", "tested", "accepted")
 COUNTS = (*REQUIRED, "drafted", "tested_at", "accepted_at")
-"""The counts in a line of `distillspec generate`; those beyond `REQUIRED` only where there was a draft."""
+"""The counts in a line of `distillspec generate`; those beyond `REQUIRED` only if there was a draft."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartialRecord:
-    """The counts of some texts as far as a system tells them: other engines' answers and counters.
+    """The counts of some texts as far as a system reports them, such as another engine's responses.
 
     Attributes:
-      texts: how many.
-      emitted_tokens: EOS included.
-      target_calls: rounds, which are verify passes (one-token calls without a draft); prefill is apart.
-      tested: drafts put to the test, up to the first of a round that was rejected.
-      accepted: those that passed.
-      drafted: all that were offered, those behind a rejection or a text's end too.
-      cut_rounds: rounds whose last token is an accepted draft, for which the target added none: it was EOS,
-        completed a stop string or met the limit.
-      tested_at, accepted_at: rounds that tested and that accepted the draft at each position, of G.
+      texts: number of texts.
+      emitted_tokens: emitted tokens, EOS included.
+      target_calls: rounds, i.e. verify passes (one-token calls without a draft); prefill is excluded.
+      tested: tested drafts: those of each round up to and including the first rejected one.
+      accepted: accepted drafts.
+      drafted: all offered drafts, including those after a rejection or a text's end.
+      cut_rounds: rounds whose last token is an accepted draft, to which the target added none: it was EOS,
+        completed a stop string or reached the limit.
+      tested_at, accepted_at: numbers of rounds that tested and accepted the draft at each of G positions.
       overlap: sum over tested positions of sum_v min(p, q).
     """
 
@@ -64,7 +64,7 @@ class PartialRecord:
 
     @classmethod
     def total(cls, records: Iterable[Self]) -> Self:
-        """Adds records up; what one of them does not tell is not known of the sum."""
+        """Adds records; a count that is None in one of them is None in the sum."""
         records = list(records)
         if not records:
             return cls(texts=0, emitted_tokens=0, target_calls=0, tested=0, accepted=0)
@@ -84,32 +84,32 @@ class PartialRecord:
 
     @property
     def uncut(self) -> int | None:
-        """Tokens that the rounds would have emitted had no text ended within one: an added one each."""
+        """Tokens that the rounds would have emitted if no text had ended within one: accepted + rounds."""
         if self.accepted is None or self.target_calls is None:
             return None
         return self.accepted + self.target_calls
 
     def sums(self, ratio: str) -> tuple[float, float] | None:
-        """The two sums that a ratio of `RATIOS` divides; None where one is not known."""
+        """Returns the two sums that a ratio of `RATIOS` divides; None if one is unknown."""
         top, bottom = (getattr(self, name) for name in RATIOS[ratio])
         return None if top is None or bottom is None else (top, bottom)
 
     def mean(self, ratio: str) -> Mean | None:
-        """A ratio as a metric that merges with others of its name; None where it is not known."""
+        """Returns a ratio as a metric that merges with others of its name; None if it is unknown."""
         found = self.sums(ratio)
         return None if found is None else Mean(*found)
 
     def value(self, ratio: str) -> float:
-        """A ratio; NaN where a sum is not known, or there was nothing to divide by."""
+        """Computes a ratio; NaN if a sum is unknown or the denominator is 0."""
         found = self.mean(ratio)
         return math.nan if found is None else found.compute()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record(PartialRecord):
-    """The counts of some texts, decoded by one system; nothing past a text's end is counted but `drafted`.
+    """The counts of some texts decoded by one system; only `drafted` counts tokens past a text's end.
 
-    Attributes: see `PartialRecord`; those here are always known.
+    Attributes: see `PartialRecord`; those redeclared here are always known.
     """
 
     texts: int = 1
@@ -123,8 +123,8 @@ class Record(PartialRecord):
         """Counts one text, round by round.
 
         Args:
-          rounds: drafts tested and accepted, and tokens emitted.
-          drafted: drafts offered in all of them.
+          rounds: per round: drafts tested, drafts accepted, and tokens emitted.
+          drafted: drafts offered in all rounds.
         """
         found = list(rounds)
         longest = max((tested for tested, _, _ in found), default=0)
@@ -148,24 +148,24 @@ class Record(PartialRecord):
 
     @property
     def cuts(self) -> int:
-        """Cut rounds, from emitted = accepted + rounds - cuts."""
+        """Cut rounds, computed from emitted = accepted + rounds - cuts."""
         return self.uncut - self.emitted_tokens
 
     @property
     def whole_rounds(self) -> int:
-        """Rounds without a rejection: each round but these tests one draft more than it accepts."""
+        """Rounds without a rejection: every other round tests one more draft than it accepts."""
         return self.uncut - self.tested
 
     @property
     def acceptance_joint(self) -> list[float] | None:
-        """For each draft position the share of rounds that accepted it and all before it, `[G]`."""
+        """For each draft position, the fraction of rounds that accepted it and all before it, `[G]`."""
         if self.accepted_at is None:
             return None
         return [Mean(accepted, self.target_calls).compute() for accepted in self.accepted_at]
 
     @property
     def acceptance_conditional(self) -> list[float] | None:
-        """For each draft position the share of its tests that it passed, `[G]`; NaN where there was none."""
+        """For each draft position, the fraction of its tests that accepted it, `[G]`; NaN without tests."""
         if self.accepted_at is None or self.tested_at is None:
             return None
         pairs = zip(self.accepted_at, self.tested_at, strict=True)
@@ -173,7 +173,7 @@ class Record(PartialRecord):
 
     @property
     def reach(self) -> list[float] | None:
-        """Reckons the probability that a round accepts at least i + 1 drafts, were no text to end, `[G]`."""
+        """Estimated probability that a round accepts at least i + 1 drafts if texts do not end, `[G]`."""
         rates = self.acceptance_conditional
         return None if rates is None else np.cumprod(np.nan_to_num(rates)).tolist()
 
@@ -186,18 +186,18 @@ class Record(PartialRecord):
         return [more - fewer for more, fewer in itertools.pairwise(at_least)]
 
     def violations(self, block_size: int | None = None) -> Iterator[str]:
-        """Yields the identities that the counts break, in words: a defect of whoever counted, or of the file.
+        """Describes the identities that the counts violate: a bug in the counting, or a damaged file.
 
-        Each holds of a single text and is linear, so that it holds of sums.
+        Each identity holds for a single text and is linear, so it also holds for sums.
 
         Args:
-          block_size: the most drafts that any round offered.
+          block_size: the maximum number of drafts offered in any round.
         """
         drafts = (
             f"{self.accepted:,} of {self.tested:,} tested drafts accepted in {self.target_calls:,} rounds"
         )
         emitted = f"{self.emitted_tokens:,} tokens emitted, but {drafts}"
-        # A cut ends its text, with a draft that was accepted.
+        # A cut ends its text with an accepted draft.
         most = min(self.accepted, self.texts)
         if not 0 <= self.cuts <= most:
             yield f"{emitted}, of which {'at most ' if most else ''}{most:,} can be cut"
@@ -229,7 +229,7 @@ class Record(PartialRecord):
             return
         reached = (self.target_calls, *self.accepted_at)
         tested_at = self.accepted_at if self.tested_at is None else self.tested_at
-        # To be tested, a draft must follow an accepted one; the first is tested at most once a round.
+        # A draft is tested only after an accepted one; the first is tested at most once per round.
         nested = all(a <= t <= r for a, t, r in zip(self.accepted_at, tested_at, reached, strict=False))
         if len(tested_at) != len(self.accepted_at) or not nested:
             told = f"accepted {list(self.accepted_at)}"
@@ -239,14 +239,14 @@ class Record(PartialRecord):
 
 
 class AccountingError(RuntimeError):
-    """Counts that contradict each other: a defect of the decoder, never of its user."""
+    """Counts that contradict each other: a bug in the decoder, never a user's error."""
 
 
 def checked(records: Sequence[Record]) -> Sequence[Record]:
-    """Hands the records of a decoder's own texts through.
+    """Checks the records of a decoder's own texts and returns them.
 
     Raises:
-      AccountingError: the first whose counts contradict each other, by its index.
+      AccountingError: the counts of a record contradict each other; names the index of the first.
     """
     for i, record in enumerate(records):
         for said in record.violations():
@@ -256,14 +256,14 @@ def checked(records: Sequence[Record]) -> Sequence[Record]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast some texts came.
+    """The speed at which some texts were generated.
 
     Attributes:
-      texts: how many.
-      tokens, seconds: emitted, and wall-clock of all of them, prefill included.
+      texts: number of texts.
+      tokens, seconds: tokens emitted, and wall-clock seconds, for all texts, prefill included.
       concurrency: texts decoded together: the batch size.
-      latency_N: seconds from each request to the end of its text; None where only batches were timed.
-      first_token_N: seconds from each request to its first token; None where that was not timed.
+      latency_N: seconds from each request to the end of its text; None if only batches were timed.
+      first_token_N: seconds from each request to its first token; None if that was not timed.
     """
 
     texts: int
@@ -275,20 +275,20 @@ class Pace:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second of all texts together; NaN where nothing was timed."""
+        """Tokens per second over all texts; NaN if nothing was timed."""
         return Mean(self.tokens, self.seconds).compute()
 
     def latency(self, share: float) -> float | None:
-        """The seconds within which a share of the requests was answered: 0.5 and 0.95 for p50 and p95."""
+        """Computes a quantile of the latencies in seconds: `share` is 0.5 or 0.95 for p50 or p95."""
         return None if not self.latency_N else float(np.quantile(self.latency_N, share))
 
     def first_token(self, share: float) -> float | None:
-        """The seconds within which a share of the requests had their first token."""
+        """Computes a quantile of the times to the first token, in seconds."""
         return None if not self.first_token_N else float(np.quantile(self.first_token_N, share))
 
 
 def expected_block_efficiency(acceptance: float, block_size: int) -> float:
-    """Computes tau = (1 - a^(G+1)) / (1 - a) of independent acceptance (arXiv 2211.17192, eq. 1)."""
+    """Computes tau = (1 - a^(G+1)) / (1 - a) for independent acceptance (arXiv 2211.17192, eq. 1)."""
     return sum(acceptance**i for i in range(block_size + 1))
 
 
@@ -297,6 +297,6 @@ def memory_bound_speedup(tau: float, cost_ratio: float, block_size: int) -> floa
 
     Args:
       tau: block efficiency.
-      cost_ratio: c, the cost of a draft's call over the target's: by bytes of parameters, or as measured.
+      cost_ratio: c, the cost of a draft call over a target call: by parameter bytes, or measured.
     """
     return tau / (cost_ratio * block_size + 1)

@@ -1,7 +1,7 @@
-"""The acceptance profile of a draft: what it does on named prompts, so that service can be compared with it.
+"""A draft's acceptance profile: its acceptance on named prompts, as a reference for serving.
 
-It is `profile.json`, stands beside the draft and goes with it when it is exported. The counts of every prompt
-are in it, since spread over prompts decides how soon a change can be told from chance.
+The file `profile.json` is stored and exported with the draft. It has the counts of every prompt, because the
+variance over prompts determines how soon a change is statistically significant.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Counts:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Counts:
-        """The counts of some records, all of which tell what was drafted."""
+        """Collects the counts of some records, all of which know `drafted`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: [getattr(record, name) for record in records] for name in names})
 
     @property
     def records(self) -> list[Record]:
-        """A record a prompt."""
+        """One record per prompt."""
         names = [field.name for field in dataclasses.fields(self)]
         columns = [getattr(self, name) for name in names]
         return [Record(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
@@ -53,14 +53,14 @@ class ProfileCell:
     """The measurements under one sampling distribution.
 
     Attributes:
-      temperature, top_k, top_p: of it; 0 is greedy.
+      temperature, top_k, top_p: the sampling distribution; temperature 0 is greedy.
       acceptance: accepted over tested drafts; None if none was tested.
-      acceptance_ci95: `[low, high]` over prompts; None where the prompts are too few.
+      acceptance_ci95: `[low, high]` over prompts; None if there are too few prompts.
       acceptance_spread: 10 %, 50 % and 90 % quantiles of the prompts' own rates.
-      acceptance_joint: for each draft position the share of rounds that accepted it and all before it.
-      acceptance_conditional: the share of its tests that it passed; None where there was none.
-      block_efficiency, block_efficiency_ci95: tokens a target call.
-      per_prompt: what the numbers are made of.
+      acceptance_joint: for each draft position, the fraction of rounds that accepted it and all before it.
+      acceptance_conditional: the fraction of its tests that accepted it; None without tests.
+      block_efficiency, block_efficiency_ci95: tokens per target call.
+      per_prompt: the counts that these numbers are computed from.
     """
 
     temperature: Amount
@@ -81,13 +81,13 @@ class Profile:
     """A draft's profile.
 
     Attributes:
-      draft, target: their names when it was measured.
-      step: of the draft's parameters.
-      task, split: whose prompts; `split` is None for a user's file.
-      prompts, prompts_digest: how many, and a digest of their ids: equal digests, equal prompts.
-      block_size: drafts a round.
-      max_new_tokens: longest output, EOS included.
-      release: that measured.
+      draft, target: their names at the time of measurement.
+      step: the step of the draft's parameters.
+      task, split: the source of the prompts; `split` is None for a user's file.
+      prompts, prompts_digest: number of prompts, and a digest of their ids: equal digests, equal prompts.
+      block_size: drafts per round.
+      max_new_tokens: maximum output length, EOS included.
+      release: the release that measured it.
       cells: one for each sampling distribution.
       unknown: fields of newer releases.
     """
@@ -110,7 +110,7 @@ def read(path: str | Path) -> Profile:
     """Reads a profile.
 
     Raises:
-      UsageError: there is none, or it is damaged; by file and field.
+      UsageError: there is none, or it is damaged; names file and field.
     """
     found = schema.read_object(path, _WHAT)
     if (version := found.pop("profile_version", None)) != VERSION:
@@ -132,13 +132,13 @@ def read(path: str | Path) -> Profile:
 
 
 def write(directory: str | Path, profile: Profile) -> None:
-    """Writes a profile into a draft's folder, whole or not at all."""
+    """Writes a profile atomically into a draft's folder."""
     fields = dataclasses.asdict(profile)
     unknown = fields.pop("unknown")
     files.write_json(Path(directory) / FILE, {"profile_version": VERSION, **fields, **unknown})
 
 
 def spread(records: Sequence[Record]) -> list[float] | None:
-    """Computes quantiles of the prompts' own acceptance rates; None where no draft was tested."""
+    """Computes quantiles of the prompts' own acceptance rates; None if no draft was tested."""
     rates = [record.value("acceptance_tested") for record in records if record.tested]
     return [float(x) for x in np.quantile(rates, _QUANTILES)] if rates else None

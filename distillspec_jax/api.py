@@ -1,4 +1,4 @@
-"""The package in a few verbs; `import distillspec_jax as ds` finds them on the top level.
+"""The main functions of the package, which `import distillspec_jax as ds` provides at the top level.
 
 target, draft = ds.load("zoo:wiki_leads/target"), ds.load("zoo:wiki_leads/draft")
 print(ds.generate(target, ["Some text."], drafter=draft)[0].outputs)
@@ -74,23 +74,23 @@ def generate(
     truncate_inputs: bool = False,
     chat: bool = False,
 ) -> list[Generation]:
-    """Completes texts with `target`, sped up by `drafter` if there is one; the distribution is the target's.
+    """Completes texts with `target`, optionally sped up by `drafter`; the distribution is the target's.
 
     Args:
       target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model; several
-        drafters lay their blocks side by side.
-      block_size: drafts a round, or `auto`; rule, epsilon, candidates: how they are verified; see
+        drafters offer their candidate blocks together.
+      block_size: drafts per round, or `auto`; rule, epsilon, candidates: how they are verified; see
         `decoding.rules`.
       stop: strings that end an output, which is cut before them.
-      texts: raw inputs; `task` or `prefix` override the prefix that the target brings;
-        `chat` wraps them in its chat template.
+      texts: raw inputs; `task` or `prefix` override the target's own prefix; `chat` wraps the texts in its
+        chat template.
 
     Returns:
-      One `Generation` a text, in order.
+      One `Generation` per text, in order.
 
     Raises:
-      UsageError: no such model, task or rule, an impossible value, a text that is too long, no tokenizer or
-        chat template, or a draft of another vocabulary.
+      UsageError: there is no such model, task or rule; a value is invalid; a text is too long; there is no
+        tokenizer or chat template; or a draft has a different vocabulary.
     """
     model = _loaded(target)
     drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
@@ -130,23 +130,25 @@ def distill(
     """Distils `draft` from `target` on a task's prompts and loads the result.
 
     Args:
-      target, draft: as in `generate`; loaded ones are read again from where they came.
-      task: an embedded or registered task, or a mixture; `data.tasks.jsonl_task` registers files of your own.
-      data: in its place, a `data.data_config.DataConfig`: other lengths, a stored set of the target's texts.
+      target, draft: as in `generate`; loaded models are read again from their directories.
+      task: an embedded or registered task, or a mixture; `data.tasks.jsonl_task` registers your own files.
+      data: alternative to `task`, a `data.data_config.DataConfig`, e.g. for other lengths or a stored set of
+        the target's texts.
       output: checkpoint directory to write; an unfinished run there is resumed.
-      steps, batch_size, learning_rate: of AdamW, with a short warm-up and a cosine cool-down.
-      divergence: a name in `distillation.divergences.DIVERGENCES`, or a value, as `JensenShannon(beta=0.1)`.
-      source: a name in `distillation.sources.SOURCES`, or a value; by default the draft's own samples, or the
-        stored texts.
-      seed: of the order of rows, and of all draws.
+      steps, batch_size, learning_rate: settings of AdamW, with a short warm-up and a cosine decay.
+      divergence: a name in `distillation.divergences.DIVERGENCES`, or an instance such as
+        `JensenShannon(beta=0.1)`.
+      source: a name in `distillation.sources.SOURCES`, or an instance; by default the draft's own samples, or
+        the stored texts.
+      seed: seed of the order of rows and of all draws.
 
     Returns:
-      The distilled draft, as `output` now holds it.
+      The distilled draft, loaded from `output`.
 
     Raises:
-      UsageError: both or neither of task and data, no such model, task, divergence or source, an impossible
-        value, a draft of another vocabulary, or an `output` that holds another run.
-      Preempted: SIGTERM or ^C, after a save; the same call goes on (`training.preemption`).
+      UsageError: both or neither of task and data are given; there is no such model, task, divergence or
+        source; a value is invalid; the draft has a different vocabulary; or `output` holds another run.
+      Preempted: SIGTERM or ^C, after a save; the same call continues the run (`training.preemption`).
     """
     from distillspec_jax.data.data_config import DataConfig
     from distillspec_jax.distillation import distill as job_module
@@ -179,21 +181,21 @@ def sweep(
     output: str,
     **options: Any,
 ) -> list[ResultRow]:
-    """Block size × temperature for every drafter, paired with autoregressive decoding in the same run.
+    """Sweeps block size × temperature for every drafter, paired with autoregressive decoding in the same run.
 
     Args:
-      drafters: label to model, or to `lookup`.
-      task: whose held-out rows are the prompts; a `zoo:TASK/...` target names its own. Files of your own need
-        none: `inputs="prompts.jsonl"`; beside one, its prefix and lengths are used.
-      output: folder for `results.jsonl`; cells that are there already are not run again.
+      drafters: maps labels to models, or to `lookup`.
+      task: its held-out rows are the prompts; the default for a `zoo:TASK/...` target is its task. Your own
+        files do not need a task: `inputs="prompts.jsonl"`; with both, the task gives prefix and lengths.
+      output: folder for `results.jsonl`; cells that already exist are not run again.
       options: see `evaluation.sweep.sweep`.
 
     Returns:
-      A `ResultRow` a cell; `to_json` gives its line of `results.jsonl`.
+      One `ResultRow` per cell; `to_json` gives its line of `results.jsonl`.
 
     Raises:
-      UsageError: neither a task nor `inputs`, no such model or task, an impossible value, drafts of
-        another vocabulary, or a bad line in a file.
+      UsageError: there is neither a task nor `inputs`; there is no such model or task; a value is invalid;
+        a draft has a different vocabulary; or a file has a malformed line.
     """
     from distillspec_jax.evaluation import sweep as sweep_module
 
@@ -201,10 +203,10 @@ def sweep(
 
 
 def read_results(*paths: str | Path) -> list[ResultRow]:
-    """Reads the rows of some `results.jsonl`, in their order.
+    """Reads the rows of some `results.jsonl` files, in order.
 
     Raises:
-      UsageError: an unreadable file, a malformed line, by file and line; no rows.
+      UsageError: a file is unreadable, a line is malformed (names file and line), or there are no rows.
     """
     return results.read(paths)
 
@@ -222,28 +224,28 @@ def interval(outputs: Outputs, ratio: str = "block_efficiency") -> Interval:
         (`docs/acceptance.md`).
 
     Returns:
-      Value and ends, which are NaN for fewer than five prompts.
+      The value and the interval's ends, which are NaN for fewer than five prompts.
 
     Raises:
-      UsageError: an unknown ratio, or no texts.
+      UsageError: the ratio is unknown, or there are no texts.
     """
     find("ratio", ratio, acceptance.RATIOS)
     return paired.of_records(_records(outputs), ratio)
 
 
 def compare(ours: Outputs, theirs: Outputs, ratio: str = "block_efficiency") -> Interval:
-    """Divides a ratio of counts of one system by that of another on the same prompts, paired by prompt.
+    """Divides one system's ratio of counts by another's on the same prompts, paired by prompt.
 
     Args:
-      ours, theirs: rows of a sweep, or texts of `generate`, of the same prompts in the same order.
+      ours, theirs: rows of a sweep, or results of `generate`, for the same prompts in the same order.
       ratio: as in `interval`.
 
     Returns:
-      The quotient with its 95 % interval, NaN where a count is not known. A quotient whose interval
-      excludes 1 is a difference.
+      The quotient with its 95 % interval, NaN if a count is unknown. The systems differ significantly if the
+      interval excludes 1.
 
     Raises:
-      UsageError: an unknown ratio, no texts, or other prompts.
+      UsageError: the ratio is unknown, there are no texts, or the prompts differ.
     """
     find("ratio", ratio, acceptance.RATIOS)
     if _prompts(ours) != _prompts(theirs):
@@ -260,7 +262,7 @@ def _records(outputs: Outputs) -> list[Record]:
 
 
 def _prompts(outputs: Outputs) -> object:
-    """Equal for outputs of the same prompts."""
+    """Returns a value that is equal for outputs of the same prompts."""
     if isinstance(outputs, ResultRow):
         return outputs.task, outputs.prompts_digest, outputs.prompts
     return [generation.inputs for generation in outputs]

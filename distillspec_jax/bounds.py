@@ -1,7 +1,7 @@
-"""The most that a number may be where a larger one costs nothing but time, or is a slip of the hand.
+"""Upper bounds on numbers whose larger values only cost time or are typing errors.
 
-What costs memory is bounded by bytes, where it is known how many. These are bounds on what is compiled once
-for each, and on counts.
+Settings that cost memory are bounded by bytes, where those are known. The bounds here are on counts, and on
+numbers that each multiply the compiled program.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 from distillspec_jax.errors import UsageError
 
 SEED = 2**32 - 1
-"""JAX would keep the lower half of more, and tell nobody."""
+"""JAX would silently keep only the lower 32 bits of a larger seed."""
 
 COUNT = 2**31 - 1
-"""The largest int32; of prompts, steps and the like."""
+"""The largest int32; for prompts, steps and similar counts."""
 
 ROWS = 1 << 20
 """Rows of a batch."""
 
 SAMPLES = 1 << 16
-"""Outputs of a prompt; each is a request of its own."""
+"""Outputs per prompt; each is a separate request."""
 
 TOKENS = 1 << 20
-"""Tokens of a row; the longest contexts there are have a million."""
+"""Tokens of a row; the longest existing contexts have a million."""
 
 REPEATS = 1000
-"""Runs of what is timed; the fastest counts."""
+"""Repetitions of a timed run; the fastest counts."""
 
 DEVICES = 1 << 14
-"""Virtual devices of one process; the largest slices have fewer."""
+"""Virtual devices per process; the largest slices have fewer."""
 
 BLOCK_SIZE = 128
-"""Each draft of a block is a step of what is compiled; blocks beyond a dozen do not pay."""
+"""Each draft of a block is a step of the compiled program; blocks beyond a dozen do not pay."""
 
 CANDIDATES = 64
-"""Blocks a row, of all drafters."""
+"""Blocks per row, over all drafters."""
 
 CANDIDATE_TOKENS = 128
-"""Tokens of a row's candidates; the verifier of several blocks is compiled token by token."""
+"""Tokens in a row's candidates; the verifier of several blocks is unrolled token by token."""
 
 CELLS = 1000
 """Cells of a sweep; each decodes all prompts."""
@@ -50,20 +50,20 @@ SHARDS = 99_999
 
 
 def check_most(name: str, value: float | None, most: float) -> None:
-    """Refuses a number above the most; None is no number.
+    """Rejects a number above the bound; None always passes.
 
     Raises:
-      UsageError: gives name, value and the most.
+      UsageError: gives name, value and bound.
     """
     if value is not None and value > most:
         raise UsageError(f"{name} is {value}, must be at most {most}")
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed that would be cut.
+    """Rejects a seed that JAX would truncate.
 
     Raises:
-      UsageError: outside 0 to `SEED`.
+      UsageError: the seed is outside 0 to `SEED`.
     """
     if not 0 <= seed <= SEED:
         raise UsageError(f"seed is {seed}, must be a whole number from 0 to {SEED}")

@@ -1,13 +1,12 @@
-"""The checkpoint directory: self-describing, so that `--model=DIR` is all a user has to say.
+"""The checkpoint directory: self-describing, so that `--model=DIR` is all that a user must specify.
 
     DIR/model.json        family and configuration, task, prefix, lengths, provenance
-    DIR/tokenizer.model   the tokenizer's file, byte for byte (DIR/tokenizer.json, if it is of that kind)
-    DIR/checkpoints/STEP/ Orbax: `params`, and while training `optimizer` and `progress`
-    DIR/damaged/STEP/     a step that a restart could not read and passed over
+    DIR/tokenizer.model   the tokenizer's file, byte for byte (DIR/tokenizer.json for that format)
+    DIR/checkpoints/STEP/ Orbax: `params`, and during training `optimizer` and `progress`
+    DIR/damaged/STEP/     a step that a restart could not read and skipped
 
-Metadata is written before the first step; a directory without a finished step is refused by name.
-Orbax writes a step under a temporary name and renames it, so what a kill leaves behind is never taken for a
-step.
+Metadata is written before the first step; a directory without a finished step is rejected by name.
+Orbax writes a step under a temporary name and renames it, so a killed write never looks like a finished step.
 """
 
 from __future__ import annotations
@@ -31,37 +30,37 @@ from distillspec_jax.shapes import Params
 STEPS, DAMAGED = "checkpoints", "damaged"
 
 _FILE_BYTES, _FILE_SHARE = 1 << 23, 16
-"""Least size of the files that `save_params` writes, and their share of the largest array; Orbax holds about
-three in memory until they are full."""
+"""Minimum size of the files that `save_params` writes, and the divisor of the largest array that gives their
+size; Orbax buffers about three files in memory until they are full."""
 
 
 class DamagedCheckpointError(UsageError):
-    """A step is there and looks whole, but cannot be read as it was written."""
+    """A step looks complete but cannot be read back."""
 
 
 def latest_step(directory: str | Path) -> int | None:
-    """The newest finished step, or None."""
+    """Returns the newest finished step, or None."""
     return next(iter(finished_steps(directory)), None)
 
 
 def finished_steps(directory: str | Path) -> list[int]:
-    """The finished steps, the newest first."""
+    """Lists the finished steps, newest first."""
     return sorted((int(p.name) for p in _step_folders(directory) if _has_params(p)), reverse=True)
 
 
 def set_aside(directory: str | Path, step: int) -> None:
-    """Moves a damaged step to `DAMAGED`, out of the way of new ones."""
+    """Moves a damaged step to `DAMAGED`, so that it does not block new ones."""
     aside = Path(directory) / DAMAGED / str(step)
-    shutil.rmtree(aside, ignore_errors=True)  # of an earlier restart
+    shutil.rmtree(aside, ignore_errors=True)  # left by an earlier restart
     aside.parent.mkdir(exist_ok=True)
     os.replace(Path(directory) / STEPS / str(step), aside)
 
 
 def discard_unfinished(directory: str | Path) -> list[Path]:
-    """Removes steps without whole parameters (half copied, half deleted), which a new save would trip over.
+    """Removes steps with incomplete parameters (partly copied or deleted), which would break a new save.
 
     Returns:
-      What was removed. Orbax itself removes its own temporary folders.
+      The removed folders. Orbax removes its own temporary folders.
     """
     unfinished = [path for path in _step_folders(directory) if not _has_params(path)]
     for path in unfinished:
@@ -70,16 +69,16 @@ def discard_unfinished(directory: str | Path) -> list[Path]:
 
 
 def _step_folders(directory: str | Path) -> list[Path]:
-    """Folders named by a number; anything else is temporary, or not ours."""
+    """Lists folders whose names are numbers; all others are temporary or foreign."""
     return [path for path in (Path(directory) / STEPS).glob("*") if path.name.isdecimal() and path.is_dir()]
 
 
 def _has_params(step: Path) -> bool:
-    return (step / "params" / "_METADATA").is_file()  # Orbax's own list of what was saved
+    return (step / "params" / "_METADATA").is_file()  # Orbax's list of the saved arrays
 
 
 def abstract(shapes: Params, shardings: Any = None) -> Params:
-    """Shapes (and shardings) to restore into, as Orbax wants them."""
+    """Makes the abstract arrays (shapes, dtypes, shardings) that Orbax restores into."""
     if shardings is None:
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: local, shapes)
@@ -89,7 +88,7 @@ def abstract(shapes: Params, shardings: Any = None) -> Params:
 def manager(
     directory: str | Path, keep: int | None = None, asynchronous: bool = False, alone: bool = False
 ) -> ocp.CheckpointManager:
-    """Orbax's manager over the directory's steps; with `alone` other hosts have no part in what it does."""
+    """Makes Orbax's manager of the directory's steps; with `alone`, other hosts do not participate."""
     steps = (Path(directory) / STEPS).absolute()
     steps.mkdir(parents=True, exist_ok=True)
     processes = _processes(alone)
@@ -107,7 +106,7 @@ def manager(
 
 
 def _processes(alone: bool) -> ocp.options.MultiprocessingOptions:
-    """Whom Orbax waits for: all hosts, of which the first writes what is one file, or none but this."""
+    """Selects the hosts that Orbax synchronises: all (the first writes single files), or only this one."""
     if not alone or jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     here = jax.process_index()
@@ -117,7 +116,7 @@ def _processes(alone: bool) -> ocp.options.MultiprocessingOptions:
 def load_params(
     directory: str | Path, shapes: Params, step: int | None = None, shardings: Any = None
 ) -> Params:
-    """Parameters of a finished step, in the shapes and dtypes that the model expects (float32).
+    """Loads the parameters of a finished step, in the shapes and dtypes that the model expects (float32).
 
     Args:
       shapes: a tree of `jax.ShapeDtypeStruct`; parameters stored in another dtype are converted.
@@ -125,8 +124,8 @@ def load_params(
       shardings: a tree like `shapes`; the first device by default.
 
     Raises:
-      UsageError: no finished step, a damaged one, or parameters that are missing, unused or of another shape
-        (the first is named).
+      UsageError: there is no finished step, it is damaged, or parameters are missing, unused or have the
+        wrong shape (names the first).
     """
     newest = latest_step(directory)
     found = newest if step is None else step
@@ -141,7 +140,7 @@ def load_params(
 
 
 def stored_shapes(path: Path) -> Any:
-    """The tree that Orbax saved at `path`; its leaves have `shape` and `dtype`."""
+    """Reads the tree that Orbax saved at `path`; its leaves have `shape` and `dtype`."""
     handler = ocp.StandardCheckpointHandler()
     with reading(path.parent), contextlib.closing(handler):
         return handler.metadata(path).tree
@@ -150,11 +149,11 @@ def stored_shapes(path: Path) -> Any:
 def save_params(
     directory: str | Path, step: int, params: Params, dtype: str | None = None, alone: bool = False
 ) -> None:
-    """Writes a finished step of parameters and nothing else; with `alone` other hosts have no part in it."""
+    """Writes a finished step with parameters only; with `alone`, other hosts do not participate."""
     if dtype is not None:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.dtype(dtype)), params)
     path = (Path(directory) / STEPS / str(step) / "params").absolute()
-    # StandardCheckpointer copies everything before it writes, and large files gather in memory.
+    # StandardCheckpointer would copy everything before writing, and large files accumulate in memory.
     processes = _processes(alone)
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes)
     size = max(_FILE_BYTES, max(leaf.nbytes for leaf in jax.tree.leaves(params)) // _FILE_SHARE)
@@ -165,7 +164,7 @@ def save_params(
 
 
 def check_shapes(name: str, stored: Any, expected: Any) -> None:
-    """Raises on the first parameter that is missing, unused or of another shape."""
+    """Raises for the first parameter that is missing, unused or has the wrong shape."""
     have = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in _leaves(stored)}
     want = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in _leaves(expected)}
     for key in sorted(want.keys() | have.keys()):
@@ -183,9 +182,9 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Path to the sum of a leaf's bits, modulo 2³²: the same however the leaf is sharded.
+    """Maps each path to the sum of its leaf's bits, modulo 2³², which does not depend on sharding.
 
-    Compression in a checkpoint has none, and a flipped bit in a weight would go unseen.
+    The compression of checkpoints has no checksum, so a flipped bit in a weight would go unnoticed.
     """
     sums = jax.device_get(_bit_sums([leaf for _, leaf in _leaves(tree)]))
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(tree)]
@@ -202,17 +201,17 @@ def _bit_sums(leaves: list[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def reading(step: Path) -> Iterator[None]:
-    """Turns what Orbax says of a damaged step into one line that names it."""
+    """Converts Orbax's errors about a damaged step into a one-line error that names it."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # TensorStore has no class of its own
+    except Exception as error:  # TensorStore has no exception class of its own
         said = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
         message = f"{step} is damaged or not a checkpoint of ours: {said[:200]}"
         raise DamagedCheckpointError(message) from error
 
 
 def count_parameters(params: Params) -> int:
-    """Numbers in a tree of parameters."""
+    """Counts the numbers in a tree of parameters."""
     return int(sum(np.prod(x.shape) for x in jax.tree.leaves(params)))

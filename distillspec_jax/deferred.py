@@ -1,6 +1,6 @@
-"""Factories whose module is imported when they are first called.
+"""Factories whose module is imported at their first call.
 
-A registry of such factories is read without importing JAX, and a file that joins it may import it.
+A registry of such factories can be read without importing JAX, and the modules of its entries can import it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def deferred(module: str, name: str) -> Callable[..., Any]:
-    """Returns a factory that calls `name` of the module of that full name."""
+    """Returns a factory that calls `name` from the module with the given full name."""
 
     def make(*arguments: Any, **settings: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*arguments, **settings)

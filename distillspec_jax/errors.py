@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to fix."""
+"""The error class for mistakes that the user can fix."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _SHOWN = 100
 
 
 class UsageError(ValueError):
-    """A bad input: one line that names the culprit and the nearest valid choice.
+    """An invalid input: one line that names it and the nearest valid choice.
 
     Command-line tools print its message and exit with status 2, without a traceback.
     """
 
 
 def shown(found: Any) -> str:
-    """A value as a message quotes it."""
+    """Formats a value for an error message."""
     if isinstance(found, (Mapping, list)):
         return "an object" if isinstance(found, Mapping) else f"a list of {len(found)}"
     try:
         text = repr(found)
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python converts
         return "a number of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """`did you mean 'x'? (valid: 'a', 'x')`: the tail of an error about an unknown name."""
+    """Makes the end of an error about an unknown name: `did you mean 'x'? (valid: 'a', 'x')`."""
     valid = sorted(set(choices))
     begun = [choice for choice in valid if choice.startswith(name)] if name.strip("-") else []
-    # Comparing takes the product of the lengths: of a name that is a file by mistake, too long.
+    # The comparison's time is the product of the lengths: too slow if the name is mistakenly a whole file.
     near = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
     close = sorted(begun, key=len) or near
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -44,10 +44,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
-    """Looks a name up in a registry; `kind` says in the error what it names.
+    """Looks up a name in a registry; the error calls the name a `kind`.
 
     Raises:
-      UsageError: there is no such name; gives the nearest.
+      UsageError: there is no such name; suggests the nearest.
     """
     if name not in known:
         raise UsageError(f"unknown {kind} {shown(name)}: {nearest(name, known)}")
@@ -57,7 +57,7 @@ def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:
 def check_number(
     name: str, value: Any, minimum: float, *, most: float | None = None, whole: bool = True
 ) -> None:
-    """Refuses what is no number, or no whole one, a number below the minimum, as NaN is, or above the most.
+    """Rejects values that are not numbers (or not integers), NaN, and numbers out of bounds.
 
     Raises:
       UsageError: gives name and value.

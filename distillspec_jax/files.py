@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON lines whose errors name file and line."""
+"""Atomic writes of files, and readers of JSON lines whose errors name file and line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = TypeVar("Read")
 
 @contextlib.contextmanager
 def saving(place: str | Path) -> Iterator[None]:
-    """Turns a full disk, or a place that cannot be written, into one line that names the place."""
+    """Converts errors such as a full disk or an unwritable place into one line that names the place."""
     try:
         yield
     except Exception as error:
@@ -38,22 +38,22 @@ def _why_not_written(error: Exception) -> str | None:
         return error.strerror or str(error) or type(error).__name__
     if isinstance(error, UnicodeEncodeError):
         return f"its text holds a lone surrogate, {error.object[error.start]!r}, no valid Unicode"
-    # TensorStore, below Orbax, raises a ValueError that quotes the system's words.
+    # TensorStore, which Orbax uses, raises a ValueError that quotes the system's message.
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
     return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
 
 
 def write_whole(path: str | Path, content: str | bytes, ours: outputs.Recognise | None = None) -> None:
-    """Writes a file that appears under its name only when all of it is on disk; makes its folder.
+    """Writes a file atomically: it gets its name only when all of it is on disk; makes its folder.
 
-    Devices and pipes (`/dev/stdout` is one) are written to as they are, and never replaced; of a link, the
-    file that it leads to is replaced.
+    Devices and pipes (such as `/dev/stdout`) are written to directly and never replaced. For a link, the
+    file that it points to is replaced.
 
     Args:
-      ours: see `outputs.check`, which is asked first.
+      ours: see `outputs.check`, which is called first.
 
     Raises:
-      UsageError: the place cannot be written, or would cost somebody something; nothing is left behind.
+      UsageError: the place cannot be written, or `outputs.check` rejects it; nothing is left behind.
     """
 
     def write(place: Path) -> None:
@@ -65,10 +65,10 @@ def write_whole(path: str | Path, content: str | bytes, ours: outputs.Recognise 
 def write_whole_by(
     path: str | Path, write: Callable[[Path], Any], ours: outputs.Recognise | None = None
 ) -> None:
-    """Writes a file likewise, by a function that is given the path to write to (its suffix is `path`'s).
+    """Like `write_whole`, but calls a function with the path to write to (it has the suffix of `path`).
 
     Raises:
-      UsageError: as `write_whole`.
+      UsageError: as in `write_whole`.
     """
     real = outputs.check(path, ours)
     with saving(real.parent if real.parent.name else path):
@@ -88,21 +88,21 @@ def write_whole_by(
 
 
 def make_parents(path: Path, made: contextlib.ExitStack) -> None:
-    """Makes the folders that are missing; they go again when the context is left by an error."""
+    """Makes missing folders; removes them again if the context exits with an error."""
     missing = [folder for folder in path.parents if not folder.exists()]
     for folder in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # another process was faster, and may use it
+        with contextlib.suppress(FileExistsError):  # another process made it first and may use it
             folder.mkdir()
             made.callback(_remove_folder, folder)
 
 
 def _remove_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # somebody has put something in it
+    with contextlib.suppress(OSError):  # it is no longer empty
         folder.rmdir()
 
 
 def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
-    """Makes an empty file beside `path` under a name that nothing had; it goes when the context is left."""
+    """Makes an empty file next to `path` under an unused name; removes it when the context exits."""
     while True:
         temporary = path.with_name(f".partial-{secrets.token_hex(6)}{path.suffix[:16]}")
         with contextlib.suppress(FileExistsError):
@@ -112,26 +112,26 @@ def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
 
 
 def write_json(path: str | Path, found: Any, ours: outputs.Recognise | None = None) -> None:
-    """Writes one JSON value as a file, whole or not at all.
+    """Writes one JSON value to a file atomically.
 
     Raises:
-      UsageError: as `write_whole`.
+      UsageError: as in `write_whole`.
     """
     write_whole(path, as_json(found, indent=1) + "\n", ours)
 
 
 def as_json(found: Any, indent: int | None = None) -> str:
-    """Writes a value as JSON, which has no number for NaN and infinity: they are null."""
+    """Serialises a value as JSON; NaN and infinities become null, because JSON cannot represent them."""
     try:
         text = json.dumps(found, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
-    # Only strings hold these; lines of JSON are shown on terminals, too.
+    # Only strings contain these; they are escaped because terminals also show lines of JSON.
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 _CONTROL = re.compile("[\x7f-\x9f]")
-"""Control characters that `json` leaves as they are."""
+"""Control characters that `json` does not escape."""
 
 
 def _finite(found: Any) -> Any:
@@ -147,21 +147,22 @@ def parse_json(text: str, place: str, *, gaps: bool = False) -> Any:
 
     Args:
       text: the JSON.
-      place: where it stands (`file:line`), for errors.
-      gaps: NaN and infinities, which are no JSON but were written by 0.1 and are by others, read as None.
+      place: its location (`file:line`), for errors.
+      gaps: read NaN and infinities as None; they are not JSON, but 0.1 and other programs write them.
 
     Raises:
-      UsageError: malformed JSON, nesting or numbers beyond what is read, or text that is no Unicode.
+      UsageError: the JSON is malformed, its nesting or numbers exceed the limits, or its text is not valid
+        Unicode.
     """
     try:
         found = (_WITH_GAPS if gaps else _STRICT).decode(text)
-        if text.count("[") + text.count("{") > _DEEPEST:  # few values have as many
+        if text.count("[") + text.count("{") > _DEEPEST:  # most values have fewer, so need no check
             _check_depth(found)
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
     except RecursionError as error:
         raise UsageError(f"{place}: JSON that cannot be read ({_TOO_DEEP})") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise UsageError(f"{place}: JSON that cannot be read ({str(error).partition(';')[0]})") from error
     if _SURROGATE.search(text):
         _check_unicode(found, place)
@@ -184,11 +185,11 @@ _STRICT = json.JSONDecoder(parse_float=_number, parse_constant=_number)
 _WITH_GAPS = json.JSONDecoder(parse_float=_number_or_gap, parse_constant=_number_or_gap)
 
 _DEEPEST = 100
-"""Levels of brackets that are read. No file of ours has ten; what walks a value recurses."""
+"""Maximum nesting depth, because code that walks a value recurses; our files have fewer than ten levels."""
 _TOO_DEEP = f"nested more than {_DEEPEST} levels deep"
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Half of a character beyond 16 bits: in a file that is UTF-8, only an escape can be one."""
+"""Half of a character beyond 16 bits; in a UTF-8 file, only an escape can encode one."""
 
 
 def _check_unicode(found: Any, place: str) -> None:
@@ -218,7 +219,7 @@ def parse_json_object(text: str, place: str, *, gaps: bool = False) -> dict[str,
       text, place, gaps: see `parse_json`.
 
     Raises:
-      UsageError: see `parse_json`; or another JSON value.
+      UsageError: see `parse_json`; or the value is not an object.
     """
     found = parse_json(text, place, gaps=gaps)
     if not isinstance(found, dict):
@@ -227,7 +228,7 @@ def parse_json_object(text: str, place: str, *, gaps: bool = False) -> dict[str,
 
 
 def read_json(path: str | Path, *, gaps: bool = False) -> dict[str, Any]:
-    """Reads a UTF-8 file that holds one JSON object.
+    """Reads a UTF-8 file that contains one JSON object.
 
     Args:
       gaps: see `parse_json`.
@@ -244,8 +245,8 @@ def json_lines(
     """Yields (`name:number`, object) for every line that is not blank.
 
     Args:
-      lines: split at `\\n` alone, since JSON strings may hold U+2028.
-      name: of the file, for errors.
+      lines: split only at `\\n`, since JSON strings may contain U+2028.
+      name: name of the file, for errors.
       gaps: see `parse_json`.
 
     Raises:
@@ -260,10 +261,10 @@ def json_lines(
 def json_lines_apart(
     path: str | Path, read: Callable[[dict[str, Any], str], Read]
 ) -> Iterator[tuple[str, Read | UsageError]]:
-    """Yields (`path:number`, what is read) for every line that is not blank, or what is wrong with the line.
+    """Yields (`path:number`, result or error) for every line that is not blank.
 
     Args:
-      read: is given the line's object and its place; its UsageErrors are the line's.
+      read: maps the line's object and its place to the result; its UsageErrors are yielded as the line's.
 
     Raises:
       UsageError: the file cannot be read.
@@ -282,11 +283,11 @@ def json_lines_apart(
 
 
 def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
-    """Decodes the lines of a UTF-8 file one by one (a byte order mark is dropped), for files of any size.
+    """Decodes the lines of a UTF-8 file one by one (without a byte order mark), for files of any size.
 
     Args:
-      lines: as a file that is open in binary mode yields them.
-      name: of the file, for errors.
+      lines: the lines of a file opened in binary mode.
+      name: name of the file, for errors.
 
     Raises:
       UsageError: a line (named by number) is not UTF-8.
@@ -299,7 +300,7 @@ def decoded(lines: Iterable[bytes], name: str | Path) -> Iterator[str]:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Reads a UTF-8 text file (a byte order mark is dropped) as its lines, split at `\\n` alone.
+    """Reads the lines of a UTF-8 text file (without a byte order mark), split only at `\\n`.
 
     Raises:
       UsageError: the file cannot be read, or a line (named by number) is not UTF-8.
@@ -315,7 +316,7 @@ def _content(path: str | Path) -> bytes:
 
 
 def decoded_lines(content: bytes, name: str | Path) -> list[str]:
-    """Decodes bytes likewise.
+    """Like `read_lines`, for bytes.
 
     Raises:
       UsageError: a line is not UTF-8.

@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them."""
+"""Locks that are released when their process ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def lock(descriptor: int) -> bool | None:
-    """Locks an open file or folder until it is closed, or its process ends.
+    """Locks an open file or folder until it is closed or its process ends.
 
     Returns:
-      Whether it is locked now; False: another process holds it; None: its file system knows no locks.
+      True: it is now locked; False: another process holds the lock; None: the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -26,7 +26,7 @@ def lock(descriptor: int) -> bool | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool | None]:
-    """Locks a folder as long as the context lasts and this process lives; yields what `lock` says."""
+    """Locks a folder while the context lasts and this process lives; yields the result of `lock`."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield lock(descriptor)

@@ -1,8 +1,7 @@
-"""The bytes that there are, and the refusal of what would need more.
+"""Checks that a job fits into the available memory.
 
-Needs are reckoned beforehand, from sizes: a machine that has begun to run out of memory kills instead of
-saying why. What a caller reckons is the least that it will take, so that nothing is refused that would have
-fitted.
+Requirements are computed from sizes in advance, because a machine that runs out of memory kills a process
+without a reason. Callers compute lower bounds, so that no job is rejected that would have fitted.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def check(what: str, needed: float, there: int | None = None) -> None:
-    """Refuses what does not fit.
+    """Rejects a request that does not fit in memory.
 
     Args:
-      what: was asked for, with its numbers (`--batch_size=100000000`).
-      needed: bytes, the least that it takes.
-      there: bytes; by default what the default device can hold.
+      what: the request with its numbers (`--batch_size=100000000`).
+      needed: lower bound on its bytes.
+      there: available bytes; by default the capacity of the default device.
 
     Raises:
-      UsageError: says what was asked, what it needs, and what there is.
+      UsageError: states the request, the memory it needs, and the available memory.
     """
     there = available() if there is None else there
     if needed > there:
@@ -39,31 +38,31 @@ def check(what: str, needed: float, there: int | None = None) -> None:
 
 
 def available() -> int:
-    """Counts the bytes that JAX's default device can hold: an accelerator's own, else the host's.
+    """Returns the memory of JAX's default device in bytes: an accelerator's own, else the host's.
 
-    Those in use count, too: how many are free is a guess, which caches and swap make too low.
+    Bytes in use are included, because estimates of free memory are too low with caches and swap.
     """
-    import jax  # starts the devices, which a caller that only asks for `host` need not have
+    import jax  # initialises the devices, which callers of `host` do not need
 
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return host()
-    # Not every backend tells: then nothing is known to be too much.
+    # Some backends do not report a limit; then nothing is rejected.
     return int((device.memory_stats() or {}).get("bytes_limit", sys.maxsize))
 
 
 def host() -> int:
-    """Counts the bytes that this process may take: the machine's, or what a container or `ulimit` leaves."""
+    """Returns the bytes that this process may use: the machine's, or a container's or `ulimit`'s limit."""
     own = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     limits = [limit for limit in own if limit != resource.RLIM_INFINITY]
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits, *_cgroup_limits()])
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """Yields the limits of the control groups that the process is in, of either version."""
+    """Yields the limits of the process's control groups, of either version."""
     try:
         lines = _OWN_CGROUP.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
@@ -71,8 +70,8 @@ def _cgroup_limits() -> Iterator[int]:
             continue
         place = _CGROUPS / "memory" if controllers else _CGROUPS
         name = "memory.limit_in_bytes" if controllers else "memory.max"
-        # A group has at most what those above it have. In a container its path may be the host's: the first
-        # folder is the container's own then.
+        # Limits of parent groups also apply. In a container, the path may be the host's; then the root folder
+        # is the container's own group.
         for part in ("", *group.strip("/").split("/")):
             place /= part
             with contextlib.suppress(OSError, ValueError):  # no such folder; no limit, `max`
@@ -80,7 +79,7 @@ def _cgroup_limits() -> Iterator[int]:
 
 
 def text(size: float) -> str:
-    """`8.2 GB`."""
+    """Formats a size, e.g. `8.2 GB`."""
     size = min(size, _LARGEST_SHOWN)
     power = min(int(math.log10(max(size, 1)) / 3), len(_UNITS) - 1)
     return f"{size / 1000**power:,.{min(power, 1)}f} {_UNITS[power]}"

@@ -1,6 +1,6 @@
-"""The one metric primitive: a sum and a count, so that batches, hosts and runs merge exactly.
+"""The metric primitive: a sum and a count, so that batches, hosts and runs merge exactly.
 
-Ratios are formed once, when they are printed.
+Ratios are computed once, when they are reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> float:
-        """NaN where nothing was counted: an empty mean is not zero."""
+        """Computes the mean; NaN if nothing was counted, because an empty mean is not zero."""
         return float(self.total) / float(self.count) if float(self.count) else float("nan")
 
 
@@ -41,7 +41,7 @@ Metrics = Mapping[str, Mean]
 
 
 def merge(left: Metrics, right: Metrics) -> dict[str, Mean]:
-    """Union of two sets of metrics; names in both are merged."""
+    """Merges two sets of metrics; names in only one of them are kept."""
     merged = dict(left)
     for name, mean in right.items():
         merged[name] = merged[name].merge(mean) if name in merged else mean
@@ -49,11 +49,11 @@ def merge(left: Metrics, right: Metrics) -> dict[str, Mean]:
 
 
 def to_host(metrics: Metrics) -> dict[str, Mean]:
-    """Device scalars to Python floats (float64), so that long sums keep their digits."""
+    """Converts device scalars to Python floats (float64), so that long sums keep their precision."""
     fetched = jax.device_get(dict(metrics))
     return {k: Mean(float(np.float64(m.total)), float(np.float64(m.count))) for k, m in fetched.items()}
 
 
 def compute(metrics: Metrics) -> dict[str, float]:
-    """The ratios, for a report; NaN where nothing was counted."""
+    """Computes the ratios for a report; NaN if nothing was counted."""
     return {name: mean.compute() for name, mean in metrics.items()}

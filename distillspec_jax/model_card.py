@@ -1,4 +1,4 @@
-"""A checkpoint directory's description of itself, and its tokenizer's file; nothing here starts JAX."""
+"""The model card of a checkpoint directory, and its tokenizer's file; this module never initialises JAX."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from distillspec_jax.files import write_json, write_whole
 MODEL_FILE = "model.json"
 SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
 _TOKENIZER_FILES = SENTENCEPIECE_FILE, TOKENIZERS_FILE
-"""A tokenizer of SentencePiece, or of Hugging Face's library `tokenizers`."""
+"""The files of a SentencePiece tokenizer, and of one of Hugging Face's library `tokenizers`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Listed:
-    """Whose shortlist it is, and of which step."""
+    """The draft that a shortlist was made for, and its step."""
 
     draft: str
     step: schema.Count
@@ -28,7 +28,7 @@ class _Listed:
 
 @dataclasses.dataclass(frozen=True)
 class _Origin:
-    """The parts of a provenance that are read again; the rest is for people."""
+    """The parts of a provenance that programs read; the rest is only for people."""
 
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -38,29 +38,29 @@ class _Origin:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """A checkpoint directory's description of itself.
+    """The description of a checkpoint directory.
 
     Attributes:
       family: key of the model registry (`t5`).
       config: the family's configuration, as JSON values.
-      tokenizer_fingerprint: sha256 of the tokenizer's file, or None where the tokenizer is unknown.
+      tokenizer_fingerprint: sha256 of the tokenizer's file, or None if the tokenizer is unknown.
       task: the seqio task or mixture that it was trained on.
-      prefix: put before raw inputs by `generate` unless stated otherwise.
-      feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was built for.
+      prefix: `generate` prepends it to raw inputs by default.
+      feature_lengths: `{"inputs": tokens, "targets": tokens}`, the lengths that it was trained with.
       eos_ids: ids that end an output; empty: the tokenizer's own.
       prompts_end_with_eos: whether EOS follows a prompt, as in the embedded tasks.
-      prompts_begin_with_eos: whether it stands before one, as in language modelling.
-      chat: the Jinja `template` that wraps a message for a model that was taught to answer, and the words
-        that it may name (`bos_token`, `eos_token`, …); empty where there is none.
+      prompts_begin_with_eos: whether EOS precedes a prompt, as in language modelling.
+      chat: the Jinja `template` that wraps a message for an instruction-tuned model, and the variables that
+        it may use (`bos_token`, `eos_token`, …); empty if there is none.
       shortlist: the ids that it proposes as a draft, see `models.shortlist`; empty: all.
-      mask_id: of a draft that proposes a block in one call, the id that stands for a token to be drafted
-        (`distillation.one_pass`); None: a call a token.
+      mask_id: for a draft that proposes a block in one call, the id that stands for a token to be drafted
+        (`distillation.one_pass`); None: one call per token.
       provenance: command, gin bindings, git revision, parent checkpoints, data fingerprint.
-      unknown: what a newer release wrote, which is written again.
+      unknown: fields of a newer release, preserved when the card is written again.
 
     Raises:
-      UsageError: ids that the network does not have, a chat without its template, or a provenance whose parts
-        are of other types.
+      UsageError: the network does not have some ids, chat has no template, or parts of the provenance have
+        wrong types.
     """
 
     family: str
@@ -87,34 +87,34 @@ class ModelCard:
 
 
 def check_ids(field: str, ids: Sequence[int], size: Any) -> None:
-    """Refuses ids that a network of `size` logits (where that is a number) does not have."""
+    """Rejects ids that a network with `size` logits (if that is a number) does not have."""
     largest = max(ids, default=0)
     if isinstance(size, int) and largest >= size:
         raise UsageError(f"field {field}: {largest} is not in the vocabulary of {size}")
 
 
 def check_chat(chat: Mapping[str, str]) -> None:
-    """Refuses the words of a chat template without the template, see `ModelCard.chat`."""
+    """Rejects chat variables without a template, see `ModelCard.chat`."""
     if chat and "template" not in chat:
         raise UsageError(f"field chat: it has no template: {nearest('template', chat)}")
 
 
 def fingerprint(tokenizer: bytes) -> str:
-    """The digest that two models must share to exchange token ids."""
+    """Computes the digest that two models must share to exchange token ids."""
     return hashlib.sha256(tokenizer).hexdigest()
 
 
 def tokenizer_file(tokenizer: bytes) -> str:
-    """The name of a tokenizer's file, by its content."""
+    """Determines the name of a tokenizer's file from its content."""
     return TOKENIZERS_FILE if tokenizer.lstrip()[:1] == b"{" else SENTENCEPIECE_FILE
 
 
 def take_folder(directory: str | Path, card: str, tokenizer: bytes) -> None:
-    """Takes a folder for a run that writes its vocabulary, and then its card (see `outputs.take_folder`).
+    """Takes a folder for a run that first writes the vocabulary, then the card (see `outputs.take_folder`).
 
     Raises:
-      UsageError: it is not the run's to take. A vocabulary alone is, if it is this one: a run that was killed
-        before it wrote the card leaves it.
+      UsageError: the run may not take the folder. It may if there is only this same vocabulary, which a run
+        leaves that was killed before it wrote the card.
     """
     left = Path(directory) / tokenizer_file(tokenizer)
     same = left.is_file() and left.read_bytes() == tokenizer
@@ -122,7 +122,7 @@ def take_folder(directory: str | Path, card: str, tokenizer: bytes) -> None:
 
 
 def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) -> None:
-    """Writes the metadata, each file whole or not at all."""
+    """Writes the metadata, each file atomically."""
     root = Path(directory)
     if tokenizer is not None:
         write_whole(root / tokenizer_file(tokenizer), tokenizer)
@@ -131,10 +131,10 @@ def write_card(directory: str | Path, card: ModelCard, tokenizer: bytes | None) 
 
 
 def read_card(directory: str | Path) -> ModelCard:
-    """The card of a checkpoint directory.
+    """Reads the card of a checkpoint directory.
 
     Raises:
-      UsageError: there is none, or it is not one of ours.
+      UsageError: there is none, or it is not valid.
     """
     path = Path(directory) / MODEL_FILE
     if not path.is_file():
@@ -144,12 +144,12 @@ def read_card(directory: str | Path) -> ModelCard:
 
 
 def find_tokenizer(directory: str | Path) -> Path | None:
-    """The tokenizer's file in a folder of ours; None where there is none."""
+    """Finds the tokenizer's file in a checkpoint directory; None if there is none."""
     return next(filter(Path.is_file, map(Path(directory).joinpath, _TOKENIZER_FILES)), None)
 
 
 def read_tokenizer(directory: str | Path) -> bytes | None:
-    """The tokenizer's bytes, checked against the card's fingerprint; None where there is none."""
+    """Reads the tokenizer's bytes and checks them against the card's fingerprint; None if there is none."""
     known = read_card(directory).tokenizer_fingerprint
     path = find_tokenizer(directory)
     if path is None:

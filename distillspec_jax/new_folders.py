@@ -1,7 +1,7 @@
-"""New folders appear whole or not at all, and what a killed run left of one goes with the next.
+"""Atomic creation of folders; each one also removes what a killed run left in its place.
 
-They are written under a name that begins with `.partial-`: beside the place, or inside of it where an empty
-folder is there, which stays the same folder (it may be a mount, or somebody's current one).
+They are written under a name that begins with `.partial-`: next to the final path, or inside it if an empty
+folder exists there, which is kept (it may be a mount point, or a process's working directory).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from distillspec_jax.files import make_parents, read_json, saving, write_json
 from distillspec_jax.locks import locked
 
 _MOVING = ".json"
-"""Beside a partial folder that is whole: the inodes of what is on its way from there into the folder around.
+"""Suffix of a record next to a complete partial folder: inodes of entries being moved to the parent folder.
 
-It goes last: as long as it is there, what it lists is no finished folder.
+The record is removed last: while it exists, the entries that it lists are not a finished folder.
 """
 _LONGEST_NAME = 60
-"""Characters of a folder's name that its partial one's has; a file name has at most 255 bytes."""
+"""Characters of a folder's name to use in its partial name; a file name has at most 255 bytes."""
 
 
 @contextlib.contextmanager
 def new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Iterator[Path]:
-    """Makes a folder that appears under its name only when the context ends well.
+    """Makes a folder that gets its name only when the context exits without an error.
 
     Args:
-      path: there is nothing yet, an empty folder, or what a killed run left of one.
-      ours: tells an earlier output of the same kind, which is there until the new one takes its place.
+      path: does not exist, is an empty folder, or holds the remains of a killed run.
+      ours: recognises an earlier output of the same kind, which remains until the new one replaces it.
 
     Yields:
       The folder to write in.
@@ -70,16 +70,16 @@ def new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Itera
 
 
 def check_new_folder(path: str | Path, ours: outputs.Recognise | None = None) -> Path:
-    """Refuses a place for a new folder that holds anything yet.
+    """Rejects a path for a new folder that is not empty.
 
     Args:
       path, ours: see `new_folder`.
 
     Returns:
-      The path to write: of a link, the folder that it leads to.
+      The path to write; for a link, the folder that it points to.
 
     Raises:
-      UsageError: names it.
+      UsageError: names the path.
     """
     real = outputs.check_folder(path)
     if not set(_entries(real)) <= set(_left(real)) and not (ours and ours(real)):
@@ -88,12 +88,12 @@ def check_new_folder(path: str | Path, ours: outputs.Recognise | None = None) ->
 
 
 def _begun(real: Path) -> str:
-    """How the names of a folder's partial ones begin."""
+    """Returns the prefix of the names of a folder's partial folders."""
     return f".partial-{real.name[:_LONGEST_NAME]}-"
 
 
 def _left(real: Path) -> list[Path]:
-    """Lists what runs that were killed left of a folder, in it and beside it."""
+    """Lists the remains of killed runs of a folder, in it and next to it."""
     found = []
     for around in (real, real.parent):
         entries = _entries(around)
@@ -109,7 +109,7 @@ def _left(real: Path) -> list[Path]:
 
 
 def _moved(record: Path, entries: list[Path]) -> list[Path]:
-    """Picks the entries of a folder that a record lists, if they are what was moved there."""
+    """Selects the entries of a folder that a record lists, if they still have the recorded inodes."""
     inodes = read_json(record)
     return [entry for entry in entries if inodes.get(entry.name) == entry.lstat().st_ino]
 
@@ -117,12 +117,12 @@ def _moved(record: Path, entries: list[Path]) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # nothing there, or whoever writes will hear why not
+    except OSError:  # it does not exist, or a later write will report the reason
         return []
 
 
 def _is_dead(partial: Path) -> bool:
-    """Whether nobody is writing a partial folder any more; True only where locks can tell."""
+    """Whether no process is writing a partial folder any more; True only if a lock proves it."""
     if partial.is_symlink() or not partial.is_dir():
         return False
     try:
@@ -133,13 +133,13 @@ def _is_dead(partial: Path) -> bool:
 
 
 def _move_up(place: Path) -> None:
-    """Moves all that a folder holds into the folder around it, its files last: a card is one."""
+    """Moves all entries of a folder into its parent, files last, because the card is a file."""
     entries = sorted(place.iterdir(), key=lambda entry: (not entry.is_dir(), entry.name))
     record = place.with_name(place.name + _MOVING)
     write_json(place / _MOVING, {entry.name: entry.lstat().st_ino for entry in entries})
     (place / _MOVING).rename(record)
     for entry in entries:
-        if os.path.lexists(place.parent / entry.name):  # somebody was faster
+        if os.path.lexists(place.parent / entry.name):  # another process has made it
             record.unlink()
             raise UsageError(f"cannot save to {place.parent}: somebody has put {entry.name} there")
         entry.rename(place.parent / entry.name)

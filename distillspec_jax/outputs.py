@@ -1,10 +1,10 @@
-"""Outputs are safe: a run writes nothing that it reads, and nothing that no run of ours made.
+"""Protects files: a run overwrites neither its inputs nor files that no run of this package made.
 
-A run is one command, or one call of the Python API. Whatever opens an input calls `reads`; whatever opens an
-output asks `check` first. Files are known by device and inode, so that another name, a link or a hard link
-of an input is the input. A file that is there is replaced only if its writer recognises it as one of its own
-kind; a folder is taken over only by the card that a run of ours left in it. An output in a bucket is written
-on this machine, where `place` says, and published when a part of it is whole.
+A run is one command, or one call of the Python API. Code that opens an input calls `reads`; code that opens
+an output calls `check` first. Files are identified by device and inode, so that another name or a link to an
+input counts as the input. An existing file is replaced only if its writer recognises it as its own kind; an
+existing folder is reused only if it has the card of an earlier run. An output in a bucket is written on this
+machine, at the path that `place` returns, and published whenever a part of it is complete.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ LAYOUT = frozenset(
         *("set.json", "texts.jsonl", "texts.jsonl.partial", "logprobs", "laws"),
     }
 )
-"""Names in a folder of ours that are part of it: of a checkpoint, of its training, of a stored set."""
+"""Names that belong to a folder of this package: a checkpoint, its training, or a stored set."""
 
 _CARDS = ("model.json", "set.json")
 
 _OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/[^/]+/fd/\d+")
-"""Names of what is open already, perhaps a file: it is written on, where the shell has led it."""
+"""Names of open descriptors, perhaps of a file: the run writes directly to them, as the shell set them up."""
 
 Recognise = Callable[[Path], bool]
-"""Whether a file that is there is an earlier output of the same kind."""
+"""Decides whether an existing file is an earlier output of the same kind."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -52,11 +52,11 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class _Run:
-    """A run under way: files and folders that it has read, as they were named, and folders of its own.
+    """An active run: the files and folders that it has read, with their given names, and its own folders.
 
     Attributes:
-      addresses: what it has read in buckets.
-      published: what it writes there, by address.
+      addresses: addresses in buckets that it has read.
+      published: its outputs in buckets, by address.
     """
 
     files: RunInputs = dataclasses.field(default_factory=RunInputs)
@@ -71,10 +71,10 @@ _under_way: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("run", 
 
 @contextlib.contextmanager
 def run() -> Iterator[None]:
-    """Begins a run, unless one is under way; its inputs are safe from its outputs.
+    """Begins a run, unless one is active; its outputs cannot overwrite its inputs.
 
     Raises:
-      UsageError: what was raised within, about the address where that was about a place that stands for it.
+      UsageError: an error raised within; it names the bucket's address instead of the local path.
     """
     if _under_way.get() is not None:
         with _named():
@@ -107,7 +107,7 @@ def _named() -> Iterator[None]:
 
 
 def one_run(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Makes each call of a function a run."""
+    """Wraps a function so that each call is a run."""
 
     @functools.wraps(job)
     def within(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -118,11 +118,11 @@ def one_run(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def reads(path: str | Path, name: str | None = None) -> None:
-    """Notes an input; a folder stands for all that is directly in it. What the run made is no input of it.
+    """Records an input, and the direct entries of a folder. Files that the run made are not inputs.
 
     Args:
-      path: what is opened; nothing happens where it does not exist.
-      name: what the user calls it, `path` by default.
+      path: the opened path; ignored if it does not exist.
+      name: the user's name for it; default: `path`.
     """
     under_way = _under_way.get()
     if under_way is None:
@@ -140,22 +140,22 @@ AnyPath = TypeVar("AnyPath", bound=str | Path)
 
 
 def place(path: AnyPath, *, folder: bool, host: int = 0) -> AnyPath:
-    """Where the run writes an output: the path itself, or for a bucket a place on this machine.
+    """Returns where the run writes an output: the path itself, or for a bucket a path on this machine.
 
-    What is published at the address is there when this returns. `publish` brings there what is written.
+    The local path then holds what is already published at the address; `publish` uploads what is written.
 
     Args:
-      folder: it is a folder, and no single file.
-      host: the number of this process among those that make the folder together; the first publishes it.
+      folder: whether the output is a folder instead of a single file.
+      host: index of this process among those that write the folder together; the first publishes it.
 
     Raises:
-      UsageError: see `publications.Publication`; a part of what the run reads.
+      UsageError: see `publications.Publication`; or the output is part of the run's inputs.
     """
     if not stores.is_bucket(path):
         return path
     address, under_way = stores.address(path), _under_way.get()
     if under_way is None:
-        return path  # without a run nobody would end it: `resolved` refuses it
+        return path  # without a run nothing would close the publication: `resolved` rejects it
     if address not in under_way.published:
         from distillspec_jax.buckets.followed_folders import FollowedFolder
         from distillspec_jax.buckets.published_files import PublishedFile
@@ -171,7 +171,7 @@ def place(path: AnyPath, *, folder: bool, host: int = 0) -> AnyPath:
 
 
 def published(path: str | Path) -> Publication | None:
-    """The output in a bucket that a place on this machine belongs to; None: it is a path like others."""
+    """Returns the output in a bucket that a local path belongs to; None for an ordinary path."""
     under_way = _under_way.get()
     for one in under_way.published.values() if under_way is not None else ():
         if Path(path) == one.path or one.path in Path(path).parents:
@@ -180,10 +180,10 @@ def published(path: str | Path) -> Publication | None:
 
 
 def publish(path: str | Path) -> None:
-    """Publishes the output in a bucket, if the path is a part of one; `Publication.publish`.
+    """Publishes the output in a bucket that the path belongs to, if any; see `Publication.publish`.
 
     Raises:
-      UsageError: the connection was lost; what was published before is whole.
+      UsageError: the connection was lost; everything published before is intact.
     """
     if (found := published(path)) is not None:
         found.publish()
@@ -195,19 +195,19 @@ def _check_apart(path: str, read: str) -> None:
 
 
 def check(path: str | Path, ours: Recognise | None = None) -> Path:
-    """Refuses an output that would cost somebody something.
+    """Rejects an output that would destroy data.
 
     Args:
       path: where the run is about to write.
-      ours: tells an earlier output of the same kind from other files; None: whatever is there is the run's,
-        in a folder that it has taken.
+      ours: recognises an earlier output of the same kind; None: any existing file belongs to the run, in a
+        folder that it has taken.
 
     Returns:
-      The path to write: of a link, the file that it leads to.
+      The path to write; for a link, the file that it points to.
 
     Raises:
-      UsageError: it is an input of this run or a part of one, a folder, a loop of links, or a file that is no
-        earlier output of the same kind.
+      UsageError: the path is an input of this run or part of one, a folder, a loop of links, or a file that
+        is not an earlier output of the same kind.
     """
     real = resolved(path)
     status = status_of(real)
@@ -236,19 +236,19 @@ def take_folder(
     leftovers: Collection[str] = (),
     names: Collection[str] = LAYOUT,
 ) -> Path:
-    """Takes a folder as the run's own: it is new, or the one that an earlier run left a card in.
+    """Takes a folder as the run's own: a new one, or one with the card of an earlier run.
 
-    Other files may lie in it (logs, notes), as long as no run would write them.
+    It may contain other files (logs, notes), as long as no run would write them.
 
     Args:
       path: the folder; it is not made.
-      card: the name of the file by which a run knows its folder; None: every folder will do that holds none
-        of `names`.
-      leftovers: names that a run which was killed before it wrote the card may leave.
-      names: what a run may write there.
+      card: name of the file that identifies a run's folder; None: any folder without entries in `names`.
+      leftovers: names that a run may leave if it is killed before it writes the card.
+      names: names that a run may write there.
 
     Raises:
-      UsageError: an input of this run, no folder, or one without a card that holds something of that name.
+      UsageError: the path is an input of this run, not a folder, or a folder without the card that has an
+        entry in `names`.
     """
     root = resolved(path)
     _check_outside(path, root)
@@ -268,13 +268,13 @@ def take_folder(
 
 
 def check_folder(path: str | Path) -> Path:
-    """Refuses a place for a folder that is part of a checkpoint directory or of a set, or is a file.
+    """Rejects a path for a folder that is a file, or is inside a checkpoint directory or a stored set.
 
     Returns:
-      The path to write: of a link, the folder that it leads to.
+      The path to write; for a link, the folder that it points to.
 
     Raises:
-      UsageError: names it.
+      UsageError: names the path.
     """
     root = resolved(path)
     _check_outside(path, root)
@@ -285,10 +285,10 @@ def check_folder(path: str | Path) -> Path:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Refuses a folder that cannot be written, or made, before the work that would end there.
+    """Rejects a folder that cannot be written or made, before the run starts its work.
 
     Raises:
-      UsageError: says why not.
+      UsageError: gives the reason.
     """
     real = resolved(folder)
     try:
@@ -304,14 +304,14 @@ def check_writable(folder: str | Path) -> None:
 
 
 def made(path: str | Path) -> None:
-    """Notes a folder that the run has just made."""
+    """Records a folder that the run has just made."""
     under_way = _under_way.get()
     if under_way is not None:
         under_way.own.add(resolved(path))
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether a path is a device, a pipe, or what is open already: it is written to, and never replaced."""
+    """Whether a path is a device, a pipe or an open descriptor, which is written to but never replaced."""
     if _OWN_DESCRIPTOR.fullmatch(os.path.abspath(path)):
         return True
     status = status_of(Path(path))
@@ -319,10 +319,10 @@ def is_special(path: str | Path) -> bool:
 
 
 def resolved(path: str | Path) -> Path:
-    """The absolute path of an output, links followed; a device's or a pipe's as it is.
+    """Returns the absolute path of an output with links resolved; returns devices and pipes unchanged.
 
     Raises:
-      UsageError: a bucket, unless `place` knows it, a loop of links, or no name that a file can have.
+      UsageError: the path is in a bucket unknown to `place`, a loop of links, or not a valid file name.
     """
     if stores.is_bucket(path):
         if found := stores.staged(path):
@@ -334,14 +334,14 @@ def resolved(path: str | Path) -> Path:
     try:
         str(path).encode()
         return Path(path) if is_special(path) else Path(path).resolve()
-    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 call a loop of links a RuntimeError
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
         raise UsageError(f"cannot save to {path}: it is a loop of links") from error
     except ValueError as error:  # a NUL byte, a lone surrogate
         raise UsageError(f"cannot save to {str(path)!r}: no name that a file can have") from error
 
 
 def _check_outside(path: str | Path, real: Path) -> None:
-    """Refuses what would be part of a checkpoint directory, or of a set, that the run has not taken."""
+    """Rejects a path inside a checkpoint directory or a stored set that the run has not taken."""
     under_way = _under_way.get() or _Run()
     for place, folder in zip((real, *real.parents), real.parents, strict=False):
         is_ours = place.name in LAYOUT and any((folder / card).is_file() for card in _CARDS)
@@ -357,7 +357,7 @@ def _entries(path: str | Path) -> list[Path]:
 
 
 def _is_own(path: Path, under_way: _Run) -> bool:
-    """Whether a path lies in a folder of the run's own, or is one."""
+    """Whether a path is one of the run's own folders or lies in one."""
     return not under_way.own.isdisjoint((path, *path.parents))
 
 

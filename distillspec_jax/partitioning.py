@@ -1,7 +1,7 @@
-"""Where arrays live: the mesh, and the one table in which logical axes meet it.
+"""Sharding: the device mesh, and the only table that maps logical axes to mesh axes.
 
-Modules name the axes of their parameters; nobody else writes a `PartitionSpec`. Every array carries its mesh:
-one in force (`jax.set_mesh`) is neither needed nor wanted, see `own_meshes`.
+Modules name the logical axes of their parameters; only this module makes a `PartitionSpec`. Every array
+carries its own mesh, so no global mesh (`jax.set_mesh`) is needed or allowed, see `own_meshes`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 def standard_logical_axis_rules(fully_sharded: bool = False) -> Rules:
-    """Logical axis -> mesh axis, T5X's names.
+    """Maps logical axes to mesh axes, with T5X's names.
 
     Args:
       fully_sharded: also split parameters over the data axis (along `embed`), as in FSDP / ZeRO-3.
@@ -48,7 +48,7 @@ class Partitioner:
     """Shardings of parameters and batches on a `(data, model)` mesh.
 
     Attributes:
-      mesh: devices by name; the default puts every device on the data axis.
+      mesh: devices with named axes; the default puts every device on the data axis.
       rules: see `standard_logical_axis_rules`.
     """
 
@@ -56,7 +56,7 @@ class Partitioner:
     rules: Rules
 
     def parameters(self, boxed: Params) -> Params:
-        """Shardings for a tree of boxed (logically partitioned) shapes or arrays, unboxed structure."""
+        """Makes shardings, in unboxed structure, for boxed (logically partitioned) shapes or arrays."""
         specs = nn.get_partition_spec(boxed)
         shapes = nn.meta.unbox(boxed)
         shardings = nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
@@ -72,9 +72,9 @@ class Partitioner:
         return NamedSharding(self.mesh, PartitionSpec(*kept))
 
     def like(self, parameters: Params, shardings: Params, tree: Any) -> Any:
-        """Shardings for a tree that holds copies of `parameters` (optimizer moments) among other leaves.
+        """Makes shardings for a tree with copies of `parameters` (optimizer moments) among other leaves.
 
-        A leaf gets the sharding of the parameter whose path ends its own, if the shapes agree; all
+        A leaf gets the sharding of the parameter whose path is a suffix of its own, if the shapes agree; all
         other leaves (counters, Adafactor's factored rows and columns) are replicated.
         """
         known = {
@@ -96,11 +96,11 @@ class Partitioner:
         return jax.tree_util.tree_map_with_path(place, tree)
 
     def rows(self, tree: Any, heads: bool = False) -> Any:
-        """Shardings for a tree of rows: the leading axis is the batch.
+        """Makes shardings for a tree of rows, whose leading axis is the batch.
 
         Args:
-          heads: leaves of four axes are keys or values, `[B, H, T, D]`, whose heads are split as those of the
-            parameters that made them.
+          heads: 4-D leaves are keys or values, `[B, H, T, D]`, and their heads are sharded like those of the
+            parameters that computed them.
         """
 
         def place(leaf: Any) -> NamedSharding:
@@ -121,7 +121,7 @@ class Partitioner:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch(self, batch_size: int) -> None:
-        """Raises where a global batch cannot be split over the data axis."""
+        """Raises UsageError if a global batch cannot be split over the data axis."""
         shards = self.mesh.shape["data"]
         if batch_size % shards:
             raise UsageError(
@@ -130,7 +130,7 @@ class Partitioner:
             )
 
     def put_rows(self, tree: Any) -> Any:
-        """Arrays with a leading batch axis, split over the data axis; whole where it does not divide them."""
+        """Puts arrays on the mesh, split along their leading axis; replicates those it does not divide."""
 
         def place(leaf: Any) -> jax.Array:
             divides = leaf.shape[0] % self.mesh.shape["data"] == 0
@@ -139,9 +139,9 @@ class Partitioner:
         return jax.tree.map(place, tree)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Host arrays, the whole batch on every host, to one global array a feature.
+        """Makes one global array per feature from host arrays; every host has the whole batch.
 
-        Which rows a host's devices hold follows from the mesh: all of them where the hosts lie along `model`.
+        The mesh determines the rows on a host's devices: all rows if the hosts lie along `model`.
         """
         return {
             name: jax.make_array_from_callback(rows.shape, self.batch, rows.__getitem__)
@@ -152,7 +152,7 @@ class Partitioner:
 def make_partitioner(
     num_partitions: int = 1, fully_sharded: bool = False, devices: Sequence[Any] | None = None
 ) -> Partitioner:
-    """Devices (default: all) as `(data, model)`, `num_partitions` of them on the model axis (as in T5X)."""
+    """Arranges devices (default: all) as `(data, model)`, `num_partitions` along `model` (as in T5X)."""
     devices = jax.devices() if devices is None else devices
     if num_partitions < 1 or len(devices) % num_partitions:
         raise UsageError(
@@ -160,15 +160,15 @@ def make_partitioner(
             f"use one of {[n for n in range(1, len(devices) + 1) if len(devices) % n == 0]}"
         )
     grid = np.asarray(devices).reshape(-1, num_partitions)
-    # The compiler spreads the shardings of parameters and batches over what is computed of them.
+    # With Auto axes, the compiler propagates the shardings of parameters and batches to all results.
     mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
     return Partitioner(mesh, standard_logical_axis_rules(fully_sharded))
 
 
 def own_meshes(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Makes each call of a function go without the mesh that its caller has set by `jax.set_mesh`.
+    """Wraps a function to run without the mesh that its caller has set with `jax.set_mesh`.
 
-    JAX computes nothing with arrays of one mesh while another one is in force.
+    JAX rejects computations with arrays of one mesh while another one is set.
     """
 
     @functools.wraps(job)
@@ -180,7 +180,7 @@ def own_meshes(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def sharded_init(partitioner: Partitioner, init: Callable[[jax.Array], Params], key: jax.Array) -> Params:
-    """Initialises parameters directly in their shardings; no device ever holds them whole."""
+    """Initialises parameters directly in their shardings; no device ever holds all of them."""
     shardings = partitioner.parameters(jax.eval_shape(init, key))
     return jax.jit(lambda k: nn.meta.unbox(init(k)), out_shardings=shardings)(key)
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the command of this process, and the revision of this package."""
+"""The provenance of a result: the command of this process, and the revision of this package."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 
 def of_process(**more: Any) -> dict[str, Any]:
-    """Command and git revision of this process, and whatever the caller adds.
+    """Returns the command and git revision of this process, and the caller's additions.
 
-    The revision is None where the package is not part of a git checkout (installed from a wheel).
+    The revision is None if the package is not part of a git checkout (installed from a wheel).
     """
-    # An installed package may lie inside somebody else's checkout, whose revision says nothing.
+    # An installed package may be inside an unrelated checkout, whose revision is meaningless.
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
     revision = _git("rev-parse", "--short", "HEAD") if tracked else None
     return {"command": _command(), "git_revision": revision, **more}
 
 
 def _command() -> str:
-    """This process's command, quoted for a shell; a program by its name, a module as `python -m` ran it."""
+    """Returns this process's command, quoted for a shell: a program's name, or `python -m` and a module."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
     return shlex.join([*program, *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str | None:
-    """Asks git in this package's folder; None where it refuses, or is not installed."""
+    """Runs git in this package's folder; None if it fails or is not installed."""
     try:
         done = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False

@@ -1,4 +1,4 @@
-"""Files and folders that a run has read, known by device and inode: another name of one is the same file."""
+"""Files and folders that a run has read, identified by device and inode, so that aliases are recognised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Inode = tuple[int, int]
 
 
 class _Input(NamedTuple):
-    """An input as it was when it was read."""
+    """An input at the time of reading."""
 
     name: str
     path: Path
@@ -21,22 +21,22 @@ class _Input(NamedTuple):
 
 @dataclasses.dataclass
 class RunInputs:
-    """Either files or folders.
+    """A set of files, or of folders.
 
-    A file system gives the inode of a file that is gone to a new one. So an input counts as long as its path
-    leads to it, and elsewhere while it was not modified, as when it was moved.
+    A file system may reuse the inode of a deleted file. So an inode counts as an input only while the input's
+    path still leads to it or, e.g. after a move, while its modification time is unchanged.
     """
 
     _known: dict[_Inode, _Input] = dataclasses.field(default_factory=dict)
 
     def note(self, path: Path, name: str) -> None:
-        """Adds what is there, if anything is; of two names the first is kept."""
+        """Adds the path if it exists; if the file is already known, it keeps its first name."""
         found = status_of(path)
         if found is not None and self.name_of(path) is None:
             self._known[_inode(found)] = _Input(name, path.absolute(), found.st_mtime_ns)
 
     def note_standard_input(self) -> None:
-        """Adds it where it is a plain file."""
+        """Adds standard input if it is a regular file."""
         path = Path("/dev/fd/0")
         try:
             found = os.fstat(0)
@@ -46,7 +46,7 @@ class RunInputs:
             self._known[_inode(found)] = _Input("standard input", path, found.st_mtime_ns)
 
     def name_of(self, path: Path) -> str | None:
-        """The name by which the run knows what is there; None: it has not read it."""
+        """Returns the run's name for the file at a path; None if the run has not read it."""
         found = status_of(path)
         read = self._known.get(_inode(found)) if found is not None else None
         if found is None or read is None:
@@ -57,7 +57,7 @@ class RunInputs:
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """The status of what is there; None where nothing is, or where whoever opens it will hear why not."""
+    """Returns the status of a path; None if it does not exist, or if opening it will report an error."""
     try:
         return path.stat()
     except (OSError, ValueError):

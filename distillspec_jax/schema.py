@@ -1,7 +1,7 @@
-"""JSON objects as typed values: each file that a user may have touched is read by the fields of a dataclass.
+"""Reads JSON objects as dataclasses: every file that a user may have edited is checked field by field.
 
-msgspec checks the types (it is imported in milliseconds and knows dataclasses, so that the class that the
-program computes with is the schema); this module says in one line which field of which file is wrong.
+msgspec checks the types (it imports in milliseconds and supports dataclasses, so that the program's own
+classes are the schema); this module reports in one line which field of which file is wrong.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from distillspec_jax.errors import UsageError, shown
 Value = TypeVar("Value")
 
 COUNT_LIMIT = 2**40
-"""Beyond all that decoding and training count; millions of them add up in 64 bits."""
+"""Larger than any count in decoding and training; the sum of millions of them fits in 64 bits."""
 _LARGEST = 1e30
-"""Beyond all that is measured; products of several are still numbers."""
+"""Larger than any measurement; products of several are still finite."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=COUNT_LIMIT)]
-"""A whole number of things."""
+"""A non-negative integer count."""
 
 Size = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-"""A whole number of at least one that is an axis of an array, or a position in it."""
+"""An integer of at least 1: the size of an array's axis, or a position in it."""
 
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
-"""A name or a path; a system's longest paths are as long."""
+"""A name or a path; the limit is the system's maximum path length."""
 
 Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-"""A token."""
+"""A token id."""
 
-# What is written as a whole number stays one, so that a line that is written again is the same.
+# Integers stay integers, so that rewriting a line does not change it.
 Number = (
     Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
     | Annotated[int, msgspec.Meta(gt=-(2**53), lt=2**53)]
@@ -49,11 +49,11 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)] | Annotated[int, msgs
 """A finite number of at least 0: seconds, a ratio."""
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | Annotated[int, msgspec.Meta(ge=0, le=1)]
-"""A probability, or a part of a whole."""
+"""A probability, or a fraction."""
 
 
 def read_file(kind: type[Value], path: str | Path, what: str) -> Value:
-    """Makes a dataclass of the JSON object that a file holds.
+    """Makes a dataclass from the JSON object in a file.
 
     Args:
       kind, what: see `read`.
@@ -65,7 +65,7 @@ def read_file(kind: type[Value], path: str | Path, what: str) -> Value:
 
 
 def read_object(path: str | Path, what: str) -> dict[str, Any]:
-    """Reads the JSON object that a file holds, for `read`.
+    """Reads the JSON object in a file, for `read`.
 
     Raises:
       UsageError: the file cannot be read, or is not JSON.
@@ -80,18 +80,17 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
-    """Makes a dataclass of a JSON object.
+    """Makes a dataclass from a JSON object.
 
     Args:
-      kind: the class; fields without a default must be there. Those that it does not know (of a newer
-        release) go to its field `unknown` where it has one, else they are left out.
+      kind: the class; fields without a default are required. Unknown fields (of a newer release) go into its
+        field `unknown` if it has one; otherwise they are dropped.
       found: the parsed object.
-      place: where it stands (`file:line`), for errors.
-      what: the thing that it should have been, `a row of a sweep`.
+      place: its location (`file:line`), for errors.
+      what: description of the expected object, e.g. `a row of a sweep`.
 
     Raises:
-      UsageError: the first field that is missing or of another type, with what was found there and what is
-        allowed.
+      UsageError: a field is missing or has the wrong type; gives the first, its value and the valid values.
     """
     not_one = f"{place}: not {what}: " if what else f"{place}: "
     if not isinstance(found, Mapping):
@@ -116,10 +115,10 @@ def read(kind: type[Value], found: Any, place: str, what: str = "") -> Value:
 
 
 def value(kind: Any, found: Any, place: str, field: str) -> Any:
-    """Checks one value by a type that msgspec knows.
+    """Checks one value against a type that msgspec supports.
 
     Raises:
-      UsageError: another type; the message has place and field.
+      UsageError: the value does not match; the message has place and field.
     """
     try:
         return msgspec.convert(found, kind)
@@ -129,9 +128,7 @@ def value(kind: Any, found: Any, place: str, field: str) -> Any:
 
 @functools.cache
 def _parts(kind: type) -> dict[str, tuple[type | None, bool]]:
-    """The fields of a class that a file may have: the class of those that are objects with fields, else None,
-    and whether such a field is a list of them.
-    """
+    """Maps each field that a file may have to its dataclass, if any, and whether it is a list of them."""
     hints = typing.get_type_hints(kind)
     found: dict[str, tuple[type | None, bool]] = {}
     for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -145,19 +142,19 @@ def _parts(kind: type) -> dict[str, tuple[type | None, bool]]:
 def _explained(
     error: msgspec.ValidationError, found: Any, prefix: str = "", strange: Iterable[str] = ()
 ) -> str:
-    """msgspec's message, with the field first and the value that was found last.
+    """Rewrites msgspec's message, with the field first and the found value last.
 
     Args:
-      strange: fields that were found and are not known: one that is missing may be misspelt.
+      strange: unknown fields that were found: one may be the misspelt name of a missing field.
     """
-    if isinstance(error.__cause__, UsageError):  # the class itself checks more
+    if isinstance(error.__cause__, UsageError):  # raised by the class's own checks
         return str(error.__cause__)
     said, _, path = str(error).partition(" - at `$")
     path = prefix + path.rstrip("`")
     if missing := re.fullmatch(r"Object missing required field `(.+)`", said):
         close = difflib.get_close_matches(missing[1], (name[:99] for name in strange), n=1)
         return f"it has no field {missing[1]!r}" + (f", but {close[0]!r}" if close else "")
-    # msgspec does not tell which entry of a dict is wrong: then there is no value to show, but its type.
+    # msgspec does not report which entry of a dict is wrong; then only the value's type can be shown.
     own, got = re.fullmatch(r"(.*?)(, got `.+`)?", said).groups()  # type: ignore[union-attr]
     got = (got or "") if "[...]" in path else f", got {shown(_at(found, path))}"
     told = f"{own[:1].lower()}{own[1:]}{got}".replace("`", "")
@@ -165,7 +162,7 @@ def _explained(
 
 
 def _at(found: Any, path: str) -> Any:
-    """The value at `.a.b[3]`; the innermost one that there is, where a key cannot be told (`[...]`)."""
+    """Returns the value at `.a.b[3]`; if a key is unknown (`[...]`), the innermost value before it."""
     for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path):
         try:
             found = found[key] if key else found[int(index)]

@@ -1,6 +1,6 @@
-"""The legend of array-name suffixes, and the aliases used in signatures.
+"""The array-name suffixes, and the type aliases used in signatures.
 
-Numeric code names an array's axes in its suffix, `logits_BTV`:
+Numeric code names an array's axes in its suffix, e.g. `logits_BTV`:
 
     B  rows of a batch              V  vocabulary ids
     T  tokens of a sequence         S  cache slots

@@ -1,10 +1,10 @@
-"""Shards: a run dealt out to processes that know nothing of each other, and its parts put together again.
+"""Shards: splits a run over independent processes, and merges their parts.
 
-A run has units (requests, groups of cells, batches of rows) in an order. Shard I of N takes the I-th of N
-contiguous shares of them, computes what the whole run would have computed there, and writes it into a folder
-of its own beside the run's output, `OUTPUT-0000I-of-0000N`, with a card (`shard.json`) that says of which
-run it is a part. `distillspec merge OUTPUT` reads the cards, refuses gaps, overlaps and parts of different
-runs, and joins the parts in their order.
+A run has an ordered list of units (requests, groups of cells, batches of rows). Shard I of N takes the I-th
+of N contiguous shares, computes the same results as the whole run would, and writes them into its own folder
+next to the run's output, `OUTPUT-0000I-of-0000N`, with a card (`shard.json`) that identifies the run.
+`distillspec merge OUTPUT` reads the cards, rejects gaps, overlaps and parts of different runs, and joins the
+parts in order.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from distillspec_jax.errors import UsageError, shown
 CARD = "shard.json"
 
 _AUTO = {
-    "JAX_PROCESS_ID": "JAX_NUM_PROCESSES",  # one process a host, where nobody else says so
+    "JAX_PROCESS_ID": "JAX_NUM_PROCESSES",  # one process per host, without a scheduler
     "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_COUNT",  # sbatch --array=0-7
-    "JOB_COMPLETION_INDEX": None,  # an indexed Job of Kubernetes does not tell how many pods it has
+    "JOB_COMPLETION_INDEX": None,  # an indexed Job of Kubernetes does not report its number of pods
     "SLURM_PROCID": "SLURM_NTASKS",  # srun --ntasks=8
 }
-"""Variables that hold a process's index, and those that hold how many there are; the first that is set."""
+"""Variables with a process's index and with the number of processes; the first that is set is used."""
 
 _FLAG = re.compile(r" --(shard|gin\.SHARD)[ =]('[^']*'|\S+)")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -41,7 +41,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One of `count` equal shares of a run, `index` of them before it."""
+    """The share with index `index` among `count` equal shares of a run."""
 
     index: int
     count: int
@@ -50,10 +50,10 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def of(self, units: int, what: str) -> range:
-        """The shard's share of the units of a run; shares differ by one unit at most.
+        """Computes the shard's share of a run's units; shares differ by at most one unit.
 
         Args:
-          what: the units are, in an error.
+          what: name of the units, for errors.
 
         Raises:
           UsageError: there are fewer units than shards.
@@ -65,21 +65,21 @@ class Shard:
         return range(units * self.index // self.count, units * (self.index + 1) // self.count)
 
     def folder(self, output: str | Path) -> Path:
-        """Where this shard of the run that writes `output` writes."""
+        """Returns the folder of this shard for a run that writes `output`."""
         whole = _named(output)
         return whole.with_name(f"{whole.name}-{self.index:05}-of-{self.count:05}")
 
 
 def _named(output: str | Path) -> Path:
-    """An output as a path that has a name: `.` and `..` have none to put numbers after."""
+    """Returns an output as a path with a name, because numbers cannot be appended to `.` and `..`."""
     return Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
 
 
 def parse(text: str) -> Shard:
-    """Reads `I/N`, I from 0; or `auto/N`, I from the scheduler's environment, which may know N, too (`auto`).
+    """Parses `I/N` with I from 0, `auto/N` with I from the scheduler's environment, or `auto` with both.
 
     Raises:
-      UsageError: no such shard, or an environment that does not say which; one shard for several hosts.
+      UsageError: there is no such shard, the environment does not define it, or several hosts would take it.
     """
     index, slash, count = text.partition("/")
     if index != "auto" and os.environ.get("DISTILLSPEC_MULTIHOST"):
@@ -105,7 +105,7 @@ def _from_environment(text: str, count: str | None) -> tuple[str, str]:
     if count is None:
         count = os.environ.get(_AUTO[name] or "", "")
         last = os.environ.get("SLURM_ARRAY_TASK_MAX") if name == "SLURM_ARRAY_TASK_ID" else None
-        # An array that is not 0 to N-1 (one task of it, started again) does not tell N.
+        # An array other than 0 to N-1 (e.g. one restarted task) does not determine N.
         if not count.isdecimal() or last not in (None, str(int(count) - 1)):
             raise UsageError(f"--shard={text}: {name}={index} does not say of how many: write auto/N")
     if not index.isdecimal() or (count.isdecimal() and int(index) >= int(count)):
@@ -119,14 +119,14 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One shard of a run and what it writes, as its card says.
+    """The card of a shard: the run, the share and the files.
 
     Attributes:
-      command: of the run.
-      shard, shards: which share, of how many.
-      units: how many the whole run has.
-      lines: the files of the part that are joined line by line, and how many lines each has when whole.
-      settings: all that the run's numbers depend on; equal in all parts.
+      command: the run's command.
+      shard, shards: index of the share, and number of shares.
+      units: number of units of the whole run.
+      lines: files of the part that are concatenated, and the number of lines of each when complete.
+      settings: everything that the run's results depend on; equal in all parts.
     """
 
     command: schema.Text
@@ -137,27 +137,27 @@ class Part:
     settings: dict[str, Any]
 
     def check(self, folder: Path) -> None:
-        """Refuses a folder that holds anything but this part, begun or whole; it is the run's from here on.
+        """Takes a folder for the run; rejects it if it holds anything but this part, complete or not.
 
         Raises:
-          UsageError: names what differs.
+          UsageError: names the difference.
         """
         outputs.take_folder(folder, CARD, names=[CARD, *self.lines])
         if (folder / CARD).is_file():
-            own = Part(**json.loads(files.as_json(dataclasses.asdict(self))))  # as it is read: no tuples
+            own = Part(**json.loads(files.as_json(dataclasses.asdict(self))))  # as read back: without tuples
             _compare(read_card(folder), own, f"{folder} is part of", "this run: choose another output")
 
     def begin(self, folder: Path) -> None:
-        """Writes the card, unless it is there."""
+        """Writes the card if it does not exist."""
         if not (folder / CARD).is_file():
             files.write_json(folder / CARD, dataclasses.asdict(self))
 
 
 def read_card(folder: Path) -> Part:
-    """The card of a part.
+    """Reads the card of a part.
 
     Raises:
-      UsageError: there is none, or it is not one of ours.
+      UsageError: there is none, or it is not valid.
     """
     if not (folder / CARD).is_file():
         raise UsageError(f"{folder} is no part of a run: it has no {CARD}")
@@ -165,7 +165,7 @@ def read_card(folder: Path) -> Part:
 
 
 def _compare(one: Part, other: Part, before: str, after: str) -> None:
-    """Refuses two parts of different runs; the first difference is named."""
+    """Rejects two parts of different runs; names the first difference."""
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in ("command", "shards", "units")]
     names = dict.fromkeys([*one.settings, *other.settings])
     pairs += [(name, one.settings.get(name), other.settings.get(name)) for name in names]
@@ -173,19 +173,19 @@ def _compare(one: Part, other: Part, before: str, after: str) -> None:
     for name, here, there in pairs:
         if here != there:
             values = f"is {shown(here)}, not {shown(there)} as"
-            told = values if shown(here) != shown(there) else "is another than"  # of objects, or of lists
+            told = values if shown(here) != shown(there) else "is another than"  # objects or lists look equal
             raise UsageError(f"{before} a run whose {name} {told} in {after}")
 
 
 def find(output: str | Path) -> list[Path]:
-    """The folders of all parts of a run, in order, each known to be whole and of one run.
+    """Finds the folders of all parts of a run, in order; checks that they are complete and of one run.
 
     Args:
-      output: what the run was told to write.
+      output: the run's output.
 
     Raises:
-      UsageError: no parts, one that is missing or not finished, parts of different numbers of shards, a part
-        that says it is another one, parts of different runs; each by name.
+      UsageError: there are no parts, one is missing or incomplete, a card contradicts its folder's name, or
+        the parts are of different runs or numbers of shards; names the part.
     """
     whole = _named(output)
     numbered = {}
@@ -222,7 +222,7 @@ def find(output: str | Path) -> list[Path]:
 
 
 def _beside(whole: Path) -> list[Path]:
-    """The folders whose names go on where an output's ends, as those of its shards do."""
+    """Lists the folders whose names begin with the output's, as its shards' do."""
     if stores.is_bucket(whole):
         return [whole.with_name(name) for name in copies.folders(whole.parent) if name.startswith(whole.name)]
     return [
@@ -250,7 +250,7 @@ def _check_whole(folder: Path, card: Part) -> None:
 
 
 def joined(folders: Sequence[Path], name: str, path: Path) -> None:
-    """Writes the files of one name of all parts, one after the other, to a path."""
+    """Concatenates the files of one name from all parts into a path."""
     with path.open("wb") as whole:
         for folder in folders:
             with (folder / name).open("rb") as part:
@@ -258,5 +258,5 @@ def joined(folders: Sequence[Path], name: str, path: Path) -> None:
 
 
 def whole_command(command: Any) -> Any:
-    """The command of the whole run, as a provenance has it: that of a shard, less the shard."""
+    """Returns the command of the whole run for its provenance: a shard's command without the shard flag."""
     return _FLAG.sub("", command) if isinstance(command, str) else command

@@ -1,7 +1,7 @@
-"""Text of others on a terminal: what would command it, reorder its lines or cannot be written is spelt out.
+"""Untrusted text on a terminal: escapes control, direction and unencodable characters.
 
-Labels, paths, names of tasks and models, and messages that quote them come from anywhere. All that commands
-print goes through `shown`: lines by `say`, tables by `reports.fitted`, training by `training.writers`.
+Labels, paths, names of tasks and models, and messages that quote them may come from anywhere. All output of
+commands goes through `shown`: lines by `say`, tables by `reports.fitted`, training by `training.writers`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from distillspec_jax.buckets.stores import named
 
 _UNSEEN = re.compile(
     "["
-    "\x00-\x1f\x7f-\x9f"  # controls: of the cursor, colours, the clipboard, line ends too
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of direction
-    "\u2028\u2029"  # ends of a line and of a paragraph
-    "\ud800-\udfff"  # lone surrogates, as bytes of a path that are no UTF-8
+    "\x00-\x1f\x7f-\x9f"  # control characters: cursor, colours, clipboard, line ends
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # text-direction controls
+    "\u2028\u2029"  # line and paragraph separators
+    "\ud800-\udfff"  # lone surrogates, e.g. bytes of a path that is not UTF-8
     "]"
 )
 
 
 def shown(text: str) -> str:
-    r"""The text with what does not show as an escape, and what a run publishes in a bucket by its address.
+    r"""Escapes characters that do not display, and replaces local paths of published outputs by addresses.
 
     >>> shown("a\x1b[31mb\u202ec\ndé")
     'a\\x1b[31mb\\u202ec\\ndé'
@@ -32,10 +32,10 @@ def shown(text: str) -> str:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Prints each of some lines, on standard output by default, at once."""
+    """Prints lines, by default on standard output, and flushes."""
     print(*(shown(str(line)) for line in lines), sep="\n", file=file or sys.stdout, flush=True)
 
 
 def news(*lines: object) -> None:
-    """Prints lines on standard error: progress, and what else is no result."""
+    """Prints lines on standard error: progress, and anything else that is not a result."""
     say(*lines, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Training logs: `metrics.jsonl`, one line a report, as training writes it and reports read it."""
+"""Training logs: `metrics.jsonl`, one line per report, which training writes and reports read."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from distillspec_jax import files, outputs, schema
 from distillspec_jax.errors import UsageError
 
 _VALUE = float | Annotated[int, msgspec.Meta(gt=-(2**53), lt=2**53)] | None
-"""A loss may grow as large as it likes."""
+"""Floats are unbounded, because a loss may become arbitrarily large."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    """The fields of a line that are no values of metrics."""
+    """The fields of a line that are not metrics."""
 
     step: schema.Count
     split: str = ""
 
 
 def line(step: int, split: str, values: Mapping[str, float]) -> str:
-    """Writes a report as a line, without its end; what is no number is null."""
+    """Formats a report as a line, without a newline; NaN and infinities become null."""
     return files.as_json({"step": step, "split": split, **values})
 
 
 def parse(line: str, place: str) -> dict[str, Any]:
-    """Reads a line; what is no number (NaN, in lines that 0.1 wrote) is None.
+    """Parses a line; NaN and infinities (which 0.1 wrote) become None.
 
     Args:
-      place: where it stands (`file:line`), for errors.
+      place: its location (`file:line`), for errors.
 
     Raises:
-      UsageError: it is no such line, or a value is no number.
+      UsageError: the line is malformed, or a value is not a number.
     """
     found = files.parse_json_object(line, place, gaps=True)
     _ = schema.read(_Report, found, place, "a line of metrics.jsonl")
@@ -47,15 +47,15 @@ def parse(line: str, place: str) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a log, which may be that of a run under way: a last line that is not whole is left out.
+    """Reads a log, also of a running job: an incomplete last line is skipped.
 
     Raises:
-      UsageError: it cannot be read, or see `parse`.
+      UsageError: the log cannot be read, or see `parse`.
     """
     outputs.reads(path)
     *whole, last = files.read_lines(path)
     found = [parse(one, f"{path}:{number}") for number, one in enumerate(whole, start=1) if one.strip()]
     try:
         return [*found, parse(last, "")]
-    except UsageError:  # cut short by a kill, or nothing
+    except UsageError:  # truncated by a kill, or empty
         return found

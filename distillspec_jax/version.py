@@ -1,3 +1,3 @@
-"""The release, in one place that everything may import."""
+"""The package version, in a module that any other can import."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""A network's real ids, and the meaning of some of them."""
+"""A network's real ids and its special ids."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from distillspec_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The facts that sampling and losses know of a tokenizer (`Tokenizer.vocabulary`).
+    """The properties of a tokenizer that sampling and losses need (`Tokenizer.vocabulary`).
 
     Attributes:
-      size: number of real ids; the rows of an embedding beyond are padding, in no distribution. None: all are
-        real.
-      eos_ids: end a text.
+      size: number of real ids; later rows of an embedding are padding and excluded from distributions.
+        None: all ids are real.
+      eos_ids: ids that end a text.
       padding_ids: real ids that are never sampled.
 
     Raises:
-      UsageError: a size below 1.
+      UsageError: the size is below 1.
     """
 
     size: int | None
@@ -31,4 +31,4 @@ class Vocabulary:
 
 
 T5_IDS = Vocabulary(size=None, eos_ids=(1,), padding_ids=(0,))
-"""T5's convention, without padded rows; for tests and toys, and no parameter's default."""
+"""T5's convention, without padding rows; for tests and toy examples, never a parameter's default."""
