@@ -26,7 +26,7 @@ _QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Counts of each of the N prompts, in their order; see `acceptance.Record`."""
+    """Counts of each of the N prompts, in order; see `acceptance.Record`."""
 
     emitted_tokens: list[Count]
     target_calls: list[Count]

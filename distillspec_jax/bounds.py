@@ -42,7 +42,7 @@ CELLS = 1000
 """Cells of a sweep; each decodes all prompts."""
 
 DRAFTERS = 8
-"""Each is a network in one program."""
+"""Drafters of one target; all their networks are in one program."""
 
 
 SHARDS = 99_999

@@ -16,7 +16,7 @@ import numpy as np
 from distillspec_jax.decoding.round_costs import RoundCosts, tokens_per_round
 
 AUTO = (0, 1, 3, 5, 7)
-"""Block sizes to choose from; 0 is one token at a time."""
+"""Block sizes to choose from; 0 is autoregressive decoding."""
 
 _UNNOTICED_SECONDS = 0.04
 """The longest delay between two pieces of a text that a reader does not notice."""

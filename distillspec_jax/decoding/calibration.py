@@ -42,7 +42,7 @@ def round_costs(runner: Runner, state: State, rounds: int, repeats: int = 7) -> 
             after = jax.block_until_ready(runner.run(before, size, rounds, 1))
             seconds = time.perf_counter() - began
             turns[-1][size] = seconds / max(int(jnp.max(after.counts.rounds_B)) - done, 1)
-    del turns[0]  # it compiled
+    del turns[0]  # it included compilation
     return RoundCosts.median([RoundCosts(turn) for turn in turns])
 
 
@@ -57,7 +57,7 @@ def start_seconds(
 ) -> dict[int, float]:
     """Measures the time to give every slot a new prompt, with the models that each block size needs.
 
-    The slots are filled one by one, because rows of a batch seldom end together and each new row is
+    The slots are filled one by one, because rows of a batch rarely end together and each new row is
     prefilled separately. The following run is expensive to start (dispatch, and weights that prefill has
     evicted from the cache), so the extra time of its first round over any other is included.
 
@@ -85,7 +85,7 @@ def start_seconds(
                 states[size] = runner.run(fresh, size, 1, 1)
                 jax.device_get((states[size].rows.status_B, states[size].rows.emitted_B))
             taken[size].append(time.perf_counter() - began - slots * round_seconds[size])
-    median = {size: float(np.median(times[1:])) for size, times in taken.items()}  # the first compiled
+    median = {size: float(np.median(times[1:])) for size, times in taken.items()}  # without compilation
     return {size: median[size if size in median else largest] for size in runner.block_sizes}
 
 

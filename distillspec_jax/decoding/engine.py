@@ -182,7 +182,7 @@ class Engine:
         rows = self._first_rows(batch, prompt_width)
         state = self._runner.read(*rows, width)
         costs = calibration.round_costs(self._runner, state, self._rounds_per_visit, repeats)
-        slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # as `PromptBatch.rows` fills up
+        slots = [min(i, len(prompts) - 1) for i in range(self._batch_size)]  # padded as in `PromptBatch.rows`
         reading_B = [self._reading_width(batch, [i], prompt_width) for i in slots]
         start = calibration.start_seconds(self._runner, *rows, width, reading_B, costs.seconds, repeats)
         return dataclasses.replace(costs, start=start)

@@ -112,7 +112,7 @@ class PromptLookup:
     def _continuation(self, tokens_BS: Array, last_B: Array) -> tuple[Array, Array]:
         """Finds the slot after the latest, longest match of the text's end, and whether there is a match."""
         slot_1S = jnp.arange(tokens_BS.shape[1])[None]
-        matches_BS = slot_1S < last_B[:, None]  # at each slot: the n tokens up to it are the last n
+        matches_BS = slot_1S < last_B[:, None]  # per slot: whether the n tokens up to it equal the last n
         start_B, found_B = jnp.zeros_like(last_B), jnp.zeros(last_B.shape, bool)
         for n in range(self.longest):
             back_B = last_B - n

@@ -125,7 +125,7 @@ def _first_past(weights: Array, cumulative: Array, point: Array) -> Array:
 
 
 def _fold_in(keys: Array, data: Array | int | np.uint32) -> Array:
-    """`jax.random.fold_in`, broadcast."""
+    """`jax.random.fold_in` with broadcasting."""
     first, second = _halves(keys)
     shape = jnp.broadcast_shapes(keys.shape, jnp.shape(data))
     first, second = jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)

@@ -110,7 +110,7 @@ class SpeculativeLoop:
     def _score(
         self, params: PairParams, target: DecodeState, pending_B: Array, tokens_BNG: Array
     ) -> tuple[Array, DecodeState]:
-        """One target call over the pending token and every candidate block; the state has B * N rows."""
+        """Scores the pending token and every candidate block in one target call; the state has B * N rows."""
         rows, blocks, _ = tokens_BNG.shape
         if blocks > 1:
             target = target.select(jnp.repeat(jnp.arange(rows), blocks))
@@ -122,7 +122,7 @@ class SpeculativeLoop:
     def _offered_length(self, draft: Draft) -> Array:
         """Counts the drafts of each block up to the first whose draft distribution is NaN.
 
-        A failing draft network therefore lowers the acceptance rate but never affects the output.
+        A failing draft network therefore lowers the acceptance rate but keeps the output's distribution.
         """
         bad_BNG = jnp.isnan(draft.log_q_BNGV[..., 0])  # then every entry is
         first_bad_BN = jnp.where(bad_BNG.any(-1), jnp.argmax(bad_BNG, axis=-1), self.block_size)

@@ -37,7 +37,7 @@ def heaviest_prefix(values: Array, weights: Array, target: Array) -> Array:
         trial = threshold | (jnp.uint32(1) << (jnp.uint32(_KEY_BITS - 1) - i.astype(jnp.uint32)))
         return jnp.where(_mass(order >= trial, weights) >= target, trial, threshold)
 
-    # Find the largest threshold such that the tokens at or above it still reach the target.
+    # Find the largest threshold for which the tokens at or above it still reach the target.
     lowest = jnp.zeros(jnp.broadcast_shapes(values[..., :1].shape, target.shape), jnp.uint32)
     threshold = jax.lax.fori_loop(0, _KEY_BITS, set_bit, lowest)
     above, tied = order > threshold, order == threshold
