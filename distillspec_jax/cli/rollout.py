@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         "--stages",
         type=list_of(float),
         metavar="SHARES",
-        help="shares of the requests before all (default: 0.01,0.1,0.5)",
+        help="stages, as shares of the requests, before all of them (default: 0.01,0.1,0.5)",
     )
     start.add_argument(
         "--margin", type=float, metavar="SHARE", help="tolerated relative loss of acceptance (default: 0.02)"
