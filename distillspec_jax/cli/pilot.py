@@ -20,7 +20,7 @@ mine.jsonl holds one prompt per line, {"inputs": "..."}; some 500 are enough, ab
 fifth of them, chosen by a hash of their text as in `redistill`, is held out; the draft is measured on these
 before and after. OUTPUT/pilot.html is the page, OUTPUT/pilot.json has the numbers. Exit status:
   0  go: even the cautious estimate gains and pays
-  1  no-go: not even the optimistic estimate does
+  1  no-go: not even the hopeful estimate does
   2  bad input
   3  not enough data: the two estimates disagree; the page says what would decide
   75 stopped: the same command resumes
