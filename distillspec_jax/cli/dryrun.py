@@ -23,7 +23,7 @@ FLOPs per step and bytes per device. It tells you what a pod job needs before yo
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
 
-The second compiles for TPUs without needing one; it needs pip install -e '.[tpu]'. With --decode it compiles
+The second compiles for TPUs without a TPU; it needs pip install -e '.[tpu]'. With --decode it compiles
 decoding instead: the prefill of a batch, one token, and a round of drafts.
 
   distillspec dryrun --decode --gin_file=experiments/dryrun/t5_xl_small_decode.gin --mesh=4x8
