@@ -26,10 +26,10 @@ acceptance rate.
 
   distillspec advise --target=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --batch_size=8
 
-With --device it predicts for a chip that is not there, from its maker's figures ({devices}): nothing
-is measured, weights are not read, and the acceptance is --acceptance or that of the draft's profile.json. A
-file NAME.json describes a device of your own: bandwidth, flops, memory and interconnect, and what was
-measured on it (python -m benchmarks.prediction measures a machine and writes one).
+With --device it predicts for a chip that you do not have, from its data sheet ({devices}):
+nothing is measured, weights are not read, and the acceptance rate is --acceptance or that of the draft's
+profile.json. A file NAME.json describes your own device: bandwidth, flops, memory and interconnect, and
+measurements on it (python -m benchmarks.prediction measures a machine and writes one).
 
   distillspec advise --target=runs/target --drafter=runs/distilled --device=v5e --chips=4 --batch_size=1,8,32
   distillspec advise --target=runs/target --drafter=runs/distilled --device=mine.json --dtype=float32
@@ -55,17 +55,17 @@ def main(argv: list[str]) -> int:
         type=list_of(int),
         default=[1, 3, 5, 7],
         metavar="N,N",
-        help="to try (default: 1,3,5,7)",
+        help="block sizes to try (default: 1,3,5,7)",
     )
     add(
         "--batch_size",
         type=list_of(int),
         default=[1],
         metavar="N",
-        help="prompts per batch (default: 1); with --device several, N,N",
+        help="prompts per batch (default: 1); several, N,N, only with --device",
     )
     add("--rule", default="token", help=RULE_HELP)
-    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
+    add("--epsilon", type=float, help="epsilon of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
@@ -74,9 +74,14 @@ def main(argv: list[str]) -> int:
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--output", metavar="FILE", help="also write the numbers as JSON")
     add("--device", metavar="NAME", help=f"predict for this chip: {', '.join(DEVICES)}, or FILE.json")
-    add("--chips", type=int, default=1, help="with --device: that share the target (default: 1)")
-    add("--acceptance", type=float, metavar="RATE", help="with --device: of drafts, where no profile is")
-    add("--context", type=int, metavar="N", help="with --device: prompt's tokens (default: the target's own)")
+    add("--chips", type=int, default=1, help="with --device: chips that share the target (default: 1)")
+    add(
+        "--acceptance",
+        type=float,
+        metavar="RATE",
+        help="with --device: acceptance rate, if no profile exists",
+    )
+    add("--context", type=int, metavar="N", help="with --device: prompt tokens (default: the target's own)")
     flags = parser.parse(argv)
     refuse_split(flags)
     if flags.device is not None:

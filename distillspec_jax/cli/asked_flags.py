@@ -25,10 +25,10 @@ def add(parser: CommandParser, *, pilot_steps: str, prompts: str, temperature: s
       pilot_steps, prompts, temperature: what each is here; the default stands behind it.
     """
     flag = parser.add_argument
-    flag("--steps", type=int, default=300, metavar="N", help="of the training (default: 300)")
+    flag("--steps", type=int, default=300, metavar="N", help="training steps (default: 300)")
     flag("--pilot_steps", type=int, metavar="N", help=pilot_steps)
     flag("--prompts", type=int, default=200, metavar="N", help=f"{prompts} (default: 200)")
-    flag("--temperature", type=float, metavar="T", help=f"of the service, to judge at ({temperature})")
+    flag("--temperature", type=float, metavar="T", help=f"temperature of the service ({temperature})")
     flag(
         "--block_size",
         type=int,
@@ -42,16 +42,17 @@ def add(parser: CommandParser, *, pilot_steps: str, prompts: str, temperature: s
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="relative, in block efficiency on new prompts: the lower end of the interval (default: 0.01)",
+        help="minimum relative gain in block efficiency on new prompts, at the interval's lower end "
+        "(default: 0.01)",
     )
     flag(
         "--pay_back_requests",
         type=int,
         default=100_000,
         metavar="N",
-        help="within which the saving must pay for the training (default: 100,000)",
+        help="requests within which the saving must pay for the training (default: 100,000)",
     )
-    flag("--restart", action="store_true", help="give up what an earlier call has begun")
+    flag("--restart", action="store_true", help="discard the unfinished run of an earlier call")
     flag("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
 
 

@@ -9,12 +9,12 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.terminal import say
 
 HELP = """Verifies the identities that tie the counts of every row of a sweep and every line of `generate`:
-emitted tokens = accepted drafts + rounds - rounds that a text's end cut; a round tests at most one
-draft that it rejects; sums over prompts, and the ratios formed of them (docs/acceptance.md). A line that
-breaks one, or cannot be read, is named. Exit status:
-  0  all hold
+emitted tokens = accepted draft tokens + rounds - rounds cut by the end of a text; a round rejects at most one
+tested draft token; sums over prompts, and their ratios (docs/acceptance.md). It names each line that breaks
+an identity or cannot be read. Exit status:
+  0  all identities hold
   1  some do not, or some lines cannot be read
-  2  a file has no row and no line that can
+  2  a file has no readable row or line
 
   distillspec check runs/sweep/results.jsonl served.jsonl
   distillspec check served.jsonl --record     # and every ratio that the counts give

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         type=int,
         default=0,
         metavar="K",
-        help="store the target's top-k log-probabilities at every token: K ids and the mass of the rest, in "
+        help="store the target's top-k log-probabilities at every token: K ids and the remaining mass, in "
         "4 K + 4 bytes per token (6 K + 4 above 65,536 logits); 0 is off (default)",
     )
     add(

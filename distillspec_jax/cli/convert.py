@@ -23,8 +23,8 @@ into a Hugging Face folder, which transformers loads, or a GGUF file, which llam
 Hugging Face: T5, T5Gemma, Llama, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2. GGUF: Llama, Qwen2, Qwen3, Gemma 3,
 read in any quantisation.
 
-Without a tokenizer the weights are converted all the same, but the model cannot read text: give
---tokenizer=FILE. The ids that end a text come from the input's files, or from --eos_ids.
+Without a tokenizer it still converts the weights, but the model cannot read text: give --tokenizer=FILE.
+The ids that end a text come from the input's files, or from --eos_ids.
 """
 
 _T5X_FIELDS = ("mlp_activations", "relpos_max_distance", "dropout_rate", "decoder_start_id")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--from", dest="source", type=one_of("gguf", "hf", "t5x"), help="the format to read: gguf, hf or t5x")
     add("--to", type=one_of("gguf", "hf"), help="the format to write: gguf or hf")
-    add("--type", type=one_of("f32", "f16", "q8_0"), help="of a GGUF's weights: f32 (default), f16 or q8_0")
+    add("--type", type=one_of("f32", "f16", "q8_0"), help="type of GGUF weights: f32 (default), f16 or q8_0")
     add("--input", required=True, metavar="PATH", help="the folder, file or zoo:NAME to read")
     add("--output", required=True, metavar="PATH", help="the folder (new or empty) or GGUF file to write")
     add(

@@ -10,7 +10,7 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.terminal import news, say
 
 HELP = """Takes the zoo's target and its supervised draft, distils the draft on one task for a few minutes,
-and measures block efficiency and speed-up before and after, beside a control trained without a target.
+and measures block efficiency and speed-up before and after, with a control trained without a target.
 Writes report.html, results.jsonl and summary.json.
 
   distillspec demo
@@ -22,7 +22,7 @@ Writes report.html, results.jsonl and summary.json.
 def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("demo", HELP)
-    parser.add_argument("--task", help="an embedded task (default: wiki_leads; of smollm2, open_prompts)")
+    parser.add_argument("--task", help="an embedded task (default: wiki_leads; with smollm2: open_prompts)")
     parser.add_argument(
         "--family", default="t5", help="which of the zoo's pairs: t5 (default), decoder or smollm2"
     )
@@ -30,10 +30,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="minutes to distil (default: the recipe's number of steps; of smollm2, none)",
+        help="minutes to distil (default: the recipe's number of steps; with smollm2: none)",
     )
     parser.add_argument(
-        "--prompts", type=int, help="held-out prompts to measure on (default: 64; of smollm2, 16)"
+        "--prompts", type=int, help="held-out prompts to measure on (default: 64; with smollm2: 16)"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     flags = parser.parse(argv)

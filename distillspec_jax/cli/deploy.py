@@ -8,9 +8,9 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser, one_of
 from distillspec_jax.terminal import say
 
-HELP = """Checks what an inference engine would refuse of a pair, or serve with other texts than the target's,
+HELP = """Checks what an inference engine would refuse in a pair, or serve with texts other than the target's,
 and prints the shell script that serves it: the conversions, the engine's command (or lines of Python), and
-what to know about it. Nothing is run and no weights are read. docs/engines.md compares the engines.
+caveats. It runs nothing and reads no weights. docs/engines.md compares the engines.
 
   distillspec deploy --engine=vllm --target=runs/target --draft=runs/distilled
   distillspec deploy --engine=llama.cpp --target=runs/target --draft=runs/distilled --type=q8_0
@@ -28,16 +28,23 @@ def main(argv: list[str]) -> int:
     add("--target", required=True, metavar="MODEL", help="the target")
     add("--draft", required=True, metavar="MODEL", help="the draft")
     add("--block_size", type=int, default=5, metavar="N", help="drafted tokens per round (default: 5)")
-    add("--temperature", type=float, default=0.0, help="of the requests: 0 is greedy (default)")
+    add("--temperature", type=float, default=0.0, help="temperature of the requests; 0 is greedy (default)")
     add(
         "--tensor_parallel",
         type=int,
         default=1,
         metavar="N",
-        help="devices that share a layer, of vllm and sglang (default: 1)",
+        help="tensor-parallel devices, for vllm and sglang (default: 1)",
     )
-    add("--exported", default="exported", metavar="DIR", help="where to convert to (default: exported)")
-    add("--type", type=one_of("f32", "f16", "q8_0"), default="f32", help="of a GGUF's weights (default: f32)")
+    add(
+        "--exported",
+        default="exported",
+        metavar="DIR",
+        help="folder for converted models (default: exported)",
+    )
+    add(
+        "--type", type=one_of("f32", "f16", "q8_0"), default="f32", help="type of GGUF weights (default: f32)"
+    )
     flags = parser.parse(argv)
 
     from distillspec_jax.interop.engines import registry

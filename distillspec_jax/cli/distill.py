@@ -21,9 +21,9 @@ To resume a stopped run, run the same command.
 
 At the end it decodes some held-out prompts and checks that three numbers agree: the acceptance rate, the
 overlap of the two distributions as the sampler recorded it, and the same overlap recomputed by the training
-code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). Beside it goes the draft's
-acceptance profile on the same prompts, profile.json, with which `distillspec watch` compares service. Without
-a target (TARGET_SET alone) or on several hosts both are left out.
+code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). It also writes the draft's
+acceptance profile on the same prompts, profile.json, as a reference for `distillspec watch`. It writes
+neither without a target (TARGET_SET alone) or on several hosts.
 """
 
 

@@ -28,8 +28,8 @@ The embedding is most of a small draft. --embedding_rank=R factorises it into tw
       --output=runs/draft
 
 If a draft spends most of its time on logits, let it propose only the likeliest ids, as counted in a set
-written by `distillspec collect`; the output's distribution stays the same. Distillation on stored
-log-probabilities goes on over these ids alone, in less time; any other training ignores the list and does
+written by `distillspec collect`; the output's distribution stays the same. Further distillation on stored
+log-probabilities uses only these ids and takes less time; any other training ignores the list and does
 not keep it.
 
   distillspec draft --target=runs/smollm2/target --draft=runs/distilled --shortlist=4096 \\
@@ -46,12 +46,12 @@ def main(argv: list[str]) -> int:
         "--layers",
         type=list_of(int),
         metavar="N,N",
-        help="the layers to keep, counted from 0 (of a T5, decoder layers)",
+        help="the layers to keep, counted from 0 (for a T5: decoder layers)",
     )
     add("--embedding_rank", type=int, metavar="R", help="rank of the embedding (default: not factorised)")
     add("--draft", metavar="MODEL", help="instead of --layers: an existing draft, to add a shortlist to")
     add("--shortlist", type=int, metavar="N", help="number of ids that the draft may propose")
-    add("--texts", metavar="DIR", help="the target's texts, from `collect`, that say which ids are likeliest")
+    add("--texts", metavar="DIR", help="the target's texts, from `collect`, to count the likeliest ids in")
     add("--output", metavar="DIR", help="the checkpoint directory to write (new or empty)")
     flags = parser.parse(argv)
     if flags.layers is not None and flags.draft is not None:

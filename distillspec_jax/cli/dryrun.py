@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from distillspec_jax.distillation.decode_costs import DecodeCosts
     from distillspec_jax.distillation.dryrun import Costs
 
-HELP = """Compiles a train step for a mesh of virtual devices, without weights, and prints parameters, FLOPs
-per step and bytes per device, so that you know what a pod job needs before you launch it.
+HELP = """Compiles a training step for a mesh of virtual devices, without weights, and prints parameters,
+FLOPs per step and bytes per device. It tells you what a pod job needs before you launch it.
 
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8
   distillspec dryrun --gin_file=experiments/dryrun/t5_xl_small.gin --mesh=4x8 --topology=v5e:4x8
 
-The second compiles for real TPUs without having one; it needs pip install -e '.[tpu]'. With
---decode it is the decoder that is compiled: the prefill of a batch, one token, and a round of drafts.
+The second compiles for TPUs without a TPU; it needs pip install -e '.[tpu]'. With --decode it compiles
+decoding instead: the prefill of a batch, one token, and a round of drafts.
 
   distillspec dryrun --decode --gin_file=experiments/dryrun/t5_xl_small_decode.gin --mesh=4x8
 """
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
         metavar="TPU",
         help="the TPU slice to compile for, such as v5e:4x8 (default: virtual CPUs)",
     )
-    parser.add_argument("--decode", action="store_true", help="of decoding with a pair, not of a train step")
+    parser.add_argument(
+        "--decode", action="store_true", help="compile decoding with a pair instead of a training step"
+    )
     flags = parser.parse(argv)
 
     from distillspec_jax.cli import bindings

@@ -13,8 +13,8 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
 HELP = """Measures models on a task's held-out rows: the loss of the references (nats per token) and its
-perplexity, with 95 % intervals over rows; the task's metric on greedy outputs, if it has one; and, for models
-that share the first one's vocabulary, the paired difference in loss from the first model.
+perplexity, with 95 % intervals over rows; the task's metric on greedy outputs, if it has one; and the paired
+difference in loss from the first model, for models that share its vocabulary.
 
   distillspec evaluate --model=zoo:target --model=zoo:draft --task=office_help_ende --limit=100
   distillspec evaluate --model=runs/lm --task=wiki_continued
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     )
     add(
         "--task",
-        help="the task whose rows are read (default: the gin file's, else the first model's own)",
+        help="task whose rows are read (default: that of the gin file, else that of the first model)",
     )
     add("--split", default="test", help="train, validation or test (default: test)")
     add("--limit", type=int, help="number of rows (default: all)")

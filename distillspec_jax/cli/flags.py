@@ -20,26 +20,24 @@ from distillspec_jax.errors import UsageError, nearest
 
 _GIN_PREFIX = "--gin."
 DTYPE_HELP = (
-    "of weights, activations and caches: bfloat16, or int8 (decoder weights only); default: float32, as "
-    "stored. Write MODEL@int8 to set it for one model"
+    "data type of weights, activations and KV caches: bfloat16, or int8 (decoder weights only); default: "
+    "float32, as stored. Write MODEL@int8 to set it for one model"
 )
 
-COMPILATION_CACHE_HELP = (
-    "keep compiled programs here, so that the next run with the same shapes starts faster"
-)
-DRAFTER_HELP = "a draft model (a directory or zoo:NAME), or a drafter that needs no model ({drafters})"
+COMPILATION_CACHE_HELP = "keep compiled programs here: the next run with the same shapes starts faster"
+DRAFTER_HELP = "a draft model (a checkpoint directory or zoo:NAME), or a drafter without a model ({drafters})"
 
 RULE_HELP = "how drafts are verified (default: token): {rules}"
 
 TASK_HELP = (
-    "whose prompts (default: the target's, if it is zoo:TASK/...); beside --inputs: whose prefix and lengths "
-    "they get, as in generate"
+    "task whose prompts are used (default: the target's, if it is zoo:TASK/...); with --inputs: task whose "
+    "prefix and lengths they get, as in generate"
 )
 
 
 SHARD_HELP = (
-    "compute the I-th (from 0) of N shares, in a folder beside the output; auto/N takes I from SLURM's or "
-    "Kubernetes' environment, auto both from SLURM or several hosts. `distillspec merge` joins the shares"
+    "compute shard I (from 0) of N, in a folder next to the output; auto/N takes I from the environment of "
+    "SLURM or Kubernetes, auto takes both from SLURM or from several hosts. `distillspec merge` combines them"
 )
 
 

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="MODEL",
-        help=f"{DRAFTER_HELP}; none is the default; repeatable, to combine several drafters",
+        help=f"{DRAFTER_HELP}; default: none; repeatable, to combine several drafters",
     )
     add("--input", default="-", metavar="FILE", help="JSONL to read; - is standard input (default)")
     add("--output", default="-", metavar="FILE", help="JSONL to write; - is standard output (default)")
@@ -55,11 +55,11 @@ def main(argv: list[str]) -> int:
         "--block_size",
         type=_number_or_auto,
         metavar="N",
-        help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: chosen while "
-        "decoding from measured costs and acceptance; it may turn drafting off",
+        help="drafted tokens per round (default: 5, or less if outputs are shorter), or auto: choose it "
+        "while decoding, from measured costs and acceptance; auto may turn drafting off",
     )
     add("--rule", default="token", help=RULE_HELP)
-    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
+    add("--epsilon", type=float, help="epsilon of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top_k", type=int, default=0, help="0 is off (default)")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     add(
         "--resume",
         action="store_true",
-        help="continue an interrupted run, whose lines so far are in OUTPUT.partial",
+        help="continue an interrupted run from the lines in OUTPUT.partial",
     )
     add("--shard", metavar="I/N", help=SHARD_HELP)
     add("--dtype", help=DTYPE_HELP)

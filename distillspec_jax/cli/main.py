@@ -15,29 +15,29 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.version import __version__
 
 COMMANDS = {
-    "demo": "the whole story on embedded data: distil a draft, measure before and after, write a report",
+    "demo": "end-to-end run on embedded data: distil a draft, measure before and after, write a report",
     "finetune": "supervised training of a target or a draft",
-    "distill": "distil a draft from a target: divergence × data source",
-    "prompts": "prompts that an instruct model writes itself, where you have none",
-    "collect": "write a target's texts, and if asked its top-k log-probabilities, to distil from",
-    "dryrun": "what a train step would cost on a mesh: parameters, FLOPs, bytes per device; without weights",
+    "distill": "distil a draft from a target, with any divergence and data source",
+    "prompts": "let an instruct model write prompts, if you have none",
+    "collect": "generate a target's texts, optionally with top-k log-probabilities, to distil from",
+    "dryrun": "what a training step costs on a mesh, without weights: parameters, FLOPs, bytes per device",
     "generate": "JSONL in, JSONL out, with any drafter, block size and sampling parameters",
     "evaluate": "held-out loss, perplexity and task quality of models",
-    "serve": "an HTTP server with OpenAI's completions, for pairs that no other engine takes",
-    "sweep": "block size × temperature, paired against the autoregressive baseline; writes results.jsonl",
-    "merge": "put the shards of a run of collect, generate, sweep or evaluate together",
-    "report": "tables, plots and one HTML page from any number of results.jsonl",
-    "advise": "measure costs and acceptance here; the best block size, or none if drafting does not pay",
+    "serve": "an HTTP server with OpenAI's completions API, for pairs that no other engine supports",
+    "sweep": "measure block size × temperature, paired with autoregressive decoding; writes results.jsonl",
+    "merge": "combine the shards of a run of collect, generate, sweep or evaluate",
+    "report": "tables, plots and one HTML page from any number of results.jsonl files",
+    "advise": "measure costs and acceptance here; recommend a block size, or none if drafting does not pay",
     "check": "verify that the counts of results and outputs agree; exits 1 if some do not",
-    "power": "how many prompts show a difference, by the spread of a pilot's results",
-    "watch": "acceptance in service against a reference; exits 1 on a drop, 3 if it cannot tell",
-    "pilot": "whether training a draft on your prompts would pay, before you invest; a page to decide by",
-    "redistill": "the draft in service, distilled again on what is asked now; behind a gate",
-    "registry": "versions of a draft: what serves, what it was made of, promote and roll back",
-    "rollout": "a version takes over in stages, and goes back if it is worse; exits 1, 3, 4",
+    "power": "how many prompts a comparison needs, from the spread of a pilot's results",
+    "watch": "monitor acceptance in service against a reference; exits 1 on a drop, 3 if it cannot tell",
+    "pilot": "estimate whether training a draft on your prompts would pay; writes a one-page report",
+    "redistill": "distil the draft in service again on recent prompts, behind a gate",
+    "registry": "versions of a draft: which one serves, its lineage, promote and roll back",
+    "rollout": "roll out a version in stages, and withdraw it if it is worse; exits 1, 3, 4",
     "convert": "T5X, Hugging Face and GGUF checkpoints in, Hugging Face folders and GGUF files out",
-    "deploy": "how vLLM, llama.cpp, SGLang, transformers or OpenVINO serves a pair, or why it must not",
-    "draft": "make a draft from some of its target's layers; what it would cost and gain",
+    "deploy": "how to serve a pair with vLLM, llama.cpp, SGLang, transformers or OpenVINO, or why not",
+    "draft": "make a draft from some of its target's layers; estimate its cost and gain",
     "zoo": "list the shipped models",
 }
 
@@ -51,7 +51,7 @@ USAGE = """usage: distillspec COMMAND [flags]
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
 `watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
 `redistill` (refused; cannot be judged), 1 and 3 from `pilot` (no-go; not enough data), 1, 3 and 4 from
-`rollout` (went back; waits; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot` and
+`rollout` (withdrawn; waiting; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot` and
 `demo` (preempted; run the same command to resume).
 """
 

@@ -12,14 +12,14 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.terminal import news, say
 
-HELP = """Puts the shards of a run together, as one process would have written them, but for the times:
+HELP = """Combines the shards of a run into the output that one process would have written, except for times:
 
   for i in 0 1 2 3; do distillspec generate ... --output=out.jsonl --shard=$i/4 --resume & done; wait
   distillspec merge out.jsonl
 
-OUTPUT is what the run was told to write; its shards lie beside it, as OUTPUT-00000-of-00004 and so on.
-A shard that is missing, not finished or of another run is named, and nothing is written. The shards stay;
-remove them afterwards.
+OUTPUT is the output path of the run; its shards are next to it, as OUTPUT-00000-of-00004 and so on.
+If a shard is missing, unfinished or from another run, the command names it and writes nothing. The shards
+stay; remove them afterwards.
 """
 
 

@@ -9,22 +9,21 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.terminal import news, say
 from distillspec_jax.training.preemption import ended_by_sigterm
 
-HELP = """Tells whether training a draft on your prompts would pay, by a short training on some of them; it
-writes one page for whoever decides. To go on with a run that was stopped, run the same command. Of one that
-has ended it writes the page again, at once: in another --language, or by other --least_gain and
---pay_back_requests.
+HELP = """Estimates from a short training run whether training a draft on your prompts would pay, and writes
+one page for the decision. To resume a stopped run, run the same command. After a finished run the command
+only rewrites the page: in another --language, or with another --least_gain or --pay_back_requests.
 
   distillspec pilot --target=zoo:wiki_leads/target --draft=zoo:draft --data=mine.jsonl
   distillspec pilot --target=runs/target --draft=runs/draft --data=mine.jsonl --field=prompt --language=ja
 
-mine.jsonl holds a prompt a line, {"inputs": "..."}; some 500 will do, and about 150 are the fewest. A fifth
-of them, chosen by a hash of their text as in `redistill`, is never trained on: on those the draft is measured
+mine.jsonl holds one prompt per line, {"inputs": "..."}; some 500 are enough, about 150 are the minimum. A
+fifth of them, chosen by a hash of their text as in `redistill`, is held out; the draft is measured on these
 before and after. OUTPUT/pilot.html is the page, OUTPUT/pilot.json has the numbers. Exit status:
   0  go: even the cautious estimate gains and pays
-  1  no-go: not even the hopeful one does
+  1  no-go: not even the hopeful estimate does
   2  bad input
-  3  not enough data: the two disagree; the page says what would tell
-  75 stopped: the same command goes on
+  3  not enough data: the two estimates disagree; the page says what would decide
+  75 stopped: the same command resumes
 """
 
 NO_GO, NOT_ENOUGH = 1, 3
@@ -35,31 +34,42 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("pilot", HELP, gin=True)
     add = parser.add_argument
-    add("--target", required=True, metavar="MODEL", help="a directory or zoo:NAME")
+    add("--target", required=True, metavar="MODEL", help="a checkpoint directory or zoo:NAME")
     add(
         "--draft",
         required=True,
         metavar="MODEL",
-        help="the draft that serves now, or the candidate: a directory or zoo:NAME",
+        help="the current draft, or the candidate: a checkpoint directory or zoo:NAME",
     )
     add("--data", required=True, metavar="FILE", help="your prompts, JSON lines")
     add("--field", default="inputs", help="the field that holds the prompt (default: inputs)")
     add("--output", default="pilot", metavar="DIR", help="the pilot's folder (default: pilot)")
-    add("--language", choices=("en", "ja"), default="en", help="of the page and the lines (default: en)")
+    add(
+        "--language",
+        choices=("en", "ja"),
+        default="en",
+        help="language of the page and the output (default: en)",
+    )
     add(
         "--minutes",
         type=float,
         default=15.0,
         metavar="N",
-        help="for all of it: the pilot has fewer steps where they are short, at least 10 (default: 15)",
+        help="time for the whole pilot; it reduces the steps to fit, to 10 at least (default: 15)",
     )
     asked_flags.add(
         parser,
-        pilot_steps="of the pilot, at most (default: 100, or a third of --steps where that is less)",
-        prompts="held-out ones to measure on, at most",
-        temperature="default: that of the lines, if they state one; else 1",
+        pilot_steps="maximum steps of the pilot (default: 100, or a third of --steps if that is less)",
+        prompts="maximum number of held-out prompts to measure on",
+        temperature="default: that of the lines, if they state one, else 1",
     )
-    add("--least_prompts", type=int, default=30, metavar="N", help="held-out ones (default: 30)")
+    add(
+        "--least_prompts",
+        type=int,
+        default=30,
+        metavar="N",
+        help="minimum number of held-out prompts (default: 30)",
+    )
     flags = parser.parse(argv)
     if flags.pilot_steps is None:
         flags.pilot_steps = min(100, max(2, flags.steps // 3))

@@ -9,10 +9,10 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
-HELP = """Reckons from a pilot, the results.jsonl of a short sweep, how many prompts show a change of block
-efficiency or of the measured speed-up: by the spread over the pilot's prompts (delta method) and Student's t.
-`shows +` is the rise that the pilot's own prompts would show; `at most` takes the spread at the upper end
-of its 90 % interval.
+HELP = """Estimates from a pilot, the results.jsonl of a short sweep, how many prompts it takes to detect a
+change in block efficiency or measured speed-up, by the spread over the pilot's prompts (delta method) and
+Student's t. `shows +` is the rise that the pilot's own prompts would show; `at most` uses the upper end of
+the spread's 90 % interval.
 
   distillspec power runs/pilot/results.jsonl --change=5
   distillspec power runs/pilot/results.jsonl --change=5 --against=supervised   # paired, prompt by prompt
@@ -24,11 +24,11 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("power", HELP)
     add = parser.add_argument
     add("results", nargs="+", metavar="RESULTS", help="results.jsonl of a pilot")
-    add("--change", type=float, default=5.0, metavar="PERCENT", help="change to be seen (default: 5)")
+    add("--change", type=float, default=5.0, metavar="PERCENT", help="change to detect (default: 5)")
     add("--against", metavar="LABEL", help="compare with this drafter, on the same prompts")
-    add("--power", type=float, default=0.8, help="probability of seeing it (default: 0.8)")
+    add("--power", type=float, default=0.8, help="probability of detecting it (default: 0.8)")
     add("--level", type=float, default=0.05, help="probability of a false alarm (default: 0.05)")
-    add("--block_size", type=int, metavar="N", help="rows of this block size only")
+    add("--block_size", type=int, metavar="N", help="use only rows of this block size")
     flags = parser.parse(argv)
     if not 0.01 <= flags.change <= 1_000:
         raise UsageError(f"--change={flags.change}: must lie in [0.01, 1000], per cent")

@@ -8,8 +8,9 @@ from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DRAFTER_HELP, CommandParser
 from distillspec_jax.terminal import news, say
 
-HELP = """Writes prompts as JSON lines where you have none: the target completes the opening of a user's turn
-of its chat template (Magpie, arXiv 2406.08464). Kept is what it ends itself, once. Then collect its answers:
+HELP = """Generates prompts as JSON lines, if you have none: the target completes the opening of a user turn
+in its chat template (Magpie, arXiv 2406.08464). It keeps the prompts that the target ends itself, without
+duplicates. Then collect the target's answers:
 
   distillspec prompts --model=runs/smollm2/target --limit=2000 --output=prompts.jsonl
   distillspec collect --model=runs/smollm2/target --chat --gin_file=tasks/jsonl.gin --gin.TASK_NAME=open \\
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
     add("--model", required=True, metavar="MODEL", help="the target, with a chat template")
     add("--output", required=True, metavar="FILE", help="JSON lines to write, or to resume")
     add("--limit", type=int, required=True, metavar="N", help="prompts to write")
-    add("--temperature", type=float, default=1.0, help="of the draws (default: 1)")
+    add("--temperature", type=float, default=1.0, help="sampling temperature (default: 1)")
     add("--top_p", type=float, default=1.0, help="1 is off (default)")
     add("--max_new_tokens", type=int, default=96, metavar="N", help="longest prompt in tokens (default: 96)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")

@@ -10,23 +10,23 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.terminal import news, say
 from distillspec_jax.training.preemption import ended_by_sigterm
 
-HELP = """Distils the stable draft of a registry again, on prompts of request logs mixed with earlier ones; it
-becomes a version if it passes the gate. To go on with a run that was stopped, run the same command.
+HELP = """Distils the stable draft of a registry again, on prompts from request logs mixed with earlier
+prompts. The new draft becomes a version if it passes the gate. To resume a stopped run, run the same command.
 
   distillspec redistill --registry=drafts --log=served.jsonl --old=trained_with.jsonl   # the first time
   distillspec redistill --registry=drafts --log=served.jsonl                            # later on
   distillspec redistill --registry=drafts --log=served.jsonl --gin.DIVERGENCE=tvd       # by another recipe
 
-A fifth of all prompts, chosen by a hash of their text, is never trained on. A pilot of some steps tells
-whether the whole training is likely to pay. The gate, on held-out prompts that both drafts decode: a gain
-in block efficiency on the new ones, no loss beyond a margin on the old ones, and a saving that pays for the
-training within --pay_back_requests. Where they cannot tell, more held-out prompts are decoded, up to four
-times --prompts. Exit status:
-  0  passed: the version is in the registry, and serves nothing yet unless you said --stage
+A fifth of all prompts, chosen by a hash of their text, is held out. A short pilot estimates whether the full
+training is likely to pay. At the gate both drafts decode the held-out prompts. It requires a gain in block
+efficiency on new prompts, no loss beyond a margin on old ones, and a saving that pays for the training
+within --pay_back_requests. If the result is inconclusive, it decodes more held-out prompts, up to four times
+--prompts. Exit status:
+  0  passed: the version is in the registry, but serves no requests without --stage
   1  refused, by the pilot or by the gate; the line says why
   2  bad input
-  3  too few held-out prompts to tell
-  75 stopped: the same command goes on
+  3  too few held-out prompts to decide
+  75 stopped: the same command resumes
 """
 
 REFUSED, NOT_ENOUGH = 1, 3
@@ -44,37 +44,37 @@ def main(argv: list[str]) -> int:
         action="append",
         default=[],
         metavar="FILE",
-        help="prompts that the stable draft was trained with, for the registry to remember; repeatable",
+        help="prompts that the stable draft was trained on, to store in the registry; repeatable",
     )
-    add("--target", metavar="MODEL", help="the registry's target, if it lies somewhere else now")
+    add("--target", metavar="MODEL", help="the registry's target, if it has moved")
     add(
         "--old_share",
         type=float,
         default=0.3,
         metavar="SHARE",
-        help="of old prompts among those that are trained on (default: 0.3)",
+        help="share of old prompts in the training data (default: 0.3)",
     )
     add(
         "--margin",
         type=float,
         default=0.03,
         metavar="SHARE",
-        help="relative loss of block efficiency on old prompts to tolerate (default: 0.03)",
+        help="tolerated relative loss of block efficiency on old prompts (default: 0.03)",
     )
     add(
         "--least_prompts",
         type=int,
         default=30,
         metavar="N",
-        help="held-out prompts that the gate needs, new and old each (default: 30)",
+        help="held-out prompts that the gate needs, of each kind, new and old (default: 30)",
     )
-    add("--keep", metavar="DIR", help="keep a candidate that was refused in this new folder")
-    add("--stage", action="store_true", help="begin the rollout of a version that passes the gate")
+    add("--keep", metavar="DIR", help="keep a refused candidate in this new folder")
+    add("--stage", action="store_true", help="start the rollout of a version that passes the gate")
     asked_flags.add(
         parser,
-        pilot_steps="of the pilot; 0: none (default: 40)",
-        prompts="held-out ones, new and old each",
-        temperature="default: that of the logs, if they state one; else 1",
+        pilot_steps="steps of the pilot; 0: no pilot (default: 40)",
+        prompts="held-out prompts of each kind, new and old",
+        temperature="default: that of the logs, if they state one, else 1",
     )
     parser.set_defaults(pilot_steps=40)
     flags = parser.parse(argv)

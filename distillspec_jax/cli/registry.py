@@ -9,8 +9,8 @@ from distillspec_jax.cli.flags import CommandParser, one_of
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
-HELP = """Keeps drafts in a folder of versions that never change, and says in one file which of them serve;
-a server that watches the registry follows within a second.
+HELP = """Keeps drafts in a folder of immutable versions, with one file that says which of them serve. A
+server that polls the registry follows within a second.
 
   distillspec registry init --registry=drafts --target=runs/target --draft=runs/distilled   # it serves
   distillspec registry add --registry=drafts --draft=runs/distilled_2    # the next of v1, v2, ...; it waits
@@ -20,8 +20,8 @@ a server that watches the registry follows within a second.
   distillspec registry promote v2 --registry=drafts --reason="swept on last week's prompts"
   distillspec registry rollback --registry=drafts --reason="slow since noon"
 
-rollback withdraws the candidate of a rollout, if there is one; else the stable version before serves again.
-`distillspec rollout` gives a version its share of the requests in stages.
+rollback withdraws the candidate of a rollout, if there is one; else the previous stable version serves again.
+`distillspec rollout` gives a version a growing share of the requests, in stages.
 """
 
 ACTIONS = ("init", "add", "list", "show", "check", "promote", "rollback")
@@ -43,15 +43,15 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("registry", HELP)
     add = parser.add_argument
     add("action", type=one_of(*ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
-    add("version", nargs="?", metavar="VERSION", help="which one; of init and add, the name it gets")
+    add("version", nargs="?", metavar="VERSION", help="the version; for init and add: its new name")
     add("--registry", required=True, metavar="DIR", help="the registry's folder")
-    add("--target", metavar="MODEL", help="whose drafts these are; of add and check, to be compared")
-    add("--draft", metavar="MODEL", help="a checkpoint directory or zoo:NAME, to be copied")
-    add("--reason", metavar="TEXT", help="why; it stays in the history")
+    add("--target", metavar="MODEL", help="the target of these drafts; for add and check: to compare with")
+    add("--draft", metavar="MODEL", help="a checkpoint directory or zoo:NAME to copy")
+    add("--reason", metavar="TEXT", help="a reason to store in the history")
     add(
         "--assume_same_vocabulary",
         action="store_true",
-        help="vouch for a draft whose tokenizer, or whose target's, is unknown",
+        help="accept a draft whose tokenizer, or whose target's, is unknown",
     )
     flags = parser.parse(argv)
     action = flags.action

@@ -10,7 +10,7 @@ from distillspec_jax.cli.flags import CommandParser, list_of, one_of
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
-HELP = """Gives a version of a registry a growing share of the requests, and takes it back if it is worse.
+HELP = """Gives a version of a registry a growing share of the requests, and withdraws it if it is worse.
 
   distillspec rollout start v2 --registry=drafts
   distillspec rollout advance --registry=drafts --log=served.jsonl     # as often as you like, from cron
@@ -19,16 +19,16 @@ HELP = """Gives a version of a registry a growing share of the requests, and tak
   distillspec rollout resume --registry=drafts --reason="looked at it"  # after it asked for a person
   distillspec rollout abort --registry=drafts --reason="not today"
 
-advance reads what both drafts served since the stage began (lines tell it by `draft_version` and by
-`registry_revision` or their time; or two groups of servers of another engine by their scrapes) and goes on
-when the candidate is surely no worse than the margins, in acceptance and in seconds a token; goes back when
-it surely is; else it waits. Its exit status:
-  0  went on, or no rollout is under way
-  1  went back: the candidate is withdrawn
+advance reads what both drafts served since the stage began: lines with `draft_version` and with
+`registry_revision` or a time, or scrapes of two groups of servers of another engine. It advances when the
+candidate is no worse than the margins, in acceptance and in seconds per token, at the error rate
+--false_steps; it withdraws the candidate when it is worse; otherwise it waits. Exit status:
+  0  advanced, or no rollout is in progress
+  1  the candidate was withdrawn
   2  bad input; nothing was changed
-  3  waits for more requests
-  4  a person must decide: too long without a decision, requests that were not routed as they should be, or a
-     rule that changes the texts
+  3  waiting for more requests
+  4  a person must decide: too long without a decision, wrongly routed requests, or a rule that changes the
+     texts
 """
 
 BACK, WAITS, PERSON = 1, 3, 4
@@ -43,40 +43,48 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("rollout", HELP)
     add = parser.add_argument
     add("action", type=one_of(*ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
-    add("version", nargs="?", metavar="VERSION", help="which one; of start")
+    add("version", nargs="?", metavar="VERSION", help="for start: the version to roll out")
     add("--registry", required=True, metavar="DIR", help="the registry's folder")
-    add("--reason", metavar="TEXT", help="of start, resume and abort: why; it stays in the history")
+    add("--reason", metavar="TEXT", help="for start, resume and abort: a reason to store in the history")
     start = parser.add_argument_group("start")
     start.add_argument(
-        "--stages", type=list_of(float), metavar="SHARES", help="before all of it (default: 0.01,0.1,0.5)"
+        "--stages",
+        type=list_of(float),
+        metavar="SHARES",
+        help="stages, as shares of the requests, before all of them (default: 0.01,0.1,0.5)",
     )
     start.add_argument(
-        "--margin", type=float, metavar="SHARE", help="relative loss of acceptance to bear (default: 0.02)"
+        "--margin", type=float, metavar="SHARE", help="tolerated relative loss of acceptance (default: 0.02)"
     )
     start.add_argument(
-        "--slower", type=float, metavar="SHARE", help="relative loss of speed to bear (default: 0.1)"
+        "--slower", type=float, metavar="SHARE", help="tolerated relative loss of speed (default: 0.1)"
     )
     start.add_argument(
         "--false_steps",
         type=float,
         metavar="SHARE",
-        help="probability to go on wrongly, or back, in the whole rollout (default: 0.05)",
+        help="probability of a wrong step, in each direction, over the whole rollout (default: 0.05)",
     )
     start.add_argument(
-        "--least", type=int, metavar="N", help="prompts of the candidate in a stage, at least (default: 100)"
+        "--least", type=int, metavar="N", help="minimum prompts of the candidate in a stage (default: 100)"
     )
     start.add_argument(
-        "--most", type=int, metavar="N", help="after which a person must decide (default: 200,000)"
+        "--most",
+        type=int,
+        metavar="N",
+        help="prompts of the candidate in a stage after which a person must decide (default: 200,000)",
     )
     start.add_argument(
-        "--lossy", metavar="RULE", help="a rule that changes the texts may serve (NAME or NAME:EPSILON)"
+        "--lossy", metavar="RULE", help="allow a rule that changes the texts (NAME or NAME:EPSILON)"
     )
     start.add_argument("--quality", metavar="FILE", help="results.jsonl of a sweep with that rule")
     advance = parser.add_argument_group("advance")
     advance.add_argument("--log", action="append", metavar="FILE", help="lines of both drafts; repeatable")
     advance.add_argument("--stable_metrics", metavar="FILE", help="scrapes of servers with the stable draft")
     advance.add_argument("--candidate_metrics", metavar="FILE", help="scrapes of those with the candidate")
-    advance.add_argument("--model", metavar="NAME", help="whose counters, if a scrape has several models'")
+    advance.add_argument(
+        "--model", metavar="NAME", help="model whose counters to read, if a scrape has several models"
+    )
     flags = parser.parse(argv)
     action = flags.action
     if (flags.version is not None) != (action == "start"):

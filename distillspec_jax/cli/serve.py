@@ -16,15 +16,15 @@ from distillspec_jax.cli.flags import (
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import news
 
-HELP = """Serves a target and its draft over HTTP: /v1/completions and /v1/chat/completions as OpenAI has them
-(streams, n, seed, stop, logprobs, temperature, top_p, and top_k), /v1/models, /health, /ready, /metrics.
-Requests join the batch as they come. Needs pip install -e '.[serve]'.
+HELP = """Serves a target and its draft over HTTP: OpenAI's /v1/completions and /v1/chat/completions (streams,
+n, seed, stop, logprobs, temperature, top_p, and top_k), /v1/models, /health, /ready, /metrics. Requests join
+the running batch as they arrive. Needs pip install -e '.[serve]'.
 
   distillspec serve --model=zoo:wiki_leads/target --drafter=zoo:wiki_leads/distilled --log=served.jsonl
   curl -s localhost:8000/v1/completions -d '{"prompt": "Rivers of Europe", "temperature": 0}'
 
-With --registry=DIR the drafts are those of a registry, which is followed: a version that is promoted or
-rolled out takes over while the server runs. docs/serve.md has the rest.
+With --registry=DIR the server takes its drafts from a registry and polls it: a version that is promoted or
+rolled out takes over while the server runs. docs/serve.md has the details.
 """
 
 
@@ -34,35 +34,40 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add("--drafter", action="append", default=[], metavar="MODEL", help=f"{DRAFTER_HELP}; repeatable")
-    add("--registry", metavar="DIR", help="serve the drafts of this registry, and follow it")
-    add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=8000, help="0 is any that is free (default: 8000)")
-    add("--batch_size", type=int, default=8, help="outputs decoded together, of each draft (default: 8)")
+    add("--registry", metavar="DIR", help="serve the drafts of this registry, and follow its changes")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, only this machine)")
+    add("--port", type=int, default=8000, help="port; 0 is any free port (default: 8000)")
+    add("--batch_size", type=int, default=8, help="outputs decoded together, per draft (default: 8)")
     add("--max_prompt_tokens", type=int, help="longest prompt (default: the model's, or 512)")
     add("--max_new_tokens", type=int, help="longest output with EOS (default: the model's target length)")
-    add("--max_queue", type=int, default=64, help="outputs that may wait; more get 429 (default: 64)")
-    add("--max_body_bytes", type=int, default=1 << 20, help="of a request (default: 1048576)")
+    add("--max_queue", type=int, default=64, help="outputs that may wait; beyond it: 429 (default: 64)")
+    add("--max_body_bytes", type=int, default=1 << 20, help="largest request (default: 1048576)")
     add(
         "--block_size",
         metavar="N",
         help="drafted tokens per round, or auto (default: 5, or less if outputs are shorter)",
     )
     add("--rule", default="token", help=RULE_HELP)
-    add("--epsilon", type=float, help="of the lenient rules, in (0, 1]; 1 (default) is lossless")
+    add("--epsilon", type=float, help="epsilon of the lenient rules, in (0, 1]; 1 (default) is lossless")
     add("--candidates", type=int, default=1, help="blocks drafted in parallel per prompt (default: 1)")
     add(
         "--rounds_per_visit",
         type=int,
         default=4,
-        help="rounds after which requests may join and text is sent (default: 4)",
+        help="rounds between host visits, where requests join and text is sent (default: 4)",
     )
     add("--task", help="use this task's prefix and lengths")
     add("--prefix", help="use this prefix instead")
-    add("--served_name", metavar="NAME", help="of the model, for clients (default: as --model names it)")
-    add("--tokens_file", metavar="FILE", help="bearer tokens, one a line; without it everybody is let in")
-    add("--log", metavar="FILE", help="append a line for every output, as generate writes it; watch reads it")
-    add("--log_texts", action="store_true", help="with prompts and outputs, which redistill learns from")
-    add("--grace_seconds", type=int, default=30, help="for what is under way when it stops (default: 30)")
+    add("--served_name", metavar="NAME", help="model name for clients (default: the value of --model)")
+    add("--tokens_file", metavar="FILE", help="bearer tokens, one per line; without it the server is open")
+    add("--log", metavar="FILE", help="append a line per output, in the format of generate; watch reads it")
+    add("--log_texts", action="store_true", help="log prompts and outputs, too; redistill needs the prompts")
+    add(
+        "--grace_seconds",
+        type=int,
+        default=30,
+        help="time for running requests when the server stops (default: 30)",
+    )
     add("--dtype", help=DTYPE_HELP)
     add(
         "--num_partitions",

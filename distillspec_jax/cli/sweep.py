@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from distillspec_jax.evaluation.sweep import SweepProgress
 
 HELP = """Measures acceptance, block efficiency and speed-up of any number of drafters over block sizes,
-temperatures, verification rules and batch sizes. Each cell is compared with decoding without a draft in the
+temperatures, verification rules and batch sizes. Each cell is compared with autoregressive decoding in the
 same run, and adds a line to OUTPUT_DIR/results.jsonl. Cells already in that file are not measured again: to
 resume a stopped sweep, run the same command.
 
   distillspec sweep --target=zoo:wiki_leads/target --drafter=supervised=zoo:wiki_leads/draft \\
       --drafter=distilled=zoo:wiki_leads/distilled --output_dir=runs/sweep
 
-`distillspec report OUTPUT_DIR/results.jsonl` turns it into an HTML page. Values may also come from gin files,
+`distillspec report OUTPUT_DIR/results.jsonl` makes an HTML page of it. Values may also come from gin files,
 as parameters of `sweep.sweep`; flags override them.
 """
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         "--drafter",
         action="append",
         metavar="[LABEL=]MODEL",
-        help=f"{DRAFTER_HELP}, and its label in tables; repeatable",
+        help=f"{DRAFTER_HELP}, with a label for tables; repeatable",
     )
     add("--task", help=TASK_HELP)
     add("--split", help="train, validation or test (default: test)")

@@ -10,15 +10,15 @@ from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import say
 
-HELP = """Reads what drafts do in service: lines of `distillspec generate`, logged answers of vLLM, SGLang,
-llama.cpp and TensorRT-LLM, or their counters (scrapes of /metrics, or a range query of Prometheus). With a
---profile or --at_least it judges every stream, in one line and by its exit status:
+HELP = """Monitors acceptance in service: reads lines of `distillspec generate`, logged responses of vLLM,
+SGLang, llama.cpp and TensorRT-LLM, or their counters (scrapes of /metrics, or a range query of Prometheus).
+With --profile or --at_least it judges every stream, in one line and by its exit status:
   0  fine
-  1  drift: acceptance has fallen, in all or in a segment (--by)
+  1  drift: acceptance has dropped, overall or in a segment (--by)
   2  bad input
   3  not enough requests, or not enough prompts in the profile, to notice a drop of 10 %
-While acceptance is as good as in the profile, an alarm comes with a probability of --false_alarms at most,
-however long the stream is and however often it is looked at (docs/operate.md).
+While acceptance is as good as in the profile, the probability of an alarm is at most --false_alarms, however
+long the stream is and however often you look (docs/operate.md).
 
   distillspec watch served.jsonl --profile=runs/distilled
   distillspec watch served.jsonl --profile=runs/distilled --state=watch.json --prometheus=watch.prom
@@ -35,22 +35,27 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     parser = CommandParser("watch", HELP)
     add = parser.add_argument
-    add("files", nargs="+", metavar="[LABEL=]FILE", help="what was served; it may still be growing")
-    add("--window", type=int, metavar="N", help="requests per line of the table (default: all in one)")
+    add(
+        "files",
+        nargs="+",
+        metavar="[LABEL=]FILE",
+        help="log or scrapes to read; the file may still be growing",
+    )
+    add("--window", type=int, metavar="N", help="requests per line of the table (default: all in one line)")
     add(
         "--profile",
         metavar="PATH",
-        help="what to compare with: a draft's folder or its profile.json, results.jsonl of a sweep, or lines "
-        "from when acceptance was fine",
+        help="reference: a draft's folder or its profile.json, results.jsonl of a sweep, or lines from a "
+        "time when acceptance was fine",
     )
     add("--at_least", type=float, metavar="RATE", help="alarm when acceptance is below this rate")
-    add("--margin", type=float, default=0.05, metavar="SHARE", help="relative drop to bear (default: 0.05)")
+    add("--margin", type=float, default=0.05, metavar="SHARE", help="tolerated relative drop (default: 0.05)")
     add(
         "--false_alarms",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="probability of a false alarm, ever (default: 0.05)",
+        help="probability of any false alarm over the whole stream (default: 0.05)",
     )
     add(
         "--by",
@@ -60,26 +65,33 @@ def main(argv: list[str]) -> int:
         help="judge each value of this field; repeatable",
     )
     add(
-        "--measure", metavar="NAME", help="watch this ratio (default: the first that profile and stream tell)"
+        "--measure",
+        metavar="NAME",
+        help="ratio to watch (default: the first that both profile and stream report)",
     )
-    add("--temperature", type=float, metavar="T", help="of the profile, if it has several, and of the lines")
-    add("--drafter", metavar="NAME", help="of the profile, if it is a sweep of several")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="temperature to use from the profile, if it has several, and of the lines",
+    )
+    add("--drafter", metavar="NAME", help="drafter to use from the profile, if it is a sweep of several")
     add(
         "--model",
         metavar="NAME",
-        help="whose counters, if a scrape has those of several models (or drafts, of serve)",
+        help="model whose counters to read, if a scrape has several models (for serve: drafts)",
     )
     add(
         "--block_size",
         type=int,
         metavar="N",
-        help="drafts a round, if it is fixed and the engine does not say",
+        help="draft tokens per round, if it is fixed and the engine does not report it",
     )
-    add("--state", metavar="FILE", help="remember here what was read, and go on from there next time")
+    add("--state", metavar="FILE", help="store what was read here, and continue from it next time")
     add(
         "--prometheus",
         metavar="FILE",
-        help="also write metrics as text, for node-exporter's textfile collector",
+        help="also write metrics as text for node-exporter's textfile collector",
     )
     add("--html", metavar="FILE", help="also write a page")
     flags = parser.parse(argv)
