@@ -321,8 +321,12 @@ class Attention(nn.Module):
         line = (b, kv[0].shape[1], -1, d)
         if self.form in TRANSPOSED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
+        elif self.form == "stacked":  # many rows, of few queries each
+            scores = jax.lax.platform_dependent(
+                q_BHQD.reshape(line), kv[0], cpu=few_queries, default=_scores
+            )
         else:
-            scores = jnp.einsum("bhqd,bhsd->bhqs", q_BHQD.reshape(line), kv[0])
+            scores = _scores(q_BHQD.reshape(line), kv[0])
         scores = soft_capped(scores.reshape(b, h, q, -1).astype(jnp.float32), self.softcap) + bias_BHQS
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
@@ -348,6 +352,10 @@ class Attention(nn.Module):
             _written(old, slot_BK, fresh.astype(old.dtype)) for old, fresh in zip(cache, new, strict=True)
         )
         return self.attend(q_BHKD, (keys, values), bias_BHKS), (keys, values)
+
+
+def _scores(query_BHQD: Array, key_BHSD: Array) -> Array:
+    return jnp.einsum("bhqd,bhsd->bhqs", query_BHQD, key_BHSD)
 
 
 def _written(cache_BHTD: Array, slot_BK: Array, fresh_BHKD: Array) -> Array:
