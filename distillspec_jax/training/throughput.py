@@ -29,10 +29,9 @@ class Throughput:
         self._began, self._used = time.monotonic(), time.process_time()
 
     def add(self, tokens: float, flops: float) -> None:
-        """Counts a finished step.
+        """Counts a finished step and its loss tokens.
 
         Args:
-          tokens: those that the loss counts.
           flops: of the model's matrix products, over all devices.
         """
         self._tokens += tokens
