@@ -67,7 +67,7 @@ def _number_matches(target: str, prediction: str) -> float:
 
 
 def final_answer(text: str) -> str:
-    """Returns the text after the last `####` or "answer is", else the whole text, normalized for comparison.
+    """Returns the text after the last `####` or "answer is", else the whole text, normalised for comparison.
 
     Case, outer spaces and a final full stop are ignored.
     """

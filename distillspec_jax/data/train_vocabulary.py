@@ -29,7 +29,7 @@ def training_lines() -> Iterator[str]:
 
 
 def train(lines: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> bytes:
-    """Trains and serializes a unigram model: pad 0, eos 1, unk 2, newline, 256 bytes, then learned pieces."""
+    """Trains and serialises a unigram model: pad 0, eos 1, unk 2, newline, 256 bytes, then learned pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

@@ -1,4 +1,4 @@
-"""Losses and metrics over the vocabulary that materialize the logits of one chunk of the sequence at a time.
+"""Losses and metrics over the vocabulary that materialise the logits of one chunk of the sequence at a time.
 
 `[B, T, V]` logits are by far the largest arrays of a train step. Since a loss is a sum over tokens, each
 chunk's gradient is computed with its logits, and both are then discarded. Only the gradients of the hidden

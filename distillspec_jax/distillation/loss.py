@@ -75,7 +75,7 @@ def make_distillation_loss(
 ) -> LossFn:
     """Makes a loss for `training.step`; it carries the target's parameters as arguments, not constants.
 
-    The logits of a large batch are never materialized all at once (`chunks`).
+    The logits of a large batch are never materialised all at once (`chunks`).
 
     Args:
       draft, target: the pair; their logits have the same width.

@@ -2,7 +2,7 @@
 
 Such a distribution is a categorical over k + 1 outcomes. The draft's distribution is reduced to the same
 outcomes, and any `Divergence` applies to the two unchanged. The rest must be an outcome: a loss over only the
-k ids could be minimized by moving mass out of them. A divergence does not see how the rest is distributed:
+k ids could be minimised by moving mass out of them. A divergence does not see how the rest is distributed:
 over merged outcomes FKL, RKL, JSD and TVD are at most their values over the whole vocabulary, with equality
 if the draft distributes the rest as the target does.
 """
@@ -131,7 +131,7 @@ def make_stored_logprobs_loss(
 
     Args:
       draft: the network; its logits are as wide as the target's were. If it has a shortlist, the loss is
-        restricted to the listed ids, and the target's distribution is renormalized over them.
+        restricted to the listed ids, and the target's distribution is renormalised over them.
       divergence: computed per token, over k + 1 outcomes.
       vocabulary: shared by both; distributions exclude the padded rows of an embedding.
       dropout: draw the draft's dropout masks from the step's key.

@@ -1,7 +1,7 @@
 """Training only on the tokens that a draft of this size can learn (AdaSPEC).
 
 A reference draft is distilled first, in the ordinary way. A token whose reference loss is far below the
-current draft's can still be learned; a token with both losses high is beyond a draft and is left out.
+current draft's can still be learned; one with both losses high is too hard for such a draft and is left out.
 
 References:
   AdaSPEC, arXiv 2510.19779.

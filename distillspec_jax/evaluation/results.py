@@ -97,7 +97,7 @@ def latest(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Keeps the last of several measurements of a cell (of a draft that was trained again)."""
     found: dict[Hashable, ResultRow] = {}
     for row in rows:
-        found.pop(row.identity, None)  # so that it moves to its new place
+        found.pop(row.identity, None)  # to move it to its new position
         found[row.identity] = row
     return list(found.values())
 

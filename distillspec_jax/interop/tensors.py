@@ -78,7 +78,7 @@ _ALIGNMENT = 64
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Allocates an aligned, uninitialized float32 array."""
+    """Allocates an aligned, uninitialised float32 array."""
     size = 4 * math.prod(shape)
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT

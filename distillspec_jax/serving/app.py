@@ -124,7 +124,7 @@ async def _complete(service: Service, request: Request, chat: bool, most_body_by
     except TimeoutError:
         return _refusal(service, 408, f"the request did not come within {_BODY_SECONDS:.0f} seconds")
     except ClientDisconnect:
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client is gone
     if content is None:
         return _refusal(service, 413, f"the request has more than {most_body_bytes:,} bytes")
     if not service.ready:
@@ -173,7 +173,7 @@ async def _whole(
     try:
         await asyncio.wait({gathered, left}, return_when=asyncio.FIRST_COMPLETED)
         if not gathered.done():
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client is gone
         choices = gathered.result()
     finally:
         for task in (gathered, left):

@@ -195,7 +195,7 @@ def train(
 
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
             stopping = stop.requested
-            if not alone:  # hosts synchronize only at reports, to avoid waiting in every step
+            if not alone:  # hosts synchronise only at reports, to avoid waiting in every step
                 asked = step % config.log_period == 0
                 timed_out, stopping = (asked and hosts.any_host(here) for here in (timed_out, stopping))
             last = step == total or timed_out
