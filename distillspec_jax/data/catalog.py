@@ -1,4 +1,4 @@
-"""The tasks that are known by name, and their rows as text. No TensorFlow here.
+"""The tasks known by name, and their rows as text. No TensorFlow here.
 
 `tasks` turns each `TaskSpec` into a seqio task; generation and evaluation read the specs directly.
 """
@@ -28,7 +28,7 @@ def _embedded(stem: str) -> Files:
 
 
 # Lengths are multiples of 32 that hold at least 99 % of the inputs and of the targets of each split. The one
-# exception is the inputs of wiki_leads, cut to their first 192 tokens; about 84 % of them are whole.
+# exception is the inputs of wiki_leads, truncated to 192 tokens; about 84 % of them fit.
 WIKI_LEADS = TaskSpec(
     name="wiki_leads",
     description="the first sentence of a Wikipedia lead from the rest of the lead",
@@ -62,7 +62,7 @@ GSM_SYMBOLIC = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
-# Whole texts, and texts to continue: the form of the paper's LM1B.
+# Whole texts, and texts to continue, in the form of the paper's LM1B.
 WIKI_TEXT = TaskSpec(
     name="wiki_text",
     description="Wikipedia leads from nothing",
@@ -81,7 +81,7 @@ WIKI_CONTINUED = dataclasses.replace(
     description="the rest of a Wikipedia lead from its first 8 words",
     prompt_words=8,
 )
-# The form of the paper's transfer to BIG-Bench-Hard; rows of 18 generators in turns, of each the next.
+# The form of the paper's transfer to BIG-Bench-Hard; rows alternate between 18 generators.
 REASONING_GYM = TaskSpec(
     name="reasoning_gym",
     description="short puzzles of 18 kinds, of which none is trained on: to be decoded zero-shot",
@@ -93,7 +93,7 @@ REASONING_GYM = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
-# Those that SmolLM2's shipped draft was trained on, and, under another seed, such that it was not.
+# Prompts that SmolLM2's shipped draft was trained on, and held-out ones drawn with another seed.
 OPEN_PROMPTS = TaskSpec(
     name="open_prompts",
     description="requests of all kinds, without answers, that SmolLM2-135M-Instruct wrote itself",
@@ -115,10 +115,10 @@ EMBEDDED_MIXTURE_RATES: Mapping[str, float] = {
     "office_help_ende": 12_000,
     "gsm_symbolic": 9_000,
 }
-"""Examples are drawn in proportion to the training rows, those of office_help_ende capped at 12,000 (of
-24,007): shares of 27 %, 42 % and 31 %, so that the one large corpus does not crowd out the other two."""
+"""Sampling rates proportional to the training rows, with office_help_ende capped at 12,000 (of 24,007):
+shares of 27 %, 42 % and 31 %, so the one large corpus does not dominate the other two."""
 EMBEDDED_MIXTURE_LENGTHS: Mapping[str, int] = {"inputs": 192, "targets": 288}
-"""The longest default of the three tasks."""
+"""The largest defaults of the three tasks."""
 
 
 _tasks: dict[str, TaskSpec] = {
@@ -129,7 +129,7 @@ _tasks: dict[str, TaskSpec] = {
 
 
 def add_task(spec: TaskSpec) -> None:
-    """Makes a user's task known to `find_task`; adding an equal spec again changes nothing.
+    """Registers a user's task for `find_task`; adding an equal spec again has no effect.
 
     Raises:
       UsageError: another task has that name.
@@ -139,22 +139,22 @@ def add_task(spec: TaskSpec) -> None:
 
 
 def known_tasks() -> tuple[TaskSpec, ...]:
-    """Every task that `find_task` finds."""
+    """Lists every task that `find_task` finds."""
     return tuple(_tasks.values())
 
 
 def replace_task(name: str, **changes: Any) -> TaskSpec:
-    """Changes a known task from now on, in this process: another vocabulary, another place of its data.
+    """Changes a known task for the rest of this process, such as its vocabulary or data location.
 
     Raises:
-      UsageError: no such task; names the nearest.
+      UsageError: there is no such task; names the nearest.
     """
     _tasks[name] = dataclasses.replace(find_task(name), **changes)
     return _tasks[name]
 
 
 def find_task(name: str) -> TaskSpec:
-    """The embedded, published or added task called `name`.
+    """Finds the embedded, published or added task called `name`.
 
     Raises:
       UsageError: there is none; names the nearest.
@@ -167,11 +167,11 @@ def find_task(name: str) -> TaskSpec:
 def read_rows(spec: TaskSpec, split: str) -> Iterator[dict[str, str]]:
     """Yields {"inputs", "targets"}, the raw fields without prefix, in the source's order.
 
-    A reference field that is a list of texts, several samples of one prompt, gives so many examples.
+    A reference field with a list of texts (several samples of one prompt) gives one example per text.
 
     Raises:
       UsageError: an unknown split, missing data, or (naming file and line) malformed JSON, a missing field, a
-        field that is not text, or an empty prompt where one is needed.
+        field that is not text, or an empty prompt where one is required.
     """
     if split not in spec.splits:
         raise UsageError(f"task {spec.name!r} has no split {split!r}: {nearest(split, spec.splits)}")
@@ -199,7 +199,7 @@ def _examples(row: Fields, place: str, spec: TaskSpec) -> Iterator[dict[str, str
 
 
 def _field(row: Fields, field: str, place: str) -> Any:
-    """A field by name, by the names and numbers that lead to it (`choices.0.text`), or made of several."""
+    """Looks up a field by name, by a path of names and numbers (`choices.0.text`), or by a template."""
     if field in row:
         return row[field]
     if "{" in field:
@@ -227,21 +227,21 @@ def _text(value: Any, field: str, place: str) -> str:
 
 
 def tokenizer(spec: TaskSpec) -> Tokenizer:
-    """The vocabulary of `spec`."""
+    """Loads the vocabulary of `spec`."""
     return Tokenizer.from_file(spec.vocabulary_path) if spec.vocabulary_path else embedded_tokenizer()
 
 
 def reader(spec: TaskSpec) -> Reader:
-    """How `spec` is read unless a model reads otherwise."""
+    """Makes the default reader of `spec`, which a model may override."""
     one_text = spec.is_language_modelling
     return Reader(tokenizer(spec), ends_with_eos=not one_text, begins_with_eos=one_text)
 
 
 def check_lengths(lengths: Mapping[str, int]) -> None:
-    """Refuses anything but {"inputs": n, "targets": m} with n, m >= 2 (one token and EOS).
+    """Rejects anything but {"inputs": n, "targets": m} with n, m >= 2 (one token and EOS).
 
     Raises:
-      UsageError: a missing or unknown feature, or an impossible length.
+      UsageError: a feature is missing or unknown, or a length is out of range.
     """
     if set(lengths) != {"inputs", "targets"}:
         raise UsageError(f"feature lengths must name 'inputs' and 'targets', got {sorted(lengths)}")

@@ -1,4 +1,4 @@
-"""The text that a run sees: a task's references or a target's own texts, read by whose tokenizer."""
+"""The text of a run: a task's references or a target's own texts, and the tokenizer to read them with."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The text that a run sees.
+    """The text of a run.
 
     Attributes:
       mixture_or_task_name: a seqio task or mixture.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`; None: the task's own.
       split: of the training data.
-      pack: several short examples in a row (supervised training only).
-      eval_limit: held-out examples a task; the first ones of `validation`. 0: nothing is held out.
-      target_set: a folder written by `distillspec collect`: train on the target's texts in it, instead of the
+      pack: put several short examples into a row (supervised training only).
+      eval_limit: number of held-out examples per task, from the start of `validation`. 0: none.
+      target_set: a folder written by `distillspec collect`: train on the target's texts in it instead of the
         references. Their prompts must be the task's.
-      held_out_set: likewise for what is held out, in the place of `validation`.
+      held_out_set: such a folder for held-out data, instead of `validation`.
       with_logprobs: batches carry the distributions in these sets.
-      tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and form of prompts the text is
-        read with; None: what the run starts from, or else the task's own vocabulary.
+      tokenizer_of: the checkpoint directory, or `zoo:NAME`, whose tokenizer and prompt format read the text;
+        None: those of the run's initial checkpoint, or else the task's own vocabulary.
       chat: wrap prompts in its chat template.
-      length_window: batches whose rows are sorted by length together and cut to their longest, see
-        `length_window.length_sorted`; 0: every batch has the whole width.
-      samples_targets: texts that are sampled in a step take the targets' place, which keep their width.
+      length_window: number of batches whose rows are sorted by length together and truncated to the longest,
+        see `length_window.length_sorted`; 0: every batch has the full width.
+      samples_targets: texts sampled in a step replace the targets, whose width is kept.
     """
 
     mixture_or_task_name: str
@@ -62,7 +62,7 @@ class DataConfig:
         """The mixture's tasks, or the task itself.
 
         Raises:
-          UsageError: no such task or mixture; names the nearest.
+          UsageError: there is no such task or mixture; names the nearest.
         """
         name = self.mixture_or_task_name
         if name == catalog.EMBEDDED_MIXTURE:
@@ -78,7 +78,7 @@ class DataConfig:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Tokens of a row of training data."""
+        """Tokens per row of training data, by feature."""
         if self.feature_lengths is not None:
             catalog.check_lengths(self.feature_lengths)
             return dict(self.feature_lengths)
@@ -86,7 +86,7 @@ class DataConfig:
         return {name: max(spec.feature_lengths[name] for spec in specs) for name in ("inputs", "targets")}
 
     def read_by(self, *parents: str | None) -> DataConfig:
-        """The same text as the first parent that has a tokenizer reads it, unless stated otherwise."""
+        """Returns a copy that reads with the first parent's tokenizer, unless `tokenizer_of` is set."""
         given = [parent for parent in parents if parent is not None]
         if self.tokenizer_of is not None or not given:
             return self
@@ -95,16 +95,16 @@ class DataConfig:
 
     @property
     def reader(self) -> Reader:
-        """How the text is read; a set of a target's texts knows that itself.
+        """The reader of the text; a target-generated set brings its own.
 
         Raises:
-          UsageError: no such checkpoint or set, or no chat template.
+          UsageError: the checkpoint, set or chat template is missing.
         """
         return self._reader if self.texts is None else self.texts.reader
 
     @functools.cached_property
     def _reader(self) -> Reader:
-        # A vocabulary that the task was given comes first: `describe_run` then refuses a parent of another.
+        # A vocabulary given to the task takes precedence; `describe_run` then rejects a parent with another.
         spec = catalog.find_task(self.tasks[0])
         own = catalog.reader(spec)
         if self.tokenizer_of is None:
@@ -118,11 +118,11 @@ class DataConfig:
         return Reader.of_card(card, tokenizer, chat=self.chat, name=self.tokenizer_of)
 
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary that the text is read with."""
+        """Returns the tokenizer that reads the text."""
         return self.reader.tokenizer
 
     def conventions(self) -> dict[str, Any]:
-        """The card's fields that tell the form of prompts and of the end of texts, by field."""
+        """Returns the card's fields that describe the prompt format and the ends of texts."""
         card = None if self.tokenizer_of is None else pretrained.read_card(self.tokenizer_of)
         kept = {} if card is None else {name: getattr(card, name) for name in ("eos_ids", "chat")}
         return {
@@ -136,7 +136,7 @@ class DataConfig:
         """The target-generated set, checked against task, vocabulary and lengths; None without one.
 
         Raises:
-          UsageError: no whole set, one that does not fit, or settings that it has no part in.
+          UsageError: the set is incomplete, does not match, or conflicts with other settings.
         """
         if self.target_set is None:
             return None
@@ -154,7 +154,7 @@ class DataConfig:
 
     @functools.cached_property
     def held_out_texts(self) -> TargetSet | None:
-        """Likewise of what is held out; its prompts must have the form of those that are trained on.
+        """The held-out set, checked in the same way; its prompt format must be that of the training text.
 
         Raises:
           UsageError: see `texts`.
@@ -180,21 +180,21 @@ class DataConfig:
         return texts
 
     def check(self) -> None:
-        """Reads whatever is read whole anyway, for its errors: a target's texts, and files of rows.
+        """Reads the data that is loaded fully anyway, to find errors: a target's texts, and files of rows.
 
         Raises:
           UsageError: see `texts`, `held_out_texts` and `catalog.read_rows`.
         """
         if self.texts is None:
             for spec in map(catalog.find_task, self.tasks):
-                if not isinstance(spec.source, Files):  # a data set of TFDS may be huge, and is streamed
+                if not isinstance(spec.source, Files):  # a TFDS data set may be huge and is streamed
                     continue
                 if not collections.deque(catalog.read_rows(spec, self.split), maxlen=1):
                     raise UsageError(f"task {spec.name!r}: split {self.split!r} is empty")
         _ = self.held_out_texts
 
     def check_references(self) -> None:
-        """Refuses rows that are prompts alone, for training that learns from what stands beside them.
+        """Rejects tasks without references, for training that uses references.
 
         Raises:
           UsageError: names the task.
@@ -207,7 +207,7 @@ class DataConfig:
                 )
 
     def fingerprint(self) -> str:
-        """sha256 over what every task's source says of its rows: what `provenance` remembers of the data."""
+        """Computes a SHA-256 over the fingerprints of the tasks' sources, which `provenance` records."""
         digest = hashlib.sha256()
         if self.texts is not None:
             header, lines = (
@@ -224,10 +224,10 @@ class DataConfig:
     def train_batches(
         self, batch_size: int, seed: int, start_step: int = 0
     ) -> Iterator[dict[str, np.ndarray]]:
-        """The training stream of a run, without end, from a step on.
+        """Makes a run's endless training stream, starting at a step.
 
-        Every host reads all of it, so that a step's batch does not depend on how many hosts there are and a
-        run may go on with more or fewer.
+        Every host reads all of it, so a step's batch does not depend on the number of hosts and a run can
+        resume with more or fewer.
         """
         batches = functools.partial(self._train_batches, batch_size, seed)
         if not self.length_window:
@@ -242,7 +242,7 @@ class DataConfig:
             return self.texts.batches(
                 lengths=self.lengths, batch_size=batch_size, seed=seed, start_step=start_step
             )
-        from distillspec_jax.data import features  # TensorFlow, which a stored set does without
+        from distillspec_jax.data import features  # imports TensorFlow, which a stored set does not need
 
         return features.train_batches(
             self.mixture_or_task_name,
@@ -256,7 +256,7 @@ class DataConfig:
         )
 
     def held_out_batches(self, batch_size: int) -> dict[str, list[dict[str, np.ndarray]]]:
-        """The first validation examples of each task that has some, read at once, unpacked.
+        """Reads the first validation examples of each task that has some into unpacked batches.
 
         A mixture's tasks keep their own lengths.
         """

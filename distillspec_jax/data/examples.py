@@ -1,4 +1,4 @@
-"""Single examples for generation and evaluation: raw text beside prompt ids. No TensorFlow here."""
+"""Single examples for generation and evaluation: raw text with prompt ids. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Example:
 
     Attributes:
       inputs_text: the raw inputs field, without prefix.
-      prompt: token ids as in training: prefix + text, cut to length - 1, then EOS.
+      prompt: token ids as in training: prefix + text, truncated to length - 1, then EOS.
       targets_text: the raw targets field (the reference).
     """
 
@@ -35,17 +35,17 @@ def examples(
     limit: int | None = None,
     reader: Reader | None = None,
 ) -> list[Example]:
-    """The first `limit` rows of a split, in file order (all by default).
+    """Reads the first `limit` rows of a split, in file order (default: all).
 
     Args:
       task: a task of the catalog or one made by `tasks.jsonl_task`.
       split: "train", "validation" or "test".
-      lengths: {"inputs", "targets"}; the task's own by default. Only "inputs" matters here.
-      limit: how many rows at most, at least 1.
-      reader: of the prompts; the task's own by default.
+      lengths: {"inputs", "targets"}; default: the task's own. Only "inputs" matters here.
+      limit: maximum number of rows, at least 1.
+      reader: of the prompts; default: the task's own.
 
     Raises:
-      UsageError: an unknown task or split, an impossible length or limit, a bad line, or an empty split.
+      UsageError: an unknown task or split, an invalid length or limit, a malformed line, or an empty split.
     """
     spec = catalog.find_task(task)
     lengths = spec.feature_lengths if lengths is None else lengths

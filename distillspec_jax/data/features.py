@@ -1,6 +1,6 @@
 """Batches of model features from seqio tasks, as numpy arrays under T5X's names.
 
-    encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads (-1 where 0 is a word)
+    encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads (-1 if 0 is a token)
     decoder_input_tokens    [B, T_targets]  int32    targets shifted right, 0 first
     decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last, 0 pads
     decoder_loss_weights    [B, T_targets]  float32  1 on targets (EOS too), 0 on padding
@@ -9,8 +9,8 @@ and, when several examples share a row (`pack`), int32 arrays of the same shapes
 `encoder_positions`, `decoder_segment_ids` and `decoder_positions`: segments count from 1 with 0 for padding,
 positions count from 0 in each segment.
 
-The training stream is a pure function of (task, lengths, seed, step): a run that restarts at step n sees what
-an uninterrupted run sees from there.
+The training stream is a pure function of (task, lengths, seed, step): a run that restarts at step n sees the
+same batches as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["Batch", "Example", "eval_batches", "examples", "task_names", "train_
 Batch = dict[str, np.ndarray]
 
 SHUFFLE_BUFFER = 1 << 20
-"""Splits of at most so many rows are held in memory as token ids and shuffled whole; larger or unsized ones
-are streamed through a shuffle buffer of this many examples."""
+"""Splits with at most this many rows are held in memory as token ids and fully shuffled; larger or unsized
+ones are streamed through a shuffle buffer of this many examples."""
 TENSORFLOW_THREADS = 2
 TENSORFLOW_PREFETCH = 256
 
 
 def task_names() -> list[str]:
-    """Every registered task and mixture."""
+    """Lists every registered task and mixture."""
     return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
 
 
@@ -56,21 +56,22 @@ def train_batches(
     shard: tuple[int, int] = (0, 1),
     reader: Reader | None = None,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches; each epoch of a task is a new permutation of all its rows.
+    """Makes endless shuffled batches; each epoch of a task is a new permutation of all its rows.
 
     Args:
       task_or_mixture: a registered name; a mixture draws each example's task by the mixture's rates.
-      lengths: {"inputs", "targets"} in tokens; longer examples are cut (EOS kept).
-      batch_size: rows of a batch over all shards.
+      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (EOS kept).
+      batch_size: rows per batch over all shards.
       seed: of the permutations and of the mixing.
       pack: put several short examples into one row.
-      start_step: batches to skip.
-      split: which split.
-      shard: (index, count): this host takes its own part of every task's rows, batch_size / count a batch.
-      reader: of the texts; the tasks' own by default.
+      start_step: number of batches to skip.
+      split: name of the split.
+      shard: (index, count): this host takes its part of every task's rows, batch_size / count per batch.
+      reader: of the texts; default: the tasks' own.
 
     Raises:
-      UsageError: an unknown task or split, an empty split, a bad line, an impossible length, batch or shard.
+      UsageError: an unknown task or split, an empty split, a malformed line, or an invalid length, batch size
+        or shard.
     """
     provider = _provider(task_or_mixture, reader, lengths)
     rows = _rows_per_shard(batch_size, shard)
@@ -105,21 +106,21 @@ def eval_batches(
     limit: int | None = None,
     reader: Reader | None = None,
 ) -> Iterator[Batch]:
-    """Every example once, in order, unpacked; the last batch is filled up with all-zero rows.
+    """Yields every example once, in order, unpacked; the last batch is padded with all-zero rows.
 
-    A filling row has no loss weight, so sums of weighted losses ignore it, and a row is real where
-    `decoder_loss_weights` has any weight (its EOS at least). A mixture yields its tasks one after the other.
+    A padding row has no loss weight, so sums of weighted losses ignore it. A row is real if its
+    `decoder_loss_weights` have any weight (at least for EOS). A mixture yields its tasks one after another.
 
     Args:
       task: a registered task or mixture.
-      split: which split.
-      lengths: {"inputs", "targets"} in tokens; longer examples are cut (EOS kept).
-      batch_size: rows of every batch.
-      limit: at most so many examples (of the first ones).
+      split: name of the split.
+      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (EOS kept).
+      batch_size: rows per batch.
+      limit: maximum number of examples, from the first.
       reader: see `train_batches`.
 
     Raises:
-      UsageError: as `train_batches`.
+      UsageError: see `train_batches`.
     """
     provider = _provider(task, reader, lengths)
     rows = _rows_per_shard(batch_size, (0, 1))
@@ -141,7 +142,7 @@ def _provider(name: str, reader: Reader | None, lengths: Mapping[str, int]) -> s
         raise UsageError(f"unknown task {name!r}: {nearest(name, task_names())}")
     catalog.check_lengths(lengths)
     if reader is not None:
-        reader.prompt("", lengths["inputs"])  # a template that fails does so here, not inside TensorFlow
+        reader.prompt("", lengths["inputs"])  # a broken template fails here, not inside TensorFlow
         name = tasks.read_by(name, reader)
     return seqio.get_mixture_or_task(name)
 
@@ -167,7 +168,7 @@ def _rows_per_shard(batch_size: int, shard: tuple[int, int]) -> int:
 def _once(
     task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-    """One pass over a task in order: {"inputs", "targets"} token ids, cut, EOS last."""
+    """Makes one pass over a task in order: {"inputs", "targets"} token ids, truncated, EOS last."""
     index, count = shard
     if missing := {"inputs", "targets"} - set(task.output_features):
         raise UsageError(f"task {task.name!r} has no feature {sorted(missing)[0]!r}; need inputs and targets")
@@ -185,7 +186,7 @@ def _once(
 
 
 def _size(dataset: tf.data.Dataset) -> int | None:
-    """How many elements, or None where the source does not say."""
+    """Returns the number of elements, or None if the source does not know it."""
     size = int(dataset.cardinality())
     return size if size >= 0 else None
 
@@ -193,10 +194,9 @@ def _size(dataset: tf.data.Dataset) -> int | None:
 def _epochs(
     task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int], seed: int
 ) -> tf.data.Dataset:
-    """Endless passes over a task's rows, each in its own order.
+    """Makes endless passes over a task's rows, each in its own order.
 
-    The order is shuffled here, before the repeat: seqio repeats first, which lets a row come twice before
-    another came once.
+    It shuffles before repeating: seqio repeats first, so a row may come twice before another comes once.
     """
     dataset = _once(task, lengths, split, shard)
     size = _size(dataset)
@@ -206,7 +206,7 @@ def _epochs(
 
 
 def _convert(stream: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
-    """seqio's features; ids of prompts are one higher, so that `_finished` can tell an id 0 from padding."""
+    """Makes seqio's features with prompt ids one higher, so `_finished` can tell an id 0 from padding."""
     raised = stream.map(lambda row: {**row, "inputs": row["inputs"] + 1})
     return seqio.EncDecFeatureConverter(pack=False)(raised, dict(lengths))
 
@@ -218,7 +218,7 @@ def _numpy(dataset: tf.data.Dataset) -> Iterator[Batch]:
     options.threading.max_intra_op_parallelism = 1
     try:
         yield from dataset.with_options(options).as_numpy_iterator()
-    except Exception as error:  # TensorFlow's, which quotes what a template or a tokenizer made of a row
+    except Exception as error:  # TensorFlow's, which quotes the error of a template or tokenizer
         if said := re.search(r"UsageError: (.*)", str(error)):
             raise UsageError(said[1]) from error
         raise
@@ -230,9 +230,9 @@ def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
 
 
 def _finished(batch: Batch, reader: Reader | None) -> Batch:
-    """Padding and weights where the id 0 is a word, as in vocabularies without padding.
+    """Fixes padding and weights for vocabularies without padding, in which the id 0 is a token.
 
-    -1 pads prompts there, and texts, which end with EOS, have weights up to their end (seqio: none on a 0).
+    There, -1 pads prompts, and texts, which end with EOS, have weights up to their end (seqio: none on a 0).
     A prompt that ends with 0 at the full width of its row has no padding after it and still loses that 0.
     """
     pad = 0 if reader is None or reader.tokenizer.padding_ids else -1

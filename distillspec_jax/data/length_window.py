@@ -1,9 +1,9 @@
-"""Rows of like length in one batch, so that no batch is wider than it needs to be.
+"""Batches rows of similar length, so no batch is wider than necessary.
 
-The rows of a window of batches are sorted by length and dealt out anew. Each batch is cut to its longest row,
-rounded up to a quarter of the whole width, so that few shapes are compiled. The order of the window's
-batches is drawn anew, and so is that of the rows in each: a batch's place says nothing of its lengths, and
-every source of a mixture has rows of all lengths in a batch.
+The rows of a window of batches are sorted by length and redistributed. Each batch is truncated to its longest
+row, rounded up to a quarter of the full width, so only few shapes are compiled. The window's batches and the
+rows in each are reshuffled: a batch's position is independent of its lengths, and every source of a mixture
+has rows of all lengths in a batch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from distillspec_jax.errors import check_number
 Batch = dict[str, np.ndarray]
 
 WIDTHS = 4
-"""Widths to which a batch may be cut, the whole one included."""
+"""Number of widths that a batch may be truncated to, including the full one."""
 SIDES = {"inputs": ("encoder_",), "targets": ("decoder_", "top_", "tail_")}
-"""How the names of the features begin that are as wide as a row's inputs, or its targets."""
+"""Name prefixes of the features that are as wide as a row's inputs, or its targets."""
 
 
 def length_sorted(
@@ -31,17 +31,17 @@ def length_sorted(
     seed: int,
     sides: Collection[str] = tuple(SIDES),
 ) -> Iterator[Batch]:
-    """Deals the rows of every `window` batches out anew, by length; a function of (seed, step) as `batches`.
+    """Redistributes the rows of every `window` batches by length; a function of (seed, step), like `batches`.
 
     Args:
       batches: makes the stream from a step on, unpacked: features `[B, T]` or `[B, T, ...]`.
-      start_step: batches to skip.
-      window: batches whose rows are sorted together; 1 only cuts.
+      start_step: number of batches to skip.
+      window: number of batches whose rows are sorted together; 1 only truncates.
       seed: of the orders.
-      sides: what is cut, `inputs`, `targets` or both; rows are sorted by their sum.
+      sides: sides to truncate, `inputs`, `targets` or both; rows are sorted by the sum of their lengths.
 
     Raises:
-      UsageError: a window that is no whole number above 0.
+      UsageError: the window is not a whole number above 0.
     """
     check_number("DataConfig.length_window", window, 1, most=bounds.COUNT)
     first, skipped = divmod(start_step, window)
@@ -55,7 +55,7 @@ def length_sorted(
 
 
 def _dealt(together: list[Batch], sides: Collection[str], rng: np.random.Generator) -> list[Batch]:
-    """The batches of a window with its rows dealt out by length."""
+    """Redistributes a window's rows to its batches by length."""
     pooled = {name: np.concatenate([batch[name] for batch in together]) for name in together[0]}
     length_N = sum(_lengths(pooled, side) for side in sides)
     order_N = np.argsort(length_N, kind="stable")
@@ -64,7 +64,7 @@ def _dealt(together: list[Batch], sides: Collection[str], rng: np.random.Generat
 
 
 def _lengths(batch: Batch, side: str) -> np.ndarray:
-    """Slots that each row needs: up to its last that is no padding; after a prompt's last 0 the -1, too."""
+    """Counts slots up to each row's last non-padding one; a prompt's final 0 also needs the -1 after it."""
     if side == "targets":
         return _last(batch["decoder_loss_weights"] > 0)
     prompt_BT = batch["encoder_input_tokens"]
@@ -75,13 +75,13 @@ def _lengths(batch: Batch, side: str) -> np.ndarray:
 
 
 def _last(real_BT: np.ndarray) -> np.ndarray:
-    """One more than the index of each row's last true slot; 0 where there is none."""
+    """Computes one more than the index of each row's last true slot; 0 if there is none."""
     slots: np.ndarray = (np.arange(1, real_BT.shape[1] + 1) * real_BT).max(axis=1)
     return slots
 
 
 def _cut(batch: Batch, sides: Collection[str]) -> Batch:
-    """A batch without the columns that are padding in all its rows, in steps of a quarter of its width."""
+    """Removes columns that are padding in all rows, in steps of a quarter of the width."""
     kept = dict(batch)
     for side in sides:
         names = [name for name in batch if name.startswith(SIDES[side])]

@@ -1,4 +1,4 @@
-"""A target's distributions, stored beside its texts: arrays in files of `ROWS_A_SHARD` texts each."""
+"""A target's distributions, stored next to its texts: arrays in files of `ROWS_A_SHARD` texts each."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from distillspec_jax.errors import UsageError
 
 LOGPROBS = "logprobs"
 _LOGPROBS_0_1 = "laws"
-"""The folder in sets that 0.1 wrote."""
+"""The folder's name in sets written by release 0.1."""
 ROWS_A_SHARD = 256
 
 _HEADERS = 4096
-"""More bytes than NumPy writes before an array."""
+"""Upper bound on the bytes that NumPy writes before an array."""
 _MASS_ERROR = 0.02
-"""Ten times what rounding to half precision does to a sum of probabilities."""
+"""Ten times the half-precision rounding error of a sum of probabilities."""
 _ROUNDING = 1e-3
-"""The most that a logarithm of a probability is above 0."""
+"""The most that rounding may raise a log-probability above 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TopLogprobs:
-    """The target's distribution (at temperature 1) at each of N tokens, as k + 1 logarithms of probabilities.
+    """The target's distribution (at temperature 1) at each of N tokens, as k + 1 log-probabilities.
 
     Attributes:
-      ids_NK: the k likeliest ids, likeliest first.
-      log_p_NK: float16, of these.
+      ids_NK: the k most likely ids, most likely first.
+      log_p_NK: float16, of these ids.
       log_tail_N: float32, of all other ids together.
     """
 
@@ -38,24 +38,24 @@ class TopLogprobs:
 
 
 def logprobs_file(directory: str | Path, shard: int) -> Path:
-    """Where the log-probabilities of the texts `shard * ROWS_A_SHARD` and following are."""
+    """Returns the path of the log-probabilities of the texts from `shard * ROWS_A_SHARD` on."""
     old = Path(directory) / _LOGPROBS_0_1
     return (old if old.is_dir() else Path(directory) / LOGPROBS) / f"{shard:05}.npz"
 
 
 def write(distributions: TopLogprobs, path: Path) -> None:
-    """Writes a file."""
+    """Writes distributions to a file."""
     np.savez(path, ids=distributions.ids_NK, log_p=distributions.log_p_NK, log_tail=distributions.log_tail_N)
 
 
 def read(path: Path, tokens: int, count: int, vocab_size: int, token_bytes: int) -> TopLogprobs:
-    """Reads a file.
+    """Reads distributions from a file.
 
     Args:
       tokens: N, of its texts.
       count: k.
-      vocab_size: ids are below it.
-      token_bytes: of one token's distribution; a file that wants room for more is not read.
+      vocab_size: exclusive upper bound of the ids.
+      token_bytes: size of one token's distribution; a file with larger arrays is not read.
 
     Raises:
       UsageError: it is damaged, or its arrays are not distributions at the tokens of these texts.
@@ -74,7 +74,7 @@ def read(path: Path, tokens: int, count: int, vocab_size: int, token_bytes: int)
     typed = (ids_NK.dtype.kind, log_p_NK.dtype.kind, log_tail_N.dtype.kind) == ("u", "f", "f")
     if not (arranged and typed and np.all(ids_NK < vocab_size)):
         raise UsageError(f"{path} is not of the texts beside it: {again}")
-    if not (np.all(log_p_NK <= _ROUNDING) and np.all(log_tail_N <= _ROUNDING)):  # no number is not, either
+    if not (np.all(log_p_NK <= _ROUNDING) and np.all(log_tail_N <= _ROUNDING)):  # also false for NaN
         raise UsageError(f"{path} holds no logarithms of probabilities: {again}")
     mass_N = np.exp(log_p_NK, dtype=np.float32).sum(axis=1) + np.exp(log_tail_N)
     if not np.allclose(mass_N, 1, rtol=0, atol=_MASS_ERROR):

@@ -1,8 +1,8 @@
-"""Several short examples in one row, so that little of a batch is padding. No TensorFlow here.
+"""Packs several short examples into one row, so little of a batch is padding. No TensorFlow here.
 
 seqio's own packer fills one row at a time and closes it at the first example that does not fit. This one
 keeps many rows open and puts each example where it fits best. On `embedded_mixture`, in rows of 384 input and
-288 target tokens, 88 % of the target positions then hold a token, against 73 %.
+288 target tokens, 88 % of the target positions hold a token, compared with 73 %.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PackedRow = dict[str, np.ndarray]
 def pack(
     examples: Iterable[Mapping[str, np.ndarray]], lengths: Mapping[str, int], open_rows: int = 64
 ) -> Iterator[PackedRow]:
-    """Best-fit packing; a pure function of the examples' order.
+    """Packs with best fit; a pure function of the examples' order.
 
     Args:
       examples: {"inputs", "targets"} token ids, each at least 1 and at most `lengths` long.
       lengths: {"inputs", "targets"}, of a row.
-      open_rows: rows that are filled at the same time; the fullest is given out when none has room.
+      open_rows: number of rows filled at the same time; the fullest is emitted when none has room.
 
     Yields:
       T5X's packed features, one row each: `encoder_input_tokens` [inputs], `decoder_target_tokens` [targets],

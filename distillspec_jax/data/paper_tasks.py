@@ -1,12 +1,11 @@
 """The tasks of arXiv 2310.08461, on published data that does not come with the package. No TensorFlow here.
 
-XSum, CNN/DailyMail, WMT14 English to German, GSM8K and LM1B are read through TFDS, the 23 BIG-Bench-Hard
-tasks (in 27 files), which TFDS lacks, from the files of their authors. Whoever reads one that is absent is
-told the command that gets it.
+XSum, CNN/DailyMail, WMT14 English to German, GSM8K and LM1B are read through TFDS. TFDS lacks the 23
+BIG-Bench-Hard tasks (in 27 files), which are read from their authors' files. If data is missing, the error
+names the command that fetches it.
 
-Prefixes are T5's where it has one; GSM8K and BIG-Bench-Hard share one, so that a pair made on the first
-transfers to the second in the form that it knows. Lengths and metrics have not been checked against the
-paper.
+Prefixes are T5's where T5 has one. GSM8K and BIG-Bench-Hard share one, so a pair trained on the first
+transfers to the second in a familiar format. Lengths and metrics have not been checked against the paper.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from distillspec_jax.data.task_spec import TaskSpec
 from distillspec_jax.data.text_sources import Files, TextSource, Tfds, default_data_dir
 
 _WHOLE = {"train": "train", "validation": "validation", "test": "test"}
-# TFDS has no validation split of these two; the rows held out here are ours, not the paper's.
+# TFDS has no validation split for these two; the rows held out here are our choice, not the paper's.
 _GSM8K_SLICES = {"train": "train[:-512]", "validation": "train[-512:]", "test": "test"}
 _LM1B_SLICES = {"train": "train", "validation": "test[:2048]", "test": "test[2048:]"}
 _SOLVE = "solve: "

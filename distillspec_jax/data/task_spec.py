@@ -23,19 +23,18 @@ class TaskSpec:
     Attributes:
       name: the seqio task name.
       description: one line for a listing.
-      prefix: put before every input, as in T5; it is part of the prompt that the model sees.
+      prefix: prepended to every input, as in T5; it is part of the prompt that the model sees.
       inputs_field, targets_field: the fields of the prompt and of the reference in a row; in JSON, dots lead
-        into objects and lists (`choices.0.text`). Braces make a text of several: `{title}: {text}`. Rows
-        without a reference (None) are prompts for a target or a draft to go on from.
-      source: where the rows are, by split ("train", "validation", "test"): files or a TFDS data set.
-      metric: a name in `text_metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
-      feature_lengths: default {"inputs", "targets"} lengths in tokens, EOS counted.
+        into objects and lists (`choices.0.text`). Braces combine several fields: `{title}: {text}`. Rows
+        without a reference (None) are prompts for a target or a draft to continue.
+      source: the rows by split ("train", "validation", "test"): files or a TFDS data set.
+      metric: a key of `text_metrics.METRICS`: "rouge", "rouge2", "bleu", "number", "answer" or "none".
+      feature_lengths: default {"inputs", "targets"} lengths in tokens, including EOS.
       licence: of the text.
-      vocabulary_path: a SentencePiece model; None is the embedded vocabulary.
-      prompt_words: for language modelling, where both fields are the same text: so many of its first words
-        are the prompt and the rest is the target; 0: nothing is the prompt. None: the fields are what they
-        are.
-      needs_prompt: refuse rows whose prompt is empty.
+      vocabulary_path: a SentencePiece model; None: the embedded vocabulary.
+      prompt_words: for language modelling, where both fields are the same text: this many of its first words
+        are the prompt and the rest is the target; 0: the prompt is empty. None: the fields are separate.
+      needs_prompt: reject rows with an empty prompt.
     """
 
     name: str
@@ -53,24 +52,24 @@ class TaskSpec:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of its splits."""
+        """Names of the splits."""
         return self.source.splits
 
     @property
     def prompt_pattern(self) -> str:
-        """Splits a text into prompt and target (`PROMPT_GROUPS`), which is never empty where the text is not.
+        """Pattern that splits a text into prompt and target (`PROMPT_GROUPS`); the target is never empty.
 
-        The space between them is the target's: most vocabularies have words that begin with one. Python's
-        `re` and TensorFlow's RE2 read it alike.
+        The space between them belongs to the target: most vocabularies have words that begin with one.
+        Python's `re` and TensorFlow's RE2 interpret it equally.
         """
         return rf"(?s)^(?:((?: *[^ ]+){{0,{self.prompt_words}}})( +[^ ].*)|()(.*))$"
 
     @property
     def is_language_modelling(self) -> bool:
-        """Whether prompt and target are one text, so that nothing may stand between them."""
+        """Tells whether prompt and target are one text, so nothing may be inserted between them."""
         return self.prompt_words is not None
 
     @property
     def primary_metric(self) -> str | None:
-        """The one score that comparisons quote ("rougeL", "bleu", "exact_match"), None without a metric."""
+        """The score that comparisons report ("rougeL", "bleu", "exact_match"), None without a metric."""
         return text_metrics.METRICS[self.metric].primary

@@ -1,10 +1,9 @@
-"""The one place that registers seqio tasks: those of the catalog, a mixture, and a user's own JSON lines.
+"""The only place that registers seqio tasks: those of the catalog, a mixture, and a user's own JSON lines.
 
-    text -> prefix -> token ids -> cut to length - 1 -> EOS         (inputs and targets alike, as in T5)
+    text -> prefix -> token ids -> truncate to length - 1 -> EOS    (for inputs and targets, as in T5)
 
-unless a model reads prompts in another way (`reader.Reader`). Importing this module registers the catalog,
-reading no data. `jsonl_task` is all that a gin file needs to add another task, `known_task` to read one with
-another vocabulary.
+unless a model reads prompts in another way (`prompt_reader.Reader`). Importing this module registers the
+catalog without reading data. In a gin file, `jsonl_task` adds a task and `known_task` changes its vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A `Tokenizer` as a seqio vocabulary, so that training and serving share one text -> ids code."""
+    """A `Tokenizer` as a seqio vocabulary, so training and serving share the same text -> ids code."""
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(extra_ids=0)
@@ -73,8 +72,8 @@ def _source(spec: TaskSpec) -> seqio.DataSource:
 
     def rows(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # Always in file order; `features` shuffles.
-        # Read at once: a bad line raises its own one-line error here, outside TensorFlow, and the number of
-        # rows is known to whoever shuffles.
+        # Read eagerly, so a malformed line raises its own one-line error outside TensorFlow, and the number
+        # of rows is known for shuffling.
         examples = list(catalog.read_rows(spec, split))
         features = ("inputs", "targets")
         return tf.data.Dataset.from_tensor_slices(
@@ -85,7 +84,7 @@ def _source(spec: TaskSpec) -> seqio.DataSource:
 
 
 def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """The two fields of a TFDS row, as `catalog.read_rows` makes them of a row in Python."""
+    """Extracts the two fields of a TFDS row, as `catalog.read_rows` does in Python."""
 
     def pair(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         assert spec.targets_field is not None  # every published task has references
@@ -101,13 +100,13 @@ def _as_pairs(spec: TaskSpec) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
 
 
 def _filled(row: Mapping[str, tf.Tensor], field: str) -> tf.Tensor:
-    """`catalog._field` in a graph, of a flat row."""
+    """Does the same as `catalog._field` in a graph, for a flat row."""
     parts = [field] if field in row else BRACES.split(field)
     return tf.strings.join([row[part] if i % 2 or len(parts) == 1 else part for i, part in enumerate(parts)])
 
 
 def _as_ids(reader: Reader, prefix: str) -> Callable[..., tf.data.Dataset]:
-    """Both texts of a row as ids, made by the code that serves prompts."""
+    """Converts both texts of a row to ids, with the code that also serves prompts."""
     ways: Mapping[str, Callable[[str, int | None], list[int]]] = {
         "inputs": lambda text, length: reader.prompt(prefix + text, length),
         "targets": reader.target,
@@ -185,10 +184,10 @@ def _add(name: str, spec: TaskSpec, reader: Reader) -> None:
 
 
 def read_by(name: str, reader: Reader) -> str:
-    """The seqio name of a task of the catalog, or of the mixture, read in another way; registers it.
+    """Registers a catalog task, or the mixture, with another reader and returns its seqio name.
 
     Raises:
-      UsageError: no such task; a vocabulary whose padding is not id 0.
+      UsageError: there is no such task, or the vocabulary does not pad with id 0.
     """
     mixed = name == catalog.EMBEDDED_MIXTURE
     rates = dict(catalog.EMBEDDED_MIXTURE_RATES) if mixed else {name: 1.0}
@@ -199,7 +198,7 @@ def read_by(name: str, reader: Reader) -> str:
     for member, spec in specs.items():
         _check(spec, reader)
         if member + suffix in seqio.TaskRegistry.names():
-            seqio.TaskRegistry.remove(member + suffix)  # its data may lie elsewhere by now
+            seqio.TaskRegistry.remove(member + suffix)  # its data location may have changed
         _add(member + suffix, spec, reader)
     if mixed and name + suffix not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(name + suffix, [(member + suffix, rate) for member, rate in rates.items()])
@@ -207,7 +206,7 @@ def read_by(name: str, reader: Reader) -> str:
 
 
 def register_known() -> None:
-    """Registers the catalog's tasks and `embedded_mixture`, reading none; again, it changes nothing."""
+    """Registers the catalog's tasks and `embedded_mixture` without reading data; repeating it is harmless."""
     for spec in catalog.known_tasks():
         register(spec)
     if catalog.EMBEDDED_MIXTURE not in seqio.MixtureRegistry.names():
@@ -233,19 +232,19 @@ def jsonl_task(
 
     Args:
       name: the task's name, for MIXTURE_OR_TASK_NAME.
-      train_path, validation_path, test_path: one file a split; those left out do not exist.
+      train_path, validation_path, test_path: one file per split; None: there is no such split.
       inputs_field, targets_field: the JSON fields of the prompt and of the reference, or of a list of
-        references; see `TaskSpec`. No field (None): the rows are prompts alone.
-      prefix: put before every input.
-      inputs_length, targets_length: default lengths in tokens, EOS counted.
+        references; see `TaskSpec`. `targets_field` None: the rows are only prompts.
+      prefix: prepended to every input.
+      inputs_length, targets_length: default lengths in tokens, including EOS.
       metric: "rouge", "rouge2", "bleu", "number", "answer" or "none".
-      vocabulary_path: a SentencePiece model with pad 0 and eos; left out, the embedded vocabulary.
-      needs_prompt: refuse rows whose prompt is empty.
-      prompt_words: both fields are one text, of whose first words so many are the prompt.
+      vocabulary_path: a SentencePiece model with pad 0 and eos; default: the embedded vocabulary.
+      needs_prompt: reject rows with an empty prompt.
+      prompt_words: both fields are the same text, whose first words (this many) are the prompt.
 
     Raises:
-      UsageError: a missing file, an unknown metric or one without references, a length below 2, fewer than no
-        words, or a name that is taken or has spaces.
+      UsageError: a missing file, an unknown metric or one without references, a length below 2, a negative
+        number of words, or a name that is taken or has invalid characters.
     """
     if not re.fullmatch(r"[\w.:]+", name):
         raise UsageError(f"task name {name!r}: use letters, digits, '_', '.' and ':' only")
@@ -290,17 +289,18 @@ def known_task(
     data_dir: str | None = None,
     prompt_words: int | None = None,
 ) -> str:
-    """A task of the catalog, read with another vocabulary or from another place; returns its name.
+    """Reads a catalog task with another vocabulary or from another place; returns its name.
 
     Args:
       name: of the task.
       vocabulary_path: a SentencePiece model with pad 0 and eos, such as T5's, or the `tokenizer.model` of a
-        checkpoint; left out, the task's own.
-      data_dir: where TFDS keeps its data sets; left out, $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      prompt_words: of a language-modelling task, see `TaskSpec`; left out, the task's own.
+        checkpoint; default: the task's own.
+      data_dir: the folder of TFDS data sets; default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      prompt_words: of a language-modelling task, see `TaskSpec`; default: the task's own.
 
     Raises:
-      UsageError: no such task (names the nearest) or vocabulary file; words of a prompt that is a field.
+      UsageError: there is no such task (names the nearest) or vocabulary file, or `prompt_words` is given for
+        a task with a separate prompt field.
     """
     spec = catalog.find_task(name)
     changes: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """TensorFlow as this package uses it: a quiet, CPU-only input pipeline.
 
-Every module of `data` that needs TensorFlow or seqio takes them from here, so that the settings precede the
+Every module of `data` that needs TensorFlow or seqio imports them from here, so the settings precede the
 import.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def _without_native_stderr() -> Iterator[None]:
-    """Sends what native code writes to file descriptor 2 nowhere; Python's own exceptions are unaffected.
+    """Discards native code's output to file descriptor 2; Python's own exceptions are unaffected.
 
-    TensorFlow's start-up notes (no GPU, oneDNN) ignore TF_CPP_MIN_LOG_LEVEL: they precede its log set-up.
+    TensorFlow's start-up messages (no GPU, oneDNN) ignore TF_CPP_MIN_LOG_LEVEL: they precede its log set-up.
     """
     sys.stderr.flush()
     try:

@@ -1,9 +1,8 @@
 """Task quality: ROUGE, BLEU and exact match of the final number or answer. No TensorFlow here.
 
-Each metric has two forms. The corpus form `(targets, predictions) -> {name: score}` is a seqio metric
-function and is what reports quote. The per-example form is what paired statistics over prompts need; its
-mean is the corpus score for ROUGE and exact match, but not for BLEU, which is no mean over sentences. All
-scores lie in 0..100.
+Each metric has two forms. Reports use the corpus form `(targets, predictions) -> {name: score}`, a seqio
+metric function. Paired statistics over prompts use the per-example form; its mean is the corpus score for
+ROUGE and exact match, but not for BLEU, which is not a mean over sentences. All scores are in 0..100.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU by sacreBLEU's defaults: one reference, cased, 13a tokens, exponential smoothing."""
+    """Corpus BLEU with sacreBLEU's defaults: one reference, cased, 13a tokens, exponential smoothing."""
     _check_pairs(targets, predictions)
     return {"bleu": float(sacrebleu.corpus_bleu(list(predictions), [list(targets)]).score)}
 
 
 def number_after_hashes(text: str) -> Decimal | None:
-    """The number after the last `####` that is followed by one (thousands commas allowed), None without."""
+    """Returns the number after the last `####` followed by one (thousands commas allowed), None if absent."""
     found = _NUMBER_AFTER_HASHES.findall(text)
     return Decimal(found[-1].replace(",", "")) if found else None
 
@@ -68,16 +67,16 @@ def _number_matches(target: str, prediction: str) -> float:
 
 
 def final_answer(text: str) -> str:
-    """The text after the last `####` or "answer is", else the whole text; folded to compare.
+    """Returns the text after the last `####` or "answer is", else the whole text, normalised for comparison.
 
-    Case, outer spaces and a full stop at the end do not count.
+    Case, outer spaces and a final full stop are ignored.
     """
     found = _ANSWER.findall(text)
     return (found[-1] if found else text).strip().removesuffix(".").strip().casefold()
 
 
 def answer_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Share of predictions whose final answer is the target's, word for word (BIG-Bench-Hard's measure)."""
+    """Share of predictions whose final answer equals the target's exactly (BIG-Bench-Hard's metric)."""
     _check_pairs(targets, predictions)
     matches = [_answer_matches(t, p) for t, p in zip(targets, predictions, strict=True)]
     return {"exact_match": sum(matches) / len(matches)}
@@ -92,13 +91,13 @@ def _sentence_bleu(target: str, prediction: str) -> float:
 
 
 def repeats(text: str, n: int = 4) -> bool:
-    """Whether n words in a row come twice in a text: how greedy text goes round in circles."""
+    """Tells whether any n consecutive words occur twice in a text, a sign of greedy decoding in a loop."""
     grams = _ngrams(text, n)
     return len(set(grams)) < len(grams)
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words over all that there are in the texts (distinct-n, arXiv 1510.03055)."""
+    """Computes distinct word n-grams over all n-grams in the texts (distinct-n, arXiv 1510.03055)."""
     grams = [gram for text in texts for gram in _ngrams(text, n)]
     return len(set(grams)) / max(len(grams), 1)
 
@@ -122,7 +121,7 @@ class Metric:
     Attributes:
       corpus: the seqio metric function, None for the metric "none".
       example: score of one (target, prediction), None for the metric "none".
-      primary: the key of `corpus`'s result that comparisons quote.
+      primary: the key of `corpus`'s result that comparisons report.
     """
 
     corpus: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None
@@ -141,7 +140,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric called `name`.
+    """Finds the metric called `name`.
 
     Raises:
       UsageError: there is none; names the nearest.
@@ -152,10 +151,10 @@ def find_metric(name: str) -> Metric:
 
 
 def per_example(metric_name: str, target: str, prediction: str) -> float:
-    """The score of one prediction: ROUGE-L or 2, sentence BLEU (effective order), 0 / 100 for exact match.
+    """Scores one prediction: ROUGE-L or 2, sentence BLEU (effective order), 0 / 100 for exact match.
 
     Raises:
-      UsageError: an unknown metric, or "none", which scores nothing.
+      UsageError: the metric is unknown, or "none", which has no score.
     """
     example = find_metric(metric_name).example
     if example is None:

@@ -1,7 +1,7 @@
-"""Where the rows of a task's text are kept: files of JSON, or a data set of TensorFlow Datasets (TFDS).
+"""Sources of a task's rows: JSON files, or a data set of TensorFlow Datasets (TFDS).
 
-A `TextSource` only finds and reads rows; which fields are prompt and reference is the `TaskSpec`'s affair.
-TensorFlow is imported when a TFDS source is read, not before.
+A `TextSource` only finds and reads rows; the `TaskSpec` selects the fields of prompt and reference.
+TensorFlow is imported only when a TFDS source is read.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 
 Fields = dict[str, Any]
-"""One row of a file or data set, by the names of its fields."""
+"""One row of a file or data set, by field name."""
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps data sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns the folder of TFDS data sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 class TextSource(Protocol):
-    """A frozen value: splits, their rows, and what tells two versions of them apart."""
+    """A frozen value: splits, their rows, and a fingerprint of their version."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that can be read."""
+        """Names of the readable splits."""
 
     def rows(self, split: str) -> Iterator[tuple[str, Fields]]:
-        """Every row of a split, in an order that never changes, beside its place (`file:line`) for errors.
+        """Yields every row of a split, in a fixed order, with its place (`file:line`) for errors.
 
         Raises:
-          UsageError: missing or malformed data; the message says how to get it where that is known.
+          UsageError: data is missing or malformed; the message says how to get it if that is known.
         """
 
     def fingerprint(self, split: str) -> bytes:
-        """Digest of what `rows` yields; nothing where the data is absent."""
+        """Returns a fingerprint of the rows; empty if the data is absent."""
 
     def at(self, data_dir: Path) -> TextSource:
-        """The same rows, kept in another folder."""
+        """Returns a source of the same rows in another folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
     """JSON lines (.jsonl, .jsonl.gz), or JSON objects whose list `examples` holds the rows (.json).
 
-    Several files of one split are read in turns, a row of each, so that the first rows of a suite of tasks
-    are drawn from all of them alike.
+    Several files of one split are read alternately, one row of each, so the first rows of a suite of tasks
+    cover all of them equally.
 
     Attributes:
-      paths: split to files, relative to `data_dir`.
-      data_dir: of relative paths.
+      paths: maps a split to files, relative to `data_dir`.
+      data_dir: base of relative paths.
       obtain: a command that fetches the files, for the error about a missing one.
     """
 
@@ -68,7 +68,7 @@ class Files:
 
     @classmethod
     def one_each(cls, paths: Mapping[str, Path]) -> Files:
-        """One file a split."""
+        """Makes a source with one file per split."""
         return cls({split: (path,) for split, path in paths.items()})
 
     @property
@@ -104,13 +104,13 @@ class Files:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Fields]]:
-    """Rows of a file with one JSON object a line; blank lines are skipped."""
+    """Yields the rows of a file with one JSON object per line; skips blank lines."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         yield from files.json_lines(files.decoded(lines, path), path)
 
 
 def _json_examples(path: Path) -> Iterator[tuple[str, Fields]]:
-    """Rows of a file that is one JSON object with a list `examples` (BIG-Bench's layout)."""
+    """Yields the rows of a file that is one JSON object with a list `examples` (BIG-Bench's layout)."""
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -123,12 +123,12 @@ def _json_examples(path: Path) -> Iterator[tuple[str, Fields]]:
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-    """A data set that TFDS prepared; nothing is ever downloaded by reading it.
+    """A data set prepared by TFDS; reading it never downloads anything.
 
     Attributes:
-      name: with its version, and its configuration where there is one (`wmt14_translate/de-en:1.0.0`).
-      slices: split to TFDS's own (`train[:-512]`).
-      data_dir: where TFDS keeps prepared data sets.
+      name: with its version, and its configuration if any (`wmt14_translate/de-en:1.0.0`).
+      slices: maps a split to a TFDS split (`train[:-512]`).
+      data_dir: the folder of prepared TFDS data sets.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Tfds:
         return dataclasses.replace(self, data_dir=data_dir)
 
     def rows(self, split: str) -> Iterator[tuple[str, Fields]]:
-        """See `TextSource`; the rows come in the order in which training sees them before it shuffles."""
+        """See `TextSource`; the rows come in training's order before shuffling."""
         from distillspec_jax.data.tfds_provider import provider
 
         dataset = provider(self.name, self.data_dir, self.slices).get_dataset(split, shuffle=False)
@@ -155,7 +155,7 @@ class Tfds:
             yield f"{self.name} {self.slices[split]} row {number}", text
 
     def fingerprint(self, split: str) -> bytes:
-        """Digests the version's own description, which has the sizes of its shards: the files may be huge."""
+        """Digests the version's description, which has the shard sizes, since the files may be huge."""
         folder = self.data_dir / self.name.replace(":", "/")
         description = folder / "dataset_info.json"
         text = description.read_bytes() if description.is_file() else b""

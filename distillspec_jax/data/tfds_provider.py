@@ -1,4 +1,4 @@
-"""Prepared TFDS data sets for seqio, which by itself would begin to download what it does not find."""
+"""Prepared TFDS data sets for seqio, which would otherwise start to download a missing one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from distillspec_jax.errors import UsageError
 
 
 class PreparedTfds(seqio.TfdsDataSource):
-    """seqio's source, which asks whether the data set is there before it touches it."""
+    """seqio's source, but it checks that the data set is prepared before using it."""
 
     @property
     def tfds_dataset(self) -> Any:
-        """seqio's loader: everything that reads goes through it.
+        """seqio's loader, which every read uses.
 
         Raises:
           UsageError: TFDS does not know the data set, or it is not prepared; the message has the command.
@@ -35,7 +35,7 @@ def _how_to_prepare(name: str, data_dir: str, builder: Any) -> str:
     # Not `tfds build`, which needs Apache Beam even for a data set that does not.
     call = f"tfds.builder('{name}', data_dir='{data_dir}').download_and_prepare()"
     command = f'python -c "import tensorflow_datasets as tfds; {call}"'
-    if importlib.util.find_spec("importlib_resources") is None:  # TFDS builds with it but does not ask for it
+    if importlib.util.find_spec("importlib_resources") is None:  # TFDS builds need it but do not declare it
         command = f"pip install importlib_resources && {command}"
     first = ""
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
@@ -45,11 +45,11 @@ def _how_to_prepare(name: str, data_dir: str, builder: Any) -> str:
 
 
 def provider(name: str, data_dir: str | Path, slices: Mapping[str, str]) -> PreparedTfds:
-    """Makes the seqio source of a data set; nothing is read yet.
+    """Makes the seqio source of a data set without reading it.
 
     Args:
-      name: with its version, as `wmt14_translate/de-en:1.0.0`.
-      data_dir: where TFDS keeps prepared data sets.
-      slices: split to TFDS's own (`train[:-512]`).
+      name: with its version, e.g. `wmt14_translate/de-en:1.0.0`.
+      data_dir: the folder of prepared TFDS data sets.
+      slices: maps a split to a TFDS split (`train[:-512]`).
     """
     return PreparedTfds(name, tfds_data_dir=str(data_dir), splits=dict(slices), read_only=True)

@@ -1,7 +1,7 @@
 """Builds the embedded SentencePiece vocabulary: `python -m distillspec_jax.data.train_vocabulary`.
 
-Trained on both fields of the three embedded training splits, about 15 s on one core. No random number is in
-it (no sampling of sentences; one thread, so one order of summation): the same sentencepiece version gives the
+It trains on both fields of the three embedded training splits, about 15 s on one core. It is deterministic
+(no sampling of sentences; one thread, so one order of summation): the same sentencepiece version gives the
 same bytes.
 """
 
@@ -21,7 +21,7 @@ VOCABULARY_SIZE = 4_096
 
 
 def training_lines() -> Iterator[str]:
-    """Every line of both fields. Newline is a piece of its own, so no piece can span two lines."""
+    """Yields every line of both fields. Newline is a separate piece, so no piece can span two lines."""
     for spec in catalog.EMBEDDED_TASKS.values():
         for row in catalog.read_rows(spec, "train"):
             for text in row.values():
@@ -29,7 +29,7 @@ def training_lines() -> Iterator[str]:
 
 
 def train(lines: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> bytes:
-    """The serialized unigram model: pad 0, eos 1, unk 2, newline, 256 byte pieces, then learnt pieces."""
+    """Trains and serialises a unigram model: pad 0, eos 1, unk 2, newline, 256 bytes, then learned pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -40,14 +40,14 @@ def train(lines: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> bytes
         eos_id=1,
         unk_id=2,
         bos_id=-1,
-        # Lossless: nothing is folded, stripped or put in front.
+        # Lossless: no normalization, stripping or dummy prefix.
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=False,
         byte_fallback=True,
         user_defined_symbols=["\n"],
         split_digits=True,
-        # Characters rarer than one in 10,000 (all together) are left to the byte pieces.
+        # Rare characters, one in 10,000 in total, are left to the byte pieces.
         character_coverage=0.9999,
         # In bytes; longer sentences would be skipped. The longest row has about 2,000.
         max_sentence_length=16_384,

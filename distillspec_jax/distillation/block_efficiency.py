@@ -1,16 +1,16 @@
-"""Expected block efficiency as an objective: a token counts by what hangs on its acceptance.
+"""Expected block efficiency as an objective: tokens are weighted by how much depends on their acceptance.
 
-A block of gamma drafts that begins at token t has sum_i prod_{j <= i} alpha_{t+j} of them accepted
-(`formulas.expected_accepted`). The derivative by alpha of a token adds up, over the blocks that it is in, the
-probability that it is reached times what acceptance there is worth: 1 and the drafts that follow. With
-`TotalVariation`, whose value is 1 - alpha, a loss of these weights has the gradient of the expected number of
-drafts that are not accepted; its value is the loss at this step's weights and not that number, which
-`block_efficiency_on_batch` reports. With another divergence it is that divergence, with the attention on the
-tokens that now end blocks.
+A block of gamma drafts that begins at token t has sum_i prod_{j <= i} alpha_{t+j} accepted drafts in
+expectation (`formulas.expected_accepted`). Its derivative with respect to a token's alpha sums, over the
+blocks that contain the token, the probability of reaching it times the value of accepting it: 1 plus the
+drafts that follow. With `TotalVariation`, whose value is 1 - alpha, a loss with these weights has the
+gradient of the expected number of rejected drafts. Its value is the loss at this step's weights, not that
+number; `block_efficiency_on_batch` reports the latter. Any other divergence is weighted towards the tokens
+that currently end blocks.
 
 References:
-  D-PACE, arXiv 2605.18810, which weighs cross-entropy by the derivative of a like sum of products, of the
-  draft's own confidences.
+  D-PACE, arXiv 2605.18810, which weights cross-entropy by the derivative of a similar sum of products, over
+  the draft's own confidences.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BlockEfficiency:
     """Weighs a token by the derivative of the expected accepted drafts; every token begins one block.
 
     Attributes:
-      block_size: gamma, drafts in a block; 1 weighs all alike.
+      block_size: gamma, drafts per block; 1 weighs all tokens equally.
     """
 
     block_size: int = 7
@@ -57,7 +57,7 @@ class BlockEfficiency:
     def weigh(
         self, score_BT: Array, mask_BT: Array, normalize: Normalize
     ) -> tuple[Array, Array, dict[str, Mean]]:
-        """See `Weighting`; the blocks are weighed as `normalize` weighs the tokens that they begin at."""
+        """See `Weighting`; `normalize` weighs each block by the token that it begins at."""
         weight_BT, count = normalize(mask_BT)
 
         def accepted(overlap_BT: Array) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
-"""Losses and measures over the vocabulary that hold the logits of one part of the sequence at a time.
+"""Losses and metrics over the vocabulary that materialise the logits of one chunk of the sequence at a time.
 
-`[B, T, V]` logits are the largest arrays of a training step by far. Since a loss is a sum over tokens, each
-part's gradient is taken as soon as its logits are there, and both are forgotten: what stays is the gradient
-of the hidden states and of the projection. Nothing is computed twice.
+`[B, T, V]` logits are by far the largest arrays of a train step. Since a loss is a sum over tokens, each
+chunk's gradient is computed with its logits, and both are then discarded. Only the gradients of the hidden
+states and of the projection are kept. Nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ LOGITS = 2**25
 """The most logits of one network in a part: 128 MiB in float32, 1,044 tokens of T5's vocabulary."""
 
 Loss = Callable[[Array, Any, Any], tuple[Array, Any]]
-"""From logits `[B, K, V]`, arrays of the same tokens and constants to a sum and to `[B, K, ...]` arrays."""
+"""Maps logits `[B, K, V]`, arrays of the same tokens and constants to a sum and `[B, K, ...]` arrays."""
 
 
 def parts(rows: int, tokens: int, vocab_size: int) -> int:
-    """Counts the parts that a batch of sequences is cut into; 1 where all its logits are few."""
+    """Computes the number of parts to cut a batch of sequences into; 1 if all its logits fit in one."""
     return min(-(-rows * tokens * vocab_size // LOGITS), tokens)
 
 
 def of_tokens(values: Callable[[Any], Any], given: Any, count: int) -> Any:
-    """Applies a function to the tokens, one part of them at a time; no gradient is taken.
+    """Applies a function to the tokens, one part at a time, without gradients.
 
     Args:
       values: maps a tree of `[B, K, ...]` arrays to a tree of such arrays, token by token.
       given: tree of `[B, T, ...]` arrays.
-      count: parts along T.
+      count: number of parts along T.
 
     Returns:
       The function's values, `[B, T, ...]`.
@@ -46,21 +46,21 @@ def of_tokens(values: Callable[[Any], Any], given: Any, count: int) -> Any:
 def loss_of_hidden(
     readout: Callable[[Array], Array], loss: Loss, hidden_BTM: Array, given: Any, frozen: Any, count: int
 ) -> tuple[Array, Any]:
-    """Sums a loss over all tokens, and keeps its second value of each token.
+    """Sums a loss over all tokens and collects its per-token auxiliary values.
 
     Args:
       readout: maps hidden states `[B, K, M]` to logits `[B, K, V]`, token by token; the parameters that it
-        closes over get their gradients.
-      loss: takes a part of the tokens; closes over no traced value. A token of weight 0 must count as
+        closes over receive gradients.
+      loss: takes a part of the tokens; closes over no traced value. A token of weight 0 must contribute
         nothing.
-      hidden_BTM: hidden states of the network that learns.
-      given: tree of `[B, T, ...]` arrays, cut as the hidden states are and filled up with zeros; constants
-        to the gradient.
-      frozen: whatever else the loss reads; a constant, too.
-      count: parts along T.
+      hidden_BTM: hidden states of the trained network.
+      given: tree of `[B, T, ...]` arrays, cut like the hidden states and padded with zeros; receives no
+        gradient.
+      frozen: anything else that the loss reads; receives no gradient.
+      count: number of parts along T.
 
     Returns:
-      The sum, and the loss's second value, `[B, T, ...]`, through which no gradient flows.
+      The sum, and the auxiliary values, `[B, T, ...]`, without gradient.
     """
     width = hidden_BTM.shape[1]
     size = -(-width // count)
@@ -99,7 +99,7 @@ def loss_of_hidden(
 
 
 def _scan(step: Callable[[Any, Any], tuple[Any, Any]], start: Any, parts: Any) -> tuple[Any, Any]:
-    """`lax.scan`; a single part needs no loop, which would stand in the compiler's way."""
+    """`lax.scan`, but without a loop for a single part, since a loop would hinder the compiler."""
     if len(jax.tree.leaves(parts)[0]) > 1:
         return jax.lax.scan(step, start, parts)
     carry, y = step(start, jax.tree.map(lambda x: x[0], parts))
@@ -111,14 +111,14 @@ def _parts(tree: Any, size: int) -> Any:
 
 
 def _cut(x: Array, size: int) -> Array:
-    """`[B, T, ...]` to `[parts, B, size, ...]`, filled up with zeros."""
+    """Reshapes `[B, T, ...]` to `[parts, B, size, ...]`, padded with zeros."""
     fill = -x.shape[1] % size
     x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
 
 def _joined(tree: Any, width: int) -> Any:
-    """`_cut`'s inverse: `[parts, B, size, ...]` to `[B, T, ...]`."""
+    """Inverts `_cut`: reshapes `[parts, B, size, ...]` to `[B, T, ...]`."""
 
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, 1)

@@ -1,8 +1,8 @@
-"""The costs of decoding on a mesh that is not there: compiled for described devices, without weights.
+"""The costs of decoding on a hypothetical mesh: compiled for described devices, without weights.
 
-As `dryrun` has it for a train step: everything is shapes with the shardings that a run would
-have, the target split by its rules and the draft whole on every device. Weights and caches are counted from
-those shardings and are exact; temporary bytes and collectives are the compiler's.
+As in `dryrun` for a train step, all arrays are shapes with the shardings of a real run: the target is
+partitioned by its rules, the draft replicated on every device. Weights and caches are counted from those
+shardings and are exact; temporary bytes and collectives come from the compiler.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ProgramCosts:
 
     Attributes:
       flops: of its matrix products over all devices.
-      temporary_bytes: a device, by the compiler's account.
-      collectives: kind to how many there are and the bytes of their results on a device; those in a loop
+      temporary_bytes: per device, as reported by the compiler.
+      collectives: maps a kind to its count and the bytes of the results on a device; collectives in a loop
         count once.
     """
 
@@ -59,16 +59,16 @@ class ProgramCosts:
 
 @dataclasses.dataclass(frozen=True)
 class DecodeCosts:
-    """The costs of decoding a batch with a pair. Bytes are a device's.
+    """The costs of decoding a batch with a pair. Bytes are per device.
 
     Attributes:
       mesh: sizes of its axes.
-      device: the kind that the compiler compiled for.
-      block_size: drafts a round.
-      parameters: numbers of both networks, by role.
-      weights, caches: bytes by role, exact from the shardings; caches as the prefill program leaves them.
-      read: bytes of weights and whole caches that a token of autoregressive decoding, and a round, must read
-        at least: the draft's once a draft.
+      device: the kind of device compiled for.
+      block_size: drafts per round.
+      parameters: parameter counts of both networks, by role.
+      weights, caches: bytes by role, exact from the shardings; caches as the prefill program returns them.
+      read: minimum bytes of weights and whole caches read by a token of autoregressive decoding and by a
+        round, which reads the draft's once per drafted token.
       programs: `prefill`, `one token`, `round`.
     """
 
@@ -98,14 +98,14 @@ def decode_costs(
     Args:
       target, draft: the pair.
       batch_size: rows decoded together, over all devices.
-      feature_lengths: `{"inputs": tokens, "targets": tokens}`: the widths of prompts and of outputs.
-      block_size: drafts a round.
+      feature_lengths: `{"inputs": tokens, "targets": tokens}`: the widths of prompts and outputs.
+      block_size: drafts per round.
       dtype: of weights, activations and caches.
       num_partitions, devices: see `partitioning.make_partitioner`.
 
     Raises:
-      UsageError: a number that does not divide another, networks of two vocabularies, or more tokens than
-        they have positions for.
+      UsageError: a size does not divide another, the vocabularies differ, or the networks have too few
+        positions.
     """
     catalog.check_lengths(feature_lengths)
     if not 1 <= block_size <= bounds.BLOCK_SIZE:
@@ -187,7 +187,7 @@ def _compiled(
     *arguments: Any,
     donated: int | None = None,
 ) -> tuple[State, ProgramCosts]:
-    """Compiles a program; its result as shapes with shardings, and its costs."""
+    """Compiles a program; returns its result as shapes with shardings, and its costs."""
     traced = jax.jit(program, donate_argnums=() if donated is None else donated).trace(*arguments)
     made = compiled(traced.lower(), what, partitioner)
     result = jax.tree.map(

@@ -1,4 +1,4 @@
-"""The sampling that a draft will be decoded with, as gin files and metrics name it."""
+"""The sampling settings that a draft will be deployed with, as gin files and metrics name them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillspec_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Deployment(SamplingParams):
-    """`SamplingParams` with one value for all rows, and a name.
+    """`SamplingParams` with a name, and one value for all rows.
 
     Attributes: see `SamplingParams`.
 

@@ -61,36 +61,35 @@ def distill(
     attention: str = "plain",
     gin: str = "",
 ) -> Path:
-    """Trains `draft` towards `target`; resumes what `model_dir` holds. Neither of the two is ever written.
+    """Trains `draft` towards `target`, or resumes the run in `model_dir`. Never writes to either input.
 
     Args:
-      target: checkpoint directory or `zoo:NAME`. None: its distributions are in `data.target_set`; it is not
-        loaded.
-      draft: where the draft starts: checkpoint directory or `zoo:NAME`.
-      model_dir: the checkpoint directory to make or to continue.
+      target: checkpoint directory or `zoo:NAME`. None: not loaded; `data.target_set` has its distributions.
+      draft: the initial draft: checkpoint directory or `zoo:NAME`.
+      model_dir: the checkpoint directory to create or resume.
       data: prompts (and, for fixed data, references). Rows are never packed here.
       loop: steps, batch size, periods.
       optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
-      divergence: a value or a name of `divergences.DIVERGENCES`; forward KL by default.
-      source: a value or a name of `sources.SOURCES`; the draft's own samples by default, or the texts of
-        `data.target_set` where there is one.
+      divergence: a value or a key of `divergences.DIVERGENCES`; default: forward KL.
+      source: a value or a key of `sources.SOURCES`; default: the texts of `data.target_set` if there is one,
+        else the draft's on-policy samples.
       normalization: `sequence` (Eq. 2) or `token`, see `loss.NORMALIZATIONS`.
-      weighting: weighs the tokens of a batch, as `BlockEfficiency` and `TokenSelection`; None: all alike.
-      deployment: keep the evaluation with the highest held-out acceptance under this distribution in
-        `model_dir/best`; step 0 is one of them.
-      own_texts: held-out prompts that the draft continues at every evaluation, to measure acceptance and
-        entropies on its own texts, too (`expected_acceptance`); 0: none.
-      one_pass: teach the draft to propose a block in one call; it is saved as a draft that does. Evaluations
-        are still of tokens that are read one by one. None: a draft that calls its network for each token.
-      dropout_rate: of the draft, in place of its own.
-      assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
-      partitioner: where arrays live; all devices on the data axis by default.
-      remat: of the draft, see `models.rematerialisation`.
-      scan_layers, attention: of both, see `models.layer_stack` and `models.attention.KERNELS`.
+      weighting: weighs a batch's tokens, e.g. `BlockEfficiency`, `TokenSelection`; None: all count equally.
+      deployment: keep the checkpoint with the highest held-out acceptance under this distribution in
+        `model_dir/best`; step 0 is a candidate.
+      own_texts: number of held-out prompts that the draft continues at every evaluation, to measure
+        acceptance and entropies on its own texts as well (`expected_acceptance`); 0: none.
+      one_pass: train the draft to propose a block in one call; its checkpoint records this. Evaluations
+        still read tokens one by one. None: the draft calls its network once per token.
+      dropout_rate: replaces the draft's own.
+      assume_same_vocabulary: assert that the vocabularies agree although one tokenizer is unknown.
+      partitioner: places arrays on devices; default: all devices on the data axis.
+      remat: for the draft, see `models.rematerialisation`.
+      scan_layers, attention: for both, see `models.layer_stack` and `models.attention.KERNELS`.
       gin: the bindings in force, for the card.
 
     Returns:
-      The checkpoint directory; with `deployment`, the one of the best evaluation.
+      The checkpoint directory; with `deployment`, that of the best evaluation.
     """
     model_dir = job.check_directory(model_dir)
     divergence = find_divergence(divergence or "fkl")
@@ -176,7 +175,7 @@ def _check_settings(
     deployment: Deployment | None,
     own_texts: int,
 ) -> None:
-    """Refuses settings that cannot go together, before anything is loaded."""
+    """Rejects incompatible settings before anything is loaded."""
     find_normalization(normalization)
     if weighting is not None and not isinstance(weighting, Weighting):
         raise UsageError(
@@ -205,7 +204,7 @@ def _check_settings(
 
 
 class _Terms(TypedDict):
-    """Settings of a loss, whether its target scores every batch or has done so before; see `distill`."""
+    """Settings common to the losses with a live and with a stored target; see `distill`."""
 
     normalization: str
     weighting: Weighting | None
@@ -215,11 +214,12 @@ class _Terms(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class _Objective:
-    """The draft's objective, for a network that may be rematerialised.
+    """The draft's objective, as functions of a network that may be rematerialised.
 
     Attributes:
       loss: makes the training loss.
-      evaluate: makes the evaluation, once all is checked: it may draw texts. None: nothing is held out.
+      evaluate: makes the evaluation, which may sample texts, so call it after all checks. It returns None if
+        nothing is held out.
     """
 
     loss: Callable[[Network], LossFn]
@@ -234,10 +234,10 @@ def _stored_objective(
     terms: _Terms,
     ids: tuple[int, ...],
 ) -> _Objective:
-    """The objective on the stored log-probabilities of a target that is not loaded.
+    """Makes the objective on the stored log-probabilities of a target that is not loaded.
 
     Args:
-      ids: the draft's shortlist; none: it proposes any id.
+      ids: the draft's shortlist; empty: it proposes any id.
     """
     vocabulary = data.tokenizer().vocabulary
 
@@ -275,7 +275,7 @@ def _live_objective(
     own_texts: int,
     terms: _Terms,
 ) -> _Objective:
-    """The objective against a target that scores every batch."""
+    """Makes the objective against a target that scores every batch."""
     vocabulary = data.tokenizer().vocabulary
 
     def prompts_of(data: DataConfig) -> list[Batch]:
@@ -325,11 +325,11 @@ def _live_objective(
 def _resolved(
     one_pass: OnePass | None, student: Pretrained, data: DataConfig, weighting: Weighting | None
 ) -> OnePass | None:
-    """Chooses the mask that the draft is taught, if it is taught one.
+    """Chooses the mask id for one-pass training, if the draft is trained that way.
 
     Raises:
-      UsageError: see `OnePass.resolved`; a draft that reads masks would forget them, or there is a weighting,
-        which does not know them.
+      UsageError: see `OnePass.resolved`; or the draft drafts in one pass and training would make it forget
+        that; or there is a weighting, which does not support masks.
     """
     own = student.card.mask_id
     if one_pass is None:
@@ -349,10 +349,10 @@ def _resolved(
 def _load_reference(
     weighting: Weighting | None, student: Pretrained, partitioner: Partitioner, assume_same_vocabulary: bool
 ) -> Frozen | None:
-    """Loads the draft that a weighting compares with, if it does.
+    """Loads the draft that a weighting compares with, if any.
 
     Raises:
-      UsageError: no such model, or one of another vocabulary.
+      UsageError: there is no such model, or its vocabulary differs.
     """
     if weighting is None or weighting.reference is None:
         return None

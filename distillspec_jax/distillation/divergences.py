@@ -1,10 +1,10 @@
-"""Divergences as values that a gin file can name: how logits become distributions, and what is compared.
+"""Divergences as values that a gin file can name: they turn logits into distributions and compare them.
 
-Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless stated otherwise; the
-gradient reaches the draft alone. The formulas are `formulas`; reductions are the caller's (`loss.py`).
+Each is a pure function of raw logits over the whole vocabulary, at temperature 1 unless stated otherwise.
+Only the draft receives gradients. The formulas are in `formulas`; the caller reduces (`loss.py`).
 
-A divergence joins by its file, which derives from `DistributionDivergence` or satisfies `Divergence`, and one
-line in `DIVERGENCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
+To add a divergence, write a file that derives from `DistributionDivergence` or satisfies `Divergence`, and
+one line in `DIVERGENCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Divergence(Protocol):
     ) -> Array:
         """Computes the loss of each token: exactly 0, with zero gradient, where the mask is 0.
 
-        The loss is in nats (TVD: a probability), and infinite only where the formula is: a KL whose second
-        distribution gives no mass (a logit of -inf) to a token that has some in the first.
+        The loss is in nats (TVD: a probability). It is infinite only where the formula is: a KL whose second
+        distribution gives no mass (a logit of -inf) to a token with mass in the first.
 
         Args:
-          tokens_BT: int32, the sequence itself; only hard labels look at it.
+          tokens_BT: int32, the sequence itself; only hard labels read it.
 
         Returns:
           float32 `[B, T]`.
@@ -45,16 +45,16 @@ class Divergence(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DistributionDivergence:
-    """The base of divergences between two distributions: makes them of logits, and masks the result.
+    """Base class of divergences between two distributions: computes them from logits and masks the result.
 
     A subclass defines `between`, and `truncated_sides` if it can compare truncated distributions.
 
     Attributes:
-      truncated_sides: which of the two distributions, `target` and `draft`, a truncation may reach.
-      temperature: divides the logits of both; the gradient is not scaled back by its square.
+      truncated_sides: the distributions, `target` or `draft`, that a truncation may apply to.
+      temperature: divides both networks' logits; the gradient is not rescaled by its square.
       top_k, top_p: truncate as the sampler does (`decoding.sampling`; 0 and 1 are off). Truncated
-        distributions leave padding out, as the sampler does, and no gradient flows through the choice of what
-        is kept.
+        distributions exclude padding, as the sampler does. No gradient flows through the choice of the ids
+        to keep.
       padding_ids: real ids that are never sampled; `of_vocabulary` sets them. Only truncated distributions
         need them.
     """
@@ -95,7 +95,7 @@ class DistributionDivergence:
         self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
     ) -> Array:
         """See `Divergence`."""
-        # Both distributions uniform where the mask is 0: nothing there reaches a gradient.
+        # Masked positions get uniform distributions, so they contribute nothing to a gradient.
         real_BT1 = mask_BT[..., None] > 0
         target = jnp.where(real_BT1, jax.lax.stop_gradient(target_logits_BTV), 0.0)
         draft = jnp.where(real_BT1, draft_logits_BTV, 0.0)
@@ -124,7 +124,7 @@ class DistributionDivergence:
 
 @dataclasses.dataclass(frozen=True)
 class ForwardKL(DistributionDivergence):
-    """KL(P || Q), `formulas.forward_kl`. A truncation is the target's alone."""
+    """KL(P || Q), `formulas.forward_kl`. Truncation applies only to the target."""
 
     truncated_sides = ("target",)
 
@@ -195,7 +195,7 @@ class LKHybrid(DistributionDivergence):
     """lambda KL(P || Q) + (1 - lambda) TV(P, Q), with lambda = exp(-eta alpha), `formulas.lk_hybrid`.
 
     Attributes:
-      eta: positive and finite; how soon the total variation takes over from forward KL.
+      eta: positive and finite; how soon total variation replaces forward KL.
     """
 
     eta: float = 3.0
@@ -216,7 +216,7 @@ class LKHybrid(DistributionDivergence):
 
 @dataclasses.dataclass(frozen=True)
 class HardLabels:
-    """-log Q of the sequence's own token, `formulas.hard_label`; the target is not asked."""
+    """-log Q of the sequence's own token, `formulas.hard_label`; ignores the target."""
 
     def __call__(
         self, target_logits_BTV: Array, draft_logits_BTV: Array, mask_BT: Array, tokens_BT: Array
@@ -229,11 +229,11 @@ class HardLabels:
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSum:
-    """Several divergences at once.
+    """A weighted sum of divergences.
 
     Attributes:
       divergences: one or more.
-      weights: positive and finite, one a divergence; they need not sum to 1.
+      weights: positive and finite, one per divergence; they need not sum to 1.
     """
 
     divergences: tuple[Divergence, ...]
@@ -263,7 +263,7 @@ class WeightedSum:
 
 
 def of_vocabulary(divergence: Divergence, vocabulary: Vocabulary) -> Divergence:
-    """Sets the ids that truncated distributions leave out to those that a sampler over `vocabulary` does."""
+    """Makes truncated distributions exclude the same ids as a sampler over `vocabulary`."""
     if isinstance(divergence, WeightedSum):
         parts = tuple(of_vocabulary(part, vocabulary) for part in divergence.divergences)
         return dataclasses.replace(divergence, divergences=parts)
@@ -281,13 +281,13 @@ DIVERGENCES: dict[str, Callable[[], Divergence]] = {
     "lk": LKHybrid,
     "nll": HardLabels,
 }
-"""Short names, for the Python interface and `--gin.DIVERGENCE=fkl`; gin files name the classes."""
+"""Short names for the Python interface and `--gin.DIVERGENCE=fkl`; gin files name the classes."""
 
 
 def divergence(named: str | Divergence) -> Divergence:
-    """Makes the divergence of a name in `DIVERGENCES`; anything but a name is returned as it is.
+    """Makes the divergence that a key of `DIVERGENCES` names; returns any other value unchanged.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: the name is unknown.
     """
     return find("divergence", named, DIVERGENCES)() if isinstance(named, str) else named

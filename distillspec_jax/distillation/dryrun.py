@@ -1,9 +1,9 @@
-"""The costs of a train step on a mesh that is not there: compiled for described devices, without weights.
+"""The costs of a train step on a hypothetical mesh: compiled for described devices, without weights.
 
-Everything is shapes: of the models, the optimizer and the batch, with the shardings that a run would have.
-Parameters, moments and gradients are counted from those shardings and are exact. What the step needs besides
-is the compiler's own account: of TPUs where their compiler is installed (`tpu_devices`), otherwise of as many
-virtual CPU devices, which makes it an estimate.
+Models, optimizer and batch are shapes with the shardings of a real run. Parameters, moments and gradients are
+counted from those shardings and are exact. The step's other memory is the compiler's figure: for TPUs if
+their compiler is installed (`tpu_devices`), otherwise for as many virtual CPU devices, which is only an
+estimate.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _NO_CLOUD = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
 }
-"""Settings that libtpu would ask a cloud's machine for, and complain of at length where nobody answers. The
-topology that is compiled for is named apart."""
+"""Settings that libtpu would otherwise request from a cloud host, with long complaints if none answers. The
+topology to compile for is given separately."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Costs:
 
     Attributes:
       mesh: sizes of its axes.
-      parameters: of every network, by role.
-      flops: of the step's matrix products over all devices; rematerialisation left out.
-        A rollout is taken to draw every token of the targets.
-      bytes: what of, to bytes a device; from shapes and shardings.
-      temporary_bytes: by the compiler's account, gradients included.
-      device: the kind that the compiler compiled for.
+      parameters: parameter counts of all networks, by role.
+      flops: of the step's matrix products over all devices, excluding rematerialisation.
+        A rollout is assumed to draw every token of the targets.
+      bytes: maps a kind of array to its bytes per device; from shapes and shardings.
+      temporary_bytes: as reported by the compiler, including gradients.
+      device: the kind of device compiled for.
     """
 
     mesh: Mapping[str, int]
@@ -71,10 +71,10 @@ class Costs:
 
 
 def use_virtual_devices(count: int) -> None:
-    """Makes JAX see so many CPU devices.
+    """Makes JAX see `count` CPU devices.
 
     Raises:
-      UsageError: no such number, or JAX has started already with another.
+      UsageError: the count is out of range, or JAX has already started with another.
     """
     if count < 1:
         raise UsageError(f"{count} devices: must be at least 1")
@@ -89,13 +89,13 @@ def use_virtual_devices(count: int) -> None:
 
 
 def tpu_devices(topology: str) -> Sequence[Any]:
-    """The chips of a TPU slice that is not there, as their compiler knows them.
+    """Describes the chips of a hypothetical TPU slice, as their compiler knows them.
 
     Args:
-      topology: kind and shape, as `v5e:4x8`.
+      topology: kind and shape, e.g. `v5e:4x8`.
 
     Raises:
-      UsageError: no TPU compiler is installed, or it knows no such slice.
+      UsageError: no TPU compiler is installed, or it does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
@@ -133,15 +133,15 @@ def dryrun(
     """Lowers and compiles the step that trains `model`.
 
     Args:
-      model: the network to be trained.
+      model: the network to train.
       batch_size, microbatches: as in `LoopConfig`.
       feature_lengths: `{"inputs": tokens, "targets": tokens}`.
-      target: to distil from; None: supervised training.
+      target: network to distil from; None: supervised training.
       divergence, source, optimizer, remat, scan_layers, attention: as in `distill`.
       num_partitions, fully_sharded, devices: see `partitioning.make_partitioner`.
 
     Raises:
-      UsageError: a number that does not divide another, or an unknown name.
+      UsageError: a size does not divide another, or a name is unknown.
     """
     catalog.check_lengths(feature_lengths)
     partitioner = make_partitioner(num_partitions, fully_sharded, devices)
@@ -162,7 +162,7 @@ def dryrun(
     def loss(model: Network) -> LossFn:
         if target is None:
             return make_supervised_loss(model, dropout=True)
-        # Which ids are real changes neither memory nor operations: T5's stand for any.
+        # The choice of real ids affects neither memory nor FLOPs, so T5's will do for any vocabulary.
         return make_distillation_loss(
             model, target, parts["target"], divergence, source, vocabulary=T5_IDS, dropout=True
         )
@@ -196,10 +196,10 @@ def compiled(lowered: Any, what: str, partitioner: Partitioner) -> Any:
     """Compiles a lowered program.
 
     Args:
-      what: it is, in an error.
+      what: name of the program, for an error.
 
     Raises:
-      UsageError: by the compiler's account a device has not the bytes for it; says how many are missing.
+      UsageError: the compiler reports that it does not fit on a device; says how many bytes are missing.
     """
     try:
         return lowered.compile()
@@ -221,7 +221,7 @@ def compiled(lowered: Any, what: str, partitioner: Partitioner) -> Any:
 
 
 def _placed(model: Network, partitioner: Partitioner) -> tuple[Params, Params]:
-    """Describes a model's parameters: their shapes with shardings in them, and the shardings."""
+    """Describes a model's parameters: shapes with shardings attached, and the shardings."""
     shardings = registry.shardings(model, partitioner)
     return checkpoint.abstract(registry.shapes(model), shardings), shardings
 
@@ -240,6 +240,6 @@ def _batch(rows: int, lengths: Mapping[str, int], partitioner: Partitioner) -> d
 
 
 def bytes_a_device(tree: Any) -> int:
-    """Sums the bytes of a tree of shapes with shardings on one device; every device holds equally much."""
+    """Sums a tree's bytes on one device, from shapes with shardings; all devices hold the same amount."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,11 +1,11 @@
-"""Expected acceptance on held-out prompts: Eq. 3's alpha, as the draft trains.
+"""Expected acceptance rate on held-out prompts: Eq. 3's alpha, tracked during training.
 
-Prefixes are drawn from the target once, at the start, under the distribution in question: alpha = 1 - TVD
-pooled over their tokens. At temperature 0 both distributions are one-hot, so alpha is the share of greedy
-target tokens that the draft's argmax agrees with.
+Texts are sampled from the target once, at the start, under the given distribution; alpha = 1 - TVD pooled
+over their tokens. At temperature 0 both distributions are one-hot, so alpha is the share of greedy target
+tokens that match the draft's argmax.
 
-Asked for, the same is measured on the draft's own texts, which it writes anew each time, and on both the
-entropies of the two networks: what a draft that learns from its own samples learns on.
+On request, alpha is also measured on the draft's own texts, sampled afresh each time, and the entropies of
+both networks on either kind of text. Own texts are what an on-policy draft trains on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
 
 
 def metric(deployment: Deployment) -> str:
-    """The name under which Eq. 3's alpha under a distribution is reported."""
+    """Names the metric of Eq. 3's alpha under a distribution."""
     return f"acceptance_expected_{deployment.name}"
 
 
@@ -40,7 +40,7 @@ def overlap(
     deployment: Deployment,
     vocabulary: Vocabulary,
 ) -> Array:
-    """Computes sum_v min(p, q) under the settings that both are sampled by, `[B, T]`."""
+    """Computes sum_v min(p, q) under the sampling settings of both networks, `[B, T]`."""
     distribution = deployment.distribution(vocabulary)
     return jnp.exp(
         log_overlap(distribution.log_probs(target_logits_BTV), distribution.log_probs(draft_logits_BTV))
@@ -48,7 +48,7 @@ def overlap(
 
 
 def entropy(logits_BTV: Array, vocabulary: Vocabulary) -> Array:
-    """Computes the entropy of the distribution that is sampled at temperature 1, nats, `[B, T]`."""
+    """Computes the entropy of the sampling distribution at temperature 1, nats, `[B, T]`."""
     log_p_BTV = SAMPLED.distribution(vocabulary).log_probs(logits_BTV)
     return -jnp.sum(jnp.exp(log_p_BTV) * jnp.where(log_p_BTV > -jnp.inf, log_p_BTV, 0.0), axis=-1)
 
@@ -64,19 +64,19 @@ def expected_acceptance(
     vocabulary: Vocabulary,
     own_batches: Sequence[Batch] = (),
 ) -> Callable[[Params], dict[str, float]]:
-    """Draws the target's texts and makes a function from the draft's parameters to alpha on them.
+    """Samples the target's texts and makes a function from the draft's parameters to alpha on them.
 
-    Its values are named by `metric` (`acceptance_expected_T0`), one a distribution. With `own_batches` there
-    are more, of texts drawn from the same distributions: `acceptance_own_T0`, on the draft's own texts;
-    `target_entropy_T0` and `draft_entropy_T0`, nats a token, on the target's; `target_entropy_own_T0` and
-    `draft_entropy_own_T0`. Entropies are those of temperature 1, whatever the texts were drawn at.
+    `metric` names its values (`acceptance_expected_T0`), one per distribution. `own_batches` adds metrics on
+    texts sampled from the same distributions: `acceptance_own_T0` on the draft's own texts;
+    `target_entropy_T0` and `draft_entropy_T0`, nats per token, on the target's; `target_entropy_own_T0` and
+    `draft_entropy_own_T0` on the draft's. Entropies are at temperature 1, whatever the texts' temperature.
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.
-      seed: of all samples: a draft's own texts differ from another's by the draft alone.
-      distributions: of target and draft.
-      vocabulary: of both.
-      own_batches: prompts that the draft continues, too.
+      seed: of all samples, so the own texts of two drafts differ only because the drafts do.
+      distributions: for target and draft.
+      vocabulary: shared by both.
+      own_batches: prompts that the draft also continues.
     """
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -1,8 +1,8 @@
-"""Divergences between two distributions, one pure function a formula.
+"""Divergences between two distributions, one pure function per formula.
 
-All take log-probabilities `[..., V]`, the target's P and the draft's Q, and reduce the last axis: `[...]`, in
-nats unless they say otherwise. -inf is a probability of 0; values and gradients stay finite wherever the
-formula is. Masks and stopped gradients are the business of `divergences`, means that of `loss`.
+All take log-probabilities `[..., V]`, the target's P and the draft's Q, and reduce the last axis to `[...]`,
+in nats unless stated otherwise. -inf is a probability of 0; values and gradients are finite wherever the
+formula is. `divergences` handles masks and stopped gradients, `loss` handles means.
 
 References:
   DistillSpec, arXiv 2310.08461, section 3 and appendix A.1.
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from distillspec_jax.shapes import Array
 
 NOTHING_SHARED = 24 * math.log(2)
-"""-log alpha, in nats, of two distributions without a common token: float32's resolution stands for 0."""
+"""-log alpha, in nats, of two distributions without a common token: alpha = 2^-24, float32's resolution."""
 
 
 def forward_kl(log_p: Array, log_q: Array) -> Array:
-    """Computes KL(P || Q) = sum_v P (log P - log Q): the draft covers whatever the target may say.
+    """Computes KL(P || Q) = sum_v P (log P - log Q): the draft covers all tokens the target may emit.
 
     A term with P = 0 is 0, whatever Q is; the sum is infinite where Q = 0 and P > 0.
 
@@ -43,7 +43,7 @@ def forward_kl(log_p: Array, log_q: Array) -> Array:
 
 
 def reverse_kl(log_p: Array, log_q: Array) -> Array:
-    """Computes KL(Q || P) = sum_v Q (log Q - log P): the draft keeps to what the target is sure of.
+    """Computes KL(Q || P) = sum_v Q (log Q - log P): the draft seeks the target's modes.
 
     A term with Q = 0 is 0, whatever P is; the sum is infinite where P = 0 and Q > 0.
 
@@ -63,7 +63,7 @@ def reverse_kl(log_p: Array, log_q: Array) -> Array:
 def jensen_shannon(log_p: Array, log_q: Array, beta: float = 0.5) -> Array:
     """Computes beta KL(P || M) + (1 - beta) KL(Q || M), with M = beta P + (1 - beta) Q.
 
-    The value is not divided by beta: it tends to 0 for beta to 0 or 1.
+    The value is not divided by beta: it tends to 0 as beta tends to 0 or 1.
 
     Args:
       log_p: log-probabilities of the target, `[..., V]`.
@@ -98,7 +98,7 @@ def total_variation(log_p: Array, log_q: Array) -> Array:
 
 
 def log_overlap(log_p: Array, log_q: Array) -> Array:
-    """Computes log alpha = log sum_v min(P, Q), exact however small alpha is.
+    """Computes log alpha = log sum_v min(P, Q), exact for any alpha, however small.
 
     alpha is the probability that a token drafted from Q is accepted.
 
@@ -114,7 +114,7 @@ def log_overlap(log_p: Array, log_q: Array) -> Array:
     """
     least = jnp.minimum(log_p, log_q)
     shared = jnp.any(least > -jnp.inf, axis=-1)
-    # Selected before the sum, so that no gradient is made of -inf - -inf.
+    # Select before the sum, so no gradient computes -inf - -inf.
     some = jax.nn.logsumexp(jnp.where(shared[..., None], least, 0.0), axis=-1)
     return jnp.where(shared, some, -jnp.inf)
 
@@ -122,7 +122,7 @@ def log_overlap(log_p: Array, log_q: Array) -> Array:
 def negative_log_acceptance(log_p: Array, log_q: Array) -> Array:
     """Computes -log alpha = -log sum_v min(P, Q).
 
-    The gradient is the total variation's over alpha: it does not fade where little is accepted.
+    The gradient is that of total variation divided by alpha: it does not vanish where acceptance is low.
 
     Args:
       log_p: log-probabilities of the target, `[..., V]`.
@@ -141,17 +141,17 @@ def negative_log_acceptance(log_p: Array, log_q: Array) -> Array:
 def lk_hybrid(log_p: Array, log_q: Array, eta: float = 3.0) -> Array:
     """Computes lambda KL(P || Q) + (1 - lambda) TV(P, Q), with lambda = exp(-eta alpha) held constant.
 
-    A token of which little is accepted is taught by forward KL, whose gradient does not fade there, one of
-    which much is accepted by the total variation. Here lambda belongs to a token, so that the value does not
-    depend on what else is in the batch; the authors' own trainer takes alpha over a batch.
+    Forward KL, whose gradient does not vanish at low acceptance, trains tokens with low alpha; total
+    variation trains tokens with high alpha. Here lambda is per token, so the value does not depend on the
+    rest of the batch; the authors' own trainer computes alpha over a batch.
 
     Args:
       log_p: log-probabilities of the target, `[..., V]`.
       log_q: log-probabilities of the draft, `[..., V]`.
-      eta: positive; how soon the total variation takes over (the paper's best: 3).
+      eta: positive; how soon total variation replaces forward KL (the paper's best: 3).
 
     Returns:
-      `[...]`, nats and a probability, added as they are.
+      `[...]`, the unscaled sum of nats and a probability.
 
     References:
       The hybrid objective of arXiv 2602.23881.
@@ -161,21 +161,21 @@ def lk_hybrid(log_p: Array, log_q: Array, eta: float = 3.0) -> Array:
 
 
 def expected_accepted(overlap_BT: Array, mask_BT: Array, block_size: int) -> Array:
-    """Computes sum_i prod_{j <= i} alpha_{t+j}: the drafts accepted of a block that begins at each token.
+    """Computes sum_i prod_{j <= i} alpha_{t+j}: expected accepted drafts of a block starting at each token.
 
-    alpha is taken along the sequence given, as if its tokens were the drafted ones. A block ends with the
-    sequence. One more token, the target's, is emitted a round: block efficiency is 1 + this.
+    alpha is read along the given sequence, as if its tokens were the drafted ones. A block ends with the
+    sequence. Each round emits one more token, the target's, so block efficiency is 1 + this value.
 
     Args:
       overlap_BT: alpha = sum_v min(P, Q) of each token, `[B, T]`.
       mask_BT: 1 for a sequence's own tokens, which come first.
-      block_size: gamma, drafts in a block.
+      block_size: gamma, drafts per block.
 
     Returns:
       `[B, T]`, tokens; 0 where the mask is 0.
 
     References:
-      With one alpha for all, equation 1 of arXiv 2211.17192, less its bonus token.
+      With one alpha for all tokens, equation 1 of arXiv 2211.17192 minus its bonus token.
     """
     overlap_BT = overlap_BT * mask_BT
     accepted_BT = jnp.zeros_like(overlap_BT)
@@ -186,7 +186,7 @@ def expected_accepted(overlap_BT: Array, mask_BT: Array, block_size: int) -> Arr
 
 
 def hard_label(log_q: Array, tokens: Array) -> Array:
-    """Computes -log Q(y) of given tokens: cross-entropy, and SeqKD where the target wrote them.
+    """Computes -log Q(y) of given tokens: cross-entropy, or SeqKD if the target generated them.
 
     Args:
       log_q: log-probabilities of the draft, `[..., V]`.
@@ -202,7 +202,7 @@ def hard_label(log_q: Array, tokens: Array) -> Array:
 
 
 def _kl(log_a: Array, log_b: Array) -> Array:
-    """Computes KL(A || B); a term with A = 0 is 0, whatever B is there."""
+    """Computes KL(A || B); a term with A = 0 is 0, whatever B is."""
     a = jnp.exp(log_a)
-    # The ratio and not the product is selected: -inf - -inf must meet no factor, not even a cotangent's 0.
+    # Select the ratio, not the product: -inf - -inf must not be multiplied, not even by a zero cotangent.
     return jnp.sum(a * jnp.where(a > 0, log_a - log_b, 0.0), axis=-1)

@@ -1,4 +1,4 @@
-"""The distillation loss: a divergence on a source's sequences, each by its own length (paper, Eq. 2)."""
+"""The distillation loss: a divergence averaged over each sequence's own length (paper, Eq. 2)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _total_variation = TotalVariation()
 
 
 def by_sequence(mask_BT: Array) -> tuple[Array, Array]:
-    """Weighs every sequence alike (Eq. 2): each token by one over its sequence's length.
+    """Weighs all sequences equally (Eq. 2): each token gets one over its sequence's length.
 
     EOS counts, padding does not.
 
     Returns:
-      The weight of each token, `[B, T]`, and the number of sequences that have any token.
+      The weight of each token, `[B, T]`, and the number of nonempty sequences.
     """
     length_B = jnp.sum(mask_BT, axis=1)
     weight_BT = mask_BT / jnp.maximum(length_B, 1.0)[:, None]
@@ -36,7 +36,7 @@ def by_sequence(mask_BT: Array) -> tuple[Array, Array]:
 
 
 def by_token(mask_BT: Array) -> tuple[Array, Array]:
-    """Weighs every token alike, so that long sequences weigh more: the pooled mean, another loss than Eq. 2.
+    """Weighs all tokens equally, so long sequences count more: a pooled mean, which differs from Eq. 2.
 
     Returns:
       The weight of each token, `[B, T]`, and the number of tokens.
@@ -51,10 +51,10 @@ NORMALIZATIONS: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
 
 
 def find_normalization(name: str) -> Callable[[Array], tuple[Array, Array]]:
-    """Looks up a normalization.
+    """Looks up a normalization by name.
 
     Raises:
-      UsageError: there is none of this name.
+      UsageError: the name is unknown.
     """
     return find("normalization", name, NORMALIZATIONS)
 
@@ -73,29 +73,29 @@ def make_distillation_loss(
     reference: Frozen | None = None,
     one_pass: OnePass | None = None,
 ) -> LossFn:
-    """Makes a loss for `training.step`: the target's parameters travel with it as arguments, not constants.
+    """Makes a loss for `training.step`; it carries the target's parameters as arguments, not constants.
 
-    The logits of large batches are never all there at once (`chunks`).
+    The logits of a large batch are never materialised all at once (`chunks`).
 
     Args:
-      draft, target: the pair; logits of one width.
+      draft, target: the pair; their logits have the same width.
       target_params: frozen.
-      divergence: token by token.
-      source: gives the sequences that the loss is taken on.
-      vocabulary: of both; the padded rows of an embedding are in no distribution, its padding ids in no
-        truncated one.
-      dropout: draw the draft's dropout masks from the step's key. Samples are drawn without.
+      divergence: computed per token.
+      source: gives the sequences that the loss is computed on.
+      vocabulary: shared by both. Distributions exclude the padded rows of an embedding; truncated ones also
+        exclude padding ids.
+      dropout: draw the draft's dropout masks from the step's key. Sampling uses no dropout.
       normalization: key of `NORMALIZATIONS`.
-      weighting: weighs tokens by what the networks say of them; None: all alike.
-      reference: the draft that `weighting` compares with, logits of the same width.
-      one_pass: lay tails of masks behind the texts, and take the loss on these, too.
+      weighting: weighs tokens by the networks' predictions; None: all tokens count equally.
+      reference: the draft that `weighting` compares with; its logits have the same width.
+      one_pass: append tails of masks to the texts and include them in the loss.
 
-    The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences: on the draft's own
-    samples or on references, so not Eq. 3's alpha (see `expected_acceptance.py`), nor what a sampler
-    measures. With `one_pass`, `acceptance_of_masks` is the same for the masks, given all tokens before.
+    The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences. These are the draft's
+    own samples or references, so it is neither Eq. 3's alpha (see `expected_acceptance.py`) nor a sampler's
+    acceptance rate. With `one_pass`, `acceptance_of_masks` is the same for masks, given all preceding tokens.
 
     Raises:
-      UsageError: an unknown normalization.
+      UsageError: the normalization is unknown.
     """
     normalize, divergence = find_normalization(normalization), of_vocabulary(divergence, vocabulary)
 
@@ -115,7 +115,7 @@ def make_distillation_loss(
     def weigh(
         frozen: tuple[Params, Params, Params], hidden_BTM: Array, given: dict[str, Array], batch: Batch
     ) -> tuple[Array, Array, dict[str, Mean]]:
-        """Weighs the tokens of a batch; needs the logits of all, one part after the other."""
+        """Weighs the tokens of a batch; computes the logits of all of them, one part at a time."""
         mask_BT = given["mask"]
         if weighting is None:
             return *normalize(mask_BT), {}
@@ -147,7 +147,7 @@ def make_distillation_loss(
         networks = Networks(draft, frozen, target, target_params, vocabulary)
         batch = source(networks, batch, source_key)
         target_hidden_BTM = target.hidden(target_params, batch)
-        if one_pass is not None:  # from here on T counts masks, too
+        if one_pass is not None:  # from here on T includes the masks
             batch, about_BT = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
             target_hidden_BTM = of_targets(target_hidden_BTM, about_BT)
         mask_BT = batch["decoder_loss_weights"]

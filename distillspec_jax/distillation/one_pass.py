@@ -1,9 +1,9 @@
 """Training a draft to propose a block in one call (PARD, arXiv 2504.18583, Section 3.2).
 
-At cuts of each text, drawn anew each step, stand masks in place of the tokens to come. Each mask is taught
-the target's distribution at its place, given the whole text before it, of which the draft sees the part up to
-the cut. PARD reads every position at every depth and drops some at random; here cuts are drawn and the texts
-are read once, so that a step costs `cuts * (tokens - 1)` masks a row, whatever the length.
+Each step draws random cuts of each text and puts masks in place of the tokens after a cut. Each mask learns
+the target's distribution at its position given the whole preceding text, although the draft sees the text
+only up to the cut. PARD reads every position at every depth and drops some at random. Here cuts are sampled
+and the texts read once, so a step costs `cuts * (tokens - 1)` masks per row, whatever the length.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from distillspec_jax.models.interface import Batch
 from distillspec_jax.shapes import Array
 
 _OF_TARGETS = ("decoder_target_tokens", "top_ids", "top_logprobs", "tail_logprob")
-"""Features with an entry a target token, which a mask has, too."""
+"""Features with one entry per target token; masks have such entries as well."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OnePass:
-    """How a draft is taught to read masks.
+    """Settings for training a draft to read masks.
 
     Attributes:
-      mask_id: the id of a mask: one that no text has, like a padded row of the embedding. None: the draft's
-        own, or else the first padded row.
-      tokens: G, how many it shall draft in one call, the one after the pending token included.
-      cuts: of each text and step.
+      mask_id: the id of a mask, which occurs in no text, such as a padded row of the embedding. None: the
+        draft's own, or else the first padded row.
+      tokens: G, tokens to draft in one call, including the one after the pending token.
+      cuts: per text and step.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
     """
 
     mask_id: int | None = None
@@ -48,14 +48,14 @@ class OnePass:
             check_number("OnePass.mask_id", self.mask_id, 0)
 
     def resolved(self, own: int | None, vocab_size: int, logits: int) -> OnePass:
-        """The same with its mask chosen.
+        """Returns a copy with the mask chosen.
 
         Args:
-          own: the mask that the draft knows already.
-          vocab_size: real ids; `logits`: those of the network, the padded rows of its embedding included.
+          own: the mask that the draft already knows.
+          vocab_size: number of real ids; `logits`: of the network, including its embedding's padded rows.
 
         Raises:
-          UsageError: the draft knows another, the network has no such id, or it has no padded row to choose.
+          UsageError: the draft knows another mask, the network lacks the id, or there is no padded row.
         """
         mask_id = self.mask_id
         if own is not None and mask_id not in (None, own):
@@ -72,15 +72,15 @@ class OnePass:
         return dataclasses.replace(self, mask_id=mask_id)
 
     def with_tails(self, batch: Batch, key: Array) -> tuple[dict[str, Array], Array]:
-        """Lays tails of masks behind the targets of a batch.
+        """Appends tails of masks to the targets of a batch.
 
         Args:
           batch: rows of one example each, `[B, T]`.
           key: draws the cuts.
 
         Returns:
-          The batch with `[B, X]` in place of `[B, T]`, as `models/mask_tails.py` describes it; masks past the
-          end of a text weigh nothing. And `[B, X]`, the target token that each is about.
+          The batch with `[B, X]` instead of `[B, T]`, as described in `models/mask_tails.py`; masks past the
+          end of a text have weight 0. And `[B, X]`, the index of the target token that each predicts.
         """
         assert self.mask_id is not None  # `resolved`
         tokens_BT, weights_BT = batch["decoder_input_tokens"], batch["decoder_loss_weights"]
@@ -112,12 +112,12 @@ class OnePass:
 
 
 def of_targets(values: Any, about_BX: Array) -> Array:
-    """Gathers `[B, T, ...]` values of target tokens for tokens and masks: `[B, X, ...]`."""
+    """Gathers per-target-token values `[B, T, ...]` for tokens and masks: `[B, X, ...]`."""
     return jax.vmap(lambda values_T, about_X: values_T[about_X])(values, about_BX)
 
 
 def acceptances(name: str, accepted_BX: Array, mask_BX: Array, batch: Batch) -> dict[str, Mean]:
-    """Makes metrics of the probability that each token would be accepted, of tokens and masks apart."""
+    """Makes metrics of each token's probability of acceptance, separately for tokens and masks."""
     if "decoder_tails" not in batch:
         return {name: Mean.of(accepted_BX, mask_BX)}
     masks_BX = batch["decoder_tails"] > 0

@@ -1,10 +1,10 @@
-"""Own samples that begin in the middle of another's text: after a prefix that the target, say, has written.
+"""On-policy samples that begin in the middle of another text, for example one that the target wrote.
 
-A draft in use continues the target's text, and never its own for longer than a block. A whole sample of its
-own leads to prefixes that decoding never meets.
+A deployed draft continues the target's text, and its own for at most a block. A full sample of its own leads
+to prefixes that decoding never sees.
 
 References:
-  Draft-OPD, arXiv 2605.29343, where drafting is replayed from the positions at which verification failed.
+  Draft-OPD, arXiv 2605.29343, which replays drafting from the positions where verification failed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from distillspec_jax.models.interface import Batch, shift_right
 from distillspec_jax.shapes import Array
 
 Cut = Callable[[Networks, SamplingDistribution, Batch, Array], Array]
-"""From networks, the draft's distribution, texts and row keys to how many tokens of each text stay, `[B]`."""
+"""Maps networks, the draft's distribution, texts and row keys to the number of tokens to keep, `[B]`."""
 _TARGETS = TargetGenerated()
 
 
 @dataclasses.dataclass(frozen=True)
 class Replayed(Sampled):
-    """The draft's continuations of texts that are cut; they alone are learnt from.
+    """The draft's continuations of truncated texts; only the continuations are trained on.
 
     Attributes:
       temperature: of the draft's distribution.
-      max_tokens: longest continuation; None: up to the width of the targets.
-      texts: the source that is cut: the target's samples, or `Fixed()`, the data's or a stored set's own.
-      cut: key of `CUTS`: `random`, any token of the text is the first to be written anew, or `error`, the
-        first, from such a one on, at which a draft would have been rejected.
+      max_tokens: maximum length of a continuation; None: up to the width of the targets.
+      texts: the source to truncate: the target's samples, or `Fixed()` for those of a data or stored set.
+      cut: key of `CUTS`. `random`: the continuation replaces the text from a random token on; `error`: from
+        the first token, at or after a random one, at which a draft would have been rejected.
     """
 
     texts: DataSource = _TARGETS
@@ -77,7 +77,7 @@ class Replayed(Sampled):
         )
         offset_BT = jnp.arange(width)[None] - kept_B[:, None]  # in the continuation
         moved_BT = jnp.take_along_axis(own_BT, jnp.maximum(offset_BT, 0), axis=1)
-        tokens_BT = jnp.where(offset_BT < 0, text_BT, moved_BT)  # 0 behind the end, as `own_BT` is
+        tokens_BT = jnp.where(offset_BT < 0, text_BT, moved_BT)  # 0 after the end, like `own_BT`
         learnt_BT = (offset_BT >= 0) & (offset_BT < own_B[:, None])
         return {
             **texts,
@@ -92,16 +92,16 @@ def _lengths(texts: Batch) -> Array:
 
 
 def _random(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
-    """Draws each of a text's tokens with the same probability; 0 of an empty text."""
+    """Draws a position uniformly from each text's tokens; 0 for an empty text."""
     length_B = _lengths(texts)
     drawn_B = randomness.uniform(randomness.draw_keys(keys_B, 0, Purpose.DRAFT))
     return jnp.clip((drawn_B * length_B).astype(jnp.int32), 0, jnp.maximum(length_B - 1, 0))
 
 
 def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
-    """Finds the first rejection from a random token on; where there is none, that token.
+    """Finds the first rejection at or after a random token; returns that token if there is none.
 
-    Of speculative decoding that emitted this text, a token y was an accepted draft with probability
+    If speculative decoding emitted this text, a token y was an accepted draft with probability
     min(1, q(y) / p(y)), and otherwise the target's own after a rejection.
     """
     text_BT = texts["decoder_target_tokens"]
@@ -117,7 +117,7 @@ def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch,
                 ("draft", networks.draft, networks.draft_params),
             )
         )
-        # A text that the target would not have written at this temperature has no ratio: a rejection.
+        # A token that the target cannot emit at this temperature has no ratio, so count it as rejected.
         return jnp.where(log_p > -jnp.inf, log_q - log_p, -jnp.inf)
 
     hidden = {
@@ -136,4 +136,4 @@ def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch,
 
 
 CUTS: Mapping[str, Cut] = {"random": _random, "error": _error}
-"""Where a text may be cut, by name."""
+"""Rules for cutting a text, by name."""

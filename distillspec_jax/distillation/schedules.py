@@ -1,4 +1,4 @@
-"""Sources that change as training goes on: what a batch holds depends on the step, whatever the restarts."""
+"""Sources that change during training: a batch depends only on the step, so restarts do not affect it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from distillspec_jax.shapes import Array
 
 @dataclasses.dataclass(frozen=True)
 class Turning:
-    """Turns from one source to another, at once or by a share of every batch that grows.
+    """Switches from one source to another, at once or by a growing share of every batch.
 
-    Until the turn, and after one that is whole, the other source costs nothing. In between both fill whole
-    batches, of which each keeps its rows: a step costs what a step of either costs, together.
+    Before the switch, and after a complete one, the unused source costs nothing. In between, both fill whole
+    batches and only their own rows are kept, so a step costs as much as a step of each source together.
 
     Attributes:
       before, after: the sources.
-      begin: steps that `before` has alone.
-      end: steps after which the share of `after` is what it stays; it grows evenly from `begin` on, and in
-        whole rows of each of the `MICROBATCHES`. Equal to `begin`: at once.
-      share: in (0, 1], of `after` at the end.
+      begin: number of steps with `before` only.
+      end: step from which the share of `after` is constant; it grows linearly from `begin` on, in whole rows
+        of each of the `MICROBATCHES`. Equal to `begin`: at once.
+      share: in (0, 1], the final share of `after`.
     """
 
     before: DataSource
@@ -46,7 +46,7 @@ class Turning:
         """See `sources.check_shares`.
 
         Raises:
-          UsageError: the share at the end is less than half a row of each part.
+          UsageError: the final share is less than half a row of each part.
         """
         part = rows // microbatches
         if self.share * part < 0.5:
@@ -57,7 +57,7 @@ class Turning:
             check_shares(source, rows, microbatches)
 
     def rows_after(self, step: Array, rows: int) -> Array:
-        """Counts the rows of `after` in a batch, int32: of 24, from step 0 to 8, those of step 1 are 3."""
+        """Counts the rows of `after` in a batch, int32: with 24 rows and steps 0 to 8, step 1 has 3."""
         grown = jnp.clip((step - self.begin + 0.0) / max(self.end - self.begin, 1), 0.0, 1.0)
         reached = jnp.where(step >= self.end, 1.0, grown)
         return jnp.floor(rows * self.share * reached + 0.5).astype(jnp.int32)

@@ -1,8 +1,8 @@
-"""Where the training sequences come from: any divergence works with any source.
+"""Sources of training sequences; any divergence works with any source.
 
-A source turns a batch (prompts and reference targets) into the batch that the loss is taken on, inside
-the jitted step, from the draft's current parameters. A source joins by its file and one line in
-`SOURCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
+A source turns a batch (prompts and reference targets) into the batch that the loss is computed on. It runs
+inside the jitted step, with the draft's current parameters. To add a source, write its file and add one line
+to `SOURCES`: `"name": deferred("distillspec_jax.distillation.file", "Class")`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from distillspec_jax.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The pair and its parameters as a source sees them, inside a step.
+    """The pair and its parameters, as a source sees them inside a step.
 
     Attributes:
       draft, target: the networks.
-      draft_params, target_params: their parameters, the draft's as they are in this step.
-      vocabulary: of both.
+      draft_params, target_params: their parameters, the draft's current ones.
+      vocabulary: shared by both.
     """
 
     draft: LanguageModel
@@ -45,13 +45,13 @@ class Networks:
 
 
 class DataSource(Protocol):
-    """A frozen value: `(networks, batch, key) -> batch` with the sequences to learn from."""
+    """A frozen value: `(networks, batch, key) -> batch` with the sequences to train on."""
 
     def __call__(self, networks: Networks, batch: Batch, key: Array) -> Batch:
-        """Makes the batch to learn from, of the same features and shapes as `batch`.
+        """Makes the batch to train on, with the same features and shapes as `batch`.
 
-        Its `decoder_loss_weights` mark the tokens of each sequence that are learnt from. A source that may
-        change as training goes on reads `step` (`training.step.LossFn`).
+        Its `decoder_loss_weights` mark the tokens of each sequence to train on. A source that changes during
+        training reads `step` (`training.step.LossFn`).
         """
 
 
@@ -66,18 +66,18 @@ class Fixed:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """The settings of a source whose targets a network writes; no gradient flows through them.
+    """Settings of a source that samples its targets from a network; no gradient flows through them.
 
     Attributes:
       temperature: of the network's distribution (the paper: 1).
-      max_tokens: longest sample; None: as long as the batch's targets.
+      max_tokens: maximum sample length; None: the width of the batch's targets.
     """
 
     temperature: float = 1.0
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        # Here and not inside the step: before anything is compiled.
+        # Checked here rather than in the step, before anything is compiled.
         name = type(self).__name__
         if not 0 <= self.temperature < math.inf:
             raise UsageError(f"{name}.temperature={self.temperature}: must be 0 (greedy) or more")
@@ -86,13 +86,13 @@ class Sampled:
 
     @property
     def sampling(self) -> SamplingParams:
-        """The distribution that the network's tokens are drawn from."""
+        """Sampling parameters of the network's tokens."""
         return SamplingParams(self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicy(Sampled):
-    """The draft's own samples, drawn with its current parameters.
+    """On-policy samples: drawn from the draft with its current parameters.
 
     Attributes:
       temperature, max_tokens: see `sampled_batch`.
@@ -106,7 +106,7 @@ class OnPolicy(Sampled):
 
 @dataclasses.dataclass(frozen=True)
 class TargetGenerated(Sampled):
-    """The target's samples, drawn anew in every step. Slow: the target decodes token by token.
+    """The target's samples, drawn afresh in every step. Slow: the target decodes token by token.
 
     Attributes:
       temperature, max_tokens: see `sampled_batch`.
@@ -120,11 +120,11 @@ class TargetGenerated(Sampled):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several sources, each of which fills its share of every batch's rows, and samples no other rows.
+    """Several sources; each fills its share of every batch's rows and samples only those rows.
 
     Attributes:
       sources: two or more.
-      weights: positive shares that sum to 1; rows are rounded to whole ones, the last source takes the rest.
+      weights: positive shares that sum to 1, rounded to whole rows; the last source takes the rest.
     """
 
     sources: tuple[DataSource, ...]
@@ -150,20 +150,20 @@ class Mixture:
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
     def _dealt(self, rows: int) -> list[int]:
-        """The number of rows of each source."""
+        """Splits a number of rows among the sources."""
         bounds = [round(rows * sum(self.weights[:i])) for i in range(len(self.weights))] + [rows]
         return [end - start for start, end in itertools.pairwise(bounds)]
 
     def check(self, rows: int, microbatches: int) -> None:
-        """Checks that the shares split a batch into whole rows, and each part of it alike.
+        """Checks that the shares split a batch, and each of its microbatches, into the same whole rows.
 
         Args:
-          rows: of a batch.
-          microbatches: parts that it is cut into, which divide it.
+          rows: batch size.
+          microbatches: number of parts of a batch; divides `rows`.
 
         Raises:
-          UsageError: a share is less than a row, or the parts would be rounded otherwise than the batch, with
-            the nearest number of parts that fits.
+          UsageError: a share is less than a row, or rounding differs between microbatches and batch; the
+            message names the nearest number of microbatches that fits.
         """
         whole = self._dealt(rows)
         if 0 in whole:
@@ -189,27 +189,27 @@ SOURCES: dict[str, Callable[[], DataSource]] = {
     "target": TargetGenerated,
     "replay": deferred("distillspec_jax.distillation.replay", "Replayed"),
 }
-"""Short names, for the Python interface and `--gin.SOURCE=fixed`; gin files name the classes."""
+"""Short names for the Python interface and `--gin.SOURCE=fixed`; gin files name the classes."""
 
 
 def source(named: str | DataSource) -> DataSource:
-    """Makes the source of a name in `SOURCES`; anything but a name is returned as it is.
+    """Makes the source that a key of `SOURCES` names; returns any other value unchanged.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: the name is unknown.
     """
     return find("source", named, SOURCES)() if isinstance(named, str) else named
 
 
 def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
-    """Checks the shares of a mixture (`Mixture.check`), wherever in a source it stands."""
+    """Checks the shares of every mixture nested in a source (`Mixture.check`)."""
     check = getattr(source, "check", None)
     if check is not None:
         check(rows, microbatches)
 
 
 def reads_references(source: Any) -> bool:
-    """Whether a source, or one that it is made of, takes the texts that stand beside the prompts."""
+    """Tells whether a source, or one nested in it, uses the data set's reference texts."""
     if isinstance(source, (tuple, list)):
         return any(map(reads_references, source))
     if not dataclasses.is_dataclass(source):
@@ -227,18 +227,18 @@ def sampled_batch(
     vocabulary: Vocabulary,
     max_tokens: int | None = None,
 ) -> Batch:
-    """Replaces a batch's targets by samples of `model` on the same prompts.
+    """Replaces a batch's targets with samples of `model` on the same prompts.
 
-    A sample ends with EOS, which counts, or is cut at the width of the targets. Rows without a prompt (the
-    filling of a last batch) stay empty.
+    A sample ends with EOS, which counts, or is cut at the width of the targets. Rows without a prompt
+    (padding rows of a last batch) stay empty.
 
     Args:
       model, params: the network to sample from.
       batch: features as in `data.features`, not packed.
-      key: of the batch; each row draws from a stream of its own.
-      sampling: the distribution.
-      vocabulary: what ends a sample, and what is never in one.
-      max_tokens: longest sample; None: the width of the targets.
+      key: of the batch; each row has its own random stream.
+      sampling: the sampling distribution.
+      vocabulary: gives the ids that end a sample and the ids that are never sampled.
+      max_tokens: maximum sample length; None: the width of the targets.
     """
     prompt_BT = batch["encoder_input_tokens"]
     rows, width = batch["decoder_target_tokens"].shape

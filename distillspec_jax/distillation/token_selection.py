@@ -1,7 +1,7 @@
-"""Learning from the tokens alone that a draft of this size can learn (AdaSPEC).
+"""Training only on the tokens that a draft of this size can learn (AdaSPEC).
 
-A reference draft was distilled first, in the ordinary way. Where its loss is far below the current draft's,
-there is something to gain; where both are high, the token is beyond them, and is left out.
+A reference draft is distilled first, in the ordinary way. A token whose reference loss is far below the
+current draft's can still be learned; one with both losses high is too hard for such a draft and is left out.
 
 References:
   AdaSPEC, arXiv 2510.19779.
@@ -22,13 +22,13 @@ from distillspec_jax.shapes import Array
 
 @dataclasses.dataclass(frozen=True)
 class TokenSelection:
-    """Keeps the share of a batch's tokens whose loss is furthest above the reference draft's.
+    """Keeps the share of a batch's tokens whose loss exceeds the reference draft's most.
 
-    The loss is then the mean over what is kept: AdaSPEC's with `NORMALIZATION='token'`; with `'sequence'`,
-    that of every sequence's own mean. A batch that is cut into `MICROBATCHES` is chosen from part by part.
+    The loss is the mean over the kept tokens: AdaSPEC's with `NORMALIZATION='token'`; with `'sequence'`, the
+    mean of the sequences' means. With `MICROBATCHES`, tokens are selected within each microbatch.
 
     Attributes:
-      reference: checkpoint directory, or `zoo:NAME`, of the draft that was distilled first; it is frozen.
+      reference: checkpoint directory, or `zoo:NAME`, of the draft distilled first; it is frozen.
       share: in (0, 1], of the tokens of all sequences together, rounded up; 1 keeps all.
     """
 
@@ -45,7 +45,7 @@ class TokenSelection:
             raise UsageError("TokenSelection.share=0: must be above 0, at most 1: no token would be kept")
 
     def score(self, divergence: Divergence, logits: Logits, mask_BK: Array, tokens_BK: Array) -> Array:
-        """Computes the draft's loss less the reference's."""
+        """Computes the draft's loss minus the reference's."""
         assert logits.reference is not None  # `distill` loads it
         ours, theirs = (
             divergence(logits.target, x, mask_BK, tokens_BK) for x in (logits.draft, logits.reference)
@@ -55,13 +55,13 @@ class TokenSelection:
     def weigh(
         self, score_BT: Array, mask_BT: Array, normalize: Normalize
     ) -> tuple[Array, Array, dict[str, Mean]]:
-        """See `Weighting`; of equal differences the first is kept, and what is no number comes last."""
+        """See `Weighting`; ties keep the first token, and NaN ranks last."""
         real_N = (mask_BT > 0).reshape(-1)
-        # The difference of two infinite losses says nothing.
+        # The difference of two infinite losses carries no information.
         known_N = jnp.where(jnp.isnan(score_BT), -jnp.inf, score_BT).reshape(-1)
         order_N = jnp.lexsort((-known_N, ~real_N))  # the padding last
         rank_N = jnp.argsort(order_N)
-        # Less than any share of a token that is meant, more than float32 loses: 0.7 of 10 are 7.
+        # The slack is below any intended share of a token but above float32's rounding: 0.7 of 10 is 7.
         kept = jnp.ceil(self.share * jnp.sum(real_N).astype(jnp.float32) - 1e-3)
         kept_N = real_N & (rank_N < jnp.maximum(kept, 1.0))
         return *normalize(mask_BT * kept_N.reshape(mask_BT.shape)), {}

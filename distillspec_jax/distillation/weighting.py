@@ -1,7 +1,7 @@
-"""How much each token bears on the loss, by what the networks say of it in this step.
+"""Token weights of the loss, computed from the networks' predictions in this step.
 
-A weighting sees every token of the batch before the loss is taken; no gradient flows through it. Any
-divergence is then taken with its weights. A weighting joins by its file: `BlockEfficiency`, `TokenSelection`.
+A weighting sees every token of the batch before the loss is computed; no gradient flows through it. Its
+weights apply to any divergence. To add a weighting, write its file: see `BlockEfficiency`, `TokenSelection`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from distillspec_jax.models.interface import LanguageModel
 from distillspec_jax.shapes import Array, Params
 
 Normalize = Callable[[Array], tuple[Array, Array]]
-"""From a mask `[B, T]` to the weight of each token and their sum, as `loss.by_sequence`."""
+"""Maps a mask `[B, T]` to token weights and their normalizer, like `loss.by_sequence`."""
 
 
 class Logits(NamedTuple):
-    """The logits of some tokens `[B, K, V]`, by network; raw, of real ids alone."""
+    """The raw logits of some tokens `[B, K, V]`, by network, over real ids only."""
 
     target: Array
     draft: Array
@@ -29,7 +29,7 @@ class Logits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A network that does not learn, with its parameters."""
+    """A network that is not trained, with its parameters."""
 
     model: LanguageModel
     params: Params
@@ -37,17 +37,17 @@ class Frozen:
 
 @runtime_checkable
 class Weighting(Protocol):
-    """A frozen value that makes weights of scores, and scores of logits."""
+    """A frozen value that turns logits into scores, and scores into weights."""
 
     @property
     def reference(self) -> str | None:
         """The checkpoint directory, or `zoo:NAME`, of a draft to compare with; None: there is none."""
 
     def score(self, divergence: Divergence, logits: Logits, mask_BK: Array, tokens_BK: Array) -> Array:
-        """Scores tokens, each by itself: float32 `[B, K]`.
+        """Scores each token independently: float32 `[B, K]`.
 
         Args:
-          divergence: the one that the loss is taken with; its value is 0 where the mask is.
+          divergence: the one that the loss uses; its value is 0 where the mask is.
         """
 
     def weigh(
@@ -56,6 +56,6 @@ class Weighting(Protocol):
         """Weighs the tokens of a batch.
 
         Returns:
-          The weight of each token, `[B, T]`, 0 where the mask is 0; their count, as `normalize` gives it; and
+          The weight of each token, `[B, T]`, 0 where the mask is 0; the normalizer from `normalize`; and
           metrics of the batch.
         """

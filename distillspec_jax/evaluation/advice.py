@@ -1,4 +1,4 @@
-"""Does speculation pay here? Measured costs, measured acceptance, and what follows from the two."""
+"""Tells whether speculation pays on this machine, from measured costs and measured acceptance rates."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from distillspec_jax.evaluation.timing import step_seconds
 from distillspec_jax.models.pretrained import Pretrained
 
 PAYS_FROM = 1.03
-"""Predicted speed-ups below this are within what the measurement can tell."""
+"""Predicted speed-ups below this are within measurement error."""
 _ROOM = 70
-"""Tokens of the text that a call is timed in, where so many are asked for."""
+"""Maximum length, in tokens, of the text that a call is timed in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SizeAdvice:
-    """One block size.
+    """The prediction for one block size.
 
     Attributes:
-      block_size: drafts a round.
+      block_size: drafts per round.
       round_ms: a whole round of the batch, as served.
-      verify_ms: the target's pass over the block, by itself.
-      draft_ms: drafting the block, by itself.
-      tokens: expected tokens a row's round, from the measured acceptance and the texts' length.
-      speedup: predicted, over autoregressive decoding, the reading of prompts included.
-      break_even: acceptance rate from which on the size pays; None: not even if all drafts are accepted.
+      verify_ms: the target's pass over the block alone.
+      draft_ms: drafting the block alone.
+      tokens: expected tokens per row and round, from the measured acceptance and the texts' length.
+      speedup: predicted, over autoregressive decoding, including prefill.
+      break_even: minimum acceptance rate at which the size pays; None: it does not pay at any rate.
     """
 
     block_size: int
@@ -54,10 +54,10 @@ class Advice:
 
     Attributes:
       plain_ms: an autoregressive round of the batch.
-      start_ms: reading a prompt for every slot of the batch and beginning to decode it, one by one, with the
-        target alone and with both.
+      start_ms: prefilling and starting a prompt for every slot of the batch, one by one, with the target
+        alone and with both networks.
       acceptance: accepted / tested drafts at the largest block size.
-      prompts, tokens: how much text the acceptance is from.
+      prompts, tokens: amount of text that the acceptance was measured on.
       sizes: ascending.
     """
 
@@ -75,12 +75,12 @@ class Advice:
 
     @property
     def best(self) -> SizeAdvice:
-        """The size of the largest predicted speed-up."""
+        """The block size with the largest predicted speed-up."""
         return max(self.sizes, key=lambda size: size.speedup)
 
     @property
     def pays(self) -> bool:
-        """Whether to speculate at all."""
+        """Tells whether to speculate at all."""
         return self.best.speedup >= PAYS_FROM
 
     @property
@@ -113,14 +113,14 @@ def advise(
 ) -> Advice:
     """Measures a pair on this machine and predicts the speed-up of every block size.
 
-    Acceptance comes from decoding the prompts once at the largest block size; costs from timed rounds that
-    have nothing to do with it.
+    Acceptance comes from decoding the prompts once at the largest block size. Costs come from separately
+    timed rounds.
 
     Args:
-      draft: a loaded model, or the name of a drafter that needs none.
+      draft: a loaded model, or the name of a drafter without a model.
 
     Raises:
-      UsageError: no prompts, an impossible block size, a target whose logits are never finite.
+      UsageError: there are no prompts, a block size is out of range, or the target's logits are never finite.
     """
     if not prompts:
         raise UsageError("there are no prompts to measure acceptance on")
@@ -180,7 +180,7 @@ def advise(
 
 
 def extend_seconds(model: Pretrained, rows: int, prompt_width: int, tokens: int, room: int = _ROOM) -> float:
-    """Times one call of `extend` with so many tokens a row, 30 tokens into a text of so much room."""
+    """Times one call of `extend` with `tokens` per row, 30 tokens into a text of capacity `room`."""
     network = model.model
     params = jax.jit(network.prepare, static_argnums=1)(model.params, rows * tokens)
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
@@ -204,7 +204,7 @@ def draft_seconds(
     block_size: int,
     room: int = _ROOM,
 ) -> float:
-    """Times drafting one block for every row, 30 tokens into a text of so much room."""
+    """Times drafting one block for every row, 30 tokens into a text of capacity `room`."""
     prompt_BT = jnp.full((rows, prompt_width), 2, jnp.int32)
     two_B, zero_B = jnp.full(rows, 2, jnp.int32), jnp.zeros(rows, jnp.int32)
     text_BT = jnp.ones((rows, min(30, room - block_size - 1)), jnp.int32)
@@ -218,7 +218,7 @@ def draft_seconds(
     def step(carry: Any) -> Any:
         params, memory, pending_B = carry
         block = drafter.draft(params, memory, keys_B, pending_B, distribution, block_size)
-        # Nothing is committed, so that every step stands at the same place of the text.
+        # Commit nothing, so every step runs at the same position of the text.
         return params, drafter.commit(block.state, zero_B, zero_B - 1), block.tokens_BNG[:, 0, -1]
 
     formed = jax.jit(drafter.prepare, static_argnums=1)(params, rows)

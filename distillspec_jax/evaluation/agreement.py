@@ -1,7 +1,7 @@
-"""Three numbers that must agree after a distillation: what was trained for is what the sampler does.
+"""Three numbers that must agree after a distillation, to show that training and sampler are consistent.
 
 On one set of prompts, at exactly the positions that the sampler tested: the share of drafts accepted; the
-mean of sum_v min(p, q) that the sampler recorded; the same recomputed by the training code, by teacher
+mean of sum_v min(p, q) that the sampler recorded; the same mean recomputed by the training code with teacher
 forcing. The last two are one quantity computed twice; the first is an estimate of it.
 """
 
@@ -38,31 +38,31 @@ from distillspec_jax.shapes import Array, Params
 from distillspec_jax.vocabulary import Vocabulary
 
 TOLERANCE = 1e-4
-"""The largest difference of the two overlaps, a tested position."""
+"""The largest allowed difference of the two overlaps, per tested position."""
 LEVEL = 0.9999
-"""Confidence level of (acceptance rate - overlap)."""
+"""Confidence level for (acceptance rate - overlap)."""
 TIED = 1e-4
-"""Logits nearer than this may change places between two ways to compute them."""
+"""Logits closer than this may change order between two ways to compute them."""
 FILE = "agreement.json"
 
 
 class AgreementError(RuntimeError):
-    """Two of the numbers contradict each other: a defect of the sampler or of the training code."""
+    """Two of the numbers contradict each other: a bug in the sampler or in the training code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """The three numbers, pooled over tested positions, and what stands beside them.
+    """The three numbers, pooled over tested positions, and related quantities.
 
     Attributes:
       distribution: `Deployment.name`.
-      prompts, positions: how many, tested positions.
+      prompts, positions: number of prompts and of tested positions.
       accepted: share of tested drafts that were accepted.
       recorded: mean of sum_v min(p, q), by the sampler.
-      recomputed: the same, by teacher forcing.
-      low, high: `LEVEL` interval of `accepted - recorded`, clustered by prompt.
+      recomputed: the same mean, by teacher forcing.
+      low, high: `LEVEL` confidence interval of `accepted - recorded`, clustered by prompt.
       ties: rounds whose overlaps differ only because logits tie (see `TIED`).
-      expected: Eq. 3's alpha, on prefixes that the target draws: another quantity.
+      expected: Eq. 3's alpha on prefixes sampled from the target, which is a different quantity.
     """
 
     distribution: str
@@ -86,12 +86,12 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """The rounds of a sampler for a batch of prompts.
+    """A sampler's rounds on a batch of prompts.
 
     Attributes:
       tokens_BT: the texts; 0 after their ends.
-      start_RB: tokens emitted before the round: the first tested position.
-      tested_RB, accepted_RB: drafts.
+      start_RB: tokens emitted before the round, which is the first tested position.
+      tested_RB, accepted_RB: numbers of drafts.
       overlap_RB: sum of sum_v min(p, q) over the tested positions, as recorded.
     """
 
@@ -103,17 +103,17 @@ class Rounds:
 
 
 def check(pair: DistilledPair, *, prompts: int = 32, block_size: int = 5, seed: int = 0) -> Agreement | None:
-    """Computes the three numbers of a pair under the distribution that it is meant for, on held-out prompts.
+    """Computes a pair's three numbers under its deployment distribution, on held-out prompts.
 
-    They are written to `agreement.json` beside the draft.
+    Writes them to `agreement.json` next to the draft.
 
     Args:
-      prompts: at most so many of each task.
+      prompts: maximum number per task.
       block_size: of the sampler.
       seed: of all draws.
 
     Returns:
-      The numbers; None where the task has no held-out prompts.
+      The numbers; None if the task has no held-out prompts.
 
     Raises:
       AgreementError: two of them contradict each other.
@@ -138,11 +138,11 @@ def agreement(
 ) -> Agreement:
     """Samples, recomputes and compares.
 
-    A draft of one pass is called token by token here, as training evaluates it; its masks are not checked.
+    A one-pass draft is called token by token here, as in training's evaluation; its masks are not checked.
 
     Args:
-      target, draft: a pair of one vocabulary.
-      distribution: of both.
+      target, draft: a pair that shares a vocabulary.
+      distribution: for both.
       batches: unpacked evaluation batches; their targets only give the length.
       block_size, seed: see `check`.
 
@@ -181,9 +181,9 @@ def sample_rounds(
     block_size: int,
     seed: tuple[int, int],
 ) -> Rounds:
-    """Samples a batch speculatively, with what each round tested, accepted and recorded.
+    """Samples a batch speculatively and returns what each round tested, accepted and recorded.
 
-    Rows without a prompt emit nothing. The counts of every row are checked (`acceptance.checked`).
+    Rows without a prompt emit nothing. Every row's counts are validated (`acceptance.checked`).
     """
     vocabulary = tokenizer_of(target).vocabulary
     drafter, draft_params = make_drafter([draft], vocab_size=target.model.vocab_size, block_size=block_size)
@@ -196,7 +196,7 @@ def sample_rounds(
     )
     prompt_BT = jnp.asarray(batch["encoder_input_tokens"])
     rows, width = prompt_BT.shape
-    # Where positions end before the texts would, these are shorter.
+    # Shorten the texts if a network runs out of positions first.
     rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
     fits = [room - width - block_size - 1 for room in rooms]
     longest = max(1, min([batch["decoder_target_tokens"].shape[1], *fits]))
@@ -226,7 +226,7 @@ _start = jax.jit(SpeculativeLoop.init, static_argnums=(0, 4))
 
 @functools.partial(jax.jit, static_argnums=0)
 def _round(loop: SpeculativeLoop, params: PairParams, state: State) -> State:
-    """Runs one round, with its counts alone."""
+    """Runs one round; the state's counts are of this round only."""
     rows, block_size = state.counts.tested_BG.shape
     return loop.run(params, dataclasses.replace(state, counts=Counts.zeros(rows, block_size)), 1)
 
@@ -239,10 +239,10 @@ def teacher_forced(
     batch: Batch,
     rounds: Rounds,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes sum_v min(p, q) at every position of the sampled texts, by the training code's own `overlap`.
+    """Computes sum_v min(p, q) at every position of the sampled texts, with the training code's `overlap`.
 
     Returns:
-      `[B, T]`; and whether both distributions there keep their tokens when logits move by `TIED`.
+      `[B, T]`; and whether both distributions keep the same tokens when logits move by `TIED`.
     """
     tokens_BT = jnp.asarray(rounds.tokens_BT)
     forced = {
@@ -268,7 +268,7 @@ def _teacher_forced(
 
 
 def _firm(logits_BTV: Array, distribution: Deployment, vocabulary: Vocabulary) -> Array:
-    """Tells whether the distribution keeps the same tokens when those that it keeps rise or fall a little."""
+    """Tells whether the set of kept tokens is unchanged when their logits rise or fall by `TIED`."""
     sampling = distribution.distribution(vocabulary)
 
     def kept(logits: Array) -> Array:
@@ -281,7 +281,7 @@ def _firm(logits_BTV: Array, distribution: Deployment, vocabulary: Vocabulary) -
 
 
 def over_rounds(values_BT: np.ndarray, rounds: Rounds) -> np.ndarray:
-    """Adds up a value over the positions that each round tested, `[R, B]`."""
+    """Sums a value over the positions that each round tested, `[R, B]`."""
     place_T = np.arange(values_BT.shape[1])
     start, end = rounds.start_RB[..., None], (rounds.start_RB + rounds.tested_RB)[..., None]
     tested_RBT = (place_T >= start) & (place_T < end)
@@ -298,11 +298,11 @@ def compare(
     """Compares the numbers.
 
     Args:
-      sampled, recomputed, firm: of each batch; overlap and firmness by round, `[R, B]`.
-      expected: Eq. 3's alpha, handed through.
+      sampled, recomputed, firm: one entry per batch; overlap and firmness by round, `[R, B]`.
+      expected: Eq. 3's alpha, passed through.
 
     Raises:
-      AgreementError: as `agreement`.
+      AgreementError: see `agreement`.
     """
     ties = rounds_tested = 0
     for i, (rounds, overlap_RB, firm_RB) in enumerate(zip(sampled, recomputed, firm, strict=True)):
@@ -346,14 +346,14 @@ def compare(
 def difference(accepted_N: np.ndarray, recorded_N: np.ndarray, positions: int) -> tuple[float, float]:
     """Computes the `LEVEL` interval of (accepted - recorded) / positions; prompts are the independent units.
 
-    Student's: in every prompt the difference has mean 0 if the two agree, so a bootstrap, whose tails this
-    level asks too much of, is not needed. Infinitely wide below two prompts.
+    It is Student's t interval: each prompt's difference has mean 0 if the two agree, so no bootstrap is
+    needed, whose tails are inaccurate at this level. Infinitely wide below two prompts.
     """
     gap_N = accepted_N - recorded_N
     count = len(gap_N)
     if count < 2 or not positions:
         return -np.inf, np.inf
-    # Sums of floats differ in their last digits: not a contradiction.
+    # Floating-point sums may differ in their last digits, which is not a contradiction.
     rounding = 1e-6 * positions
     half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * gap_N.std(ddof=1) * count**0.5 + rounding
     return float((gap_N.sum() - half) / positions), float((gap_N.sum() + half) / positions)

@@ -1,23 +1,23 @@
-"""An alarm that may be looked at after every request: evidence that acceptance fell below a threshold.
+"""An anytime-valid alarm: evidence that acceptance fell below a threshold, checkable after every request.
 
 Each unit is a bet that acceptance lies below the threshold r. While it does not, no bet gains in
-expectation, whatever came before; so a gambler who starts with 1 reaches 1 / a with probability a at most,
-ever (Ville 1939; Waudby-Smith & Ramdas, arXiv 2010.09686). The evidence is the mean wealth of many gamblers:
-one for every size of bet and every unit at which one may begin to play, with a share of the money that falls
-as n^-1.2 in the number of the unit. Those who begin when acceptance falls win, so that a fall after a
-million good requests is seen nearly as fast as one after ten. (A Shiryaev-Roberts sum whose weights add up
-to 1, hence a supermartingale; e-detectors, Shin, Ramdas & Rinaldo, arXiv 2203.03532, weigh all beginnings
-alike and bound the run length.)
+expectation, whatever came before. A gambler who starts with 1 therefore ever reaches 1 / a with probability
+at most a (Ville 1939; Waudby-Smith & Ramdas, arXiv 2010.09686). The evidence is the mean wealth of many
+gamblers: one for every bet size and every starting unit, with a share of the initial money that falls as
+n^-1.2 in the unit's number. Gamblers who start when acceptance falls win, so a fall after a million good
+requests is detected nearly as fast as one after ten. (This is a Shiryaev-Roberts sum whose weights add up to
+1, hence a supermartingale; e-detectors, Shin, Ramdas & Rinaldo, arXiv 2203.03532, weigh all starts equally
+and bound the run length.)
 
-A request's gain is w (r - x): x = accepted / tested in [0, 1], and w = min(tested, c) / c, so that a text
-weighs as much as it tested, up to c, and few long texts do not decide. Two kinds of evidence are made:
-  bets on requests: assumed is no more than that requests are independent.
+A request's gain is w (r - x): x = accepted / tested in [0, 1], and w = min(tested, c) / c. A text thus counts
+by its tested drafts, up to c, so a few long texts do not dominate. There are two kinds of evidence:
+  bets on requests: they only assume that requests are independent.
   bets on blocks, the mean gains of `BLOCK` requests, or the gain of an interval between two scrapes:
-    requests may depend on each other within a few blocks (sessions, bursts). Assumed is that a block's gain
-    is sub-Gaussian with a variance of at most `SAFETY` times what blocks showed so far, or the prompts of
-    the reference.
-Of requests the smaller of the two counts: it is sound as long as either assumption holds, since what is
-smaller than a supermartingale exceeds no level more often. Of counters there are blocks alone.
+    requests may depend on each other within a few blocks (sessions, bursts). They assume that a block's gain
+    is sub-Gaussian with a variance of at most `SAFETY` times that of the blocks so far, or of the
+    reference's prompts.
+For requests the smaller of the two counts. It is valid if either assumption holds, since a process below a
+supermartingale exceeds no level more often. For counters there are only blocks.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ import numpy as np
 from scipy.special import zeta
 
 BETS = (0.8, 0.4, 0.2, 0.1, 0.05)
-"""Sizes of bets on requests, of the largest that no single unit can ruin."""
+"""Sizes of bets on requests, as fractions of the largest that cannot be ruined by a single unit."""
 EFFECTS = (0.3, 0.15, 0.08, 0.04, 0.02)
-"""Falls, relative to the threshold, that the bets on blocks are best for."""
+"""Falls, relative to the threshold, for which the bets on blocks are optimal."""
 BLOCK = 25
 """Requests in a block."""
 SAFETY = 2.5
 PRIOR_VARIANCE = 0.01
-"""Variance of a request's gain where no reference tells: a standard deviation of 0.1."""
+"""Variance of a request's gain without a reference: a standard deviation of 0.1."""
 _PRIOR_BLOCKS = 20
-"""Blocks that the reference counts for."""
+"""The weight of the reference, in blocks."""
 _DECAY = 1.2
 _CHUNK = 8
-"""Units that are played at once; what all of them may lose (`_LARGEST_LOSS`) is still a number of float64."""
+"""Units played at once; their largest total loss (`_LARGEST_LOSS` each) is still representable in float64."""
 _HIGHEST = 1e100
 _LARGEST_LOSS = 20.0
-"""The most that a bet may lose on one block, as a logarithm."""
+"""The largest loss of a bet on one block, as a logarithm."""
 
 
 def shares(first: int, count: int) -> np.ndarray:
-    """Computes the shares of the gamblers who begin at unit `first`, from 1, and the next ones, `[count]`."""
+    """Computes the shares of the gamblers who start at unit `first`, from 1, and the next ones, `[count]`."""
     return np.arange(first, first + count) ** -_DECAY / zeta(_DECAY)
 
 
@@ -57,9 +57,9 @@ def gains(top_U: np.ndarray, bottom_U: np.ndarray, threshold: Any, cap_U: Any) -
     """Computes the gain of each unit, in [r - 1, r].
 
     Args:
-      top_U, bottom_U: accepted and tested drafts, or other counts of which the first is the smaller.
+      top_U, bottom_U: accepted and tested drafts, or other counts with `top_U` at most `bottom_U`.
       threshold: r, in [0, 1].
-      cap_U: c, which may depend on earlier units and on none other.
+      cap_U: c, which may depend only on earlier units.
     """
     bottom_U = np.asarray(bottom_U, np.float64)
     share_U = np.asarray(top_U, np.float64) / np.maximum(bottom_U, 1)
@@ -67,7 +67,7 @@ def gains(top_U: np.ndarray, bottom_U: np.ndarray, threshold: Any, cap_U: Any) -
 
 
 def request_factors(gain_U: np.ndarray, threshold: Any) -> np.ndarray:
-    """Computes what each bet on each request multiplies a gambler's money by, `[..., U, L]`.
+    """Computes the factor by which each bet on each request multiplies a gambler's money, `[..., U, L]`.
 
     Args:
       threshold: r, which broadcasts with `gain_U`.
@@ -78,15 +78,15 @@ def request_factors(gain_U: np.ndarray, threshold: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The variance of blocks' gains, as far as it is known; floats, or arrays of several streams.
+    """A running estimate of the variance of blocks' gains; floats, or arrays for several streams.
 
-    It is half the mean squared difference of blocks that follow each other (von Neumann 1941), which a fall
-    of the mean moves once, and not with every block after it.
+    It is half the mean squared difference of consecutive blocks (von Neumann 1941), which a fall of the mean
+    affects once, not with every later block.
 
     Attributes:
-      prior: the variance by the reference.
+      prior: the reference's variance.
       count: blocks so far.
-      last: gain of the last of them; anything before the first.
+      last: gain of the last block; arbitrary before the first.
       squares: sum of the squared differences.
     """
 
@@ -96,7 +96,7 @@ class Spread:
     squares: Any = 0.0
 
     def foreseen(self, gain_B: np.ndarray) -> tuple[np.ndarray, Spread]:
-        """Computes the variance to expect of each of the next blocks, `[..., B]`, by those before it.
+        """Predicts the variance of each of the next blocks, `[..., B]`, from the blocks before it.
 
         Returns:
           The variances, and the spread after all of them.
@@ -116,14 +116,14 @@ class Spread:
 
 
 def block_factors(gain_B: np.ndarray, variance_B: np.ndarray, threshold: Any) -> np.ndarray:
-    """Computes what each bet on each block multiplies a gambler's money by, `[..., B, L]`.
+    """Computes the factor by which each bet on each block multiplies a gambler's money, `[..., B, L]`.
 
     Args:
-      variance_B: to expect of the gain.
+      variance_B: predicted variance of the gain.
       threshold: r, which broadcasts with `gain_B`.
     """
     wide_B = SAFETY * np.maximum(variance_B, 1e-12)
-    # A relative fall moves the mean gain by about half of it: w is one half on average.
+    # A relative fall moves the mean gain by about half as much, since w is one half on average.
     bet_BL = np.asarray(EFFECTS) * (0.5 * np.asarray(threshold) / wide_B)[..., None]
     most = _LARGEST_LOSS / np.maximum(1.0 - np.asarray(threshold, np.float64), 0.05)
     bet_BL = np.minimum(bet_BL, np.broadcast_to(most, gain_B.shape)[..., None])
@@ -134,9 +134,9 @@ def advance(wealth_L: np.ndarray, factors_UL: np.ndarray, first: int) -> tuple[n
     """Plays some units.
 
     Args:
-      wealth_L: of those who have begun, for each size of bet; `[..., L]`.
+      wealth_L: of the gamblers who have started, per bet size; `[..., L]`.
       factors_UL: of the units, `[..., U, L]`.
-      first: number of the first of them, from 1.
+      first: number of the first unit, from 1.
 
     Returns:
       The wealth afterwards, `[..., L]`, and the evidence after every unit, `[..., U]`: mean wealth of all.
@@ -149,7 +149,7 @@ def advance(wealth_L: np.ndarray, factors_UL: np.ndarray, first: int) -> tuple[n
         for start in range(0, units, _CHUNK):
             part = slice(start, min(start + _CHUNK, units))
             product_UL = np.cumprod(factors_UL[..., part, :], axis=-2)
-            # Whoever begins at a unit plays it: divided by what was won before it.
+            # A gambler who starts at a unit plays it, so divide by the gains before it.
             entry_UL = share_U[part, None] * factors_UL[..., part, :] / product_UL
             gained_UL = product_UL * (wealth_L[..., None, :] + np.cumsum(entry_UL, axis=-2))
             evidence_U[..., part] = np.minimum(gained_UL.mean(-1), _HIGHEST)
@@ -164,7 +164,7 @@ class Wealth:
 
     Attributes:
       units: played so far.
-      money: of those who have begun, for each size of bet.
+      money: of the gamblers who have started, per bet size.
       now: evidence after the last unit.
     """
 
@@ -173,7 +173,7 @@ class Wealth:
     now: float = 1.0
 
     def after(self, factors_UL: np.ndarray) -> tuple[Wealth, np.ndarray]:
-        """The wealth after some more units, and the evidence after each, `[U]`."""
+        """Returns the wealth after some more units, and the evidence after each, `[U]`."""
         if not len(factors_UL):
             return self, np.zeros(0)
         money_L, evidence_U = advance(np.array(self.money), factors_UL, self.units + 1)
@@ -184,17 +184,17 @@ class Wealth:
 
 @dataclasses.dataclass(frozen=True)
 class Luckiest:
-    """The gamblers who have won most: they began when acceptance fell.
+    """The gamblers with the most wealth; they started when acceptance fell.
 
     Attributes:
-      paths, begun: for each size of bet the wealth, as a logarithm, and first unit.
+      paths, begun: per bet size, the logarithm of the wealth and the first unit.
     """
 
     paths: tuple[float, ...] = (-1e300,) * len(BETS)
     begun: tuple[int, ...] = (1,) * len(BETS)
 
     def after(self, factors_UL: np.ndarray, first: int) -> Luckiest:
-        """The luckiest after some more units, of which `first` is the number of the first."""
+        """Returns the luckiest after some more units, numbered from `first`."""
         if not len(factors_UL):
             return self
         path_UL = np.cumsum(np.log(factors_UL), axis=0)
@@ -209,22 +209,22 @@ class Luckiest:
 
     @property
     def unit(self) -> int:
-        """When the luckiest of all began."""
+        """The unit at which the luckiest of all started."""
         return self.begun[int(np.argmax(self.paths))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """All evidence against one stream, as far as it was read; goes on where it stopped.
+    """All evidence against one stream so far; `after` resumes from it.
 
     Attributes:
       units: requests or intervals so far.
-      requests, blocks: the two kinds; of intervals `requests` stays as it is.
+      requests, blocks: the two kinds; for intervals `requests` does not change.
       spread_count, spread_last, spread_squares: see `Spread`.
-      open_count, open_total: requests of the last block, which is not whole yet.
-      now, highest: the smaller kind after the last unit, and the highest it ever was.
+      open_count, open_total: requests of the last, still incomplete block.
+      now, highest: the smaller kind after the last unit, and its maximum so far.
       alarm_at: number of the unit at which it reached the level; None: never.
-      since: from which unit on acceptance is lower, at the alarm, or else as it looks now.
+      since: estimated unit from which acceptance is lower, as of the alarm if there was one.
     """
 
     units: int = 0
@@ -244,14 +244,14 @@ class Evidence:
     def after(
         self, gain_U: np.ndarray, threshold: float, level: float, prior: float, intervals: bool = False
     ) -> Evidence:
-        """The evidence after some more units; an alarm stays.
+        """Returns the evidence after some more units; an alarm stays.
 
         Args:
           gain_U: see `gains`.
           threshold: r.
           level: of evidence at which the alarm is raised: 1 / the rate of false alarms.
-          prior: variance of a block's gain by the reference.
-          intervals: whether units are intervals, each a block.
+          prior: the reference's variance of a block's gain.
+          intervals: whether units are intervals; each is then a block.
         """
         if not len(gain_U):
             return self
@@ -265,7 +265,7 @@ class Evidence:
         variance_B, known = known.foreseen(gain_B)
         factors_BL = block_factors(gain_B, variance_B, threshold)
         blocks, of_blocks_B = self.blocks.after(factors_BL)
-        # A block is known at its end; until then, the evidence is that of the one before.
+        # A block counts once it is complete; until then, use the evidence of the previous one.
         number_U = (np.arange(len(gain_U)) + self.open_count + 1) // size
         of_blocks_U = np.concatenate([[self.blocks.now], of_blocks_B])[number_U]
         if intervals:
@@ -300,16 +300,16 @@ class Evidence:
 
 
 def reckoned_delay(factors_UL: np.ndarray, level: float, units: int) -> float:
-    """Reckons after how many units such as these evidence reaches a level, about; infinite where never.
+    """Estimates after how many such units the evidence reaches a level; infinite if never.
 
     Args:
-      factors_UL: of units after a fall, as the reference's prompts are.
+      factors_UL: of units after a fall, like the reference's prompts.
       level: see `Evidence.after`.
-      units: that were played before the fall.
+      units: number played before the fall.
     """
     growth = float(np.log(factors_UL).mean(0).max()) if len(factors_UL) else 0.0
     if growth <= 0:
         return math.inf
-    # As many gamblers as it takes to win e-fold begin soon enough.
+    # Gamblers who start within one e-folding time of the fall start soon enough.
     near = min(shares(units + 1, 1)[0] * max(1.0 / growth, 1.0), 1.0)
     return (math.log(level) + math.log(factors_UL.shape[-1]) - math.log(near)) / growth

@@ -1,4 +1,4 @@
-"""Whether the counts of a file agree with each other: of rows of a sweep, or of lines of `generate`."""
+"""Checks that the counts of a file are consistent: rows of a sweep, or lines of `generate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillspec_jax.evaluation.engines import distillspec
 from distillspec_jax.evaluation.result_row import ResultRow
 
 _DIGITS = 1e-9
-"""Two ways to add up floats agree to this, relatively."""
+"""Relative tolerance between two floating-point sums."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Audit:
     Attributes:
       rows: of a sweep.
       outputs: the counts of all lines of `generate`; a line is a text.
-      violations: identities that the counts of a line break, each with its place.
-      broken: lines that are neither, each with its place and what is wrong with it.
+      violations: identities that the counts of a line violate, each with its place.
+      broken: lines of neither kind, each with its place and the reason.
     """
 
     rows: list[ResultRow]
@@ -36,17 +36,17 @@ class Audit:
 
     @property
     def lines(self) -> int:
-        """Lines that could be read."""
+        """The number of readable lines."""
         return len(self.rows) + self.outputs.texts
 
     @property
     def texts(self) -> int:
-        """Texts that were counted."""
+        """The number of texts counted."""
         return self.outputs.texts + sum(row.prompts for row in self.rows)
 
 
 def audit(path: str | Path) -> Audit:
-    """Checks every line of a file; those that cannot be read are named, and the rest is used.
+    """Checks every line of a file; reports unreadable lines and uses the rest.
 
     Raises:
       UsageError: the file cannot be read, or has no line of either kind.
@@ -77,7 +77,7 @@ def _read(line: dict[str, Any], place: str) -> ResultRow | Record:
 
 
 def of_row(row: ResultRow) -> Iterator[str]:
-    """Yields what is inconsistent in a row: its counts, prompt by prompt, and the numbers formed of them."""
+    """Yields a row's inconsistencies: in its counts, prompt by prompt, and in numbers derived from them."""
     records, own = row.per_prompt.records, row.record
     found = False
     for i, record in enumerate(records):
@@ -100,7 +100,7 @@ def of_row(row: ResultRow) -> Iterator[str]:
 
 
 def _numbers(row: ResultRow, record: Record) -> Iterator[tuple[str, float | None, float]]:
-    """Yields the numbers of a row beside what its counts give."""
+    """Yields each number of a row with the value computed from its counts."""
     yield "acceptance_tested", row.acceptance_tested, record.value("acceptance_tested")
     yield "block_efficiency", row.block_efficiency, record.value("block_efficiency")
     if row.overlap is not None:

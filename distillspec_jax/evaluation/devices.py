@@ -1,4 +1,4 @@
-"""Devices as a roofline needs to know them: by their makers' data sheets, or as somebody measured one."""
+"""Device figures for a roofline model: from the vendors' data sheets, or measured."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.schema import Amount
 
 Row = tuple[Amount, Amount, Amount]
-"""Two coordinates of a measurement, and what was measured there."""
+"""Two coordinates of a measurement, and the measured value."""
 
 Product = tuple[Amount, Amount, Amount, Amount]
-"""Three of them, likewise."""
+"""Three coordinates of a measurement, and the measured value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
     """One chip, card or machine.
 
-    The first four figures are what data sheets have. The others are measured, and stand in a file for
-    `advise --device=FILE.json`; `python -m benchmarks.prediction` writes one of the machine that it runs on.
+    The first four figures are on data sheets. The others are measured and come from a file for
+    `advise --device=FILE.json`; `python -m benchmarks.prediction` writes one for the machine it runs on.
 
     Attributes:
-      bandwidth: bytes a second from its memory.
-      flops: dense products, multiplications and additions, a second; in data sheets those of bfloat16.
+      bandwidth: memory bandwidth, bytes per second.
+      flops: FLOP/s of dense products, counting multiplications and additions; in data sheets for bfloat16.
       memory: bytes.
-      interconnect: bytes a second that it sends and receives, over all links; with one chip it is not read.
-      source: where the figures stand.
-      dtype: of weights and activations, that the figures were measured with; None: any.
-      products: `[width, tokens, bytes, bytes a second]`: speed at which weights of a network of this width
-        are multiplied with so many tokens, where so many bytes are read between two readings of one of them;
-        a cache may hold those. Empty: bandwidth or flops, whichever is slower.
-      readouts: likewise of the one matrix that gives logits. Empty: as products.
-      attention: `[rows, queries, bytes a second]`: speed at which caches are attended to, in a batch of so
-        many rows with so many queries a head of keys. Empty: as products.
-      launch: seconds of an operation that hardly computes anything: a kernel's launch, or what the waking of
-        threads costs; or `[rows, tokens, seconds]`, in a batch of so many rows with so many tokens each.
-      logits: of which a second become a distribution and a drawn token; 0: they cost nothing.
+      interconnect: bytes sent and received per second, over all links; unused with one chip.
+      source: reference for the figures.
+      dtype: of weights and activations in the measurements; None: any.
+      products: `[width, tokens, bytes, bytes per second]`: speed of multiplying weights of a network of this
+        width with this many tokens, where `bytes` are read between two reads of the same weight and may
+        remain in a cache. Empty: bandwidth or flops, whichever is slower.
+      readouts: the same for the matrix that computes logits. Empty: as products.
+      attention: `[rows, queries, bytes per second]`: speed of attending to caches, in a batch of this many
+        rows with this many queries per head of keys. Empty: as products.
+      launch: seconds of an operation with negligible computation: a kernel launch or the waking of threads;
+        or `[rows, tokens, seconds]`, in a batch of this many rows with this many tokens each.
+      logits: logits per second turned into a distribution and a drawn token; 0: they cost nothing.
     """
 
     bandwidth: Amount
@@ -68,7 +68,7 @@ class Device:
     def product_seconds(
         self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
     ) -> float:
-        """The time of products with weights of so many bytes, read again after `reuse` bytes."""
+        """Computes the time of products with `weight_bytes`, which are read again after `reuse` bytes."""
         if self.products:
             return weight_bytes / _between(self.products, width, tokens, reuse)
         return max(weight_bytes / self.bandwidth, flops / self.flops)
@@ -76,36 +76,36 @@ class Device:
     def readout_seconds(
         self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
     ) -> float:
-        """The time of the product that gives logits; see `product_seconds`."""
+        """Computes the time of the product that gives logits; see `product_seconds`."""
         if self.readouts:
             return weight_bytes / _between(self.readouts, width, tokens, reuse)
         return self.product_seconds(weight_bytes, flops, width, tokens, reuse)
 
     def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: float) -> float:
-        """The time of attention over caches of so many bytes."""
+        """Computes the time of attention over caches of `cache_bytes`."""
         if self.attention:
             return cache_bytes / _between(self.attention, rows, queries)
         return max(cache_bytes / self.bandwidth, flops / self.flops)
 
     def launch_seconds(self, rows: int, tokens: int) -> float:
-        """The time of launching one operation."""
+        """Returns the time to launch one operation."""
         return self.launch if isinstance(self.launch, (int, float)) else _between(self.launch, rows, tokens)
 
 
 def read(path: str | Path) -> Device:
-    """Reads a device that somebody measured.
+    """Reads a file with a measured device.
 
     Raises:
-      UsageError: no such file, or not such an object; names the field.
+      UsageError: there is no such file, or its content is invalid; names the field.
     """
     return schema.read_file(Device, path, "a device's figures")
 
 
 def find(name: str) -> Device:
-    """Finds a device by its name, or by the path of a file that describes it.
+    """Finds a device by name, or by the path of a file that describes it.
 
     Raises:
-      UsageError: neither; gives the nearest name.
+      UsageError: it is neither; gives the nearest name.
     """
     if name in DEVICES:
         return DEVICES[name]
@@ -115,7 +115,7 @@ def find(name: str) -> Device:
 
 
 def _between(table: Sequence[Sequence[float]], first: float, *others: float) -> float:
-    """Interpolates a table in the logarithms of all its numbers; beyond its ends it stays the same."""
+    """Interpolates a table in the logarithms of all its numbers; constant beyond its ends."""
     parts: dict[float, list[Sequence[float]]] = {}
     for x, *rest in sorted(table, key=tuple):
         parts.setdefault(x, []).append(rest)
@@ -152,4 +152,4 @@ DEVICES: Mapping[str, Device] = {
         4800e9, 989e12, 141e9, 900e9, "NVIDIA H200 SXM data sheet: 4.8 TB/s, 989 TFLOPS, NVLink 900 GB/s"
     ),
 }
-"""By name; products without sparsity. Bits a second of interconnect are an eighth as many bytes."""
+"""Devices by name; products without sparsity. Interconnect bits per second are divided by 8 to give bytes."""

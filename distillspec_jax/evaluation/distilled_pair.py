@@ -14,12 +14,12 @@ from distillspec_jax.models.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class DistilledPair:
-    """Both models, loaded.
+    """A target and a distilled draft, loaded.
 
     Attributes:
       directory: of the distillation, or its best checkpoint.
-      target_path: as the card has it.
-      deployment: what the draft was distilled for.
+      target_path: as recorded in the card.
+      deployment: the distribution that the draft was distilled for.
     """
 
     directory: Path
@@ -30,10 +30,10 @@ class DistilledPair:
 
     @classmethod
     def load(cls, directory: str | Path) -> DistilledPair | None:
-        """Reads a pair; None where the draft was distilled without its target, from stored log-probabilities.
+        """Loads a pair; None if the draft was distilled without its target, from stored log-probabilities.
 
         Raises:
-          UsageError: a checkpoint is not there, or the card's distribution is none.
+          UsageError: a checkpoint is missing, or the card's distribution is invalid.
         """
         draft = pretrained.load(str(directory))
         provenance = draft.card.provenance
@@ -45,7 +45,7 @@ class DistilledPair:
         return cls(Path(directory), path, pretrained.load(path), draft, deployment)
 
     def data(self, prompts: int) -> DataConfig:
-        """The held-out examples of the card's task, at most so many of each."""
+        """Makes the data of the card's task, with at most `prompts` held-out examples per task."""
         card = self.draft.card
         return DataConfig(
             str(card.task),

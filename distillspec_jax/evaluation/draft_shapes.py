@@ -1,4 +1,4 @@
-"""Costs of drafts made of some of their target's layers, and possible gains, before any is trained."""
+"""Costs and possible speed-ups of drafts made from some of their target's layers, before training any."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillspec_jax.models import factorised, layer_subset, shortlist
 from distillspec_jax.models.network import Network
 
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Rates that a draft may come to reach."""
+"""Acceptance rates that a draft may reach."""
 
 _LARGEST_BLOCK = 16
 
@@ -22,10 +22,10 @@ class DraftShape:
     """A draft for a target.
 
     Attributes:
-      name: its layers, or what the user called it.
-      parameters: of the draft, the embedding included.
-      cost_ratio: c, bytes of the draft's parameters, less what its shortlist spares, over the target's.
-      mbsu: for every rate of `ACCEPTANCE` the block size with the highest memory-bound speed-up, and that.
+      name: its layers, or a name given by the user.
+      parameters: of the draft, including the embedding.
+      cost_ratio: c, bytes of the draft's parameters, minus those its shortlist saves, over the target's.
+      mbsu: per rate of `ACCEPTANCE`, the block size with the highest memory-bound speed-up, and the speed-up.
     """
 
     name: str
@@ -35,14 +35,14 @@ class DraftShape:
 
 
 def draft_shape(target: Network, draft: Network, name: str, listed: int = 0) -> DraftShape:
-    """Reckons the cost of any draft, with a shortlist of `listed` ids (0: none); nothing is traced."""
+    """Computes the cost of any draft, with a shortlist of `listed` ids (0: none), without tracing it."""
     whole, part = target.config.num_parameters, draft.config.num_parameters
     ratio = (part - shortlist.spared(draft, listed)) / whole
     return DraftShape(name, part, ratio, tuple(_best(rate, ratio) for rate in ACCEPTANCE))
 
 
 def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int = 0) -> DraftShape:
-    """Reckons the cost of a draft of some of the target's layers, with an embedding of some rank (0: whole).
+    """Computes the cost of a draft with some of the target's layers and an embedding of `rank` (0: full).
 
     Raises:
       UsageError: see `layer_subset.shrink`, `factorised.narrowed`.
@@ -52,13 +52,13 @@ def of_layers(target: Network, layers: Sequence[int], listed: int = 0, rank: int
 
 
 def library(model: Network, listed: int = 0, rank: int = 0) -> list[DraftShape]:
-    """Lists drafts of one layer to a quarter of them (or four): spread over all, and half at either end.
+    """Lists drafts of one layer up to a quarter of the layers (or four), evenly spread or half at either end.
 
     Raises:
       UsageError: see `factorised.narrowed`.
     """
     if rank:
-        factorised.narrowed(model, rank)  # a target of one layer has no drafts that would be refused
+        factorised.narrowed(model, rank)  # a one-layer target has no drafts that would check the rank
     count = layer_subset.num_layers(model)
     found: dict[tuple[int, ...], None] = {}
     for size in sorted({1, 2, 4, count // 8, count // 4}):

@@ -1,4 +1,4 @@
-"""The points of a sweep, and the checks of a grid of them."""
+"""The cells of a sweep's grid, and their checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cell:
     """A point of the grid; `NO_DRAFTER` with block size 0 is the baseline of its conditions.
 
     Attributes:
-      rule: as `verifier` reads it; rows of another rule are another table, with a baseline of its own.
+      rule: as `verifier` reads it; each rule has its own table and baseline.
     """
 
     drafter: str
@@ -44,10 +44,10 @@ class Cell:
 
 
 def verifier(rule: str) -> Verifier:
-    """Makes the rule of `NAME` or `NAME:EPSILON`.
+    """Makes the verification rule of `NAME` or `NAME:EPSILON`.
 
     Raises:
-      UsageError: as `rules.rule`; an epsilon that is no number.
+      UsageError: see `rules.rule`; or the epsilon is not a number.
     """
     name, colon, number = rule.partition(":")
     if not colon:
@@ -66,11 +66,11 @@ def cells(
     rule_names: Sequence[str],
     batch_sizes: Sequence[int],
 ) -> list[Cell]:
-    """Lists every point, table by table, the baseline first for every temperature.
+    """Lists every cell, table by table, with the baseline first for each temperature.
 
     Raises:
-      UsageError: a label that means something else, an axis that is empty or holds a value twice, an
-        impossible size, an unknown rule.
+      UsageError: a label is reserved, an axis is empty or has duplicates, a size is out of range, or a rule
+        is unknown.
     """
     drafters = list(drafters)
     if NO_DRAFTER in drafters:
@@ -102,20 +102,20 @@ def cells(
 
 
 def groups(points: Sequence[Cell]) -> list[list[Cell]]:
-    """Groups cells to be measured together: baselines, then tables and, since each compiles, block sizes."""
+    """Groups cells to measure together: baselines, then by table and by block size, since each compiles."""
     tables = list(dict.fromkeys((cell.rule, cell.batch_size) for cell in points))
 
     def order(cell: Cell) -> tuple[bool, int, int]:
         return not cell.is_baseline, tables.index((cell.rule, cell.batch_size)), cell.block_size
 
     found: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in sorted(points, key=order):  # stable: temperatures and drafters stay in their order
+    for cell in sorted(points, key=order):  # stable: keeps the order of temperatures and drafters
         found.setdefault((*order(cell), cell.temperature), []).append(cell)
     return list(found.values())
 
 
 def check_whole(name: str, value: int, least: int, most: int) -> None:
-    """Raises UsageError for anything but a whole number from `least` to `most`."""
+    """Raises UsageError unless the value is a whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} is {value!r}, must be a whole number of at least {least}")
     bounds.check_most(name, value, most)

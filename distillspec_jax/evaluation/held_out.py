@@ -1,4 +1,4 @@
-"""Held-out loss and task quality of models, example by example, so that they can be paired."""
+"""Held-out loss and task quality of models, example by example, so models can be compared pairwise."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from distillspec_jax.tokenization.prompt_reader import Reader
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The losses and outputs of a model on some of a task's examples, before anything is pooled.
+    """A model's losses and outputs on some of a task's examples, before pooling.
 
     Attributes:
       nll: float32, summed negative log-likelihood of each reference, nats.
-      tokens: int32, of each reference, EOS included.
+      tokens: int32, number of tokens of each reference, including EOS.
       references: texts.
-      outputs: greedy text of each prompt; empty where the task has no metric.
+      outputs: greedy text of each prompt; empty if the task has no metric.
     """
 
     nll: np.ndarray
@@ -44,13 +44,13 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """A model on a task's held-out examples.
+    """A model's results on a task's held-out examples.
 
     Attributes:
       nll: summed negative log-likelihood of each reference, nats.
-      tokens: tokens of each reference, EOS included.
+      tokens: number of tokens of each reference, including EOS.
       outputs: greedy text of each prompt.
-      scores: the primary metric, example by example; empty where the task has none.
+      scores: the primary metric, example by example; empty if the task has none.
       corpus: the metric function's values over all examples.
     """
 
@@ -62,7 +62,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, measured: Measured, metric_name: str) -> HeldOut:
-        """Scores the outputs against the references, by a name in `data.text_metrics.METRICS`."""
+        """Scores the outputs against the references with a metric of `data.text_metrics.METRICS`."""
         metric = text_metrics.find_metric(metric_name)
         if metric.corpus is None:
             return cls(measured.nll, measured.tokens, [], np.zeros(0), {})
@@ -73,17 +73,17 @@ class HeldOut:
 
     @property
     def loss(self) -> Interval:
-        """The pooled loss, nats a token; the interval is over examples."""
+        """The pooled loss, nats per token; the interval is over examples."""
         return paired.ratio(self.nll, self.tokens)
 
     @property
     def perplexity(self) -> Interval:
-        """The exponential of `loss`, by the model's own tokens."""
+        """The exponential of `loss`, in terms of the model's own tokens."""
         return Interval(*map(math.exp, self.loss))
 
     @property
     def summary(self) -> dict[str, Any]:
-        """All that is pooled, as JSON values."""
+        """All pooled values, for JSON."""
         return {
             "examples": len(self.tokens),
             "tokens": int(self.tokens.sum()),
@@ -93,7 +93,7 @@ class HeldOut:
         }
 
     def loss_beyond(self, other: HeldOut) -> Interval:
-        """Computes `loss` less another model's on the same tokens."""
+        """Computes `loss` minus another model's on the same tokens."""
         return paired.ratio(self.nll - other.nll, self.tokens)
 
 
@@ -106,14 +106,14 @@ def measure(
     batch_size: int = 16,
     chat: bool = False,
 ) -> HeldOut:
-    """Measures teacher-forced loss, and greedy decoding quality by the task's metric, if it has one.
+    """Measures teacher-forced loss, and greedy decoding quality if the task has a metric.
 
     Args:
-      limit: the first so many examples of the split; all by default.
+      limit: use only the first examples of the split; default: all.
       chat: wrap prompts in the model's chat template.
 
     Raises:
-      UsageError: an unknown task or split, a limit below 1, a model without tokenizer or chat template.
+      UsageError: an unknown task or split, a limit below 1, or a model without tokenizer or chat template.
     """
     rows = examples_for(model, task, split=split, limit=limit, chat=chat)
     found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat)
@@ -123,10 +123,10 @@ def measure(
 def examples_for(
     model: Pretrained, task: str, *, split: str, limit: int | None, chat: bool = False
 ) -> list[Example]:
-    """The examples that `measure` reads.
+    """Reads the examples for `measure`.
 
     Raises:
-      UsageError: as `measure`.
+      UsageError: see `measure`.
     """
     reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
     return examples(task, split=split, limit=limit, reader=reader)
@@ -141,13 +141,13 @@ def measure_rows(
     chat: bool = False,
     share: range | None = None,
 ) -> Measured:
-    """Measures the examples of a share of the rows as `measure` measures them among all.
+    """Measures a share of the rows exactly as `measure` does among all rows.
 
     Args:
-      share: indices of rows, from a multiple of the batch size; all rows by default.
+      share: indices of rows, starting at a multiple of the batch size; default: all rows.
 
     Raises:
-      UsageError: as `measure`.
+      UsageError: see `measure`.
     """
     bounds.check_most("batch_size", batch_size, bounds.ROWS)
     spec, share = catalog.find_task(task), share or range(len(rows))
@@ -167,10 +167,10 @@ def measure_rows(
 def reference_loss(
     model: Pretrained, rows: list[Example], max_targets: int, batch_size: int, width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds up the loss and the tokens of every reference; no example is dropped.
+    """Sums the loss and the tokens of every reference; no example is dropped.
 
     Args:
-      width: of the padded prompts; as the longest needs by default.
+      width: of the padded prompts; default: that of the longest.
     """
     reader = Reader(tokenizer_of(model))
     logits = 2 * 4 * batch_size * max_targets * model.model.vocab_size  # and their logarithms
@@ -185,7 +185,7 @@ def reference_loss(
         nll_BT = optax.softmax_cross_entropy_with_integer_labels(
             model.model.logits(params, batch), targets_BT
         )
-        own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # an id 0 may be a word
+        own_BT = jnp.arange(targets_BT.shape[1])[None] < length_B[:, None]  # id 0 may be a real token
         return jnp.sum(jnp.where(own_BT, nll_BT, 0.0), axis=1)
 
     width = width_of([row.prompt for row in rows]) if width is None else width
@@ -204,22 +204,22 @@ def reference_loss(
 
 
 def write(path: str | Path, found: Mapping[str, HeldOut]) -> None:
-    """Writes what is pooled of several models as JSON.
+    """Writes the pooled results of several models as JSON.
 
     Raises:
-      UsageError: as `files.write_json`.
+      UsageError: see `files.write_json`.
     """
     files.write_json(path, {name: one.summary for name, one in found.items()}, is_written)
 
 
 def is_written(path: Path) -> bool:
-    """Whether `write` wrote a file."""
+    """Tells whether a file was written by `write`."""
     found = files.read_json(path)
     return bool(found) and all(isinstance(one, dict) and "perplexity" in one for one in found.values())
 
 
 def copy_baseline(task: str, *, split: str, limit: int | None) -> tuple[np.ndarray, dict[str, float]]:
-    """Scores the obvious baseline: the input itself as the output."""
+    """Scores the trivial baseline that copies the input to the output."""
     rows = examples(task, split=split, limit=limit)
     spec = catalog.find_task(task)
     metric = text_metrics.find_metric(spec.metric)

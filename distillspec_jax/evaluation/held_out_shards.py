@@ -1,4 +1,4 @@
-"""One shard of an evaluation: each model's examples in a file, and all shards' files pooled as one run's."""
+"""Sharded evaluation: each shard writes a file of examples per model; merging pools them like one run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distillspec_jax.models import fingerprints, pretrained
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """The settings on a card that are read again."""
+    """The settings of a card that are read back."""
 
     task: schema.Text
     metric: schema.Text
@@ -51,21 +51,21 @@ def measure_shard(
     dtype: str | None = None,
     doing: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Measures models on the I-th of N shares of a task's batches, into the shard's folder beside `output`.
+    """Measures models on the I-th of N shares of a task's batches, into the shard's folder next to `output`.
 
-    A model whose file is there is not measured again.
+    A model whose file exists is not measured again.
 
     Args:
-      names: of the models, see `pretrained.load`, as `dtype`.
+      names: of the models; for these and `dtype` see `pretrained.load`.
       shard: `I/N`, see `shards.parse`.
       task, split, limit, batch_size, chat: see `held_out.measure`.
-      doing: called with a line about each model.
+      doing: called with a progress line for each model.
 
     Returns:
       The folder.
 
     Raises:
-      UsageError: as `held_out.measure`; fewer batches than shards; a folder of another run.
+      UsageError: see `held_out.measure`; fewer batches than shards; or the folder is of another run.
     """
     own = shards.parse(shard)
     folder = outputs.place(own.folder(output), folder=True)
@@ -99,16 +99,16 @@ def measure_shard(
 
 
 def merge_held_out(folders: Sequence[Path]) -> tuple[str, dict[str, HeldOut]]:
-    """Pools what all shards of a run measured, model by model.
+    """Pools the measurements of all shards of a run, model by model.
 
     Args:
-      folders: as `shards.find` gives them.
+      folders: from `shards.find`.
 
     Returns:
-      What was measured, in words, and the models by name.
+      A description of the measurement, and the models by name.
 
     Raises:
-      UsageError: a damaged card or line, by file and line.
+      UsageError: a card or line is damaged; names file and line.
     """
     place, card = f"{folders[0] / shards.CARD}, settings", shards.read_card(folders[0])
     settings = schema.read(_Settings, card.settings, place, "the settings of an evaluation")

@@ -1,8 +1,8 @@
-"""Counts the operations that a decoding round launches, in its traced program: nothing is compiled.
+"""Counts the operations that a decoding round launches, from its traced program without compilation.
 
-A compiler fuses what works on one element at a time into its neighbours. What it does not fuse is counted:
-products, sums, searches, sorts, and what reads or writes at computed places. On an accelerator each is a
-kernel or two, on a CPU a task for its threads. Small networks spend their time on those.
+A compiler fuses elementwise operations into their neighbours. Operations that it does not fuse are counted:
+products, reductions, searches, sorts, gathers and scatters. On an accelerator each is a kernel or two, on a
+CPU a task for its threads. Small networks spend most of their time launching them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BEGINNINGS = ("reduce_", "cum", "threefry", "random_bits")
 
 
 def count(jaxpr: Any) -> int:
-    """Operations of a program that no compiler fuses; those in a loop of known length count each time."""
+    """Counts a program's unfusable operations; those in a loop of known length count once per iteration."""
     found = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = equation.primitive.name
@@ -45,7 +45,7 @@ def count(jaxpr: Any) -> int:
 def of_rounds(
     target: Network, draft: Network, *, batch_size: int, block_sizes: Sequence[int]
 ) -> dict[int, float]:
-    """Counts a round of every block size, and of decoding without a draft (0)."""
+    """Counts the operations of a round for every block size, and without a draft (0)."""
     return {size: float(_of_round(target, draft, batch_size, size)) for size in (0, *block_sizes)}
 
 

@@ -1,4 +1,4 @@
-"""One system of a sweep over all prompts: what it decodes, in what order, and what was counted and timed."""
+"""One system of a sweep over all prompts: its workload, decoding order, counts and timings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Workload:
       prompts: token ids.
       max_new_tokens: limit of each output, EOS included.
       batch_size: prompts decoded together.
-      timed_prompts: the first so many prompts are timed, batch by batch.
-      repeats: how often each of them is run.
+      timed_prompts: number of prompts, from the first, to time batch by batch.
+      repeats: number of runs of each timed batch.
       seed: of all draws.
     """
 
@@ -43,7 +43,7 @@ class Workload:
         return [range(i, min(i + self.batch_size, timed)) for i in range(0, timed, self.batch_size)]
 
     def decode(self, engine: Engine, distribution: SamplingDistribution, indices: range) -> list[Completion]:
-        """Decodes some prompts; a seed of their own keeps their draws apart from all others'."""
+        """Decodes some prompts; a separate seed makes their draws independent of all others."""
         seed = int(np.random.SeedSequence([self.seed, indices.start]).generate_state(1)[0] >> 1)
         prompts = [self.prompts[i] for i in indices]
         return engine.generate(prompts, distribution, self.max_new_tokens, seed)
@@ -51,10 +51,10 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One system over all prompts.
+    """The results of one system over all prompts.
 
     Attributes:
-      completions: in the prompts' order.
+      completions: in the order of the prompts.
       timing: of the timed batches; None if none were timed.
     """
 
@@ -66,7 +66,7 @@ class Measured:
         """The counts of each prompt.
 
         Raises:
-          AccountingError: those of one contradict each other.
+          AccountingError: a prompt's counts contradict each other.
         """
         return acceptance.checked([completion.record for completion in self.completions])
 
@@ -78,14 +78,14 @@ class Measured:
 
     @property
     def unit_seconds(self) -> list[float]:
-        """Smallest seconds of each timed batch."""
+        """Minimum time of each timed batch, seconds."""
         return [] if self.timing is None else [float(x) for x in self.timing.seconds_U]
 
 
 def in_turns(
     engines: Sequence[Engine], distribution: SamplingDistribution, workload: Workload
 ) -> list[Measured]:
-    """Decodes the timed batches alone, all engines in turns."""
+    """Decodes only the timed batches, alternating between the engines."""
     units = workload.units
     if not units:
         return [Measured([], None) for _ in engines]
@@ -101,7 +101,7 @@ def in_turns(
 def completed(
     measured: Measured, engine: Engine, distribution: SamplingDistribution, workload: Workload
 ) -> Measured:
-    """Adds the prompts that are not timed."""
+    """Decodes and adds the untimed prompts."""
     rest = range(len(measured.completions), len(workload.prompts))
     if not rest:
         return measured
@@ -111,7 +111,7 @@ def completed(
 def again(
     measured: Measured, engine: Engine, distribution: SamplingDistribution, workload: Workload
 ) -> Measured:
-    """Keeps the timing, with the completions of an engine that counts more than a timed one should."""
+    """Keeps the timing but takes the completions of an engine with more counters than a timed one."""
     rest = range(sum(map(len, workload.units)), len(workload.prompts))
     parts = [*workload.units, *([rest] if rest else [])]
     return Measured(
@@ -120,10 +120,10 @@ def again(
 
 
 def failures(target: str, completions: Sequence[Completion]) -> int:
-    """Counts the prompts whose text broke off where the target's logits were not finite.
+    """Counts the prompts whose text ended because the target's logits were not finite.
 
     Raises:
-      UsageError: all of them, so that nothing was measured.
+      UsageError: all prompts failed, so nothing was measured.
     """
     failed = sum(completion.finish_reason == "failed" for completion in completions)
     if failed == len(completions):

@@ -1,9 +1,9 @@
 """Paired bootstrap over prompts.
 
-Prompts are the independent units: tokens within one are not. Every statistic here is a smooth function of
-*sums over prompts* (a pooled ratio, a ratio of two pooled ratios, a difference of means), so that a resample
-is one row of counts times the matrix of per-prompt columns. Columns of two systems on the same prompts stand
-side by side in that matrix, which is what pairs them.
+Prompts are the independent units; tokens within a prompt are not. Every statistic here is a smooth function
+of *sums over prompts* (a pooled ratio, a ratio of two pooled ratios, a difference of means), so a resample is
+one row of counts times the matrix of per-prompt columns. That matrix holds the columns of both systems on the
+same prompts, which pairs them.
 
 Intervals are bias-corrected and accelerated (BCa; Efron 1987), at 95 % unless stated otherwise.
 """
@@ -21,19 +21,19 @@ from distillspec_jax.acceptance import PartialRecord
 
 RESAMPLES = 4_000
 MIN_PROMPTS = 5
-"""The fewest prompts that get an interval: resampling two or three shows much too little spread."""
+"""Minimum number of prompts for an interval: resampling two or three greatly underestimates the spread."""
 SEED = 20_231_012
-"""The resampling's seed: fixed, so that the same counts always give the same interval."""
+"""The bootstrap's seed: fixed, so the same counts always give the same interval."""
 _MAX_ENTRIES = 1 << 24
-"""The largest matrix of resamples, in entries; beyond it, resamples are added up one by one."""
+"""The largest matrix of resamples, in entries; beyond it, resamples are summed one by one."""
 
 Columns = Sequence[float] | np.ndarray
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""Sums `[..., C]` to the statistic `[...]`."""
+"""Maps sums `[..., C]` to the statistic `[...]`."""
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval; NaN ends where the data cannot tell (below `MIN_PROMPTS`)."""
+    """A statistic and its confidence interval; the ends are NaN if undetermined (below `MIN_PROMPTS`)."""
 
     value: float
     low: float
@@ -41,11 +41,11 @@ class Interval(NamedTuple):
 
     @property
     def ends(self) -> list[float] | None:
-        """`[low, high]` for a file, None where there is no interval."""
+        """`[low, high]` for a file, None if there is no interval."""
         return [self.low, self.high] if np.isfinite([self.low, self.high]).all() else None
 
     def __format__(self, form: str) -> str:
-        """Writes `2.82 (2.75–2.90)` for the form `.2f`, the value alone where there is no interval."""
+        """Formats as `2.82 (2.75–2.90)` for the form `.2f`, as the value alone if there is no interval."""
         value = format(self.value, form)
         return value if self.ends is None else f"{value} ({self.low:{form}}–{self.high:{form}})"
 
@@ -54,14 +54,14 @@ UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 
 def number(value: float | None) -> float | None:
-    """Replaces what is undefined by None, since JSON has no NaN."""
+    """Replaces an undefined value with None, since JSON has no NaN."""
     return None if value is None or not np.isfinite(value) else float(value)
 
 
 def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: float) -> Interval:
-    """Computes a ratio of `acceptance.RATIOS` with its interval over records, one a prompt.
+    """Computes a ratio of `acceptance.RATIOS` with its interval over records, one per prompt.
 
-    NaN where one of its sums is not known of all of them.
+    NaN if one of its sums is unknown for any record.
     """
     sums = _sums(records, ratio_name)
     return UNKNOWN if sums is None else ratio(sums[0], sums[1], **options)
@@ -72,7 +72,7 @@ def quotient_of_records(
 ) -> Interval:
     """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
 
-    NaN where a sum is not known of all of them.
+    NaN if a sum is unknown for any record.
     """
     sums, others = _sums(ours, ratio_name), _sums(theirs, ratio_name)
     if sums is None or others is None:
@@ -81,7 +81,7 @@ def quotient_of_records(
 
 
 def _sums(records: Sequence[PartialRecord], ratio_name: str) -> tuple[list[float], list[float]] | None:
-    """The two sums of a ratio, of each record; None where one is not known."""
+    """Lists the two sums of a ratio for each record; None if any is unknown."""
     sums = [record.sums(ratio_name) for record in records]
     known = [pair for pair in sums if pair is not None]
     if len(known) < len(sums):
@@ -90,10 +90,10 @@ def _sums(records: Sequence[PartialRecord], ratio_name: str) -> tuple[list[float
 
 
 def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:
-    """Computes sum(top) / sum(bottom): acceptance, block efficiency, seconds a token.
+    """Computes sum(top) / sum(bottom): acceptance, block efficiency, seconds per token.
 
     Args:
-      top_N, bottom_N: one entry a prompt.
+      top_N, bottom_N: one entry per prompt.
       options: `level`, `resamples`, `seed` of `interval`.
     """
     return interval([top_N, bottom_N], lambda s: divide(s[..., 0], s[..., 1]), **options)
@@ -124,17 +124,17 @@ def interval(
     """Computes the BCa interval of a statistic of sums over prompts.
 
     Args:
-      columns: C arrays of one entry a prompt; all of equal length.
+      columns: C arrays with one entry per prompt; all of equal length.
       statistic: vectorised over leading axes; may return NaN where it is undefined (no draft was tested).
-      level: coverage wanted.
+      level: nominal coverage.
       resamples, seed: of the bootstrap.
 
     Returns:
-      The statistic of all prompts with the ends of its interval. The interval has no width where every
+      The statistic over all prompts with the ends of its interval. The interval has zero width if every
       resample gives the same value.
 
     Raises:
-      ValueError: no prompts, or columns of unequal length.
+      ValueError: there are no prompts, or the columns have unequal lengths.
     """
     if len({len(column) for column in columns}) != 1 or not len(columns[0]):
         raise ValueError(f"need columns of one length above 0, got {[len(column) for column in columns]}")
@@ -148,7 +148,7 @@ def interval(
     drawn_R = drawn_R[np.isfinite(drawn_R)]
     if not drawn_R.size:
         return Interval(value, np.nan, np.nan)
-    # Sums of floats differ in their last digits with the order of adding: not a spread.
+    # Floating-point sums differ in their last digits with the order of summation, which is no spread.
     if np.ptp(drawn_R) <= 1e-12 * abs(value):
         return Interval(value, value, value)
     below = (np.mean(drawn_R < value) + np.mean(drawn_R <= value)) / 2
@@ -161,9 +161,9 @@ def interval(
 
 
 def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Adds up every resample, `[R, C]`; statistics of equal N and seed share the resamples.
+    """Sums every resample, `[R, C]`. Statistics with equal N and seed share the resamples.
 
-    So they may be compared with each other, not only with zero.
+    They can therefore be compared with each other, not only with zero.
     """
     prompts = len(data_NC)
     if prompts * resamples <= _MAX_ENTRIES:
@@ -176,14 +176,14 @@ def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _weights(prompts: int, resamples: int, seed: int) -> np.ndarray:
-    """Counts how often each resample holds each prompt, `[R, N]`."""
+    """Counts the occurrences of each prompt in each resample, `[R, N]`."""
     rng = np.random.default_rng(seed)
     weights_RN = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    return weights_RN.astype(np.float32)  # whole numbers, exact; half the memory
+    return weights_RN.astype(np.float32)  # exact for whole numbers, at half the memory
 
 
 def _acceleration(left_out_N: np.ndarray) -> float:
-    """Estimates by the jackknife the skewness of the statistic (Efron 1987, eq. 6.6)."""
+    """Estimates the statistic's acceleration with the jackknife (Efron 1987, eq. 6.6)."""
     left_out_N = left_out_N[np.isfinite(left_out_N)]
     gap_N = left_out_N.mean() - left_out_N if left_out_N.size else np.zeros(1)
     spread = float((gap_N**2).sum())
@@ -191,6 +191,6 @@ def _acceleration(left_out_N: np.ndarray) -> float:
 
 
 def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Divides; NaN where the divisor is 0."""
+    """Divides elementwise; NaN where the divisor is 0."""
     top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)

@@ -1,7 +1,7 @@
-"""The power of paired comparisons: what a number of prompts can show, and how many findings are chance.
+"""The power of paired comparisons: the changes that a number of prompts can show, and false discoveries.
 
-A comparison is of a ratio of sums over units (prompts, or timed batches). Its logarithm is close to normal,
-with the variance of a mean of the units' influences (the delta method), and is tested by Student's t.
+A comparison tests a ratio of sums over units (prompts, or timed batches). Its logarithm is close to normal,
+with the variance of a mean of the units' influences (the delta method), and is tested with Student's t.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import MIN_PROMPTS, Columns
 
 MOST_UNITS = 10**9
-"""Beyond this no number of prompts is named."""
+"""The largest number of prompts to recommend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Pilot:
 
     Attributes:
       log_ratio: its logarithm.
-      influence_N: how far each unit moves the logarithm, were it the only one; mean 0.
+      influence_N: each unit's influence on the logarithm, times the number of units; mean 0.
     """
 
     log_ratio: float
@@ -38,7 +38,7 @@ class Pilot:
         """Makes the pilot of prod(sum over) / prod(sum under), all columns on the same units.
 
         Raises:
-          UsageError: fewer units than have an interval, or a sum that is 0.
+          UsageError: there are too few units for an interval, or a sum is 0.
         """
         over_CN, under_CN = np.asarray(over, np.float64), np.asarray(under, np.float64)
         if (units := over_CN.shape[1]) < MIN_PROMPTS:
@@ -62,14 +62,14 @@ class Pilot:
 
     @property
     def largest_spread(self) -> float:
-        """The upper end of the 90 % interval of `spread`, by the bootstrap."""
+        """The upper end of the 90 % bootstrap interval of `spread`."""
         squares_N = self.influence_N**2
         found = paired.ratio(squares_N, np.full(self.units, 1 - 1 / self.units), level=0.9)
         return max(self.spread, math.sqrt(found.high))
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of the hypothesis that the ratio is 1; 1 where nothing varies and the ratio is 1."""
+        """Two-sided p-value of the hypothesis that the ratio is 1; 1 if nothing varies and the ratio is 1."""
         if self.spread == 0:
             return float(abs(self.log_ratio) < 1e-12)
         t = abs(self.log_ratio) * math.sqrt(self.units) / self.spread
@@ -77,13 +77,13 @@ class Pilot:
 
 
 def power(change: float, spread: float, units: int, level: float = 0.05) -> float:
-    """Computes the probability that a two-sided t-test sees a change, by the noncentral t distribution.
+    """Computes the power of a two-sided t-test to detect a change, with the noncentral t distribution.
 
     Args:
       change: of the ratio, above -1; 0.05 is 5 % more.
       spread: of `Pilot`.
       units: prompts, at least 2.
-      level: probability of seeing a change where there is none.
+      level: significance level, the probability of detecting a change when there is none.
     """
     if spread == 0:
         return 1.0
@@ -93,10 +93,10 @@ def power(change: float, spread: float, units: int, level: float = 0.05) -> floa
 
 
 def units_needed(change: float, spread: float, *, wanted: float = 0.8, level: float = 0.05) -> int:
-    """Finds the smallest number of units, at least `MIN_PROMPTS`, that shows a change with the power wanted.
+    """Finds the smallest number of units, at least `MIN_PROMPTS`, that detects a change with power `wanted`.
 
     Raises:
-      UsageError: more than `MOST_UNITS`.
+      UsageError: it is more than `MOST_UNITS`.
     """
     normal = stats.norm.isf(level / 2) + stats.norm.ppf(wanted)
     about = (normal * spread / math.log1p(change)) ** 2
@@ -104,14 +104,14 @@ def units_needed(change: float, spread: float, *, wanted: float = 0.8, level: fl
         raise UsageError(
             f"a change of {change:.2%} needs more than {MOST_UNITS:,} prompts: ask for a larger one"
         )
-    units = max(MIN_PROMPTS, math.floor(about))  # the t distribution's wider tails ask for two more or so
+    units = max(MIN_PROMPTS, math.floor(about))  # the t distribution's wider tails need about two more
     while power(change, spread, units, level) < wanted:
         units += 1
     return units
 
 
 def visible_change(spread: float, units: int, *, wanted: float = 0.8, level: float = 0.05) -> float:
-    """Finds the smallest rise that so many units show with the power wanted; 0 where nothing varies."""
+    """Finds the smallest rise that `units` detect with power `wanted`; 0 if nothing varies."""
     low, high = 0.0, 1.0
     while high < MOST_UNITS and power(high, spread, units, level) < wanted:
         low, high = high, 2 * high
@@ -123,15 +123,15 @@ def visible_change(spread: float, units: int, *, wanted: float = 0.8, level: flo
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """How many of some comparisons differ, and how many of those would be chance.
+    """Numbers of comparisons that differ significantly, before and after correction for their number.
 
     Attributes:
-      comparisons: how many.
+      comparisons: their number.
       alone: those whose own test rejects at the level.
-      expected: rejections to be expected if nothing differed.
-      discoveries: those that remain where at most `level` of them are expected to be false alarms (Benjamini
-        and Hochberg, 1995; it holds for comparisons that share a baseline, which are positively dependent).
-      level: of the tests, and of the false alarms.
+      expected: rejections expected if nothing differed.
+      discoveries: those that remain with a false discovery rate of at most `level` (Benjamini and Hochberg,
+        1995; valid for comparisons that share a baseline, which are positively dependent).
+      level: of the tests, and the false discovery rate.
     """
 
     comparisons: int
@@ -142,7 +142,7 @@ class Findings:
 
     @property
     def sentence(self) -> str:
-        """All of it in words."""
+        """All fields in words."""
         return (
             f"Of {self.comparisons} comparisons {self.alone} differ from 1 at the {self.level:.0%} level, "
             f"taken one by one, where {self.expected:.1f} would if none did; {self.discoveries} remain with "
@@ -151,10 +151,10 @@ class Findings:
 
 
 def findings(p_values: Sequence[float], level: float = 0.05) -> Findings:
-    """Counts the comparisons that differ, one by one and with their number in mind.
+    """Counts the comparisons that differ, one by one and corrected for their number.
 
     Args:
-      p_values: of all comparisons that were looked at.
+      p_values: of all comparisons made.
       level: see `Findings`.
     """
     p = np.asarray(p_values, np.float64)

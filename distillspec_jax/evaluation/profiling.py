@@ -1,4 +1,4 @@
-"""Makes the acceptance profile of a distilled draft: held-out prompts, decoded at several temperatures."""
+"""Makes a distilled draft's acceptance profile by decoding held-out prompts at several temperatures."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _TEMPERATURES = (0.0, 1.0)
 
 
 def profile(directory: str | Path, *, prompts: int, block_size: int) -> Profile | None:
-    """Calls `of_pair` for the pair of a distillation; None where it had no target."""
+    """Calls `of_pair` for the pair of a distillation; None if it had no target."""
     pair = DistilledPair.load(directory)
     return None if pair is None else of_pair(pair, prompts=prompts, block_size=block_size)
 
 
 def of_pair(pair: DistilledPair, *, prompts: int = 32, block_size: int = 5, seed: int = 0) -> Profile | None:
-    """Measures a pair on the first held-out prompts of its task, and writes `profile.json` beside the draft.
+    """Measures a pair on the first held-out prompts of its task and writes `profile.json` next to the draft.
 
     Args:
-      prompts: at most so many of each task.
-      block_size: drafts a round.
+      prompts: maximum number per task.
+      block_size: drafts per round.
       seed: of all draws.
 
     Returns:
-      The profile at temperatures 0 and 1 and under the distribution that the draft is meant for; None where
-      the task has no held-out prompts.
+      The profile at temperatures 0 and 1 and under the draft's deployment distribution; None if the task has
+      no held-out prompts.
     """
     asked: list[list[int]] = []
     for batches in pair.data(prompts).held_out_batches(min(prompts, _ROWS)).values():
@@ -82,12 +82,12 @@ def measure(
     block_size: int,
     seed: int,
 ) -> list[ProfileCell]:
-    """Decodes the prompts under each of some distributions.
+    """Decodes the prompts under each of several distributions.
 
     Args:
-      target, draft: a pair of one vocabulary.
+      target, draft: a pair that shares a vocabulary.
       prompts: token ids.
-      max_new_tokens: longest output, EOS included.
+      max_new_tokens: maximum output length, including EOS.
       settings: the distributions.
       block_size, seed: see `of_pair`.
     """
@@ -104,7 +104,7 @@ def measure(
 def room_for(
     target: Pretrained, draft: Pretrained, prompts: Sequence[Sequence[int]], block_size: int, longest: int
 ) -> int:
-    """Shortens the longest output where positions end before it would."""
+    """Reduces the maximum output length to the positions that both networks have."""
     rooms = [room for room in (target.model.room, draft.model.room) if room is not None]
     fits = [room - max(map(len, prompts)) - block_size - 1 for room in rooms]
     return max(1, min([longest, *fits]))
@@ -113,7 +113,7 @@ def room_for(
 def engine_for(
     target: Pretrained, draft: Pretrained, prompts: Sequence[Sequence[int]], block_size: int
 ) -> Engine:
-    """Makes an engine for a pair of one vocabulary that compiles each loop once for all of the prompts."""
+    """Makes an engine for a pair that shares a vocabulary; it compiles each loop once for all prompts."""
     tokenizer = tokenizer_of(target)
     drafter, params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)
     return Engine(
@@ -129,7 +129,7 @@ def engine_for(
 
 
 def cell(records: Sequence[Record], settings: Deployment) -> ProfileCell:
-    """Makes the numbers of one distribution of the counts of its prompts."""
+    """Computes the cell of one distribution from the counts of its prompts."""
     total = Record.total(records)
     rate = paired.of_records(records, "acceptance_tested")
     efficiency = paired.of_records(records, "block_efficiency")

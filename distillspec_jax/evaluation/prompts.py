@@ -1,4 +1,4 @@
-"""The prompts of an evaluation, a task's held-out rows or a user's own file, and scores of their outputs."""
+"""The prompts of an evaluation, from a task's held-out rows or a user's file, and scores of their outputs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PromptSet:
     Attributes:
       task: the task's name, or the file's.
       split: of the task; None for a file.
-      prompts: token ids, prefix and EOS included.
-      references: what a metric compares the outputs with; None without.
-      metric: a name in `data.text_metrics.METRICS`.
+      prompts: token ids, including prefix and EOS.
+      references: texts that a metric compares the outputs with; None if there are none.
+      metric: a key of `data.text_metrics.METRICS`.
       max_new_tokens: default limit of the outputs.
     """
 
@@ -42,7 +42,7 @@ class PromptSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything here."""
+        """SHA-256 (hex, shortened) of all fields."""
         return hashlib.sha256(json.dumps(dataclasses.astuple(self)).encode()).hexdigest()[:16]
 
 
@@ -57,19 +57,19 @@ def from_task_or_file(
     chat: bool = False,
     truncate: bool = False,
 ) -> PromptSet:
-    """Reads the prompts of a file where one is named, else those of a task.
+    """Reads the prompts of a file if one is given, otherwise those of a task.
 
     Args:
-      task: whose rows, or whose prefix and lengths the lines of a file get; by default the task
-        encoded in the target's zoo name, and for a file the target's own.
+      task: gives the rows, or the prefix and lengths for the lines of a file; default: the task in the
+        target's zoo name, and for a file the target's own.
       split: of the task; a file has none.
       inputs: the file.
       metric: compares with the `targets` of a file.
       limit, chat: see `from_task`.
-      truncate: cut a file's inputs that are too long; those of a task always are.
+      truncate: truncate a file's inputs that are too long; those of a task always are.
 
     Raises:
-      UsageError: neither is named; or as `from_task` and `from_file`.
+      UsageError: neither is given; or see `from_task` and `from_file`.
     """
     if inputs is not None:
         return from_file(target, inputs, limit, metric, task=task, chat=chat, truncate=truncate)
@@ -82,13 +82,13 @@ def from_task_or_file(
 def from_task(
     target: Pretrained, task: str, split: str, limit: int | None, *, chat: bool = False
 ) -> PromptSet:
-    """Reads the first `limit` rows of a split, tokenised as the target was trained; long inputs are cut.
+    """Reads the first `limit` rows of a split, tokenised as in the target's training; truncates long inputs.
 
     With `chat`, each is wrapped in the target's chat template.
 
     Raises:
-      UsageError: an unknown task or split, a limit below 1, an empty split, a target without tokenizer or
-        chat template.
+      UsageError: the task or split is unknown, the limit is below 1, the split is empty, or the target lacks
+        a tokenizer or chat template.
     """
     check_limit(limit)
     spec = catalog.find_task(task)
@@ -118,12 +118,12 @@ def from_file(
 ) -> PromptSet:
     """Reads the first `limit` lines `{"inputs": ..., "targets": ...}` of a file; `targets` may be absent.
 
-    Inputs become prompts as those of `generate` do: with the prefix that the target brings, or that of
-    `task`, and with `chat` the target's chat template.
+    Inputs become prompts as in `generate`: with the target's own prefix or that of `task`, and with `chat`
+    in the target's chat template.
 
     Raises:
-      UsageError: an unreadable file, a bad line (by file and line), a metric without `targets`, an input
-        that is too long and may not be cut (`truncate`).
+      UsageError: the file is unreadable, a line is malformed (names file and line), the metric has no
+        `targets`, or an input is too long and may not be truncated (`truncate`).
     """
     check_limit(limit)
     text_metrics.find_metric(metric)
@@ -145,7 +145,7 @@ def from_file(
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuses a number of prompts below 1."""
+    """Rejects a number of prompts below 1."""
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, must be at least 1 prompt")
     bounds.check_most("limit", limit, bounds.COUNT)
@@ -160,9 +160,9 @@ class Quality:
     """Scores in 0..100.
 
     Attributes:
-      primary: the key of `corpus` that comparisons quote.
+      primary: the key of `corpus` that comparisons report.
       corpus: the metric function's values over all prompts.
-      example_N: each prompt's score, for pairing; its mean need not be a corpus value (BLEU).
+      example_N: each prompt's score, for pairing; the mean may differ from the corpus value (BLEU).
     """
 
     primary: str
@@ -171,7 +171,7 @@ class Quality:
 
 
 def score(prompt_set: PromptSet, completions: Sequence[Completion], tokenizer: Tokenizer) -> Quality | None:
-    """Compares outputs with the references; None where there are none or no metric was named."""
+    """Scores outputs against the references; None if there are no references or no metric."""
     metric = text_metrics.find_metric(prompt_set.metric)
     if prompt_set.references is None or metric.corpus is None or metric.example is None:
         return None

@@ -1,7 +1,7 @@
-"""The prospect of a training, by a short one before it: its gain, its cost, when it has paid, and what to do.
+"""Predicts a training's gain, cost and payback from a short pilot training, and recommends whether to run it.
 
-What is compared is block efficiency on the same prompts before and after the short training, paired. Its
-extrapolation to the whole training is an assumption, which `foreseen` and `Prospect` state.
+It compares block efficiency on the same prompts before and after the pilot, paired. The extrapolation to the
+whole training is an assumption, which `foreseen` and `Prospect` state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distillspec_jax.evaluation.paired import Interval, number
 Outcome = Literal["go", "no-go", "not enough"]
 Why = Literal["gain", "cost"]
 LEVEL = 0.9
-"""The level of two-sided intervals: each question here is one-sided, at 95 %."""
+"""Confidence level of two-sided intervals: each question here is one-sided, at 95 %."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class Prospect:
     """The prospect of a whole training.
 
     Attributes:
-      seen: block efficiency after the short training over that before it, with interval.
-      gain: the same of the whole training. The value grows as `foreseen`. The ends bound both that growth and
-        none at all: the lower end of a gain is that of the short training, of a loss the extrapolated one.
-      training_seconds: of all steps, those of the short training too.
-      seconds_a_request: before.
-      saved: seconds a request, with the ends of `gain`.
-      requests: after which the training is paid back; the ends are the fewest and the most; inf: never.
+      seen: block efficiency after the pilot over that before it, with its interval.
+      gain: the same ratio for the whole training. The value is extrapolated by `foreseen`. The ends cover
+        both that growth and none: a gain's lower end is the pilot's, a loss's the extrapolated one.
+      training_seconds: of all steps, including the pilot's.
+      seconds_a_request: seconds per request before training.
+      saved: seconds saved per request, with the ends of `gain`.
+      requests: number after which the training has paid for itself, with minimum and maximum; inf: never.
     """
 
     seen: Interval
@@ -44,11 +44,11 @@ class Prospect:
     requests: Interval
 
     def decide(self, least_gain: float, pay_back_requests: float) -> tuple[Outcome, Why | None]:
-        """Says go or no-go where both ends of the intervals agree, and what was not enough where they do not.
+        """Decides go or no-go if both ends of the intervals agree; otherwise names what was not enough.
 
         Args:
-          least_gain: relative gain in block efficiency that is wanted.
-          pay_back_requests: within which the training must be paid back.
+          least_gain: required relative gain in block efficiency.
+          pay_back_requests: number of requests within which the training must pay for itself.
         """
         if self.gain.high < 1 + least_gain:
             return "no-go", "gain"
@@ -71,15 +71,14 @@ def foresee(
     steps: int,
     block_size: int | None = None,
 ) -> Prospect:
-    """Foresees a whole training.
+    """Predicts the outcome of a whole training.
 
     Args:
-      before, after: of each prompt, in one order.
-      seconds_per_round: time of a round of one request, before.
-      pilot_steps, pilot_seconds: of the short training.
-      steps: of the whole one.
-      block_size: drafts a round: the gain then stays where it gives 1 to block size + 1 tokens a round. None:
-        it is not bounded.
+      before, after: records of each prompt, in the same order.
+      seconds_per_round: time of a round of one request, before training.
+      pilot_steps, pilot_seconds: of the pilot.
+      steps: of the whole training.
+      block_size: drafts per round; bounds the gain to 1 to block size + 1 tokens per round. None: unbounded.
     """
     seen = paired.quotient_of_records(after, before, "block_efficiency", level=LEVEL)
     total = Record.total(before)
@@ -105,10 +104,10 @@ def foresee(
 
 
 def saving(before: Sequence[Record], seconds_per_round: float, gain: float) -> float:
-    """Predicts the seconds that a request takes less: its tokens by the rounds that each of them spares.
+    """Predicts the seconds saved per request from the number of rounds saved.
 
     Args:
-      before: of each prompt.
+      before: records of each prompt.
       seconds_per_round: see `foresee`.
       gain: block efficiency after a training over that before it.
     """
@@ -119,17 +118,17 @@ def saving(before: Sequence[Record], seconds_per_round: float, gain: float) -> f
 
 
 def foreseen(gain: float, pilot_steps: int, steps: int) -> float:
-    """Foresees the gain of a whole training by that of a pilot: as the square root of the steps.
+    """Extrapolates a pilot's gain to a whole training, as the square root of the steps.
 
-    An assumption: learning curves flatten, and a straight line would promise too much.
+    This is an assumption: learning curves flatten, so linear extrapolation would promise too much.
     """
     return 1.0 + (gain - 1.0) * math.sqrt(steps / pilot_steps)
 
 
 def prompts_to_tell(before: Sequence[Record], after: Sequence[Record], least_gain: float) -> int | None:
-    """Reckons how many prompts would show, in four of five tries, that such a gain is above the least.
+    """Computes how many prompts would show, with a power of 80 %, that such a gain is above the least.
 
-    None where it is not above it, or beyond all prompts that anybody has.
+    None if it is not above it, or if the number is unrealistic (`power.MOST_UNITS`).
     """
     columns = [
         [[getattr(one, name) for one in records] for records in pair]
@@ -148,18 +147,18 @@ def prompts_to_tell(before: Sequence[Record], after: Sequence[Record], least_gai
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The finding of a pilot: all that its page tells.
+    """The finding of a pilot: the content of its report page.
 
     Attributes:
       outcome, why: see `Prospect.decide`.
       prospect: of the whole training.
       acceptance, block_efficiency: before and after, with intervals.
       target, draft, data: their names.
-      prompts: different ones in the data, those trained on, those held out to judge.
-      pilot_steps, steps: of the short training and the whole one.
+      prompts: numbers of distinct prompts in the data, for training, and held out for evaluation.
+      pilot_steps, steps: of the pilot and the whole training.
       temperature, block_size, device: of the decoding.
-      least_gain, pay_back_requests: what was asked for.
-      needed: held-out prompts that would tell; None where more of them would not.
+      least_gain, pay_back_requests: the user's requirements.
+      needed: held-out prompts that would suffice to decide; None if more of them would not.
     """
 
     outcome: Outcome
@@ -181,7 +180,7 @@ class Finding:
     needed: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """Makes one JSON object of all of it; what is not finite is null."""
+        """Converts all fields to one JSON object; non-finite values become null."""
         fields = dataclasses.asdict(self)
         for name in ("seen", "gain", "saved", "requests"):
             fields["prospect"][name] = _object(getattr(self.prospect, name))

@@ -1,9 +1,9 @@
-"""References for service: a draft's profile, rows of a sweep, lines from when all was well, or a bare rate.
+"""References for monitoring a service: a draft's profile, rows of a sweep, known-good lines, or a bare rate.
 
-A reference is an estimate from n prompts. Its threshold is the lower of two: the margin below the estimate,
-and the lower end of the estimate's own interval, whose error is paid for with half of the rate of false
-alarms. So the alarm comes at most that often while service is as good as the reference truly is, however few
-prompts it has; few prompts cost power and not trust.
+A reference is an estimate from n prompts. Its threshold is the lower of two values: the estimate minus the
+margin, and the lower end of the estimate's confidence interval, whose error uses half of the false alarm
+rate. While service is as good as the reference's true value, false alarms thus stay within that rate, however
+few prompts the reference has. Few prompts cost power, not validity.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from distillspec_jax.evaluation import alarm, paired, results
 Name = TypeVar("Name", str, float)
 
 MEASURES = ("acceptance_tested", "acceptance_drafted", "accepted_length", "block_efficiency")
-"""Ratios that can be watched, the preferred first."""
+"""Ratios that can be watched, in order of preference."""
 MIN_PROMPTS = 10
-"""The fewest prompts of a reference: below, an interval says nothing."""
+"""Minimum number of prompts of a reference: with fewer, an interval is meaningless."""
 _SPREAD = 8.0
-"""Variance of sums over that of independent drafts, where no reference tells."""
+"""Variance of sums over that of independent drafts, if there is no reference."""
 ALL = "all"
-"""The segment of everything."""
+"""The segment of all traffic."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """The level below which acceptance has dropped, in the scale of scores in [0, 1].
+    """The level below which acceptance counts as dropped, on the scale of scores in [0, 1].
 
     Attributes:
       value: r.
-      estimate: the reference's own; None of a bare rate.
-      prompts: of the reference; 0 of a bare rate.
-      cap: tested drafts (the ratio's divisor) up to which a text weighs more; None: chosen while reading.
+      estimate: the reference's own value; None for a bare rate.
+      prompts: of the reference; 0 for a bare rate.
+      cap: tested drafts (the ratio's divisor) at which a text's weight saturates; None: chosen while reading.
       variance: of a request's gain (`alarm.gains`).
       spread: variance of sums over that of independent drafts.
-      scale: by which a ratio is divided to lie in [0, 1]: 1, or the most tokens a round.
-      scores_N2: the reference's prompts, top and bottom; empty of a bare rate.
+      scale: divisor that maps a ratio to [0, 1]: 1, or the maximum tokens per round.
+      scores_N2: top and bottom of each prompt of the reference; empty for a bare rate.
     """
 
     value: float
@@ -66,14 +66,14 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Prompts' counts by segment.
+    """Counts of prompts, by segment.
 
     Attributes:
       name: for messages.
-      segments: the records of each segment, one a prompt; `ALL` has all.
-      sampling: temperature, top_k and top_p of the records, where they are told.
-      block_size: drafts a round, where it is told and the same for all.
-      draft: the draft's name, where it is told.
+      segments: the records of each segment, one per prompt; `ALL` has all.
+      sampling: temperature, top_k and top_p of the records, if known.
+      block_size: drafts per round, if known and the same for all.
+      draft: the draft's name, if known.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Reference:
     draft: str | None = None
 
     def measures(self) -> list[str]:
-        """The ratios that every record tells."""
+        """Lists the ratios that every record provides."""
         return [name for name in MEASURES if all(one.sums(name) for one in self.segments[ALL])]
 
     def threshold(
@@ -99,13 +99,13 @@ class Reference:
 
         Args:
           measure: one of `measures`.
-          margin: relative drop that is no news.
-          false_alarms: of this segment; half of it is the interval's.
-          block_size: drafts a round, which bounds tokens a round.
-          intervals: for sums over many requests, in which long texts weigh as much as they tested.
+          margin: tolerated relative drop.
+          false_alarms: rate for this segment; the interval uses half of it.
+          block_size: drafts per round, which bounds tokens per round.
+          intervals: for sums over many requests, in which texts weigh by their tested drafts without a cap.
 
         Raises:
-          UsageError: too few prompts, or a bound that nobody knows.
+          UsageError: there are too few prompts, or the block size is needed but unknown.
         """
         records = [one for one in self.segments[segment] if one.sums(measure)[1]]  # type: ignore[index]
         if len(records) < MIN_PROMPTS:
@@ -136,10 +136,10 @@ class Reference:
 
 
 def scale_of(measure: str, block_size: int | None) -> float:
-    """Finds the most that a ratio can be.
+    """Computes the upper bound of a ratio.
 
     Raises:
-      UsageError: tokens a round, of rounds of unknown size.
+      UsageError: the ratio is tokens per round and the block size is unknown.
     """
     if measure.startswith("acceptance"):
         return 1.0
@@ -149,7 +149,7 @@ def scale_of(measure: str, block_size: int | None) -> float:
 
 
 def of_rate(rate: float, scale: float = 1.0) -> Threshold:
-    """Makes a threshold of a bare rate, which has no uncertainty."""
+    """Makes a threshold from a bare rate, which has no uncertainty."""
     return Threshold(rate / scale, None, 0, None, alarm.PRIOR_VARIANCE, _SPREAD, scale, np.zeros((0, 2)))
 
 
@@ -158,14 +158,14 @@ def read(path: str, temperature: float | None, label: str | None) -> Reference |
 
     Args:
       path: the folder or file.
-      temperature: which of several.
-      label: the drafter, of a sweep with several.
+      temperature: selects one of several.
+      label: selects the drafter of a sweep with several.
 
     Returns:
-      None of a file of another kind: of lines.
+      The reference; None for a file of answer lines.
 
     Raises:
-      UsageError: none there, or several of which none was chosen.
+      UsageError: there is none, or there are several and none was selected.
     """
     place = copies.local(path)
     if place.is_dir():
@@ -218,10 +218,10 @@ def _of_rows(path: str, temperature: float | None, label: str | None) -> Referen
 
 
 def _one(path: str, what: str, asked: Name | None, known: Iterable[Name]) -> Name:
-    """Chooses one of several, or the only one.
+    """Selects one of several, or the only one.
 
     Raises:
-      UsageError: it is not there, or none was chosen.
+      UsageError: it is missing, or there are several and none was selected.
     """
     there = list(dict.fromkeys(known))
     names = [f"{one:g}" if isinstance(one, float) else str(one) for one in there]
@@ -234,10 +234,10 @@ def _one(path: str, what: str, asked: Name | None, known: Iterable[Name]) -> Nam
 
 
 def known_measure(name: str) -> str:
-    """Hands a measure's name through.
+    """Returns a measure's name after checking it.
 
     Raises:
-      UsageError: there is no such; gives the nearest.
+      UsageError: the name is unknown; gives the nearest.
     """
     if name not in MEASURES:
         raise UsageError(f"--measure={name}: {nearest(name, MEASURES)}")

@@ -1,8 +1,8 @@
 """One measured cell of a sweep: a line of `results.jsonl`, as a value.
 
-The fields say by their metadata what they are for: those without a default must stand in a file, those of
-`_GROUP` decide which rows compare with each other, those of `_CELL` tell the cells of a group apart, and
-those of `_SPARSE` are left out of the file where they are not known.
+Fields without a default are required in a file. Metadata marks the fields' roles: `_GROUP` fields determine
+which rows are comparable, `_CELL` fields distinguish the cells of a group, and `_SPARSE` fields are omitted
+from the file if unknown.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NO_DRAFTER = "none"
 """The label of autoregressive decoding; its block size is 0."""
 
 Measure = Literal["acceptance_tested", "block_efficiency", "speedup"]
-"""A number that a row has with an interval."""
+"""A number of a row with a confidence interval."""
 MEASURES: tuple[Measure, ...] = ("acceptance_tested", "block_efficiency", "speedup")
 
 LARGEST_BLOCK = 1_024
-"""Drafts a round; a plot has a place for each."""
+"""Maximum drafts per round; a plot has one position for each."""
 
 Block = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_BLOCK)]
 Ends = Annotated[list[Number], msgspec.Meta(min_length=2, max_length=2)]
@@ -42,12 +42,12 @@ _WHAT = "a row of a sweep"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Record:
-    """A JSON object of named fields, see `schema.read`; what is not known stays in `unknown`."""
+    """A JSON object of named fields, see `schema.read`; fields not in the class are kept in `unknown`."""
 
     unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object: fields in the order of the class, then what was not known."""
+        """Makes the JSON object: fields in the order of the class, then the unknown ones."""
         values = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -64,14 +64,14 @@ class PerPrompt(_Record):
     """Counts of each of the N prompts, in their order.
 
     Attributes:
-      emitted: tokens, EOS included.
-      target_calls: verify passes, prefill apart.
+      emitted: tokens, including EOS.
+      target_calls: verify passes, without prefill.
       tested, accepted: drafts.
-      output_digest: see `fingerprints.of_tokens`; equal digests, equal outputs.
+      output_digest: see `fingerprints.of_tokens`; equal digests mean equal outputs.
       finish_reason: why each output ended.
-      overlap: sum over tested positions of sum_v min(p, q); None if it was not recorded.
+      overlap: sum over tested positions of sum_v min(p, q); None if not recorded.
       score: the task's primary metric; None without references.
-      drafted: drafts that were offered, tested or not; None in rows of 0.1.
+      drafted: drafts proposed, tested or not; None in rows of release 0.1.
     """
 
     emitted: list[Count]
@@ -111,13 +111,13 @@ class PerPrompt(_Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timed(_Record):
-    """The timed batches of a cell and of its baseline, which took turns with it.
+    """The timed batches of a cell and of its baseline, which ran alternately.
 
     Attributes:
-      repeats: runs of each batch, the fastest of which counts.
+      repeats: runs of each batch; the fastest counts.
       seconds, emitted: of each batch.
       baseline_seconds, baseline_emitted: of each batch, decoded without a draft.
-      first_call_seconds: of the run before all others, compilation included.
+      first_call_seconds: of the first run, including compilation.
     """
 
     repeats: Count
@@ -130,40 +130,40 @@ class Timed(_Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultRow(_Record):
-    """The measurements of one drafter at one block size and temperature, and what they were made on.
+    """The measurements of one drafter at one block size and temperature, with their conditions.
 
     Attributes:
-      task, split: whose rows are the prompts; `split` is None for a user's file.
+      task, split: source of the prompts; `split` is None for a user's file.
       target: name of the target.
       top_k, top_p, seed: of the sampling distribution and of all draws.
-      prompts, prompts_digest: how many, and a digest of them all.
-      max_new_tokens: longest output, EOS included.
-      timing_prompts, repeats: the first so many prompts were timed, so often.
+      prompts, prompts_digest: number of prompts, and a digest of all of them.
+      max_new_tokens: maximum output length, including EOS.
+      timing_prompts, repeats: number of timed prompts, from the first, and of their repeats.
       dtype: of the models; None in rows of the first releases, which were float32.
-      device: what the process computed on, in words.
+      device: description of the hardware.
       version: the release that measured.
       verifier: the rule, `NAME` or `NAME:EPSILON`.
       batch_size: prompts decoded together.
       temperature: 0 is greedy.
-      drafter_path: where the draft model is; None without one.
+      drafter_path: path of the draft model; None without one.
       drafter: its label; `NO_DRAFTER` for the baseline.
-      block_size: drafts a round; 0 for the baseline.
+      block_size: drafts per round; 0 for the baseline.
       emitted_tokens, target_calls, tested, accepted: sums over prompts.
-      drafted, tested_at, accepted_at: likewise, see `acceptance.Record`; None in rows of 0.1.
+      drafted, tested_at, accepted_at: sums as well, see `acceptance.Record`; None in rows of release 0.1.
       acceptance_tested: accepted over tested drafts; None if none was tested.
-      acceptance_joint: for each draft position the share of target calls that accepted it and all before it.
-      overlap: mean of sum_v min(p, q) over tested positions; None if it was not recorded.
-      block_efficiency: tokens a target call.
+      acceptance_joint: per draft position, the share of target calls that accepted it and all before it.
+      overlap: mean of sum_v min(p, q) over tested positions; None if not recorded.
+      block_efficiency: tokens per target call.
       mbsu: memory-bound speed-up.
-      cost_ratio: c, bytes of the draft's parameters over the target's; of a one-pass draft the γ-th part.
+      cost_ratio: c, bytes of the draft's parameters over the target's; divided by γ for a one-pass draft.
       seconds, baseline_seconds: of the timed prompts, with and without the drafter; None if not timed.
       speedup: over decoding without a draft; None if not timed.
-      acceptance_tested_ci95, block_efficiency_ci95, speedup_ci95: `[low, high]`, None where unknown.
-      quality, primary_metric: corpus scores by name, and which of them comparisons quote.
-      timing, per_prompt: what the numbers are made of; `timing` is None if not timed.
-      matches_autoregressive: at temperature 0, how many prompts have the baseline's very tokens.
-      command, git_revision: how the row came about.
-      fingerprint: a digest of all that the numbers depend on.
+      acceptance_tested_ci95, block_efficiency_ci95, speedup_ci95: `[low, high]`, None if unknown.
+      quality, primary_metric: corpus scores by name, and the one that comparisons report.
+      timing, per_prompt: the raw data of the numbers; `timing` is None if not timed.
+      matches_autoregressive: at temperature 0, number of prompts with exactly the baseline's tokens.
+      command, git_revision: provenance of the row.
+      fingerprint: a digest of everything that the numbers depend on.
     """
 
     task: Text = dataclasses.field(metadata=_GROUP)
@@ -216,15 +216,15 @@ class ResultRow(_Record):
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], place: str) -> ResultRow:
-        """Makes a row of a line of `results.jsonl`; fields of other releases are kept (`unknown`).
+        """Makes a row from a line of `results.jsonl`; fields of other releases are kept (`unknown`).
 
         Args:
           found: the parsed line.
-          place: where it stands (`file:line`), for errors.
+          place: its location (`file:line`), for errors.
 
         Raises:
-          UsageError: another schema, a field that is missing or of another type, or fields that contradict
-            each other; by place and name.
+          UsageError: the schema differs, a field is missing or has another type, or fields contradict each
+            other; names place and field.
         """
         fields = dict(found)
         if (version := fields.pop("schema_version", None)) != SCHEMA_VERSION:
@@ -236,7 +236,7 @@ class ResultRow(_Record):
         return row
 
     def _contracts(self) -> Iterator[tuple[str, bool, str]]:
-        """Field, whether it agrees with the others, and how it must."""
+        """Yields fields, whether they agree with the others, and the requirement in words."""
         yield (
             "drafter",
             (self.drafter == NO_DRAFTER) == (self.block_size == 0),
@@ -261,32 +261,32 @@ class ResultRow(_Record):
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of `results.jsonl`."""
+        """Makes the JSON object of `results.jsonl`."""
         return {"schema_version": SCHEMA_VERSION, **super().to_json()}
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Equal for rows that compare with each other: one task, target, set of prompts, rule and device."""
+        """Equal for comparable rows: same task, target, set of prompts, rule and device."""
         return self._values("group")
 
     @property
     def cell(self) -> tuple[Any, ...]:
-        """Tells the rows of a group apart."""
+        """Distinguishes the rows of a group."""
         return self._values("cell")
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for measurements of one cell of one group."""
+        """Equal for measurements of the same cell of the same group."""
         return (*self.group, *self.cell)
 
     @property
     def is_drafted(self) -> bool:
-        """Whether there was a drafter: False for the baseline."""
+        """Tells whether there was a drafter: False for the baseline."""
         return self.block_size > 0
 
     @property
     def record(self) -> Record:
-        """The counts of all prompts; those by position follow from `acceptance_joint` in rows of 0.1."""
+        """The counts of all prompts; in rows of release 0.1, `acceptance_joint` gives those by position."""
         record = Record.total(self.per_prompt.records)
         accepted_at = self.accepted_at
         if accepted_at is None and None not in self.acceptance_joint:
@@ -295,7 +295,7 @@ class ResultRow(_Record):
 
     @property
     def pace(self) -> Pace | None:
-        """How fast the timed prompts came; None if not timed. Batches do not tell a request's latency."""
+        """The speed on the timed prompts; None if not timed. Batches do not give a request's latency."""
         if self.timing is None:
             return None
         seconds = self.timing.seconds
@@ -310,9 +310,9 @@ class ResultRow(_Record):
 
     @property
     def measured_cost_ratio(self) -> float | None:
-        """c as timed: what a round costs beyond the baseline's call, over its calls and the block's drafts.
+        """c as timed: a round's cost beyond the baseline's call, relative to that call and per draft.
 
-        All that a round does is in it. None where it is not known: not timed, or batches, whose rounds nobody
+        It includes everything that a round does. None if unknown: not timed, or batches, whose rounds are not
         counted.
         """
         if self.timing is None or self.batch_size > 1 or not self.is_drafted:
@@ -325,20 +325,20 @@ class ResultRow(_Record):
 
     @property
     def measured_mbsu(self) -> float | None:
-        """The memory-bound speed-up with `measured_cost_ratio` in place of the ratio of bytes."""
+        """The memory-bound speed-up with `measured_cost_ratio` instead of the ratio of bytes."""
         ratio = self.measured_cost_ratio
         if ratio is None or ratio * self.block_size <= -1:
             return None
         return memory_bound_speedup(self.block_efficiency, ratio, self.block_size)
 
     def interval(self, measure: Measure) -> Interval:
-        """A number and its interval; NaN where the row has none."""
+        """Returns a number and its interval; NaN if the row has none."""
         value = getattr(self, measure)
         low, high = getattr(self, f"{measure}_ci95") or (math.nan, math.nan)
         return Interval(math.nan if value is None else value, low, high)
 
     def same_outputs(self, other: ResultRow) -> int:
-        """How many prompts have the very tokens that another row's have."""
+        """Counts the prompts with exactly the same output tokens in another row."""
         pairs = zip(self.per_prompt.output_digest, other.per_prompt.output_digest, strict=True)
         return sum(ours == theirs for ours, theirs in pairs)
 
@@ -348,7 +348,7 @@ class ResultRow(_Record):
 
 
 def _columns(record: _Record | None) -> Iterator[tuple[str, list[Any]]]:
-    """The lists of a record, by name."""
+    """Yields the lists of a record, by name."""
     for field in dataclasses.fields(record) if record else ():
         if isinstance(column := getattr(record, field.name), list):
             yield field.name, column

@@ -1,4 +1,4 @@
-"""The rows of a sweep's shards, joined into the rows of one sweep."""
+"""Merges the rows of a sweep's shards into the rows of one sweep."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from distillspec_jax.evaluation.result_row import ResultRow
 
 
 def merge_rows(folders: Sequence[Path], path: Path) -> list[ResultRow]:
-    """Writes the rows of all shards of a sweep to one file, and returns them.
+    """Writes the rows of all shards of a sweep to one file and returns them.
 
-    A shard without the baseline of a greedy cell could not compare outputs with it; that is done here.
+    It also compares outputs with the baseline of greedy cells whose shard did not have the baseline.
 
     Args:
-      folders: as `shards.find` gives them.
+      folders: from `shards.find`.
       path: of the file.
 
     Raises:
-      UsageError: a damaged row, by file and line; two shards that measured one cell; a file that is there and
-        holds other rows.
+      UsageError: a row is damaged (names file and line), two shards measured the same cell, or the file
+        exists with other rows.
     """
     found: dict[tuple[object, ...], tuple[Path, ResultRow]] = {}
     for folder in folders:
@@ -40,7 +40,7 @@ def merge_rows(folders: Sequence[Path], path: Path) -> list[ResultRow]:
 
 
 def _as_of_whole(row: ResultRow, baseline: ResultRow | None) -> ResultRow:
-    """A row as the whole sweep would have written it."""
+    """Makes the row that an unsharded sweep would have written."""
     matches = row.same_outputs(baseline) if row.temperature == 0 and baseline is not None else None
     command = shards.whole_command(row.command)
     return dataclasses.replace(row, matches_autoregressive=matches, command=command)

@@ -1,4 +1,4 @@
-"""`results.jsonl`: one measured cell a line, whole lines only, each saying all that is needed to read it."""
+"""`results.jsonl`: one measured cell per line, complete lines only, each self-contained."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
 
 _BEGINNING = '{"schema_version": '
-"""Every line starts so."""
+"""The start of every line."""
 
 
 def read(paths: Sequence[str | Path]) -> list[ResultRow]:
     """Reads every row of some files, in their order.
 
     Raises:
-      UsageError: an unreadable file, a malformed line or a line of another schema, by file and line; no rows.
+      UsageError: an unreadable file, a malformed line or one of another schema (by file and line); no rows.
     """
     for path in paths:
         outputs.reads(path)
@@ -30,10 +30,10 @@ def read(paths: Sequence[str | Path]) -> list[ResultRow]:
 
 
 def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
-    """Reads every row of some files that can be read, and says of each other line what is wrong with it.
+    """Reads every readable row of some files, and reports what is wrong with each other line.
 
     Raises:
-      UsageError: an unreadable file; no rows.
+      UsageError: a file is unreadable, or there are no rows.
     """
     found, broken = [], []
     for path in paths:
@@ -49,15 +49,15 @@ def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
 
 
 def reopen(path: Path) -> list[ResultRow]:
-    """Reads a file that is to be continued; a last line that a kill cut short is cut off the file.
+    """Reads a file to resume; removes a last line that was truncated by a kill.
 
     Raises:
-      UsageError: as `read`; a file that cannot be written.
+      UsageError: see `read`; or the file cannot be written.
     """
-    if not outputs.check(path, lambda _: True).exists():  # whose file it is, its lines tell
+    if not outputs.check(path, lambda _: True).exists():  # the lines show which command wrote the file
         return []
     *whole, cut_short = files.read_lines(path)
-    rows = _rows(path, whole)  # a file of others is refused as it is
+    rows = _rows(path, whole)  # rejects another command's file before changing it
     if cut_short:
         if not cut_short.startswith(_BEGINNING[: len(cut_short)]):
             raise UsageError(f"{path}:{len(whole) + 1}: neither a row of a sweep nor the beginning of one")
@@ -67,10 +67,10 @@ def reopen(path: Path) -> list[ResultRow]:
 
 
 def append(path: Path, row: ResultRow) -> None:
-    """Adds one whole line.
+    """Appends one complete line.
 
     Raises:
-      UsageError: it cannot be written (a full disk); what was written of the line is taken back.
+      UsageError: it cannot be written (a full disk); a partly written line is removed.
     """
     line = as_line(row)
     outputs.check(path)
@@ -89,24 +89,24 @@ def append(path: Path, row: ResultRow) -> None:
 
 
 def as_line(row: ResultRow) -> str:
-    """The line of a row, its end included."""
+    """Formats a row as a line, including the newline."""
     return json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def latest(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """Keeps the last of several measurements of one cell (a draft that was trained again)."""
+    """Keeps the last of several measurements of a cell (of a draft that was trained again)."""
     found: dict[Hashable, ResultRow] = {}
     for row in rows:
-        found.pop(row.identity, None)  # so that it moves to its new place
+        found.pop(row.identity, None)  # to move it to its new position
         found[row.identity] = row
     return list(found.values())
 
 
 def groups(rows: Iterable[ResultRow]) -> list[list[ResultRow]]:
-    """Sorts rows by what they were measured on: rows of one group compare. Latest ones only.
+    """Groups rows by the conditions they were measured under; only the latest measurements are kept.
 
     Raises:
-      UsageError: two rows of one digest of prompts are of different numbers of them.
+      UsageError: two rows with the same digest of prompts have different numbers of them.
     """
     found: dict[Hashable, list[ResultRow]] = {}
     for row in latest(rows):

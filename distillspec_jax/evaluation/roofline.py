@@ -1,9 +1,9 @@
-"""Predicted costs of decoding on a device that is not there: bytes, products, wires and launches.
+"""A roofline model of decoding on a hypothetical device: memory, products, interconnect and launches.
 
 A call of a network reads its weights and its live caches once, multiplies every token with every matrix, and
-sums activations over the chips that share it. A round adds what its operations cost to launch and its logits
-to draw from, where the device's figures have those (`devices.py`). Data sheets do not: by them, rates are the
-most that a device can do, and the ratio of two of them is what to trust.
+sums activations over the chips that share it. A round adds the cost of launching its operations and drawing
+from its logits, if the device's figures have them (`devices.py`). Data sheets do not. With these, rates are
+upper bounds, and only the ratio of two rates is reliable.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from distillspec_jax.models import layer_subset, registry
 from distillspec_jax.models.network import Network
 
 _SUMS_A_LAYER = {True: 3, False: 2}
-"""All-reduces: after attention, after cross-attention where there is one, after the feed-forward."""
+"""All-reduces per layer: after attention, cross-attention if there is any, and feed-forward."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The least that one call of a network does.
+    """The minimum work of one call of a network.
 
     Attributes:
       rows: of the batch.
-      tokens: of all of them.
-      queries: of a row and a head of keys.
-      weights: bytes of them, the readout's left out.
-      readout: bytes of the matrix that gives logits.
+      tokens: in all rows.
+      queries: per row and head of keys.
+      weights: bytes of the weights without the readout.
+      readout: bytes of the matrix that computes logits.
       caches: live bytes.
-      flops: of its products with weights, the readout among them.
+      flops: of its products with weights, including the readout.
       attended: FLOPs of attention.
       width: of the network.
-      wire_bytes: that each chip sends and receives, where several share the network.
+      wire_bytes: sent and received by each chip, if several share the network.
     """
 
     rows: int
@@ -56,15 +56,15 @@ class Work:
 
     @property
     def bytes(self) -> float:
-        """All that it reads."""
+        """All bytes read."""
         return self.weights + self.readout + self.caches
 
     def seconds(self, device: Device, chips: int = 1, reuse: float | None = None) -> float:
-        """The least time on chips that share bytes and products.
+        """Computes the minimum time on chips that share bytes and products.
 
         Args:
-          reuse: bytes that a chip reads from one call to the next, this call's own among them: what a cache
-            must hold, to help. By default its own alone.
+          reuse: bytes that a chip reads from one call to the next, including this call's own; a cache helps
+            only if it holds these. Default: this call's own.
         """
         reuse = self.bytes / chips if reuse is None else reuse
         share = self.readout / max(self.weights + self.readout, 1)
@@ -80,17 +80,17 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSizes:
-    """The sizes of a network that a call's work follows from.
+    """The sizes of a network that determine a call's work.
 
     Attributes:
       read: entries of the weights that every call reads: decoder and readout.
-      readout: of the matrix that gives logits.
+      readout: entries of the matrix that computes logits.
       all: entries of all weights.
       cached: entries of keys and values of a row at a given context.
-      attended: multiplications and additions of a token's attention over that context.
+      attended: FLOPs of a token's attention over that context, counting multiplications and additions.
       layers, width: of the decoder.
       crosses: whether it attends to an encoder.
-      logits: of a token.
+      logits: per token.
     """
 
     read: int
@@ -107,13 +107,13 @@ class NetworkSizes:
     def of(
         cls, model: Network, prompt_tokens: int, text_tokens: int, listed: int | None = None
     ) -> NetworkSizes:
-        """The sizes at a context of so many tokens of prompt and of text.
+        """Computes the sizes at a context of `prompt_tokens` and `text_tokens`.
 
         Args:
-          listed: ids that a draft proposes, if not all.
+          listed: number of ids that a draft proposes, if not all.
 
         Raises:
-          UsageError: the model has positions for fewer.
+          UsageError: the model has too few positions.
         """
         shapes = registry.shapes(model)
         leaves = [
@@ -124,7 +124,7 @@ class NetworkSizes:
         prompt = jax.ShapeDtypeStruct((1, prompt_tokens), jnp.int32)
         state, _ = jax.eval_shape(lambda p, t: model.prefill(p, t, text_tokens), shapes, prompt)
         kept = [leaf for leaf in jax.tree.leaves((state.cache, state.context)) if leaf.ndim == 4]
-        # Heads of queries may be more than those of keys.
+        # There may be more query heads than key heads.
         groups = model.config.num_heads / kept[0].shape[1]
         config: Any = model.config
         logits = listed or config.vocab_size
@@ -143,7 +143,7 @@ class NetworkSizes:
         )
 
     def call(self, rows: int, tokens: int, itemsize: int, chips: int = 1) -> Work:
-        """The work of a call of `extend` with so many tokens of every row."""
+        """Computes the work of a call of `extend` with `tokens` tokens per row."""
         sums = _SUMS_A_LAYER[self.crosses] * self.layers
         activations = rows * tokens * self.width * itemsize
         return Work(
@@ -156,12 +156,12 @@ class NetworkSizes:
             flops=2.0 * rows * tokens * self.read,
             attended=rows * tokens * self.attended,
             width=self.width,
-            wire_bytes=2.0 * sums * activations * (chips - 1) / chips,  # of a ring's all-reduce
+            wire_bytes=2.0 * sums * activations * (chips - 1) / chips,  # for a ring all-reduce
         )
 
 
 def _is_read(name: str, tied: bool) -> bool:
-    """Whether decoding a token multiplies with a parameter: not with those that made the prompt's keys."""
+    """Tells whether decoding a token reads a parameter; those for the prompt's keys are not read again."""
     if name.startswith("['encoder']"):
         return False
     if "embedder" in name:
@@ -173,18 +173,18 @@ def _is_read(name: str, tied: bool) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Decoding with a pair on a device at a batch size.
+    """Predicted decoding with a pair on a device at a batch size.
 
     Attributes:
-      batch_size: rows together.
-      cost_ratio: c, a draft call over a target call of one token.
-      verify_ratio: a call over the largest block, over one of one token.
-      plain_tokens_per_s: without a draft, of all rows.
-      best: block size of the largest speed-up.
+      batch_size: rows decoded together.
+      cost_ratio: c, cost of a draft call over a one-token target call.
+      verify_ratio: cost of a call on the largest block over a one-token call.
+      plain_tokens_per_s: without a draft, over all rows.
+      best: block size with the largest speed-up.
       speedup: at that size, over decoding without a draft.
-      tokens_per_s: at that size, of all rows.
-      break_even: acceptance rate from which on some block size pays; None: none does.
-      memory: bytes a chip, of all weights and caches.
+      tokens_per_s: at that size, over all rows.
+      break_even: minimum acceptance rate at which some block size pays; None: none does.
+      memory: bytes per chip for all weights and caches.
     """
 
     batch_size: int
@@ -209,13 +209,13 @@ def round_costs(
     chips: int = 1,
     launches: Mapping[int, float] | None = None,
 ) -> RoundCosts:
-    """Least seconds of a round at each block size, 0 among them; the draft is whole on every chip.
+    """Computes minimum seconds of a round per block size, including 0; the draft is replicated on all chips.
 
-    A round's first call of the draft reads the last two committed tokens (`ModelDrafter`), and its weights
-    after the target's; the others find them where the call before has left them.
+    A round's first draft call reads the last two committed tokens (`ModelDrafter`), and reads its weights
+    after the target's. The other draft calls find their weights where the previous call left them.
 
     Args:
-      launches: operations of a round at each block size (`launches.py`); None: they cost nothing.
+      launches: operations of a round at each block size (`launches.py`); None: launches cost nothing.
     """
     one, two = (draft.call(batch_size, tokens, itemsize) for tokens in (1, 2))
     alone = target.call(batch_size, 1, itemsize, chips).bytes / chips
@@ -254,7 +254,7 @@ def predict(
       reach: probability that at least i + 1 drafts of a round are accepted; see `tokens_per_round`.
 
     Raises:
-      UsageError: weights and caches do not fit the device; says how many bytes are missing.
+      UsageError: weights and caches do not fit on the device; says how many bytes are missing.
     """
     memory = itemsize * (
         (target.all + batch_size * target.cached) / chips + draft.all + batch_size * draft.cached

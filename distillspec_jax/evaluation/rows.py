@@ -1,4 +1,4 @@
-"""Rows made of what was counted and timed: the only place where numbers become a `ResultRow`."""
+"""Makes rows from counts and timings: the only place where numbers become a `ResultRow`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CERTAIN = Interval(1.0, 1.0, 1.0)
 def autoregressive_row(
     measured: Measured, quality: Quality | None, conditions: Mapping[str, Any]
 ) -> ResultRow:
-    """Makes the row of decoding without a draft: the baseline, one token a target call by definition.
+    """Makes the row of the baseline, decoding without a draft: one token per target call by definition.
 
     Args:
       conditions: the fields of a row that are not measured.
@@ -47,7 +47,7 @@ def drafted_row(
 
     Args:
       cost_ratio: see `Pretrained.cost_ratio`.
-      baseline: autoregressive decoding, timed in turns with `measured`.
+      baseline: autoregressive decoding, timed alternately with `measured`.
       conditions: the other fields of a row that are not measured.
     """
     accepted = paired.of_records(measured.records, "acceptance_tested")
@@ -127,6 +127,6 @@ def _per_prompt(measured: Measured, quality: Quality | None) -> PerPrompt:
 
 
 def _column(records: Sequence[Record], name: str) -> list[Any] | None:
-    """A count of every prompt; None if it is not known of all."""
+    """Lists a count of every prompt; None if it is unknown for any."""
     column = [getattr(record, name) for record in records]
     return None if any(count is None for count in column) else column

@@ -1,4 +1,4 @@
-"""How many prompts show a change of a pair's numbers, reckoned from the rows of a pilot."""
+"""Computes how many prompts it takes to detect a change of a pair's numbers, from the rows of a pilot."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MEASURES = {"block_efficiency": "block efficiency", "speedup": "speed-up"}
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """The prompts that one comparison needs.
+    """The number of prompts that one comparison needs.
 
     Attributes:
-      drafter: in words, with the one that it is compared with.
+      drafter: label, with that of the drafter it is compared with.
       measure: block efficiency or speed-up.
       prompts_a_unit: prompts timed together; 1 for counts.
-      visible: relative change that the pilot's own prompts would show.
-      needed, at_most: prompts, by the pilot's spread, and by the upper end of that spread's interval.
+      visible: relative change that the pilot's own prompts would detect.
+      needed, at_most: prompts, from the pilot's spread and from the upper end of its interval.
     """
 
     temperature: float
@@ -45,10 +45,10 @@ def requirements(
     wanted: float = 0.8,
     level: float = 0.05,
 ) -> list[Requirement]:
-    """Reckons for every drafted row of a pilot how many prompts show a change of its numbers.
+    """Computes how many prompts detect a change, for every drafted row of a pilot.
 
-    Block efficiency is taken by itself, or over that of another drafter on the same prompts; speed-up over
-    decoding without a draft, or over another's speed-up on the same timed batches.
+    Block efficiency is used directly, or divided by that of another drafter on the same prompts; speed-up is
+    over decoding without a draft, or divided by another's speed-up on the same timed batches.
 
     Args:
       rows: of any number of groups.
@@ -58,8 +58,8 @@ def requirements(
       level: see `power.power`.
 
     Raises:
-      UsageError: no drafted rows; a drafter that is not there, or was measured with another target, on other
-        prompts or under other settings; too few prompts.
+      UsageError: there are no drafted rows; `against` is missing, or was measured with another target, other
+        prompts or other settings; or there are too few prompts.
     """
     groups = [group for group in results.groups(rows) if results.drafters(group)]
     if not groups:
@@ -94,7 +94,7 @@ def _of_row(
     for measure, in_words in MEASURES.items():
         columns = _columns(row, other, measure)
         if columns is None or len(columns[0][0]) < MIN_PROMPTS <= row.prompts:
-            continue  # not timed, or fewer than were counted
+            continue  # not timed, or too few timed units although enough prompts were counted
         try:
             found = Pilot.of(*columns)
         except UsageError as error:
@@ -122,10 +122,10 @@ def _of_row(
 
 
 def pilot(row: ResultRow, other: ResultRow) -> Pilot:
-    """Makes the pilot of the block efficiency of a row over that of another on the same prompts.
+    """Makes the pilot of a row's block efficiency over that of another row on the same prompts.
 
     Raises:
-      UsageError: as `Pilot.of`.
+      UsageError: the numbers of prompts differ; or see `Pilot.of`.
     """
     columns = _columns(row, other, "block_efficiency")
     if columns is None:
@@ -136,7 +136,7 @@ def pilot(row: ResultRow, other: ResultRow) -> Pilot:
 def _columns(
     row: ResultRow, other: ResultRow | None, measure: str
 ) -> tuple[list[Columns], list[Columns]] | None:
-    """Collects what a measure multiplies and divides, the other's inverted; None if it was not timed."""
+    """Collects a measure's numerators and denominators, the other row's inverted; None if not comparable."""
     over: list[Columns] = []
     under: list[Columns] = []
     for one, top, bottom in ((row, over, under), (other, under, over)):

@@ -1,7 +1,7 @@
-"""Files that grow, are rotated, copied and overwritten: what of them is new since the last time.
+"""Reads the new part of files that grow and may be rotated, copied and overwritten.
 
-A file is known by what was read of it: one that begins with the very bytes of an earlier reading is read on
-from there, under whatever name. A line that is not whole yet waits.
+A file is identified by the bytes already read: a file that begins with exactly these bytes is read from there
+on, whatever its name. An incomplete last line is left for the next time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from distillspec_jax.evaluation.engines.engine import Engine
 from distillspec_jax.evaluation.engines.scrapes import Scrape
 
 KEPT = 16
-"""Files that are remembered."""
+"""Number of files to remember."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """The part of a file that was read: so many bytes and lines, with their digest."""
+    """The part of a file that was read: numbers of bytes and lines, with their digest."""
 
     size: schema.Count
     lines: schema.Count
@@ -33,13 +33,13 @@ class Beginning:
 
 @dataclasses.dataclass(frozen=True)
 class News:
-    """The part of a file that is new.
+    """The new part of a file.
 
     Attributes:
       name: of the file.
-      lines: whole ones; their number in the file is `first` and up.
-      first: number of the first.
-      before, now: the beginning that was known, and that which was now read.
+      lines: complete new lines, numbered from `first` in the file.
+      first: number of the first line.
+      before, now: the part read earlier, and the part read by now.
     """
 
     name: str
@@ -50,10 +50,10 @@ class News:
 
 
 def news(path: str, known: Sequence[Beginning]) -> News:
-    """Reads what is new in a file.
+    """Reads the new part of a file.
 
     Raises:
-      UsageError: there is no such file, or it is no UTF-8.
+      UsageError: there is no such file, or it is not UTF-8.
     """
     place = copies.local(path)
     if not place.is_file():
@@ -62,7 +62,7 @@ def news(path: str, known: Sequence[Beginning]) -> News:
     content = place.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content) and _is_query(content):
-        content = whole = content + b"\n"  # Prometheus ends its JSON without one
+        content = whole = content + b"\n"  # Prometheus writes JSON without a final newline
     start = Beginning(0, 0, "")
     for one in known:
         if start.size < one.size <= len(whole) and _digest(whole[: one.size]) == one.digest:
@@ -77,7 +77,7 @@ def _digest(content: bytes) -> str:
 
 
 def remembered(known: Sequence[Beginning], found: News) -> list[Beginning]:
-    """Puts what was now read in the place of what was known of the file; of many files, the oldest go."""
+    """Replaces a file's earlier beginning by the one just read; drops the oldest of too many files."""
     others = (one for one in known if one not in (found.before, found.now))
     return [*others, found.now][-KEPT:]
 
@@ -86,7 +86,7 @@ def objects(found: News) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields place and object of every line.
 
     Raises:
-      UsageError: malformed JSON, by file and line.
+      UsageError: the JSON is malformed; names file and line.
     """
     for number, line in enumerate(found.lines, start=found.first):
         if line.strip():
@@ -95,7 +95,7 @@ def objects(found: News) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def counters(found: News, model: str | None) -> tuple[Engine, list[Scrape]] | None:
-    """Reads scrapes of counters; None of a file of answers.
+    """Reads scrapes of counters; None for a file of answers.
 
     Args:
       model: see `scrapes.of_text`.
@@ -113,7 +113,7 @@ def counters(found: News, model: str | None) -> tuple[Engine, list[Scrape]] | No
 
 
 def _query(text: str) -> Mapping[str, Any] | None:
-    """Parses a range query's JSON, in one line or in many; None of JSON lines, which end early."""
+    """Parses a range query's JSON, on one or several lines; None for JSON lines, which are several values."""
     try:
         whole = files.parse_json(text, "")
     except UsageError:

@@ -1,4 +1,4 @@
-"""Acceptance in service, request by request: answers in JSON lines, of `generate` or of another engine."""
+"""Acceptance in service, request by request, from answers of `generate` or another engine in JSON lines."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ OTHER_DRAFT = "answers of another draft"
 OTHER_SAMPLING = "answers of another sampling distribution"
 
 REMEMBERED = 4096
-"""Lines among which a repetition is found."""
+"""Number of last lines in which duplicates are detected."""
 _TIMES = ("time", "timestamp", "created")
 _SAMPLING = ("temperature", "top_k", "top_p")
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The answers to one prompt: several samples of a prompt, one after another, are not independent.
+    """The answers to one prompt, since consecutive samples of a prompt are not independent.
 
     Attributes:
-      record: the counts of all of them.
-      fields: of the line, to tell segments apart.
-      block_size: drafts a round, where it is told.
-      prompt: the field `inputs` as JSON, where there is one.
+      record: the counts of all answers.
+      fields: of the line, to distinguish segments.
+      block_size: drafts per round, if known.
+      prompt: the field `inputs` as JSON, if there is one.
     """
 
     record: PartialRecord
@@ -49,17 +49,17 @@ class Unit:
 
 @dataclasses.dataclass
 class Answers:
-    """Reads answers, and sets aside what is not to be counted.
+    """Reads answers and sets aside those that must not count.
 
     Attributes:
-      by: fields that tell segments apart.
-      sampling: temperature, top_k and top_p that a line may state; others are set aside.
+      by: fields that distinguish segments.
+      sampling: temperature, top_k and top_p that a line may state; lines with others are set aside.
       draft: name of the draft that a line may state.
-      block_size: drafts a round that the user vouches for.
-      engine: whose answers they are, once one was read.
-      latest: seconds of the latest line that told its time.
-      seen: digests of the last lines that can be told from each other.
-      notes: how many lines were set aside, or were remarkable, by reason.
+      block_size: drafts per round, as asserted by the user.
+      engine: name of the engine that gave the answers, once one is read.
+      latest: time in seconds of the latest line with a time.
+      seen: digests of the last distinguishable lines.
+      notes: number of lines that were set aside or noted, by reason.
     """
 
     by: Sequence[str] = ()
@@ -75,8 +75,8 @@ class Answers:
         """Yields the units of some lines.
 
         Raises:
-          UsageError: a line that is no answer, is another engine's than those before it, or whose counts
-            contradict each other; or several sampling distributions of which none was chosen; by place.
+          UsageError: a line is not an answer, is from another engine than earlier lines, has contradictory
+            counts, or has a sampling field that is not a number; names the place.
         """
         waiting: list[Unit] = []
         for place, line in lines:
@@ -117,7 +117,7 @@ class Answers:
         return Unit(answer.record, kept, answer.block_size, prompt)
 
     def _is_repeated(self, line: Mapping[str, Any], place: str) -> bool:
-        """Whether a line was read before; lines without an id and a time cannot be told apart."""
+        """Tells whether a line was read before; lines without id and time are indistinguishable."""
         inner = body(line)
         told = next((one["id"] for one in (line, inner) if isinstance(one.get("id"), (str, int))), None)
         if told is not None:
@@ -155,7 +155,7 @@ def _merged(units: Sequence[Unit]) -> Unit:
 
 
 def time_of(line: Mapping[str, Any]) -> float | None:
-    """When a line was written, in seconds since 1970; None where it does not tell."""
+    """Returns the time of a line, in seconds since 1970; None if it has none."""
     return next((at for at in map(_seconds, map(line.get, _TIMES)) if at is not None), None)
 
 
@@ -174,17 +174,17 @@ def _seconds(value: Any) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """The counts of some units, added up prompt by prompt, since answers to one prompt are alike.
+    """The counts of some units, summed per prompt, since answers to the same prompt are correlated.
 
     Attributes:
-      records: of each prompt.
+      records: one per prompt.
     """
 
     records: Sequence[PartialRecord]
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Served:
-        """Adds units up; each without a prompt is one of its own."""
+        """Sums units per prompt; a unit without a prompt counts separately."""
         by_prompt: dict[str | int, list[PartialRecord]] = {}
         for number, unit in enumerate(units):
             by_prompt.setdefault(number if unit.prompt is None else unit.prompt, []).append(unit.record)
@@ -197,17 +197,17 @@ class Served:
 
     @functools.cached_property
     def block_efficiency(self) -> Interval:
-        """Tokens a target call."""
+        """Tokens per target call."""
         return paired.of_records(self.records, "block_efficiency")
 
     @functools.cached_property
     def acceptance(self) -> Interval:
-        """Accepted over tested drafts; NaN where none was tested, or nobody can tell."""
+        """Accepted over tested drafts; NaN if none was tested or the counts are unknown."""
         return paired.of_records(self.records, "acceptance_tested")
 
 
 def windows(units: Sequence[Unit], size: int | None) -> Iterator[tuple[str, Served]]:
-    """Yields `FIRST–LAST` and counts of `size` units in a row (None: all); the last window may have fewer."""
+    """Yields `FIRST–LAST` and counts of `size` consecutive units (None: all); the last may have fewer."""
     size = size or max(len(units), 1)
     for start in range(0, len(units), size):
         part = units[start : start + size]

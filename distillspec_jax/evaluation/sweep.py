@@ -1,4 +1,4 @@
-"""A grid of cells for any number of drafters, paired with autoregressive decoding in the same run."""
+"""Measures a grid of cells for several drafters, paired with autoregressive decoding in the same run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _PROMPT_BUCKET = 32
 
 @dataclasses.dataclass(frozen=True)
 class SweepProgress:
-    """Progress of a sweep, reported before each group of cells, after each row, and where prompts fail.
+    """Progress of a sweep, reported before each group of cells, after each row, and when prompts fail.
 
     Attributes:
-      done, total: cells, those found in the results file included.
-      doing: what is measured now, in words.
+      done, total: numbers of cells, including those found in the results file.
+      doing: description of the current measurement.
       row: the row just finished, or None.
     """
 
@@ -82,47 +82,47 @@ def sweep(
 ) -> list[ResultRow]:
     """Measures every cell of the grid and appends it to `output_dir/results.jsonl`.
 
-    A cell that the file holds already, measured with the same models, prompts and settings on the same kind
-    of device, is not measured again: an interrupted sweep goes on where it stopped.
+    A cell that is already in the file, measured with the same models, prompts and settings on the same kind
+    of device, is not measured again, so an interrupted sweep resumes where it stopped.
 
     Args:
       target: the model whose distribution the outputs follow.
-      drafters: label to draft model, or to the name of a drafter that needs none (`lookup`, see
+      drafters: maps a label to a draft model, or to the name of a drafter without a model (`lookup`, see
         `decoding.drafter_registry`); the labels appear in every table.
-      output_dir: made if it does not exist.
-      task, split: whose held-out rows are the prompts; a `zoo:TASK/...` target names its task by itself.
-      inputs: a JSONL file of prompts in place of a task's, whose prefix they get if `task` is named; `metric`
-        then says how to score its `targets`.
-      limit: the first so many prompts; None takes all.
-      chat: wrap them in the target's chat template.
-      truncate_inputs: cut those of `inputs` that are too long; a task's always are.
-      block_sizes: drafts a round.
+      output_dir: created if it does not exist.
+      task, split: their held-out rows are the prompts; a `zoo:TASK/...` target implies its task.
+      inputs: a JSONL file of prompts instead of a task's; they get the prefix of `task` if given.
+        `metric` scores the file's `targets`.
+      limit: use only the first prompts; None: all.
+      chat: wrap prompts in the target's chat template.
+      truncate_inputs: truncate `inputs` that are too long; a task's always are.
+      block_sizes: drafts per round.
       temperatures, top_k, top_p: the sampling distributions; 0 is greedy.
       rules: how drafts are verified, `NAME` or `NAME:EPSILON` (see `decoding.rules`).
-      batch_sizes: prompts decoded together, timed and untimed alike.
-      max_new_tokens: longest output, EOS included; the task's target length by default.
+      batch_sizes: prompts decoded together, both timed and untimed.
+      max_new_tokens: maximum output length, including EOS; default: the task's target length.
       seed: of all draws, the same for every cell.
-      timing_prompts: the first so many prompts are timed in turns with the baseline; 0 times nothing.
-      repeats: runs of each timed batch, the fastest of which counts.
+      timing_prompts: time this many prompts, from the first, alternately with the baseline; 0: none.
+      repeats: runs of each timed batch; the fastest counts.
       measure_overlap: also record sum_v min(p, q) at the tested positions, in a second, untimed decoding of
         the same draws (recording it slows a small pair by a tenth or more).
-      assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
-      dtype: of the models that are given by name, see `pretrained.load`.
+      assume_same_vocabulary: assert that vocabularies agree although a tokenizer is unknown.
+      dtype: of the models given by name, see `pretrained.load`.
       shard: `I/N`, see `shards.parse`: measure the I-th of N shares of the grid's groups of cells (a block
         size at a temperature with all drafters, or a baseline); `result_shards.merge_rows`
-        joins them.
-      progress: called as cells get done.
+        merges them.
+      progress: called as cells finish.
 
     Returns:
-      The rows of this grid, baseline first for every temperature, whether measured now or found.
+      The rows of this grid, baseline first for each temperature, whether measured now or found.
 
     Raises:
-      UsageError: an impossible value, unknown task or model, drafts of another vocabulary, a bad line in
-        the prompts or in the results file, a target whose logits are never finite, a full disk.
+      UsageError: a value out of range, an unknown task or model, drafts of another vocabulary, a malformed
+        line of prompts or results, a target whose logits are never finite, or a full disk.
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
-        SamplingParams(cell.temperature, top_k, top_p)  # refuses impossible values before anything is loaded
+        SamplingParams(cell.temperature, top_k, top_p)  # rejects invalid values before anything is loaded
     for name, value, least, most in (
         ("repeats", repeats, 1, bounds.REPEATS),
         ("timing_prompts", timing_prompts, 0, bounds.COUNT),
@@ -191,7 +191,7 @@ def sweep(
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-    """A sweep whose arguments are known to be good; the workload's batch size is each cell's."""
+    """A sweep with validated arguments; each cell replaces the workload's batch size."""
 
     target: Pretrained
     drafts: Mapping[str, NamedDraft]
@@ -221,14 +221,14 @@ class _Sweep:
         self._announce(f"no draft, {cell.conditions}")
         distribution, workload = self._distribution(cell.temperature), self._workload(cell)
         engine = self._baseline(cell.batch_size)
-        once = dataclasses.replace(workload, repeats=1)  # every group below times it again
+        once = dataclasses.replace(workload, repeats=1)  # each group times the baseline again
         timed = measured.in_turns([engine], distribution, once)[0]
         complete = self._finite(measured.completed(timed, engine, distribution, workload))
         row = rows.autoregressive_row(complete, self._quality(complete), self._conditions(cell))
         self._write(cell, row)
 
     def _run_group(self, missing: Sequence[Cell]) -> None:
-        """Measures several drafters under the same conditions, timed in turns with the baseline."""
+        """Measures several drafters under the same conditions, timed alternately with the baseline."""
         first = missing[0]
         labels = ", ".join(cell.drafter for cell in missing)
         self._announce(f"block size {first.block_size}, {first.conditions}: {labels}")
@@ -295,7 +295,7 @@ class _Sweep:
             stopping=StopOnEos(self._tokenizer.eos_ids),
             block_size=max(cell.block_size, 1),
             batch_size=cell.batch_size,
-            # One width for all prompts: each loop compiles once.
+            # One width for all prompts, so each loop compiles once.
             prompt_bucket=-(-longest // _PROMPT_BUCKET) * _PROMPT_BUCKET,
             measure_overlap=measure_overlap,
         )
@@ -305,7 +305,7 @@ class _Sweep:
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """Fields that all rows of this sweep share and that decide their numbers."""
+        """Fields that all rows of this sweep share and that affect their numbers."""
         return {
             "task": self.prompt_set.task,
             "split": self.prompt_set.split,
@@ -340,7 +340,7 @@ class _Sweep:
 
     @functools.cached_property
     def _fingerprints(self) -> dict[Cell, str]:
-        """Names all that a cell's numbers depend on."""
+        """Digests of everything that each cell's numbers depend on."""
         target, drafts = self.models
         fixed = [{"schema_version": SCHEMA_VERSION, **self.settings}, target, self.measure_overlap]
         return {
@@ -353,7 +353,7 @@ class _Sweep:
         return provenance.of_process()
 
     def _conditions(self, cell: Cell) -> dict[str, Any]:
-        """The fields of a cell's row that are not measured."""
+        """Returns the fields of a cell's row that are not measured."""
         draft = self.drafts.get(cell.drafter)
         return {
             **self.settings,
@@ -378,7 +378,7 @@ class _Sweep:
 
 
 def device() -> str:
-    """Names what this process computes on."""
+    """Describes the hardware of this process."""
     devices = jax.devices()
     kind = devices[0].device_kind
     return f"{devices[0].platform}: {len(devices)} × {kind}, {os.cpu_count()} CPU cores"

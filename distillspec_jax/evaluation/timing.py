@@ -1,8 +1,8 @@
-"""Measured speed, so that what is compared met the same machine.
+"""Timing of several systems under the same machine conditions.
 
-Systems take turns on every unit of work (a batch of prompts) within one process, after each has run once to
-compile; their order rotates. Noise of a shared machine only ever adds time, so a unit's time is the smallest
-of its repeats, for every system alike.
+Systems alternate on every unit of work (a batch of prompts) within one process, in rotating order, after each
+has run once to compile. Noise of a shared machine only ever adds time, so a unit's time is the minimum over
+its repeats, for every system.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Timing(Generic[Result]):
 
     Attributes:
       results: of each unit's first run, U of them.
-      seconds_RU: wall-clock of each repeat of each unit, compilation excluded.
-      first_call_seconds: of the run before all others, which compiles whatever is not compiled yet.
+      seconds_RU: wall-clock time of each repeat of each unit, excluding compilation.
+      first_call_seconds: of the initial run, which compiles everything not compiled yet.
     """
 
     results: list[Result]
@@ -41,7 +41,7 @@ class Timing(Generic[Result]):
 
     @property
     def seconds_U(self) -> np.ndarray:
-        """The smallest time of each unit."""
+        """The minimum time of each unit."""
         return self.seconds_RU.min(0)
 
 
@@ -51,16 +51,16 @@ def interleaved(
     repeats: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing[Result]]:
-    """Runs every system on every unit, in turns.
+    """Runs every system on every unit, alternating between systems.
 
     Args:
-      systems: unit index to result; must return only when the result is on the host.
-      units: how many units of work there are.
-      repeats: how often each is run.
-      clock: seconds.
+      systems: map a unit index to a result; must return only when the result is on the host.
+      units: number of units of work.
+      repeats: number of runs of each unit.
+      clock: returns seconds.
 
     Raises:
-      UsageError: units or repeats below 1.
+      UsageError: `units` or `repeats` is below 1.
     """
     for name, value in (("units", units), ("repeats", repeats)):
         if value < 1:
@@ -90,10 +90,10 @@ def speedup(
     seconds_U: Sequence[float] | np.ndarray,
     tokens_U: Sequence[int],
 ) -> Interval:
-    """Divides tokens a second by the baseline's, pooled over units, with the paired interval.
+    """Divides tokens per second by the baseline's, pooled over units, with the paired interval.
 
     At temperature 0 both emit the same tokens and this is the ratio of seconds. At T > 0 their texts are
-    two draws of one distribution; per token, a longer draw does not pass for a slower system.
+    two draws from one distribution; counting per token, a longer draw does not look like a slower system.
     """
     return paired.ratio_of_ratios(baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U)
 
@@ -101,9 +101,9 @@ def speedup(
 def step_seconds(
     step: Callable[[Carry], Carry], start: Carry, iterations: int = 50, repeats: int = 7
 ) -> float:
-    """Times one application of `step` inside a compiled loop of many: dispatch from Python is not in it.
+    """Times one application of `step` inside a compiled loop of many, which excludes Python dispatch.
 
-    `step` must need its carry, or the compiler takes it out of the loop.
+    `step` must depend on its carry, or the compiler hoists it out of the loop.
     """
     loop = compiled(lambda carry: jax.lax.fori_loop(0, iterations, lambda _, c: step(c), carry))
     jax.block_until_ready(loop(start))

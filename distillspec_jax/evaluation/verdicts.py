@@ -1,4 +1,4 @@
-"""Verdicts on watched streams: fine, drift or not enough, with the reason in one line."""
+"""Verdicts on watched streams: fine, drift or not enough, with a one-line reason."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from distillspec_jax.evaluation.watching import Watch
 
 Outcome = Literal["fine", "drift", "not enough"]
 DROP = 0.10
-"""The relative drop that a watch must be able to notice, to call a stream fine."""
+"""The relative drop that a watch must be able to detect before it calls a stream fine."""
 FEWEST = 5
-"""Units without which nothing is judged."""
+"""Minimum number of units for a verdict."""
 _NAMES = {
     "acceptance_tested": "acceptance",
     "acceptance_drafted": "accepted / drafted",
@@ -28,17 +28,17 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class SegmentVerdict:
-    """The verdict on a part of a stream.
+    """The verdict on a segment of a stream.
 
     Attributes:
       name: `field=value`, or `all`.
       units: requests or intervals with drafts.
-      value: the measure over all of them; NaN of none.
-      threshold: None of a segment that the reference does not have.
-      evidence, highest: now, and ever.
+      value: the measure over all units; NaN if there are none.
+      threshold: None for a segment that the reference does not have.
+      evidence, highest: now, and its maximum so far.
       level: of evidence at which the alarm is raised.
       alarm_at, since: see `alarm.Evidence`.
-      needed: units after which a drop of `DROP` would show, about; None where nobody can reckon it.
+      needed: approximate number of units to detect a drop of `DROP`; None if unknown.
     """
 
     name: str
@@ -54,7 +54,7 @@ class SegmentVerdict:
 
     @property
     def outcome(self) -> Outcome | None:
-        """None of a segment that the reference does not have."""
+        """The outcome; None for a segment that the reference does not have."""
         if self.alarm_at is not None:
             return "drift"
         if self.threshold is None:
@@ -68,13 +68,13 @@ class Verdict:
     """The verdict on a stream.
 
     Attributes:
-      label: the stream's.
+      label: of the stream.
       outcome: of all segments together.
       reason: in one line.
-      measure: what was watched.
-      segments: all first.
-      notes: how many lines were set aside or were remarkable, by reason.
-      stream: what it is about.
+      measure: the ratio that was watched.
+      segments: `all` first.
+      notes: number of lines that were set aside or noted, by reason.
+      stream: the stream judged.
     """
 
     label: str
@@ -87,7 +87,7 @@ class Verdict:
 
 
 def verdict(watch: Watch, stream: Stream) -> Verdict:
-    """Judges a stream as it was read."""
+    """Judges a stream from everything read so far."""
     measure = stream.measure or "acceptance_tested"
     every = stream.segment(ALL)
     ordered = [every, *(one for one in stream.segments if one is not every)]
@@ -125,10 +125,10 @@ def _of_segment(watch: Watch, stream: Stream, segment: Segment, measure: str, nu
 def needed(
     known: Threshold, stream: Stream, segment: Segment, level: float, units: int, drop: float = DROP
 ) -> float | None:
-    """Reckons how many units after a drop the alarm would come, about; None without a reference.
+    """Estimates how many units after a drop the alarm would be raised; None without a reference.
 
     Args:
-      units: that were played before the drop.
+      units: number played before the drop.
     """
     if known.estimate is None:
         return None

@@ -1,7 +1,7 @@
-"""The memory of `watch` between two calls: one file, written whole after everything else, by one process.
+"""The state of `watch` between two calls: one file, written atomically as the last step, by one process.
 
-A call that is killed leaves the file as it was, and the next one reads the same lines again with the same
-result: none is lost, none counted twice.
+A killed call leaves the file unchanged, and the next call reads the same lines again with the same result: no
+line is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distillspec_jax.evaluation.served_files import Beginning
 VERSION = 1
 _WHAT = "the state of a watch"
 POINTS = 200
-"""Points of a history; of more, neighbours are joined."""
+"""Maximum points of a history; beyond it, neighbouring points are merged."""
 
 
 @dataclasses.dataclass
@@ -31,9 +31,9 @@ class Segment:
     Attributes:
       name: `field=value`, or `all`.
       evidence: against it.
-      units: with drafts, and played where there is something to compare with.
-      top, bottom: sums of the two counts that the measure divides.
-      warm_up: divisors of the first intervals, which are not played.
+      units: number with drafts; they are played if there is something to compare with.
+      top, bottom: sums of the measure's numerator and denominator.
+      warm_up: denominators of the first intervals, which are not played.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Segment:
 
 @dataclasses.dataclass
 class Point:
-    """A stretch of a stream: units at its end, sums within it, and evidence at its end."""
+    """A section of a stream: units at its end, sums within it, and evidence at its end."""
 
     units: int
     top: float
@@ -56,13 +56,13 @@ class Point:
 
 @dataclasses.dataclass
 class Stream:
-    """A stream as far as it was read; see `served_lines.Answers`, `differences.Differences`.
+    """A stream as read so far; see `served_lines.Answers`, `differences.Differences`.
 
     Attributes:
       intervals: whether units are intervals between scrapes; None before the first.
-      measure: the ratio that is watched; None before the first unit.
-      block_size: drafts a round, where it is told.
-      texts: answered, as far as it is told.
+      measure: the watched ratio; None before the first unit.
+      block_size: drafts per round, if known.
+      texts: number answered, as far as known.
       values: of counters, by series.
     """
 
@@ -82,7 +82,7 @@ class Stream:
     history: list[Point] = dataclasses.field(default_factory=list)
 
     def segment(self, name: str) -> Segment:
-        """Finds a segment, or adds it."""
+        """Returns a segment, adding it if necessary."""
         found = next((one for one in self.segments if one.name == name), None)
         if found is None:
             found = Segment(name)
@@ -90,7 +90,7 @@ class Stream:
         return found
 
     def add(self, point: Point) -> None:
-        """Adds to the history."""
+        """Adds a point to the history."""
         self.history.append(point)
         if len(self.history) > POINTS:
             pairs = zip(self.history[::2], self.history[1::2], strict=False)
@@ -109,7 +109,7 @@ class State:
     streams: list[Stream] = dataclasses.field(default_factory=list)
 
     def stream(self, label: str) -> Stream:
-        """Finds a stream, or begins it."""
+        """Returns a stream, adding it if necessary."""
         found = next((one for one in self.streams if one.label == label), None)
         if found is None:
             found = Stream(label)
@@ -119,14 +119,14 @@ class State:
 
 @contextlib.contextmanager
 def kept(path: str | None, settings: dict[str, Any]) -> Iterator[State]:
-    """Opens the state in a file, and writes it when the context ends well.
+    """Opens the state in a file, and writes it when the context exits without error.
 
     Args:
-      path: of the file, which need not exist; None keeps nothing.
-      settings: must be those that the file was begun with.
+      path: of the file, which need not exist; None: the state is not kept.
+      settings: must equal those that the file was created with.
 
     Raises:
-      UsageError: another process has it, another command wrote it, or other settings.
+      UsageError: another process uses the file, another command wrote it, or the settings differ.
     """
     if path is None:
         yield State(settings)
@@ -151,7 +151,7 @@ def kept(path: str | None, settings: dict[str, Any]) -> Iterator[State]:
         fields = {"watch_version": VERSION, **dataclasses.asdict(state)}
         files.write_whole(path, files.as_json(fields) + "\n", is_state)
     finally:
-        if not os.fstat(descriptor).st_size:  # made here, and nothing came of it
+        if not os.fstat(descriptor).st_size:  # created here but not written
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), real.stat()):
                     real.unlink()
@@ -166,5 +166,5 @@ def _read(path: str) -> State:
 
 
 def is_state(path: Path) -> bool:
-    """Whether a file is such a state."""
+    """Tells whether a file is the state of a watch."""
     return "watch_version" in files.read_json(path)

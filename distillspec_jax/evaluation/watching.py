@@ -1,4 +1,4 @@
-"""Watches streams of answers and counters against a reference: what is new, the evidence, and a verdict."""
+"""Watches streams of answers and counters against a reference: reads new units and updates the evidence."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Watch:
     """The settings of a watch.
 
     Attributes:
-      against: what service is compared with; None: `at_least` alone, or nothing.
-      at_least: a rate that acceptance must not be below.
-      margin: relative drop below the reference that is no news.
-      false_alarms: probability of an alarm, ever, while nothing is wrong.
-      by: fields that tell segments apart.
-      measure: one of `reference.MEASURES`; None: the first that is told.
-      sampling: temperature, top_k and top_p of the lines that are counted.
+      against: the reference for the service; None: only `at_least`, or nothing.
+      at_least: minimum acceptance rate.
+      margin: tolerated relative drop below the reference.
+      false_alarms: probability of ever raising an alarm while nothing is wrong.
+      by: fields that distinguish segments.
+      measure: one of `reference.MEASURES`; None: the first available.
+      sampling: temperature, top_k and top_p of the lines to count.
       model: see `scrapes.of_text`.
-      block_size: drafts a round, if the user vouches for it.
+      block_size: drafts per round, if asserted by the user.
     """
 
     against: Reference | None = None
@@ -59,11 +59,11 @@ class Watch:
 
     @property
     def judges(self) -> bool:
-        """Whether there is anything to compare with."""
+        """Tells whether there is anything to compare with."""
         return self.against is not None or self.at_least is not None
 
     def read(self, stream: Stream, path: str) -> list[Unit]:
-        """Reads what is new in a file into a stream, and plays it.
+        """Reads the new part of a file into a stream and plays it.
 
         Returns:
           The new units.
@@ -116,7 +116,7 @@ class Watch:
         stream.seen, stream.notes = list(answers.seen), dict(answers.notes)
 
     def _play(self, stream: Stream, units: Sequence[Unit]) -> None:
-        """Adds units to the evidence of the segments that they are in."""
+        """Adds units to the evidence of their segments."""
         notes = collections.Counter(stream.notes)
         parts: dict[str, list[tuple[float, float]]] = {}
         for unit in units:
@@ -166,7 +166,7 @@ class Watch:
                 stream.add(Point(segment.units, top, bottom, segment.evidence.now))
 
     def _measure(self, record: PartialRecord) -> str:
-        """Chooses what is watched: the first ratio that both the reference and the stream tell."""
+        """Chooses the watched ratio: the first that both the reference and the stream provide."""
         if self.measure is not None:
             return self.measure
         told = [name for name in MEASURES if record.sums(name) is not None]
@@ -185,27 +185,27 @@ class Watch:
         return 1 + sum(name.startswith(fields) for name in self.against.segments if fields and name != ALL)
 
     def level(self, segment: str, number: int) -> float:
-        """The evidence at which a segment's alarm is raised.
+        """Computes the evidence at which a segment's alarm is raised.
 
-        The segments of a reference share the rate of false alarms equally; with a bare rate, everything
-        together has one half of it, and the segments the other, in the order in which they appear. Evidence
-        may depend on other evidence as it likes, since probabilities of alarms add up (Bonferroni).
+        The segments of a reference share the false alarm rate equally. With a bare rate, the total traffic
+        gets one half and the segments share the other, in order of appearance. The segments' evidence may be
+        arbitrarily dependent, since probabilities of alarms add up (Bonferroni).
 
         Args:
-          number: of the segment, in the order of appearance.
+          number: of the segment, in order of appearance.
         """
         if self.against is not None:
-            return 2 * self._tests / self.false_alarms  # the other half is the reference's
+            return 2 * self._tests / self.false_alarms  # the reference's interval uses the other half
         if not self.by:
             return 1 / self.false_alarms
         return 2 * (1 if segment == ALL else number * (number + 1)) / self.false_alarms
 
     def threshold(self, segment: str, stream: Stream) -> Threshold | None:
-        """The threshold of a stream's segment; None of one that the reference does not have.
+        """Returns the threshold of a stream's segment; None if the reference does not have the segment.
 
         Raises:
-          UsageError: see `Reference.threshold`; or rounds of another size than the reference's, by which
-            every ratio but the first would change.
+          UsageError: see `Reference.threshold`; or the block size differs from the reference's, which would
+            change every ratio but the first.
         """
         measure, size = stream.measure or MEASURES[0], self.block_size or stream.block_size
         key = segment, measure, size, bool(stream.intervals)
@@ -237,39 +237,39 @@ class Watch:
 def _gains(
     stream: Stream, segment: Segment, known: Threshold, sums_U2: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Computes the gains of some units, and a block's variance by the reference."""
+    """Computes the gains of some units, and the reference's variance of a block."""
     top_U, bottom_U = sums_U2[:, 0] / known.scale, sums_U2[:, 1]
     if stream.intervals:
         size = sum(segment.warm_up) / len(segment.warm_up)
         return alarm.gains(top_U, bottom_U, known.value, 2 * size), interval_variance(known, size)
     cap_U: Any = known.cap
     if cap_U is None:
-        # Twice the mean so far, as if there had been one text before the first: never of the text itself.
+        # Twice the mean of earlier texts and an imaginary first one; it must not depend on the text itself.
         before_U = segment.bottom + np.concatenate([[0.0], np.cumsum(bottom_U[:-1])])
         cap_U = 2 * (_FIRST_TEXT + before_U) / (1 + segment.units + np.arange(len(bottom_U)))
     return alarm.gains(top_U, bottom_U, known.value, cap_U), known.variance / alarm.BLOCK
 
 
 def interval_variance(known: Threshold, size: float) -> float:
-    """Computes the variance of an interval's gain by the reference.
+    """Computes the reference's variance of an interval's gain.
 
     Args:
-      size: tested drafts of an interval, on average: half of what weighs most.
+      size: mean number of tested drafts per interval: half the number at which the weight saturates.
     """
     return 0.25 * known.spread * max(known.value * (1.0 - known.value), 1e-3) / max(size, 1.0)
 
 
 _WARM_UP = 5
-"""Intervals that are not played: how much is counted in one."""
+"""First intervals, which are not played but show how much one interval counts."""
 _FIRST_TEXT = 32.0
-"""Tested drafts of the text that is imagined before the first."""
+"""Tested drafts of an imaginary text before the first."""
 
 
 def of_lines(path: str, watch: Watch) -> Reference:
-    """Makes a reference of lines from when acceptance was fine.
+    """Makes a reference from lines of a time when acceptance was good.
 
     Raises:
-      UsageError: counters, which do not tell requests apart; or see `Watch.read`.
+      UsageError: the file has counters, which do not distinguish requests; or see `Watch.read`.
     """
     stream = Stream(path)
     units = dataclasses.replace(watch, against=None, at_least=None).read(stream, path)
@@ -292,7 +292,7 @@ def of_lines(path: str, watch: Watch) -> Reference:
 
 
 def settings(watch: Watch) -> dict[str, Any]:
-    """Everything that the evidence depends on but what was served."""
+    """Returns everything that the evidence depends on, except for the served data."""
     against = watch.against
     digest = None
     if against is not None:
@@ -315,10 +315,10 @@ def settings(watch: Watch) -> dict[str, Any]:
 
 
 def check_fields(by: Sequence[str], against: Reference | None) -> None:
-    """Refuses a field by which the reference has no segments.
+    """Rejects a field by which the reference has no segments.
 
     Raises:
-      UsageError: gives the fields that it has.
+      UsageError: lists the fields that it has.
     """
     if against is None:
         return

@@ -1,4 +1,4 @@
-"""A request file answered: every line read, completed and written, from where an earlier run stopped."""
+"""Answers a request file: reads, completes and writes every line, resuming where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.partitioning import make_partitioner
 
 LINES = "lines.jsonl"
-"""The lines of one shard, in its folder."""
+"""The file of one shard's lines, in its folder."""
 
 
 @outputs.one_run
@@ -61,30 +61,30 @@ def generate_file(
     Args:
       model: the target, a directory or `zoo:NAME`.
       input, output: paths; `-` is standard input or output.
-      drafter: draft models, or drafters that need none, by name; `none` alone is the same as nothing.
-      field: of a line, that holds its text.
+      drafter: draft models, or names of drafters without a model; `none` alone means no drafter.
+      field: the field of a line that holds its text.
       task, prefix, chat, truncate_inputs: see `prompt_format`.
-      block_size: drafts a round, or `auto`; 5 by default, or less if outputs are shorter.
+      block_size: drafts per round, or `auto`; default: 5, or less if outputs are shorter.
       rule, epsilon, candidates, batch_size, stop, assume_same_vocabulary: see `TextGenerator`.
-      temperature, top_k, top_p, max_new_tokens: of the lines that do not name their own.
+      temperature, top_k, top_p, max_new_tokens: defaults for lines without their own.
       seed: of all draws.
-      num_samples: outputs a line, numbered in the field `sample`.
-      resume: go on after the lines that an interrupted run left in `OUTPUT.partial`.
+      num_samples: outputs per line, numbered in the field `sample`.
+      resume: continue after the lines that an interrupted run left in `OUTPUT.partial`.
       shard: `I/N`, see `shards.parse`: answer the I-th of N shares of the requests; `merge_files` joins them.
-      dtype: of models that name none, see `pretrained.load`.
-      num_partitions: use all devices, with the target split over so many; one device by default.
+      dtype: of models whose name gives none, see `pretrained.load`.
+      num_partitions: use all devices, with the target split over this many; default: one device.
       progress: called on the host while decoding.
-      say: called with a line when something is compiled, resumed, or failed.
+      say: called with a line on compilation, resumption and failures.
 
     Returns:
-      The counts of the outputs that were written; None if the output was whole already.
+      The counts of the outputs written; None if the output was already complete.
 
     Raises:
-      UsageError: an impossible value, no such model, a bad line (by file and line), an output that another
-        input or other settings began.
+      UsageError: a value is out of range, a model does not exist, a line is malformed (names file and line),
+        or the output was begun with another input or other settings.
       OSError: the input cannot be opened.
     """
-    # What texts and counts depend on, given the requests: noted beside lines that are not whole.
+    # Everything besides the requests that texts and counts depend on; recorded next to incomplete output.
     decisive: dict[str, Any] = {
         **{"model": model, "drafter": drafter, "task": task, "prefix": prefix, "chat": chat},
         **{"truncate_inputs": truncate_inputs, "rule": rule, "epsilon": epsilon, "candidates": candidates},
@@ -188,13 +188,13 @@ def generate_file(
 
 
 def merge_files(folders: Sequence[Path], output: str) -> int:
-    """Joins the lines of all shards of a run; returns how many there are.
+    """Joins the lines of all shards of a run and returns their number.
 
     Args:
-      folders: as `shards.find` gives them.
+      folders: from `shards.find`.
 
     Raises:
-      UsageError: a place that cannot be written, or holds something else.
+      UsageError: the output cannot be written, or holds something else.
     """
     output = outputs.place(output, folder=False)
     files.write_whole_by(
@@ -204,7 +204,7 @@ def merge_files(folders: Sequence[Path], output: str) -> int:
 
 
 def _named(drafters: Sequence[str]) -> list[str]:
-    """The drafters but `none`, which stands alone."""
+    """Drops the drafter `none`, which must be the only one."""
     others = [name for name in drafters if name != "none"]
     if others and len(others) < len(drafters):
         raise UsageError(f"--drafter=none beside --drafter={others[0]}: choose one")

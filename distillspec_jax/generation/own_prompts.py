@@ -1,7 +1,7 @@
-"""Prompts that a model writes itself: it completes the opening of a user's turn of its chat template.
+"""Prompts that a model writes itself, by completing the opening of a user's turn in its chat template.
 
-What an instruct model was taught to answer it has also learnt to ask (Magpie, arXiv 2406.08464): where a
-target's users are not known, such prompts are nearer to what it will meet than those of any one task.
+An instruct model can also generate the kind of requests that it was trained to answer (Magpie, arXiv
+2406.08464). If a target's users are unknown, such prompts resemble its traffic more than any single task.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from distillspec_jax.tokenization.chat_template import ChatTemplate
 from distillspec_jax.tokenization.prompt_reader import Reader, chat_template
 
 NUMBER = "number"
-"""The field that tells a prompt's draw."""
+"""The field with the number of a prompt's draw."""
 _MARK = "\u2402what the user says\u2403"
 _IN_VAIN = 1000
-"""Draws without a prompt that is kept, after which the model is given up."""
+"""Consecutive draws without a kept prompt after which to give up."""
 _LEAST_WORDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class UserTurn(ChatTemplate):
-    """A template as far as a user's first words, and nothing after them."""
+    """A template up to a user's first words, with nothing after them."""
 
     def wrap(self, text: str) -> str:
         """See `ChatTemplate.wrap`.
 
         Raises:
-          UsageError: also where the template does not show what a user says.
+          UsageError: also if the template does not contain the user's text.
         """
         opening, mark, _ = super().wrap(_MARK).partition(_MARK)
         if not mark:
@@ -64,25 +64,25 @@ def write_prompts(
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Writes JSON lines `{"inputs", "number"}`, or goes on with those of an interrupted run.
+    """Writes JSON lines `{"inputs", "number"}`, or resumes an interrupted run.
 
-    Kept is what the model ends itself within `max_new_tokens`: of at least two words, without a word of the
-    template or a broken character, and not said before, whatever its case and spaces.
+    A prompt is kept if the model ends it within `max_new_tokens`, it has at least two words, no word of the
+    template and no broken character, and is new regardless of case and spaces.
 
     Args:
       target: with a chat template.
       output: a file that does not exist yet.
-      limit: prompts to write.
+      limit: number of prompts to write.
       temperature, top_p, max_new_tokens, seed: of the draws.
       draft, block_size, batch_size: see `TextGenerator`.
       progress: called with the number of prompts written.
 
     Returns:
-      How many draws it took.
+      The number of draws.
 
     Raises:
-      UsageError: no chat template, an impossible number, an output that is there, or a model that hardly ever
-        ends a prompt.
+      UsageError: there is no chat template, a number is out of range, the output exists, or the model hardly
+        ever ends a prompt.
     """
     check_number("limit", limit, 1, most=bounds.COUNT)
     check_number("max_new_tokens", max_new_tokens, 1, most=bounds.COUNT)
@@ -143,7 +143,7 @@ def write_prompts(
 
 
 def _resumed(path: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The whole lines of an interrupted run, to which the file is cut."""
+    """Reads the complete lines of an interrupted run and truncates the file to them."""
     partial = Path(path + ".partial")
     if not partial.is_file():
         return []

@@ -1,4 +1,4 @@
-"""A pair, checked, as engines want it: the drafter, its parameters and the verifier."""
+"""A checked pair, ready for an engine: the drafter, its parameters and the verifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillspec_jax.generation.prompt_format import PromptFormat, prompt_format
 from distillspec_jax.models.pretrained import Pretrained
 
 Drafts = NamedDraft | None | Sequence[NamedDraft]
-"""A draft model, or the name of a drafter that needs none; several of these for one target; or nothing."""
+"""A draft model, or the name of a drafter without a model; several of these for one target; or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Pair:
     Attributes:
       form: how inputs become prompts.
       drafter, drafter_params: None decodes one token at a time.
-      verifier: the rule by which drafts are kept.
-      block_sizes: drafts a round; several to choose from.
+      verifier: the rule for accepting drafts.
+      block_sizes: drafts per round; several to choose from.
     """
 
     form: PromptFormat
@@ -48,12 +48,12 @@ def pair(
     candidates: int = 1,
     assume_same_vocabulary: bool = False,
 ) -> Pair:
-    """Checks a target and its drafts, and makes one drafter of these.
+    """Checks a target and its drafts, and combines the drafts into one drafter.
 
     Args: see `TextGenerator`.
 
     Raises:
-      UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
+      UsageError: a size is below 1, there is no tokenizer, or the vocabularies differ.
     """
     drafts = [draft] if isinstance(draft, (Pretrained, str)) else list(draft or ())
     check_pairs(target, drafts, assume_same_vocabulary)
@@ -82,10 +82,10 @@ def pair(
 
 
 def fitting_block_size(asked: int | str | None, longest: int) -> int | str:
-    """The block size asked for, or 5; a block longer than any output may be is refused, or shortened.
+    """Returns the requested block size, or by default 5 or the longest possible output, if that is shorter.
 
     Raises:
-      UsageError: a block longer than that was asked for.
+      UsageError: the requested block is longer than any possible output.
     """
     if isinstance(asked, int) and asked > longest >= 1:
         raise UsageError(f"--block_size={asked}: outputs end after {longest} tokens, use {longest} or less")

@@ -1,4 +1,4 @@
-"""Prompt format: how a raw text becomes the ids that a model was taught to complete."""
+"""Prompt format: how a raw text becomes the prompt ids that a model was trained on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class PromptFormat:
     """How a raw input becomes a prompt.
 
     Attributes:
-      reader: the vocabulary, and what stands around a text: EOS, a chat template.
-      prefix: put before every input.
-      max_tokens: longest prompt that the model was built for, EOS included; None: no limit known.
+      reader: the vocabulary, and what surrounds a text: EOS, a chat template.
+      prefix: prepended to every input.
+      max_tokens: maximum prompt length of the model, including EOS; None: no known limit.
       max_new_tokens: default length of the output.
-      truncate: cut longer prompts instead of refusing them.
+      truncate: truncate longer prompts instead of rejecting them.
     """
 
     reader: Reader
@@ -31,10 +31,10 @@ class PromptFormat:
     truncate: bool = False
 
     def ids(self, text: str, where: str) -> list[int]:
-        """The prompt of a text. `where` names the input in an error.
+        """Makes the prompt of a text. `where` names the input in an error.
 
         Raises:
-          UsageError: the prompt is too long and may not be cut, or the template or the tokenizer fails on it.
+          UsageError: the prompt is too long and may not be truncated, or template or tokenizer fail on it.
         """
         ids = self._read(text, where, None)
         if self.max_tokens is None or len(ids) <= self.max_tokens:
@@ -62,17 +62,17 @@ def prompt_format(
     truncate: bool = False,
     chat: bool = False,
 ) -> PromptFormat:
-    """The format for a model: a task's (named, or spoken of by `zoo:TASK/...`), else the checkpoint's own.
+    """Makes a model's format: that of a task (given, or from `zoo:TASK/...`), else the checkpoint's own.
 
     Args:
-      tokenizer: the target's own by default.
+      tokenizer: default: the target's own.
       task: use this task's prefix and lengths.
       prefix: overrides the prefix; the empty string means verbatim inputs.
-      truncate: cut prompts that are too long.
+      truncate: truncate prompts that are too long.
       chat: wrap inputs in the checkpoint's chat template.
 
     Raises:
-      UsageError: an unknown task, or a chat template or a tokenizer where there is none.
+      UsageError: the task is unknown, or the chat template or tokenizer is missing.
     """
     task = task or zoo_manifest.task_of(target.name)
     lengths, own_prefix = target.card.feature_lengths, target.card.prefix
@@ -91,7 +91,7 @@ def prompt_format(
 
 
 def tokenizer_of(model: Pretrained, *others: Pretrained) -> Tokenizer:
-    """The tokenizer in a checkpoint, or in the first of the others that has one where it has none.
+    """Returns the tokenizer of a checkpoint, or else of the first of the others that has one.
 
     Raises:
       UsageError: there is none.

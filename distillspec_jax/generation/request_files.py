@@ -1,4 +1,4 @@
-"""Request files: JSON lines in; JSON lines out, in a file that appears when whole and can be resumed."""
+"""Request files: JSON lines in; JSON lines out, in a resumable file that appears once it is complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distillspec_jax.generation.text_generator import Generation
 from distillspec_jax.locks import lock
 
 SAMPLE = "sample"
-"""The field that tells several outputs of a prompt apart."""
+"""The field that numbers several outputs of a prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GenerationRequest:
     Attributes:
       inputs: the raw text.
       where: `file:line`, for errors.
-      extra: the line's other fields, handed through to the output.
+      extra: the line's other fields, passed through to the output.
     """
 
     inputs: str
@@ -46,10 +46,10 @@ class GenerationRequest:
     extra: dict[str, Any]
 
     def repeated(self, samples: int) -> list[GenerationRequest]:
-        """Copies of the request, numbered in a field `sample` if there are several.
+        """Makes copies of the request, numbered in a field `sample` if there are several.
 
         Raises:
-          UsageError: it has such a field already, so that its samples would be those of another line, too.
+          UsageError: it already has this field, so its samples could coincide with those of another line.
         """
         if samples == 1:
             return [self]
@@ -62,19 +62,19 @@ class GenerationRequest:
 
 
 OPTIONS: Mapping[str, type] = {"temperature": float, "top_k": int, "top_p": float, "max_new_tokens": int}
-"""Fields by which a line asks for a sampling distribution and a length of its own."""
+"""Fields by which a line overrides the sampling distribution and length."""
 
 _ANSWER, _LONGEST_LINE = {"inputs", "outputs", "finish_reason"}, 1 << 26
-"""Fields of every line that is written, and bytes of a line beyond which a file is taken for another's."""
+"""Fields of every line written, and the number of bytes beyond which a line is not ours."""
 
 _GENERATED = {field.name for field in dataclasses.fields(Generation)}
 
 
 def options(requests: Sequence[GenerationRequest], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """For each of `OPTIONS` the default, or, where some request has its own value, a list of one a request.
+    """Maps each of `OPTIONS` to the default, or to a list per request if any request has its own value.
 
     Raises:
-      UsageError: a value that is no number or impossible, by file and line.
+      UsageError: a value is not a number or out of range; names file and line.
     """
     found: dict[str, Any] = dict(defaults)
     for request in requests:
@@ -99,7 +99,7 @@ def read_requests(path: str, field: str = "inputs") -> list[GenerationRequest]:
     """Reads `{"inputs": ...}` lines from a file, or from standard input if `path` is `-`; UTF-8 always.
 
     Raises:
-      UsageError: names the file and line of malformed JSON, a missing field, or a field that is no text.
+      UsageError: no requests; or malformed JSON, a missing or non-text field, or a repeated id, by line.
       OSError: the file cannot be opened.
     """
     name = "standard input" if path == "-" else path
@@ -128,9 +128,9 @@ def _request(row: dict[str, Any], where: str, field: str) -> GenerationRequest:
 
 
 def write_line(request: GenerationRequest, generation: Generation) -> str:
-    """One line of output: the request's own fields, then the generation's that are known, less its token ids.
+    """Formats an output line: the request's fields, then the generation's known fields except its token ids.
 
-    Where both have a field, the generation's value stays, so that outputs can be inputs again.
+    If both have a field, the generation's value wins, so outputs can be used as inputs again.
     """
     fields = {name: value for name, value in dataclasses.asdict(generation).items() if value is not None}
     del fields["tokens"]
@@ -140,16 +140,16 @@ def write_line(request: GenerationRequest, generation: Generation) -> str:
 def finished(
     path: str, requests: Sequence[GenerationRequest], settings: Mapping[str, Any] | None = None
 ) -> int:
-    """How many requests an earlier run has answered, in `PATH.partial` if it was cut off, else in `PATH`.
+    """Counts the requests answered by an earlier run, in `PATH.partial` if interrupted, else in `PATH`.
 
-    A line that it did not finish is cut away, so that the file holds whole lines alone.
+    Removes an incomplete last line, so the file holds only complete lines.
 
     Args:
-      settings: what the lines must have been made with, if `output_lines` noted it.
+      settings: the settings the lines must have been made with, if `output_lines` recorded them.
 
     Raises:
-      UsageError: the lines are of other requests, the first is named; or of other settings. A file that is
-        whole has no note of its settings: it must answer all requests.
+      UsageError: the lines belong to other requests (names the first) or other settings. A complete file has
+        no recorded settings and must answer all requests.
     """
     partial = Path(path + ".partial")
     there = partial if partial.is_file() else Path(path)
@@ -188,10 +188,10 @@ def finished(
 def check_settings(
     path: str, settings: Mapping[str, Any], otherwise: str = "begin anew without --resume"
 ) -> None:
-    """Compares settings with those that `output_lines` noted beside the lines of an interrupted run.
+    """Compares settings with those that `output_lines` recorded next to the lines of an interrupted run.
 
     Args:
-      otherwise: what to do but to resume with the same.
+      otherwise: the alternative to resuming with the same settings, for the message.
 
     Raises:
       UsageError: names the first difference.
@@ -207,7 +207,7 @@ def check_settings(
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """The fields of a JSON object; none of a line that is not one."""
+    """Returns the fields of a JSON object; empty for a line that is not one."""
     try:
         return parse_json_object(line, "")
     except UsageError:
@@ -215,14 +215,14 @@ def _fields(line: str) -> dict[str, Any]:
 
 
 def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
-    """Refuses an output before anything is decoded: see `outputs.check`, also of the files beside it.
+    """Rejects an unusable output before anything is decoded; see `outputs.check`. Also checks its side files.
 
     Args:
-      resume: lines that are there were compared with the requests (`finished`), or will be.
-      noted: whether an interrupted run would have noted its settings beside its lines.
+      resume: existing lines were or will be compared with the requests (`finished`).
+      noted: whether an interrupted run would have recorded its settings next to its lines.
 
     Raises:
-      UsageError: it is an input of the run, or a file that no run of ours wrote.
+      UsageError: it is an input of the run, or a file that this module did not write.
     """
     if path == "-":
         return
@@ -242,14 +242,14 @@ def check_output(path: str, resume: bool = False, noted: bool = True) -> None:
 
 
 def holds_answers(path: Path) -> bool:
-    """Whether a file begins with a line that this module wrote."""
+    """Tells whether a file begins with a line written by this module."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_LINE)
     return line.endswith(b"\n") and _fields(line.decode()).keys() >= _ANSWER
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether a file holds the first part of one line, as a kill leaves it."""
+    """Tells whether a file holds only the beginning of one line, as after a kill."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_LINE)
     return line.startswith(b"{") and not line.endswith(b"\n")
@@ -260,10 +260,10 @@ def _settings_file(path: str) -> Path:
 
 
 def _lock(file: IO[Any], path: str) -> None:
-    """Keeps other processes from a partial file as long as it is open.
+    """Locks a partial file against other processes while it is open.
 
     Raises:
-      UsageError: another one is writing it, or has just made it whole.
+      UsageError: another process is writing it or has just completed it.
     """
     partial = Path(path + ".partial")
     if lock(file.fileno()) is False or not (
@@ -274,7 +274,7 @@ def _lock(file: IO[Any], path: str) -> None:
 
 
 def forget_settings(path: str) -> None:
-    """Removes the note of settings that a run left which was killed when its output was whole already."""
+    """Removes the recorded settings of a run that was killed just after completing its output."""
     with saving(path):
         _settings_file(path).unlink(missing_ok=True)
 
@@ -283,26 +283,26 @@ def forget_settings(path: str) -> None:
 def output_lines(
     path: str, resume: bool = False, settings: Mapping[str, Any] | None = None
 ) -> Iterator[Callable[[str], None]]:
-    """A writer of lines to a file or, for `-`, to standard output.
+    """Opens a writer of lines to a file or, for `-`, to standard output.
 
-    A file appears under its own name only when the context ends well; until then, and after an error, its
-    lines are in `PATH.partial`. If `resume`, they come after those there. Pipes and devices get their lines
-    at once.
+    A file appears under its own name only when the context exits without error; until then, and after an
+    error, its lines are in `PATH.partial`. With `resume`, they are appended there. Pipes and devices get
+    their lines at once.
 
     Args:
-      settings: what the lines are made with; noted beside them while they are not whole (see `finished`).
+      settings: recorded next to the lines while these are incomplete (see `finished`).
 
     Raises:
-      UsageError: the place cannot be written, here or later.
+      UsageError: the output cannot be written, here or later.
     """
     if path == "-":
         yield lambda line: print(line, flush=True)
         return
     check_output(path, resume, settings is not None)
-    whole = not outputs.is_special(path)  # a pipe or a device is written to as it is, and never replaced
+    whole = not outputs.is_special(path)  # a pipe or device is written directly and never replaced
     partial = Path(path + ".partial") if whole else Path(path)
     with saving(path):
-        outputs.resolved(path).parent.stat()  # of a link, where the file will be
+        outputs.resolved(path).parent.stat()  # for a link, the folder of the real file
         file = partial.open("a", encoding="utf-8")
         if whole:
             _lock(file, path)
@@ -325,12 +325,12 @@ def output_lines(
     try:
         yield write
     except BaseException:
-        if bucket is not None:  # whoever goes on may do so on another machine
+        if bucket is not None:  # the run may be resumed on another machine
             with contextlib.suppress(UsageError):
                 bucket.publish()
         raise
     finally:
-        # Closing tries once more to write what a full disk refused; what failed is said already.
+        # Closing retries a write that failed on a full disk; that failure is already reported.
         with contextlib.suppress(OSError):
             file.close()
     if whole:

@@ -1,6 +1,6 @@
-"""Text in, text out: a target, perhaps a draft, and the tokenizer that came with the checkpoint.
+"""Text in, text out: a target, an optional draft, and the checkpoint's tokenizer.
 
-No TensorFlow: prompts are tokenised by the checkpoint's own tokenizer, directly.
+No TensorFlow: the checkpoint's own tokenizer tokenises prompts directly.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from distillspec_jax.partitioning import Partitioner
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One prompt's text and what it cost.
+    """One prompt's generated text and its counts.
 
     Attributes:
       inputs: the raw input, as given.
-      outputs: the generated text, without EOS, and without the string that stopped it.
-      emitted_tokens: generated tokens, EOS included.
-      target_calls: passes of the target after prefill; without a draft, one a token.
-      accepted, tested: drafted tokens that were accepted, and that were put to the test.
+      outputs: the generated text, without EOS and without the stop string.
+      emitted_tokens: generated tokens, including EOS.
+      target_calls: passes of the target after prefill; without a draft, one per token.
+      accepted, tested: drafted tokens that were accepted, and that were tested.
       finish_reason: `eos`, `stop` (a stop string), `length` or `failed`.
-      tokens: the ids of `outputs` as they were emitted, EOS included.
+      tokens: the ids of `outputs` as emitted, including EOS.
       drafted, tested_at, accepted_at: see `acceptance.Record`; None without a draft.
     """
 
@@ -51,30 +51,30 @@ class Generation:
 
     @property
     def record(self) -> Record:
-        """The counts alone."""
+        """Only the counts."""
         return Record(**{name: getattr(self, name) for name in COUNTS})
 
 
 class TextGenerator:
-    """A target, perhaps with a draft, ready to complete texts.
+    """A target, optionally with a draft, ready to complete texts.
 
     Args:
       target: the model whose distribution the output follows.
-      draft: proposes blocks: a model, or a drafter without one by name (`lookup`, see
-        `decoding.drafter_registry`); several lay theirs side by side; None decodes one token at a time.
-      form: how inputs become prompts; the target's own by default.
-      block_size: drafted tokens a round; `auto` chooses, and falls back to none, by measured costs and
-        acceptance, so that the same seed need not give the same text, unless at temperature 0 under a rule
-        that is lossless.
+      draft: proposes blocks: a model, or the name of a drafter without a model (`lookup`, see
+        `decoding.drafter_registry`); several propose in parallel; None decodes one token at a time.
+      form: how inputs become prompts; default: the target's own.
+      block_size: drafted tokens per round. `auto` chooses, down to no drafts, by measured costs and
+        acceptance; the same seed then need not give the same text, except at temperature 0 with a lossless
+        rule.
       rule, epsilon, candidates: see `rules.rule`.
       batch_size: prompts decoded together.
-      stop: strings that end an output; it is cut before the first of them.
-      assume_same_vocabulary: see `pretrained.check_pair`; of the two tokenizers, one is enough then.
-      partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
+      stop: strings that end an output, which is cut before the first of them.
+      assume_same_vocabulary: see `pretrained.check_pair`; one of the two tokenizers then suffices.
+      partitioner: decode on its mesh: the target partitioned by its rules, drafts replicated on every device.
       on_compile: called with a line when a new shape is compiled.
 
     Raises:
-      UsageError: a size below 1, no tokenizer, or a pair that does not speak one vocabulary.
+      UsageError: a size is below 1, there is no tokenizer, or the vocabularies differ.
     """
 
     def __init__(
@@ -153,20 +153,20 @@ class TextGenerator:
         progress: Callable[[DecodingProgress], None] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[Generation]:
-        """Completes texts, in order; each is yielded when it and those before it are done.
+        """Completes texts, in order; yields each when it and all before it are done.
 
         Args:
-          temperature, top_k, top_p: the sampling distribution, one for all or one a text; temperature 0 is
+          temperature, top_k, top_p: the sampling distribution, one for all or one per text; temperature 0 is
             greedy.
-          max_new_tokens: longest output, EOS included; one for all or one a text.
+          max_new_tokens: maximum output length, including EOS; one for all or one per text.
           seed: of all draws.
-          names: how an error calls each text (`file:line`); `input N` by default.
+          names: names of the texts in errors (`file:line`); default: `input N`.
           progress: called on the host while decoding.
-          numbers: enter the texts' keys, one each; their indices by default.
+          numbers: determine the texts' random keys, one per text; default: their indices.
 
         Raises:
-          UsageError: at once, not at the first text: an impossible distribution or length, or a prompt too
-            long.
+          UsageError: a distribution or length is out of range, or a prompt is too long. Raised by the call,
+            not at the first text.
         """
         tokenizer = self.tokenizer
         names = names or [f"input {i}" for i in range(len(texts))]
@@ -179,7 +179,7 @@ class TextGenerator:
     def _in_order(
         self, texts: Sequence[str], completions: Iterator[tuple[int, Completion]]
     ) -> Iterator[Generation]:
-        """Prompts end in any order; a text waits for those before it."""
+        """Yields texts in order, although prompts finish in any order."""
         early: dict[int, Completion] = {}
         due = 0
         for index, completion in completions:

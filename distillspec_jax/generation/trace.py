@@ -1,6 +1,6 @@
-"""One prompt, round by round: what was drafted, what was kept, what the target added.
+"""Traces one prompt round by round: drafts, accepted drafts, and the token that the target added.
 
-For reports, notebooks and debugging: it returns to the host after every round, which decoding never does.
+For reports, notebooks and debugging: unlike normal decoding, it returns to the host after every round.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Round:
     """One verify pass.
 
     Attributes:
-      accepted: pieces of text that the draft proposed and the target kept.
-      added: the piece that the target added (a correction, or a bonus after a wholly accepted block);
-        empty where an accepted EOS or the limit ended the row.
-      tested: drafts put to the test; the first not accepted was rejected.
+      accepted: pieces of text that the draft proposed and the target accepted.
+      added: the piece that the target added (a correction, or a bonus after a fully accepted block);
+        empty if an accepted EOS or the limit ended the row.
+      tested: number of drafts tested; the first one not accepted was rejected.
     """
 
     accepted: tuple[str, ...]
@@ -43,12 +43,12 @@ class Round:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Drafts tested and accepted, and tokens emitted."""
+        """Numbers of drafts tested and accepted, and of tokens emitted."""
         return self.tested, len(self.accepted), len(self.accepted) + bool(self.added)
 
 
 class IdsRound(NamedTuple):
-    """One verify pass in ids: the tokens it emitted, and how many of its drafts it accepted and tested."""
+    """One verify pass in ids: the tokens it emitted, and its numbers of accepted and tested drafts."""
 
     tokens: tuple[int, ...]
     accepted: int
@@ -67,11 +67,11 @@ def trace(
     seed: int = 0,
     chat: bool = False,
 ) -> list[Round]:
-    """Decodes one text and returns its rounds; the text is what `generate` returns for the same seed.
+    """Decodes one text and returns its rounds; the text equals that of `generate` with the same seed.
 
     Args:
-      target, draft: a pair of one vocabulary; or a drafter without a model, by name.
-      text: the raw input; the target's prefix is put before it, and it is cut to the model's length.
+      target, draft: a pair that shares a vocabulary; `draft` may name a drafter without a model.
+      text: the raw input; the target's prefix is prepended, and it is truncated to the model's length.
       block_size, temperature, max_new_tokens, seed: as in `TextGenerator`.
       chat: wrap the text in the target's chat template.
     """
@@ -107,13 +107,13 @@ def rounds_of(
     seed: int = 0,
     width: int = 1,
 ) -> Iterator[IdsRound]:
-    """Decodes one prompt of ids, and yields its rounds as they end.
+    """Decodes one prompt of ids and yields its rounds as they finish.
 
     Args:
       target, draft, block_size, temperature, max_new_tokens, seed: as in `trace`.
-      prompt: ids, EOS included where the model reads one.
-      eos_ids: ids that end the text; none: it ends at the limit.
-      width: pad the prompt to this at least, so that prompts of several lengths share a program.
+      prompt: ids, including EOS if the model reads one.
+      eos_ids: ids that end the text; empty: it ends at the limit.
+      width: minimum padded prompt width, so prompts of several lengths share a compiled program.
     """
     tokenizer = tokenizer_of(target)
     drafter, draft_params = make_drafter([draft], vocab_size=tokenizer.vocab_size, block_size=block_size)

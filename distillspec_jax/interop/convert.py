@@ -1,4 +1,4 @@
-"""Checkpoints of other frameworks to checkpoint directories, and back to Hugging Face's form and GGUF."""
+"""Converts other frameworks' checkpoints to checkpoint directories, and exports to Hugging Face and GGUF."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Source:
 
     Attributes:
       params: float32 arrays in the canonical tree.
-      step: of its training, 0 where it does not tell.
-      tokenizer: the tokenizer's file, or None.
-      tokenizer_name: what errors call it.
+      step: of its training, 0 if unknown.
+      tokenizer: content of the tokenizer's file, or None.
+      tokenizer_name: its name in errors.
       eos_ids, chat, mask_id: see `ModelCard`.
-      skipped: what was left behind, in words.
+      skipped: descriptions of the skipped parts.
     """
 
     model: Network
@@ -77,23 +77,22 @@ def convert(
     eos_ids: Sequence[int] = (),
     **known: Any,
 ) -> tuple[ModelCard, Source]:
-    """Turns a checkpoint of another framework into a checkpoint directory.
+    """Converts another framework's checkpoint to a checkpoint directory.
 
     Args:
       form: one of `FORMATS`.
-      source: the folder to read, or the file of a GGUF.
-      destination: the directory to write; it must not hold anything yet.
-      tokenizer: the tokenizer's file; by default what the source brings.
-      eos_ids: ids that end an output; by default what the source or the tokenizer states.
-      known: fields of `T5Config` that the shapes of a T5X checkpoint do not tell.
+      source: the folder to read, or a GGUF file.
+      destination: the directory to write; it must be empty or not exist.
+      tokenizer: the tokenizer's file; default: the source's own.
+      eos_ids: ids that end an output; default: those of the source or the tokenizer.
+      known: fields of `T5Config` that the shapes of a T5X checkpoint do not determine.
 
     Returns:
-      The card that was written, and what was read.
+      The card that was written, and the source that was read.
 
     Raises:
-      UsageError: an unknown form, a folder that holds no such checkpoint or a damaged one, a field that is
-        missing or was not asked for, a tokenizer that is none, does not tell EOS or has no such ids, a
-        destination that is not empty.
+      UsageError: the form is unknown, the source is no such checkpoint or damaged, a field is missing or
+        superfluous, the tokenizer is unreadable or has no such EOS ids, or the destination is not empty.
     """
     destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
@@ -135,9 +134,9 @@ def convert(
 
 @contextlib.contextmanager
 def _reading(source: str) -> Iterator[None]:
-    """Turns whatever a damaged source makes its readers raise into one line that names it.
+    """Converts any exception from reading a damaged source into a one-line error that names it.
 
-    The readers name what they know to look for; of the rest, a header of flipped bytes provokes anything.
+    Readers report the damage that they check for; otherwise corrupted headers can cause any exception.
     """
     try:
         yield
@@ -150,7 +149,7 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
-    """Refuses what `pretrained.load` would take and no text could be generated with."""
+    """Rejects vocabularies that `pretrained.load` would accept but that cannot generate text."""
     size = read.model.vocab_size
     if read.tokenizer is not None:
         try:
@@ -170,7 +169,7 @@ def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
 
 def _from_hf(source: str) -> Source:
     model, params = hf_folder.read(source)
-    # A T5's own tokenizer is the SentencePiece model; a tokenizer.json beside it is made from that.
+    # A T5's own tokenizer is the SentencePiece model; a tokenizer.json next to it is derived from that.
     tokenizer = hf_tokenizer.find(source, sentencepiece_first=registry.family_of(model) == "t5")
     return Source(
         model,
@@ -185,7 +184,7 @@ def _from_hf(source: str) -> Source:
 
 def _from_gguf(source: str, with_tokenizer: bool) -> Source:
     file = GGUFFile(source)
-    tokenizer = gguf_tokenizer.read(file) if with_tokenizer else None  # before the weights, which take longer
+    tokenizer = gguf_tokenizer.read(file) if with_tokenizer else None  # before the weights, which are slower
     model, params = gguf_decoder.read(file)
     return Source(
         model,
@@ -215,11 +214,12 @@ def _from_t5x(source: str, known: dict[str, Any]) -> Source:
 def export(source: str, destination: str) -> Pretrained:
     """Writes a checkpoint directory, or a model of the zoo, as a Hugging Face folder.
 
-    The folder has float32 weights, the configuration, the tokenizer where there is one, a README that says
-    where the model comes from and what acceptance was measured on it, and the draft's acceptance profile.
+    The folder has float32 weights, the configuration, the tokenizer if there is one, a README with the
+    model's provenance and measured acceptance, and the draft's acceptance profile.
 
     Raises:
-      UsageError: no such model, one that transformers has no name for, a destination that is not empty.
+      UsageError: the model does not exist, transformers has no architecture for it, or the destination is not
+        empty.
     """
     destination = outputs.place(destination, folder=True)
     check_new_folder(destination)
@@ -249,8 +249,8 @@ def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
       kind: a key of `gguf_output.TYPES`.
 
     Raises:
-      UsageError: no such model, one that llama.cpp has no architecture for or would silently run otherwise, a
-        type that its weights cannot be written in, a destination that is another file.
+      UsageError: the model does not exist, llama.cpp has no architecture for it or would silently compute it
+        differently, the type cannot hold its weights, or the destination is another file.
     """
     destination = outputs.place(destination, folder=False)
     gguf_output.check(destination, kind)
@@ -267,9 +267,9 @@ def export_gguf(source: str, destination: str, kind: str = "f32") -> Pretrained:
 
 
 def _to_jax(params: Params) -> None:
-    """Makes NumPy's arrays JAX's, in place: Orbax would copy all of them before it writes.
+    """Replaces NumPy arrays with JAX arrays, in place: Orbax would copy all of them before writing.
 
-    One by one, each done with before the next is begun; what is aligned is not even copied.
+    It converts one array at a time; aligned arrays are not copied.
     """
     try:
         host = jax.local_devices(backend="cpu")[0]

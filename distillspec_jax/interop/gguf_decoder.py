@@ -1,10 +1,10 @@
-"""Decoder-only weights of GGUF files: Hugging Face's configuration and tensors by other names.
+"""Decoder-only weights of GGUF files: Hugging Face's configuration and tensors under other names.
 
-llama.cpp turns neighbouring entries of a head by one angle, Hugging Face and this network entries half a
-head apart. Of a Llama, the rows of queries' and keys' kernels are therefore stored in another order, which is
-undone here, and done in writing; of the others they are not. A Gemma 3's norms are stored with their 1. Keys
-and tensors are those that llama.cpp 0c1e57098 asks for (src/llama-model.cpp,
-src/models/{llama,qwen2,qwen3,gemma3}.cpp).
+llama.cpp rotates neighbouring entries of a head by the same angle; Hugging Face and this network rotate
+entries half a head apart. For a Llama, GGUF therefore stores the rows of query and key kernels in another
+order, which is undone when reading and redone when writing; other architectures are unaffected. A Gemma 3's
+norms are stored with 1 added. Keys and tensors are those that llama.cpp 0c1e57098 reads
+(src/llama-model.cpp, src/models/{llama,qwen2,qwen3,gemma3}.cpp).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distillspec_jax.shapes import Params
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": hf_gemma3.KIND}
 """transformers' `model_type` by llama.cpp's architecture."""
 _GEMMA3_EVERY, _GEMMA3_WINDOW_THETA = 6, 10_000.0
-"""Values that llama.cpp has in its own code, since the first files did not tell them."""
+"""Values hard-coded in llama.cpp, since the first files did not have them."""
 
 _EMBEDDING, _HEAD, _FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
@@ -38,7 +38,7 @@ _FIELDS = {
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
 }
-"""Fields of config.json and the keys that must tell them, after the architecture's name."""
+"""Fields of config.json and their required keys, without the architecture's name."""
 
 _OPTIONAL = {
     "num_key_value_heads": "attention.head_count_kv",
@@ -49,7 +49,7 @@ _OPTIONAL = {
 
 _WINDOW, _WINDOW_THETA = "attention.sliding_window", "rope.freq_base_swa"
 _ONLY = {"expert_count": 0, "rope.scaling.type": "none", "attn_logit_softcapping": 0.0}
-"""Keys whose other values this network cannot follow."""
+"""Keys for which this network supports only these values."""
 
 _NAMES = {
     "model.layers.": "blk.",
@@ -68,7 +68,7 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-"""Parts of transformers' names and what stands for them."""
+"""Parts of transformers' names and their replacements."""
 _GEMMA3_NAMES = _NAMES | {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -77,11 +77,11 @@ _GEMMA3_NAMES = _NAMES | {
 
 
 def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
-    """The network of a file, and its parameters as float32 NumPy arrays.
+    """Reads the network of a file, and its parameters as float32 NumPy arrays.
 
     Raises:
-      UsageError: an architecture or a configuration that this network cannot follow, or tensors that
-        contradict it; every missing, unused or misshaped tensor is named.
+      UsageError: the architecture or configuration is not supported, or tensors contradict it; names every
+        missing, unused or misshaped tensor.
     """
     kind, config = read_config(file)
     sources = {
@@ -94,7 +94,7 @@ def read(file: GGUFFile) -> tuple[DecoderOnly, Params]:
 
 
 def read_config(file: GGUFFile) -> tuple[str, DecoderOnlyConfig]:
-    """The architecture of a file, and its configuration; no weights are read.
+    """Reads the architecture of a file and its configuration, without the weights.
 
     Raises:
       UsageError: see `read`.
@@ -112,11 +112,11 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
     """Inverse of `read`.
 
     Returns:
-      The architecture, the metadata that tells the sizes (whole numbers and floats by key), and float32
-      tensors by llama.cpp's names.
+      The architecture, the metadata with the sizes (whole numbers and floats by key), and float32 tensors
+      by llama.cpp's names.
 
     Raises:
-      UsageError: a network that llama.cpp has no architecture for, or would compute otherwise.
+      UsageError: llama.cpp has no architecture for the network, or would compute it differently.
     """
     tensors, theirs = hf_decoder.to_hf(config, params)
     kinds = {theirs_kind: kind for kind, theirs_kind in ARCHITECTURES.items()}
@@ -149,7 +149,7 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
 
 
 def _check_followed(kind: str, config: DecoderOnlyConfig) -> None:
-    """Refuses a network that llama.cpp would compute otherwise without a word."""
+    """Rejects a network that llama.cpp would silently compute differently."""
     activation = config.mlp_activations[0]
     if activation != (own := "gelu" if kind == "gemma3" else "silu"):
         raise UsageError(
@@ -170,12 +170,12 @@ def _check_followed(kind: str, config: DecoderOnlyConfig) -> None:
 
 
 def _gemma3_scalar(layers: int, emb_dim: int, heads: int, head_dim: int) -> float:
-    """llama.cpp divides queries by the square root of this; it knows the largest Gemma 3 by its depth."""
+    """Returns llama.cpp's query scalar (it divides by the root); depth identifies the largest Gemma 3."""
     return emb_dim / heads if layers == 62 else head_dim
 
 
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
-    """The values of the config.json that transformers would have for it."""
+    """Makes the equivalent config.json values of transformers."""
     metadata = {key.removeprefix(f"{kind}."): value for key, value in file.metadata.items()}
     linear = kind == "gemma3" and metadata.get("rope.scaling.type") == "linear"
     if linear:
@@ -193,7 +193,7 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     found["vocab_size"] = file.shape(_EMBEDDING)[0]
     found |= {field: metadata[key] for field, key in _OPTIONAL.items() if key in metadata}
     for field in {"rms_norm_eps", "rope_theta"} & set(found):
-        # Stored as float32; the shortest decimal is what was meant (1e-05 and not 9.999999747378752e-06).
+        # Stored as float32; recover the intended shortest decimal (1e-05, not 9.999999747378752e-06).
         found[field] = float(str(np.float32(found[field])))
     head_dim = found.setdefault("head_dim", found["hidden_size"] // max(found["num_attention_heads"], 1))
     for key in ("rope.dimension_count", "attention.value_length"):
@@ -222,8 +222,8 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
 
 
 def _stretching(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
-    """Llama 3's `rope_scaling`. The file has what comes of it: how many times longer every wave became."""
-    # Their ends differ between models; where the change begins and stops does not.
+    """Recovers Llama 3's `rope_scaling` from its result: the file has each wavelength's stretching factor."""
+    # The factors differ between models, but the boundaries of the scaled range do not.
     factor, low, high, positions = float(factors.max()), 1.0, 4.0, 8192
     if factors.shape == (head_dim // 2,) and factor >= 1:
         stretched = rotary.frequencies(head_dim, theta, RopeScaling(factor, low, high, positions))
@@ -249,7 +249,7 @@ def _name(kind: str, theirs: str) -> str:
 
 
 class _AsTheirs(Mapping[str, np.ndarray]):
-    """The tensors of a file with the numbers that Hugging Face has in their places."""
+    """The tensors of a file with Hugging Face's values and order."""
 
     def __init__(self, file: GGUFFile, kind: str, config: DecoderOnlyConfig) -> None:
         self._file, self._kind, self._config = file, kind, config
@@ -267,12 +267,12 @@ class _AsTheirs(Mapping[str, np.ndarray]):
 def _restored(
     kind: str, name: str, tensor: np.ndarray, config: DecoderOnlyConfig, *, back: bool = False
 ) -> np.ndarray:
-    """A tensor as Hugging Face has it; `back`: as GGUF does."""
+    """Converts a tensor to Hugging Face's form; with `back`, to GGUF's."""
     if kind == "gemma3" and name.endswith("norm.weight"):
         return tensor + np.float32(1 if back else -1)
     counts = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if kind == "llama" else {}
     heads = next((count for part, count in counts.items() if f".{part}." in name), None)
-    if heads is None or len(tensor) != heads * config.head_dim:  # a wrong shape is the caller's to name
+    if heads is None or len(tensor) != heads * config.head_dim:  # the caller reports a wrong shape
         return tensor
     half = config.head_dim // 2
     split = (2, half) if back else (half, 2)

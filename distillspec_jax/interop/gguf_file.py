@@ -3,10 +3,10 @@
     "GGUF", version, counts          little-endian throughout
     key, type, value                 metadata: the architecture, its sizes, the whole tokenizer
     name, dimensions, type, offset   of every tensor
-    the tensors' data                in blocks of some numbers that share a scale
+    the tensors' data                in blocks of numbers that share a scale
 
-The header is read here, so that a damaged one is an error that says where, and a vocabulary takes a tenth of
-the time and memory; what the blocks mean is known to the package `gguf`, an optional dependency.
+The header is parsed here, so errors about damage give the location, and a vocabulary takes a tenth of the
+time and memory. The package `gguf`, an optional dependency, decodes the blocks.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from distillspec_jax.errors import UsageError
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""struct's letter of every type of metadata that is one number."""
+"""struct's format character of every numeric metadata type."""
 _UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 
 _CHUNK = 1 << 20
-"""Numbers that are dequantised at a time: dequantising takes several times their memory."""
+"""Numbers to dequantise at a time: dequantisation takes several times their memory."""
 
 
 class _Entry(NamedTuple):
-    """Where a tensor lies: `size` bytes from `start`; `type` is the package's."""
+    """The location of a tensor: `size` bytes from `start`; `type` is the package's."""
 
     shape: tuple[int, ...]
     type: Any
@@ -41,15 +41,15 @@ class _Entry(NamedTuple):
 
 
 class GGUFFile(Mapping[str, np.ndarray]):
-    """The tensors of a file as float32, each read and dequantised when it is asked for, and then let go.
+    """The tensors of a file as float32, each read and dequantised on access and not cached.
 
     Attributes:
       path: the file.
       metadata: numbers, strings and lists of either, by key.
 
     Raises:
-      UsageError: no such file, no GGUF, one that is cut short, or a tensor that cannot be read; named. Or the
-        package `gguf` is not installed.
+      UsageError: the file does not exist, is not GGUF or is truncated, a tensor cannot be read (names it), or
+        the package `gguf` is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,7 +97,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
         return _Entry(shape, kind, offset, math.prod(shape) // block * block_bytes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read."""
+        """Returns the shape of a tensor without reading it."""
         return self._entries[name].shape
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -106,8 +106,8 @@ class GGUFFile(Mapping[str, np.ndarray]):
         rows = found.reshape(-1, entry.shape[-1])
         row_bytes = entry.size // max(len(rows), 1)
         step = max(_CHUNK // entry.shape[-1], 1)
-        # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
-        # Scales of a damaged file may be no numbers, which NumPy would complain of.
+        # Read instead of memory-mapping: mapped pages would stay resident until the last tensor is read.
+        # Scales of a damaged file may be NaN, about which NumPy would warn.
         with self.path.open("rb", buffering=0) as file, np.errstate(all="ignore"):
             file.seek(entry.start)
             for first in range(0, len(rows), step):
@@ -124,7 +124,7 @@ class GGUFFile(Mapping[str, np.ndarray]):
 
 
 def library() -> Any:
-    """The package `gguf`.
+    """Imports the package `gguf`.
 
     Raises:
       UsageError: it is not installed.
@@ -137,11 +137,11 @@ def library() -> Any:
 
 
 class _Header:
-    """Reads a file from its beginning, in order.
+    """Reads a file's header sequentially.
 
     Attributes:
       size: of the file, in bytes.
-      num_tensors: as many as it says.
+      num_tensors: as stated in the header.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -162,7 +162,7 @@ class _Header:
         return found
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
-        """Name, shape, number of the type, and offset of the data of each; after `metadata`."""
+        """Yields each tensor's name, shape, type number and data offset; call after `metadata`."""
         for _ in range(self.num_tensors):
             name = self._string()
             dimensions = self._number(_UINT32)
@@ -174,7 +174,7 @@ class _Header:
             yield name, shape, self._number(_UINT32), self._number(_UINT64)
 
     def data_start(self, alignment: int) -> int:
-        """The byte that offsets are counted from; after `tensors`."""
+        """Returns the byte that offsets are relative to; call after `tensors`."""
         return -(-self._file.tell() // alignment) * alignment
 
     def _take(self, count: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Writes GGUF files in float32, float16 and eight-bit blocks, a tensor at a time.
+"""Writes GGUF files in float32, float16 and eight-bit blocks, one tensor at a time.
 
-Vectors (norms, biases) stay in float32 in every type, as llama.cpp wants them. The bytes of blocks are those
-of the package `gguf`, which are ggml's own.
+Vectors (norms, biases) stay in float32 in every type, as llama.cpp requires. The package `gguf` quantises the
+blocks, byte for byte as ggml does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from distillspec_jax.interop.gguf_file import GGUFFile, library
 from distillspec_jax.version import __version__
 
 _RELEASE = "distillspec.release"
-"""The key by which an earlier output is known."""
+"""The key that identifies an earlier output."""
 
 
 class _Type(NamedTuple):
-    """Names in the package: of tensors, and of a file that has mostly those. `largest` is the largest number
-    that can be written."""
+    """The package's names of a tensor type and of a file with mostly that type; `largest` is the largest
+    representable number."""
 
     tensors: str
     file: str
@@ -39,14 +39,14 @@ TYPES = {
         "Q8_0", "MOSTLY_Q8_0", 127 * _HALF
     ),  # 32 bytes share a float16, which times 127 is the largest
 }
-"""The types of weights that can be written, by llama.cpp's names in small letters."""
+"""The supported weight types, by llama.cpp's names in lower case."""
 
 
 def check(path: str | Path, kind: str) -> None:
-    """Refuses what `write` would refuse, before anything is read.
+    """Rejects what `write` would reject, before anything is read.
 
     Raises:
-      UsageError: an unknown type, the package `gguf` is missing, or a place that holds something else.
+      UsageError: the type is unknown, the package `gguf` is missing, or the path holds something else.
     """
     if kind not in TYPES:
         raise UsageError(f"unknown type {kind!r}: {nearest(kind, TYPES)}")
@@ -61,7 +61,7 @@ def write(
     tensors: Mapping[str, np.ndarray],
     kind: str,
 ) -> None:
-    """Writes a file, whole or not at all.
+    """Writes a file atomically.
 
     Args:
       metadata: booleans, whole numbers (written as uint32), floats (float32), strings, and lists of strings
@@ -70,7 +70,7 @@ def write(
       kind: a key of `TYPES`.
 
     Raises:
-      UsageError: a tensor that cannot be written in this type; or see `check`.
+      UsageError: a tensor cannot be written in this type; or see `check`.
     """
     check(path, kind)
     for name, tensor in tensors.items():
@@ -130,7 +130,7 @@ def _type_of(tensor: np.ndarray, kind: str) -> Any:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is an earlier output."""
+    """Tells whether a file is an earlier output."""
     try:
         return _RELEASE in GGUFFile(path).metadata
     except UsageError:

@@ -1,7 +1,7 @@
-"""SentencePiece's merging of pieces, as GGUF's tokenizer `llama` has it, as a tokenizer.json: Llama 2, Gemma.
+"""GGUF's tokenizer `llama`, SentencePiece's merging of pieces, as a tokenizer.json: Llama 2, Gemma.
 
-The metadata has pieces and scores: of neighbours that together are a piece, those with the highest score are
-merged first. A tokenizer.json has merges in their order, so each way to cut a piece in two is one.
+The metadata has pieces and scores: among neighbours that together form a piece, those with the highest score
+are merged first. A tokenizer.json has an ordered list of merges, so each split of a piece in two is a merge.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 UNKNOWN, BYTE = 2, 6
-"""Types of tokens, beside those of `gguf_tokenizer`."""
+"""Token types, in addition to those of `gguf_tokenizer`."""
 _SPACE = "▁"
 
 
 def build(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Makes the library's tokenizer, without special tokens and without what goes around a text.
+    """Makes the library's tokenizer, without special tokens and post-processing.
 
     Args:
       metadata: the values under `tokenizer.ggml.`.
 
     Raises:
-      KeyError, IndexError: metadata that are not whole.
+      KeyError, IndexError: the metadata are incomplete.
     """
     pieces: list[str] = metadata["tokens"]
     types: list[int] = metadata["token_type"]
@@ -48,7 +48,7 @@ def build(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def merges(pieces: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """Lists all pairs of pieces that are a piece together, in the order in which they are merged."""
+    """Lists all pairs of pieces that together form a piece, in merge order."""
     ordinary = {piece: score for piece, score, type_ in zip(pieces, scores, types, strict=True) if type_ == 1}
     found = [
         (-score, piece[:cut], piece[cut:])

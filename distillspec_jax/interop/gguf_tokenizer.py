@@ -1,7 +1,7 @@
-"""The tokenizer in a GGUF's metadata as a tokenizer.json.
+"""Converts the tokenizer in a GGUF's metadata to a tokenizer.json.
 
-It is byte-level BPE, as of SmolLM2, Qwen2 and Llama 3, or SentencePiece's merges (`gguf_pieces.py`). Of the
-former the metadata has the vocabulary and the merges; how a text is cut up before, it only gives a name for.
+It is byte-level BPE, as in SmolLM2, Qwen2 and Llama 3, or SentencePiece's merges (`gguf_pieces.py`). For the
+former, the metadata has the vocabulary and the merges, but only a name for the pre-tokenizer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from distillspec_jax.interop import gguf_pieces
 from distillspec_jax.interop.gguf_file import GGUFFile
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Types of tokens: ordinary ones, special ones, others that are never cut, and rows of the table without a
-meaning."""
+"""Token types: ordinary, special, other tokens that are never split, and unused rows of the table."""
 
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -28,14 +27,14 @@ _LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
 class Kind(NamedTuple):
-    """The settings that a pre-tokenizer's name stands for.
+    """The settings behind a pre-tokenizer's name.
 
     Attributes:
-      split: what cuts a text up, if it is not GPT-2's own expression.
-      digits: digits stand alone.
-      normalizer: goes before.
-      whole: a word of the vocabulary is one token even where no merges lead to it.
-      bos: BOS goes before a text, unless the file says otherwise.
+      split: the regular expression that splits a text, if not GPT-2's own.
+      digits: split digits individually.
+      normalizer: applied first.
+      whole: a word of the vocabulary is one token even if no merges lead to it.
+      bos: prepend BOS to a text, unless the file says otherwise.
     """
 
     split: str | None = None
@@ -59,10 +58,10 @@ KINDS = {
 
 
 def read(file: GGUFFile) -> bytes | None:
-    """A tokenizer.json, or None where the file has no tokenizer.
+    """Makes a tokenizer.json, or None if the file has no tokenizer.
 
     Raises:
-      UsageError: a tokenizer of another kind, or one that is not whole.
+      UsageError: the tokenizer is of another kind or incomplete.
     """
     metadata = _metadata(file)
     if "model" not in metadata:
@@ -79,7 +78,7 @@ def read(file: GGUFFile) -> bytes | None:
         raise UsageError(f"{where}.pre is {name!r}, which is unknown: {hint}; or pass --tokenizer=FILE")
     try:
         return _build(metadata, KINDS.get(name)).to_str().encode()
-    except BaseException as error:  # the library raises plain Exception, and its panics are not even that
+    except BaseException as error:  # the library raises plain Exception, or panics, which are not Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -87,7 +86,7 @@ def read(file: GGUFFile) -> bytes | None:
 
 
 def eos_ids(file: GGUFFile) -> tuple[int, ...]:
-    """The ids that end an output: a text, a turn or a message; () if the file does not tell."""
+    """Returns the ids that end an output: a text, a turn or a message; () if the file has none."""
     metadata = _metadata(file)
     named = {name: metadata.get(name) for name in ("eos_token_id", "eot_token_id", "eom_token_id")}
     where = f"{file.path}: metadata tokenizer.ggml"
@@ -110,7 +109,7 @@ def chat(file: GGUFFile) -> dict[str, str]:
 
 
 WORDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""Special tokens as transformers calls them, and as GGUF does."""
+"""Special tokens by transformers' name and by GGUF's."""
 
 
 def _metadata(file: GGUFFile) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _metadata(file: GGUFFile) -> dict[str, Any]:
 
 
 def prepare(library: tokenizers.Tokenizer, kind: Kind) -> None:
-    """Has a tokenizer cut its texts up as the kind says, and join the pieces again."""
+    """Sets a tokenizer's normalizer, pre-tokenizer and decoder according to the kind."""
     if kind.normalizer is not None:
         library.normalizer = kind.normalizer
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind.split is None)
@@ -142,7 +141,7 @@ def _build(metadata: dict[str, Any], kind: Kind | None) -> tokenizers.Tokenizer:
         merges = [(first, second) for first, second in (merge.split(" ") for merge in metadata["merges"])]
         library = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind.whole))
         prepare(library, kind)
-    # SentencePiece looks for its own words where spaces are replaced already; a prefix would precede each.
+    # SentencePiece matches user-defined words after spaces are replaced; a prefix would precede each word.
     replaced = of_pieces and not metadata.get("add_space_prefix", True)
     added = [
         tokenizers.AddedToken(piece, normalized=replaced and type_ == USER_DEFINED, special=type_ == CONTROL)

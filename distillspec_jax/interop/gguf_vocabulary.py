@@ -1,10 +1,10 @@
-"""A checkpoint's tokenizer as metadata of a GGUF file, the inverse of `gguf_tokenizer`: byte-level BPE.
+"""Converts a checkpoint's byte-level BPE tokenizer to GGUF metadata, the inverse of `gguf_tokenizer`.
 
-llama.cpp is told the name of a pre-tokenizer and has the rest in its own code (0c1e57098,
-src/llama-vocab.cpp); a name is chosen only if this code does what the tokenizer.json says. What it would do
-differently, it would do without a word: texts would have other ids. So the rest is refused, SentencePiece
-models too: of unigram ones llama.cpp knows no byte pieces (characters outside the vocabulary become <unk>),
-and it merges the pieces of others by their scores.
+llama.cpp is only given the name of a pre-tokenizer and implements it in its own code (0c1e57098,
+src/llama-vocab.cpp). A name is chosen only if that code does what the tokenizer.json says: any difference
+would silently give texts other ids. All other tokenizers are rejected, including SentencePiece models: for
+unigram models llama.cpp has no byte pieces (characters outside the vocabulary become <unk>), and for others
+it merges pieces by their scores.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def metadata(model: Pretrained) -> dict[str, Any]:
-    """The keys under `tokenizer.`.
+    """Makes the keys under `tokenizer.`.
 
     Raises:
-      UsageError: no tokenizer, or one that llama.cpp would not follow; says why.
+      UsageError: there is no tokenizer, or llama.cpp would not reproduce it; says why.
     """
     content, where = model.tokenizer_bytes, f"{model.name} as GGUF"
     if content is None:
@@ -42,7 +42,7 @@ def metadata(model: Pretrained) -> dict[str, Any]:
             f"{where}: its tokenizer is a SentencePiece model, of which llama.cpp would silently make other "
             "ids; only byte-level BPE (a tokenizer.json) is written: use --to=hf"
         )
-    ours = Tokenizer.from_bytes(content, model.card.eos_ids)  # in a process of its own, which may refuse it
+    ours = Tokenizer.from_bytes(content, model.card.eos_ids)  # in a separate process, which may reject it
     if ours.vocab_size > model.model.vocab_size:
         raise UsageError(f"{where}: {ours.vocab_size:,} ids, but logits for {model.model.vocab_size:,}")
     library = tokenizers.Tokenizer.from_str(content.decode())
@@ -72,7 +72,7 @@ def metadata(model: Pretrained) -> dict[str, Any]:
 
 
 def _pre_tokenizer(where: str, spec: dict[str, Any]) -> str:
-    """llama.cpp's name of the pre-tokenizer, if all else is as it is there."""
+    """Finds llama.cpp's name of the pre-tokenizer, if all other settings match llama.cpp's."""
     inner = spec["model"]
     ordinary = {
         "type": "BPE",
@@ -111,14 +111,14 @@ def _settings_of(kind: Kind) -> Any:
 
 
 def _settings(spec: dict[str, Any]) -> Any:
-    """The settings that decide how a text is cut up; `trim_offsets` is about offsets alone."""
+    """Returns the settings that determine how a text is split; `trim_offsets` only affects offsets."""
     steps = _steps(spec["normalizer"]), _steps(spec["pre_tokenizer"])
     known = [[{k: v for k, v in step.items() if k != "trim_offsets"} for step in part] for part in steps]
     return *known, bool(spec["model"].get("ignore_merges"))
 
 
 def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A chain of steps, sequences within sequences laid out."""
+    """Flattens nested sequences of steps."""
     if spec is None:
         return []
     inside = next((spec[key] for key in ("pretokenizers", "normalizers", "decoders") if key in spec), None)
@@ -126,7 +126,7 @@ def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _pieces(where: str, library: tokenizers.Tokenizer, size: int) -> tuple[list[str], list[int]]:
-    """Piece and type of every row of the embedding: llama.cpp takes as many as there are pieces."""
+    """Lists piece and type of every row of the embedding: llama.cpp expects a piece per row."""
     pieces, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     for piece, i in library.get_vocab(with_added_tokens=True).items():
         pieces[i], types[i] = piece, NORMAL

@@ -1,7 +1,7 @@
-"""T5 weights in Hugging Face's names and shapes, both ways; NumPy arrays in, NumPy arrays out.
+"""T5 weights in Hugging Face's names and shapes, in both directions; NumPy arrays in, NumPy arrays out.
 
-T5 1.0 (ReLU, one table for both ends, scaled logits) and T5 1.1 (gated activation, an output projection
-of its own, raw logits). The tensors are the same numbers, transposed where PyTorch keeps `[out, in]`, so a
+It covers T5 1.0 (ReLU, tied embeddings, scaled logits) and T5 1.1 (gated activation, separate output
+projection, raw logits). The tensors hold the same numbers, transposed where PyTorch stores `[out, in]`, so a
 round trip is bit-equal. Neither torch nor transformers is imported: the caller turns files into arrays.
 """
 
@@ -28,16 +28,16 @@ _ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD = "lm_head.weight"
 
 _NEVER_USED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""Tensors that the files of the original T5 hold by mistake; transformers ignores it too."""
+"""Tensors that are in the original T5's files by mistake; transformers ignores them as well."""
 
-# transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact one, which no T5 uses;
+# transformers' activation (`dense_act_fn`) <-> ours. Its "gelu" is the exact GELU, which no T5 uses;
 # "gated-gelu" has always meant the tanh approximation ("gelu_new"), which T5 1.1 was trained with.
 _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """The values of a config.json that are read, and what transformers assumes where it leaves one out."""
+    """The values read from a config.json, with transformers' defaults."""
 
     vocab_size: int = 32128
     d_model: int = 512
@@ -61,19 +61,19 @@ def from_hf(state_dict: Tensors, config: Mapping[str, Any], where: str = _T5) ->
     Args:
       state_dict: tensors by transformers' names; read one at a time, so it may load them lazily.
       config: the values of its config.json.
-      where: calls it in errors of types.
+      where: its name in type errors.
 
     Returns:
       The configuration and the canonical tree of float32 NumPy arrays.
 
     Raises:
-      UsageError: a configuration that this network cannot follow, or tensors that contradict it; every
-        missing, unused or misshaped tensor is named.
+      UsageError: the configuration is not supported, or tensors contradict it; names every missing, unused or
+        misshaped tensor.
     """
     ours = config_from_hf(config, where)
     sources = _sources(ours)
     if _HEAD not in state_dict and config.get("tie_word_embeddings") and not ours.logits_via_embedding:
-        # What transformers 5 saves of a T5 1.1 whose projection was never its own: one table, raw logits.
+        # transformers 5 saves a T5 1.1 with tied embeddings this way: one table, raw logits.
         sources["decoder/logits_dense/kernel"] = Source("shared.weight", True)
     aliases = [*_ALIASES, _HEAD] if ours.logits_via_embedding else [*_ALIASES]
     aliases = [name for name in aliases if name in state_dict]
@@ -88,17 +88,17 @@ def to_hf(config: T5Config, params: Params) -> tuple[dict[str, np.ndarray], dict
     Tensors that transformers ties to `shared.weight` are not repeated, as in the files it writes.
 
     Raises:
-      UsageError: parameters of another shape than the configuration's, or an activation that
-        transformers' T5 does not know.
+      UsageError: parameters have other shapes than the configuration's, or transformers' T5 does not support
+        the activation.
     """
     return spread(_T5, EncoderDecoder(config), _sources(config), params), config_to_hf(config)
 
 
 def config_from_hf(config: Mapping[str, Any], where: str = _T5) -> T5Config:
-    """The configuration behind a config.json, which errors call `where`.
+    """Reads the configuration from a config.json, which errors call `where`.
 
     Raises:
-      UsageError: a field whose value this network cannot follow; named with the values it can.
+      UsageError: a field's value is not supported; names it and the supported values.
     """
     given = {name: value for name, value in config.items() if value is not None}
     for field, only in (("model_type", "t5"), ("layer_norm_epsilon", 1e-6), ("pad_token_id", 0)):
@@ -117,7 +117,7 @@ def config_from_hf(config: Mapping[str, Any], where: str = _T5) -> T5Config:
         mlp_dim=value.d_ff,
         mlp_activations=_activations(value.feed_forward_proj),
         dropout_rate=value.dropout_rate,
-        # transformers 5 moved this meaning of `tie_word_embeddings` to a field of its own.
+        # transformers 5 moved this meaning of `tie_word_embeddings` to a separate field.
         logits_via_embedding=value.tie_word_embeddings if scaled is None else scaled,
         relpos_buckets=value.relative_attention_num_buckets,
         relpos_max_distance=value.relative_attention_max_distance,
@@ -126,7 +126,7 @@ def config_from_hf(config: Mapping[str, Any], where: str = _T5) -> T5Config:
 
 
 def config_to_hf(config: T5Config) -> dict[str, Any]:
-    """The values of config.json, in the fields that both old and new transformers read."""
+    """Makes the values of config.json, in the fields that both old and new transformers read."""
     theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
     activation, *gate = config.mlp_activations
     if activation not in theirs or gate not in ([], ["linear"]):
@@ -172,7 +172,7 @@ def _activations(written: str) -> tuple[str, ...]:
 
 
 def _sources(config: T5Config) -> dict[str, Source]:
-    """The tensor behind every parameter of the canonical tree."""
+    """Maps every parameter of the canonical tree to its tensor."""
     table = {
         "token_embedder/embedding": Source("shared.weight"),
         "encoder/encoder_norm/scale": Source("encoder.final_layer_norm.weight"),
@@ -197,7 +197,7 @@ def _sources(config: T5Config) -> dict[str, Source]:
 
 
 def _layer_sources(ours: str, theirs: str, attentions: dict[str, str], gated: bool) -> dict[str, Source]:
-    """Sublayer k of a block: its attention or feed-forward, and the norm before it."""
+    """Maps the parameters of a block's sublayers: attention or feed-forward, and the norm before each."""
     norms = {
         "attention": "pre_attention_layer_norm",
         "self_attention": "pre_self_attention_layer_norm",

@@ -1,8 +1,8 @@
-"""Decoder-only weights in Hugging Face's names and shapes, both ways: Llama, Mistral, Qwen2,
+"""Decoder-only weights in Hugging Face's names and shapes, in both directions: Llama, Mistral, Qwen2,
 Qwen3, Gemma 3, GPT-2.
 
-SmolLM, TinyLlama and most others of this shape are Llamas to transformers. Neither torch nor transformers is
-imported: the caller turns files into arrays.
+transformers treats SmolLM, TinyLlama and most other models of this shape as Llamas. Neither torch nor
+transformers is imported: the caller turns files into arrays.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def from_hf(
     Args:
       tensors: by transformers' names; read one at a time.
       config: the values of its config.json.
-      where: calls it in errors of types.
+      where: its name in type errors.
 
     Returns:
       The configuration and the canonical tree of float32 NumPy arrays.
 
     Raises:
-      UsageError: a configuration that this network cannot follow, or tensors that contradict it; every
-        missing, unused or misshaped tensor is named.
+      UsageError: the configuration is not supported, or tensors contradict it; names every missing, unused or
+        misshaped tensor.
     """
     kind = config["model_type"]
     ours, what = config_from_hf(config, where), f"Hugging Face {kind}"
-    # The first GPT-2 was saved without its head, and so without the prefix.
+    # The first GPT-2 was saved without its head and therefore without the prefix.
     bare = kind == "gpt2" and not any(name.startswith("transformer.") for name in tensors)
     sources = sources_of(kind, ours, "" if bare else None)
     table = sources["token_embedder/embedding"].name
@@ -52,8 +52,8 @@ def to_hf(config: DecoderOnlyConfig, params: Params) -> tuple[dict[str, np.ndarr
     """Inverse of `from_hf`: float32 tensors by transformers' names, and the values of config.json.
 
     Raises:
-      UsageError: parameters of another shape than the configuration's, or a network that transformers has
-        no name for.
+      UsageError: parameters have other shapes than the configuration's, or transformers has no architecture
+        for the network.
     """
     theirs = config_to_hf(config)
     sources = sources_of(theirs["model_type"], config)
@@ -63,11 +63,11 @@ def to_hf(config: DecoderOnlyConfig, params: Params) -> tuple[dict[str, np.ndarr
 _HEAD = "lm_head.weight"
 
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-"""Ends of the names of constants that older files hold among the weights."""
+"""Name suffixes of constants that older files store with the weights."""
 
 
 def sources_of(kind: str, config: DecoderOnlyConfig, prefix: str | None = None) -> dict[str, Source]:
-    """The tensor behind every parameter; `prefix` goes before all names but the head's."""
+    """Maps every parameter to its tensor; `prefix` is prepended to all names except the head's."""
     table = _gpt2_sources(config) if kind == "gpt2" else _llama_sources(config)
     prefix = ("transformer." if kind == "gpt2" else "model.") if prefix is None else prefix
     found = {path: source._replace(name=prefix + source.name) for path, source in table.items()}
@@ -111,7 +111,7 @@ def _llama_sources(config: DecoderOnlyConfig) -> dict[str, Source]:
 
 
 def _gpt2_sources(config: DecoderOnlyConfig) -> dict[str, Source]:
-    """GPT-2 keeps kernels as `[in, out]`, and those of queries, keys and values side by side."""
+    """Like `_llama_sources`; GPT-2 stores kernels as `[in, out]`, with query, key and value concatenated."""
     table = {
         "token_embedder/embedding": Source("wte.weight"),
         "position_embedder/embedding": Source("wpe.weight"),

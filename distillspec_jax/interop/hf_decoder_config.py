@@ -1,4 +1,4 @@
-"""Configurations of decoder-only networks as transformers writes them, in config.json, both ways."""
+"""Converts decoder-only configurations from and to transformers' config.json."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ARCHITECTURES = {
 }
 """transformers' class by `model_type`."""
 
-# transformers' activation <-> ours; its "gelu" is the exact one, which no network of these kinds uses.
+# transformers' activation <-> ours; its "gelu" is the exact GELU, which none of these networks uses.
 _ACTIVATIONS = {"silu": "silu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu_new", "relu": "relu"}
-"""Ours <-> transformers', as most networks of these kinds write it."""
+"""Ours <-> transformers', as in most of these networks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _GPT2:
-    """The values of a config.json that are read, and what transformers assumes where it leaves one out."""
+    """The values read from a GPT-2's config.json, with transformers' defaults."""
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -47,7 +47,7 @@ class _GPT2:
 
 @dataclasses.dataclass(frozen=True)
 class _Llama:
-    """Likewise."""
+    """The values read from a Llama's config.json, with transformers' defaults."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -81,7 +81,7 @@ class _Qwen3(_Qwen2):
 
 @dataclasses.dataclass(frozen=True)
 class _Mistral(_Llama):
-    """Likewise; a window of null is none, one that is left out is the first release's."""
+    """The same for a Mistral; a null window means none, an absent one means the first release's."""
 
     intermediate_size: int = 14336
     num_key_value_heads: int | None = 8
@@ -100,7 +100,7 @@ _CONFIGS: dict[str, type[_GPT2] | type[_Llama] | type[Gemma3]] = {
 
 
 _BIASES = {"llama": ("attention_bias", "mlp_bias"), "qwen3": ("attention_bias",)}
-"""Fields by which a configuration says where there are biases; those of attention are in all four places."""
+"""Fields that indicate biases; attention biases are in all four projections."""
 
 _ONLY: dict[str, dict[str, Any]] = {
     hf_gemma3.KIND: hf_gemma3.ONLY,
@@ -110,14 +110,14 @@ _ONLY: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": False},
     "qwen3": {"use_sliding_window": False},
 }
-"""Fields whose other values this network cannot follow."""
+"""Fields for which this network supports only these values."""
 
 
 def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> DecoderOnlyConfig:
-    """The configuration behind a config.json, which errors call `where`.
+    """Reads the configuration from a config.json, which errors call `where`.
 
     Raises:
-      UsageError: a field whose value this network cannot follow; named with the values it can.
+      UsageError: a field's value is not supported; names it and the supported values.
     """
     kind = config["model_type"]
     where = where or f"Hugging Face {kind}"
@@ -178,10 +178,10 @@ def config_from_hf(config: Mapping[str, Any], where: str | None = None) -> Decod
 
 
 def config_to_hf(config: DecoderOnlyConfig) -> dict[str, Any]:
-    """The values of config.json, in the fields that both old and new transformers read.
+    """Makes the values of config.json, in the fields that both old and new transformers read.
 
     Raises:
-      UsageError: a network that transformers has no name for.
+      UsageError: transformers has no architecture for the network.
     """
     kind = _kind(config)
     known = {
@@ -229,7 +229,7 @@ def config_to_hf(config: DecoderOnlyConfig) -> dict[str, Any]:
 
 
 def _kind(config: DecoderOnlyConfig) -> str:
-    """The `model_type` of a network."""
+    """Returns the `model_type` of a network."""
     activation, *gate = config.mlp_activations
     biases = config.qkv_bias, config.out_bias, config.mlp_bias
     kind = config.norm, config.positions, gate
@@ -258,10 +258,10 @@ def _kind(config: DecoderOnlyConfig) -> str:
 
 
 def activation_of(kind: str, field: str, name: str) -> str:
-    """An activation by our name.
+    """Returns our name of an activation.
 
     Raises:
-      UsageError: transformers' name is none of those known.
+      UsageError: transformers' name is unknown.
     """
     if name not in _ACTIVATIONS:
         raise UsageError(f"Hugging Face {kind}: unknown {field} {shown(name)}: {nearest(name, _ACTIVATIONS)}")

@@ -1,8 +1,8 @@
-"""A Hugging Face model folder on the local disk: config.json beside safetensors, whole or in shards.
+"""A Hugging Face model folder on the local disk: config.json and safetensors, whole or in shards.
 
 config.json                     the architecture (`model_type`) and its sizes
 model.safetensors               the weights; or
-model.safetensors.index.json    which of the files beside it holds which tensor
+model.safetensors.index.json    maps each tensor to one of the files next to it
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Params
 
 MASK_FIELD = "pard_token"
-"""The value of config.json that vLLM reads a one-pass draft's mask from."""
+"""The field of config.json from which vLLM reads a one-pass draft's mask."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 
@@ -38,25 +38,25 @@ _WRITERS: Mapping[str, Callable[..., Any]] = {
     "t5gemma": hf_t5gemma.to_hf,
     "decoder_only": hf_decoder.to_hf,
 }
-"""By family: tensors and config.json to sizes and parameters, and back."""
+"""By family, conversions of tensors and config.json to sizes and parameters, and back."""
 
 _ENCODER_DECODERS: Mapping[str, Callable[..., Any]] = {
     "t5": hf.config_from_hf,
     "t5gemma": hf_t5gemma_config.config_from_hf,
 }
-"""By family, which is also the `model_type`: config.json to sizes."""
+"""By family, which is also the `model_type`, the conversion of config.json to sizes."""
 
 _KINDS = (*_ENCODER_DECODERS, *hf_decoder_config.ARCHITECTURES)
-"""Values of `model_type` that can be read."""
+"""Supported values of `model_type`."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".ckpt")
 
 
 class SafeTensors(Mapping[str, np.ndarray]):
-    """The tensors of some files, each read when it is asked for and then let go.
+    """The tensors of some files, each read on access and not cached.
 
     Raises:
-      UsageError: a file that is missing or cut short, or that lacks a tensor of the index; named.
+      UsageError: a file is missing or truncated, or lacks a tensor of the index; names it.
     """
 
     def __init__(self, files: list[Path], index: Mapping[str, str] | None = None) -> None:
@@ -73,7 +73,7 @@ class SafeTensors(Mapping[str, np.ndarray]):
         path, opened = self._opened[name]
         try:
             return opened.get_tensor(name)
-        except Exception as error:  # one type for damage, others for dtypes that NumPy does not know
+        except Exception as error:  # the type differs between damage and dtypes unknown to NumPy
             raise UsageError(f"{path}: tensor {name} cannot be read: {str(error).splitlines()[0]}") from error
 
     def __iter__(self) -> Iterator[str]:
@@ -87,18 +87,18 @@ def _open(path: Path) -> Any:
     try:
         if not path.is_file():
             raise UsageError(f"{path}: no such file")
-        # Read, not mapped: the pages of a mapped file would stay until the last tensor is there.
+        # Read instead of memory-mapping: mapped pages would stay resident until the last tensor is read.
         return safe_open(path, framework="np", backend="pread")
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
 
 
 def read(directory: str | Path) -> tuple[Network, Params]:
-    """The network of a folder, and its parameters as float32 NumPy arrays.
+    """Reads the network of a folder, and its parameters as float32 NumPy arrays.
 
     Raises:
-      UsageError: no such folder, an unknown architecture, no safetensors, or tensors that contradict the
-        configuration; names the file, and the tensors.
+      UsageError: the folder does not exist, the architecture is unknown, there are no safetensors, or tensors
+        contradict the configuration; names the file and the tensors.
     """
     root = Path(directory)
     config, kind, where = _described(root / CONFIG_FILE)
@@ -108,30 +108,30 @@ def read(directory: str | Path) -> tuple[Network, Params]:
 
 
 def mask_id(directory: str | Path) -> int | None:
-    """The mask of a draft that proposes a block in one call, see `ModelCard.mask_id`."""
+    """Reads the mask of a draft that proposes a block in one call, see `ModelCard.mask_id`."""
     path = Path(directory) / CONFIG_FILE
     return schema.value(schema.Id | None, read_json(path).get(MASK_FIELD), str(path), MASK_FIELD)
 
 
 def family_of(kind: str) -> str:
-    """The family of a `model_type`."""
+    """Returns the family of a `model_type`."""
     return kind if kind in _ENCODER_DECODERS else "decoder_only"
 
 
 def kind_of(family: str, config: Any) -> str:
-    """The `model_type` that a network is written as.
+    """Returns the `model_type` that a network is written as.
 
     Raises:
-      UsageError: transformers has no name for it.
+      UsageError: transformers has no architecture for it.
     """
     return family if family in _ENCODER_DECODERS else hf_decoder_config.config_to_hf(config)["model_type"]
 
 
 def read_config(directory: str | Path) -> tuple[str, Any]:
-    """The `model_type` of a folder, and the sizes of its network.
+    """Reads the `model_type` of a folder, and the sizes of its network.
 
     Raises:
-      UsageError: an unknown architecture, or a configuration that no network of ours can follow.
+      UsageError: the architecture is unknown, or the configuration is not supported.
     """
     path = Path(directory) / CONFIG_FILE
     config, kind, where = _described(path)
@@ -139,7 +139,7 @@ def read_config(directory: str | Path) -> tuple[str, Any]:
 
 
 def _described(path: Path) -> tuple[dict[str, Any], str, str]:
-    """The values of a config.json, its `model_type`, and what errors call it."""
+    """Reads the values of a config.json, its `model_type`, and its name in errors."""
     config = read_json(path)
     kind = str(config.get("model_type"))
     if kind not in _KINDS:
@@ -165,10 +165,10 @@ def _weights(root: Path) -> Tensors:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Reads a JSON object.
 
     Raises:
-      UsageError: no such file, or something else in it.
+      UsageError: the file does not exist or holds something else.
     """
     if not path.is_file():
         there = "" if path.parent.is_dir() else " (no such folder)"
@@ -180,10 +180,10 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
     """Writes config.json and float32 weights.
 
     Args:
-      more: further values of config.json, ids of special tokens for instance.
+      more: further values of config.json, such as ids of special tokens.
 
     Raises:
-      UsageError: a network that transformers does not know, or a full disk.
+      UsageError: transformers does not support the network, or the disk is full.
     """
     root = Path(directory)
     tensors, config = _WRITERS[registry.family_of(model)](model.config, params)
@@ -192,5 +192,5 @@ def write(directory: str | Path, model: Network, params: Params, **more: Any) ->
         save_file(tensors, root / WEIGHTS_FILE, metadata={"format": "pt"})
         written = {**config, "dtype": "float32", "torch_dtype": "float32", **more}
         (root / CONFIG_FILE).write_text(files.as_json(written, indent=2) + "\n", encoding="utf-8")
-        # safetensors lets nobody but its caller read the file: a server may run as another user.
+        # safetensors makes the file readable only by its owner, but a server may run as another user.
         (root / WEIGHTS_FILE).chmod((root / CONFIG_FILE).stat().st_mode & 0o777)

@@ -1,4 +1,4 @@
-"""Configurations of Gemma 3's language models as transformers writes them, in config.json, both ways."""
+"""Converts configurations of Gemma 3's language models from and to transformers' config.json."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from distillspec_jax.schema import Number
 
 KIND = "gemma3_text"
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""Layers that see all, and those that have a window."""
+"""Layer types: with full attention, and with a sliding window."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gemma3:
-    """The values of a config.json that are read, and what transformers assumes where it leaves one out.
+    """The values read from a config.json, with transformers' defaults.
 
-    The older fields of rotary positions are read where `rope_parameters` does not tell.
+    The older fields of rotary positions are read if `rope_parameters` lacks the values.
     """
 
     vocab_size: int = 262208
@@ -49,7 +49,7 @@ ONLY = {
     "final_logit_softcapping": None,
     "attn_logit_softcapping": None,
 }
-"""Fields whose other values this network cannot follow."""
+"""Fields for which this network supports only these values."""
 
 
 def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
@@ -60,7 +60,7 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
       where: the file, for errors.
 
     Raises:
-      UsageError: layers or positions that this network cannot follow.
+      UsageError: the layer types or positions are not supported.
     """
     ropes = value.rope_parameters or {}
     theta, scaling = hf_rope.read(KIND, value.rope_theta, ropes.get(FULL) or value.rope_scaling or {}, where)
@@ -93,7 +93,7 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
 
 
 def write(config: DecoderOnlyConfig) -> dict[str, Any]:
-    """Writes the fields that other decoders do not have, or have otherwise."""
+    """Makes the fields that other decoders lack or write differently."""
     return {
         "hidden_activation": hidden_activation(config.mlp_activations[0]),
         "query_pre_attn_scalar": config.query_scalar or config.head_dim,
@@ -110,7 +110,7 @@ def is_one(config: DecoderOnlyConfig) -> bool:
     """Tells whether a network is a Gemma 3.
 
     Raises:
-      UsageError: it has something that only a Gemma 3 has, and is none.
+      UsageError: it has a feature that only a Gemma 3 has, but is not one.
     """
     own = config.norms_around_zero, config.post_norms, config.scaled_embedding
     if not any((*own, config.unwindowed_every, config.window_rope_theta, config.query_scalar)):
@@ -128,7 +128,7 @@ def is_one(config: DecoderOnlyConfig) -> bool:
 
 
 def _every(value: Gemma3) -> int:
-    """So many layers in turn end with one that sees all."""
+    """Returns the period of layers with full attention."""
     if value.layer_types is None:
         return value.sliding_window_pattern
     full = [i for i, name in enumerate(value.layer_types, 1) if name == FULL]
@@ -142,10 +142,10 @@ def _every(value: Gemma3) -> int:
 
 
 def layer_types(layers: int, every: int) -> list[str]:
-    """Names of a stack's layers, of which each so many-th sees all; 0: none."""
+    """Lists a stack's layer types; every `every`-th layer has full attention; 0: none."""
     return [FULL if every and i % every == 0 else SLIDING for i in range(1, layers + 1)]
 
 
 def hidden_activation(activation: str) -> str:
-    """An activation of ours by the name that Gemma's configurations have for it."""
+    """Returns the name of an activation in Gemma's configurations."""
     return "gelu_pytorch_tanh" if activation == "gelu" else activation

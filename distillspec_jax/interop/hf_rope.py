@@ -1,4 +1,4 @@
-"""Rotary positions as transformers writes them in config.json, both ways."""
+"""Converts rotary position settings from and to transformers' config.json."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _Rope:
 
 @dataclasses.dataclass(frozen=True)
 class _Linear:
-    """The stretching of all waves alike."""
+    """Scaling of all wavelengths by the same factor."""
 
     factor: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stretched:
-    """The stretching of Llama 3."""
+    """Llama 3's scaling."""
 
     factor: Number
     low_freq_factor: Number
@@ -39,7 +39,7 @@ class _Stretched:
 
 
 _ALL_WAVES = 1
-"""`RopeScaling.original_positions` of a model all of whose waves become longer: none is short enough."""
+"""`RopeScaling.original_positions` for scaling all wavelengths: none is short enough to be exempt."""
 
 
 def read(kind: str, theta: float, written: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
@@ -47,12 +47,12 @@ def read(kind: str, theta: float, written: Mapping[str, Any], where: str) -> tup
 
     Args:
       kind: transformers' `model_type`, for errors.
-      theta: where `written` does not tell it; transformers 5 keeps both in `rope_parameters`.
+      theta: used if `written` has none; transformers 5 keeps both in `rope_parameters`.
       written: that object, or the older `rope_scaling`.
       where: the file, for errors.
 
     Raises:
-      UsageError: values of other types, or a scaling that this network cannot follow.
+      UsageError: a value has another type, or the scaling is not supported.
     """
     rope = schema.read(_Rope, {k: v for k, v in written.items() if v is not None}, where)
     theta = theta if rope.rope_theta is None else rope.rope_theta
@@ -77,7 +77,7 @@ def read(kind: str, theta: float, written: Mapping[str, Any], where: str) -> tup
 
 
 def write(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """Writes `rope_parameters`; inverse of `read`."""
+    """Makes `rope_parameters`; inverse of `read`."""
     rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
     if scaling is None:
         return rope

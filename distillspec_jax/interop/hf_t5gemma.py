@@ -1,4 +1,4 @@
-"""T5Gemma's weights in Hugging Face's names and shapes, both ways; NumPy arrays in, NumPy arrays out.
+"""T5Gemma's weights in Hugging Face's names and shapes, in both directions; NumPy arrays in and out.
 
 Neither torch nor transformers is imported: the caller turns files into arrays.
 """
@@ -25,14 +25,14 @@ def from_hf(tensors: Tensors, config: Mapping[str, Any], where: str = WHAT) -> t
     Args:
       tensors: by transformers' names; read one at a time.
       config: the values of its config.json.
-      where: calls it in errors of types.
+      where: its name in type errors.
 
     Returns:
       The configuration and the canonical tree of float32 NumPy arrays.
 
     Raises:
-      UsageError: a configuration that this network cannot follow, or tensors that contradict it; every
-        missing, unused or misshaped tensor is named.
+      UsageError: the configuration is not supported, or tensors contradict it; names every missing, unused or
+        misshaped tensor.
     """
     ours = config_from_hf(config, where)
     aliases = [_HEAD] if ours.logits_via_embedding and _HEAD in tensors else []
@@ -45,14 +45,14 @@ def to_hf(config: T5GemmaConfig, params: Params) -> tuple[dict[str, np.ndarray],
     """Inverse of `from_hf`: float32 tensors by transformers' names, and the values of config.json.
 
     Raises:
-      UsageError: parameters of another shape than the configuration's, or an activation that transformers'
-        T5Gemma does not know.
+      UsageError: parameters have other shapes than the configuration's, or transformers' T5Gemma does not
+        support the activation.
     """
     return spread(WHAT, T5Gemma(config), _sources(config), params), config_to_hf(config)
 
 
 def _sources(config: T5GemmaConfig) -> dict[str, Source]:
-    """The tensor behind every parameter of the canonical tree."""
+    """Maps every parameter of the canonical tree to its tensor."""
     table = {
         "token_embedder/embedding": Source(_TABLE),
         "encoder/token_embedder/embedding": Source("model.encoder.embed_tokens.weight"),

@@ -1,7 +1,7 @@
-"""Configurations of T5Gemma as transformers writes them, in config.json, both ways.
+"""Converts T5Gemma configurations from and to transformers' config.json.
 
-There is an object for each stack. Here they share all but their sizes; one whose stacks differ in more is
-refused.
+config.json has an object for each stack. Here the stacks share everything except their sizes; a model whose
+stacks differ in more is rejected.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ WHAT = "Hugging Face T5Gemma"
 
 @dataclasses.dataclass(frozen=True)
 class _Stack:
-    """The values of a stack that are read, and what transformers assumes where it leaves one out.
+    """The values read for a stack, with transformers' defaults.
 
-    A soft cap of null is none. The older field of rotary positions is read where `rope_parameters` does not
-    tell.
+    A null soft cap means none. The older field of rotary positions is read if `rope_parameters` lacks the
+    value.
     """
 
     vocab_size: int = 256000
@@ -51,13 +51,13 @@ class _Stack:
 
     @property
     def types(self) -> list[str]:
-        """The kind of every layer."""
+        """The type of every layer."""
         return self.layer_types or hf_gemma3.layer_types(self.num_hidden_layers, 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """Likewise, of the whole."""
+    """The values read for the whole model, with transformers' defaults."""
 
     encoder: _Stack = _Stack()
     decoder: _Stack = _Stack()
@@ -66,20 +66,20 @@ class _Values:
 
 
 _ONLY = {"attention_bias": False, "pad_token_id": 0}
-"""Fields of a stack whose other values this network cannot follow."""
+"""Fields of a stack for which this network supports only these values."""
 
 _SHARED = (
     *("vocab_size", "hidden_activation", "max_position_embeddings", "rms_norm_eps", "rope_parameters"),
     *("rope_theta", "query_pre_attn_scalar", "sliding_window", "attn_logit_softcapping"),
 )
-"""Fields that both stacks must have alike."""
+"""Fields that must be equal in both stacks."""
 
 
 def config_from_hf(config: Mapping[str, Any], where: str = WHAT) -> T5GemmaConfig:
-    """The configuration behind a config.json, which errors call `where`.
+    """Reads the configuration from a config.json, which errors call `where`.
 
     Raises:
-      UsageError: a field whose value this network cannot follow; named with the values it can.
+      UsageError: a field's value is not supported; names it and the supported values.
     """
     value = schema.read(_Values, config, where)
     encoder, decoder = value.encoder, value.decoder
@@ -129,10 +129,10 @@ def config_from_hf(config: Mapping[str, Any], where: str = WHAT) -> T5GemmaConfi
 
 
 def config_to_hf(config: T5GemmaConfig) -> dict[str, Any]:
-    """The values of config.json, in the fields that both old and new transformers read.
+    """Makes the values of config.json, in the fields that both old and new transformers read.
 
     Raises:
-      UsageError: an activation that transformers has no name for.
+      UsageError: transformers has no name for the activation.
     """
     activation, *gate = config.mlp_activations
     if gate != ["linear"] or activation not in hf_decoder_config.ACTIVATION_NAMES:
@@ -151,7 +151,7 @@ def config_to_hf(config: T5GemmaConfig) -> dict[str, Any]:
         "attention_bias": False,
         "query_pre_attn_scalar": int(scalar)
         if scalar == int(scalar)
-        else scalar,  # transformers wants it whole
+        else scalar,  # transformers expects an integer
         "sliding_window": config.window or config.max_positions,
         "attn_logit_softcapping": config.attention_cap or None,
         "final_logit_softcapping": config.logits_cap or None,
@@ -198,7 +198,7 @@ def _sizes(stack: Stack, every: int) -> dict[str, Any]:
 
 
 def _every(*stacks: _Stack) -> int:
-    """So many layers in turn end with one that sees all, in either stack; 0: none does."""
+    """Returns the period of layers with full attention, equal in both stacks; 0: there are none."""
     every = min(
         (stack.types.index(hf_gemma3.FULL) + 1 for stack in stacks if hf_gemma3.FULL in stack.types),
         default=0,

@@ -1,5 +1,5 @@
-"""Tokenizers of Hugging Face folders: their files are kept byte for byte; SentencePiece models are also
-written in the form of the library `tokenizers`, which is what transformers and most servers read.
+"""Tokenizers of Hugging Face folders: their files are kept byte for byte. SentencePiece models are also
+written in the format of the library `tokenizers`, which transformers and most servers read.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class _Template:
 
 
 Word = str | dict[str, Any] | None
-"""A special token, alone or as the `content` of an object."""
+"""A special token, as a string or as the `content` of an object."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Told:
-    """The fields of tokenizer_config.json that are read."""
+    """The fields read from tokenizer_config.json."""
 
     chat_template: str | list[dict[str, Any]] | None = None
     bos_token: Word = None
@@ -53,17 +53,17 @@ _WORDS = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Special tokens that a chat template may name."""
 
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
-"""T5's name, and everybody else's."""
+"""T5's file name, and that of all other models."""
 
 _SPACE = "\u2581"
 
 
 def find(directory: str | Path, sentencepiece_first: bool) -> Path | None:
-    """The tokenizer's file in a folder, or None.
+    """Finds the tokenizer's file in a folder, or None.
 
     Args:
-      sentencepiece_first: where a folder has both kinds. T5's SentencePiece models know padding and EOS; in
-        others they are missing, and tokenizer.json holds what was added to the model.
+      sentencepiece_first: prefer SentencePiece if a folder has both kinds. T5's SentencePiece models have
+        padding and EOS; others lack them, and tokenizer.json has the tokens added to the model.
     """
     names = [*SENTENCEPIECE_FILES, model_card.TOKENIZERS_FILE]
     paths = [Path(directory) / name for name in (names if sentencepiece_first else reversed(names))]
@@ -71,7 +71,7 @@ def find(directory: str | Path, sentencepiece_first: bool) -> Path | None:
 
 
 def eos_ids(directory: str | Path) -> tuple[int, ...]:
-    """The ids that end an output, by generation_config.json, else by config.json; () if neither tells."""
+    """Returns the ids that end an output, from generation_config.json, else config.json; () if neither."""
     for name in (GENERATION_FILE, CONFIG_FILE):
         path = Path(directory) / name
         if path.is_file() and (found := read_json(path).get("eos_token_id")) is not None:
@@ -81,7 +81,7 @@ def eos_ids(directory: str | Path) -> tuple[int, ...]:
 
 
 def chat(directory: str | Path) -> dict[str, str]:
-    """See `ModelCard.chat`; the template lies in a file of its own, or in tokenizer_config.json."""
+    """See `ModelCard.chat`; the template is in a separate file or in tokenizer_config.json."""
     root, path = Path(directory), Path(directory) / TOKENIZER_CONFIG
     config = schema.read(_Told, read_json(path) if path.is_file() else {}, str(path))
     template = config.chat_template
@@ -101,14 +101,14 @@ def chat(directory: str | Path) -> dict[str, str]:
 
 
 def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The rest of a folder beside its weights: ids of special tokens for config.json, and files by name.
+    """Makes the rest of a folder besides weights: special token ids for config.json, and files by name.
 
     Raises:
-      UsageError: a tokenizer that cannot be read, or see `from_sentencepiece`.
+      UsageError: the tokenizer cannot be read; or see `from_sentencepiece`.
     """
     content, found = model.tokenizer_bytes, {}
     if content is not None:
-        foreign_tokenizer.opened(content)  # which tells, in a process of its own, whether it can be read here
+        foreign_tokenizer.opened(content)  # checks in a separate process whether it can be read here
     special: dict[str, Any] = {}
     eos = list(model.card.eos_ids)
     if content is not None and model_card.tokenizer_file(content) == model_card.SENTENCEPIECE_FILE:
@@ -142,15 +142,15 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
 def from_sentencepiece(
     name: str, content: bytes, ends_with_eos: bool, begins_with_eos: bool = False
 ) -> tokenizers.Tokenizer:
-    """A SentencePiece unigram model as the library `tokenizers` writes it.
+    """Converts a SentencePiece unigram model to a tokenizer of the library `tokenizers`.
 
     Args:
-      name: what errors call it.
-      ends_with_eos: add EOS to every text, as T5's tokenizer does.
-      begins_with_eos: put EOS before it.
+      name: its name in errors.
+      ends_with_eos: append EOS to every text, as T5's tokenizer does.
+      begins_with_eos: prepend EOS.
 
     Raises:
-      UsageError: a model of another type, which cuts a text up by other rules.
+      UsageError: the model is of another type, which splits texts by other rules.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(content)
     spec, trainer = proto.normalizer_spec, proto.trainer_spec

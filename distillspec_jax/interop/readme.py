@@ -1,4 +1,4 @@
-"""The README of an exported model: its card for people."""
+"""The README of an exported model: its human-readable card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distillspec_jax.models.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-    """The parts of `agreement.json` that people are told of, see `evaluation.agreement`."""
+    """The parts of `agreement.json` that the README reports, see `evaluation.agreement`."""
 
     positions: schema.Count
     prompts: schema.Count
@@ -26,7 +26,7 @@ class _Checked:
 
     @property
     def under(self) -> str | None:
-        """The distribution, which 0.1 called a law."""
+        """The distribution, which release 0.1 called a law."""
         return self.distribution or self.law
 
 
@@ -35,10 +35,10 @@ _LOGS = ("training.jsonl", "metrics.jsonl")
 
 
 def text(model: Pretrained, num_parameters: int) -> str:
-    """A model's README: what it is, where it comes from, what was measured.
+    """Writes a model's README: description, measurements and provenance.
 
     Args:
-      num_parameters: as they are written.
+      num_parameters: number of parameters written.
     """
     card = model.card
     lines = [
@@ -84,7 +84,7 @@ def text(model: Pretrained, num_parameters: int) -> str:
 
 
 def profile_of(model: Pretrained) -> bytes | None:
-    """The bytes of a model's acceptance profile; None where there is none, or it is of other parameters.
+    """Reads the bytes of a model's acceptance profile; None if there is none or it is of another step.
 
     Raises:
       UsageError: it is damaged.
@@ -101,7 +101,7 @@ def _profile_file(model: Pretrained) -> Path:
 
 
 def _profiled(profile: Profile) -> list[str]:
-    """A draft's profile in Markdown: one row a sampling distribution."""
+    """Formats a draft's profile in Markdown: one row per sampling distribution."""
     drafts = range(1, profile.block_size + 1)
     lines = [
         "## Acceptance by position and temperature",
@@ -133,15 +133,15 @@ def _number(value: float | None, ends: list[float] | None) -> str:
 
 
 def _run(directory: Path) -> Path:
-    """The folder of a run, of which `directory` may be the best step (`MODEL_DIR/best`)."""
+    """Returns the folder of a run, given the folder itself or its best step's (`MODEL_DIR/best`)."""
     return directory.parent if (directory / "selection.json").is_file() else directory
 
 
 def _acceptance(directory: Path, card: ModelCard) -> list[str]:
-    """A draft's measurements in Markdown; [] where nothing was.
+    """Formats a draft's measurements in Markdown; [] if there are none.
 
-    Of training's evaluations the last up to the checkpoint's step. The best of a run has its log in the run's
-    folder, and a trained draft that was given a shortlist in that of the draft it was.
+    From training, it uses the last evaluation up to the checkpoint's step. The best step's log is in the
+    run's folder, and the log of a draft that was given a shortlist is in the original draft's folder.
     """
     made = card.provenance
     step = checkpoint.latest_step(directory) or 0

@@ -1,11 +1,11 @@
-"""Reads checkpoints that T5X wrote in its own, older format: a msgpack index beside one zarr array a tensor.
+"""Reads checkpoints in T5X's own, older format: a msgpack index and one zarr array per tensor.
 
     checkpoint_STEP/checkpoint                 the index: a tree whose large leaves describe arrays
     checkpoint_STEP/target.decoder.….kernel/   zarr v2 arrays of parameters
     checkpoint_STEP/state.….v/                 the same for the optimizer; never opened
 
-T5X's unscanned parameter names are this project's canonical tree, so nothing is renamed. The optimizer's
-state is skipped, and the result says so: training goes on from the parameters with a fresh optimizer.
+T5X's unscanned parameter names are this project's canonical tree, so nothing is renamed. The optimizer state
+is skipped, as the result reports: training continues from the parameters with a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class T5XCheckpoint(NamedTuple):
 
     Attributes:
       params: float32 NumPy arrays in T5X's unscanned tree.
-      step: the training step, None where the index does not tell.
-      skipped: what was left behind, in words (`optimizer state of 131 leaves`); empty if nothing was.
+      step: the training step, None if the index lacks it.
+      skipped: descriptions of skipped parts (`optimizer state of 131 leaves`); empty if there are none.
     """
 
     params: Params
@@ -45,8 +45,8 @@ def read(directory: str | Path) -> T5XCheckpoint:
     """Reads the parameters of one `checkpoint_STEP` directory, one tensor at a time.
 
     Raises:
-      UsageError: no index, a damaged index, or a tensor that is missing, cut short or of another shape
-        than the index says; names the file and the tensor.
+      UsageError: the index is missing or damaged, or a tensor is missing, truncated or has another shape than
+        in the index; names the file and the tensor.
     """
     root = Path(directory)
     optimizer = _read_index(root)
@@ -60,10 +60,10 @@ def read(directory: str | Path) -> T5XCheckpoint:
 
 
 def step_of(found: Any, place: Path) -> int | None:
-    """A training step as it is stored; None where none is.
+    """Parses a stored training step; None if there is none.
 
     Raises:
-      UsageError: it is no whole number.
+      UsageError: it is not a whole number.
     """
     if found is None:
         return None
@@ -78,17 +78,17 @@ def _dict(found: Any) -> dict[str, Any]:
 
 
 def infer_config(params: Params, **known: Any) -> T5Config:
-    """The configuration that the shapes of a T5X tree tell.
+    """Infers the configuration from the shapes of a T5X tree.
 
-    Shapes tell neither the activation of a gated feed-forward (T5 1.1's GELU is assumed), nor the
-    dropout rate, nor the largest relative distance: pass them in `known` where they differ.
+    Shapes determine neither the activation of a gated feed-forward (T5 1.1's GELU is assumed), nor the
+    dropout rate, nor the maximum relative distance: pass them in `known` if they differ.
 
     Args:
       params: an unscanned T5X tree.
-      known: fields of `T5Config` that need not, or cannot, be inferred; they win.
+      known: fields of `T5Config` that need not, or cannot, be inferred; they take precedence.
 
     Raises:
-      UsageError: the tree lacks a part of a T5, which is named.
+      UsageError: the tree lacks a part of a T5; names it.
     """
     rows, width = _sizes(params, "token_embedder/embedding")
     heads, buckets = _sizes(params, "decoder/relpos_bias/rel_embedding")
@@ -110,10 +110,10 @@ def infer_config(params: Params, **known: Any) -> T5Config:
 
 
 def _read_index(root: Path) -> dict[str, Any]:
-    """The `optimizer` part of the index: `target` (parameters) and `state`."""
+    """Reads the `optimizer` part of the index: `target` (parameters) and `state`."""
     path = root / INDEX_FILE
     if not path.is_file():
-        # The latter: see `t5x_orbax`.
+        # For the second pattern see `t5x_orbax`.
         found = [*root.glob(f"*/{INDEX_FILE}"), *root.glob("*/state/_METADATA")]
         steps = sorted({path.relative_to(root).parts[0] for path in found})
         why = f"it has no file {INDEX_FILE!r}" if root.is_dir() else "no such directory"
@@ -130,23 +130,23 @@ def _read_index(root: Path) -> dict[str, Any]:
 
 
 def _describes_array(path: tuple[str, ...], value: Any) -> bool:
-    """Whether a dict of the index stands for an array on disk (a TensorStore spec)."""
+    """Tells whether a dict of the index describes an array on disk (a TensorStore spec)."""
     return isinstance(value, Mapping) and "kvstore" in value and "driver" in value
 
 
 def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
-    """One tensor as float32: small ones lie in the index itself, others in a zarr array."""
+    """Reads one tensor as float32; small ones are in the index itself, others in a zarr array."""
     if isinstance(leaf, np.ndarray | np.generic):
         try:
             return np.asarray(leaf, np.float32)
-        except (ValueError, TypeError) as error:  # text, for instance
+        except (ValueError, TypeError) as error:  # for example, text
             raise UsageError(f"{root / INDEX_FILE}: tensor {name} holds no numbers") from error
     if not _describes_array((), leaf):
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is neither an array nor a reference to one")
     if leaf["driver"] != "zarr":
         driver = shown(leaf["driver"])
         raise UsageError(f"{root / INDEX_FILE}: tensor {name} is stored as {driver}, only 'zarr' is read")
-    # The recorded folders are those of the machine that wrote it (often a bucket): the last part counts.
+    # Recorded paths are those of the original machine (often a bucket), so only the last part is used.
     path = _dict(leaf["kvstore"]).get("path")
     stored = root / (path if isinstance(path, str) else "").rstrip("/").rsplit("/", 1)[-1]
     if not (stored / ".zarray").is_file():
@@ -160,20 +160,20 @@ def _tensor(root: Path, name: str, leaf: Any) -> np.ndarray:
 
 
 def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zarr") -> np.ndarray:
-    """One array.
+    """Reads one array.
 
     Args:
-      store: where it is, in TensorStore's words.
-      stored, name: how an error calls that place and the tensor.
+      store: its TensorStore kvstore spec.
+      stored, name: names of the location and the tensor in errors.
       driver: `zarr` or `zarr3`.
 
     Raises:
-      UsageError: it is not there, or not whole.
+      UsageError: it is missing or incomplete.
     """
     try:
         spec: dict[str, Any] = {"driver": driver, "kvstore": store}
         found = tensorstore.open(spec, read=True).result()
-        # Without a fill value, as T5X writes, every chunk is on disk: an absent one is damage, not zeros.
+        # Without a fill value, as T5X writes, every chunk is on disk: a missing one is damage, not zeros.
         if found.spec().to_json().get("metadata", {}).get("fill_value") is None:
             found = tensorstore.open({**spec, "fill_missing_data_reads": False}, read=True).result()
         chunk = found.chunk_layout.read_chunk.shape or ()
@@ -190,7 +190,7 @@ def read_zarr(store: dict[str, Any], stored: Path, name: str, driver: str = "zar
 
 
 def _at(params: Params, path: str) -> Any:
-    """A node of the tree, or one line that says what is missing."""
+    """Returns a node of the tree; a one-line error says what is missing."""
     node = params
     for part in path.split("/"):
         if not isinstance(node, Mapping) or part not in node:
@@ -200,7 +200,7 @@ def _at(params: Params, path: str) -> Any:
 
 
 def _branch(params: Params, path: str) -> Mapping[str, Any]:
-    """A node that has others."""
+    """Returns an inner node of the tree."""
     found = _at(params, path)
     if not isinstance(found, Mapping):
         raise UsageError(f"not an unscanned T5 tree: {path} is an array")
@@ -208,7 +208,7 @@ def _branch(params: Params, path: str) -> Mapping[str, Any]:
 
 
 def _sizes(params: Params, path: str) -> tuple[int, int]:
-    """The axes of a matrix."""
+    """Returns the two sizes of a matrix."""
     shape = np.shape(_at(params, path))
     if len(shape) != 2 or not all(shape):
         raise UsageError(f"not an unscanned T5 tree: {path} is of shape {shape}, must have two axes")

@@ -1,12 +1,12 @@
 """Reads checkpoints that T5X wrote through Orbax, its default since 2023.
 
     checkpoint_STEP/state/_METADATA            the tree: the names of all leaves
-    checkpoint_STEP/state/manifest.ocdbt       one store that holds a zarr array a leaf, by dotted name; or
-    checkpoint_STEP/state/target.….kernel/     a folder a leaf, as in the older form
-    checkpoint_STEP/state/checkpoint           before there was `_METADATA`: the tree in msgpack, leaves named
+    checkpoint_STEP/state/manifest.ocdbt       one store with a zarr array per leaf, by dotted name; or
+    checkpoint_STEP/state/target.….kernel/     one folder per leaf, as in the older format
+    checkpoint_STEP/state/checkpoint           before `_METADATA` existed: the tree in msgpack, leaves named
 
 The tree is that of T5X's own format: `target` has the parameters, `state` the step and the optimizer's
-moments, which are counted and left behind. Arrays are read one by one, straight from the store.
+moments, which are counted and skipped. Arrays are read one by one, directly from the store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Path = tuple[str, ...]
 
 
 def folder_of(directory: str | Path) -> Path | None:
-    """Where Orbax's tree is: in `state` of a step, or the folder itself; None where there is none."""
+    """Finds the folder of Orbax's tree: `state` of a step, or the folder itself; None if there is none."""
     root = Path(directory)
     step = root / STATE
     named = [step / METADATA_FILE, step / INDEX_FILE, root / METADATA_FILE]
@@ -43,7 +43,7 @@ def read(folder: Path) -> T5XCheckpoint:
       folder: see `folder_of`.
 
     Raises:
-      UsageError: a damaged index, no parameters in it, or a tensor that is missing or cut short; names file
+      UsageError: the index is damaged or has no parameters, or a tensor is missing or truncated; names file
         and tensor.
     """
     leaves, zarr3 = _leaves(folder)
@@ -62,7 +62,7 @@ def read(folder: Path) -> T5XCheckpoint:
 
 
 def _leaves(folder: Path) -> tuple[dict[_Path, Any], bool]:
-    """Every leaf: its array where the index holds it, else None; and whether arrays are zarr 3."""
+    """Maps every leaf to its array if the index holds it, else None; tells whether arrays are zarr 3."""
     if not (folder / METADATA_FILE).is_file():
         return _old_leaves(folder / INDEX_FILE), False
     try:

@@ -1,7 +1,7 @@
-"""Between named tensors, as other frameworks store them, and the canonical tree.
+"""Converts between named tensors, as other frameworks store them, and the canonical tree.
 
-A format is a table of sources: for every parameter the tensor that holds it. The tensors are the same
-numbers, so that a round trip is bit-equal in float32.
+A format is a table of sources, which maps every parameter to the tensor that holds it. The tensors hold the
+same numbers, so a round trip is bit-equal in float32.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from distillspec_jax.models.network import Network
 from distillspec_jax.shapes import Params
 
 Tensors = Mapping[str, np.ndarray]
-"""Tensors by name. They may be read lazily: each is asked for when its turn comes, and let go."""
+"""Tensors by name. They may be read lazily: each is accessed once, when needed, and then released."""
 
 
 class Source(NamedTuple):
-    """Where a parameter comes from.
+    """The source of a parameter.
 
     Attributes:
-      name: the tensor's.
-      transposed: its two axes are swapped, as PyTorch's `[out, in]`.
-      part: (index, count) of the parameter among those that lie side by side on the tensor's last axis.
+      name: of the tensor.
+      transposed: its two axes are swapped, like PyTorch's `[out, in]`.
+      part: (index, count) of the parameter among those concatenated along the tensor's last axis.
     """
 
     name: str
@@ -43,19 +43,19 @@ Sources = Mapping[str, Source]
 def collect(
     what: str, model: Network, sources: Sources, tensors: Tensors, ignored: Collection[str] = ()
 ) -> Params:
-    """The canonical tree of float32 NumPy arrays, one tensor at a time.
+    """Builds the canonical tree of float32 NumPy arrays, one tensor at a time.
 
     Args:
-      what: calls the format in errors.
-      model: says which parameters there are, and their shapes.
+      what: name of the format in errors.
+      model: determines the parameters and their shapes.
       ignored: names of tensors that may be left unused.
 
     Raises:
-      UsageError: tensors that are missing, unused or of another shape; all are named.
+      UsageError: tensors are missing, unused or misshaped; names all of them.
     """
     check_names(what, set(tensors) - set(ignored), {source.name for source in sources.values()})
     flat, misshaped = {}, {}
-    # The largest first: what was let go is not always given back, and would lie beside it.
+    # Largest first: released memory is not always returned and would add to that of the largest tensor.
     for path, shape in sorted(shapes(model).items(), key=lambda item: -math.prod(item[1])):
         name, transposed, (index, count) = sources[path]
         tensor = np.asarray(tensors[name])
@@ -67,18 +67,18 @@ def collect(
         array = tensor.T if transposed else tensor
         own = array[..., index * shape[-1] : (index + 1) * shape[-1]]
         flat[path] = _empty(shape)
-        flat[path][...] = own  # a copy: the whole tensor may go
+        flat[path][...] = own  # a copy, so the whole tensor can be released
     if misshaped:
         raise UsageError(f"{what}: misshaped tensors: {'; '.join(misshaped.values())}")
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 _ALIGNMENT = 64
-"""Bytes; where an array begins at a multiple of it, JAX on the host takes it as it is and copies nothing."""
+"""Alignment in bytes at which JAX on the host uses an array without copying it."""
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Room for float32 numbers, aligned."""
+    """Allocates an aligned, uninitialised float32 array."""
     size = 4 * math.prod(shape)
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
@@ -89,7 +89,7 @@ def spread(what: str, model: Network, sources: Sources, params: Params) -> dict[
     """Inverse of `collect`: float32 tensors by name.
 
     Raises:
-      UsageError: parameters that are not the model's; they are named.
+      UsageError: parameters do not match the model's; names them.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     wanted = shapes(model)
@@ -106,7 +106,7 @@ def spread(what: str, model: Network, sources: Sources, params: Params) -> dict[
 
 
 def check_ties(what: str, tensors: Tensors, aliases: Collection[str], name: str) -> None:
-    """Refuses tensors that should repeat `name` and do not.
+    """Rejects tensors that should repeat `name` but do not.
 
     Raises:
       UsageError: names the first that differs.
@@ -120,7 +120,7 @@ def check_ties(what: str, tensors: Tensors, aliases: Collection[str], name: str)
 
 
 def check_names(what: str, have: set[str], want: set[str]) -> None:
-    """Refuses what is missing and what is unused, all by name."""
+    """Rejects missing and unused tensors; names all of them."""
     missing, unused = sorted(want - have), sorted(have - want)
     said = [f"missing tensors {', '.join(missing)}"] * bool(missing)
     said += [f"unused tensors {', '.join(unused)}"] * bool(unused)
@@ -129,6 +129,6 @@ def check_names(what: str, have: set[str], want: set[str]) -> None:
 
 
 def shapes(model: Network) -> dict[str, Any]:
-    """The shape of every parameter, by path."""
+    """Returns the shape of every parameter, by path."""
     flat = traverse_util.flatten_dict(registry.shapes(model), sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}

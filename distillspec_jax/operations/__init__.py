@@ -1,1 +1,1 @@
-"""Drafts in service: a registry of versions, distilling again behind a gate, rolling out in stages."""
+"""Drafts in service: a registry of versions, gated redistillation, and staged rollouts."""

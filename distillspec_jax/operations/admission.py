@@ -1,4 +1,4 @@
-"""Drafts come into a registry: loaded, compared with their target, and copied without what training needs."""
+"""Admits drafts to a registry: loads them, checks their target, and copies them without training state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillspec_jax.operations.lineage import Lineage, Training
 from distillspec_jax.schema import Text
 
 _KEPT = (acceptance_profile.FILE, "agreement.json")
-"""Files beside a draft that go with it."""
+"""Files next to a draft that are copied with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Data:
 
 @dataclasses.dataclass(frozen=True)
 class _Origin:
-    """The parts of a draft's provenance that its lineage repeats."""
+    """The parts of a draft's provenance that its lineage includes."""
 
     command: str | None = None
     gin: str | None = None
@@ -44,13 +44,13 @@ def create(
     version: str | None = None,
     assume_same_vocabulary: bool = False,
 ) -> DraftRegistry:
-    """Makes a registry for the drafts of a target, of which one serves.
+    """Creates a registry for a target's drafts, with one draft that serves.
 
     Args:
       path: of its folder.
       target, draft: checkpoint directories or `zoo:NAME`.
       version: name of the draft's version.
-      assume_same_vocabulary: vouch for a pair of which one tokenizer is unknown.
+      assume_same_vocabulary: assert that the vocabularies agree although one tokenizer is unknown.
 
     Raises:
       UsageError: see `draft_registry.create` and `pretrained.check_pair`.
@@ -76,21 +76,21 @@ def add(
     gate: dict[str, Any] | None = None,
     assume_same_vocabulary: bool = False,
 ) -> str:
-    """Adds a draft as a version, which nothing serves yet.
+    """Adds a draft as a version that does not serve yet.
 
     Args:
       draft: checkpoint directory or `zoo:NAME`.
       version: its name.
-      target: what it drafts for, to be compared with the registry's target.
-      seconds: that its training took.
+      target: the draft's target, to check against the registry's.
+      seconds: duration of its training.
       gate: the result of the gate that it passed.
-      assume_same_vocabulary: vouch for a draft whose tokenizer, or whose target's, is unknown.
+      assume_same_vocabulary: assert that the vocabularies agree although one tokenizer is unknown.
 
     Returns:
       The version's name.
 
     Raises:
-      UsageError: another target or vocabulary, or see `DraftRegistry.add`.
+      UsageError: the target or vocabulary differs; or see `DraftRegistry.add`.
     """
     if version is not None:
         draft_registry.check_name(version)
@@ -111,10 +111,10 @@ def add(
 
 
 def check_target(registry: DraftRegistry, target: str) -> Pretrained:
-    """Loads a target, and refuses one whose drafts are not these.
+    """Loads a target and checks that it is the registry's.
 
     Raises:
-      UsageError: its parameters or its vocabulary are others.
+      UsageError: its parameters differ.
     """
     found, history = pretrained.load(target), registry.history
     given = fingerprints.of_params(found.params)
@@ -127,10 +127,10 @@ def check_target(registry: DraftRegistry, target: str) -> Pretrained:
 
 
 def _load(draft: str) -> Pretrained:
-    """Loads a draft whole, so that a damaged one never gets in.
+    """Loads a draft completely, so a damaged one is never admitted.
 
     Raises:
-      UsageError: see `pretrained.load`; or a dtype in the name, which a version cannot keep.
+      UsageError: see `pretrained.load`; or the name has a dtype, which a version cannot store.
     """
     stored, dtype = pretrained.split(draft)
     if dtype is not None:
@@ -160,7 +160,7 @@ def _copy(
             outputs.reads(source / name)
             shutil.copyfile(source / name, folder / name)
     if (folder / acceptance_profile.FILE).is_file():
-        acceptance_profile.read(folder / acceptance_profile.FILE)  # for its errors, now
+        acceptance_profile.read(folder / acceptance_profile.FILE)  # to raise its errors now
     name, fingerprint = target
     return Lineage(
         source=draft.name,
@@ -184,7 +184,7 @@ def _copy(
 
 
 def _version_at(registry: DraftRegistry, path: str) -> str | None:
-    """The version whose folder a path is."""
+    """Returns the version whose folder a path is, if any."""
     found = outputs.resolved(path) if not path.startswith("zoo:") else None
     there = outputs.resolved(registry.path / VERSIONS)
     return found.name if found is not None and found.parent == there else None

@@ -1,9 +1,9 @@
 """The evidence of a rollout's stage: units of both arms, from served lines or from counters of two engines.
 
-Only what was served since the stage began counts: lines by the registry's revision that they state
-(`registry_revision`), or by their time; then from the candidate's first line on, since a server takes its
-time to load a draft. A line says in `draft_version` whose it is. A prompt that comes again is counted once,
-since its answers depend on each other.
+Only traffic since the start of the stage counts. Lines are selected by their registry revision
+(`registry_revision`) or their time, and from the candidate's first line on, since a server needs time to load
+a draft. `draft_version` names a line's draft. A repeated prompt counts once, since its answers are
+correlated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distillspec_jax.operations.transitions import Transition
 
 VERSION_FIELD, REVISION_FIELD, RULE_FIELD = "draft_version", "registry_revision", "rule"
 SECONDS_FIELD = "latency_s"
-"""From a request to the end of its text."""
+"""Time from a request to the end of its text."""
 OTHER_STAGE = "lines of other stages"
 OTHER_VERSION = "lines of other drafts"
 EARLY = "lines of before the candidate's first"
@@ -43,7 +43,7 @@ class Arm:
 
     Attributes:
       records: of prompts, or of intervals between scrapes.
-      seconds_U: a token, of the prompts that tell it.
+      seconds_U: seconds per token, for prompts with a latency.
     """
 
     records: Sequence[PartialRecord]
@@ -56,10 +56,10 @@ class Evidence:
 
     Attributes:
       stable, candidate: the arms.
-      measure: the ratio that both tell; None where there is nothing yet.
-      lines: of the stable draft and of the candidate; None of counters, which do not tell.
-      lossy: rules that lines state and that change the texts.
-      notes: how many lines were set aside, by reason.
+      measure: the ratio that both provide; None if there are no units yet.
+      lines: numbers for the stable draft and the candidate; None for counters, which do not give them.
+      lossy: rules stated in lines that change the texts.
+      notes: number of lines set aside, by reason.
     """
 
     stable: Arm
@@ -70,17 +70,17 @@ class Evidence:
     notes: Mapping[str, int]
 
     def counts(self, arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-        """The two sums of the measure, of each unit that has any."""
+        """Returns the two sums of the measure for each unit that has them."""
         sums = [one.sums(self.measure) for one in arm.records] if self.measure else []
         whole = [pair for pair in sums if pair is not None and pair[1]]
         return np.array([top for top, _ in whole], float), np.array([bottom for _, bottom in whole], float)
 
 
 def of_logs(paths: Sequence[str], stage: Transition) -> Evidence:
-    """Reads what both arms served since a stage began.
+    """Reads the lines of both arms since the start of a stage.
 
     Raises:
-      UsageError: a file or a line that cannot be read, or is no answer.
+      UsageError: a file or line cannot be read, or a line is not an answer.
     """
     notes: collections.Counter[str] = collections.Counter()
     found: list[tuple[str, dict[str, Any]]] = []
@@ -121,14 +121,14 @@ def of_logs(paths: Sequence[str], stage: Transition) -> Evidence:
 
 
 def of_counters(stable: str, candidate: str, stage: Transition, model: str | None = None) -> Evidence:
-    """Reads the counters of two groups of servers since a stage began.
+    """Reads the counters of two groups of servers since the start of a stage.
 
     Args:
       stable, candidate: files of scrapes, each with its time.
       model: see `scrapes.of_text`.
 
     Raises:
-      UsageError: no counters, scrapes without times, or engines that differ.
+      UsageError: there are no counters, scrapes have no times, or the engines differ.
     """
     notes: collections.Counter[str] = collections.Counter()
     names, arms = [], []
@@ -160,7 +160,7 @@ def of_counters(stable: str, candidate: str, stage: Transition, model: str | Non
 
 
 def _aside(line: Mapping[str, Any], place: str, stage: Transition) -> str | None:
-    """Why a line does not count for a stage; None if it does."""
+    """Returns why a line does not count for a stage; None if it does."""
     revision = line.get(REVISION_FIELD)
     if revision is not None:
         if not isinstance(revision, int) or isinstance(revision, bool):
@@ -173,7 +173,7 @@ def _aside(line: Mapping[str, Any], place: str, stage: Transition) -> str | None
 
 
 def _started(line: Mapping[str, Any]) -> float:
-    """When a line was written, where its time decides; lines that state a revision are of their stage."""
+    """Returns a line's time if it determines the stage; infinity for lines that state a revision."""
     at = None if line.get(REVISION_FIELD) is not None else served_lines.time_of(line)
     return math.inf if at is None else at
 
@@ -203,10 +203,10 @@ def _seconds(units: Sequence[Unit]) -> Iterator[float]:
 
 
 def _measure(records: Sequence[PartialRecord]) -> str | None:
-    """The first ratio that all tell.
+    """Returns the first ratio that all records provide.
 
     Raises:
-      UsageError: none of them is told by all.
+      UsageError: there is none.
     """
     if not records:
         return None

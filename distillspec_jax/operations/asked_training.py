@@ -1,4 +1,4 @@
-"""Training on prompts that were asked: settings, and the task that is made of them."""
+"""Training on logged prompts: its settings, and the task made from the prompts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from distillspec_jax.schema import Amount, Count, Size
 Say = Callable[[str], None]
 
 Train = Callable[[str, Path, str, int], Path]
-"""Trains: the draft to start from, a folder, the name of the task, steps; returns the folder of the best."""
+"""Maps initial draft, folder, task name and steps to the folder of the best draft, by training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """The settings of a training on prompts that were asked, by which a run knows its own folder.
+    """The settings of a training on logged prompts; they identify a run's folder.
 
     Attributes:
       steps: of the training.
       pilot_steps: of the pilot; 0: none.
-      temperature: of the service, at which drafts are judged; None: that of the prompts' lines.
-      block_size: drafts a round, likewise.
-      prompts: held-out ones at most, of each kind.
+      temperature: of the service, at which drafts are evaluated; None: that of the prompts' lines.
+      block_size: drafts per round of the service.
+      prompts: maximum number of held-out prompts of each kind.
       chat: see `held_out.HeldOut`.
       recipe: the gin files and bindings of the training.
 
     Raises:
-      UsageError: an impossible value.
+      UsageError: a value is out of range.
     """
 
     steps: Size = 300
@@ -50,7 +50,7 @@ class TrainingPlan:
         check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
 
     def temperature_of(self, asked: Asked) -> float:
-        """The service's temperature.
+        """Returns the service's temperature.
 
         Raises:
           UsageError: the lines state several.
@@ -66,12 +66,12 @@ class TrainingPlan:
 
 
 def task(target: Pretrained, train: Path, validation: Path) -> str:
-    """Makes the task of two files of prompts, as the target reads them; returns its name."""
-    from distillspec_jax.data import tasks  # TensorFlow
+    """Makes a task from two files of prompts, as the target reads them; returns its name."""
+    from distillspec_jax.data import tasks  # imports TensorFlow
 
     form = prompt_format(target, truncate=True)
     train, validation = outputs.resolved(train), outputs.resolved(validation)
-    # Names are for good in a process: other files of the same rows are another task.
+    # A name cannot be reused within a process, so other files with the same rows get another name.
     name = prompts.digest([Prompt(inputs=str(train)), *prompts.read_sample(train)])
     return tasks.jsonl_task(
         f"asked_{name}",

@@ -1,11 +1,11 @@
-"""A registry of drafts: a folder of versions that never change, and one file that says which of them serve.
+"""A registry of drafts: a folder of immutable versions, and one file that records which of them serve.
 
     DIR/registry.json        every transition, the last in force; replaced by one atomic rename
     DIR/versions/NAME/       a draft's checkpoint directory, with profile.json and lineage.json
     DIR/prompts.jsonl        earlier prompts, which `redistill` mixes with new ones
 
-Whoever serves polls `state`, a stat and rarely a small file. Whoever changes something holds a lock that ends
-with its process, so that a dead one is in nobody's way.
+Servers poll `state`, which costs a stat and rarely the read of a small file. Writers hold a lock that ends
+with their process, so a dead process never blocks others.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ STATE, VERSIONS, PROMPTS = "registry.json", "versions", "prompts.jsonl"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PARTIAL = ".partial-"
 _PATIENCE, _COPYING = 10.0, 600.0
-"""Seconds to wait for another process: that changes the state, and that copies a version."""
+"""Seconds to wait for another process that changes the state, and for one that copies a version."""
 
 Write = Callable[[Path], Lineage]
-"""Writes a draft's files into a new folder, and tells its lineage."""
+"""Writes a draft's files into a new folder and returns its lineage."""
 
 
 class DraftRegistry:
-    """A registry that is there; `create` makes one.
+    """An existing registry; `create` makes one.
 
     Args:
       path: of its folder.
@@ -57,7 +57,7 @@ class DraftRegistry:
 
     @property
     def history(self) -> History:
-        """All transitions; read again only when the file is another.
+        """All transitions; read again only if the file has changed.
 
         Raises:
           UsageError: it cannot be read.
@@ -67,22 +67,22 @@ class DraftRegistry:
             found = path.stat()
         except OSError as error:
             raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        # The status is older than what is read, so that a change in between is seen next time.
+        # The status is taken before the read, so a change in between is noticed next time.
         status = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
         if self._known is None or self._known[0] != status:
             self._known = status, transitions.read(path)
         return self._known[1]
 
     def state(self) -> ServingState:
-        """The drafts in service now.
+        """Returns the drafts currently in service.
 
         Raises:
-          UsageError: the state cannot be read, or names a version that is not there.
+          UsageError: the state cannot be read.
         """
         return self.history.last.serving
 
     def versions(self) -> list[str]:
-        """Names of the versions that are whole, in the order in which they were added."""
+        """Lists the complete versions, in the order in which they were added."""
         found = [
             entry
             for entry in _entries(self.path / VERSIONS)
@@ -91,12 +91,12 @@ class DraftRegistry:
         return [path.name for path in sorted(found, key=lambda path: (lineage.read(path).added, path.name))]
 
     def named(self) -> list[str]:
-        """Names all versions, and those that are to serve although their folder has gone."""
+        """Lists all versions, including serving ones whose folder is missing."""
         found, state = self.versions(), self.state()
         return [*found, *(one for one in (state.stable, state.candidate) if one and one not in found)]
 
     def path_of(self, version: str) -> Path:
-        """The folder of a version, as `models.pretrained.load` takes it.
+        """Returns the folder of a version, for `models.pretrained.load`.
 
         Raises:
           UsageError: there is no such version; names the nearest.
@@ -108,7 +108,7 @@ class DraftRegistry:
         return folder
 
     def lineage(self, version: str) -> Lineage:
-        """The lineage of a version.
+        """Reads the lineage of a version.
 
         Raises:
           UsageError: there is no such version, or its lineage is damaged.
@@ -116,10 +116,10 @@ class DraftRegistry:
         return lineage.read(self.path_of(version))
 
     def check(self, version: str) -> Lineage:
-        """Checks that a version is whole, unchanged, and a draft of this registry's target.
+        """Checks that a version is complete, unchanged, and a draft of this registry's target.
 
         Raises:
-          UsageError: says what is wrong with it.
+          UsageError: it is not; says what is wrong.
         """
         found, known = lineage.check(self.path_of(version)), self.history
         if found.target_fingerprint != known.target_fingerprint:
@@ -146,16 +146,16 @@ class DraftRegistry:
         expected: int | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Transition:
-        """Adds a transition, which is in force from then on.
+        """Adds a transition, which takes effect at once.
 
         Args:
           action, reason, candidate, share, details: see `Transition`.
-          stable: the present one by default.
-          expected: the revision that this decision was made on; None: whatever there is.
+          stable: default: the current one.
+          expected: the revision that this decision is based on; None: any.
 
         Raises:
-          UsageError: the revision is another by now, so that nobody takes a step twice; an impossible share,
-            or a version that is not there.
+          UsageError: the revision has changed, which keeps a step from being taken twice; the share is out of
+            range; or a version is missing.
         """
         with self._alone(self.path, _PATIENCE) as history:
             last = history.last
@@ -176,7 +176,7 @@ class DraftRegistry:
             )
             for version in filter(None, (made.stable, made.candidate)):
                 self.path_of(version)
-            for left in self.path.glob(f"{_PARTIAL}*{Path(STATE).suffix}"):  # of a process that was killed
+            for left in self.path.glob(f"{_PARTIAL}*{Path(STATE).suffix}"):  # left by a killed process
                 left.unlink(missing_ok=True)
             after = dataclasses.replace(history, transitions=[*history.transitions, made])
             transitions.write(self.path / STATE, after)
@@ -186,7 +186,7 @@ class DraftRegistry:
         """Makes a version the stable one, for all requests.
 
         Raises:
-          UsageError: it is that already, is damaged, or another one is being rolled out.
+          UsageError: it already is, is damaged, or another version is being rolled out.
         """
         self.check(version)
         last = self.history.last
@@ -200,10 +200,10 @@ class DraftRegistry:
         return self.change("promote", reason, stable=version, expected=expected)
 
     def roll_back(self, reason: str) -> Transition:
-        """Withdraws the candidate if there is one, else goes back to the stable version before.
+        """Withdraws the candidate if there is one, else returns to the previous stable version.
 
         Raises:
-          UsageError: there is nothing to go back to.
+          UsageError: there is no previous version.
         """
         history = self.history
         if history.last.candidate is not None:
@@ -216,17 +216,17 @@ class DraftRegistry:
         return self.change("roll back", reason, stable=before, expected=history.last.revision)
 
     def add(self, write: Write, version: str | None = None) -> str:
-        """Adds a version; nothing serves it yet.
+        """Adds a version that does not serve yet.
 
         Args:
           write: writes it.
-          version: its name; by default the next of v1, v2, ...
+          version: its name; default: the next of v1, v2, ...
 
         Returns:
           Its name.
 
         Raises:
-          UsageError: the name is taken or none that a version can have; see `write`.
+          UsageError: the name is taken or invalid; or see `write`.
         """
         folder = self.path / VERSIONS
         with self._alone(folder, _COPYING):
@@ -241,7 +241,7 @@ class DraftRegistry:
 
     @contextlib.contextmanager
     def _alone(self, folder: Path, patience: float) -> Iterator[History]:
-        """Keeps other processes from changing a folder; yields the history as it is then."""
+        """Locks a folder against changes by other processes; yields the history at that time."""
         until = time.monotonic() + patience
         while True:
             if not folder.is_dir():
@@ -263,16 +263,16 @@ def create(
     vocabulary: str | None = None,
     version: str | None = None,
 ) -> DraftRegistry:
-    """Makes a registry of one version, which serves.
+    """Creates a registry with one version, which serves.
 
     Args:
-      path: of the folder: there is nothing yet, or an empty one.
+      path: of the folder, which does not exist or is empty.
       write: writes the version; the registry's target is that of its lineage.
       vocabulary: of the target.
       version: the version's name.
 
     Raises:
-      UsageError: something is there, or the draft cannot be written.
+      UsageError: the folder is not empty, or the draft cannot be written.
     """
     version = check_name(version or next_name(()))
     with new_folders.new_folder(path) as folder:
@@ -290,10 +290,10 @@ def create(
 
 
 def check_name(version: str) -> str:
-    """Hands a version's name through.
+    """Returns a version's name after checking it.
 
     Raises:
-      UsageError: it is none that a folder should have.
+      UsageError: it is not a valid folder name.
     """
     if not _NAME.fullmatch(version):
         raise UsageError(
@@ -304,7 +304,7 @@ def check_name(version: str) -> str:
 
 
 def next_name(names: Iterable[str]) -> str:
-    """The next of v1, v2, ... after all that are there."""
+    """Returns the next of v1, v2, ... after all existing names."""
     numbers = [int(found[1]) for found in (re.fullmatch(r"v(\d{1,9})", name) for name in names) if found]
     return f"v{max(numbers, default=0) + 1}"
 

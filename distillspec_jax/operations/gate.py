@@ -1,8 +1,8 @@
-"""The gate: a draft gets in if it gains on what is asked now, loses nothing on what was before, and pays.
+"""The gate admits a draft that gains on new prompts, loses nothing on old ones, and pays for its training.
 
-Both drafts decode the same held-out prompts, so that every ratio is paired over prompts (`paired`). Where
-some of them cannot tell, more of them may: that is known before the first look, and both looks share the
-error (Bonferroni).
+Both drafts decode the same held-out prompts, so every ratio is paired over prompts (`paired`). If the result
+is undecided, more prompts may be used. This is planned before the first look, and both looks share the error
+(Bonferroni).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Conditions:
     """The conditions of the gate.
 
     Attributes:
-      least_gain: relative gain in block efficiency that new prompts must show, by the lower end of its
+      least_gain: relative gain in block efficiency required on new prompts, at the lower end of its
         interval.
-      margin: relative loss that old prompts may have, by the lower end likewise (non-inferiority).
-      pay_back_requests: within which the saving must pay for the training.
-      least_prompts: held-out prompts, new and old, below which nobody can tell.
+      margin: relative loss tolerated on old prompts, at the lower end of its interval (non-inferiority).
+      pay_back_requests: number of requests within which the savings must pay for the training.
+      least_prompts: minimum number of held-out prompts, both new and old.
 
     Raises:
-      UsageError: an impossible value.
+      UsageError: a value is out of range.
     """
 
     least_gain: float = 0.01
@@ -52,7 +52,7 @@ class Measured:
     """One draft's counts on held-out prompts.
 
     Attributes:
-      new, old: of each prompt, in an order that is the same for both drafts.
+      new, old: records of each prompt, in the same order for both drafts.
       seconds_per_round: cost of a round of one request (`costs`).
     """
 
@@ -61,7 +61,7 @@ class Measured:
     seconds_per_round: float
 
     def with_more(self, more: Measured) -> Measured:
-        """Adds prompts that the same draft decoded later."""
+        """Adds prompts decoded later by the same draft."""
         return dataclasses.replace(self, new=[*self.new, *more.new], old=[*self.old, *more.old])
 
 
@@ -70,14 +70,14 @@ class Finding:
     """The gate's finding.
 
     Attributes:
-      outcome: passed, refused, or not enough prompts to tell.
+      outcome: passed, refused, or not enough prompts to decide.
       reason: in one line.
       new, old: block efficiency of the candidate over that of the stable draft, with interval.
       acceptance: on new prompts, of the stable draft and the candidate.
-      prompts: new and old ones.
-      saved_seconds: a request, predicted.
-      training_seconds: that are to be paid back.
-      pay_back_requests: after which they are; None: never.
+      prompts: numbers of new and old prompts.
+      saved_seconds: predicted savings per request.
+      training_seconds: cost of the training.
+      pay_back_requests: number of requests after which the training has paid for itself; None: never.
       conditions: of the gate.
       level: of the intervals.
     """
@@ -96,7 +96,7 @@ class Finding:
 
     @property
     def undecided(self) -> bool:
-        """Whether certainty alone was wanting, on new or on old prompts: more of them might tell."""
+        """Tells whether only certainty was lacking, on new or old prompts, so more prompts might decide."""
         asked = self.conditions
         return (
             self.outcome == "refused"
@@ -107,7 +107,7 @@ class Finding:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The finding as a lineage keeps it."""
+        """Returns the finding as a lineage stores it."""
         fields = dataclasses.asdict(self)
         for name in ("new", "old"):
             found: Interval = getattr(self, name)
@@ -120,10 +120,10 @@ class Finding:
 def judge(
     stable: Measured, candidate: Measured, training_seconds: float, conditions: Conditions, looks: int = 1
 ) -> Finding:
-    """Judges a candidate by the draft in service.
+    """Judges a candidate against the stable draft.
 
     Args:
-      looks: that are taken at most, this one included; they share the error of 5 % on either side.
+      looks: maximum number of looks, including this one; they share the error of 5 % on either side.
     """
     level = 1 - (1 - prospect.LEVEL) / looks
     new = paired.quotient_of_records(candidate.new, stable.new, "block_efficiency", level=level)
@@ -179,7 +179,7 @@ def judge(
 
 
 def _percent(found: Interval) -> str:
-    """Writes a ratio as `+4.1 % (+2.0 to +6.3)`."""
+    """Formats a ratio as `+4.1 % (+2.0 to +6.3)`."""
     if found.ends is None:
         return "unknown"
     value, low, high = (100 * (one - 1) for one in found)

@@ -1,4 +1,4 @@
-"""Drafts on held-out prompts, decoded as in service: counts of every prompt, and the cost of a round."""
+"""Measures drafts on held-out prompts, decoded as in service: counts per prompt, and the cost of a round."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """A measurement as its file has it."""
+    """A measurement as stored in its file."""
 
     new: Counts
     old: Counts
@@ -33,14 +33,14 @@ class _Kept:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """The held-out prompts of one redistillation, and how they are decoded.
+    """The held-out prompts of one redistillation, and their decoding settings.
 
     Attributes:
-      target: whose texts.
+      target: the model that is decoded.
       new, old: prompts.
       settings: the sampling distribution of the service.
-      block_size: drafts a round.
-      chat: whether prompts are wrapped in the target's chat template.
+      block_size: drafts per round.
+      chat: whether to wrap prompts in the target's chat template.
     """
 
     target: Pretrained
@@ -51,11 +51,11 @@ class HeldOut:
     chat: bool = False
 
     def measure(self, draft: str | Path, kept: Path) -> Measured:
-        """Decodes all prompts with a draft, or reads what was kept of doing so.
+        """Decodes all prompts with a draft, or reads the stored measurement.
 
         Args:
           draft: its folder.
-          kept: a file of this measurement; a run that is killed goes on after it.
+          kept: the file of this measurement; it lets a killed run resume after it.
         """
         if kept.is_file():
             found = schema.read_file(_Kept, kept, "a measurement")

@@ -1,6 +1,6 @@
-"""The lineage of a draft's version: what it was made of, how it was judged, and a digest of each file.
+"""The lineage of a draft's version: its origin, its gate result, and a digest of each file.
 
-It is `lineage.json` in the version's folder and is written last, before the folder gets its name.
+It is `lineage.json` in the version's folder, written last, before the folder gets its name.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Training:
     """How a draft was trained.
 
     Attributes:
-      command, gin: what was called, with which bindings.
+      command, gin: the command and its gin bindings.
       steps: of training.
-      seconds: that it took; None where nobody measured it.
-      data, data_fingerprint: the task, and what its source says of its rows.
+      seconds: duration; None if not measured.
+      data, data_fingerprint: the task, and the fingerprint of its rows.
     """
 
     command: str | None = None
@@ -48,14 +48,14 @@ class Lineage:
     Attributes:
       source: the draft that was copied.
       step: of its parameters.
-      parent: the version that its training began with; None where that was none of this registry.
-      started_from: the same as it was called.
+      parent: the version that its training started from; None if that is not in this registry.
+      started_from: the initial draft of its training, as named in the call.
       added: seconds since 1970.
-      target, target_fingerprint: whose draft it is; see `models.fingerprints.of_params`.
-      vocabulary: fingerprint of its tokenizer; None where it has none, and somebody vouched for it.
-      training: how it was trained, as far as it is known.
-      gate: the gate's result, where it passed one.
-      files: digest of every file of the version but this one, by its path in the folder.
+      target, target_fingerprint: the draft's target; see `models.fingerprints.of_params`.
+      vocabulary: fingerprint of its tokenizer; None if it has none and the user asserted a match.
+      training: how it was trained, as far as known.
+      gate: the gate's result, if it passed one.
+      files: digest of every file of the version except this one, by its path in the folder.
       unknown: fields of newer releases.
     """
 
@@ -75,7 +75,7 @@ class Lineage:
 
 @dataclasses.dataclass(frozen=True)
 class _Card:
-    """The part of a model's card that is compared."""
+    """The part of a model's card that is checked."""
 
     tokenizer_fingerprint: Text | None = None
 
@@ -94,14 +94,14 @@ def read(folder: Path) -> Lineage:
 
 
 def write(folder: Path, lineage: Lineage) -> None:
-    """Writes a version's lineage, with digests of the files that are there."""
+    """Writes a version's lineage, with digests of the existing files."""
     fields = dataclasses.asdict(dataclasses.replace(lineage, files=digests(folder)))
     unknown = fields.pop("unknown")
     files.write_json(folder / FILE, {"lineage_version": VERSION, **fields, **unknown})
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Computes the digest of every file in a version's folder but its lineage."""
+    """Computes the digest of every file in a version's folder except its lineage."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -112,11 +112,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def check(folder: Path) -> Lineage:
-    """Checks that a version is as it was added: immutable, and whole.
+    """Checks that a version is complete and unchanged since it was added.
 
     Raises:
-      UsageError: names the first file that is missing, was changed or came later, or says that the vocabulary
-        is another.
+      UsageError: a file is missing, was changed or was added later (names the first), or the vocabulary
+        differs.
     """
     name = folder.name
     lineage = read(folder)

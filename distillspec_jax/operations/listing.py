@@ -1,4 +1,4 @@
-"""Registries on a terminal: a table of versions, and everything about one of them."""
+"""Prints registries on a terminal: a table of versions, and the details of one version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillspec_jax.reports.fitted import Column, print_table
 
 
 def print_versions(registry: DraftRegistry, console: Console | None = None) -> None:
-    """Prints a line for every version: what it serves, where it comes from, what it accepts."""
+    """Prints a line for every version: its share of requests, its parent, its acceptance."""
     console = console or Console(highlight=False)
     columns = [Column("version", True, True), Column("serves", True), Column("parent", True), Column("steps")]
     columns += [Column("acceptance", True), Column("gate", True), Column("added", True)]
@@ -38,16 +38,16 @@ def print_versions(registry: DraftRegistry, console: Console | None = None) -> N
 
 
 def described(registry: DraftRegistry, version: str | None) -> str:
-    """Returns a version's lineage as its file has it, or of no version the whole state."""
+    """Returns the content of a version's lineage file, or without a version that of the registry's state."""
     if version is None:
-        _ = registry.history  # for its errors
+        _ = registry.history  # to raise its errors
         return (registry.path / STATE).read_text().rstrip()
     _ = registry.lineage(version)
     return (registry.path_of(version) / lineage.FILE).read_text().rstrip()
 
 
 def _acceptance(registry: DraftRegistry, version: str) -> str:
-    """Writes the acceptance of a version's profile, by temperature."""
+    """Formats the acceptance rates of a version's profile, by temperature."""
     path = registry.path_of(version) / acceptance_profile.FILE
     if not path.is_file():
         return "–"

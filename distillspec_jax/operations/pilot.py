@@ -1,7 +1,7 @@
-"""A pilot before any investment: a draft on a user's own prompts, before and after a short training.
+"""A pilot before any investment: measures a draft on a user's own prompts before and after a short training.
 
-All that it has done stands in its folder, so that a run that was killed goes on there with the same call,
-and one that has ended is told again, in another language or by other conditions, without being repeated.
+Its folder keeps all intermediate results. The same call resumes a killed run there, and reports a finished
+run again, in another language or under other conditions, without repeating it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distillspec_jax.operations.redistill_folder import alone, check_same
 from distillspec_jax.schema import Amount, Size, Text
 
 PAGE, NUMBERS = "pilot.html", "pilot.json"
-"""The results, beside the files of the run."""
+"""The results, next to the files of the run."""
 _JOB, _PACE = "job.json", "pace.json"
 _TRAIN, _JUDGE = "train.jsonl", "judge.jsonl"
 _BEFORE, _AFTER = "before.json", "after.json"
@@ -36,10 +36,10 @@ _TIMED, _TRAINED = "timed", "trained"
 _OWN = (_JOB, _PACE, _TRAIN, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
 _WHAT = "a pilot"
 _FEWEST_STEPS = 10
-"""Steps that a pilot has at least, however short the time."""
+"""Minimum steps of a pilot, however short the time."""
 _TIMED_STEPS = 3
 _CAUTION = 0.8
-"""Share of the time left that is given to training: steps vary, and the page is to be there in time."""
+"""Share of the remaining time used for training: step times vary, and the report must be ready in time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class PilotPlan(TrainingPlan):
     """The settings of a pilot.
 
     Attributes: see `TrainingPlan`;
-      minutes: in which all is to be done: the pilot has fewer steps where they are short.
-      field: of the data, that holds the prompt.
+      minutes: time limit for everything; a short limit reduces the pilot's steps.
+      field: the field of the data that holds the prompt.
 
     Raises:
-      UsageError: an impossible value.
+      UsageError: a value is out of range.
     """
 
     minutes: Amount = 15.0
@@ -59,13 +59,13 @@ class PilotPlan(TrainingPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("--pilot_steps", self.pilot_steps, 2)  # the first one compiles, and is not timed
+        check_number("--pilot_steps", self.pilot_steps, 2)  # the first step compiles and is not timed
         check_number("--minutes", self.minutes, 1, most=10**6, whole=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Begun:
-    """The own file of a pilot: what it was begun with; `texts` names the prompts."""
+    """The content of a pilot's job file: its inputs and settings; `texts` is a digest of the prompts."""
 
     target: Text
     draft: Text
@@ -76,7 +76,7 @@ class Begun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Pace:
-    """The steps that the time is enough for."""
+    """The number of steps that fit into the time limit."""
 
     steps: Size
     seconds_a_step: Amount
@@ -84,7 +84,7 @@ class _Pace:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A pilot under way."""
+    """A pilot in progress."""
 
     target: Pretrained
     draft: str
@@ -96,7 +96,7 @@ class _Job:
     began: float
 
     def measured(self) -> tuple[Measured, Measured, int, float]:
-        """The draft before and after, the steps between, and their seconds."""
+        """Measures the draft before and after training; also returns the training's steps and cost."""
         clock = time.monotonic()
         before = self.held_out.measure(self.draft, self.folder / _BEFORE)
         spent = time.monotonic() - clock
@@ -111,10 +111,10 @@ class _Job:
         return before, after, steps, costs.of_training(self.folder / _TRAINED)
 
     def _steps(self, decoding: float) -> int:
-        """The pilot's steps; as many as were planned, or as the time is enough for.
+        """Computes the pilot's steps: the planned number, or as many as fit into the time limit.
 
         Args:
-          decoding: seconds that were needed to measure a draft; they are needed once more.
+          decoding: seconds spent on measuring a draft, to be spent once more.
         """
         most, kept = self.plan.pilot_steps, self.folder / _PACE
         if most <= _FEWEST_STEPS:
@@ -123,7 +123,7 @@ class _Job:
             return min(most, schema.read_file(_Pace, kept, "the pace of a pilot").steps)
         clock = time.monotonic()
         timed = costs.duration(self._trained(_TIMED, _TIMED_STEPS))
-        begun = max(0.0, time.monotonic() - clock - timed)  # loading and compiling, which come again
+        begun = max(0.0, time.monotonic() - clock - timed)  # loading and compiling, which will recur
         left = 60 * float(self.plan.minutes) - (time.monotonic() - self.began) - begun - decoding
         a_step = max(timed / _TIMED_STEPS, 1e-9)
         steps = max(_FEWEST_STEPS, min(most, int(_CAUTION * left / a_step)))
@@ -150,19 +150,19 @@ def pilot(
     restart: bool = False,
     say: Say = lambda _: None,
 ) -> Finding:
-    """Measures a draft on prompts, trains it for a short time, and foresees what more would bring.
+    """Measures a draft on prompts, trains it briefly, and predicts the effect of a whole training.
 
     Args:
       target, draft: checkpoint directories or `zoo:NAME`.
       data: JSON lines with prompts.
-      output: the pilot's folder: a new one, or the one of an earlier call.
-      conditions: of the decision; old prompts have no part in it.
-      train: the training itself.
-      restart: give up what an earlier call has done.
-      say: called with a line at every step.
+      output: the pilot's folder: a new one, or that of an earlier call.
+      conditions: of the decision; those on old prompts are not used.
+      train: runs the training.
+      restart: discard the results of an earlier call.
+      say: called with a line at every stage.
 
     Raises:
-      UsageError: a pair of two vocabularies, no prompts or too few, or a folder that holds something else.
+      UsageError: the vocabularies differ, there are too few prompts, or the folder holds something else.
     """
     began = time.monotonic()
     teacher = pretrained.load(target)
@@ -186,7 +186,7 @@ def pilot(
     begun = Begun(target=target, draft=draft, data=data, texts=prompts.digest(asked.prompts), plan=plan)
     with alone(folder, "pilot"):
         if restart and (folder / _JOB).is_file():
-            schema.read_file(Begun, folder / _JOB, _WHAT)  # not a file of others that has this name
+            schema.read_file(Begun, folder / _JOB, _WHAT)  # checks that it is not another program's file
             _empty(folder)
         _begin(folder, begun, say)
         prompts.write(folder / _TRAIN, trained)
@@ -197,7 +197,7 @@ def pilot(
             before, after, steps, seconds = job.measured()
         except UsageError:
             if not any((folder / name).exists() for name in (_BEFORE, _TRAINED)):
-                _empty(folder)  # nothing was done
+                _empty(folder)  # there are no results to keep
             raise
         foreseen = prospect.foresee(
             before.new,
@@ -240,7 +240,7 @@ def _pair(before: Measured, after: Measured, ratio: str) -> tuple[paired.Interva
 
 
 def _begin(folder: Path, begun: Begun, say: Say) -> None:
-    """Writes what a pilot is begun with, or checks that the one that is there was begun with the same."""
+    """Writes a pilot's inputs, or checks that an existing pilot was started with the same."""
     path = folder / _JOB
     if not path.is_file():
         files.write_json(path, dataclasses.asdict(begun))
@@ -255,11 +255,11 @@ def _begin(folder: Path, begun: Begun, say: Say) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what a pilot has made and nothing else; its own file first: half of it is no pilot."""
+    """Removes only a pilot's own files, its job file first, so a partly removed pilot is not resumed."""
     there = [folder / name for name in _OWN]
     for path in there:
         if path.is_file():
-            outputs.check(path)  # before the first of them goes
+            outputs.check(path)  # before any is removed
     for path in there:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

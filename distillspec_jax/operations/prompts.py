@@ -1,9 +1,9 @@
 """Prompts to distil on: those of request logs, split by a stable hash, and a bounded sample of earlier ones.
 
-A prompt is held out for ever or never, by its text alone: whatever is asked again tomorrow is never trained
-on if it was to be judged by today. The sample keeps the prompts of the smallest hashes (a bottom-k sketch):
-uniform over all different prompts that ever came, and the same however often, and in which order, they are
-added, so that a run which was killed may add them again.
+A prompt's text alone determines whether it is held out, always or never: a prompt used for evaluation today
+is never trained on when it recurs. The sample keeps the prompts with the smallest hashes (a bottom-k sketch).
+It is uniform over all distinct prompts ever seen and independent of how often and in which order they are
+added, so a killed run may add them again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from distillspec_jax import files, outputs, schema
 from distillspec_jax.errors import UsageError, nearest
 
 HELD_OUT = 0.2
-"""Share of prompts that are never trained on; a constant, since another one would mix the two."""
+"""Share of prompts that are never trained on; a constant, since changing it would mix the two sets."""
 KEPT = 4096
-"""Prompts of a sample."""
+"""Maximum number of prompts in a sample."""
 INPUTS = "inputs"
 """The field of a log that holds the prompt."""
 NO_PROMPT = "lines without a prompt"
@@ -32,12 +32,12 @@ AGAIN = "prompts that were there before"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A prompt that was asked.
+    """A logged prompt.
 
     Attributes:
       inputs: its text, without the prefix that the model adds.
-      outputs: a text that the target gave; empty where none is known.
-      since: the version that was the first to be trained with it.
+      outputs: the target's text; empty if unknown.
+      since: the first version that was trained with it.
     """
 
     inputs: str
@@ -46,12 +46,12 @@ class Prompt:
 
     @property
     def held_out(self) -> bool:
-        """Whether it is for judging, and never for training."""
+        """Tells whether it is only for evaluation, never for training."""
         return _share(self.inputs, 0) < HELD_OUT
 
     @property
     def priority(self) -> float:
-        """Its place in the order in which a sample keeps prompts; independent of `held_out`."""
+        """Its rank in a sample, which keeps the lowest; independent of `held_out`."""
         return _share(self.inputs, 8)
 
 
@@ -60,9 +60,9 @@ class Asked:
     """The prompts of some logs.
 
     Attributes:
-      prompts: different ones, in the order in which they came first.
-      temperatures: that lines state.
-      notes: how many lines were set aside, by reason.
+      prompts: distinct ones, in order of first occurrence.
+      temperatures: stated in the lines.
+      notes: number of lines set aside, by reason.
     """
 
     prompts: Sequence[Prompt]
@@ -71,14 +71,14 @@ class Asked:
 
 
 def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
-    """Reads the prompts of logs as `generate` and `serve` write them.
+    """Reads the prompts of logs as written by `generate` and `serve`.
 
     Args:
       paths: of JSON lines.
-      field: that holds the prompt, where a user has named it; None: `inputs`.
+      field: the field with the prompt, if the user named it; None: `inputs`.
 
     Raises:
-      UsageError: a file cannot be read, or there is no prompt in any.
+      UsageError: a file cannot be read, or no file has a prompt.
     """
     name = field or INPUTS
     others: set[str] = set()
@@ -121,10 +121,10 @@ def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
 
 
 def read_sample(path: Path) -> list[Prompt]:
-    """Reads a registry's sample of earlier prompts; none where there is no file yet.
+    """Reads a registry's sample of earlier prompts; empty if there is no file yet.
 
     Raises:
-      UsageError: it is damaged; by line.
+      UsageError: it is damaged; names the line.
     """
     if not path.is_file():
         return []
@@ -133,7 +133,7 @@ def read_sample(path: Path) -> list[Prompt]:
 
 
 def write_sample(path: Path, known: Iterable[Prompt], more: Iterable[Prompt]) -> None:
-    """Adds prompts to a sample; of a prompt that is there, what was known stays."""
+    """Adds prompts to a sample; known prompts keep their existing entries."""
     merged = {one.inputs: one for one in [*more, *known]}
     kept = sorted(merged.values(), key=lambda one: (one.priority, one.inputs))[:KEPT]
     write(path, kept)
@@ -148,8 +148,8 @@ def mixed(new: Sequence[Prompt], old: Sequence[Prompt], share: float) -> list[Pr
     """Mixes prompts to train on.
 
     Args:
-      new, old: different ones.
-      share: of old ones in the mixture; where there are too few of them they come several times.
+      new, old: distinct prompts.
+      share: of old prompts in the mixture; they are repeated if there are too few.
     """
     ranked = sorted(old, key=lambda one: one.priority)
     wanted = round(len(new) * share / (1.0 - share)) if ranked else 0
@@ -157,19 +157,19 @@ def mixed(new: Sequence[Prompt], old: Sequence[Prompt], share: float) -> list[Pr
 
 
 def judging(found: Iterable[Prompt], most: int) -> list[Prompt]:
-    """Picks the held-out ones of some prompts, at most so many, by their priority."""
+    """Selects up to `most` held-out prompts, by their priority."""
     return sorted((one for one in found if one.held_out), key=lambda one: one.priority)[:most]
 
 
 def apart(
     asked: Sequence[Prompt], sample: Sequence[Prompt], versions: Collection[str]
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Tells new prompts from old ones.
+    """Separates new prompts from old ones.
 
     Args:
-      asked: of the logs.
+      asked: prompts of the logs.
       sample: of the registry.
-      versions: that are there: what was sampled for one that never came is not old.
+      versions: existing versions; prompts sampled for a version that was never added are not old.
     """
     old = [one for one in sample if one.since in versions]
     known = {one.inputs for one in old}
@@ -177,7 +177,7 @@ def apart(
 
 
 def digest(prompts: Iterable[Prompt]) -> str:
-    """Names a list of prompts: equal digests, equal texts in the same order."""
+    """Computes a digest of a list of prompts: equal digests mean equal texts in the same order."""
     found = hashlib.sha256()
     for one in prompts:
         found.update(hashlib.sha256(one.inputs.encode()).digest())
@@ -185,6 +185,6 @@ def digest(prompts: Iterable[Prompt]) -> str:
 
 
 def _share(text: str, start: int) -> float:
-    """A number in [0, 1) that is a text's own."""
+    """Maps a text to a fixed number in [0, 1) by its hash."""
     words: Any = hashlib.sha256(text.encode()).digest()[start : start + 8]
     return int.from_bytes(words, "big") / 2.0**64

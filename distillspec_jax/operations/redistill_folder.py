@@ -1,7 +1,7 @@
-"""The folder of a redistillation: its prompts as they were read, and what it was begun with.
+"""The folder of a redistillation: its prompts as read from the logs, and its settings.
 
-It lies in the registry, belongs to one process at a time, and is gone when the redistillation has ended. What
-was killed is gone on with by the call that began it.
+It is inside the registry, belongs to one process at a time, and is removed when the redistillation has ended.
+The same call resumes a killed run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from distillspec_jax.schema import Amount, Share, Text
 
 FOLDER = "redistill"
 ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
-"""All new prompts, those that are trained on, and those that are held out."""
+"""All new prompts, those to train on, and the held-out new and old ones."""
 MORE_NEW, MORE_OLD = "more_new.jsonl", "more_old.jsonl"
-"""More of the held-out ones, for a gate that cannot tell by the first."""
+"""More held-out prompts, in case the gate is undecided on the first ones."""
 _MORE = 4
-"""Held-out prompts in all, in units of the first."""
+"""Total number of held-out prompts, in multiples of the first set."""
 _JOB = "job.json"
 
 
@@ -35,11 +35,11 @@ class Plan(TrainingPlan):
     """The settings of a redistillation.
 
     Attributes: see `TrainingPlan`;
-      old_share: of old prompts in what is trained on.
-      stage: whether a version that has passed begins its rollout.
+      old_share: share of old prompts in the training data.
+      stage: whether a version that passes starts its rollout.
 
     Raises:
-      UsageError: an impossible value.
+      UsageError: a value is out of range.
     """
 
     old_share: Share = 0.3
@@ -52,7 +52,7 @@ class Plan(TrainingPlan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A run's own file: what it was begun with."""
+    """The content of a run's job file: the settings it was started with."""
 
     version: Text
     stable: Text
@@ -63,10 +63,10 @@ class Begun:
 def begin(
     registry: DraftRegistry, folder: Path, logs: Sequence[str], old: Sequence[str], plan: Plan, say: Say
 ) -> Begun:
-    """Reads all prompts, or finds the run that was begun.
+    """Reads all prompts, or returns the run already started.
 
     Raises:
-      UsageError: bad logs, a run with other settings, no old prompts, or a rollout that is in the way.
+      UsageError: bad logs, an existing run with other settings, no old prompts, or a rollout in progress.
     """
     state = registry.state()
     if (folder / _JOB).is_file():
@@ -83,10 +83,10 @@ def begin(
             f"version {state.candidate} is being rolled out: leave --stage out, or end that first"
         )
     stable = state.stable
-    registry.path_of(stable)  # for its error: somebody may have removed it
+    registry.path_of(stable)  # to raise its error, if the folder was removed
     empty(folder)
     asked = prompts.read_logs(logs)
-    temperature = plan.temperature_of(asked)  # for its error, before anything is written
+    temperature = plan.temperature_of(asked)  # raises its error before anything is written
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     path = registry.path / PROMPTS
@@ -118,11 +118,11 @@ def begin(
 
 
 def check_same(folder: Path, kind: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run of other settings.
+    """Refuses to resume a run with other settings.
 
     Args:
-      kind: of run, as a message names it.
-      there, here: settings of the run that was begun, and of this call.
+      kind: of run, for the message.
+      there, here: settings of the existing run, and of this call.
 
     Raises:
       UsageError: names the first difference.
@@ -136,12 +136,12 @@ def check_same(folder: Path, kind: str, there: Mapping[str, Any], here: Mapping[
 
 
 def write_job(folder: Path, begun: Begun) -> None:
-    """Writes what a redistillation was begun with: from here on it is one."""
+    """Writes a redistillation's job file, from which point it can be resumed."""
     files.write_json(folder / _JOB, dataclasses.asdict(begun))
 
 
 def was_added(registry: DraftRegistry, begun: Begun, folder: Path) -> bool:
-    """Whether the version of that name is this run's, and not somebody else's."""
+    """Tells whether the version of that name was added by this run and not by another."""
     if begun.version not in registry.versions():
         return False
     source = outputs.resolved(registry.lineage(begun.version).source)
@@ -150,7 +150,7 @@ def was_added(registry: DraftRegistry, begun: Begun, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def alone(folder: Path, kind: str = "redistillation") -> Iterator[None]:
-    """Keeps other runs of its kind out; what is empty at the end goes."""
+    """Locks a folder against other runs of the same kind; removes it at the end if it is empty."""
     with files.saving(folder):
         folder.mkdir(exist_ok=True)
     with locks.locked(folder) as free:
@@ -164,7 +164,7 @@ def alone(folder: Path, kind: str = "redistillation") -> Iterator[None]:
 
 
 def empty(folder: Path) -> None:
-    """Removes what a run has made; its own file first, so that half of it is never gone on with."""
+    """Removes a run's files, its job file first, so a partly removed run is never resumed."""
     (folder / _JOB).unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.is_dir():

@@ -1,8 +1,8 @@
-"""Distilling the stable draft again, on what is asked now: a pilot, the training, the gate, a new version.
+"""Redistils the stable draft on current prompts: a pilot, the training, the gate, a new version.
 
-Everything that a run has done stands in a folder of the registry, `redistill/`: prompts as they were read,
-trainings with their checkpoints, measurements. A run that was killed goes on there with the same call; the
-folder goes when a run has ended, well or not.
+A folder of the registry, `redistill/`, keeps a run's state: prompts as read from the logs, trainings with
+their checkpoints, measurements. The same call resumes a killed run there. The folder is removed when a run
+has ended, successfully or not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from distillspec_jax.operations.redistill_folder import (
 
 _TRAININGS = ("pilot", "full")
 _PROFILED = 100
-"""Held-out prompts of a new version's profile."""
+"""Number of held-out prompts for a new version's profile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Outcome:
     Attributes:
       outcome: of the gate, or of the pilot before it.
       reason: in one line.
-      version: that was added.
+      version: the version that was added.
     """
 
     outcome: Literal["passed", "refused", "not enough"]
@@ -71,7 +71,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A redistillation under way."""
+    """A redistillation in progress."""
 
     registry: DraftRegistry
     target: Pretrained
@@ -82,7 +82,7 @@ class _Job:
     say: Say
 
     def outcome(self) -> Outcome:
-        """Goes through all steps, or on from the one that was not finished."""
+        """Runs all stages, or resumes at the unfinished one."""
         new, old = (prompts.read_sample(self.folder / name) for name in (NEW, OLD))
         fewest = self.conditions.least_prompts
         for name, found in (("new", new), ("old", old)):
@@ -106,7 +106,7 @@ class _Job:
             return Outcome(finding.outcome, finding.reason)
         profiling.profile(candidate, prompts=_PROFILED, block_size=plan.block_size)
         version = self._name()
-        # First the prompts: they count as old once the version is there.
+        # Write the prompts first: they count as old as soon as the version exists.
         path = self.registry.path / PROMPTS
         asked = (dataclasses.replace(one, since=version) for one in prompts.read_sample(self.folder / ASKED))
         prompts.write_sample(path, prompts.read_sample(path), asked)
@@ -118,9 +118,9 @@ class _Job:
         return HeldOut(self.target, new, old, settings, plan.block_size, plan.chat)
 
     def _judged(self, stable: Measured, measured: Measured, candidate: Path, cost: float) -> Finding:
-        """The gate's finding; by more held-out prompts, if there are some, where the first cannot tell.
+        """Runs the gate; if it is undecided, runs it again with more held-out prompts, if there are any.
 
-        A training is dearer than decoding, and is not thrown away for want of certainty.
+        Training costs more than decoding, so it is not discarded for lack of certainty.
         """
         new, old = (prompts.read_sample(self.folder / name) for name in (MORE_NEW, MORE_OLD))
         looks = 2 if new or old else 1
@@ -134,7 +134,7 @@ class _Job:
         return gate.judge(stable.with_more(ours), measured.with_more(theirs), cost, self.conditions, looks)
 
     def _name(self) -> str:
-        """The version's name; the next one, where somebody has added a version of that name meanwhile."""
+        """Returns the version's name, or the next one if another version has taken that name meanwhile."""
         names = self.registry.versions()
         if self.begun.version not in names:
             return self.begun.version
@@ -148,7 +148,7 @@ class _Job:
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:
-        """Why the whole training is not likely to pass, by the pilot; None where it is."""
+        """Returns why the pilot predicts that the whole training will not pass; None if it may pass."""
         plan, margin = self.begun.plan, self.conditions.margin
         old = paired.quotient_of_records(pilot.old, stable.old, "block_efficiency", level=prospect.LEVEL)
         if old.high < 1 - margin:
@@ -193,19 +193,19 @@ def redistill(
     restart: bool = False,
     say: Say = lambda _: None,
 ) -> Outcome:
-    """Distils the stable draft again, and adds it as a version if it passes the gate.
+    """Redistils the stable draft and adds the result as a version if it passes the gate.
 
     Args:
-      target: the registry's, by its own name by default.
+      target: the registry's target; default: its recorded name.
       logs: files of served lines.
-      old: files of prompts that the stable draft was trained with, for a registry that has no sample yet.
-      train: the training itself.
-      keep: a new folder for a candidate that was refused.
-      restart: give up what an earlier run has begun.
-      say: called with a line at every step.
+      old: files of prompts that the stable draft was trained with, for a registry without a sample.
+      train: runs the training.
+      keep: a new folder for a refused candidate.
+      restart: discard an earlier run.
+      say: called with a line at every stage.
 
     Raises:
-      UsageError: bad logs, another target, a run with other settings under way, no old prompts.
+      UsageError: bad logs, another target, an existing run with other settings, or no old prompts.
     """
     if keep is not None:
         new_folders.check_new_folder(keep)
@@ -215,7 +215,7 @@ def redistill(
         if restart:
             empty(folder)
         begun = begin(registry, folder, logs, old, plan, say)
-        if was_added(registry, begun, folder):  # and then it was killed
+        if was_added(registry, begun, folder):  # the run was killed after that
             found = Outcome("passed", "it was added before", begun.version)
         else:
             found = _outcome(_Job(registry, teacher, train, conditions, begun, folder, say))
@@ -229,7 +229,7 @@ def redistill(
 
 
 def _outcome(job: _Job) -> Outcome:
-    """Goes through a job; one that is refused before it has trained anything leaves nothing."""
+    """Runs a job; removes its files if it fails before it has trained anything."""
     try:
         return job.outcome()
     except UsageError:

@@ -1,9 +1,9 @@
 """A rollout: a version takes over in stages, each on sequential evidence; the registry is its only state.
 
-A step is decided on what was served since the stage began, and written for the revision that it was decided
-on: a process that is killed at any moment has taken the step or has not, and the same evidence never moves
-it twice. The probability that a rollout ever takes a wrong step one way is `false_steps` at most, however
-often somebody looks.
+A step is decided on the traffic since the start of the stage, and recorded for the revision that it was
+decided on. A process killed at any moment has either taken the step or not, and the same evidence never
+causes it twice. The probability that a rollout ever takes a wrong step in one direction is at most
+`false_steps`, regardless of the number of looks.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from distillspec_jax.operations.two_arms import Bounds, Comparison
 from distillspec_jax.schema import Amount, Share, Size
 
 STAGES = (0.01, 0.1, 0.5)
-"""Shares of the requests, one after another; after the last the candidate is the stable draft."""
+"""Successive shares of the requests; after the last the candidate becomes the stable draft."""
 Kind = Literal["advance", "hold", "roll back", "escalate", "none"]
 _REFERENCE = 50
-"""Requests of the stable arm whose median is the threshold of speed; they are not compared."""
+"""First requests of the stable arm, whose median is the speed threshold; they are not compared."""
 _MISROUTED = 0.2
-"""Relative difference of the candidate's share from the registry's that is no chance and no delay."""
+"""Relative difference of the candidate's share from the registry's that indicates wrong routing."""
 _MISROUTED_LEVEL = 1_000.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a rollout, which its start records.
+    """The settings of a rollout, recorded at its start.
 
     Attributes:
-      stages: shares, each larger than the one before.
-      margin: relative loss of acceptance to bear.
-      slower: relative loss of speed to bear.
-      false_steps: probability that the rollout ever goes on, or ever goes back, wrongly.
-      least: prompts of the candidate in a stage before it goes on.
+      stages: shares, each larger than the previous one.
+      margin: tolerated relative loss of acceptance.
+      slower: tolerated relative loss of speed.
+      false_steps: probability that the rollout ever advances, or ever rolls back, wrongly.
+      least: minimum prompts of the candidate in a stage before it advances.
       most: prompts of the candidate in a stage after which a person must decide.
-      lossy: a rule that changes the texts, and what is known of its quality; None: no such rule may serve.
+      lossy: a rule that changes the texts, and its known quality; None: no such rule may serve.
 
     Raises:
-      UsageError: an impossible value.
+      UsageError: a value is out of range.
     """
 
     stages: list[Share] = dataclasses.field(default_factory=lambda: list(STAGES))
@@ -74,7 +74,7 @@ class Settings:
 
     @property
     def level(self) -> float:
-        """The wealth at which a bound's mean is left out: two arms and two criteria in every stage."""
+        """The wealth at which a bound excludes a mean, for two arms and two criteria per stage."""
         return 4 * len(self.stages) / self.false_steps
 
 
@@ -83,7 +83,7 @@ class Decision:
     """A decision.
 
     Attributes:
-      kind: what is to be done; `none`: no rollout is under way.
+      kind: the step to take; `none`: no rollout is in progress.
       reason: in one line.
       evidence: for the history.
     """
@@ -97,7 +97,7 @@ def start(registry: DraftRegistry, version: str, settings: Settings, reason: str
     """Gives a version the first share of the requests.
 
     Raises:
-      UsageError: it is damaged, is the stable one, or another is being rolled out.
+      UsageError: it is damaged, is the stable version, or another one is being rolled out.
     """
     registry.check(version)
     last = registry.history.last
@@ -116,7 +116,7 @@ def start(registry: DraftRegistry, version: str, settings: Settings, reason: str
 
 
 def settings_of(registry: DraftRegistry) -> Settings | None:
-    """The settings of the rollout under way; None where there is none.
+    """Returns the settings of the rollout in progress; None if there is none.
 
     Raises:
       UsageError: they are damaged.
@@ -133,7 +133,7 @@ def decide(stage: Transition, settings: Settings, evidence: Evidence) -> Decisio
 
     Args:
       stage: the transition in force.
-      evidence: of what was served since.
+      evidence: of the traffic since then.
     """
     if stage.action == "escalate":
         return Decision("escalate", f"a person must decide: {stage.reason}")
@@ -182,16 +182,16 @@ def decide(stage: Transition, settings: Settings, evidence: Evidence) -> Decisio
 
 
 def act(registry: DraftRegistry, stage: Transition, settings: Settings, decision: Decision) -> Transition:
-    """Takes the step that was decided, once.
+    """Takes the decided step, at most once.
 
     Args:
-      stage: the transition that it was decided on.
+      stage: the transition that the decision is based on.
 
     Returns:
       The transition in force afterwards.
 
     Raises:
-      UsageError: somebody has taken a step meanwhile, or the version is damaged.
+      UsageError: another step was taken meanwhile, or the version is damaged.
     """
     details = {"evidence": decision.evidence}
 
@@ -212,10 +212,10 @@ def act(registry: DraftRegistry, stage: Transition, settings: Settings, decision
 
 
 def resume(registry: DraftRegistry, reason: str) -> Transition:
-    """Goes on after an escalation: the stage begins anew.
+    """Resumes after an escalation; the stage starts again.
 
     Raises:
-      UsageError: nobody was asked.
+      UsageError: there was no escalation.
     """
     last = registry.history.last
     if last.action != "escalate":
@@ -238,14 +238,14 @@ def abort(registry: DraftRegistry, reason: str) -> Transition:
 
 
 def lossy(rule: str, quality: str) -> dict[str, Any]:
-    """Describes a rule that changes the texts, by what a sweep measured of them.
+    """Describes a rule that changes the texts, with the quality that a sweep measured.
 
     Args:
-      rule: `NAME` or `NAME:EPSILON`, as rows have it.
+      rule: `NAME` or `NAME:EPSILON`, as in rows.
       quality: `results.jsonl` of a sweep with that rule.
 
     Raises:
-      UsageError: the rule is exact or unknown, or the sweep has no quality of it.
+      UsageError: the rule is exact or unknown, or the sweep has no quality for it.
     """
     if find("rule", rule.partition(":")[0], rules.RULES).exact:
         raise UsageError(f"--lossy={rule}: that rule is exact: leave the flag out")
@@ -261,7 +261,7 @@ def lossy(rule: str, quality: str) -> dict[str, Any]:
 
 
 def _speed(settings: Settings, evidence: Evidence) -> Comparison | None:
-    """Compares seconds a token; None until the stable arm has told its usual ones."""
+    """Compares seconds per token; None until the stable arm has enough requests for a threshold."""
     stable_U, candidate_U = evidence.stable.seconds_U, evidence.candidate.seconds_U
     if len(stable_U) <= _REFERENCE:
         return None
@@ -272,12 +272,12 @@ def _speed(settings: Settings, evidence: Evidence) -> Comparison | None:
 
 
 def _misrouted(stage: Transition, evidence: Evidence) -> str | None:
-    """Says that the candidate's share is surely not the registry's; None where it may be."""
+    """Reports that the candidate's share certainly differs from the registry's; None if it may agree."""
     if evidence.lines is None:
         return None
-    # Of all lines: an arm with few requests has fewer prompts that come again.
+    # Count all lines, not prompts: an arm with few requests has fewer repeated prompts.
     stable, candidate = evidence.lines
-    if not candidate:  # it may be on its way
+    if not candidate:  # its requests may still be pending
         return None
     ones_U = np.repeat([0.0, 1.0], [stable, candidate])
     found = two_arms.bounds(ones_U, np.ones(len(ones_U)), _MISROUTED_LEVEL, whole=1.0)
@@ -301,7 +301,7 @@ def _facts(found: Comparison) -> dict[str, Any]:
 
 
 def described(registry: DraftRegistry) -> list[str]:
-    """Tells in a line what serves, and in another what a rule that changes the texts is known to cost."""
+    """Describes what serves in one line, and in another the known quality of a rule that changes texts."""
     last, settings = registry.history.last, settings_of(registry)
     if settings is None:
         return [f"{registry.path}: revision {last.revision}, {last.action}: {last.stable} serves all"]

@@ -1,4 +1,4 @@
-"""Transitions: every change of what a registry's drafts serve. The last one is the state in force."""
+"""Transitions: every change of the drafts that a registry serves. The last one is the state in force."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ServingState:
     """The drafts in service.
 
     Attributes:
-      stable: version that serves.
-      candidate: version that is tried beside it; None: there is none.
+      stable: the version that serves.
+      candidate: the version on trial; None: there is none.
       share: of the requests, in [0, 1], that the candidate serves.
-      revision: number of the transition that made it so, from 1.
+      revision: number of the transition that led to this state, from 1.
     """
 
     stable: str
@@ -36,19 +36,19 @@ class ServingState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transition:
-    """A change of what serves.
+    """A change of the serving drafts.
 
     Attributes:
       revision: its number, from 1.
       time: seconds since 1970.
       action: the kind of change.
       reason: in words.
-      stable, candidate, share: in force from here on, see `ServingState`.
-      details: of a rollout: its settings, and the evidence for the step.
+      stable, candidate, share: in force from this transition on, see `ServingState`.
+      details: for a rollout, its settings and the evidence for the step.
       unknown: fields of newer releases.
 
     Raises:
-      UsageError: a share outside [0, 1], one without a candidate, or a candidate that serves already.
+      UsageError: the share is outside [0, 1] or has no candidate, or the candidate is the stable version.
     """
 
     revision: Size
@@ -71,16 +71,16 @@ class Transition:
 
     @property
     def serving(self) -> ServingState:
-        """The drafts in service from here on."""
+        """The drafts in service from this transition on."""
         return ServingState(self.stable, self.candidate, float(self.share), self.revision)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class History:
-    """All transitions of a registry, and what never changes.
+    """All transitions of a registry, and its constant facts.
 
     Attributes:
-      target, target_fingerprint, vocabulary: of the target whose drafts these are; see `lineage.Lineage`.
+      target, target_fingerprint, vocabulary: of the drafts' target; see `lineage.Lineage`.
       transitions: the last is in force.
       unknown: fields of newer releases.
     """
@@ -97,9 +97,9 @@ class History:
         return self.transitions[-1]
 
     def before(self) -> str | None:
-        """The stable version before the present one, less those that were gone back from; None: it is first.
+        """Returns the previous stable version, ignoring those rolled back from; None if there is none.
 
-        Going back twice goes back two versions, and never to the one that was left.
+        Rolling back twice goes back two versions, never to the one just left.
         """
         stack: list[str] = []
         for one in self.transitions:
@@ -110,7 +110,7 @@ class History:
         return stack[-2] if len(stack) > 1 else None
 
     def rollout(self) -> Sequence[Transition]:
-        """The transitions of the rollout under way, its start first; empty where there is none."""
+        """Returns the transitions of the rollout in progress, its start first; empty if there is none."""
         if self.last.candidate is None:
             return ()
         start = max(i for i, one in enumerate(self.transitions) if one.action == "start")
@@ -121,7 +121,7 @@ def read(path: Path) -> History:
     """Reads a registry's state.
 
     Raises:
-      UsageError: there is none, or it is damaged; by file and field.
+      UsageError: there is none, or it is damaged; names file and field.
     """
     found = schema.read_object(path, _WHAT)
     if (version := found.pop("registry_version", None)) != VERSION:
@@ -149,5 +149,5 @@ def write(path: Path, history: History) -> None:
 
 
 def is_state(path: Path) -> bool:
-    """Whether a file is such a state."""
+    """Tells whether a file is a registry's state."""
     return "registry_version" in files.read_json(path)

@@ -1,11 +1,11 @@
-"""Two arms compared at any time: is the candidate surely not worse than a margin, or surely worse?
+"""Anytime-valid comparison of two arms: is the candidate worse than the stable arm by more than a margin?
 
 Each arm has a confidence sequence for its own mean, from bets as in `evaluation.alarm`: every r in [0, 1]
-is a bet that the mean lies on one side of r, and r is left out when the wealth of the bet has reached a
-level. While r is the mean, that happens with a probability of 1 / level at most, however often somebody looks
-(Ville 1939; Waudby-Smith & Ramdas, arXiv 2010.09686, section 4). Bets of fixed sizes commute: the wealth
-depends on which units there were and not on their order, so that equal units are counted, and a log of any
-length is judged anew at every look, without memory. Assumed is that units are independent prompts.
+is a bet that the mean lies on one side of r, and r is excluded once the wealth of the bet reaches a level. If
+r is the mean, this happens with a probability of at most 1 / level, regardless of the number of looks (Ville
+1939; Waudby-Smith & Ramdas, arXiv 2010.09686, section 4). Bets of fixed sizes commute: the wealth depends on
+the units but not on their order. Equal units can therefore be counted, and every look evaluates the whole log
+again, without stored state. Units are assumed to be independent prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from distillspec_jax.evaluation import alarm
 
 WHOLE = 32.0
-"""Tested drafts from which on a text weighs as much as any other."""
+"""Number of tested drafts at which a text's weight saturates."""
 _HALVINGS = 30
 
 
@@ -29,8 +29,8 @@ class Bounds:
 
     Attributes:
       units: prompts, or intervals.
-      value: ratio of sums; NaN of none.
-      low, high: between which the mean lies, each surely to 1 - 1 / level.
+      value: ratio of sums; NaN if there are none.
+      low, high: bounds of the mean, each with confidence 1 - 1 / level.
     """
 
     units: int
@@ -46,12 +46,12 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The two arms, and what is sure about them.
+    """The two arms, and the conclusions about them.
 
     Attributes:
       stable, candidate: the arms.
-      sound: the candidate surely lies above the margin below the stable arm.
-      worse: it surely lies below it.
+      sound: the candidate is certainly above the stable arm minus the margin.
+      worse: the candidate is certainly below the stable arm minus the margin.
     """
 
     stable: Bounds
@@ -61,12 +61,12 @@ class Comparison:
 
 
 def bounds(top_U: np.ndarray, bottom_U: np.ndarray, level: float, whole: float = WHOLE) -> Bounds:
-    """Computes where an arm's mean lies.
+    """Computes the bounds of an arm's mean.
 
     Args:
-      top_U, bottom_U: two counts of each unit, of which the first is the smaller.
-      level: of wealth at which a mean is left out: 1 / the probability that a bound is wrong, ever.
-      whole: count `bottom` from which on a unit has all its weight.
+      top_U, bottom_U: two counts of each unit, with `top_U` at most `bottom_U`.
+      level: wealth at which a mean is excluded: 1 / the probability that a bound is ever wrong.
+      whole: value of `bottom` at which a unit's weight saturates.
     """
     top_U, bottom_U = np.asarray(top_U, np.float64), np.asarray(bottom_U, np.float64)
     if not len(top_U):
@@ -81,7 +81,7 @@ def bounds(top_U: np.ndarray, bottom_U: np.ndarray, level: float, whole: float =
 def _highest(
     top_P: np.ndarray, bottom_P: np.ndarray, counts_P: np.ndarray, level: float, whole: float
 ) -> float:
-    """Finds the highest mean that is not left out; the wealth of bets on a lower mean grows with it."""
+    """Finds the highest mean that is not excluded; the wealth of bets on a lower mean grows with it."""
 
     def left_out(mean: float) -> bool:
         factors_PL = alarm.request_factors(alarm.gains(top_P, bottom_P, mean, whole), mean)
@@ -98,10 +98,10 @@ def _highest(
 
 
 def compare(stable: Bounds, candidate: Bounds, margin: float) -> Comparison:
-    """Compares ratios of which more is better.
+    """Compares ratios where higher is better.
 
     Args:
-      margin: relative loss to bear.
+      margin: tolerated relative loss.
     """
     return Comparison(
         stable,
@@ -114,12 +114,12 @@ def compare(stable: Bounds, candidate: Bounds, margin: float) -> Comparison:
 def compare_seconds(
     stable_U: np.ndarray, candidate_U: np.ndarray, threshold: float, margin: float, level: float
 ) -> Comparison:
-    """Compares times, of which less is better, by the share of requests that are faster than a threshold.
+    """Compares times, where lower is better, by the share of requests faster than a threshold.
 
     Args:
       stable_U, candidate_U: seconds.
-      threshold: that depends on none of them.
-      margin: relative: the candidate's seconds are divided by 1 + margin before they are compared.
+      threshold: independent of these.
+      margin: relative; the candidate's seconds are divided by 1 + margin before the comparison.
       level: see `bounds`.
     """
     fast = [stable_U <= threshold, candidate_U <= threshold * (1.0 + margin)]

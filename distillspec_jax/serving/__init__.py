@@ -1,5 +1,5 @@
 """An HTTP server for one target and its drafts: OpenAI's completions over continuous batching.
 
-`requests` reads what clients ask, `answers` writes what they get, `worker` decodes in a thread of its own,
-`follower` takes drafts from a registry, `app` joins them.
+`requests` parses clients' requests, `answers` writes the responses, `worker` decodes in its own thread,
+`follower` loads drafts from a registry, `app` connects them.
 """

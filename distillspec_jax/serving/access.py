@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens from a file, one a line."""
+"""Access control: bearer tokens from a file, one per line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SHORTEST = 16
 
 
 class Access:
-    """The tokens that are let in; only their digests are kept.
+    """The accepted tokens; only their digests are kept.
 
     Args:
-      path: a file of tokens, one a line; `#` begins a comment. None lets everybody in.
+      path: a file of tokens, one per line; `#` begins a comment. None: every request is accepted.
 
     Raises:
-      UsageError: the file cannot be read, holds no token, or one that is too short to be secret.
+      UsageError: the file cannot be read, has no token, or has one that is too short to be secret.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -44,12 +44,12 @@ class Access:
         self._digests = [_digest(token) for _, token in tokens]
 
     def lets_in(self, authorization: str | None) -> bool:
-        """Whether a request's `Authorization` header holds one of the tokens."""
+        """Tells whether a request's `Authorization` header has one of the tokens."""
         if self._digests is None:
             return True
         scheme, _, token = (authorization or "").partition(" ")
         given = _digest(token.strip())
-        # All are compared, so that the time tells nothing.
+        # Compare with all digests, so the time reveals nothing.
         found = [hmac.compare_digest(given, one) for one in self._digests]
         return scheme.lower() == "bearer" and any(found)
 

@@ -1,4 +1,4 @@
-"""Answers to clients: the objects of OpenAI's API, whole or chunk by chunk, and its errors."""
+"""Answers to clients: the objects of OpenAI's API, whole or in chunks, and its errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from distillspec_jax.serving.scoring import TokenScore
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 DONE = b"data: [DONE]\n\n"
-"""Ends a stream of server-sent events."""
+"""The end of a stream of server-sent events."""
 
 
 @dataclasses.dataclass
 class Choice:
-    """One output as it has been delivered so far."""
+    """One output, as delivered so far."""
 
     text: str = ""
     tokens: int = 0
@@ -28,7 +28,7 @@ class Choice:
     ending: Ending | None = None
 
     def add(self, piece: Piece) -> None:
-        """Takes a piece in."""
+        """Adds a piece."""
         self.text += piece.text
         self.tokens = piece.tokens
         self.scores += piece.scores
@@ -56,7 +56,7 @@ class Answers:
         self._begun: set[int] = set()
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        """The answer to a request that does not stream."""
+        """Makes the answer to a request that does not stream."""
         return {
             **self._head(""),
             "choices": [self._choice(number, one) for number, one in enumerate(choices)],
@@ -64,7 +64,7 @@ class Answers:
         }
 
     def chunks(self, number: int, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The chunks of a stream that a piece of one output makes: text, then how it ended."""
+        """Yields the stream's chunks for a piece of one output: its text, then its finish reason."""
         if self._asked.chat and number not in self._begun:
             self._begun.add(number)
             yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}})
@@ -78,13 +78,13 @@ class Answers:
             yield self._chunk(number, body, finish_reason=piece.ending.reason)
 
     def last(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
-        """The chunk with the counts, where the client asked for it."""
+        """Makes the chunk with the counts; None unless the client asked for it."""
         if not self._asked.include_usage:
             return None
         return {**self._head(".chunk"), "choices": [], "usage": self._usage(choices)}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        # Completions have one name for both.
+        # Completions use the same name for whole answers and chunks.
         name = f"chat.completion{kind}" if self._asked.chat else "text_completion"
         return {"id": self.identity, "object": name, "created": self._created, "model": self._model}
 
@@ -164,16 +164,16 @@ class Answers:
         }
 
     def _spelt(self, token: int) -> str:
-        """A token as text; EOS and padding, which add none, by their names."""
+        """Spells a token as text; EOS and padding, which add no text, by their names."""
         added = self._tokenizer.piece_bytes(token)
         return added.decode("utf-8", "replace") if added else self._tokenizer.piece(token)
 
 
 def _finite(logprob: float) -> float:
-    """JSON has no -inf: OpenAI's word for it."""
+    """Replaces -inf, which JSON lacks, with OpenAI's substitute."""
     return max(logprob, -9999.0)
 
 
 def error(message: str, kind: str = "invalid_request_error", code: str | None = None) -> dict[str, Any]:
-    """The form of an error."""
+    """Makes an error object."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's two, the list of models, health, readiness and metrics."""
+"""The HTTP routes: OpenAI's two, the list of models, health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distillspec_jax.serving.sample import Piece
 from distillspec_jax.serving.service import Busy, Job, Service
 
 _BODY_SECONDS = 30.0
-"""A client that takes longer to send its request is given up."""
+"""Time limit for a client to send its request."""
 
 _KINDS = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 _FAILURES = {
@@ -37,12 +37,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make(service: Service, access: Access, most_body_bytes: int, lifespan: Any = None) -> Starlette:
-    """The application.
+    """Makes the application.
 
     Args:
-      service: what serves.
-      access: who is let in to `/v1`.
-      most_body_bytes: of a request.
+      service: the served model.
+      access: access control of `/v1`.
+      most_body_bytes: maximum size of a request.
       lifespan: see Starlette.
     """
 
@@ -124,7 +124,7 @@ async def _complete(service: Service, request: Request, chat: bool, most_body_by
     except TimeoutError:
         return _refusal(service, 408, f"the request did not come within {_BODY_SECONDS:.0f} seconds")
     except ClientDisconnect:
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client is gone
     if content is None:
         return _refusal(service, 413, f"the request has more than {most_body_bytes:,} bytes")
     if not service.ready:
@@ -148,7 +148,7 @@ async def _complete(service: Service, request: Request, chat: bool, most_body_by
 
 
 async def _body(request: Request, most: int) -> bytes | None:
-    """The body; None if it is too large."""
+    """Reads the body; None if it is too large."""
     content = bytearray()
     async for part in request.stream():
         content += part
@@ -167,13 +167,13 @@ def _parsed(content: bytes) -> Any:
 async def _whole(
     service: Service, request: Request, job: Job, pieces: asyncio.Queue[tuple[int, Piece]]
 ) -> Response:
-    """Waits for all outputs, or until the client leaves."""
+    """Waits for all outputs, or until the client disconnects."""
     gathered = asyncio.ensure_future(_gather(job, pieces))
     left = asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait({gathered, left}, return_when=asyncio.FIRST_COMPLETED)
         if not gathered.done():
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client is gone
         choices = gathered.result()
     finally:
         for task in (gathered, left):
@@ -197,7 +197,7 @@ async def _gather(job: Job, pieces: asyncio.Queue[tuple[int, Piece]]) -> Sequenc
 
 
 async def _left(request: Request) -> None:
-    """Returns when the client has left."""
+    """Returns when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -205,7 +205,7 @@ async def _left(request: Request) -> None:
 async def _events(
     service: Service, job: Job, asked: Asked, pieces: asyncio.Queue[tuple[int, Piece]]
 ) -> AsyncIterator[bytes]:
-    """Server-sent events; a client that leaves ends the generator, and with it its outputs."""
+    """Yields server-sent events; a client's disconnect ends the generator, which cancels its outputs."""
     choices = [Choice() for _ in job.samples]
     left = len(choices)
     try:

@@ -1,4 +1,4 @@
-"""Makes the batches that serve a target, each with another draft."""
+"""Makes the batches that serve a target, one per draft."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from distillspec_jax.terminal import news
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
-    """Settings that the batches of a server have in common.
+    """Settings shared by the batches of a server.
 
     Attributes:
-      slots: prompts decoded together, of every draft in service.
-      prompt_tokens, new_tokens: longest prompt and longest output.
+      slots: prompts decoded together, per draft in service.
+      prompt_tokens, new_tokens: maximum lengths of prompts and outputs.
       rounds_per_visit: see `OnlineBatch`.
       block_size, rule, epsilon, candidates, assume_same_vocabulary: see `TextGenerator`.
-      dtype: of drafts that name none.
+      dtype: of drafts whose name gives none.
     """
 
     slots: int = 8
@@ -45,13 +45,13 @@ class BatchSettings:
 
 
 class BatchMaker:
-    """Makes batches of one target, whose weights they share.
+    """Makes batches of one target; they share its weights.
 
     Args:
       target: the model.
       form: how inputs become prompts.
       settings: see `BatchSettings`.
-      partitioner: decode on its mesh: the target split by its rules, drafts whole on every device.
+      partitioner: decode on its mesh: the target partitioned by its rules, drafts replicated on every device.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class BatchMaker:
         self._params = Prepared(target.model, target.params)
 
     def batch(self, drafts: Sequence[str]) -> OnlineBatch:
-        """Loads drafts, and makes a batch that is warm.
+        """Loads drafts and makes a warm (compiled) batch.
 
         Args:
-          drafts: models or drafters by name; none decodes one token at a time.
+          drafts: names of models or drafters; empty decodes one token at a time.
 
         Raises:
-          UsageError: no such draft, one of another vocabulary, or sizes that the models or the machine have
-            no room for.
+          UsageError: a draft does not exist or has another vocabulary, or the models or the machine cannot
+            hold the sizes.
         """
         wanted = self._settings
         made = pair(
@@ -113,7 +113,7 @@ class BatchMaker:
         return batch
 
     def scorer(self) -> Scorer:
-        """Makes the scorer of the target, compiled."""
+        """Makes and compiles the target's scorer."""
         scorer = Scorer(
             self._target.model,
             self._target.params,

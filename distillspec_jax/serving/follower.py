@@ -1,4 +1,4 @@
-"""Follows a registry: drafts that it newly names are loaded beside the old, and take over."""
+"""Follows a registry: loads newly named drafts next to the old ones, then switches to them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from distillspec_jax.terminal import news
 
 
 def route_of(state: ServingState) -> Route:
-    """The route that a registry's state asks for."""
+    """Returns the route for a registry's state."""
     return Route(state.stable, state.candidate, state.share, state.revision)
 
 
 class Follower(threading.Thread):
-    """Asks a registry every second, and changes what a worker serves.
+    """Polls a registry every second and updates the drafts that a worker serves.
 
-    A version that cannot be loaded changes nothing: what served before goes on, and the log says why.
+    A version that cannot be loaded changes nothing: the old drafts keep serving, and the log says why.
 
     Args:
       registry: to follow.
-      worker: to change.
+      worker: to update.
       batch: makes a warm batch of a version.
-      batches: those that the worker has.
-      revision: of the state that it serves already.
+      batches: the worker's current batches.
+      revision: of the state that it already serves.
       on_change: called with `done` or `failed`.
-      seconds: between two looks.
+      seconds: between two polls.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Follower(threading.Thread):
         self._closed.set()
 
     def run(self) -> None:
-        """The thread's work."""
+        """Polls until closed."""
         while not self._closed.wait(self._seconds):
             self.look()
 
     def look(self) -> None:
-        """Takes over what the registry says, if it is new."""
+        """Applies the registry's state, if it is new."""
         try:
             state = self._registry.state()
             if state.revision == self._revision:
@@ -72,7 +72,7 @@ class Follower(threading.Thread):
         except UsageError as error:
             self._fail(str(error))
             return
-        except Exception as error:  # no room on the device, a file that went away: never the thread's end
+        except Exception as error:  # a full device or a missing file must not end the thread
             self._fail(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return
         self._worker.serve(route, batches)
@@ -83,7 +83,7 @@ class Follower(threading.Thread):
         news(f"revision {state.revision}: {route.stable} serves{share}")
 
     def _fail(self, message: str) -> None:
-        """Says once why the state of a registry is not served; the next look tries again."""
+        """Logs once why the registry's state is not served; the next poll tries again."""
         if message != self._said:
             self._said = message
             self._on_change("failed")

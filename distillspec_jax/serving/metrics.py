@@ -1,4 +1,4 @@
-"""The server's counters as Prometheus text: vLLM's names for what is the same, ours for what it lacks.
+"""The server's counters as Prometheus text: under vLLM's names where vLLM has them, else under our own.
 
 vLLM's names as of 0.32 (docs/usage/metrics.md, docs/features/speculative_decoding/acceptance_metrics.md).
 """
@@ -36,15 +36,15 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 class Metrics:
     """The server's counters; those of drafting have a label `draft`.
 
-    Samples are counted as they end, by the worker's thread; refused requests by whoever refuses them.
+    The worker's thread counts samples as they end; refused requests are counted where they are refused.
 
     Args:
       model: the served name.
-      loads: tells how many samples run, and how many wait.
+      loads: returns the numbers of running and waiting samples.
     """
 
     def __init__(self, model: str, loads: Callable[[], tuple[int, int]]) -> None:
-        disable_created_metrics()  # a time for every series, which nobody reads
+        disable_created_metrics()  # the creation time of every series is of no use here
         self._registry = CollectorRegistry()
         self._model = model
 
@@ -77,7 +77,7 @@ class Metrics:
         self._ended = counter("vllm:request_success", "Outputs that ended", "finished_reason")
         self._first = seconds("vllm:time_to_first_token_seconds", "From a request to its first token")
         self._whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its last token")
-        # By the names of a record, and those that are the same by vLLM's, too.
+        # Under the names of a record, and also under vLLM's names for the same counters.
         theirs = vllm.ENGINE.counters
         assert theirs is not None
         self._drafts: list[tuple[str, Counter]] = []
@@ -124,5 +124,5 @@ class Metrics:
         self._swaps.labels(self._model, outcome).inc()
 
     def text(self) -> bytes:
-        """Prometheus' exposition format."""
+        """Returns the counters in Prometheus' exposition format."""
         return generate_latest(self._registry)

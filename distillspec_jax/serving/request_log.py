@@ -1,4 +1,4 @@
-"""A line for every output that was served, in the form of `distillspec generate`: `watch` reads it."""
+"""Logs a line for every served output, in the format of `distillspec generate`; `watch` reads it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from distillspec_jax.terminal import news
 
 @dataclasses.dataclass
 class RequestLog:
-    """A file that lines are appended to.
+    """An append-only file of lines.
 
-    Texts are written only where that was asked for: prompts are the users' own.
+    Texts are written only on request, since prompts are private to the users.
 
     Args:
-      path: of the file; lines that are there stay.
-      texts: also write prompts and outputs, from which `redistill` learns.
-      rule: by which drafts are kept, with its epsilon if it has one.
+      path: of the file; existing lines are kept.
+      texts: also write prompts and outputs, for training by `redistill`.
+      rule: the verification rule, with its epsilon if it has one.
 
     Raises:
-      UsageError: the place cannot be written.
+      UsageError: the file cannot be written.
     """
 
     path: str
@@ -45,7 +45,7 @@ class RequestLog:
 
         Args:
           identity: of the request, with the sample's number.
-          inputs: the raw prompt; None where it was no text.
+          inputs: the raw prompt; None if it was not text.
         """
         ending = sample.ending
         assert ending is not None
@@ -76,7 +76,7 @@ class RequestLog:
         }
         try:
             self._file.write(files.as_json(line) + "\n")
-        except OSError as error:  # a full disk is no reason to stop serving
+        except OSError as error:  # a full disk must not stop serving
             self._lost += 1
             if self._lost.bit_count() == 1:
                 news(f"{self.path}: {self._lost} lines are lost: {error.strerror}")
@@ -95,7 +95,7 @@ class RequestLog:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file begins with a line of a log, or is empty."""
+    """Tells whether a file begins with a line of a log, or is empty."""
     with path.open(encoding="utf-8") as file:
         line = file.readline()
     return not line or files.parse_json_object(line, str(path)).keys() >= {VERSION_FIELD, "finish_reason"}

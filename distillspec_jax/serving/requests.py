@@ -1,7 +1,7 @@
-"""Requests of clients: the bodies of OpenAI's `/v1/completions` and `/v1/chat/completions`, checked.
+"""Client requests: the validated bodies of OpenAI's `/v1/completions` and `/v1/chat/completions`.
 
-Fields that would change the distribution, or the form of the answer, in a way that this server does not know
-are refused by name: an answer that ignored them would be another than was asked for.
+Unsupported fields that would change the distribution or the format of the answer are rejected by name:
+ignoring them would give an answer other than the requested one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_SAMPLES = 128
 MOST_LOGPROBS = 20
 _MOST_STOPS = 16
 _COMPLETION_TOKENS = 16
-"""OpenAI's default for `/v1/completions`, where the client names no number."""
+"""OpenAI's default for `/v1/completions`, if the client gives no limit."""
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -35,8 +35,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "tools": ([],),
 }
-"""Fields that are not supported, and the values at which they ask for nothing; some are vLLM's, whose clients
-send them (`vllm bench serve` a repetition_penalty of 1)."""
+"""Unsupported fields with their neutral values, which are accepted; some are vLLM's, whose clients send them
+(`vllm bench serve` a repetition_penalty of 1)."""
 _IGNORED = (
     "metadata",
     "parallel_tool_calls",
@@ -45,11 +45,11 @@ _IGNORED = (
     "prompt_cache_key",
     "safety_identifier",
 )
-"""Fields that concern the client's own books."""
+"""Fields for the client's own bookkeeping."""
 
 
 class ModelNotFound(UsageError):
-    """Another model was asked for than is served."""
+    """The requested model is not the served one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class _StreamOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Body:
-    """The fields that both kinds of request have."""
+    """The fields common to both kinds of request."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -97,20 +97,20 @@ class _ChatBody(_Body):
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """One request, checked as far as it can be without the model.
+    """One request, validated as far as possible without the model.
 
     Attributes:
-      chat: of `/v1/chat/completions`.
-      prompts: texts, token ids, or (of a chat) one list of messages with `role` and `content`.
-      max_new_tokens: longest output; None: as long as the server allows.
+      chat: whether it came to `/v1/chat/completions`.
+      prompts: texts, token ids, or (for a chat) one list of messages with `role` and `content`.
+      max_new_tokens: maximum output length; None: the server's limit.
       temperature, top_p, top_k: the sampling distribution.
-      samples: outputs a prompt.
-      seed: fixes the outputs; drawn where the client names none.
+      samples: outputs per prompt.
+      seed: determines the outputs; drawn at random if the client gives none.
       stop: strings that end an output.
-      stream: send text as it is made.
-      include_usage: a last chunk tells the counts.
-      logprobs: alternatives to each token whose log-probabilities are wanted; None: no log-probabilities.
-      user: as the client names whoever asks.
+      stream: send text as it is generated.
+      include_usage: send the counts in a last chunk.
+      logprobs: number of alternatives per token with log-probabilities; None: no log-probabilities.
+      user: the client's name for its user.
     """
 
     chat: bool
@@ -129,16 +129,16 @@ class Asked:
 
 
 def read(body: Any, chat: bool, served: str) -> Asked:
-    """Checks a request's body.
+    """Validates a request's body.
 
     Args:
       body: the parsed JSON.
-      chat: of which route.
-      served: name of the model.
+      chat: whether it came to the chat route.
+      served: name of the served model.
 
     Raises:
-      ModelNotFound: another model was asked for.
-      UsageError: the first field that is missing, of another type, impossible, or not supported.
+      ModelNotFound: another model is requested.
+      UsageError: a field is missing, has the wrong type, is out of range or unsupported; names the first.
     """
     kind = _ChatBody if chat else _CompletionBody
     found: Any = schema.read(kind, body, "the request")
@@ -151,7 +151,7 @@ def read(body: Any, chat: bool, served: str) -> Asked:
     if not 1 <= samples <= MOST_SAMPLES:
         raise UsageError(f"n is {samples}, must be from 1 to {MOST_SAMPLES}")
     temperature, top_p = (1.0 if one is None else one for one in (found.temperature, found.top_p))
-    top_k = max(found.top_k or 0, 0)  # vLLM's word for "off" is -1
+    top_k = max(found.top_k or 0, 0)  # in vLLM, -1 means "off"
     SamplingParams(temperature, top_k, top_p)
     if found.seed is not None and not 0 <= found.seed <= bounds.SEED:
         raise UsageError(f"seed is {shown(found.seed)}, must be from 0 to {bounds.SEED}")

@@ -1,4 +1,4 @@
-"""Routing of requests to drafts: a stated share goes to a candidate, by a hash that does not change."""
+"""Routes requests to drafts: a given share goes to a candidate, by a stable hash."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from distillspec_jax.errors import UsageError
 class Route:
     """The drafts in service.
 
-    A key keeps its draft as long as the candidate stays: whoever is among the first 1 % is among the 10 %.
+    A key served by the candidate stays with it as the share grows: the first 1 % are among the first 10 %.
 
     Attributes:
-      stable: serves what the candidate does not.
+      stable: serves all other requests.
       candidate: a draft on trial; None if there is none.
       share: of the keys that the candidate serves, in [0, 1].
-      revision: of the registry that says so; None without one.
+      revision: of the registry with this route; None without one.
 
     Raises:
-      UsageError: a share outside [0, 1], or one without a candidate.
+      UsageError: the share is outside [0, 1] or has no candidate.
     """
 
     stable: str
@@ -36,13 +36,13 @@ class Route:
             raise UsageError(f"a share of {self.share} goes to no candidate")
 
     def draft(self, key: str) -> str:
-        """The name of the draft that serves a key: a user, or a request where no user is named."""
+        """Returns the name of the draft that serves a key: a user, or a request without a user."""
         if self.candidate is not None and position(self.candidate, key) < self.share:
             return self.candidate
         return self.stable
 
 
 def position(candidate: str, key: str) -> float:
-    """Where a key stands in [0, 1): in another order for every candidate, so that nobody is always first."""
+    """Maps a key to [0, 1), in a different order for every candidate, so no user is always first."""
     digest = hashlib.sha256(f"{candidate}\n{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56  # exact in a float64, and below 1

@@ -1,4 +1,4 @@
-"""One output on its way: from the queue through the slots to whoever waits for it."""
+"""One output, on its way from the queue through the slots to its client."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Ending:
     """How an output ended.
 
     Attributes:
-      reason: `stop` (EOS or a stop string), `length`, `failed` (logits that were not finite), `cancelled`,
-        or `error` (the server's own).
-      record: what the device counted; None if it never began.
+      reason: `stop` (EOS or a stop string), `length`, `failed` (non-finite logits), `cancelled`, or `error`
+        (of the server).
+      record: the device's counts; None if it never started.
       draft: name of the draft that served it.
     """
 
@@ -30,13 +30,13 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A part of an output, as it is sent.
+    """A part of an output, as sent to the client.
 
     Attributes:
       text: new text.
-      tokens: how many tokens the output has so far.
-      scores: of new tokens, if they are wanted.
-      ending: of the last piece.
+      tokens: number of tokens of the output so far.
+      scores: of new tokens, if requested.
+      ending: set in the last piece.
     """
 
     text: str
@@ -52,14 +52,14 @@ class Sample:
     Attributes:
       prompt: its ids and settings.
       stream: its text so far.
-      deliver: takes pieces; called in the worker's thread.
-      key: decides which draft serves it, see `routing`.
-      logprobs: whether scores are wanted.
-      streams: whether text is delivered as it is made; else all of it at the end.
+      deliver: receives pieces; called in the worker's thread.
+      key: determines the draft that serves it, see `routing`.
+      logprobs: whether scores are requested.
+      streams: whether text is delivered as it is generated, instead of at the end.
       arrived, first_token, ended: `time.perf_counter()`.
-      draft: name of the draft that serves it, once it is known.
+      draft: name of the draft that serves it, once known.
       revision: of the registry that chose it.
-      ending: once it has ended.
+      ending: set once it has ended.
     """
 
     prompt: OnlinePrompt

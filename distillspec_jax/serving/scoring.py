@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens that were emitted, under the target: one pass over a prompt and its output."""
+"""Log-probabilities of emitted tokens under the target, in one pass over a prompt and its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillspec_jax.vocabulary import Vocabulary
 
 
 class TokenScore(NamedTuple):
-    """The log-probability of a token, and the likeliest tokens at its place with theirs."""
+    """The log-probability of a token, and the most likely tokens at its position with theirs."""
 
     token: int
     logprob: float
@@ -26,12 +26,12 @@ class TokenScore(NamedTuple):
 
 
 class Scorer:
-    """Scores outputs by the target's distribution at temperature 1, whatever they were drawn from.
+    """Scores outputs with the target's distribution at temperature 1, whatever they were sampled from.
 
     Args:
       model, params: the target.
       vocabulary: of the distribution.
-      prompt_width, width: the longest prompt and the longest output.
+      prompt_width, width: maximum lengths of prompt and output.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Scorer:
         self._prompt_width, self._width = prompt_width, width
 
     def score(self, prompt: Sequence[int], tokens: Sequence[int], first: int = 0) -> list[TokenScore]:
-        """The scores of an output's tokens from the first that is wanted on."""
+        """Computes the scores of an output's tokens from index `first` on."""
         prompt_BT = padded_prompts([prompt], self._prompt_width)
         tokens_BK = np.zeros((1, self._width), np.int32)
         tokens_BK[0, : len(tokens)] = tokens

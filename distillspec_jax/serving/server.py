@@ -1,4 +1,4 @@
-"""One server from its settings to its end: models loaded, programs compiled, requests served, all ended."""
+"""Runs a server from settings to shutdown: loads models, compiles programs, serves requests."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from distillspec_jax.serving.worker import Worker
 
 _NO_DRAFT = "none"
 _PROMPT_TOKENS = 512
-"""The longest prompt of a model that was built for no length of its own."""
+"""The maximum prompt length of a model that does not define one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Settings of a server: the models, who is let in, and how much of it.
+    """Settings of a server: models, access and limits.
 
     Attributes:
       model: the target, a directory or `zoo:NAME`.
-      drafter: draft models, or drafters without one, by name; several lay their blocks side by side.
+      drafter: draft models, or names of drafters without a model; several propose blocks in parallel.
       registry: follow the drafts of this registry instead.
-      batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 are the model's own lengths, a
-        block_size of None is 5, or less if outputs are shorter.
-      task, prefix, chat: see `prompt_format`; a chat template, where the target has one, serves
-        `/v1/chat/completions` in any case.
-      served_name: of the model, for clients; the model's own by default.
-      max_queue: outputs that wait for a slot; more are refused with 429.
-      max_body_bytes: of a request.
-      tokens_file: of bearer tokens; None: everybody is let in.
+      batches: see `BatchSettings`; prompt_tokens and new_tokens of 0 mean the model's own lengths, a
+        block_size of None means 5, or less if outputs are shorter.
+      task, prefix: see `prompt_format`. If the target has a chat template, it always serves
+        `/v1/chat/completions`.
+      served_name: the model's name for clients; default: its own.
+      max_queue: maximum number of outputs that wait for a slot; more are refused with 429.
+      max_body_bytes: maximum size of a request.
+      tokens_file: file of bearer tokens; None: every request is accepted.
       log, log_texts: see `RequestLog`.
-      dtype: of models that name none.
-      num_partitions: use all devices, with the target split over so many; one device by default.
-      grace_seconds: what is under way has so long to end when the server stops.
+      dtype: of models whose name gives none.
+      num_partitions: use all devices, with the target split over this many; default: one device.
+      grace_seconds: time for running requests to finish when the server stops.
     """
 
     model: str
@@ -77,14 +77,14 @@ def run(
     port: int = 8000,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serves until it is told to stop (SIGINT, SIGTERM); from the main thread.
+    """Serves until stopped (SIGINT, SIGTERM); must be called from the main thread.
 
     Args:
-      host, port: to listen at; port 0 is any that is free.
-      on_ready: called with the address once requests are taken.
+      host, port: address to listen at; port 0 picks a free one.
+      on_ready: called with the address once requests are accepted.
 
     Raises:
-      UsageError: an impossible setting, model, draft or address.
+      UsageError: a setting, model, draft or address is invalid.
     """
     listening = _listening(host, port)
     with contextlib.closing(listening), contextlib.ExitStack() as stack:
@@ -110,12 +110,12 @@ def run(
         config = uvicorn.Config(
             made,
             lifespan="on",
-            log_level="error",  # a line for every garbled request would let anybody fill the log
+            log_level="error",  # a line per malformed request would let anyone fill the log
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.grace_seconds,
         )
-        # uvicorn ends gracefully, and then raises the signal again, for whoever handled it before.
+        # uvicorn shuts down gracefully and then raises the signal again for the previous handler.
         signal.signal(signal.SIGTERM, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
         if follower is not None:
@@ -156,11 +156,10 @@ def _service(settings: ServerSettings, log: RequestLog | None) -> tuple[Service,
 
 
 def _with_lengths(settings: BatchSettings, form: PromptFormat) -> BatchSettings:
-    """The settings with the model's own lengths where none are set, and a block that no output is too short
-    for.
+    """Fills in the model's own lengths where none are set, and a block size that fits the outputs.
 
     Raises:
-      UsageError: a block that is longer than any output.
+      UsageError: the block is longer than any output.
     """
     longest = settings.new_tokens or form.max_new_tokens
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Between the routes and the worker: prompts become ids, a bounded queue, and who waits for which output."""
+"""Connects the routes to the worker: tokenises prompts, bounds the queue, and tracks open outputs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from distillspec_jax.serving.text_stream import TextStream
 from distillspec_jax.serving.worker import Worker
 
 _SHORT_PROMPTS = 8_192
-"""Characters of a request that may be tokenised in the event loop, in about a millisecond."""
+"""Maximum characters of a request to tokenise in the event loop, which takes about a millisecond."""
 
 
 class Busy(UsageError):
     """The queue is full.
 
     Attributes:
-      seconds: after which it is worth asking again.
+      seconds: suggested delay before a retry.
     """
 
     def __init__(self, message: str, seconds: float) -> None:
@@ -39,11 +39,11 @@ class Busy(UsageError):
 
 @dataclasses.dataclass
 class Job:
-    """A request under way.
+    """A request in progress.
 
     Attributes:
       samples: its outputs, those of the first prompt first.
-      answers: writes what the client gets.
+      answers: writes the client's answers.
     """
 
     samples: Sequence[Sample]
@@ -52,11 +52,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The most that one request, and all of them, may ask for.
+    """Limits of one request, and of all requests together.
 
     Attributes:
-      prompt_tokens, new_tokens: longest prompt and longest output.
-      outputs: under way at once, in slots or waiting for one.
+      prompt_tokens, new_tokens: maximum lengths of prompt and output.
+      outputs: maximum number at a time, in slots or waiting for one.
     """
 
     prompt_tokens: int
@@ -65,17 +65,17 @@ class Limits:
 
 
 class Service:
-    """One model being served.
+    """One served model.
 
     Args:
-      worker: decodes; begins when `begin` is called.
-      form: how a text becomes a prompt; `chat_form` how a conversation does, None without a template.
+      worker: decodes; `begin` starts it.
+      form: how a text becomes a prompt; `chat_form`: how a conversation does, None without a template.
       limits: see `Limits`.
-      log: gets a line for every output.
-      model_name: as clients name the model.
+      log: receives a line for every output.
+      model_name: the clients' name for the model.
 
     Attributes:
-      ready: whether requests are taken.
+      ready: whether requests are accepted.
       started: seconds since 1970.
     """
 
@@ -91,7 +91,7 @@ class Service:
         self.worker, self.model_name = worker, model_name
         self.metrics = Metrics(model_name, lambda: worker.loads)
         worker.on_end = self.ended
-        # What is too long is for the server's limit to say: the form would name a flag of other commands.
+        # The server's limit reports prompts that are too long; the form would name a flag of other commands.
         self._form = dataclasses.replace(form, max_tokens=None)
         self._chat_form, self._limits, self._log = chat_form, limits, log
         self._open: dict[int, tuple[Sample, str, str | None]] = {}
@@ -102,11 +102,11 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker's thread runs."""
+        """Tells whether the worker's thread is running."""
         return self.worker.is_alive()
 
     def begin(self) -> None:
-        """Takes requests from now on; called in the event loop that `submit` is called in."""
+        """Starts accepting requests; must be called in the same event loop as `submit`."""
         self._loop = asyncio.get_running_loop()
         self.worker.start()
         self.ready = True
@@ -116,15 +116,15 @@ class Service:
 
         Args:
           asked: the request.
-          pieces: gets (number of the output, piece).
+          pieces: receives (number of the output, piece).
 
         Raises:
-          Busy: too many outputs wait.
-          UsageError: a prompt that is too long, or that tokenizer or template refuse.
+          Busy: too many outputs are open.
+          UsageError: a prompt is too long, or the tokenizer or template rejects it.
         """
         outputs = len(asked.prompts) * asked.samples
         self._check_queue(outputs)
-        # Tokenizers of others run in a process of their own, which takes its time; so do long texts.
+        # Third-party tokenizers run in a separate process and are slow, as are long texts: use a thread.
         long = sum(len(prompt) for prompt in asked.prompts) > _SHORT_PROMPTS
         if long or asked.chat or not self._form.reader.tokenizer.in_process:
             prompts = await asyncio.to_thread(self._all_ids, asked)
@@ -158,7 +158,7 @@ class Service:
         return job
 
     def release(self, job: Job) -> None:
-        """Gives up the outputs of a request that nobody waits for any more."""
+        """Cancels the unfinished outputs of a request whose client is done or gone."""
         for sample in job.samples:
             if sample.ending is None:
                 self.worker.cancel(sample)
@@ -209,7 +209,7 @@ class Service:
         assert loop is not None
 
         def deliver(piece: Piece) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop has ended, so no client waits
                 loop.call_soon_threadsafe(pieces.put_nowait, (number, piece))
 
         return deliver

@@ -1,4 +1,4 @@
-"""Text that grows by tokens: what may be sent already, and where a stop string ends it."""
+"""Incremental text of an output: the part that may be sent, and the cut at a stop string."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 _UNFINISHED = "\ufffd"
-"""How the first bytes of a character read until the others come."""
+"""The decoding of a character's first bytes until the rest arrives."""
 
 
 class TextStream:
     """The text of one output.
 
-    Held back until more is known: the first bytes of a character, and what may be the beginning of a stop
-    string.
+    It holds back the first bytes of an incomplete character, and any possible beginning of a stop string.
 
     Args:
       tokenizer: of the target.
@@ -22,8 +21,8 @@ class TextStream:
 
     Attributes:
       tokens: all ids up to the one that ended the text.
-      sent: the text that was handed out.
-      stopped: a stop string was met.
+      sent: the text returned so far.
+      stopped: whether a stop string was found.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -36,19 +35,19 @@ class TextStream:
         """Adds tokens; returns the text that may be sent now.
 
         Args:
-          done: no more will come: nothing is held back.
-          later: no text is wanted before it is done.
+          done: no more tokens will come, so nothing is held back.
+          later: text is only needed at the end.
         """
         if self.stopped:
             return ""
         if later and not done and not self._stop:
-            self.tokens += tokens  # nobody has to know what they say yet
+            self.tokens += tokens  # their text is not needed yet
             return ""
         before = len(self.tokens)
         self.tokens += tokens
         text = self._tokenizer.decode(self.tokens)
         if self._stop and (cut := _first(text, self._stop)) is not None:
-            # The token that completed it is the last one that counts.
+            # The last token that counts is the one that completed the stop string.
             while len(self.tokens) > before + 1 and _first(self._decoded(-1), self._stop) is not None:
                 self.tokens.pop()
             self.stopped = done = True
@@ -56,7 +55,7 @@ class TextStream:
         if not done:
             text = text.rstrip(_UNFINISHED)
             text = text[: len(text) - self._held_back(text)]
-        if not text.startswith(self.sent):  # a tokenizer that rewrites what it said: wait for the end
+        if not text.startswith(self.sent):  # the tokenizer changed earlier text: wait for the end
             return ""
         new, self.sent = text[len(self.sent) :], max(text, self.sent, key=len)
         return new
@@ -65,7 +64,7 @@ class TextStream:
         return self._tokenizer.decode(self.tokens[:end])
 
     def _held_back(self, text: str) -> int:
-        """Characters at the end of the text that may begin a stop string."""
+        """Counts the characters at the end of the text that may begin a stop string."""
         longest = max(map(len, self._stop), default=1) - 1
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stop):
@@ -74,5 +73,5 @@ class TextStream:
 
 
 def _first(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins; None if there is none."""
+    """Returns the start of the first stop string; None if there is none."""
     return min((at for at in map(text.find, stop) if at >= 0), default=None)

@@ -1,4 +1,4 @@
-"""The thread that decodes: it alone touches the batches, and everybody else sends it calls."""
+"""The decoding thread: only this thread touches the batches; all others send it calls."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class _Arm:
 
 
 class Worker(threading.Thread):
-    """Decodes samples, each with the draft that the route gives it.
+    """Decodes samples, each with the draft that the route assigns.
 
-    A new draft takes over by a new batch: what has begun with the old one ends with it.
+    A new draft gets a new batch; samples started with the old draft finish with it.
 
     Args:
-      batches: of each draft that the route names, warm.
+      batches: warm batches of all drafts that the route names.
       route: see `Route`.
       scorer: of log-probabilities.
 
     Attributes:
       on_end: called with every sample that has ended, before its last piece is delivered.
-      loads: after every visit, how many samples run and how many wait: replaced, never changed.
+      loads: numbers of running and waiting samples after the last visit; replaced, never mutated.
     """
 
     def __init__(self, batches: Mapping[str, OnlineBatch], route: Route, scorer: Scorer) -> None:
@@ -64,15 +64,15 @@ class Worker(threading.Thread):
         self._calls.put(lambda: self._start(sample))
 
     def cancel(self, sample: Sample) -> None:
-        """Gives a sample up; one that has ended stays as it is."""
+        """Cancels a sample; has no effect if it has ended."""
         self._calls.put(lambda: self._cancel(sample))
 
     def serve(self, route: Route, batches: Mapping[str, OnlineBatch]) -> None:
         """Changes the drafts in service.
 
         Args:
-          route: what is served from now on.
-          batches: of these drafts, warm; one whose draft has slots already is not needed.
+          route: the new route.
+          batches: warm batches of its drafts; optional for drafts that already have slots.
         """
         self._calls.put(lambda: self._change(route, batches))
 
@@ -85,8 +85,8 @@ class Worker(threading.Thread):
         self._calls.put(stop)
 
     def run(self) -> None:
-        """The thread's work."""
-        # The device waits while this thread waits for Python's lock, by default up to 5 ms at a time.
+        """Decodes until closed."""
+        # The device idles while this thread waits for Python's lock, by default up to 5 ms at a time.
         sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             while self._open:
@@ -97,7 +97,7 @@ class Worker(threading.Thread):
                     if not arm.batch.busy and name not in (self._route.stable, self._route.candidate):
                         del self._arms[name]
                 self._count()
-        finally:  # also where a batch could not begin anew: nobody waits for ever
+        finally:  # also if a batch could not be reset, so no client waits forever
             self._open = False
             for name, arm in self._arms.items():
                 for sample in list(arm.samples.values()):
@@ -106,7 +106,7 @@ class Worker(threading.Thread):
                 self._calls.get()()
 
     def _visit(self, name: str, arm: _Arm) -> None:
-        """One visit of a batch. A defect in it ends all of its samples, one in a text that sample alone."""
+        """Visits a batch once. An error in the batch ends all its samples, one in a text only that sample."""
         try:
             updates = arm.batch.visit()
         except Exception:
@@ -123,7 +123,7 @@ class Worker(threading.Thread):
                     self._end(sample, Ending("error", draft=name))
 
     def _take_calls(self) -> None:
-        """Makes the calls that have come; waits for one where there is nothing else to do."""
+        """Executes queued calls; waits for one if there is nothing else to do."""
         idle = not any(arm.batch.busy for arm in self._arms.values())
         if idle:
             self._calls.get()()
@@ -142,7 +142,7 @@ class Worker(threading.Thread):
         arm = self._arms[sample.draft]
         try:
             arm.samples[arm.batch.submit(sample.prompt)] = sample
-        except UsageError as error:  # requests are checked before; never a reason to stop serving
+        except UsageError as error:  # requests are validated earlier; this must not stop serving
             news(f"a prompt was refused: {error}")
             self._end(sample, Ending("error", draft=sample.draft))
 
@@ -164,7 +164,7 @@ class Worker(threading.Thread):
 
     def _tell(self, name: str, arm: _Arm, update: Update) -> None:
         sample = arm.samples.get(update.ticket)
-        if sample is None:  # given up for a defect in its text
+        if sample is None:  # ended early by an error in its text
             return
         if sample.first_token is None and update.tokens:
             sample.first_token = time.perf_counter()
@@ -176,7 +176,7 @@ class Worker(threading.Thread):
             scores = tuple(self._scorer.score(sample.prompt.ids, stream.tokens, before))
         if completion is None:
             if stream.stopped:
-                arm.batch.cancel(update.ticket)  # its ending comes with the next visit
+                arm.batch.cancel(update.ticket)  # the next visit reports its ending
             if text or scores:
                 sample.deliver(Piece(text, len(stream.tokens), scores))
             return
@@ -195,7 +195,7 @@ class Worker(threading.Thread):
             sample.deliver(Piece(text, len(sample.stream.tokens), scores, ending))
 
     def _fail(self, name: str, arm: _Arm) -> None:
-        """Ends all samples of a batch that raised, which begins anew."""
+        """Ends all samples of a batch that raised, and resets it."""
         news(f"decoding with {name} failed:\n{traceback.format_exc()}")
         for sample in list(arm.samples.values()):
             self._end(sample, Ending("error", draft=name))

@@ -36,24 +36,24 @@ def finetune(
     attention: str = "plain",
     gin: str = "",
 ) -> Path:
-    """Trains `model` on a task or mixture by cross-entropy; resumes what `model_dir` holds.
+    """Trains `model` on a task or mixture with cross-entropy, or resumes the run in `model_dir`.
 
     Args:
       model: the network; its configuration goes into the checkpoint's card. None: the initial checkpoint's.
-      model_dir: the checkpoint directory to make, or to go on with.
+      model_dir: the checkpoint directory to create or resume.
       data: the text.
       loop: steps, batch size, periods.
       optimizer: with its schedule, as `optimizers.adamw(optimizers.warmup_cosine(1e-3, loop.total_steps))`.
       initial_checkpoint_path: a checkpoint directory to start from.
-      dropout_rate: in place of the model's own.
+      dropout_rate: replaces the model's own.
       z_loss, unlikelihood: see `make_supervised_loss`.
-      partitioner: where arrays live; all devices on the data axis by default.
+      partitioner: places arrays on devices; default: all devices on the data axis.
       remat, scan_layers, attention: see `models.rematerialisation`, `models.layer_stack` and
         `models.attention.KERNELS`.
       gin: the bindings in force, for the card.
 
     Returns:
-      The checkpoint directory; of one in a bucket, the folder of this machine from which it was published.
+      The checkpoint directory; for one in a bucket, the local folder from which it was published.
     """
     check_number("UNLIKELIHOOD", unlikelihood, minimum=0, whole=False)
     model_dir = job.check_directory(model_dir)

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not a number: found, named, and their batches kept for study."""
+"""Detects steps whose loss or gradient is not finite, and saves their batches for inspection."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FOLDER = "non_finite"
 
 
 def fault(metrics: Metrics) -> str | None:
-    """Names what a step has that is not finite, `the loss became nan`; None where all is well.
+    """Describes a step's non-finite value, e.g. `the loss became nan`; None if all are finite.
 
-    Agrees with the train step, which leaves the state alone after such a step.
+    Agrees with the train step, which keeps the state unchanged after such a step.
     """
     for name in ("loss", "gradient_norm"):
         mean = metrics[name]
@@ -30,7 +30,7 @@ def fault(metrics: Metrics) -> str | None:
 
 
 def keep_batch(directory: Path, step: int, batch: Mapping[str, np.ndarray]) -> Path:
-    """Writes what was fed to a step; with the run's seed it gives the step again.
+    """Saves a step's input batch; together with the run's seed it reproduces the step.
 
     Returns:
       `DIR/non_finite/step_N.npz`.

@@ -1,4 +1,4 @@
-"""Floating-point operations a second that the devices could do, which training's are compared with."""
+"""Peak FLOP/s of the devices, the reference for training's utilisation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PEAKS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""Makers' figures for dense bfloat16 products, a second and device, by the beginning of `device_kind`."""
+"""Vendors' dense bfloat16 FLOP/s per device, by prefix of `device_kind`."""
 
 
 @functools.cache
 def peak(matmul_precision: str | None = None) -> float:
-    """FLOP/s of all devices together: the makers' figures, or a measurement where there is none.
+    """Returns the FLOP/s of all devices together: the vendor's figure, or a measurement if there is none.
 
     Args:
-      matmul_precision: of the products to be compared with it; a CPU's peak depends on it.
+      matmul_precision: of the products to compare with; a CPU's peak depends on it.
     """
     kind, devices = jax.devices()[0].device_kind, jax.device_count()
     for known in sorted(PEAKS, key=len, reverse=True):  # "TPU v5 lite" before "TPU v5"
@@ -43,7 +43,7 @@ def peak(matmul_precision: str | None = None) -> float:
 
 @functools.cache
 def product_peak(matmul_precision: str | None = None) -> float:
-    """FLOP/s of one device: the fastest of a few products of large matrices, see `projection.project`."""
+    """Measures one device's FLOP/s: the fastest of a few large matrix products (`projection.project`)."""
     size, seconds = 1024 if jax.default_backend() == "cpu" else 8192, math.inf
     matrix = jax.device_put(jnp.ones((size, size)), jax.local_devices()[0])
     with precision(matmul_precision):

@@ -1,4 +1,4 @@
-"""Steps that the hosts of a job take together. On one host they cost nothing."""
+"""Collective operations across the hosts of a job. On one host they cost nothing."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from distillspec_jax import outputs
 
 
 def wait(name: str) -> None:
-    """Waits until every host has come here."""
+    """Waits until every host has reached this call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def any_host(here: bool) -> bool:
-    """Tells whether something holds on any host. All of them must ask, and get one answer."""
+    """Tells whether something holds on any host. All hosts must call this and get the same answer."""
     if jax.process_count() == 1:
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
 
 
 def apart(directory: str | Path) -> bool:
-    """Whether each host has a folder of its own for a run's directory, of which the first's is published."""
+    """Tells whether each host has its own folder for a run's directory; the first host's is published."""
     return jax.process_count() > 1 and outputs.published(directory) is not None
 
 
 def gathered(tree: Any) -> Any:
-    """A tree of arrays that are split over hosts as NumPy arrays of the first host; all of them must ask.
+    """Gathers a tree of arrays sharded over hosts as NumPy arrays on the first host; all hosts must call it.
 
-    One array after the other is whole on every device for a moment. On the other hosts the leaves are None.
+    Arrays are gathered one by one; each is briefly replicated. On the other hosts the leaves are None.
     """
     keeps = jax.process_index() == 0
 

@@ -1,6 +1,6 @@
-"""Shared parts of `finetune` and `distill`: the checkpoint directory and its card, parameters, held-out loss.
+"""Shared parts of `finetune` and `distill`: checkpoint directory, model card, parameters, held-out loss.
 
-`describe_run` checks a run and writes its card, `run` opens the directory and trains in it.
+`describe_run` checks a run and makes its card; `run` opens the directory and trains in it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from distillspec_jax.training.step import LossFn, evaluate
 
 
 def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
-    """The card of a run that is about to start.
+    """Checks a run that is about to start and makes its card.
 
     Args:
-      model: the network to be trained.
+      model: the network to train.
       data: its text.
-      parents: role to checkpoint directory or `zoo:NAME`, of what the run starts from.
+      parents: maps the role of each model that the run starts from to a checkpoint directory or `zoo:NAME`.
       gin: the bindings in force.
 
     Raises:
       UsageError: the model is too small for the text's vocabulary or its rows, or a parent has another
-        vocabulary (a task that was given one keeps it).
+        vocabulary (a task with an explicit vocabulary keeps it).
     """
     family, config = registry.describe(model)
     check_lengths(model, data, "the model")
@@ -87,13 +87,13 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
 
 
 def check_lengths(model: Network, data: DataConfig, name: str) -> None:
-    """Refuses a text whose rows, packed or not, may hold an example that is longer than a model's positions.
+    """Rejects data whose rows, packed or not, may hold an example longer than a model's positions.
 
     Args:
-      name: of the model, in the message.
+      name: of the model, for the message.
     """
     named: dict[str, Mapping[str, int]] = {f"TASK_FEATURE_LENGTHS={dict(data.lengths)}": data.lengths}
-    if len(data.tasks) > 1:  # what is held out of a mixture has its tasks' own
+    if len(data.tasks) > 1:  # a mixture's held-out batches use the lengths of its tasks
         own = {task: catalog.find_task(task).feature_lengths for task in data.tasks}
         named |= {f"feature_lengths={dict(lengths)} of {task}": lengths for task, lengths in own.items()}
     for what, lengths in named.items():
@@ -105,13 +105,13 @@ def check_lengths(model: Network, data: DataConfig, name: str) -> None:
 
 
 def check_directory(directory: AnyPath) -> AnyPath:
-    """Refuses a place for a run before anything is read or made for it.
+    """Rejects an unusable run directory before anything is read or written.
 
     Returns:
-      Where the run writes: the directory, or for one in a bucket a folder of this machine (`outputs.place`).
+      The path to write to: the directory, or for one in a bucket a local folder (`outputs.place`).
 
     Raises:
-      UsageError: a folder that cannot be made or written, or a bucket that cannot be read.
+      UsageError: the folder cannot be created or written, or the bucket cannot be read.
     """
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
@@ -122,25 +122,25 @@ def check_directory(directory: AnyPath) -> AnyPath:
 
 
 def newest_step(directory: str | Path) -> int | None:
-    """The newest step of a run of this process; of one in a bucket, on this machine."""
+    """Returns the newest step of a run of this process; for a run in a bucket, the newest local one."""
     return checkpoint.latest_step(stores.staged(directory) or directory)
 
 
 def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> Path:
-    """Creates the run's directory, or checks that the one there belongs to the same run.
+    """Creates the run's directory, or checks that an existing one belongs to the same run.
 
     Raises:
-      UsageError: it holds another run (the first difference is named), is one of the run's own parents, or is
-        no path of a file system.
+      UsageError: it holds another run (names the first difference), is one of the run's own parents, or is
+        not a file system path.
     """
     root = Path(check_directory(directory))
     if jax.process_index():
-        hosts.wait("directory")  # until the first host has written it
+        hosts.wait("directory")  # for the first host to write it
     together = not jax.process_index()
     try:
         _open(root, card, tokenizer)
     except Preempted:
-        together = False  # the others may have ended, too
+        together = False  # the other hosts may have ended as well
         raise
     finally:
         if together:
@@ -153,11 +153,11 @@ def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
     model_card.take_folder(root, model_card.MODEL_FILE, tokenizer)
     if not (root / model_card.MODEL_FILE).exists():
         model_card.write_card(root, card, tokenizer)
-    outputs.publish(root)  # before the first step: a bucket that cannot be written says so now
+    outputs.publish(root)  # before the first step, so an unwritable bucket fails now
 
 
 def check_run(directory: str | Path, card: ModelCard) -> None:
-    """Refuses a directory that holds another run, or a parent of this one.
+    """Rejects a directory that holds another run or a parent of this one.
 
     Raises:
       UsageError: names the first difference.
@@ -171,7 +171,7 @@ def check_run(directory: str | Path, card: ModelCard) -> None:
     there, here = _identity(model_card.read_card(root)), _identity(card)
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
-            # Before its first step, too: the other run may be under way and not have saved yet.
+            # Also before its first step: the other run may be in progress without a checkpoint yet.
             unsaved = "" if checkpoint.finished_steps(root) else ", or remove it: no step is saved there"
             raise UsageError(
                 f"MODEL_DIR={root} holds another run, whose {name} is {there.get(name)!r} and not "
@@ -180,7 +180,7 @@ def check_run(directory: str | Path, card: ModelCard) -> None:
 
 
 def _identity(card: ModelCard) -> dict[str, Any]:
-    """The settings that may not change when a run goes on; steps, batch sizes and the like may."""
+    """Returns the settings that must not change when a run resumes; steps, batch sizes and the like may."""
     parents = card.provenance.get("parents", {})
     return {
         "model family": card.family,
@@ -208,7 +208,7 @@ def initial_params(
 
 
 def with_dropout(model: Network, rate: float | None) -> Network:
-    """Gives a network another dropout rate; None leaves its own."""
+    """Replaces a network's dropout rate; None keeps its own."""
     if rate is None:
         return model
     config: Any = dataclasses.replace(model.config, dropout_rate=rate)
@@ -216,10 +216,10 @@ def with_dropout(model: Network, rate: float | None) -> Network:
 
 
 def as_trained(model: Network, remat: str, scan_layers: bool, attention: str) -> Network:
-    """The network as a step computes it; see `Network`.
+    """Returns the network as the train step computes it; see `Network`.
 
     Raises:
-      UsageError: an unknown setting, or attention without the network's dropout.
+      UsageError: a setting is unknown, or the attention does not support the network's dropout.
     """
     trained = dataclasses.replace(model, remat=remat, scan_layers=scan_layers, attention=attention)
     trained.check_dropout()
@@ -242,14 +242,14 @@ def run(
     counted_loss_fn: LossFn | None = None,
     verb: str,
 ) -> Path:
-    """Trains a network in its checkpoint directory, or goes on with the run that is there.
+    """Trains a network in its checkpoint directory, or resumes the run there.
 
     Args:
       model_dir, card: see `open_directory`.
-      params: of `model`; given away.
+      params: of `model`; their buffers are donated.
       loss_fn, optimizer, evaluate, select, counted_loss_fn: see `loop.train`.
-      data: the batches, and the tokenizer that is kept beside the card.
-      verb: what the run does, for the progress bar.
+      data: the batches, and the tokenizer to store next to the card.
+      verb: describes the run in the progress bar.
 
     Returns:
       The checkpoint directory.
@@ -284,10 +284,10 @@ def run(
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keeps other runs out of a directory as long as the context lasts; hosts that train together are one.
+    """Context manager that locks a directory against other runs; hosts that train together count as one run.
 
     Raises:
-      UsageError: a run is under way there.
+      UsageError: another run is in progress there.
     """
     if jax.process_index():
         yield
@@ -301,7 +301,7 @@ def alone(directory: Path) -> Iterator[None]:
 def held_out_loss(
     loss_fn: LossFn, data: DataConfig, batch_size: int, partitioner: Partitioner
 ) -> Evaluate | None:
-    """Parameters to `{task/metric: value}` on each task's validation split; None where there is none."""
+    """Makes a function from parameters to `{task/metric: value}` on validation splits; None without any."""
     batches = data.held_out_batches(batch_size)
     if not batches:
         return None

@@ -1,7 +1,7 @@
-"""The training loop: steps, evaluation, checkpoints, and a clean stop when asked.
+"""The training loop: steps, evaluation, checkpoints, and a clean stop on request.
 
-It knows no loss and no data set. The data position, the keys and the schedule are functions of the
-step, and partly accumulated metrics are saved too, so a restart continues bit for bit.
+It is independent of loss and data set. The data position, the keys and the schedule are functions of the
+step, and partly accumulated metrics are saved as well, so a restart resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from distillspec_jax.training.throughput import Throughput
 from distillspec_jax.training.writers import Reports
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
-"""Makes, from a step, the endless batches that an uninterrupted run would see from there on."""
+"""Maps a step to the endless batches that an uninterrupted run would see from there on."""
 
 Evaluate = Callable[[Params], Mapping[str, float]]
-"""Makes named values of parameters."""
+"""Maps parameters to named values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long, how often.
+    """Duration, batch size and periods of a training run.
 
     Attributes:
-      total_steps: optimizer steps in all, those before a restart included.
-      batch_size: sequences (or packed rows) a step, over all hosts.
-      seed: of everything random in training.
+      total_steps: total optimizer steps, including those before a restart.
+      batch_size: sequences (or packed rows) per step, over all hosts.
+      seed: of all randomness in training.
       log_period: steps between reports; metrics are merged over them.
       eval_period: steps between evaluations (0: only at the end).
       save_period: steps between checkpoints; the last step is always saved.
-      keep: checkpoints kept.
+      keep: number of checkpoints to keep.
       microbatches: gradient accumulation.
-      patience: evaluations without a better one after which the run ends; 0: never. Needs a selection.
-      patience_after: steps that a run has before it may end so.
+      patience: the run ends after this many evaluations without improvement; 0: never. Needs a selection.
+      patience_after: minimum number of steps before the run may end this way.
       max_seconds: stop early, as if `total_steps` were reached (0: never). For equal-time studies.
       matmul_precision: of training's matrix products, `projection.PRECISIONS`; None: JAX's own setting.
-      frozen: top-level names of parameters that stay as they are, such as `token_embedder`.
-      on_non_finite: what to do after a step whose loss or gradient is not finite: `stop`, or `skip` it, which
-        leaves the parameters and the optimizer as they were. Its batch is kept either way.
+      frozen: top-level names of parameters that are not trained, such as `token_embedder`.
+      on_non_finite: policy for a step with a non-finite loss or gradient: `stop`, or `skip` it, which keeps
+        the parameters and optimizer state unchanged. Its batch is saved in both cases.
     """
 
     total_steps: int
@@ -114,22 +114,21 @@ def train(
 
     Args:
       directory: the checkpoint directory; its metadata is already written.
-      params: where step 0 starts; ignored when there is a step to resume from. Given away: their buffers
-        are reused.
+      params: initial parameters; ignored if there is a step to resume from. Their buffers are donated.
       param_shardings: a tree like `params`.
       evaluate: reported under `eval`, every `eval_period` steps and at the end.
-      select: name of an evaluation's value; the step with the highest one, 0 included, is kept apart
-        (`Selection`).
-      counted_loss_fn: the loss without rematerialisation, where `loss_fn` has it: the model's operations.
-      description: of the progress bar.
+      select: name of an evaluation's value; the step with the highest value, including step 0, is kept
+        separately (`Selection`).
+      counted_loss_fn: the loss without rematerialisation, if `loss_fn` has it, to count the model's FLOPs.
+      description: for the progress bar.
 
     Returns:
       The final parameters.
 
     Raises:
-      Preempted: SIGTERM or SIGINT came; everything up to the last step is saved.
-      UsageError: the loss is no longer finite (see `LoopConfig.on_non_finite`), the disk is full, the devices
-        cannot share a batch.
+      Preempted: SIGTERM or SIGINT arrived; everything up to the last step is saved.
+      UsageError: the loss is no longer finite (see `LoopConfig.on_non_finite`), the disk is full, or the
+        devices cannot split a batch.
     """
     partitioner.check_batch(config.batch_size)
     frozen = tuple(config.frozen)
@@ -144,7 +143,7 @@ def train(
         return evaluate is not None and (step == total or bool(period and step % period == 0))
 
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_signals())  # until all is written
+        stop = stack.enter_context(stop_signals())  # active until everything is written
         snapshots = stack.enter_context(Snapshots(directory, config.keep))
         state, start, pending = snapshots.restore(state, shardings)
         if start > total:
@@ -166,7 +165,7 @@ def train(
         def gave_up(step: int) -> bool:
             return selection is not None and step >= config.patience_after and selection.exhausted(step)
 
-        # A selection judges its start; a later step is due if the run was stopped before it came to that.
+        # A selection evaluates step 0; a later step is due if the run stopped before evaluating it.
         due = evaluates(start) if start else selection is not None
         if due and not reports.holds(start, "eval"):
             report_evaluation(start)
@@ -176,10 +175,10 @@ def train(
         throughput = Throughput(config.matmul_precision)
         interval = _Interval(pending, directory, config, snapshots, reports, throughput)
         alone, began = jax.process_count() == 1, time.monotonic()
-        if start < total and hosts.any_host(stop.requested):  # before the step that compiles
+        if start < total and hosts.any_host(stop.requested):  # before the first step, which compiles
             raise Preempted(f"stopped by {stop.name}: resumable, step {start} of {total}")
         source = batches(start) if start < total else iter(())
-        flops: dict[Any, float] = {}  # of a step, by its batch's shape; each shape is a program
+        flops: dict[Any, float] = {}  # per step, by batch shape; each shape is its own program
         for step in range(start + 1, total + 1):
             with throughput.waiting():
                 batch = next(source)
@@ -189,14 +188,14 @@ def train(
                 traced = train_step.trace(state, rows, counted_loss_fn or loss_fn)
                 flops[shape] = product_flops(traced.jaxpr, batch["decoder_target_tokens"].shape[1])
             state, metrics = train_step(state, rows, loss_fn)
-            interval.fetch()  # the step before this one, while the device works on this one
+            interval.fetch()  # the previous step, while the device runs this one
             interval.dispatched(step, batch, metrics, flops[shape])
             reports.advance(step)
             snapshots.check()
 
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
             stopping = stop.requested
-            if not alone:  # hosts meet at a report, so as not to wait for each other in every step
+            if not alone:  # hosts synchronise only at reports, to avoid waiting in every step
                 asked = step % config.log_period == 0
                 timed_out, stopping = (asked and hosts.any_host(here) for here in (timed_out, stopping))
             last = step == total or timed_out
@@ -206,7 +205,7 @@ def train(
                 continue
             interval.fetch()
             if new_shape:
-                throughput.restart()  # compiling is no training
+                throughput.restart()  # exclude compilation
             if logs:
                 reports.write(step, interval.close() | throughput.measured(), "train")
                 throughput.restart()
@@ -228,10 +227,10 @@ def train(
 
 
 class _Interval:
-    """The metrics of the steps since the last report, and the step that the device is working on.
+    """The metrics of the steps since the last report, and the step that the device is running.
 
     Args:
-      metrics: gathered before a restart.
+      metrics: accumulated before a restart.
     """
 
     def __init__(
@@ -249,13 +248,13 @@ class _Interval:
         self._in_flight: tuple[int, dict[str, np.ndarray], Metrics, float] | None = None
 
     def dispatched(self, step: int, batch: dict[str, np.ndarray], metrics: Metrics, flops: float) -> None:
-        """Remembers what was given to the device; nothing is waited for."""
+        """Records the step given to the device, without waiting for it."""
         self._in_flight = step, batch, metrics, flops
 
     def fetch(self) -> None:
-        """Waits for the step in flight, if there is one, and merges its metrics.
+        """Waits for the step in flight, if any, and merges its metrics.
 
-        Called before a step is saved, so that no checkpoint counts what is not known to be finite.
+        Called before a step is saved, so that no checkpoint includes a step not known to be finite.
 
         Raises:
           UsageError: the step is not finite and the policy is to stop.
@@ -283,10 +282,10 @@ class _Interval:
         self.metrics = metrics_lib.merge(self.metrics, host)
 
     def close(self) -> dict[str, float]:
-        """The ratios of an interval that ends here; the next one starts empty.
+        """Ends the interval and returns its metrics; the next one starts empty.
 
         Raises:
-          UsageError: every step of it was skipped.
+          UsageError: every step of the interval was skipped.
         """
         closed, self.metrics = self.metrics, {}
         if "loss" not in closed:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, from optax, under the names that gin files use."""
+"""Optax optimizers and learning-rate schedules, under the names that gin files use."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def warmup_cosine(
 
     Args:
       learning_rate: the peak.
-      total_steps: where the cool-down ends.
+      total_steps: the step at which the cool-down ends.
       warmup_steps: steps from 0 to the peak; at most half of the run.
       hold_until: the cool-down starts at this step (the paper: half of the run), or after warm-up.
-      final_fraction: learning rate at the end, as a fraction of the peak.
+      final_fraction: final learning rate, as a fraction of the peak.
 
     Raises:
-      UsageError: an argument is no number, or a rate is one at which nothing would move.
+      UsageError: an argument is not a number, or the learning rate is zero.
     """
     _check_rate(learning_rate)
     check_number("warmup_steps", warmup_steps, 0)
@@ -51,7 +51,7 @@ def adamw(
     b2: float = 0.98,
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW behind a global-norm clip; no weight decay by default, as in the paper."""
+    """AdamW after global-norm clipping; no weight decay by default, as in the paper."""
     chosen = optax.adamw(_checked(learning_rate), b1=b1, b2=b2, weight_decay=weight_decay)
     return _clipped(chosen, clip_norm)
 
@@ -69,9 +69,9 @@ def muon(
     beta: float = 0.95,
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """Muon (arXiv 2502.16982) for the projections' matrices, AdamW for embeddings, norms and position biases.
+    """Muon (arXiv 2502.16982) for projection matrices, AdamW for embeddings, norms and position biases.
 
-    Updates of matrices have the root mean square that AdamW's tend to, so that both take one learning rate.
+    Matrix updates are scaled to AdamW's typical root mean square, so both use the same learning rate.
     """
     chosen = contrib.muon(
         _checked(learning_rate),
@@ -85,7 +85,7 @@ def muon(
 
 
 def _projections(params: Any) -> Any:
-    """A tree like `params`: how Muon sees each projection (layers that are scanned one by one), else None."""
+    """Makes a tree like `params`: Muon's dimensions of projections (per scanned layer), None elsewhere."""
 
     def dimensions(path: tuple[Any, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
         names = [getattr(key, "key", None) for key in path]

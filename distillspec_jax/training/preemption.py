@@ -1,4 +1,4 @@
-"""Being asked to stop: a scheduler's SIGTERM, a person's ^C."""
+"""Stop requests: SIGTERM from a scheduler, ^C from a person."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType
 
 
 class Preempted(BaseException):
-    """The run was asked to stop, saved, and can be started again: exit status 75.
+    """The run was asked to stop, has saved, and can be restarted: exit status 75.
 
-    It may come in the middle of anything, and must not be taken for a failure of whatever was being tried: a
-    checkpoint that is being read would pass for damaged.
+    It may arrive at any point and must not be mistaken for a failure of the interrupted operation: a
+    checkpoint that is being read would seem damaged.
     """
 
     exit_status = 75
@@ -21,11 +21,11 @@ class Preempted(BaseException):
 
 @dataclasses.dataclass
 class Stop:
-    """Whether a stop signal arrived.
+    """Records whether a stop signal arrived.
 
     Attributes:
-      requested: a signal came.
-      name: which, `SIGTERM`.
+      requested: a signal arrived.
+      name: of the signal, e.g. `SIGTERM`.
     """
 
     requested: bool = False
@@ -34,10 +34,10 @@ class Stop:
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-      newest: to the newest step that is saved, None where there is none.
+      newest: returns the newest saved step, None if there is none.
     """
 
     newest: Callable[[], int | None] = lambda: None
@@ -45,12 +45,12 @@ class Progress:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[Progress]:
-    """While the context lasts, SIGTERM ends it at once, unless `stop_signals` inside it are to save first.
+    """Context manager that SIGTERM ends at once, unless an inner `stop_signals` is to save first.
 
-    Outside the main thread signals cannot be handled, and nothing happens.
+    Outside the main thread signals cannot be handled, so it has no effect.
 
     Raises:
-      Preempted: it came.
+      Preempted: SIGTERM arrived.
     """
     progress = Progress()
 
@@ -63,11 +63,11 @@ def ended_by_sigterm() -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """While the context lasts, SIGTERM and SIGINT only ask; whoever holds the `Stop` ends when it suits.
+    """Context manager in which SIGTERM and SIGINT only set a `Stop`; its holder decides when to stop.
 
     A second SIGINT interrupts at once. Outside the main thread (a notebook's executor) signals cannot be
-    handled, and nothing is ever requested. A SIGTERM that nobody answered before the end is handed on to an
-    `ended_by_sigterm` around it.
+    handled, so nothing is ever requested. On a normal exit, a SIGTERM is passed on to an enclosing
+    `ended_by_sigterm`.
     """
     stop = Stop()
 

@@ -1,10 +1,10 @@
-"""The best evaluation of a run, kept beside it as a checkpoint directory of its own.
+"""The best evaluation of a run, kept as a separate checkpoint directory inside the run's.
 
-    MODEL_DIR/best/                 card, tokenizer and parameters: any command takes it for a model
-    MODEL_DIR/best/selection.json   which step it is, and its value
+    MODEL_DIR/best/                 card, tokenizer and parameters: a model for any command
+    MODEL_DIR/best/selection.json   its step and value
 
-A resumed run goes on from the newest step and keeps what was best before. The record is written after the
-parameters, so parameters without a record are those of a save that was cut short, and are made again.
+A resumed run continues from the newest step and keeps the previous best. The record is written after the
+parameters, so parameters without a record come from an interrupted save and are rewritten.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class _Record:
 
 
 class Selection:
-    """Keeps the parameters with the highest value of a metric; of equal ones the first.
+    """Keeps the parameters with the highest value of a metric; the first wins a tie.
 
     Args:
       directory: the run's checkpoint directory; its metadata is already written.
-      metric: one of the evaluation's names.
-      patience: steps without a better one after which the run is `exhausted`; 0: never.
+      metric: name of one of the evaluation's values.
+      patience: steps without improvement after which the run is `exhausted`; 0: never.
 
     Attributes:
       step, value: of the best so far; None and -inf before the first.
 
     Raises:
-      UsageError: the record is damaged; the parameters beside it are left alone.
+      UsageError: the record is damaged; the parameters next to it are kept.
     """
 
     def __init__(self, directory: Path, metric: str, patience: int = 0) -> None:
@@ -56,13 +56,13 @@ class Selection:
             self.step = record.step
             self.value = (
                 float("inf") if record.value is None else record.value
-            )  # of which JSON knows no number
-        hosts.wait("selection found")  # before the first host clears up
+            )  # JSON has no number for infinity
+        hosts.wait("selection found")  # before the first host deletes anything
         if jax.process_index() == 0:
             self._forget_others()
 
     def offer(self, step: int, value: float, params: Params) -> bool:
-        """Saves the parameters if their value is the best, and tells whether it is. NaN never is."""
+        """Saves the parameters if their value is the best so far; returns whether it is. NaN never is."""
         if not value > self.value:
             return False
         writes = jax.process_index() == 0
@@ -74,7 +74,7 @@ class Selection:
         if apart:
             params = hosts.gathered(params)
         if writes or not apart:
-            checkpoint.save_params(self._root, step, params, alone=apart)  # else of all hosts
+            checkpoint.save_params(self._root, step, params, alone=apart)  # otherwise all hosts save together
         self.step, self.value = step, value
         if writes:
             self._write_record()
@@ -82,7 +82,7 @@ class Selection:
         return True
 
     def exhausted(self, step: int) -> bool:
-        """Tells whether nothing better has come for too long."""
+        """Tells whether `patience` steps have passed without improvement."""
         return bool(self._patience) and self.step is not None and step - self.step >= self._patience
 
     def _write_record(self) -> None:

@@ -1,7 +1,7 @@
-"""The state of a run on disk: all that a restart needs to continue bit for bit.
+"""The state of a run on disk: everything a restart needs to resume bit for bit.
 
-The step alone gives the keys, the schedule and the data position; parameters, the optimizer's state and
-the metrics of the reporting interval under way are saved.
+The step determines the keys, the schedule and the data position. The parameters, the optimizer state and
+the metrics of the current reporting interval are saved.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from distillspec_jax.training.step import TrainState
 
 
 class Snapshots:
-    """Saves in the background, restores the newest whole step, keeps the last few. A context manager.
+    """Saves in the background, restores the newest complete step, keeps the last few. A context manager.
 
-    In a bucket a step is published when it is whole here, in the background, too; the next save waits for it.
-    Several hosts that train into a bucket have a folder each: all of them read what the first has published,
-    which gathers the state from the others and saves it alone.
+    For a bucket, a step is published in the background once it is complete locally; the next save waits for
+    this. Hosts that train into a bucket have a folder each. All of them read what the first host published;
+    the first gathers the state from the others and saves it alone.
 
     Args:
       directory: a checkpoint directory.
-      keep: how many steps.
+      keep: number of steps to keep.
 
     Attributes:
-      notes: what was found in the directory that is no whole step, a line each.
+      notes: one line per incomplete step found in the directory.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -46,7 +46,7 @@ class Snapshots:
         unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
         self._apart = hosts.apart(directory)
         if self._bucket is not None and self._apart:
-            self._bucket.publish()  # what a run before this one had saved here and not published
+            self._bucket.publish()  # anything that an earlier run saved here but did not publish
         hosts.wait("unfinished steps")
         if self._bucket is not None and self._apart:
             self._bucket.follow()
@@ -55,17 +55,16 @@ class Snapshots:
             self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True, alone=self._apart)
 
     def restore(self, fresh: TrainState, shardings: TrainState) -> tuple[TrainState, int, dict[str, Mean]]:
-        """The newest step that can be read, or `fresh` where there is none at all.
+        """Restores the newest readable step, or returns `fresh` if there is none at all.
 
-        A step that turns out to be damaged is set aside, and the one before it is taken; the steps between
-        the two are trained again.
+        A damaged step is set aside and the one before it is restored; the steps in between are trained again.
 
         Returns:
-          The state, its step, and the metrics gathered since the last report before it.
+          The state, its step, and the metrics accumulated since the last report before it.
 
         Raises:
-          UsageError: no step can be continued: all are damaged (the newest is named), the newest lacks what
-            training needs, or another optimizer wrote it.
+          UsageError: no step can be resumed: all are damaged (names the newest), the newest lacks optimizer
+            state or progress, or another optimizer wrote it.
         """
         damaged: dict[int, DamagedCheckpointError] = {}
         for step in checkpoint.finished_steps(self._directory):
@@ -116,7 +115,7 @@ class Snapshots:
                 ),
             )
             pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
-            known = stored["progress"].get("checksums")  # steps of the first releases have none
+            known = stored["progress"].get("checksums")  # checkpoints of the first releases have none
         state = TrainState(
             jax.device_put(np.asarray(step, np.int32), shardings.step), stored["params"], stored["optimizer"]
         )
@@ -126,10 +125,10 @@ class Snapshots:
         return state, step, pending
 
     def save(self, step: int, state: TrainState, pending: Metrics) -> None:
-        """Copies the state and returns; the writing goes on in the background.
+        """Copies the state and returns; writing continues in the background.
 
         Raises:
-          UsageError: the disk is full, now or when the save before this one was written.
+          UsageError: the disk is full, or was when the previous save was written.
         """
         if self._unpublished:
             with files.saving(self._directory):
@@ -154,13 +153,13 @@ class Snapshots:
         self._unpublished = self._bucket is not None
 
     def _publish(self) -> None:
-        """Publishes what is in the directory, where no step is being written or removed."""
+        """Publishes the directory, which must not have a step being written or removed."""
         if self._bucket is not None:
             self._bucket.publish_behind()
         self._unpublished = False
 
     def _check_room(self, step: int, state: TrainState) -> None:
-        """Finds a full disk before anything is half-written."""
+        """Detects a full disk before anything is partly written."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._directory).free
         if free < needed:
@@ -170,7 +169,7 @@ class Snapshots:
             )
 
     def check(self) -> None:
-        """Raises what a save in the background has run into, without waiting for it."""
+        """Raises the error of a background save, if any, without waiting for the save."""
         with files.saving(self._directory):
             self._manager.check_for_errors()
         if self._bucket is not None:
@@ -179,7 +178,7 @@ class Snapshots:
             self._publish()
 
     def newest(self) -> int | None:
-        """The newest step, once whatever is being written is whole."""
+        """Waits for pending writes and returns the newest step."""
         self._manager.wait_until_finished()
         return checkpoint.latest_step(self._directory)
 
@@ -192,7 +191,7 @@ class Snapshots:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is KeyboardInterrupt:  # asked twice: somebody does not want to wait
+        if kind is KeyboardInterrupt:  # a second ^C: the user does not want to wait
             return
         with files.saving(self._directory):
             self._manager.wait_until_finished()
@@ -202,9 +201,9 @@ class Snapshots:
                 self._bucket.publish()
             except UsageError:
                 if kind is None or kind is Preempted:
-                    raise  # else what came first is said
+                    raise  # otherwise the original error takes precedence
             if kind is None or kind is Preempted:
-                hosts.wait("published")  # a host that ends waits for the others some minutes, no longer
+                hosts.wait("published")  # otherwise an exiting host waits only a few minutes for the others
 
 
 def _checksums(state: TrainState) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""The train state and the jitted step: any loss, any optimizer, accumulation, shardings.
+"""The train state and the jitted train step: any loss, any optimizer, accumulation, shardings.
 
-A loss is `loss_fn(params, batch, key) -> (loss_sum, weight_sum, metrics)`: sums, so that
-accumulation over micro-batches, and over hosts, is exact. Arrays that a loss needs besides (a frozen
-target's parameters) travel with it as leaves of a `jax.tree_util.Partial`: arguments, never constants.
+A loss is `loss_fn(params, batch, key) -> (loss_sum, weight_sum, metrics)`. It returns sums, so accumulation
+over microbatches and hosts is exact. Other arrays that a loss needs (a frozen target's parameters) are leaves
+of a `jax.tree_util.Partial`: arguments of the step, never constants.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Array, Params
 
 LossFn = Callable[[Params, dict[str, Array], Array], tuple[Array, Array, dict[str, Mean]]]
-"""Parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`).
+"""Maps parameters, a batch and a key to the loss's sum, its weight, and metrics; a pytree (`Partial`).
 
-In training the batch has a feature more than the data, `step`: int32 `[B]`, the steps taken before this one,
-in every row the same, so that a loss may change as training goes on, whatever a batch is cut into.
+In training the batch has an additional feature `step`: int32 `[B]`, the number of steps taken before this
+one, the same in every row. It lets a loss change during training, however a batch is split.
 
-Training needs one metric by name, `row_tokens`: see `row_tokens`.
+Training requires one metric by name, `row_tokens`: see `row_tokens`.
 """
 
 
@@ -38,9 +38,9 @@ class TrainState:
     """The state that a step reads and writes.
 
     Attributes:
-      step: int32 scalar, optimizer steps taken. Keys and the data position follow from it.
-      params: the model's parameters, float32, T5X's names.
-      optimizer: optax's state, of the parameters that are trained.
+      step: int32 scalar, optimizer steps taken. It determines the keys and the data position.
+      params: the model's parameters, float32, with T5X's names.
+      optimizer: the optax state of the trained parameters.
 
     The same class holds a state's shardings, leaf by leaf.
     """
@@ -51,16 +51,16 @@ class TrainState:
 
 
 def row_tokens(weights_BT: Array) -> Mean:
-    """The metric `row_tokens`: how many tokens of a row bear on the loss, over rows that have any."""
+    """Computes the metric `row_tokens`: mean number of loss tokens per row, over rows that have any."""
     count_B = jnp.sum(weights_BT > 0, axis=1).astype(jnp.float32)
     return Mean(jnp.sum(count_B), jnp.sum(count_B > 0).astype(jnp.float32))
 
 
 def divided(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
-    """Divides a tree of parameters into the trained part and the one of these top-level names, which stays.
+    """Splits a tree of parameters into a trained part and the part with these top-level names.
 
     Raises:
-      UsageError: no such name, or nothing to train.
+      UsageError: a name is unknown, or nothing is left to train.
     """
     if not frozen:
         return params, {}
@@ -74,7 +74,7 @@ def divided(params: Params, frozen: Collection[str]) -> tuple[Params, Params]:
 
 
 def joined(trained: Params, rest: Params) -> Params:
-    """Puts together again what `divided` took apart."""
+    """Inverts `divided`."""
     return {**trained, **rest} if rest else trained
 
 
@@ -85,7 +85,7 @@ def create_state(
     partitioner: Partitioner,
     frozen: Collection[str] = (),
 ) -> tuple[TrainState, TrainState]:
-    """A state at step 0 and the tree of its shardings."""
+    """Makes a state at step 0 and the tree of its shardings."""
     _, state_shardings = describe_state(params, shardings, optimizer, partitioner, frozen)
     trained, _ = divided(params, frozen)
     moments = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer)(trained)
@@ -100,7 +100,7 @@ def describe_state(
     partitioner: Partitioner,
     frozen: Collection[str] = (),
 ) -> tuple[TrainState, TrainState]:
-    """Shapes and shardings of `create_state`'s state, from shapes of parameters; nothing is allocated."""
+    """Computes shapes and shardings of `create_state`'s state from parameter shapes; allocates nothing."""
     trained, _ = divided(params, frozen)
     moments = jax.eval_shape(optimizer.init, trained)
     state = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), params=params, optimizer=moments)
@@ -121,10 +121,10 @@ def make_train_step(
     matmul_precision: str | None = None,
     frozen: Collection[str] = (),
 ) -> Any:
-    """The jitted `(state, batch, loss_fn) -> (state, metrics)`; the state's buffers are donated.
+    """Makes the jitted `(state, batch, loss_fn) -> (state, metrics)`; the state's buffers are donated.
 
-    A step whose loss or gradient is not finite changes nothing but the step's number: what to do about it is
-    the loop's to say.
+    A step with a non-finite loss or gradient only increments the step number; the loop decides what to do
+    about it.
 
     The `LossFn` is differentiated with respect to the parameters that are not frozen.
 
@@ -132,10 +132,10 @@ def make_train_step(
       optimizer: optax transformation.
       partitioner: gives the batch's sharding.
       state_shardings: from `create_state`.
-      seed: step n uses `fold_in(key(seed), n)`, so a resumed run draws what it would have drawn.
-      microbatches: split each batch into so many parts and accumulate their gradients.
+      seed: step n uses `fold_in(key(seed), n)`, so a resumed run uses the same keys.
+      microbatches: split each batch into this many parts and accumulate their gradients.
       matmul_precision: of the loss and its gradient; None: JAX's own setting.
-      frozen: top-level names of parameters that no step changes; they have no moments either.
+      frozen: top-level names of parameters that are not trained; they have no optimizer state.
     """
 
     def gradients(loss_fn: LossFn, params: Params, batch: dict[str, Array], key: Array) -> Any:
@@ -193,7 +193,7 @@ def make_train_step(
 
 
 def check_microbatches(batch_size: int, microbatches: int) -> None:
-    """Raises UsageError where a batch cannot be cut into so many equal parts."""
+    """Raises UsageError if a batch cannot be split into this many equal parts."""
     if microbatches < 1 or batch_size % microbatches:
         raise UsageError(f"MICROBATCHES={microbatches} does not divide BATCH_SIZE={batch_size}")
 
@@ -205,7 +205,7 @@ def _measure(loss_fn: LossFn, params: Params, batch: dict[str, Array]) -> dict[s
 
 
 def evaluate(loss_fn: LossFn, params: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Mean]:
-    """Merged metrics of a loss over evaluation batches; nothing is dropped, nothing averaged twice."""
+    """Merges a loss's metrics over evaluation batches; sums are exact over all batches, not mean of means."""
     total: dict[str, Mean] = {}
     for batch in batches:
         total = metrics_lib.merge(total, metrics_lib.to_host(_measure(loss_fn, params, batch)))

@@ -22,8 +22,8 @@ def make_supervised_loss(
       model: the network.
       dropout: draw dropout masks from the step's key (training) or not (evaluation).
       z_loss: weight of `log(Z)^2`, which keeps logits from drifting (T5X: 1e-4).
-      unlikelihood: weight of `repeated_mass`, against greedy text that goes round in circles. It needs room
-        for `[B, T, T]`.
+      unlikelihood: weight of `repeated_mass`, which discourages repetition in greedy decoding. It needs
+        memory for `[B, T, T]`.
     """
 
     def loss_fn(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Array, dict[str, Any]]:
@@ -33,7 +33,7 @@ def make_supervised_loss(
         log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
         logit_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
         nll_BT = log_z_BT - logit_BT
-        # On a CPU, looking for the place of the largest logit takes longer than all the rest of the loss.
+        # On a CPU, an argmax over the logits takes longer than the rest of the loss.
         correct_BT = logit_BT >= jnp.max(logits_BTV, axis=-1)
         loss_BT = nll_BT + z_loss * jnp.square(log_z_BT) if z_loss else nll_BT
         if unlikelihood:
@@ -51,15 +51,15 @@ def make_supervised_loss(
 
 
 def repeated_mass(log_probs_BTV: Array, targets_BT: Array, segments_BT: Array) -> Array:
-    """Measures how much each position gives to tokens that stand before it and do not come next.
+    """Measures the probability that each position gives to earlier tokens other than its target.
 
-    It is -sum_c log(1 - p(c)) over the different tokens c before a position, without its own target
+    It is -sum_c log(1 - p(c)) over the distinct tokens c before a position, excluding its own target
     (Welleck et al., arXiv 1908.04319, Eq. 4).
 
     Args:
       log_probs_BTV: of the next token.
       targets_BT: the tokens.
-      segments_BT: the text to which each belongs; 0 of padding.
+      segments_BT: the text that each token belongs to; 0 for padding.
 
     Returns:
       `[B, T]`, nats.
@@ -73,6 +73,6 @@ def repeated_mass(log_probs_BTV: Array, targets_BT: Array, segments_BT: Array) -
         before_1TS & same_text_BTS & ~equal_BTS & first_BS[:, None, :] & (segments_BT > 0)[:, :, None]
     )
     log_p_BTS = jnp.take_along_axis(log_probs_BTV, targets_BT[:, None, :], axis=2)
-    # A rounding below 1 keeps what was certain, and wrong, finite.
+    # Capping p just below 1 keeps the loss of a certain but wrong prediction finite.
     log_rest_BTS = jnp.log1p(-jnp.exp(jnp.minimum(log_p_BTS, -1e-6)))
     return -jnp.sum(jnp.where(counts_BTS, log_rest_BTS, 0.0), axis=2)

@@ -1,4 +1,4 @@
-"""How fast training goes: tokens and seconds a step, the wait for input, the share of the machine's speed."""
+"""Training throughput: tokens per second, seconds per step, wait for input, FLOPs utilisation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NAMES = ("tokens_per_s", "step_s", "processor_s", "input_wait", "flops_utilisati
 
 
 class Throughput:
-    """Measures an interval by the host's clocks, compilation and evaluation left out.
+    """Measures an interval with the host's clocks, excluding compilation and evaluation.
 
     Args:
-      matmul_precision: of these products.
+      matmul_precision: of training's matrix products.
     """
 
     def __init__(self, matmul_precision: str | None = None) -> None:
@@ -29,10 +29,10 @@ class Throughput:
         self._began, self._used = time.monotonic(), time.process_time()
 
     def add(self, tokens: float, flops: float) -> None:
-        """Counts a finished step: its tokens, those that the loss counted, and the model's operations.
+        """Counts a finished step and its loss tokens.
 
         Args:
-          flops: of the matrix products, over all devices.
+          flops: of the model's matrix products, over all devices.
         """
         self._tokens += tokens
         self._flops += flops
@@ -47,18 +47,18 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out what is no training, such as an evaluation."""
+        """Excludes time not spent on training, such as an evaluation."""
         stopped, used = time.monotonic(), time.process_time()
         yield
         self._began += time.monotonic() - stopped
         self._used += time.process_time() - used
 
     def measured(self) -> dict[str, float]:
-        """The values of `NAMES`; nothing where no time passed.
+        """Returns the values of `NAMES`; empty if no time has passed.
 
-        `processor_s` are the seconds a step of all threads of this process, whatever else its machine does;
-        `input_wait` is the share of the time that the host waited for a batch; `flops_utilisation` the share
-        of `flops.peak()`, rematerialisation left out.
+        `processor_s` is CPU seconds per step over all threads of this process, independent of other load;
+        `input_wait` is the share of time that the host waited for a batch; `flops_utilisation` is the share
+        of `flops.peak()`, excluding rematerialisation.
         """
         elapsed = time.monotonic() - self._began
         if not self._steps or elapsed <= 0:

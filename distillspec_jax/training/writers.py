@@ -1,4 +1,4 @@
-"""Where metrics go: a JSONL file that resumes cleanly, TensorBoard, and the terminal."""
+"""Metric writers: a JSONL file that resumes cleanly, TensorBoard, and the terminal."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Writer(Protocol):
-    """A place to report to."""
+    """A destination for metrics."""
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
-        """Reports values of `train` or `eval` at a step."""
+        """Reports values of split `train` or `eval` at a step."""
 
     def close(self) -> None:
-        """Ends the reports."""
+        """Closes the writer."""
 
 
 class JsonlWriter:
-    """`metrics.jsonl`: one line a report. Lines past the step that a run resumes from are dropped."""
+    """`metrics.jsonl`: one line per report. Lines after the step that a run resumes from are dropped."""
 
     def __init__(self, directory: Path, resume_step: int) -> None:
         self._path = directory / METRICS_FILE
@@ -52,7 +52,7 @@ class JsonlWriter:
                     record = training_log.parse(line, "")
                     step, split = record["step"], record["split"]
                 except (UsageError, KeyError):
-                    break  # a line that a kill cut short, and whatever follows it
+                    break  # drop a line truncated by a kill, and everything after it
                 if step <= resume_step:
                     kept.append(files.as_json(record))
                     self._reported.add((step, split))
@@ -61,7 +61,7 @@ class JsonlWriter:
         write_whole(self._path, "".join(line + "\n" for line in kept))
 
     def holds(self, step: int, split: str) -> bool:
-        """Whether a line of this step and split was there when the run started."""
+        """Tells whether the file had a line for this step and split when the run started."""
         return (step, split) in self._reported
 
     def write(self, step: int, values: Mapping[str, float], split: str) -> None:
@@ -71,14 +71,14 @@ class JsonlWriter:
             file.write(line + "\n")
 
     def close(self) -> None:
-        """Each line is flushed as it is written."""
+        """Does nothing: each line is flushed when written."""
 
 
 class TensorBoardWriter:
-    """Event files by tensorboardX, which does not import TensorFlow.
+    """Writes event files with tensorboardX, which does not import TensorFlow.
 
-    Not by its `SummaryWriter`: that one writes from a thread, which dies of a full disk and leaves the
-    training waiting for ever.
+    It avoids tensorboardX's `SummaryWriter`, whose writer thread dies on a full disk and leaves training
+    waiting forever.
     """
 
     def __init__(self, directory: Path, resume_step: int) -> None:
@@ -87,9 +87,9 @@ class TensorBoardWriter:
 
         folder = directory / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
-        # Files are named by the second: without the suffix, a restart within it would erase the one before.
+        # File names have a resolution of a second: without the suffix, a restart within it would overwrite.
         self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{resume_step}")
-        start = SessionLog(status=SessionLog.START)  # TensorBoard forgets what it has from this step on
+        start = SessionLog(status=SessionLog.START)  # TensorBoard discards its data from this step on
         self._writer.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
         self._writer.flush()
 
@@ -109,7 +109,7 @@ class TensorBoardWriter:
 
 
 class ConsoleWriter:
-    """A progress bar with time left on a terminal, plain lines anywhere else."""
+    """A progress bar with the remaining time on a terminal, plain lines elsewhere."""
 
     def __init__(self, description: str, total_steps: int, resume_step: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
@@ -141,7 +141,7 @@ class ConsoleWriter:
         done = max(step - self._start, 1)
         left = (time.monotonic() - self._began) / done * (self._total - step)
         told = "  ".join(f"{k} {_short(v)}" for k, v in values.items())
-        timed = self._progress is None and step > self._start  # of no step there is nothing to reckon with
+        timed = self._progress is None and step > self._start  # without a step there is no rate yet
         tail = f"  left {left / 60:.1f} min" if timed else ""
         self.note(f"{split:<5} {step:>6}/{self._total}  {told}{tail}")
 
@@ -153,13 +153,13 @@ class ConsoleWriter:
 
 
 class Reports:
-    """All writers of a run, of which the first host's write. A context manager.
+    """All writers of a run; only the first host writes. A context manager.
 
     Args:
       directory: the run's.
-      description: of the progress bar.
-      total_steps: where the run ends.
-      resume_step: where it starts; later reports of an earlier session are forgotten.
+      description: for the progress bar.
+      total_steps: the step at which the run ends.
+      resume_step: the step at which it starts; later reports of an earlier session are dropped.
 
     Raises:
       UsageError: here and in `write`, the disk is full.
@@ -191,7 +191,7 @@ class Reports:
         traceback: TracebackType | None,
     ) -> None:
         with saving(self._directory):
-            for writer in reversed(self._writers):  # the terminal first: it must get its cursor back
+            for writer in reversed(self._writers):  # the terminal first, to restore its cursor
                 writer.close()
 
 
