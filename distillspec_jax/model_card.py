@@ -32,6 +32,7 @@ class _Origin:
 
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
     deployment: dict[str, Any] | None = None
     shortlist: _Listed | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,21 @@ def of_process(**more: Any) -> dict[str, Any]:
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
     revision = _git("rev-parse", "--short", "HEAD") if tracked else None
     return {"command": _command(), "git_revision": revision, **more}
+
+
+def settings_of(value: Any) -> str:
+    """Describes a frozen value by its class and the fields that differ from their defaults."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(settings_of, value))})"
+    if not dataclasses.is_dataclass(value):
+        plain = value is None or isinstance(value, (str, bool, int, float))
+        return repr(value) if plain else type(value).__name__
+    changed = [
+        f"{field.name}={settings_of(getattr(value, field.name))}"
+        for field in dataclasses.fields(value)
+        if getattr(value, field.name) != field.default
+    ]
+    return f"{type(value).__name__}({', '.join(changed)})"
 
 
 def _command() -> str:

@@ -139,7 +139,14 @@ def distill(
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     if weighting is not None and weighting.reference is not None:
         parents["reference draft"] = weighting.reference
-    card = job.describe_run(student.model, data, parents, gin)
+    settings = {
+        "divergence": divergence,
+        "source": source,
+        "normalization": normalization,
+        "weighting": weighting,
+        "one-pass drafting": one_pass,
+    }
+    card = job.describe_run(student.model, data, parents, gin, settings)
     card = dataclasses.replace(card, mask_id=None if one_pass is None else one_pass.mask_id)
     if target is None:  # else the loss knows no shortlist
         card = dataclasses.replace(card, shortlist=student.card.shortlist)

@@ -322,9 +322,7 @@ class Attention(nn.Module):
         if self.form in TRANSPOSED:
             scores = few_queries(q_BHQD.reshape(line), kv[0])
         elif self.form == "stacked":  # many rows, of few queries each
-            scores = jax.lax.platform_dependent(
-                q_BHQD.reshape(line), kv[0], cpu=few_queries, default=_scores
-            )
+            scores = jax.lax.platform_dependent(q_BHQD.reshape(line), kv[0], cpu=few_queries, default=_scores)
         else:
             scores = _scores(q_BHQD.reshape(line), kv[0])
         scores = soft_capped(scores.reshape(b, h, q, -1).astype(jnp.float32), self.softcap) + bias_BHQS

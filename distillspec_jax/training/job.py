@@ -33,7 +33,13 @@ from distillspec_jax.training.preemption import Preempted
 from distillspec_jax.training.step import LossFn, evaluate
 
 
-def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], gin: str) -> ModelCard:
+def describe_run(
+    model: Network,
+    data: DataConfig,
+    parents: Mapping[str, str],
+    gin: str,
+    settings: Mapping[str, Any] | None = None,
+) -> ModelCard:
     """Checks a run that is about to start and makes its card.
 
     Args:
@@ -41,6 +47,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
       data: its text.
       parents: maps the role of each model that the run starts from to a checkpoint directory or `zoo:NAME`.
       gin: the bindings in force.
+      settings: named values that must not change when the run resumes, such as its divergence.
 
     Raises:
       UsageError: the model is too small for the text's vocabulary or its rows, or a parent has another
@@ -81,6 +88,7 @@ def describe_run(model: Network, data: DataConfig, parents: Mapping[str, str], g
                 "sha256": data.fingerprint(),
                 "chat": data.reader.chat is not None,
             },
+            settings={name: provenance.settings_of(value) for name, value in (settings or {}).items()},
         ),
         **data.conventions(),
     )
@@ -168,7 +176,12 @@ def check_run(directory: str | Path, card: ModelCard) -> None:
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
     if not (root / model_card.MODEL_FILE).exists():
         return
-    there, here = _identity(model_card.read_card(root)), _identity(card)
+    found = model_card.read_card(root)
+    there, here = _identity(found), _identity(card)
+    noted, ours = _recorded(found), _recorded(card)
+    both = noted.keys() & ours.keys()  # earlier releases recorded less
+    there |= {name: value for name, value in noted.items() if name in both}
+    here |= {name: value for name, value in ours.items() if name in both}
     for name in here | there:  # in order
         if there.get(name) != here.get(name):
             # Also before its first step: the other run may be in progress without a checkpoint yet.
@@ -188,6 +201,16 @@ def _identity(card: ModelCard) -> dict[str, Any]:
         "tokenizer": card.tokenizer_fingerprint,
         "task": card.task,
         **{f"{role} model": name for role, name in parents.items()},
+    }
+
+
+def _recorded(card: ModelCard) -> dict[str, Any]:
+    """Returns what else must not change, as far as the card tells: settings, lengths and training data."""
+    data = card.provenance.get("data", {})
+    return {
+        **card.provenance.get("settings", {}),
+        **({"feature lengths": card.feature_lengths} if card.feature_lengths else {}),
+        **({"training data": data["sha256"]} if "sha256" in data else {}),
     }
 
 

@@ -151,6 +151,8 @@ def train(
         reports = stack.enter_context(Reports(directory, description, total, start))
         for note in snapshots.notes:
             reports.note(note)
+        if start == total:
+            reports.note(f"{directory} is at step {start} of {total} already: nothing to train")
         patience = config.patience * config.eval_period
         selection = None if select is None else Selection(directory, select, patience)
 

@@ -9,6 +9,7 @@ import pytest
 from distillspec_jax import checkpoint, model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
+from distillspec_jax.distillation.divergences import ForwardKL
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
@@ -34,7 +35,9 @@ MODEL = EncoderDecoder(
 
 
 def describe(task="wiki_leads", parents=(), model=MODEL):
-    return job.describe_run(model, DataConfig(task), dict(parents), gin="TRAIN_STEPS = 3")
+    return job.describe_run(
+        model, DataConfig(task), dict(parents), "TRAIN_STEPS = 3", {"divergence": ForwardKL()}
+    )
 
 
 # --- held-out loss ---
@@ -157,6 +160,15 @@ def test_the_same_run_may_go_on_with_other_steps_and_commands(opened):
         ({"task": "gsm_symbolic"}, "whose task is 'wiki_leads' and not 'gsm_symbolic'"),
         ({"tokenizer_fingerprint": "f" * 64}, "whose tokenizer is"),
         ({"provenance": {"parents": {"target": "t"}}}, "whose target model is None and not 't'"),
+        ({"feature_lengths": {"inputs": 8, "targets": 8}}, "whose feature lengths is "),
+        (
+            {"provenance": {"data": {"sha256": "0" * 16}}},
+            "whose training data is '[0-9a-f]{16}' and not '0{16}'",
+        ),
+        (
+            {"provenance": {"settings": {"divergence": "ReverseKL()"}}},
+            r"whose divergence is 'ForwardKL\(\)' and",
+        ),
     ],
 )
 def test_another_run_in_the_same_directory_is_refused_by_what_differs(opened, change, says):
