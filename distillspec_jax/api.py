@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distillspec_jax import acceptance
 from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import drafter_registry
-from distillspec_jax.errors import UsageError, find
+from distillspec_jax.errors import UsageError, find, shown
 from distillspec_jax.evaluation import paired, results
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import ResultRow
@@ -92,6 +92,11 @@ def generate(
       UsageError: there is no such model, task or rule; a value is invalid; a text is too long; there is no
         tokenizer or chat template; or a draft has a different vocabulary.
     """
+    if isinstance(texts, str):
+        raise UsageError("texts is one text: give a list of them, [text]")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(f"texts[{number}] is {shown(text)}: must be a text")
     model = _loaded(target)
     drafters = [drafter] if isinstance(drafter, (str, Pretrained)) else drafter or ()
     generator = TextGenerator(
@@ -199,6 +204,11 @@ def sweep(
     """
     from distillspec_jax.evaluation import sweep as sweep_module
 
+    if not isinstance(drafters, Mapping):
+        raise UsageError("drafters: give a mapping of labels to models, {'draft': model}")
+    for name in ("block_sizes", "temperatures", "rules", "batch_sizes"):
+        if isinstance(options.get(name, ()), (str, int, float)):
+            raise UsageError(f"{name} is {options[name]!r}: give a list, [{options[name]!r}]")
     return sweep_module.sweep(target, drafters, task=task, output_dir=output, **options)
 
 

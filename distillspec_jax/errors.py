@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 _LONGEST_NAME = 1_000
+_LISTED = 12
+"""Choices that a message lists."""
 _SHOWN = 100
 """Characters of a value that a message quotes."""
 
@@ -39,8 +41,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
     close = sorted(begun, key=len) or near
     hint = f"did you mean {close[0]!r}? " if close else ""
-    listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
+    if len(valid) > _LISTED:
+        closest = sorted(valid, key=lambda choice: -_closeness(name, choice))[:_LISTED]
+        listed = ", ".join([*sorted(closest), "…"])
+    else:
+        listed = ", ".join(valid)
     return f"{hint}(valid: {listed})" if valid else "(there are none)"
+
+
+def _closeness(name: str, choice: str) -> float:
+    return difflib.SequenceMatcher(None, name[:_LONGEST_NAME], choice).ratio()
 
 
 def find(kind: str, name: str, known: Mapping[str, Value]) -> Value:

@@ -133,6 +133,7 @@ def main(argv: list[str]) -> int:
 
 def _predict(flags: argparse.Namespace) -> int:
     """Predicts for a device by its data sheet."""
+    from distillspec_jax.data import catalog
     from distillspec_jax.evaluation import devices, launches, roofline
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
@@ -163,7 +164,7 @@ def _predict(flags: argparse.Namespace) -> int:
         pretrained.network(name, card)
         for name, card in zip((flags.target, flags.drafter), cards, strict=True)
     ]
-    lengths = cards[0].feature_lengths
+    _, lengths = catalog.form_of_prompts(flags.target, cards[0])
     prompt = flags.context or lengths.get("inputs", _CONTEXT)
     if prompt < 1:
         raise UsageError(f"--context={flags.context}: must be at least 1")

@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
         directory = job(gin=configuration)
         say(directory)
         if flags.check_prompts > 0 and jax.process_index() == 0:
+            news(f"checking acceptance on {flags.check_prompts:,} held-out prompts")
             news(final_check(directory, flags.check_prompts))
             outputs.publish(directory)
     return 0
@@ -70,7 +71,7 @@ def final_check(directory: str | Path, prompts: int) -> str:
     pair = DistilledPair.load(directory)
     found = None if pair is None else agreement.check(pair, prompts=prompts)
     if pair is None or found is None:
-        return "no target or no held-out prompts to check with"
+        return "no final check and no profile: they need TARGET and held-out prompts, a validation split"
     profiling.of_pair(pair, prompts=prompts)
     return str(found)
 

@@ -75,7 +75,9 @@ def main(argv: list[str]) -> int:
     cards = [pretrained.read_card(name) for name in named]
     target = pretrained.network(flags.target, cards[0])
     rank = flags.embedding_rank or 0
-    ids = [] if flags.texts is None else _likeliest(flags.texts, flags.shortlist, target.vocab_size, cards)
+    ids = []
+    if flags.texts is not None:
+        ids = _likeliest(flags.texts, flags.shortlist, target.vocab_size, cards)
     if flags.output is None:
         tables.print_drafts(flags.target, draft_shapes.library(target, len(ids), rank))
         return 0
@@ -105,7 +107,8 @@ def _likeliest(directory: str, count: int, vocab_size: int, cards: Sequence[Mode
         raise UsageError(f"--texts={directory}: written with another vocabulary than the models'")
     mass_V = token_mass(texts)[:vocab_size]
     ids = heaviest(mass_V, count, texts.reader.tokenizer.eos_ids)
-    say(f"{len(ids):,} of {vocab_size:,} ids have {mass_V[ids].sum():.1%} of {directory}")
+    least = "at least " if texts.has_logprobs else ""  # the likeliest ids alone are stored
+    say(f"{len(ids):,} of {vocab_size:,} ids have {least}{mass_V[ids].sum():.1%} of the mass in {directory}")
     return ids
 
 

@@ -16,6 +16,8 @@ from distillspec_jax.data import paper_tasks
 from distillspec_jax.data.task_spec import BRACES, PROMPT_GROUPS, TaskSpec
 from distillspec_jax.data.text_sources import Fields, Files
 from distillspec_jax.errors import UsageError, nearest
+from distillspec_jax.model_card import ModelCard
+from distillspec_jax.models import zoo_manifest
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 
@@ -162,6 +164,23 @@ def find_task(name: str) -> TaskSpec:
     if name not in _tasks:
         raise UsageError(f"unknown task {name!r}: {nearest(name, _tasks)}")
     return _tasks[name]
+
+
+def form_of_prompts(name: str, card: ModelCard, task: str | None = None) -> tuple[str, dict[str, int]]:
+    """Returns the prefix of a model's prompts and their lengths: its card's, or those of a task.
+
+    Args:
+      name: of the model; `zoo:TASK/…` names a task.
+      task: in its place.
+
+    Raises:
+      UsageError: the task is unknown.
+    """
+    task = task or zoo_manifest.task_of(name)
+    if task is None:
+        return card.prefix, dict(card.feature_lengths)
+    spec = find_task(task)
+    return spec.prefix, dict(spec.feature_lengths)
 
 
 def read_rows(spec: TaskSpec, split: str) -> Iterator[dict[str, str]]:

@@ -11,16 +11,20 @@ from distillspec_jax import files, outputs
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
 
+RESULTS = "results.jsonl"
+"""The name of the file in a sweep's folder."""
+
 _BEGINNING = '{"schema_version": '
 """The start of every line."""
 
 
 def read(paths: Sequence[str | Path]) -> list[ResultRow]:
-    """Reads every row of some files, in their order.
+    """Reads every row of some files, or of sweeps' folders, in their order.
 
     Raises:
       UsageError: an unreadable file, a malformed line or one of another schema (by file and line); no rows.
     """
+    paths = [file_of(path) for path in paths]
     for path in paths:
         outputs.reads(path)
     found = [row for path in paths for row in _rows(path, files.read_lines(path))]
@@ -29,13 +33,20 @@ def read(paths: Sequence[str | Path]) -> list[ResultRow]:
     return found
 
 
+def file_of(path: str | Path) -> str | Path:
+    """Returns the file of results in a sweep's folder; any other path is returned as it is."""
+    inside = Path(path) / RESULTS
+    return inside if inside.is_file() else path
+
+
 def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
-    """Reads every readable row of some files, and reports what is wrong with each other line.
+    """Reads every readable row of some files or folders, and reports what is wrong with each other line.
 
     Raises:
       UsageError: a file is unreadable, or there are no rows.
     """
     found, broken = [], []
+    paths = [file_of(path) for path in paths]
     for path in paths:
         for _, row in files.json_lines_apart(path, ResultRow.from_json):
             if isinstance(row, UsageError):

@@ -31,7 +31,7 @@ from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 from distillspec_jax.version import __version__
 
-RESULTS = "results.jsonl"
+RESULTS = results.RESULTS
 _PROMPT_BUCKET = 32
 
 

@@ -6,7 +6,6 @@ import dataclasses
 
 from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import zoo_manifest
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer
@@ -74,11 +73,7 @@ def prompt_format(
     Raises:
       UsageError: the task is unknown, or the chat template or tokenizer is missing.
     """
-    task = task or zoo_manifest.task_of(target.name)
-    lengths, own_prefix = target.card.feature_lengths, target.card.prefix
-    if task is not None:
-        spec = catalog.find_task(task)
-        own_prefix, lengths = spec.prefix, dict(spec.feature_lengths)
+    own_prefix, lengths = catalog.form_of_prompts(target.name, target.card, task)
     if chat and not target.card.chat:
         raise UsageError(f"{target.name} has no chat template: leave --chat out")
     return PromptFormat(

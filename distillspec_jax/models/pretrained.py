@@ -75,7 +75,7 @@ class Pretrained:
 
 
 def load(
-    name: str,
+    name: str | Path,
     step: int | None = None,
     partitioner: Partitioner | None = None,
     dtype: str | None = None,
@@ -98,6 +98,7 @@ def load(
       UsageError: there is no such model, dtype or finished checkpoint; the configuration is invalid or does
         not fit in memory; or the parameters do not match it.
     """
+    name = str(name)
     directory = resolve(name)
     card = read_card(name)
     dtype = split(name)[1] or dtype

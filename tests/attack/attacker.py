@@ -42,7 +42,7 @@ _PROGRESS = re.compile(
     r".*: not taken along: |.*: no tokenizer in |"
     r".* lines without .*: set aside|pilot: \d+ steps from .*|going on with the pilot in .*|"
     r"\d+ new prompts and \d+ old ones; .*|"
-    r"no target or no held-out prompts to check with|\d+ positions of \d+ prompts tested|"
+    r"no final check and no profile: .*|\d+ positions of \d+ prompts tested|"
     r"distillspec \w+: stopped|(train|eval) +\d+/|.*acceptance)"
 )
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop.engines.served_model import ServedModel
+from distillspec_jax.interop.engines.served_model import ServedModel, taught
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 
 
@@ -200,7 +200,7 @@ def notes(engine: Engine, deployment: Deployment) -> list[str]:
         found.append("The draft's factorised embedding is multiplied out: it reads more bytes a token there.")
     if target.prefix:
         found.append(f"Prompts need the prefix {target.prefix!r}, which `generate` puts before them.")
-    if draft.taught_by not in (None, target.name):
+    if not taught(target.name, draft):
         found.append(f"The draft was distilled from {draft.taught_by!r}: of another target it drafts worse.")
     if None not in (target.positions, draft.positions) and target.positions != draft.positions:
         found.append(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax import model_card, outputs
+from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, zoo_manifest
 from distillspec_jax.models.decoder_only_config import DecoderOnlyConfig
 from distillspec_jax.models.t5_config import T5Config
 from distillspec_jax.models.t5gemma_config import T5GemmaConfig
@@ -84,11 +85,26 @@ def _from_checkpoint(name: str) -> ServedModel:
         config,
         model_card.read_tokenizer(pretrained.resolve(model)),
         tuple(card.eos_ids),
-        card.prefix,
+        catalog.form_of_prompts(model, card)[0],
         bool(card.shortlist),
         card.provenance.get("parents", {}).get("target"),
         card.mask_id,
     )
+
+
+def taught(target: str, draft: ServedModel) -> bool:
+    """Whether a draft was distilled from this target, as far as its card tells; True if it does not.
+
+    A model of the zoo was exported from a training directory whose last part is its name.
+    """
+    named = draft.taught_by
+    if named in (None, target):
+        return True
+    assert named is not None
+    place = pretrained.resolve(target).resolve()
+    if zoo_manifest.is_zoo_name(target):
+        return place.name == Path(named.removeprefix(zoo_manifest.PREFIX)).name
+    return not zoo_manifest.is_zoo_name(named) and Path(named).resolve() == place
 
 
 def _family(name: str, family: str, config: Any) -> str:
