@@ -140,6 +140,8 @@ def read_card(directory: str | Path) -> ModelCard:
     path = Path(directory) / MODEL_FILE
     if not path.is_file():
         there = "" if Path(directory).is_dir() else " (no such directory)"
+        if (Path(directory) / "config.json").is_file():
+            there = f"; convert it: distillspec convert --from=hf --input={directory} --output=DIR"
         raise UsageError(f"{directory} is not a checkpoint directory: it has no {MODEL_FILE}{there}")
     return schema.read_file(ModelCard, path, "a model card")
 

