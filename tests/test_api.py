@@ -113,10 +113,30 @@ def test_two_systems_are_compared_prompt_by_prompt():
         ds.interval([])
 
 
-def test_results_of_several_files_are_read_in_order(tmp_path):
-    for name, row in zip("ab", ROWS, strict=False):
+def test_results_of_several_files_and_of_a_sweeps_folder_are_read_in_order(tmp_path):
+    for name, row in zip(("a", results.RESULTS), ROWS, strict=False):
         results.append(tmp_path / name, row)
-    assert ds.read_results(str(tmp_path / "b"), tmp_path / "a") == [ROWS[1], ROWS[0]]
+    assert ds.read_results(str(tmp_path), tmp_path / "a") == [ROWS[1], ROWS[0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda target: ds.generate(target, "one"), r"texts is one text: give a list of them, \[text\]"),
+        (lambda target: ds.generate(target, ["one", None]), r"texts\[1\] is None: must be a text"),
+        (
+            lambda target: ds.sweep(target, [target], output="o"),
+            "drafters: give a mapping of labels to models",
+        ),
+        (
+            lambda target: ds.sweep(target, {}, output="o", block_sizes=3),
+            r"block_sizes is 3: give a list, \[3\]",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call, message):
+    with pytest.raises(ds.UsageError, match=message):
+        call(pair.target())
 
 
 def test_a_sweep_reads_a_file_instead_of_a_task(tmp_path):

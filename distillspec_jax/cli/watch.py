@@ -20,8 +20,8 @@ With --profile or --at_least it judges every stream, in one line and by its exit
 While acceptance is as good as in the profile, the probability of an alarm is at most --false_alarms, however
 long the stream is and however often you look (docs/operate.md).
 
-  distillspec watch served.jsonl --profile=runs/distilled
-  distillspec watch served.jsonl --profile=runs/distilled --state=watch.json --prometheus=watch.prom
+  distillspec watch served.jsonl --profile=runs/distilled --temperature=1
+  distillspec watch served.jsonl --profile=fine.jsonl --state=watch.json --prometheus=watch.prom
   distillspec watch served.jsonl --profile=fine.jsonl --by=language --html=watch.html
   distillspec watch scrapes.txt --profile=runs/distilled --temperature=1
   distillspec watch now=a.jsonl next=b.jsonl --window=1000     # two drafts, each serving part of the traffic

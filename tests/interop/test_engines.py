@@ -131,6 +131,22 @@ def test_lines_of_python_are_python(deployed, engine):
     assert "num_assistant_tokens = 7" in python
 
 
+@pytest.mark.parametrize(
+    ("target", "draft", "taught"),
+    [
+        ("target", "distilled", True),
+        ("decoder_target", "decoder_distilled", True),
+        ("target_long", "distilled", False),
+    ],
+)
+def test_a_zoo_name_tells_the_prefix_and_whose_draft_it_is(capsys, target, draft, taught):
+    models = [f"--target=zoo:wiki_leads/{target}", f"--draft=zoo:wiki_leads/{draft}"]
+    assert console.main(["deploy", "--engine=transformers", *models]) == 0
+    script = capsys.readouterr().out
+    assert "Prompts need the prefix 'summarize: '" in script
+    assert ("was distilled from" in script) is not taught
+
+
 def test_a_t5_gets_a_cache_as_deep_as_its_decoder(deployed):
     """Without it transformers fails on the zoo's target, whose encoder has a layer less."""
     flags = ["--target=zoo:target", "--draft=zoo:draft"]
