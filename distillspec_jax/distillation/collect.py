@@ -285,15 +285,15 @@ def _write_logprobs(
             continue
         first = shard * ROWS_A_SHARD
         numbers = list(range(first, min(first + ROWS_A_SHARD, len(texts.texts))))
-        widths = {number: texts.prompt_width(number) for number in numbers}
-        ordered = sorted(numbers, key=widths.__getitem__)  # so that few prompts are padded to a long one
         parts: dict[int, TopLogprobs] = {}
-        for i in range(0, len(ordered), batch_size):
-            batch = ordered[i : i + batch_size]
-            # Powers of two: each width is a program to compile.
-            width = max(_LEAST_WIDTH, 1 << (widths[batch[-1]] - 1).bit_length())
-            fitting = {**lengths, "inputs": min(width, lengths["inputs"])}
-            parts |= zip(batch, _distributions(target, texts, batch, batch_size, fitting), strict=True)
+        # A text's own prompt decides how far it is padded, not the other texts.
+        width_of_text = {number: _reading_width(texts.prompt_width(number), lengths) for number in numbers}
+        for width in sorted(set(width_of_text.values())):
+            alike = [number for number in numbers if width_of_text[number] == width]
+            for i in range(0, len(alike), batch_size):
+                batch = alike[i : i + batch_size]
+                found = _distributions(target, texts, batch, batch_size, {**lengths, "inputs": width})
+                parts |= zip(batch, found, strict=True)
         distributions = TopLogprobs(
             np.concatenate([parts[number].ids_NK for number in numbers]),
             np.concatenate([parts[number].log_p_NK for number in numbers]),
@@ -302,6 +302,11 @@ def _write_logprobs(
         files.write_whole_by(path, functools.partial(logprob_files.write, distributions))
         outputs.publish(path)
     say(f"distributions of {header.top_logprobs} ids and the rest: {header.logprob_bytes} bytes a token")
+
+
+def _reading_width(width: int, lengths: Mapping[str, int]) -> int:
+    """Rounds a prompt's width up to a power of two: each width is a program to compile."""
+    return min(max(_LEAST_WIDTH, 1 << (width - 1).bit_length()), lengths["inputs"])
 
 
 def _distributions(
