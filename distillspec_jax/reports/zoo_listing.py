@@ -17,7 +17,7 @@ def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None
     for name, model in listed["models"].items():
         head = f"zoo:{name}: {model['parameters'] / 1e6:.2f} M parameters, {model['description']}"
         qualities = [
-            f"{task}: " + ", ".join(f"{k} {v['value']:.3g}" for k, v in quality.items())
+            f"{task}, validation split: " + ", ".join(f"{k} {v['value']:.3g}" for k, v in quality.items())
             for task, quality in model.get("quality", {}).items()
         ]
         rates = [
