@@ -134,7 +134,8 @@ def _kernels(width: int, size: int, most: int) -> tuple[int, int]:
 
 
 @functools.cache  # all rows read the same ones: they are most of a gigabyte
-def _weights(width: int, size: int, most: int, transposed: bool) -> list[Array]:
+def kernels_of(width: int, size: int, most: int, transposed: bool) -> list[Array]:
+    """Kernels of so many bytes together, all of one value."""
     count, outputs = _kernels(width, size, most)
     shape = (outputs, width) if transposed else (width, outputs)
     return [jnp.full(shape, 0.01) + 0 for _ in range(count)]
@@ -142,8 +143,8 @@ def _weights(width: int, size: int, most: int, transposed: bool) -> list[Array]:
 
 def _products(width: int, rows: int, size: int, most: int = MOST_KERNELS) -> Probe:
     """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
-    few = cpu_forms.pays(rows)
-    kernels = _weights(width, size, most, few)
+    few = cpu_forms.pays(rows, size)
+    kernels = kernels_of(width, size, most, few)
 
     def step(kernels: list[Array], x_RM: Array) -> Array:
         for kernel in kernels:
@@ -163,7 +164,7 @@ def _cache_bytes(rows: int) -> int:
 
 def _attention(rows: int, queries: int) -> Probe:
     """Some layers' attention over their caches, and the writing of new keys and values; of narrow inputs."""
-    form: Form = "few_rows" if cpu_forms.pays(rows * queries) else "stacked"
+    form: Form = "few_rows" if cpu_forms.pays(rows * queries, 0) else "stacked"
     module = Attention(HEADS, HEAD_DIM, 32, 0.0, jnp.float32, form, fused=True)
     x, length_B = jnp.ones((rows, queries, 32)), jnp.full(rows, SLOTS - 16)
     bias = jnp.zeros((rows, 1, queries, SLOTS))

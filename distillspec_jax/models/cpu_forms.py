@@ -19,12 +19,22 @@ import numpy as np
 from distillspec_jax.shapes import Array
 
 FEW_ROWS = 12
-"""Up to this many rows per call, `few_rows` beats XLA's matrix product (`benchmarks.decode_profile`)."""
+"""Up to this many rows per call `few_rows` is faster than XLA's matrix product on weights in the cache."""
+FEW_ROWS_OF_MEMORY = 8
+"""The same for weights that are read from memory."""
+CACHED_BYTES = 24 * 2**20
+"""Weights beyond this size count as read from memory. `python -m benchmarks.few_rows` measures all three."""
 
 
-def pays(rows: int | None) -> bool:
-    """Whether calls of `rows` rows are faster with the products of this module; None: any number."""
-    return rows is not None and rows <= FEW_ROWS and jax.default_backend() == "cpu"
+def pays(rows: int | None, size: int) -> bool:
+    """Whether calls of `rows` rows are faster with the products of this module.
+
+    Args:
+      rows: batch times tokens of a call; None: any number.
+      size: bytes of the weights of a call.
+    """
+    most = FEW_ROWS if size <= CACHED_BYTES else FEW_ROWS_OF_MEMORY
+    return rows is not None and rows <= most and jax.default_backend() == "cpu"
 
 
 class Compiled:

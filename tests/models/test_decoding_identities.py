@@ -208,3 +208,5 @@ def test_the_form_of_parameters_is_chosen_by_the_rows_of_a_call():
     raw = tiny.params(tiny.T5_1_1)
     forms = [prepared.form_of(tiny.T5_1_1.prepare(raw, rows)) for rows in (1, cpu_forms.FEW_ROWS, 13, None)]
     assert forms == ["few_rows", "few_rows", "stacked", "stacked"]
+    assert [cpu_forms.pays(8, 2**20), cpu_forms.pays(9, 2**20), cpu_forms.pays(8, 2**30)] == [True] * 3
+    assert not cpu_forms.pays(9, 2**30)
