@@ -53,7 +53,6 @@ def main(argv: list[str]) -> int:
         directory = job(gin=configuration)
         say(directory)
         if flags.check_prompts > 0 and jax.process_index() == 0:
-            news(f"checking acceptance on {flags.check_prompts:,} held-out prompts")
             news(final_check(directory, flags.check_prompts))
             outputs.publish(directory)
     return 0
@@ -69,6 +68,8 @@ def final_check(directory: str | Path, prompts: int) -> str:
     if jax.process_count() > 1:
         return f"no final check: {jax.process_count()} hosts trained together, and it runs on one"
     pair = DistilledPair.load(directory)
+    if pair is not None:
+        news(f"checking acceptance on up to {prompts:,} held-out prompts")
     found = None if pair is None else agreement.check(pair, prompts=prompts)
     if pair is None or found is None:
         return "no final check and no profile: they need TARGET and held-out prompts, a validation split"

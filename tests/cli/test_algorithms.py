@@ -102,7 +102,7 @@ def test_each_trains_two_steps(name, my_task, target_dir, draft_dir, tmp_path, c
             assert main([*again, *more]) == 2
             assert said in capsys.readouterr().err
     if name != "distillspec":
-        assert captured.err.endswith("no held-out prompts to check with\n")
+        assert captured.err.endswith("they need TARGET and held-out prompts, a validation split\n")
         return
     best = tmp_path / "run" / "best"
     assert captured.out == f"{best}\n"
