@@ -10,30 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-import jax.numpy as jnp
-
-from benchmarks.machine import MOST_KERNELS, kernels_of
-from benchmarks.probe import Probe
+from benchmarks.machine import MOST_KERNELS, kernels_of, products
 from distillspec_jax.cli import errors
 from distillspec_jax.models import cpu_forms
-from distillspec_jax.shapes import Array
 
 SETS = ((256, 16), (512, 32), (576, 64), (768, 400))
 """Width of a network, and megabytes of its weights."""
 ROWS = (1, 2, 4, 6, 8, 10, 12, 16)
-
-
-def probe(width: int, rows: int, size: int, few: bool) -> Probe:
-    """A step through all kernels, each product waiting for the one before."""
-
-    def step(kernels: list[Array], x_RM: Array) -> Array:
-        for kernel in kernels:
-            y = cpu_forms.few_rows(x_RM, kernel) if few else x_RM @ kernel
-            x_RM = x_RM + 1e-9 * (y[:, :width] + y[:, -width:])
-        return x_RM
-
-    kernels = kernels_of(width, size, MOST_KERNELS, few)
-    return Probe(step, kernels, jnp.ones((rows, width)), max(size / 40e9, 2 * rows * size / 4 / 200e9))
 
 
 def main(argv: list[str]) -> int:
@@ -47,8 +30,8 @@ def main(argv: list[str]) -> int:
     for width, mega in SETS:
         size = mega * 2**20
         for rows in ROWS:
-            ours = probe(width, rows, size, True) if rows <= cpu_forms.FEW_ROWS else None
-            theirs = probe(width, rows, size, False)
+            ours = products(width, rows, size, True) if rows <= cpu_forms.FEW_ROWS else None
+            theirs = products(width, rows, size, False)
             for _ in range(flags.turns):
                 for one in (ours, theirs):
                     if one is not None:

@@ -143,7 +143,11 @@ def kernels_of(width: int, size: int, most: int, transposed: bool) -> list[Array
 
 def _products(width: int, rows: int, size: int, most: int = MOST_KERNELS) -> Probe:
     """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
-    few = cpu_forms.pays(rows, size)
+    return products(width, rows, size, cpu_forms.pays(rows, size), most)
+
+
+def products(width: int, rows: int, size: int, few: bool, most: int = MOST_KERNELS) -> Probe:
+    """Such a chain by `few_rows` or by XLA, each product waiting for the one before."""
     kernels = kernels_of(width, size, most, few)
 
     def step(kernels: list[Array], x_RM: Array) -> Array:

@@ -95,7 +95,7 @@ REASONING_GYM = TaskSpec(
     feature_lengths={"inputs": 192, "targets": 288},
     licence="Apache-2.0",
 )
-# Prompts that SmolLM2's shipped draft was trained on, and held-out ones drawn with another seed.
+# Prompts to train a draft for SmolLM2 on, and held-out ones drawn with another seed.
 OPEN_PROMPTS = TaskSpec(
     name="open_prompts",
     description="requests of all kinds, without answers, that SmolLM2-135M-Instruct wrote itself",

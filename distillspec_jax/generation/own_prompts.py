@@ -105,7 +105,7 @@ def write_prompts(
     }
     path = outputs.place(output, folder=False)
     before = _resumed(path, settings)
-    seen, first = {_key(line["inputs"]) for line in before}, before[-1][NUMBER] + 1 if before else 0
+    seen, first = {key_of(line["inputs"]) for line in before}, before[-1][NUMBER] + 1 if before else 0
 
     def drawn() -> Iterator[tuple[int, Generation]]:
         for start in itertools.count(first, batch_size):
@@ -122,7 +122,7 @@ def write_prompts(
     written, last, vain = len(before), first, 0
     with request_files.output_lines(path, resume=True, settings=settings) as write:
         for last, text in drawn() if written < limit else ():
-            key = _key(text.outputs)
+            key = key_of(text.outputs)
             vain += 1
             if not _is_whole(text, turn) or key in seen:
                 if vain == _IN_VAIN:
@@ -160,7 +160,8 @@ def _resumed(path: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _key(text: str) -> str:
+def key_of(text: str) -> str:
+    """Returns what two prompts share that differ in case and spaces alone."""
     return " ".join(text.casefold().split())
 
 

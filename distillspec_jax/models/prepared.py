@@ -34,7 +34,7 @@ def prepared(
     if form_of(params) != "canonical":
         return params
     form: Form = "stacked"
-    # In eight bits a quarter is read: many rows then cost products alone, as in the cache.
+    # Kernels of eight bits take a quarter of the bytes.
     if cpu_forms.pays(rows, _bytes(params) // (4 if int8 else 1)):
         form = "int8" if int8 else "few_rows"
     decoder = {

@@ -1,4 +1,4 @@
-"""Writes the prompts of the shipped draft of SmolLM2: the task `open_prompts`, and mixtures with two others.
+"""Writes the prompts of a draft for SmolLM2: the task `open_prompts`, and mixtures with two others.
 
 The task's rows are requests that the target wrote itself; the training split is one seed's, the others are
 another's less what the first has, whatever its case and spaces:
@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import random
 from collections.abc import Iterable
 from pathlib import Path
 
 from distillspec_jax import files
 from distillspec_jax.data import catalog
+from distillspec_jax.generation.own_prompts import key_of
 
 ROWS = {
     "train": {"open_prompts": 5000, "gsm_symbolic": 2500, "wiki_leads": 1500},
@@ -43,7 +45,7 @@ def mixture(split: str) -> list[str]:
         spec = catalog.find_task(task)
         texts = (spec.prefix + row["inputs"] for row in catalog.read_rows(spec, split))
         short = (text for text in texts if len(text.split()) <= LONGEST)
-        found += [text for text, _ in zip(short, range(count), strict=False)]
+        found += itertools.islice(short, count)
     random.Random(SEED).shuffle(found)
     return found
 
@@ -51,8 +53,8 @@ def mixture(split: str) -> list[str]:
 def write_task(own: Path, held_out: Path, folder: Path = catalog.CORPORA) -> None:
     """Writes the files of `open_prompts`."""
     train, others = _read(own), _read(held_out)
-    known = set(map(_key, train))
-    fresh = [text for text in others if _key(text) not in known]
+    known = set(map(key_of, train))
+    fresh = [text for text in others if key_of(text) not in known]
     count = ROWS["validation"]["open_prompts"]
     for split, texts in {"train": train, "validation": fresh[:count], "test": fresh[count:]}.items():
         content = gzip.compress(_lines(texts).encode(), mtime=0)
@@ -63,10 +65,6 @@ def _read(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [files.parse_json_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
     return [row["inputs"] for row in found]
-
-
-def _key(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _lines(texts: Iterable[str]) -> str:
