@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks.machine import MOST_KERNELS, kernels_of, products
+from benchmarks.machine import MOST_LAYERS, kernels_of, products
 from distillspec_jax.cli import errors
 from distillspec_jax.models import cpu_forms
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
                 for one in (ours, theirs):
                     if one is not None:
                         one.run()
-            read = sum(kernel.nbytes for kernel in kernels_of(width, size, MOST_KERNELS, False))
+            read = sum(kernel.nbytes for kernel in kernels_of(width, size, MOST_LAYERS, False))
             taken = "`few_rows`" if cpu_forms.pays(rows, size) else "XLA"
             theirs_rate = f"{read / theirs.whole / 1e9:.1f}"
             rate = "" if ours is None else f"{read / ours.whole / 1e9:.1f}"

@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ from benchmarks.probe import Probe
 from benchmarks.tiny_rounds import tiny_rounds
 from distillspec_jax.decoding import SamplingParams, randomness
 from distillspec_jax.decoding.randomness import Purpose
-from distillspec_jax.evaluation.devices import Device
+from distillspec_jax.decoding.verifiers import TOKEN_RULE
+from distillspec_jax.evaluation.devices import Device, Product
 from distillspec_jax.models import cpu_forms, registry
 from distillspec_jax.models.attention import Attention
 from distillspec_jax.models.dense import Form
@@ -35,6 +36,8 @@ REUSE = tuple(mebi * 2**20 for mebi in (4, 16, 48, 160, 480))
 """Bytes between two readings of a weight."""
 BATCHES, QUERIES, BLOCKS = (1, 8), (1, 2, 4, 8), (1, 4)
 """Of attention; and of rounds that are nothing but launches, the tokens that the target reads."""
+VOCABULARIES, BLOCK_SIZE = (4096, 32128), 3
+"""Of verdicts."""
 WIDTHS = (256, 768)
 """Of networks."""
 SLOTS, HEADS, HEAD_DIM = 160, 8, 64
@@ -50,21 +53,11 @@ class Machine:
     def __init__(self, largest: float = math.inf) -> None:
         self._reuse = [size for size in REUSE if size <= 1.5 * largest]
         self._tiny = {(b, k): tiny_rounds(b, k - 1) for b in BATCHES for k in BLOCKS}
-        self._products = {
-            (width, rows, size): _products(width, rows, size)
-            for width in WIDTHS
-            for size in self._reuse
-            for rows in ROWS
-        }
-        self._readouts = {
-            (width, rows, size): _products(width, rows, size, 1)
-            for width in WIDTHS
-            for size in self._reuse
-            if size <= LARGEST_READOUT
-            for rows in ROWS
-        }
+        self._products = _chains(self._reuse, MOST_LAYERS)
+        self._readouts = _chains([size for size in self._reuse if size <= LARGEST_READOUT], 0)
         self._attention = {(b, k): _attention(b, k) for b in BATCHES for k in QUERIES}
         self._draws = _draws()
+        self._verdicts = {(b, v): _verdict(b, v) for b in BATCHES for v in VOCABULARIES}
 
     def _probes(self) -> Iterator[Probe]:
         yield from (probe for probes in self._tiny.values() for probe in probes)
@@ -72,6 +65,7 @@ class Machine:
         yield from self._readouts.values()
         yield from self._attention.values()
         yield self._draws
+        yield from self._verdicts.values()
 
     def measure(self) -> None:
         """Runs every probe once."""
@@ -90,13 +84,14 @@ class Machine:
         def seconds(probe: Probe, rows: int, tokens: int) -> float:
             return probe.seconds(known.launch_seconds(rows, tokens))
 
-        products, readouts = (
-            tuple(
-                (width, rows, size, _bytes(width, size, most) / seconds(probe, min(rows, 8), -(-rows // 8)))
-                for (width, rows, size), probe in probes.items()
+        def speeds(probes: Chains, layers: int, first: bool) -> tuple[Product, ...]:
+            return tuple(
+                (width, rows, size, _bytes(width, size, layers) / seconds(probe, min(rows, 8), -(-rows // 8)))
+                for (width, rows, size, form), probe in probes.items()
+                if form == _form(rows // 2 if first else rows, size)
             )
-            for most, probes in ((MOST_KERNELS, self._products), (1, self._readouts))
-        )
+
+        products = speeds(self._products, MOST_LAYERS, False)
         attention = tuple(
             (rows, queries, _cache_bytes(rows) / seconds(probe, rows, queries))
             for (rows, queries), probe in self._attention.items()
@@ -110,51 +105,78 @@ class Machine:
             source=f"python -m benchmarks.prediction, on {os.cpu_count()} cores, {platform.machine()}",
             dtype="float32",
             products=products,
-            readouts=readouts,
+            readouts=speeds(self._readouts, 0, False),
+            first_products=speeds(self._products, MOST_LAYERS, True),
+            first_readouts=speeds(self._readouts, 0, True),
             attention=attention,
             launch=launch,
             logits=_LOGITS.size / seconds(self._draws, len(_LOGITS), 1),
+            verdicts=tuple(
+                (rows, size, rows * size * (2 * BLOCK_SIZE + 1) / seconds(probe, rows, BLOCK_SIZE + 1))
+                for (rows, size), probe in self._verdicts.items()
+            ),
         )
 
 
-MOST_KERNELS = 16
-"""Kernels of a chain; a readout is one."""
+Chains = dict[tuple[int, int, int, bool], Probe]
+"""By width, rows, bytes, and whether kernels are stored for few rows."""
+MOST_LAYERS = 8
+"""Layers of a chain; 0 stands for a readout, one kernel."""
 LARGEST_READOUT = 160 * 2**20
 
 
-def _bytes(width: int, size: int, most: int) -> int:
-    count, outputs = _kernels(width, size, most)
-    return 4 * width * count * outputs
+def _chains(sizes: Sequence[int], layers: int) -> Chains:
+    """Chains in the form for so many rows, and in the one for half as many where that is another."""
+    return {
+        (width, rows, size, form): products(width, rows, size, form, layers)
+        for width in WIDTHS
+        for size in sizes
+        for rows in ROWS
+        for form in {_form(rows, size), _form(rows // 2, size)}
+    }
 
 
-def _kernels(width: int, size: int, most: int) -> tuple[int, int]:
-    """How many kernels `[width, outputs]` make up so many bytes, and their outputs: as many as a layer's."""
-    outputs = max(3 * width, size // (4 * width * most) // 128 * 128)
-    return max(1, round(size / (4 * width * outputs))), outputs
+def _form(rows: int, size: int) -> bool:
+    return cpu_forms.pays(rows, size)
+
+
+def _bytes(width: int, size: int, layers: int) -> int:
+    return sum(4 * math.prod(shape) for shape in _shapes(width, size, layers))
+
+
+def _shapes(width: int, size: int, layers: int) -> list[tuple[int, int]]:
+    """The kernels `[in, out]` that make up so many bytes: a gated feed-forward's, or one readout's."""
+    if not layers:
+        return [(width, max(3 * width, size // (4 * width) // 128 * 128))]
+    inner = max(width, size // (12 * width * layers) // 128 * 128)
+    return max(1, round(size / (12 * width * inner))) * [(width, 2 * inner), (inner, width)]
 
 
 @functools.cache  # all rows read the same ones: they are most of a gigabyte
-def kernels_of(width: int, size: int, most: int, transposed: bool) -> list[Array]:
+def kernels_of(width: int, size: int, layers: int, transposed: bool) -> list[Array]:
     """Kernels of so many bytes together, all of one value."""
-    count, outputs = _kernels(width, size, most)
-    shape = (outputs, width) if transposed else (width, outputs)
-    return [jnp.full(shape, 0.01) + 0 for _ in range(count)]
+    shapes = _shapes(width, size, layers)
+    return [jnp.full(shape[::-1] if transposed else shape, 0.01) + 0 for shape in shapes]
 
 
-def _products(width: int, rows: int, size: int, most: int = MOST_KERNELS) -> Probe:
-    """A chain of products with weights of so many bytes, as the decoder computes them for so many rows."""
-    return products(width, rows, size, cpu_forms.pays(rows, size), most)
+def products(width: int, rows: int, size: int, few: bool, layers: int = MOST_LAYERS) -> Probe:
+    """A chain of products with weights of so many bytes, each waiting for the one before.
 
-
-def products(width: int, rows: int, size: int, few: bool, most: int = MOST_KERNELS) -> Probe:
-    """Such a chain by `few_rows` or by XLA, each product waiting for the one before."""
-    kernels = kernels_of(width, size, most, few)
+    Args:
+      few: by `few_rows`, on transposed kernels, or by XLA.
+      layers: see `MOST_LAYERS`.
+    """
+    kernels = kernels_of(width, size, layers, few)
 
     def step(kernels: list[Array], x_RM: Array) -> Array:
-        for kernel in kernels:
-            y = cpu_forms.few_rows(x_RM, kernel) if few else x_RM @ kernel
-            x_RM = x_RM + 1e-9 * (y[:, :width] + y[:, -width:])
-        return x_RM
+        y = x_RM
+        for i, kernel in enumerate(kernels):
+            y = cpu_forms.few_rows(y, kernel) if few else y @ kernel
+            if i % 2:  # of a layer, the second
+                x_RM = y = x_RM + 1e-9 * y
+            elif layers:
+                y = y[:, : y.shape[1] // 2] + y[:, y.shape[1] // 2 :]
+        return x_RM if layers else x_RM + 1e-9 * (y[:, :width] + y[:, -width:])
 
     return Probe(step, kernels, jnp.ones((rows, width)), max(size / 40e9, 2 * rows * size / 4 / 200e9))
 
@@ -206,3 +228,28 @@ def _draws() -> Probe:
         return randomness.draw(randomness.draw_keys(keys_B, token_B, Purpose.BONUS), log_p_BV)
 
     return Probe(step, logits_BV, jnp.zeros(rows, jnp.int32), 1e-3)
+
+
+def _verdict(rows: int, vocabulary: int) -> Probe:
+    """A round's logits to distributions, drafts, and what the target makes of them."""
+    distribution = SamplingParams(1.0).distribution(Vocabulary(vocabulary, (1,), (0,))).for_rows(rows)
+    keys_B = randomness.row_keys(randomness.seed_key(0), jnp.arange(rows))
+    length_B1 = jnp.full((rows, 1), BLOCK_SIZE)
+
+    def step(logits: tuple[Array, Array], token_B: Array) -> Array:
+        draft_BGV, target_BKV = logits
+        drafts, log_qs = [], []
+        for i in range(BLOCK_SIZE):
+            log_qs.append(distribution.log_probs(draft_BGV[:, i] + 1e-6 * token_B[:, None]))
+            token_B = randomness.draw(randomness.draw_keys(keys_B, token_B + i, Purpose.DRAFT), log_qs[-1])
+            drafts.append(token_B)
+        log_p_BKV = distribution.log_probs(target_BKV + 1e-6 * token_B[:, None, None])
+        tokens_BG, log_q_BGV = jnp.stack(drafts, 1), jnp.stack(log_qs, 1)
+        return TOKEN_RULE(
+            keys_B, tokens_BG[:, None], log_q_BGV[:, None], log_p_BKV[:, None], length_B1
+        ).next_token_B
+
+    logits = tuple(
+        jax.random.normal(jax.random.key(k), (rows, k, vocabulary)) for k in (BLOCK_SIZE, BLOCK_SIZE + 1)
+    )
+    return Probe(step, logits, jnp.zeros(rows, jnp.int32), rows * vocabulary * 1e-8)

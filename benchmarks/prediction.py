@@ -76,7 +76,12 @@ def described(device: Device) -> str:
         "",
         *(
             line
-            for name, table in (("weights", device.products), ("the readout", device.readouts))
+            for name, table in (
+                ("weights", device.products),
+                ("the readout", device.readouts),
+                ("weights stored for half as many tokens", device.first_products),
+                ("such a readout", device.first_readouts),
+            )
             for width in WIDTHS
             for line in (
                 *_grid(
@@ -89,6 +94,10 @@ def described(device: Device) -> str:
             )
         ),
         *_grid("caches, GB/s: batch \\ queries a row and head", device.attention, 1, 1e9),
+        "",
+        *_grid(
+            "a round's draws and verification, million logits/s: batch \\ vocabulary", device.verdicts, 1, 1e6
+        ),
         "",
         *_grid("an operation, µs: batch \\ tokens a row", device.launch, 1, 1e-6),
         "",

@@ -37,11 +37,15 @@ class Device:
         width with this many tokens, where `bytes` are read between two reads of the same weight and may
         remain in a cache. Empty: bandwidth or flops, whichever is slower.
       readouts: the same for the matrix that computes logits. Empty: as products.
+      first_products, first_readouts: the same where weights are stored for calls of half as many tokens, as
+        in a draft's first call of a round. Empty: as products and readouts.
       attention: `[rows, queries, bytes per second]`: speed of attending to caches, in a batch of this many
         rows with this many queries per head of keys. Empty: as products.
       launch: seconds of an operation with negligible computation: a kernel launch or the waking of threads;
         or `[rows, tokens, seconds]`, in a batch of this many rows with this many tokens each.
       logits: logits per second turned into a distribution and a drawn token; 0: they cost nothing.
+      verdicts: `[rows, vocabulary, logits per second]`: the same in a round with a draft, for the logits of
+        both networks, with the draft tokens' verification. Empty: as logits.
     """
 
     bandwidth: Amount
@@ -52,40 +56,55 @@ class Device:
     dtype: str | None = None
     products: tuple[Product, ...] = ()
     readouts: tuple[Product, ...] = ()
+    first_products: tuple[Product, ...] = ()
+    first_readouts: tuple[Product, ...] = ()
     attention: tuple[Row, ...] = ()
     launch: Amount | tuple[Row, ...] = 0.0
     logits: Amount = 0.0
+    verdicts: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("bandwidth", "flops", "memory", "interconnect"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"field {name}: must be above 0")
-        for name in ("products", "readouts", "attention", "launch"):
-            table = getattr(self, name)
+        for field in dataclasses.fields(self):
+            name, table = field.name, getattr(self, field.name)
             if isinstance(table, tuple) and any(min(row) <= 0 for row in table):
                 raise UsageError(f"field {name}: every number in it must be above 0")
 
     def product_seconds(
-        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
+        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float, first: bool = False
     ) -> float:
-        """Computes the time of products with `weight_bytes`, which are read again after `reuse` bytes."""
-        if self.products:
-            return weight_bytes / _between(self.products, width, tokens, reuse)
+        """Computes the time of products with `weight_bytes`, which are read again after `reuse` bytes.
+
+        Args:
+          first: see `first_products`.
+        """
+        table = (self.first_products if first else ()) or self.products
+        if table:
+            return weight_bytes / _between(table, width, tokens, reuse)
         return max(weight_bytes / self.bandwidth, flops / self.flops)
 
     def readout_seconds(
-        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float
+        self, weight_bytes: float, flops: float, width: int, tokens: int, reuse: float, first: bool = False
     ) -> float:
         """Computes the time of the product that gives logits; see `product_seconds`."""
-        if self.readouts:
-            return weight_bytes / _between(self.readouts, width, tokens, reuse)
-        return self.product_seconds(weight_bytes, flops, width, tokens, reuse)
+        table = (self.first_readouts if first else ()) or self.readouts
+        if table:
+            return weight_bytes / _between(table, width, tokens, reuse)
+        return self.product_seconds(weight_bytes, flops, width, tokens, reuse, first)
 
     def attention_seconds(self, cache_bytes: float, flops: float, rows: int, queries: float) -> float:
         """Computes the time of attention over caches of `cache_bytes`."""
         if self.attention:
             return cache_bytes / _between(self.attention, rows, queries)
         return max(cache_bytes / self.bandwidth, flops / self.flops)
+
+    def draw_seconds(self, rows: int, vocabulary: int, logits: int, drafted: bool) -> float:
+        """Computes the time to turn all logits of a round, `logits`, into the tokens that it commits."""
+        if drafted and self.verdicts:
+            return logits / _between(self.verdicts, rows, vocabulary)
+        return logits / self.logits if self.logits else 0.0
 
     def launch_seconds(self, rows: int, tokens: int) -> float:
         """Returns the time to launch one operation."""

@@ -59,20 +59,23 @@ class Work:
         """All bytes read."""
         return self.weights + self.readout + self.caches
 
-    def seconds(self, device: Device, chips: int = 1, reuse: float | None = None) -> float:
+    def seconds(
+        self, device: Device, chips: int = 1, reuse: float | None = None, first: bool = False
+    ) -> float:
         """Computes the minimum time on chips that share bytes and products.
 
         Args:
           reuse: bytes that a chip reads from one call to the next, including this call's own; a cache helps
             only if it holds these. Default: this call's own.
+          first: whether it is a draft's first call of a round, see `Device.first_products`.
         """
         reuse = self.bytes / chips if reuse is None else reuse
         share = self.readout / max(self.weights + self.readout, 1)
         alone = device.product_seconds(
-            self.weights / chips, (1 - share) * self.flops / chips, self.width, self.tokens, reuse
+            self.weights / chips, (1 - share) * self.flops / chips, self.width, self.tokens, reuse, first
         )
         alone += device.readout_seconds(
-            self.readout / chips, share * self.flops / chips, self.width, self.tokens, reuse
+            self.readout / chips, share * self.flops / chips, self.width, self.tokens, reuse, first
         )
         alone += device.attention_seconds(self.caches / chips, self.attended / chips, self.rows, self.queries)
         return alone + self.wire_bytes / device.interconnect
@@ -226,10 +229,9 @@ def round_costs(
         took = work.seconds(device, chips, both)
         logits = batch_size * (size + 1) * target.logits
         if size:
-            took += two.seconds(device, reuse=both) + (size - 1) * one.seconds(device)
+            took += two.seconds(device, reuse=both, first=True) + (size - 1) * one.seconds(device)
             logits += batch_size * size * draft.logits
-        if device.logits:
-            took += logits / device.logits
+        took += device.draw_seconds(batch_size, target.logits, logits, drafted=size > 0)
         return took + (launches[size] * device.launch_seconds(batch_size, size + 1) if launches else 0.0)
 
     return RoundCosts({size: seconds(size) for size in (0, *block_sizes)})

@@ -148,6 +148,23 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
     assert slow.product_seconds(read, 0.0, 16, 1, work.bytes) == less
     assert work.seconds(slow) - work.seconds(mine) == pytest.approx(read / 0.5 - less)
 
+    # A draft's first call reads weights in the form for half as many tokens, and verdicts have their own speed.
+    first = dataclasses.replace(
+        slow, first_products=((16.0, 1.0, 100.0, 0.25),), first_readouts=((16.0, 1.0, 100.0, 0.125),)
+    )
+    known = work.weights / 0.25 + work.readout / 0.125
+    attended = mine.attention_seconds(work.caches, work.attended, 1, work.queries)
+    assert work.seconds(first, first=True) == pytest.approx(known + attended)
+    assert work.seconds(first) == work.seconds(slow) == work.seconds(slow, first=True)
+    both = [
+        roofline.round_costs(NetworkSizes.of(LLAMA, 10, 6), draft, one, batch_size=2, block_sizes=[3]).seconds
+        for one in (slow, dataclasses.replace(first, verdicts=((1.0, 1.0, 5.0),)))
+    ]
+    two = draft.call(2, 2, itemsize=2)
+    extra = two.seconds(first, reuse=1e9, first=True) - two.seconds(slow, reuse=1e9)
+    assert both[1][0] == both[0][0]
+    assert both[1][3] - both[0][3] == pytest.approx(extra + 2 * (4 * 64 + 3 * 24) / 10)
+
     for field, wrong in (("bandwidth", -1), ("products", [[1, 2]]), ("launch", "fast"), ("flops", None)):
         path.write_text(json.dumps({**written, field: wrong}))
         with pytest.raises(UsageError, match=f"mine.json.*{field}"):
