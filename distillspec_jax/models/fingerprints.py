@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,3 +45,8 @@ def _mixed_sum(leaf: Array) -> Array:
     bits = jax.lax.bitcast_convert_type(jnp.asarray(leaf, jnp.float32), jnp.uint32).reshape(-1)
     place = jnp.arange(bits.size, dtype=jnp.uint32)
     return jnp.sum((bits ^ (bits >> 15)) * (2 * place + 1), dtype=jnp.uint32)
+
+
+def of_file(path: Path) -> str:
+    """Computes a hex digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

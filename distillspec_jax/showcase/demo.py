@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distillspec_jax import bounds, checkpoint, files, outputs, schema
+from distillspec_jax import bounds, checkpoint, files, outputs
 from distillspec_jax.data import catalog, examples
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.sweep import RESULTS, SweepProgress, sweep
 from distillspec_jax.generation.trace import trace
-from distillspec_jax.models import pretrained
+from distillspec_jax.models import pretrained, zoo_manifest
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.html import TracedPrompt, report
-from distillspec_jax.showcase import recipes, shortlists
-from distillspec_jax.showcase.recipes import RECIPES, Recipe
+from distillspec_jax.showcase import recipes, shortlists, smollm2, timed_training
+from distillspec_jax.showcase.recipes import RECIPES
 
 BLOCK_SIZES, TEMPERATURES, HEADLINE_BLOCK_SIZE = (1, 3, 5, 7), (0.0, 1.0), 5
 MAX_NEW_TOKENS: int | None = None  # in measurements and examples; the task's own
@@ -56,7 +55,7 @@ def demo(
     Args:
       task: an embedded task.
       output_dir: receives `report.html`, `results.jsonl`, `summary.json` and the drafts.
-      family: of the zoo, `t5` or `decoder`.
+      family: of the zoo, `t5` or `decoder`, or `smollm2`, which trains only where `minutes` are given.
       minutes: distil for about so long; the recipe's number of steps by default.
       prompts: held-out prompts (the test split's first ones).
       seed: of training and decoding.
@@ -66,7 +65,10 @@ def demo(
     Returns:
       The summary, as written to `summary.json`.
     """
-    if task not in RECIPES:
+    if family not in (*zoo_manifest.FAMILIES, smollm2.FAMILY):
+        near = nearest(family, [*zoo_manifest.FAMILIES, smollm2.FAMILY])
+        raise UsageError(f"the zoo has no family {family!r}: {near}")
+    if family != smollm2.FAMILY and task not in RECIPES:
         catalog.find_task(task)  # names the nearest when there is none
         raise UsageError(f"--task={task}: the zoo has no pair for it; choose one of {', '.join(RECIPES)}")
     if minutes is not None and minutes <= 0:
@@ -76,7 +78,12 @@ def demo(
     bounds.check_most("limit", prompts, bounds.COUNT)
     bounds.check_seed(seed)
     outputs.take_folder(output_dir, CARD, names={*_NAMES, *outputs.LAYOUT})
-    root, recipe = Path(output_dir), dataclasses.replace(RECIPES[task], family=family)
+    root = Path(output_dir)
+    if family == smollm2.FAMILY:
+        return smollm2.demo(
+            task, root, minutes=minutes, prompts=prompts, seed=seed, say=say, progress=progress
+        )
+    recipe = dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft
     sizes = [pretrained.load(name).num_parameters for name in (target, draft)]
     files.write_json(root / CARD, {"task": task, "family": family})
@@ -85,14 +92,17 @@ def demo(
     models, steps = root / "models", recipe.steps
     if minutes is not None:
         say("timing a few steps on this machine")
-        steps = _steps_in(minutes * 60, recipe, models / f"{task}-timing", seed)
+        quick = dataclasses.replace(recipe, eval_limit=1)
+        steps = timed_training.steps_in(minutes * 60, quick.distilled, models / f"{task}-timing", seed)
     say(f"\ndistilling the draft: {steps} steps of {recipes.BATCH_SIZE} prompts")
-    after, seconds = _timed(recipe.distilled, steps, models / f"{task}-distilled-{steps}", seed)
+    after, seconds = timed_training.run(recipe.distilled, steps, models / f"{task}-distilled-{steps}", seed)
     say(f"\nthe control: {steps} more supervised steps on the same prompts")
-    same_steps, control_seconds = _timed(recipe.control, steps, models / f"{task}-control-{steps}", seed)
+    same_steps, control_seconds = timed_training.run(
+        recipe.control, steps, models / f"{task}-control-{steps}", seed
+    )
     longer = max(steps, round(steps * seconds / control_seconds / 10) * 10)
     say(f"\na control of the same duration: {longer} supervised steps")
-    same_time, _ = _timed(recipe.control, longer, models / f"{task}-control-{longer}", seed)
+    same_time, _ = timed_training.run(recipe.control, longer, models / f"{task}-control-{longer}", seed)
 
     say(f"\nthe distilled draft again, that proposes the {shortlists.SIZE:,} likeliest ids alone")
     short = _shortlisted(after, target, task, models, say)
@@ -160,38 +170,3 @@ def _shortlisted(distilled: Path, target: str, task: str, models: Path, say: Cal
         draft = pretrained.with_shortlist(pretrained.load(str(distilled)), ids, str(texts))
         pretrained.save(draft, str(directory))
     return directory
-
-
-def _timed(
-    train: Callable[[int, Path, int], Path], steps: int, directory: Path, seed: int
-) -> tuple[Path, float]:
-    """The trained directory and the seconds it took, all sessions of an interrupted run included."""
-    clock = directory / "seconds.json"
-    before = 0.0
-    if clock.exists():
-        found = files.parse_json("\n".join(files.read_lines(clock)), str(clock))
-        before = schema.value(schema.Amount, found, str(clock), "seconds")
-    if checkpoint.latest_step(directory) == steps:
-        return directory, before
-    began = time.perf_counter()
-    try:
-        train(steps, directory, seed)
-    finally:
-        spent = before + time.perf_counter() - began
-        if directory.is_dir():
-            files.write_whole(clock, files.as_json(spent))
-    return directory, spent
-
-
-def _steps_in(seconds: float, recipe: Recipe, directory: Path, seed: int, trial: int = 6) -> int:
-    """Reckons how many distillation steps fit, from the later steps of a short trial (the first compile)."""
-    quick = dataclasses.replace(recipe, eval_limit=1)
-    times: list[float] = []
-    shutil.rmtree(directory, ignore_errors=True)
-    for steps in (1, trial):
-        began = time.perf_counter()
-        quick.distilled(steps, directory / str(steps), seed)
-        times.append(time.perf_counter() - began)
-    shutil.rmtree(directory, ignore_errors=True)
-    per_step = max(times[1] - times[0], 1e-3) / (trial - 1)
-    return max(10, round(seconds / per_step / 10) * 10)

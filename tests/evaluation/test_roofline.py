@@ -148,7 +148,7 @@ def test_a_measured_device_is_looked_up_by_tokens_and_by_what_is_read_between(tm
     assert slow.product_seconds(read, 0.0, 16, 1, work.bytes) == less
     assert work.seconds(slow) - work.seconds(mine) == pytest.approx(read / 0.5 - less)
 
-    # A draft's first call reads weights in the form for half as many tokens, and verdicts have their own speed.
+    # A draft's first call reads weights stored for half as many tokens; verdicts have a speed of their own.
     first = dataclasses.replace(
         slow, first_products=((16.0, 1.0, 100.0, 0.25),), first_readouts=((16.0, 1.0, 100.0, 0.125),)
     )

@@ -136,7 +136,7 @@ def test_lines_of_python_are_python(deployed, engine):
     [
         ("target", "distilled", True),
         ("decoder_target", "decoder_distilled", True),
-        ("target_long", "distilled", False),
+        ("draft", "distilled", False),
     ],
 )
 def test_a_zoo_name_tells_the_prefix_and_whose_draft_it_is(capsys, target, draft, taught):

@@ -5,27 +5,16 @@ import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.interop import convert
-from distillspec_jax.models import pretrained, zoo_manifest
-from tests.interop import tiny_gguf
+from distillspec_jax.interop import convert, packaged
+from distillspec_jax.models import layer_subset, pretrained, zoo_manifest
+from tests.interop import tiny_package
 
-TARGET = "zoo:smollm2/target"
+TARGET, DRAFT = "zoo:smollm2/target", "zoo:smollm2/draft"
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """An installed package `tiny-words` with a GGUF, which stands for SmolLM2's."""
-    site = tmp_path / "site"
-    (site / "tiny_words").mkdir(parents=True)
-    (site / "tiny_words" / "__init__.py").touch()
-    (site / "tiny_words-1.2.dist-info").mkdir()
-    (site / "tiny_words-1.2.dist-info" / "METADATA").write_text("Name: tiny-words\nVersion: 1.2\n")
-    tiny_gguf.write(site / "tiny_words" / "tiny.gguf", "qwen2")
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("DISTILLSPEC_CACHE", str(tmp_path / "cache"))
-    found = zoo_manifest.Package("tiny-words", "1.2", "tiny_words", "tiny.gguf", "tiny")
-    monkeypatch.setattr(zoo_manifest, "PACKAGED", {"smollm2/target": found})
-    return site
+    return tiny_package.install(tmp_path, monkeypatch)
 
 
 def test_a_model_of_a_package_is_converted_once(package, tmp_path, capsys):
@@ -53,3 +42,35 @@ def test_a_package_that_is_missing_or_another_is_named_with_its_command(package)
     with pytest.raises(UsageError) as error:
         pretrained.load(TARGET)
     assert str(error.value) == asked
+
+
+def test_a_shipped_draft_is_what_was_trained_in_seven_bits_and_its_targets_embedding(package, tmp_path):
+    target = pretrained.load(TARGET)
+    assert target.tokenizer_bytes is not None
+    trained = layer_subset.cut(target, (1,))
+    trained = pretrained.with_shortlist(trained, [0, 2, 5], "texts")
+    packaged.ship(trained, target, tmp_path / "zoo" / "smollm2" / "draft")
+    found = pretrained.load(DRAFT)
+    assert found.card.shortlist == [0, 2, 5]
+    assert zoo_manifest.task_of(DRAFT) is None
+    np.testing.assert_array_equal(
+        found.params["token_embedder"]["embedding"], target.params["token_embedder"]["embedding"]
+    )
+    for (path, leaf), whole in zip(
+        jax.tree_util.tree_leaves_with_path(found.params["decoder"]),
+        jax.tree.leaves(trained.params["decoder"]),
+        strict=True,
+    ):
+        step = np.abs(whole).max(axis=0) / 63 if path[-1].key == "kernel" else 0.0
+        assert (np.abs(np.asarray(leaf) - whole) <= step / 2 + 1e-7).all()
+
+
+def test_a_draft_is_of_one_target_and_shares_its_embedding(package, tmp_path):
+    target = pretrained.load(TARGET)
+    other = jax.tree.map(lambda leaf: leaf * 1.5, target.params)
+    changed = pretrained.Pretrained("changed", target.model, other, target.card, target.tokenizer_bytes)
+    with pytest.raises(UsageError, match="changed has another token_embedder than zoo:smollm2/target: train"):
+        packaged.ship(changed, target, tmp_path / "draft")
+    packaged.ship(target, target, tmp_path / "draft")
+    with pytest.raises(UsageError, match="draft was distilled from another target"):
+        packaged.assembled(tmp_path / "draft", changed)
