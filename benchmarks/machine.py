@@ -38,7 +38,7 @@ BATCHES, QUERIES, BLOCKS = (1, 8), (1, 2, 4, 8), (1, 4)
 """Of attention; and of rounds that are nothing but launches, the tokens that the target reads."""
 VOCABULARIES, BLOCK_SIZE = (4096, 32128), 3
 """Of verdicts."""
-WIDTHS = (256, 768)
+WIDTHS = (128, 256, 768)
 """Of networks."""
 SLOTS, HEADS, HEAD_DIM = 160, 8, 64
 

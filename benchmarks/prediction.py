@@ -3,8 +3,8 @@
 Measures the machine (`machine.py`), writes its figures to a file that `distillspec advise --device=FILE.json`
 takes, predicts tokens a second of pairs of networks by the same code that predicts for a TPU, without a draft
 and with one, and measures them. Probes and decoding take turns, so that both meet the same machine. What the
-prediction is told of a pair are its shapes and how many drafts are accepted, from other draws. Reading
-prompts is in neither number.
+prediction is told of a pair are its shapes and how many tokens a round emits: what is predicted is a round's
+time. Reading prompts is in neither number.
 
 Ends with 1 if a prediction is off by more than a fifth.
 """

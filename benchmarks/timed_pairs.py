@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ import numpy as np
 
 from distillspec_jax.decoding import SamplingParams, StopOnEos, randomness
 from distillspec_jax.decoding.drafters import ModelDrafter
-from distillspec_jax.decoding.round_costs import tokens_per_round
 from distillspec_jax.decoding.runner import Runner
 from distillspec_jax.decoding.state import RowSettings, State
 from distillspec_jax.decoding.verifiers import TOKEN_RULE
@@ -30,8 +30,8 @@ from distillspec_jax.vocabulary import Vocabulary
 PROMPT, TEXT = 96, 64
 """Tokens of each prompt, and at most of each text."""
 
-SEEDS, OTHER_SEEDS = range(4), range(4, 12)
-"""Draws whose texts are timed, and those that tell how many drafts are accepted: a text has few rounds."""
+SEEDS = range(4)
+"""Draws whose texts are timed."""
 
 Side = tuple[Network, Params]
 
@@ -79,7 +79,7 @@ class Row:
 
     Attributes:
       pair, batch_size, block_size: what decodes; block size 0 has no draft.
-      tokens_a_round: predicted, of a row.
+      tokens_a_round: of a row; what the prediction is told.
       predicted, measured: tokens a second, of all rows.
     """
 
@@ -93,6 +93,13 @@ class Row:
     @property
     def ratio(self) -> float:
         return self.predicted / self.measured
+
+
+class Decoded(NamedTuple):
+    """Tokens and rounds of all rows."""
+
+    emitted: int
+    rounds: int
 
 
 class TimedPair:
@@ -116,30 +123,27 @@ class TimedPair:
         distribution = SamplingParams(1.0).distribution(Vocabulary(None, (), (0,)))
         self._states: dict[tuple[int, int], State] = {}
         for size in self._sizes:
-            for seed in (*SEEDS, *OTHER_SEEDS) if size else SEEDS:
+            for seed in SEEDS:
                 keys_B = randomness.row_keys(randomness.seed_key(seed), jnp.arange(rows))
                 settings = RowSettings(keys_B, jnp.full(rows, TEXT), distribution.for_rows(rows))
                 state = self._runner.read(prompts.astype(np.int32), settings, TEXT, block_size=size)
                 # The first round comes after other work; it is not timed.
                 self._states[size, seed] = self._runner.run(state, size, 1, 1)
         self._taken: dict[tuple[int, int], list[float]] = collections.defaultdict(list)
-        self._emitted = {(size, seed): self._decode(size, seed)[1] for size in self._sizes for seed in SEEDS}
-        others = [self._decode(block_size, seed) for seed in OTHER_SEEDS]
-        accepted_G = sum(np.asarray(after.counts.accepted_BG).sum(0) for after, _, _ in others)
-        self._reach = accepted_G / sum(rounds for _, _, rounds in others)
+        decoded = {(size, seed): self._decode(size, seed) for size in self._sizes for seed in SEEDS}
+        self._emitted = {size: sum(decoded[size, seed].emitted for seed in SEEDS) for size in self._sizes}
+        self._rounds = {size: sum(decoded[size, seed].rounds for seed in SEEDS) for size in self._sizes}
 
-    def _decode(self, size: int, seed: int) -> tuple[State, int, int]:
-        """Decodes to the limit of the fastest row: its state, tokens and rounds of all rows."""
+    def _decode(self, size: int, seed: int) -> Decoded:
+        """Decodes to the limit of the fastest row."""
         before = jax.tree.map(jnp.copy, self._states[size, seed])
         before = jax.block_until_ready(before)
         emitted, done = (int(jnp.sum(x)) for x in (before.rows.emitted_B, before.counts.rounds_B))
         began = time.perf_counter()
         after = jax.block_until_ready(self._runner.run(before, size, TEXT, self._rows))
         self._taken[size, seed].append(time.perf_counter() - began)
-        return (
-            after,
-            int(jnp.sum(after.rows.emitted_B)) - emitted,
-            int(jnp.sum(after.counts.rounds_B)) - done,
+        return Decoded(
+            int(jnp.sum(after.rows.emitted_B)) - emitted, int(jnp.sum(after.counts.rounds_B)) - done
         )
 
     def measure(self) -> None:
@@ -172,10 +176,10 @@ class TimedPair:
         )
         found = []
         for size in self._sizes:
-            tokens = tokens_per_round(self._reach, size) if size else 1.0
+            tokens = self._emitted[size] / self._rounds[size]
             # The first run may have compiled.
             seconds = sum(float(np.median(self._taken[size, seed][1:])) for seed in SEEDS)
-            measured = sum(self._emitted[size, seed] for seed in SEEDS) / seconds
+            measured = self._emitted[size] / seconds
             predicted = self._rows * tokens / costs.seconds[size]
             found.append(Row(self._name, self._rows, size, tokens, predicted, measured))
         return found
