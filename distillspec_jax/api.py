@@ -74,7 +74,7 @@ def generate(
     truncate_inputs: bool = False,
     chat: bool = False,
 ) -> list[Generation]:
-    """Completes texts with `target`, optionally sped up by `drafter`; the distribution is the target's.
+    """Completes texts with `target`, optionally sped up by `drafter`; exact rules keep its distribution.
 
     Args:
       target, drafter: loaded models, directories or `zoo:NAME`; `lookup` drafts without a model; several

@@ -24,9 +24,6 @@ if [[ $# -eq 0 ]]; then
   exit 2
 fi
 
-# A step's buffers stay here, in huge pages: see the Makefile.
-keep=glibc.malloc.mmap_threshold=100000000000:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:$keep}"
 stopping=
 trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
 for ((restart = 0; restart <= ${MAX_RESTARTS:-100}; restart++)); do

@@ -208,7 +208,7 @@ def index(known: Sequence[Experiment], docs: Path) -> None:
         "    make paper                              # small setting\n"
         "    make paper SCALE=full                   # goes on after a kill by the same command\n"
         "    python -m benchmarks.paper --only=a,f   # some of them\n"
-        "    python -m benchmarks.paper --pages --docs=docs/results/paper   # these pages again",
+        f"    python -m benchmarks.paper --pages --docs={docs}   # these pages again",
         "DistillSpec (Zhou et al., arXiv 2310.08461), on tasks of the same shapes with models of a few "
         "million parameters: what is tested is whether its findings hold at this size, not its numbers.",
         "\n".join(

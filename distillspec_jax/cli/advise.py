@@ -85,6 +85,9 @@ def main(argv: list[str]) -> int:
     flags = parser.parse(argv)
     refuse_split(flags)
     if flags.device is not None:
+        for name in _MEASURED:
+            if getattr(flags, name) != parser.get_default(name):
+                raise UsageError(f"--{name} is for measuring here: --device predicts without it")
         return _predict(flags)
     for name in ("acceptance", "context"):
         if getattr(flags, name) is not None:
@@ -131,9 +134,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+_MEASURED = (
+    *("task", "split", "inputs", "truncate_inputs", "limit", "chat", "rule", "epsilon", "top_k", "top_p"),
+    "assume_same_vocabulary",
+)
+"""Flags that no prediction depends on."""
+
+
 def _predict(flags: argparse.Namespace) -> int:
     """Predicts for a device by its data sheet."""
     from distillspec_jax.data import catalog
+    from distillspec_jax.decoding import named_drafters
     from distillspec_jax.evaluation import devices, launches, roofline
     from distillspec_jax.models import pretrained
     from distillspec_jax.reports import tables
@@ -154,6 +165,8 @@ def _predict(flags: argparse.Namespace) -> int:
     if flags.output:
         flags.output = outputs.place(flags.output, folder=False)
         outputs.check(flags.output, _is_prediction)
+    if flags.drafter in named_drafters.FACTORIES:
+        raise UsageError(f"--drafter={flags.drafter}: predictions are for a draft model")
     cards = [pretrained.read_card(name) for name in (flags.target, flags.drafter)]
     if cards[1].mask_id is not None:
         raise UsageError(
@@ -165,11 +178,12 @@ def _predict(flags: argparse.Namespace) -> int:
         for name, card in zip((flags.target, flags.drafter), cards, strict=True)
     ]
     _, lengths = catalog.form_of_prompts(flags.target, cards[0])
-    prompt = flags.context or lengths.get("inputs", _CONTEXT)
-    if prompt < 1:
-        raise UsageError(f"--context={flags.context}: must be at least 1")
+    prompt = lengths.get("inputs", _CONTEXT) if flags.context is None else flags.context
+    text = lengths.get("targets", 128) if flags.max_new_tokens is None else flags.max_new_tokens
+    for name, value in (("context", prompt), ("max_new_tokens", text)):
+        if value < 1:
+            raise UsageError(f"--{name}={value}: must be at least 1")
     # Attention reads all the room that a row has, filled or not.
-    text = flags.max_new_tokens or lengths.get("targets", 128)
     listed = (None, len(cards[1].shortlist) if cards[1].shortlist else None)
     target, draft = (
         roofline.NetworkSizes.of(one, prompt, text, ids) for one, ids in zip(networks, listed, strict=True)

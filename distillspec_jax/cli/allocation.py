@@ -20,8 +20,8 @@ KEPT = ":".join(
 )
 """Buffers stay with the process, in huge pages."""
 
-TRAINING = ("finetune", "distill", "redistill", "pilot", "demo")
-"""Commands that take training steps."""
+TRAINING = ("finetune", "distill", "redistill", "pilot", "demo", "zoo")
+"""Commands that take training steps (`zoo` with `--build`)."""
 
 
 def keep_buffers(command: str) -> None:

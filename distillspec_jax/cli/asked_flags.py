@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OWN = ("TARGET", "DRAFT", "MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS", "CHAT")
 """Macros that these commands set."""
+_FLAGS = {"TARGET": "--target", "TRAIN_STEPS": "--steps", "CHAT": "--chat"}
+"""What to give instead."""
 
 
 def add(parser: CommandParser, *, pilot_steps: str, prompts: str, temperature: str) -> None:
@@ -65,7 +67,8 @@ def check(flags: argparse.Namespace) -> None:
     gin: Any = flags.gin
     for name, _ in gin.bindings:
         if name in OWN:
-            raise UsageError(f"--gin.{name} is set by this command: leave it out")
+            instead = f"give {_FLAGS[name]}" if name in _FLAGS else "leave it out"
+            raise UsageError(f"--gin.{name} is set by this command: {instead}")
     for name in ("steps", "pilot_steps", "prompts"):
         bounds.check_most(f"--{name}", getattr(flags, name), bounds.COUNT)
     if flags.prompts < 1:

@@ -1,7 +1,6 @@
 """How a command ends: an exit status and, when it is the user's turn, one line on stderr.
 
-    0    the command reached its end (1, 3: `watch`, and what it watches is too low, cannot be judged;
-         1: `check`, and some counts disagree)
+    0    the command reached its end; 1, 3 and 4 are verdicts of some commands (`main.USAGE`)
     2    a bad flag, file, name or value: `distillspec CMD: error: ...` names it and the nearest valid choice
     75   preempted, resumable (EX_TEMPFAIL): the same command goes on where this one stopped
     130  interrupted with ^C;  141  the reader of our output went away (`| head`)

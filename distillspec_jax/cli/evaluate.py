@@ -60,15 +60,10 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import tables
 
     first = flags.model[0]
-    task = (
-        flags.task
-        or bindings.task(flags.gin)
-        or zoo_manifest.task_of(first)
-        or pretrained.read_card(first).task
-    )
+    named = flags.task or bindings.task(flags.gin)
+    task = named or zoo_manifest.task_of(first) or pretrained.read_card(first).task
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
-    named = flags.task or bindings.task(flags.gin)
     if not named and task not in {spec.name for spec in catalog.known_tasks()}:
         raise UsageError(
             f"{first} was trained on {task!r}: pass --task, or the gin file of a task of your own "

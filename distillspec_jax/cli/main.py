@@ -51,8 +51,8 @@ USAGE = """usage: distillspec COMMAND [flags]
 `distillspec COMMAND --help` shows a command's flags. Exit status: 0 done, 2 bad input, 1 and 3 from
 `watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
 `redistill` (refused; cannot be judged), 1 and 3 from `pilot` (no-go; not enough data), 1, 3 and 4 from
-`rollout` (withdrawn; waiting; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot` and
-`demo` (preempted; run the same command to resume).
+`rollout` (withdrawn; waiting; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot`,
+`demo` and `zoo --build` (preempted; run the same command to resume).
 """
 
 

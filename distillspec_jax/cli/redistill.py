@@ -72,12 +72,13 @@ def main(argv: list[str]) -> int:
     add("--stage", action="store_true", help="start the rollout of a version that passes the gate")
     asked_flags.add(
         parser,
-        pilot_steps="steps of the pilot; 0: no pilot (default: 40)",
+        pilot_steps="steps of the pilot; 0: no pilot (default: 40, or --steps if fewer)",
         prompts="held-out prompts of each kind, new and old",
         temperature="default: that of the logs, if they state one, else 1",
     )
-    parser.set_defaults(pilot_steps=40)
     flags = parser.parse(argv)
+    if flags.pilot_steps is None:
+        flags.pilot_steps = min(40, flags.steps)
     asked_flags.check(flags)
 
     with ended_by_sigterm():

@@ -61,7 +61,11 @@ def main(argv: list[str]) -> int:
     add("--served_name", metavar="NAME", help="model name for clients (default: the value of --model)")
     add("--tokens_file", metavar="FILE", help="bearer tokens, one per line; without it the server is open")
     add("--log", metavar="FILE", help="append a line per output, in the format of generate; watch reads it")
-    add("--log_texts", action="store_true", help="log prompts and outputs, too; redistill needs the prompts")
+    add(
+        "--log_texts",
+        action="store_true",
+        help="log texts, too (of chats, those with one message): redistill needs the prompts",
+    )
     add(
         "--grace_seconds",
         type=int,

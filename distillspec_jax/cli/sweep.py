@@ -61,14 +61,17 @@ def main(argv: list[str]) -> int:
     add(
         "--truncate_inputs", action="store_true", default=None, help="cut lines of --inputs that are too long"
     )
-    add("--metric", help="how to score the targets of --inputs: rouge, bleu, number or none (default)")
+    add(
+        "--metric",
+        help="how to score the targets of --inputs: rouge, rouge2, bleu, number, answer or none (default)",
+    )
     add("--limit", type=_number_or_all, metavar="N", help="number of prompts, or all (default: 64)")
     add("--chat", action="store_true", default=None, help="wrap prompts in the target's chat template")
     add("--block_sizes", type=list_of(int), metavar="N,N", help="drafted tokens per round (default: 1,3,5,7)")
     add("--temperatures", type=list_of(float), metavar="T,T", help="0 is greedy (default: 0,1)")
     add("--top_k", type=int, help="0 is off (default)")
     add("--top_p", type=float, help="1 is off (default)")
-    add("--rules", type=list_of(str), metavar="RULE,RULE", help=f"NAME or NAME:EPSILON, {RULE_HELP}")
+    add("--rules", type=list_of(str), metavar="RULE,RULE", help=f"each NAME or NAME:EPSILON; {RULE_HELP}")
     add("--batch_sizes", type=list_of(int), metavar="N,N", help="prompts per batch (default: 1)")
     add("--max_new_tokens", type=int, help="longest output in tokens, including EOS (default: the task's)")
     add("--seed", type=int, help="random seed (default: 0)")
@@ -113,11 +116,12 @@ def main(argv: list[str]) -> int:
         rows: list[ResultRow] = job(**given, progress=progress)
     tables.print_table(rows)
     tables.print_findings(rows)
-    if "output_dir" in given:
-        folder = Path(given["output_dir"])
-        if "shard" in given:
-            folder = shards.parse(given["shard"]).folder(folder)
-        say("", f"results: {stores.address(folder / 'results.jsonl')}")
+    folder, shard = (
+        given[name] if name in given else bindings.value(sweep, name) for name in ("output_dir", "shard")
+    )
+    if shard is not None:
+        folder = shards.parse(shard).folder(Path(folder))
+    say("", f"results: {stores.address(Path(folder) / 'results.jsonl')}")
     return 0
 
 

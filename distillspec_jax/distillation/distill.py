@@ -147,9 +147,12 @@ def distill(
         "one-pass drafting": one_pass,
     }
     card = job.describe_run(student.model, data, parents, gin, settings)
-    card = dataclasses.replace(card, mask_id=None if one_pass is None else one_pass.mask_id)
-    if target is None:  # else the loss knows no shortlist
-        card = dataclasses.replace(card, shortlist=student.card.shortlist)
+    card = dataclasses.replace(
+        card,
+        mask_id=None if one_pass is None else one_pass.mask_id,
+        # Beside a target in memory the draft learns all ids, and goes on to propose the listed ones.
+        shortlist=student.card.shortlist,
+    )
     job.check_run(model_dir, card)
     if deployment is not None:
         card.provenance["deployment"] = dataclasses.asdict(deployment)

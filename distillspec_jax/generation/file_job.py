@@ -93,7 +93,7 @@ def generate_file(
     }
     if num_samples < 1:
         raise UsageError(f"--num_samples={num_samples}: must be at least 1")
-    bounds.check_most("num_samples", num_samples, bounds.SAMPLES)
+    bounds.check_most("--num_samples", num_samples, bounds.SAMPLES)
     own = None if shard is None else shards.parse(shard)
     if own is not None and output == "-":
         raise UsageError(f"--shard={shard}: name an --output, beside which the shards lie")

@@ -35,7 +35,8 @@ def metadata(model: Pretrained) -> dict[str, Any]:
     content, where = model.tokenizer_bytes, f"{model.name} as GGUF"
     if content is None:
         raise UsageError(
-            f"{where}: it has no tokenizer, and llama.cpp wants one: add it with --tokenizer=FILE"
+            f"{where}: it has no tokenizer, and llama.cpp wants one: convert the original again, with its "
+            "--tokenizer=FILE"
         )
     if model_card.tokenizer_file(content) == model_card.SENTENCEPIECE_FILE:
         raise UsageError(

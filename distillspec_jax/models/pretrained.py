@@ -227,5 +227,6 @@ def check_vocabularies(
         unknown = names[1] if theirs is None else names[0]
         raise UsageError(
             f"the vocabulary of {unknown} is unknown (no tokenizer in its checkpoint): "
-            "pass --assume_same_vocabulary if you are sure that it is the other's"
+            "if you are sure that it is the other's, pass --assume_same_vocabulary (distill: "
+            "--gin.distill.distill.assume_same_vocabulary=True)"
         )

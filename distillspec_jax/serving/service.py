@@ -136,7 +136,7 @@ class Service:
             raise UsageError(f"max_tokens is {limit:,}, must be at most {self._limits.new_tokens:,} here")
         job = Job([], Answers(asked, self.model_name, self._form.reader.tokenizer, sum(map(len, prompts))))
         samples: list[Sample] = []
-        for prompt, ids in zip(asked.prompts, prompts, strict=True):
+        for text, ids in zip(asked.texts, prompts, strict=True):
             for number in range(asked.samples):
                 index = len(samples)
                 sample = Sample(
@@ -151,7 +151,7 @@ class Service:
                 )
                 samples.append(sample)
                 identity = job.answers.identity + (f"-{index}" if outputs > 1 else "")
-                self._open[id(sample)] = sample, identity, prompt if isinstance(prompt, str) else None
+                self._open[id(sample)] = sample, identity, text
         job.samples = samples
         for sample in samples:
             self.worker.start_sample(sample)

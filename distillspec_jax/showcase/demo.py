@@ -74,8 +74,8 @@ def demo(
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--minutes={minutes}: must be positive")
     if prompts < 1:
-        raise UsageError(f"--prompts: limit is {prompts}, need at least 1")
-    bounds.check_most("limit", prompts, bounds.COUNT)
+        raise UsageError(f"--prompts={prompts}: must be at least 1")
+    bounds.check_most("--prompts", prompts, bounds.COUNT)
     bounds.check_seed(seed)
     outputs.take_folder(output_dir, CARD, names={*_NAMES, *outputs.LAYOUT})
     root = Path(output_dir)

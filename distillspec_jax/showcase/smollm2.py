@@ -56,6 +56,7 @@ def demo(
     say(f"target: {target.num_parameters / 1e6:.1f} M parameters; the draft reads {share:.1%} of its bytes")
     drafts = {"lookup": "lookup", "distilled": f"{DRAFT}@int8"}
     training: dict[str, Path] = {}
+    shown = draft
     if minutes is not None:
         learner = _Learner(task)
         say("timing a few steps on this machine")
@@ -66,6 +67,7 @@ def demo(
         after, _ = timed_training.run(learner.distilled, steps, place, seed)
         drafts = {"lookup": "lookup", "shipped": f"{DRAFT}@int8", "distilled": f"{after}@int8"}
         training = {"distilled": after / "metrics.jsonl"}
+        shown = pretrained.load(f"{after}@int8")
     say(f"\nmeasuring on {prompts} held-out prompts")
     rows = sweep(
         TARGET,
@@ -84,7 +86,7 @@ def demo(
     )
     found = summary.summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
     summary.write(root / "summary.json", found)
-    shown = [prefix + row.inputs_text for row in examples.examples(task, split="test", limit=EXAMPLES)]
+    texts = [prefix + row.inputs_text for row in examples.examples(task, split="test", limit=EXAMPLES)]
     settings: dict[str, Any] = {
         "block_size": HEADLINE_BLOCK_SIZE,
         "max_new_tokens": MAX_NEW_TOKENS,
@@ -96,9 +98,9 @@ def demo(
         training=training,
         examples=[
             TracedPrompt(
-                "distilled", text, trace(target, draft, text, temperature=0.0, seed=seed, **settings)
+                "distilled", text, trace(target, shown, text, temperature=0.0, seed=seed, **settings)
             )
-            for text in shown
+            for text in texts
         ],
         title=f"SmolLM2-135M-Instruct on {task}",
         block_size=HEADLINE_BLOCK_SIZE,

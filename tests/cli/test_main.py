@@ -48,7 +48,7 @@ def test_help_lists_every_command_with_a_line(capsys):
     assert all(f"  {name}" in output and text in output for name, text in console.COMMANDS.items())
     statuses = " ".join(output.split())
     # Any other command just ends, but those below ask a question.
-    assert "75 from `finetune`, `distill`, `redistill`, `pilot` and `demo`" in statuses
+    assert "75 from `finetune`, `distill`, `redistill`, `pilot`, `demo` and `zoo --build`" in statuses
     assert "1 and 3 from `watch`" in statuses
     assert "1 and 3 from `redistill`" in statuses
     assert "1 and 3 from `pilot`" in statuses

@@ -189,6 +189,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--acceptance=0.7", "--device=v5"], "did you mean 'v5e'"),
         (["--acceptance=0.7", "--device=mine.jsn"], "or a file NAME.json"),
         (["--acceptance=0.7", "--chips=0"], "--chips=0: must be at least 1"),
+        (["--acceptance=0.7", "--rule=block"], "--rule is for measuring here"),
+        (["--acceptance=0.7", "--drafter=lookup"], "--drafter=lookup: predictions are for a draft model"),
+        (["--acceptance=0.7", "--max_new_tokens=0"], "--max_new_tokens=0: must be at least 1"),
         (["--acceptance=0.7", "--dtype=int4"], "--dtype=int4"),
         (["--acceptance=0.7", f"--drafter={masked}"], "proposes a block in one call"),
     ):

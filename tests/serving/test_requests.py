@@ -130,3 +130,18 @@ def test_chats(body: dict[str, Any], found: dict[str, Any]) -> None:
 def test_chats_that_are_refused(body: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         requests.read({"messages": [{"role": "user", "content": "hi"}], **body}, True, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([{"role": "user", "content": "hello"}], "hello"),
+        ([{"role": "user", "content": [{"type": "text", "text": "hello"}]}], "hello"),
+        ([{"role": "system", "content": "hello"}], None),
+        ([{"role": role, "content": "hello"} for role in ("user", "assistant", "user")], None),
+    ],
+)
+def test_a_log_keeps_a_chats_text_where_it_is_one_prompt(messages, text):
+    assert requests.read({"messages": messages}, True, "tiny").texts == [text]
+    assert requests.read({"prompt": ["hello", "you"]}, False, "tiny").texts == ["hello", "you"]
+    assert requests.read({"prompt": [1, 2]}, False, "tiny").texts == [None]

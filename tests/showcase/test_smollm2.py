@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from distillspec_jax import model_card
 from distillspec_jax.cli.main import main
 from distillspec_jax.interop import packaged
 from distillspec_jax.models import layer_subset, pretrained
@@ -39,5 +40,7 @@ def test_it_measures_the_shipped_draft_and_with_minutes_one_trained_on(shipped, 
     assert main([*flags, "--minutes=1"]) == 0
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {row["drafter"] for row in found["rows"]} >= {"shipped", "distilled"}
+    trained = tmp_path / "out" / "models" / "open_prompts-distilled-1"
+    assert model_card.read_card(trained).shortlist == list(range(200))  # the target was in memory
     assert main(["demo", "--family=smolm2"]) == 2
     assert "no family 'smolm2'" in capsys.readouterr().err
