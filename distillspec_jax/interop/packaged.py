@@ -116,7 +116,8 @@ def ship(draft: Pretrained, target: Pretrained, destination: Path) -> None:
             scale = np.maximum(np.abs(array).max(0, keepdims=True), 1e-30) / _LARGEST
             array, arrays[name + _SCALE] = np.rint(array / scale).astype(np.int8), scale
         arrays[name] = array
-    made = draft.card.provenance | {_TARGET: fingerprints.of_params(target.params)}
+    parents = draft.card.provenance.get("parents", {}) | {"target": target.name}
+    made = draft.card.provenance | {"parents": parents, _TARGET: fingerprints.of_params(target.params)}
     with new_folder(destination) as folder:
         model_card.write_card(folder, dataclasses.replace(draft.card, provenance=made), None)
         np.savez_compressed(folder / WEIGHTS, **arrays)
