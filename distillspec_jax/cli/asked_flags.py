@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OWN = ("TARGET", "DRAFT", "MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS", "CHAT")
 """Macros that these commands set."""
 _FLAGS = {"TARGET": "--target", "TRAIN_STEPS": "--steps", "CHAT": "--chat"}
-"""What to give instead."""
+"""Flags that set the same."""
 
 
 def add(parser: CommandParser, *, pilot_steps: str, prompts: str, temperature: str) -> None:
