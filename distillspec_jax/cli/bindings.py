@@ -80,8 +80,8 @@ def bind(
 
 
 def value(job: Callable[..., Any], parameter: str) -> Any:
-    """The value that `bind` has given one parameter of a job; nothing else is made."""
-    bound = gin.get_bindings(job, resolve_references=False)[parameter]
+    """The value that `bind` has given one parameter of a job, or None; nothing else is made."""
+    bound = gin.get_bindings(job, resolve_references=False).get(parameter)
     return copy.deepcopy(bound)  # gin resolves in copying
 
 

@@ -85,7 +85,7 @@ def test_demo_writes_its_report_and_a_summary_that_agrees_with_its_results(in_ti
     [
         (["--task=wiki_leeds"], "did you mean 'wiki_leads'"),
         (["--minutes=0"], "--minutes=0.0: must be positive"),
-        (["--prompts=0"], "limit is 0"),
+        (["--prompts=0"], "--prompts=0: must be at least 1"),
         (["--family=t4"], "the zoo has no family 't4': did you mean 't5'?"),
         (["--family=decoder"], "the zoo has no model 'wiki_leads/decoder_target'"),
     ],
