@@ -120,7 +120,7 @@ class Machine:
 
 Chains = dict[tuple[int, int, int, bool], Probe]
 """By width, rows, bytes, and whether kernels are stored for few rows."""
-MOST_LAYERS = 8
+MOST_LAYERS = 16
 """Layers of a chain; 0 stands for a readout, one kernel."""
 LARGEST_READOUT = 160 * 2**20
 
@@ -148,7 +148,8 @@ def _shapes(width: int, size: int, layers: int) -> list[tuple[int, int]]:
     """The kernels `[in, out]` that make up so many bytes: a gated feed-forward's, or one readout's."""
     if not layers:
         return [(width, max(3 * width, size // (4 * width) // 128 * 128))]
-    inner = max(width, size // (12 * width * layers) // 128 * 128)
+    # As wide as networks have them, wider where so many bytes would need more layers.
+    inner = max(min(2 * width, size // (12 * width)), size // (12 * width * layers)) // 128 * 128
     return max(1, round(size / (12 * width * inner))) * [(width, 2 * inner), (inner, width)]
 
 
