@@ -88,7 +88,7 @@ class Machine:
             return tuple(
                 (width, rows, size, _bytes(width, size, layers) / seconds(probe, min(rows, 8), -(-rows // 8)))
                 for (width, rows, size, form), probe in probes.items()
-                if form == _form(rows // 2 if first else rows, size)
+                if form == cpu_forms.pays(rows // 2 if first else rows, size)
             )
 
         products = speeds(self._products, MOST_LAYERS, False)
@@ -132,12 +132,8 @@ def _chains(sizes: Sequence[int], layers: int) -> Chains:
         for width in WIDTHS
         for size in sizes
         for rows in ROWS
-        for form in {_form(rows, size), _form(rows // 2, size)}
+        for form in {cpu_forms.pays(rows, size), cpu_forms.pays(rows // 2, size)}
     }
-
-
-def _form(rows: int, size: int) -> bool:
-    return cpu_forms.pays(rows, size)
 
 
 def _bytes(width: int, size: int, layers: int) -> int:

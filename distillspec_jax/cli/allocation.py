@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 VARIABLE = "GLIBC_TUNABLES"
 _NEVER = 10**11
@@ -20,17 +21,18 @@ KEPT = ":".join(
 )
 """Buffers stay with the process, in huge pages."""
 
-TRAINING = ("finetune", "distill", "redistill", "pilot", "demo", "zoo")
-"""Commands that take training steps (`zoo` with `--build`)."""
+TRAINING = ("finetune", "distill", "redistill", "pilot", "demo")
+"""Commands that take training steps; `zoo` does with `--build`."""
 
 
-def keep_buffers(command: str) -> None:
+def keep_buffers(command: str, flags: Sequence[str]) -> None:
     """Starts a training command again, in the same process, with memory that is kept from step to step.
 
     On a CPU a step's buffers otherwise go back to the kernel and are faulted in anew, page by page: a third
     of a step's time. Whoever sets GLIBC_TUNABLES, if only to nothing, is left alone.
     """
-    if command not in TRAINING or VARIABLE in os.environ:
+    trains = command in TRAINING or (command == "zoo" and "--build" in flags)
+    if not trains or VARIABLE in os.environ:
         return
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if argv is None:  # this is the program, not a call from Python
-        allocation.keep_buffers(command)
+        allocation.keep_buffers(command, rest)
     return errors.run(lambda flags: _dispatch(command, flags), rest, command=command)
 
 

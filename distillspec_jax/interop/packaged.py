@@ -9,7 +9,7 @@ the cache (`stores.cache`) at its first use.
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from distillspec_jax import acceptance_profile, model_card
+from distillspec_jax import model_card
 from distillspec_jax.buckets import stores
 from distillspec_jax.errors import UsageError
 from distillspec_jax.interop import convert
@@ -54,8 +54,11 @@ def directory(model: str) -> Path:
         return _once(place, lambda: convert.convert("gguf", str(file), str(place)))
     target = directory(zoo_manifest.PARTIAL[model])
     shipped = zoo_manifest.ROOT / model
-    place = cached / f"{model.replace('/', '-')}-{fingerprints.of_file(shipped / WEIGHTS)}"
+    place = cached / f"{model.replace('/', '-')}-{_digest(shipped / WEIGHTS)}"
     return _once(place, lambda: pretrained.save(assembled(shipped, pretrained.load(str(target))), str(place)))
+
+
+_digest = functools.cache(fingerprints.of_file)  # a name is resolved several times in loading a model
 
 
 def _once(place: Path, make: Callable[[], object]) -> Path:
@@ -67,11 +70,6 @@ def _once(place: Path, make: Callable[[], object]) -> Path:
             if not place.is_dir():  # else another process made it meanwhile
                 raise
     return place
-
-
-def _copy_profile(source: Path, destination: Path) -> None:
-    if (source / acceptance_profile.FILE).is_file():
-        shutil.copy(source / acceptance_profile.FILE, destination)
 
 
 def assembled(shipped: Path, target: Pretrained) -> Pretrained:
@@ -98,7 +96,7 @@ def assembled(shipped: Path, target: Pretrained) -> Pretrained:
 
 
 def ship(draft: Pretrained, target: Pretrained, destination: Path) -> None:
-    """Writes what a trained draft does not share with its target, kernels in seven bits, and its profile.
+    """Writes what a trained draft does not share with its target, kernels in seven bits.
 
     Raises:
       UsageError: its embedding is not the target's: train with `FROZEN = ('token_embedder',)`.
@@ -121,4 +119,3 @@ def ship(draft: Pretrained, target: Pretrained, destination: Path) -> None:
     with new_folder(destination) as folder:
         model_card.write_card(folder, dataclasses.replace(draft.card, provenance=made), None)
         np.savez_compressed(folder / WEIGHTS, **arrays)
-        _copy_profile(pretrained.resolve(draft.name), folder)

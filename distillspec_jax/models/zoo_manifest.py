@@ -146,9 +146,13 @@ def is_zoo_name(name: str) -> bool:
 def task_of(name: str) -> str | None:
     """Returns the task in a zoo name (`zoo:wiki_leads/target`), or None."""
     key = name.removeprefix(PREFIX)
-    if not is_zoo_name(name) or key in PACKAGED or key in PARTIAL:
+    if not is_zoo_name(name) or _is_packaged(key):
         return None
     return key.rpartition("/")[0] or None
+
+
+def _is_packaged(key: str) -> bool:
+    return key in PACKAGED or key in PARTIAL
 
 
 def names() -> list[str]:
@@ -164,7 +168,7 @@ def directory(name: str) -> Path:
       UsageError: there is no such model (names the nearest), or the package with its weights is missing.
     """
     key = name.removeprefix(PREFIX)
-    if key in PACKAGED or key in PARTIAL:
+    if _is_packaged(key):
         found: Path = _packaged(key)
         return found
     known = manifest()

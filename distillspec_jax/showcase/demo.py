@@ -65,9 +65,9 @@ def demo(
     Returns:
       The summary, as written to `summary.json`.
     """
-    if family not in (*zoo_manifest.FAMILIES, smollm2.FAMILY):
-        near = nearest(family, [*zoo_manifest.FAMILIES, smollm2.FAMILY])
-        raise UsageError(f"the zoo has no family {family!r}: {near}")
+    families = [*zoo_manifest.FAMILIES, smollm2.FAMILY]
+    if family not in families:
+        raise UsageError(f"the zoo has no family {family!r}: {nearest(family, families)}")
     if family != smollm2.FAMILY and task not in RECIPES:
         catalog.find_task(task)  # names the nearest when there is none
         raise UsageError(f"--task={task}: the zoo has no pair for it; choose one of {', '.join(RECIPES)}")
@@ -81,7 +81,14 @@ def demo(
     root = Path(output_dir)
     if family == smollm2.FAMILY:
         return smollm2.demo(
-            task, root, minutes=minutes, prompts=prompts, seed=seed, say=say, progress=progress
+            task,
+            root,
+            card=root / CARD,
+            minutes=minutes,
+            prompts=prompts,
+            seed=seed,
+            say=say,
+            progress=progress,
         )
     recipe = dataclasses.replace(RECIPES[task], family=family)
     target, draft = recipe.target, recipe.draft

@@ -1,12 +1,14 @@
 """A language model that people use, and its shipped draft: sentences decoded faster, without training.
 
-The target is SmolLM2-135M-Instruct, the draft four of its layers in eight bits (`interop.packaged`), beside
-prompt lookup, which needs no network. Asked to, the draft learns on for some minutes, from the target itself.
+The target is SmolLM2-135M-Instruct, the draft four of its layers (`interop.packaged`), decoded in eight bits.
+Beside it stands prompt lookup, which needs no network. Asked to, the draft learns on for some minutes, from
+the target itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,7 @@ from distillspec_jax.interop.packaged import SHARED
 from distillspec_jax.models import pretrained
 from distillspec_jax.reports import summary
 from distillspec_jax.reports.html import TracedPrompt, report
-from distillspec_jax.showcase import timed_training
-from distillspec_jax.training import optimizers
+from distillspec_jax.showcase import recipes, timed_training
 from distillspec_jax.training.loop import LoopConfig
 
 FAMILY = "smollm2"
@@ -42,16 +43,21 @@ def demo(
     task: str,
     root: Path,
     *,
+    card: Path,
     minutes: float | None,
     prompts: int,
     seed: int,
     say: Callable[[str], None],
     progress: Callable[[SweepProgress], None] | None,
 ) -> dict[str, Any]:
-    """Measures the shipped draft, and trains it on first where `minutes` are given; see `demo.demo`."""
+    """Measures the shipped draft, and trains it on first where `minutes` are given; see `demo.demo`.
+
+    Args:
+      card: the file by which the demo knows its folder; written when both models are there.
+    """
     prefix = catalog.find_task(task).prefix
     target, draft = pretrained.load(TARGET), pretrained.load(f"{DRAFT}@int8")
-    files.write_json(root / "demo.json", {"task": task, "family": FAMILY})
+    files.write_json(card, {"task": task, "family": FAMILY})
     share = draft.cost_ratio(target)
     say(f"target: {target.num_parameters / 1e6:.1f} M parameters; the draft reads {share:.1%} of its bytes")
     drafts = {"lookup": "lookup", "distilled": f"{DRAFT}@int8"}
@@ -87,21 +93,21 @@ def demo(
     found = summary.summarise(rows, block_size=HEADLINE_BLOCK_SIZE)
     summary.write(root / "summary.json", found)
     texts = [prefix + row.inputs_text for row in examples.examples(task, split="test", limit=EXAMPLES)]
-    settings: dict[str, Any] = {
-        "block_size": HEADLINE_BLOCK_SIZE,
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "chat": True,
-    }
+    traced = functools.partial(
+        trace,
+        target,
+        shown,
+        block_size=HEADLINE_BLOCK_SIZE,
+        temperature=0.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        chat=True,
+        seed=seed,
+    )
     report(
         results.read([root / RESULTS]),
         root / "report.html",
         training=training,
-        examples=[
-            TracedPrompt(
-                "distilled", text, trace(target, shown, text, temperature=0.0, seed=seed, **settings)
-            )
-            for text in texts
-        ],
+        examples=[TracedPrompt("distilled", text, traced(text)) for text in texts],
         title=f"SmolLM2-135M-Instruct on {task}",
         block_size=HEADLINE_BLOCK_SIZE,
     )
@@ -128,7 +134,6 @@ class _Learner:
         data = DataConfig(
             self.task, {"inputs": 128, "targets": 96}, eval_limit=0, chat=True, tokenizer_of=TARGET
         )
-        schedule = optimizers.warmup_cosine(LEARNING_RATE, steps, 20)
         return distill(
             TARGET,
             DRAFT,
@@ -137,5 +142,5 @@ class _Learner:
             loop,
             divergence=ForwardKL(),
             source=OnPolicy(),
-            optimizer=optimizers.adamw(schedule),
+            optimizer=recipes.adamw(LEARNING_RATE, steps),
         )

@@ -1,6 +1,6 @@
-"""Puts the draft that `experiments/smollm2/open.gin` trained into the zoo:
+"""`python -m distillspec_jax.showcase.smollm2_export --draft=runs/smollm2/open` puts that draft into the zoo.
 
-python -m distillspec_jax.showcase.smollm2_export --draft=runs/smollm2/open
+`experiments/smollm2/open.gin` trains it.
 """
 
 from __future__ import annotations
