@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,7 +105,9 @@ def _remove_folder(folder: Path) -> None:
 def _new_file(path: Path, made: contextlib.ExitStack) -> Path:
     """Makes an empty file next to `path` under an unused name; removes it when the context exits."""
     while True:
-        temporary = path.with_name(f".partial-{secrets.token_hex(6)}{path.suffix[:16]}")
+        # node_exporter reads every *.prom in its folder, hidden ones and half-written ones, too.
+        suffix = "" if path.suffix == ".prom" else path.suffix[:16]
+        temporary = path.with_name(f".partial-{secrets.token_hex(6)}{suffix}")
         with contextlib.suppress(FileExistsError):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             made.callback(temporary.unlink, missing_ok=True)
@@ -158,6 +161,8 @@ def parse_json(text: str, place: str, *, gaps: bool = False) -> Any:
         found = (_WITH_GAPS if gaps else _STRICT).decode(text)
         if text.count("[") + text.count("{") > _DEEPEST:  # most values have fewer, so need no check
             _check_depth(found)
+        if _LONG.search(text):
+            _check_integers(found)
     except json.JSONDecodeError as error:
         raise UsageError(f"{place}: malformed JSON ({error.msg}, column {error.colno})") from error
     except RecursionError as error:
@@ -188,6 +193,9 @@ _DEEPEST = 100
 """Maximum nesting depth, because code that walks a value recurses; our files have fewer than ten levels."""
 _TOO_DEEP = f"nested more than {_DEEPEST} levels deep"
 
+_LONG = re.compile(r"\d{309}")
+"""An integer that may be beyond all floats."""
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Half of a character beyond 16 bits; in a UTF-8 file, only an escape can encode one."""
 
@@ -210,6 +218,18 @@ def _check_depth(found: Any) -> None:
         if not level:
             return
     raise ValueError(_TOO_DEEP)
+
+
+def _check_integers(found: Any) -> None:
+    left = [found]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, int) and abs(one) > sys.float_info.max:
+            raise ValueError("an integer beyond 1.8e308")
 
 
 def parse_json_object(text: str, place: str, *, gaps: bool = False) -> dict[str, Any]:

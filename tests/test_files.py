@@ -47,6 +47,7 @@ DEEP = "[" * 99 + "]" * 99
         ('{"a": -Infinity}', "-Infinity is no number of JSON"),
         ('{"a": 1e999}', "1e999 is no number of JSON"),
         ("9" * 5_000, "Exceeds the limit"),
+        ('{"time": [-' + "9" * 400 + "]}", "an integer beyond 1.8e308"),
         (f"[[{DEEP}]]", "nested more than 100 levels deep"),
         ('{"a":' * 100_000, "nested more than 100 levels deep"),
         (r'{"a": "\ud800"}', "holds a lone surrogate, no valid Unicode"),
@@ -65,6 +66,7 @@ def test_what_is_no_json_is_one_line(text, said):
 
 def test_what_is_json_is_read_as_it_is():
     assert files.parse_json(f"[{DEEP}]", "f") is not None
+    assert files.parse_json('["' + "9" * 400 + '", 1]', "f")[1] == 1
     assert files.parse_json("[" + "[]," * 500 + "[]]", "f") == [[]] * 501  # many brackets, not deep
     assert files.parse_json(r'["\ud83d\ude00", 1, 1.0]', "f") == ["\U0001f600", 1, 1.0]
     assert files.parse_json_object('{"a": [NaN, 1e999, 2]}', "f", gaps=True) == {"a": [None, None, 2]}

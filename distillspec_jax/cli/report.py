@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     if broken:
         say(f"{len(broken):,} lines cannot be read and are left out, {len(rows):,} rows are used")
     tables.print_table(rows)
-    tables.print_findings(rows)
+    tables.print_findings(rows, block_size=flags.block_size)
     page = report(
         rows,
         flags.output,

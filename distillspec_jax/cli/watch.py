@@ -49,7 +49,12 @@ def main(argv: list[str]) -> int:
         "time when acceptance was fine",
     )
     add("--at_least", type=float, metavar="RATE", help="alarm when acceptance is below this rate")
-    add("--margin", type=float, default=0.05, metavar="SHARE", help="tolerated relative drop (default: 0.05)")
+    add(
+        "--margin",
+        type=float,
+        metavar="SHARE",
+        help="tolerated relative drop below the profile (default: 0.05)",
+    )
     add(
         "--false_alarms",
         type=float,
@@ -81,6 +86,7 @@ def main(argv: list[str]) -> int:
         metavar="NAME",
         help="model whose counters to read, if a scrape has several models (for serve: drafts)",
     )
+    add("--draft", metavar="VERSION", help="draft whose answers to count, in a log of `serve` with several")
     add(
         "--block_size",
         type=int,
@@ -106,6 +112,10 @@ def main(argv: list[str]) -> int:
         for name in ("by", "state", "prometheus", "html", "measure"):
             if getattr(flags, name):
                 raise UsageError(f"--{name} needs --profile or --at_least, to judge by")
+    if flags.at_least is not None:
+        for name in ("margin", "drafter"):
+            if getattr(flags, name) is not None:
+                raise UsageError(f"--{name} belongs to --profile; --at_least is the level itself")
     for name, low, high in (("at_least", 0, 1), ("margin", 0, 0.9), ("false_alarms", 1e-6, 0.5)):
         value = getattr(flags, name)
         if value is not None and not low <= value <= high:
@@ -132,17 +142,18 @@ def main(argv: list[str]) -> int:
     sampling = {} if flags.temperature is None else {"temperature": flags.temperature}
     watch = watching.Watch(
         at_least=flags.at_least,
-        margin=flags.margin,
+        margin=0.05 if flags.margin is None else flags.margin,
         false_alarms=flags.false_alarms,
         by=tuple(dict.fromkeys(flags.by)),
         measure=None if flags.measure is None else reference.known_measure(flags.measure),
         sampling=sampling,
         model=flags.model,
+        draft=flags.draft,
         block_size=flags.block_size,
     )
     if flags.profile is not None:
         outputs.reads(flags.profile)
-        against = reference.read(flags.profile, flags.temperature, flags.drafter)
+        against = reference.read(flags.profile, flags.temperature, flags.drafter, flags.block_size)
         against = against or watching.of_lines(flags.profile, watch)
         watching.check_fields(watch.by, against)
         watch = dataclasses.replace(watch, against=against, sampling={**against.sampling, **sampling})

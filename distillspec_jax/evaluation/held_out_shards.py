@@ -81,6 +81,7 @@ def measure_shard(
         **{"task": task, "metric": catalog.find_task(task).metric, "split": split},
         **{"batch_size": batch_size, "chat": chat, "dtype": dtype, "rows": fingerprints.of_json(texts)},
         "models": {name: fingerprints.of_params(model.params) for name, model in models.items()},
+        "order": list(models),  # files are numbered by it
     }
     lines = {_file(number): len(share) for number in range(len(models))}
     part = shards.Part("evaluate", own.index, own.count, len(texts), lines, settings)

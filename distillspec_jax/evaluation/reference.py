@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from scipy import stats
 
 from distillspec_jax import acceptance_profile, files
 from distillspec_jax.acceptance import RATIOS, PartialRecord
 from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import alarm, paired, results
+from distillspec_jax.evaluation.result_row import ResultRow
 
 Name = TypeVar("Name", str, float)
 
@@ -120,7 +122,8 @@ class Reference:
         weight_N = np.minimum(bottom_N, cap)
         level = 1.0 - false_alarms  # two-sided: half of it on each side
         found = paired.ratio(weight_N * top_N / bottom_N, weight_N, level=level)
-        value = min(found.value * (1.0 - margin), found.low)
+        low = min(found.low, _student_low(weight_N * top_N / bottom_N, weight_N, level))
+        value = min(found.value * (1.0 - margin), low)
         gap_N = top_N - found.value * bottom_N
         independent = max(found.value * (1.0 - found.value), 1e-3) * bottom_N.sum()
         return Threshold(
@@ -133,6 +136,17 @@ class Reference:
             scale=scale,
             scores_N2=scores_N2,
         )
+
+
+def _student_low(top_N: np.ndarray, bottom_N: np.ndarray, level: float) -> float:
+    """Computes the lower end of Student's t interval of a ratio of sums, linearised.
+
+    A bootstrap of 4,000 resamples does not know the tails that a small rate of false alarms, split over many
+    segments, asks for; and from ten prompts it is too narrow.
+    """
+    count, value = len(top_N), top_N.sum() / bottom_N.sum()
+    error = (top_N - value * bottom_N).std(ddof=1) * count**0.5 / bottom_N.sum()
+    return float(value - stats.t.ppf((1.0 + level) / 2.0, count - 1) * error)
 
 
 def scale_of(measure: str, block_size: int | None) -> float:
@@ -153,19 +167,23 @@ def of_rate(rate: float, scale: float = 1.0) -> Threshold:
     return Threshold(rate / scale, None, 0, None, alarm.PRIOR_VARIANCE, _SPREAD, scale, np.zeros((0, 2)))
 
 
-def read(path: str, temperature: float | None, label: str | None) -> Reference | None:
+def read(
+    path: str, temperature: float | None, label: str | None, block_size: int | None = None
+) -> Reference | None:
     """Reads a reference from a draft's folder, its profile, or rows of a sweep.
 
     Args:
       path: the folder or file.
       temperature: selects one of several.
       label: selects the drafter of a sweep with several.
+      block_size: selects the rows of a sweep with several.
 
     Returns:
       The reference; None for a file of answer lines.
 
     Raises:
-      UsageError: there is none, or there are several and none was selected.
+      UsageError: there is none, there are several and none was selected, or `label` is given and the
+        reference is no sweep.
     """
     place = copies.local(path)
     if place.is_dir():
@@ -179,16 +197,25 @@ def read(path: str, temperature: float | None, label: str | None) -> Reference |
     if not place.is_file():
         raise UsageError(f"there is no reference {path}")
     if place.suffix == ".json":
+        _check_unlabelled(path, label)
         return _of_profile(place, temperature)
     first = next((found for _, found in files.json_lines_apart(place, lambda line, _: line)), None)
     if isinstance(first, dict) and "schema_version" in first:
-        return _of_rows(str(place), temperature, label)
+        return _of_rows(str(place), temperature, label, block_size)
+    _check_unlabelled(path, label)
     return None
+
+
+def _check_unlabelled(path: str, label: str | None) -> None:
+    if label is not None:
+        raise UsageError(f"--drafter={label}: {path} is no sweep, which alone has several drafters")
 
 
 def _of_profile(path: Path, temperature: float | None) -> Reference:
     profile = acceptance_profile.read(path)
-    cells = {float(cell.temperature): cell for cell in profile.cells}
+    # Of two cells of a temperature, the one without truncation: --temperature does not tell them apart.
+    truncated = sorted(profile.cells, key=lambda cell: (cell.top_k, cell.top_p) == (0, 1.0))
+    cells = {float(cell.temperature): cell for cell in truncated}
     chosen = cells[_one(str(path), "temperature", temperature, cells)]
     return Reference(
         str(path),
@@ -199,22 +226,51 @@ def _of_profile(path: Path, temperature: float | None) -> Reference:
     )
 
 
-def _of_rows(path: str, temperature: float | None, label: str | None) -> Reference:
-    rows = [row for row in results.read([path]) if row.is_drafted]
+def _of_rows(path: str, temperature: float | None, label: str | None, block_size: int | None) -> Reference:
+    rows = [row for row in results.latest(results.read([path])) if row.is_drafted]
     if not rows:
         raise UsageError(f"{path} has no row with a draft")
     drafter = _one(path, "drafter", label, (row.drafter for row in rows))
     rows = [row for row in rows if row.drafter == drafter]
     chosen = _one(path, "temperature", temperature, (float(row.temperature) for row in rows))
     rows = [row for row in rows if row.temperature == chosen]
-    size = 5 if any(row.block_size == 5 for row in rows) else max(row.block_size for row in rows)
+    sizes = [row.block_size for row in rows]
+    size = block_size if block_size in sizes else 5 if 5 in sizes else max(sizes)
     rows = [row for row in rows if row.block_size == size]
     segments: dict[str, list[PartialRecord]] = {ALL: []}
-    for row in rows:
+    for row in _one_a_task(path, rows):
         segments[ALL] += row.per_prompt.records
-        segments.setdefault(f"task={row.task}", []).extend(row.per_prompt.records)
+        segments[f"task={row.task}"] = list(row.per_prompt.records)
     sampling = {"temperature": rows[0].temperature, "top_k": rows[0].top_k, "top_p": rows[0].top_p}
     return Reference(path, segments, sampling=sampling, block_size=size, draft=drafter)
+
+
+def _rule(row: ResultRow) -> str:
+    return row.verifier or "token"  # of release 0.1
+
+
+def _one_a_task(path: str, rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Chooses a row of each task: of an exact rule, the token rule if there, and of the smallest batch.
+
+    Raises:
+      UsageError: lenient rules only, or rows that still differ: the same prompts must not count twice.
+    """
+    rules = [_rule(row) for row in rows]
+    rule = next((name for name in ("token", "block") if name in rules), None)
+    if rule is None:
+        raise UsageError(f"{path} has only lenient rules ({rules[0]}), a reference needs an exact one")
+    found: dict[str, ResultRow] = {}
+    for row in sorted((row for row in rows if _rule(row) == rule), key=lambda row: row.batch_size):
+        first = found.setdefault(row.task, row)
+        for field in ("target", "top_k", "top_p", "split", "max_new_tokens", "dtype", "device"):
+            if getattr(row, field) != getattr(first, field):
+                both = f"{getattr(first, field)} and {getattr(row, field)}"
+                raise UsageError(f"{path} has rows of {row.task} with {field} {both}: keep those of one")
+    for field in ("target", "top_k", "top_p"):
+        if len(told := {getattr(row, field) for row in found.values()}) > 1:
+            both = " and ".join(map(str, sorted(told)))
+            raise UsageError(f"{path} has tasks with {field} {both}: keep those of one")
+    return list(found.values())
 
 
 def _one(path: str, what: str, asked: Name | None, known: Iterable[Name]) -> Name:

@@ -174,7 +174,7 @@ class ResultRow(_Record):
     seed: int | None = None
     prompts: Count
     prompts_digest: Text = dataclasses.field(metadata=_GROUP)
-    max_new_tokens: Count | None = None
+    max_new_tokens: Count | None = dataclasses.field(default=None, metadata=_GROUP)
     timing_prompts: Count | None = None
     repeats: Count | None = None
     dtype: Text | None = dataclasses.field(default=None, metadata=_GROUP)
@@ -266,7 +266,7 @@ class ResultRow(_Record):
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Equal for comparable rows: same task, target, set of prompts, rule and device."""
+        """Equal for comparable rows: same task, target, set of prompts, length, rule and device."""
         return self._values("group")
 
     @property

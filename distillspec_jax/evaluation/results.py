@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 from distillspec_jax import files, outputs
+from distillspec_jax.buckets import copies
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
 
@@ -34,8 +35,8 @@ def read(paths: Sequence[str | Path]) -> list[ResultRow]:
 
 
 def file_of(path: str | Path) -> str | Path:
-    """Returns the file of results in a sweep's folder; any other path is returned as it is."""
-    inside = Path(path) / RESULTS
+    """Returns the file of results in a sweep's folder, a copy of a bucket's; any other path as it is."""
+    inside = copies.local(path) / RESULTS
     return inside if inside.is_file() else path
 
 

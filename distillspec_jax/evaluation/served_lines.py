@@ -24,6 +24,8 @@ UNTOLD = "answers without counts"
 OTHER_DRAFT = "answers of another draft"
 OTHER_SAMPLING = "answers of another sampling distribution"
 
+VERSION_FIELD = "draft_version"
+"""The field in which `serve` states a line's draft."""
 REMEMBERED = 4096
 """Number of last lines in which duplicates are detected."""
 _TIMES = ("time", "timestamp", "created")
@@ -55,6 +57,9 @@ class Answers:
       by: fields that distinguish segments.
       sampling: temperature, top_k and top_p that a line may state; lines with others are set aside.
       draft: name of the draft that a line may state.
+      version: the only draft to count, as a line states it in `draft_version` or `draft`; None: any, but
+        lines of several versions must be told apart.
+      served_by: the draft of the lines so far, if they state it.
       block_size: drafts per round, as asserted by the user.
       engine: name of the engine that gave the answers, once one is read.
       latest: time in seconds of the latest line with a time.
@@ -65,6 +70,8 @@ class Answers:
     by: Sequence[str] = ()
     sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
     draft: str | None = None
+    version: str | None = None
+    served_by: str | None = None
     block_size: int | None = None
     engine: str | None = None
     latest: float = -math.inf
@@ -75,8 +82,8 @@ class Answers:
         """Yields the units of some lines.
 
         Raises:
-          UsageError: a line is not an answer, is from another engine than earlier lines, has contradictory
-            counts, or has a sampling field that is not a number; names the place.
+          UsageError: a line is not an answer, is from another engine or draft than earlier lines, has
+            contradictory counts, or has a sampling field that is not a number; names the place.
         """
         waiting: list[Unit] = []
         for place, line in lines:
@@ -102,7 +109,7 @@ class Answers:
         if seconds is not None:
             self.notes[LATE] += seconds < self.latest
             self.latest = max(self.latest, seconds)
-        if self.draft is not None and line.get("draft", self.draft) != self.draft:
+        if not self._is_of_draft(line, place):
             self.notes[OTHER_DRAFT] += 1
             return None
         if not self._is_of_sampling(line, place):
@@ -133,6 +140,21 @@ class Answers:
         if len(self.seen) > REMEMBERED:
             del self.seen[next(iter(self.seen))]
         return False
+
+    def _is_of_draft(self, line: Mapping[str, Any], place: str) -> bool:
+        if self.version is not None:
+            return line.get(VERSION_FIELD, line.get("draft", self.version)) == self.version
+        if self.draft is not None and line.get("draft", self.draft) != self.draft:
+            return False
+        told = line.get(VERSION_FIELD)
+        if isinstance(told, str) and VERSION_FIELD not in self.by:
+            if self.served_by not in (None, told):
+                raise UsageError(
+                    f"{place}: an answer with the draft {told}, but those before had {self.served_by}: "
+                    f"choose one by --draft, or tell them apart by --by={VERSION_FIELD}"
+                )
+            self.served_by = told
+        return True
 
     def _is_of_sampling(self, line: Mapping[str, Any], place: str) -> bool:
         for name in _SAMPLING:

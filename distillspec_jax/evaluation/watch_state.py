@@ -64,6 +64,7 @@ class Stream:
       block_size: drafts per round, if known.
       texts: number answered, as far as known.
       values: of counters, by series.
+      draft: version that the answers state, if they do and all must have it.
     """
 
     label: str
@@ -74,6 +75,7 @@ class Stream:
     block_size: int | None = None
     texts: int = 0
     sampling: dict[str, float] = dataclasses.field(default_factory=dict)
+    draft: str | None = None
     latest: float | None = None
     seen: list[str] = dataclasses.field(default_factory=list)
     values: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -41,6 +41,7 @@ class Watch:
       measure: one of `reference.MEASURES`; None: the first available.
       sampling: temperature, top_k and top_p of the lines to count.
       model: see `scrapes.of_text`.
+      draft: the only draft to count, see `Answers.version`.
       block_size: drafts per round, if asserted by the user.
     """
 
@@ -52,6 +53,7 @@ class Watch:
     measure: str | None = None
     sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
     model: str | None = None
+    draft: str | None = None
     block_size: int | None = None
     _thresholds: dict[tuple[str, str, int | None, bool], Threshold | None] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -101,17 +103,20 @@ class Watch:
 
     def _answers(self, stream: Stream, news: served_files.News) -> Iterator[Unit]:
         answers = Answers(
-            self.by,
-            {**stream.sampling, **self.sampling},
-            None if self.against is None else self.against.draft,
-            self.block_size,
-            stream.engine,
-            -math.inf if stream.latest is None else stream.latest,
-            dict.fromkeys(stream.seen),
-            collections.Counter(stream.notes),
+            by=self.by,
+            sampling={**stream.sampling, **self.sampling},
+            draft=None if self.against is None else self.against.draft,
+            version=self.draft,
+            served_by=stream.draft,
+            block_size=self.block_size,
+            engine=stream.engine,
+            latest=-math.inf if stream.latest is None else stream.latest,
+            seen=dict.fromkeys(stream.seen),
+            notes=collections.Counter(stream.notes),
         )
         yield from answers.units(served_files.objects(news))
         stream.engine, stream.sampling = answers.engine, dict(answers.sampling)
+        stream.draft = answers.served_by
         stream.latest = answers.latest if math.isfinite(answers.latest) else None
         stream.seen, stream.notes = list(answers.seen), dict(answers.notes)
 
@@ -276,7 +281,8 @@ def of_lines(path: str, watch: Watch) -> Reference:
     if stream.intervals:
         raise UsageError(f"{path}: counters do not tell requests apart: a reference needs answers")
     if not units:
-        raise UsageError(f"{path} has no whole line")
+        of_draft = "" if watch.draft is None else f" of the draft {watch.draft}"
+        raise UsageError(f"{path} has no whole line{of_draft}")
     measure = watch.measure or next((n for n in MEASURES if all(u.record.sums(n) for u in units)), None)
     segments: dict[str, list[PartialRecord]] = {ALL: [unit.record for unit in units]}
     for unit in units:
@@ -310,6 +316,7 @@ def settings(watch: Watch) -> dict[str, Any]:
         "measure": watch.measure,
         "temperature": watch.sampling.get("temperature"),
         "model": watch.model,
+        **({} if watch.draft is None else {"draft": watch.draft}),  # as states of 0.2's first days had none
         "block_size": watch.block_size,
     }
 

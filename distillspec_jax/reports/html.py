@@ -182,7 +182,11 @@ def _lines(rows: Sequence[ResultRow], temperature: float, sizes: Sequence[int]) 
 
 def _matches(rows: Sequence[ResultRow]) -> str | None:
     """Says whether greedy speculative outputs are the baseline's."""
-    greedy = [row for row in rows if row.temperature == 0 and row.block_size > 0]
+    greedy = [
+        row
+        for row in rows
+        if row.temperature == 0 and row.is_drafted and row.matches_autoregressive is not None
+    ]  # an unmerged shard may not have the baseline
     if not greedy:
         return None
     differing = [row for row in greedy if row.matches_autoregressive != row.prompts]

@@ -27,12 +27,12 @@ def print_table(rows: Sequence[ResultRow], console: Console | None = None) -> No
         _print_group(group, console)
 
 
-def print_findings(rows: Sequence[ResultRow], console: Console | None = None) -> None:
-    """Prints what every group says, a paragraph a temperature."""
+def print_findings(rows: Sequence[ResultRow], console: Console | None = None, *, block_size: int = 5) -> None:
+    """Prints what every group says at one block size, a paragraph a temperature."""
     console = console or _console()
     for group in results.groups(rows):
         for temperature in summary.temperatures(group):
-            print_text(console, summary.finding(group, temperature).sentence)
+            print_text(console, summary.finding(group, temperature, block_size).sentence)
 
 
 def _print_group(rows: Sequence[ResultRow], console: Console) -> None:

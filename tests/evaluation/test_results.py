@@ -110,7 +110,8 @@ def test_the_last_measurement_of_a_cell_counts():
 
 
 @pytest.mark.parametrize(
-    "field", ["task", "target", "prompts_digest", "batch_size", "device", "dtype", "top_p"]
+    "field",
+    ["task", "target", "prompts_digest", "batch_size", "device", "dtype", "top_p", "max_new_tokens"],
 )
 def test_rows_that_cannot_be_compared_are_kept_apart(field):
     other = [dataclasses.replace(row, **{field: "other"}) for row in ROWS]

@@ -1,5 +1,6 @@
 """`distillspec watch` with a reference: verdicts, its memory between calls, and what it writes for others."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scipy import stats
 
 from distillspec_jax import locks
+from distillspec_jax.acceptance import PartialRecord
 from distillspec_jax.cli.main import main
-from distillspec_jax.evaluation import served_files
+from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import reference, results, served_files
+from distillspec_jax.evaluation.reference import ALL, Reference
 from tests.test_documents import ROOT
 
 RNG = np.random.default_rng(3)
@@ -236,6 +241,51 @@ def test_a_sweep_is_a_reference_by_drafter_and_temperature(tmp_path, capsys):
     assert "results.jsonl has 0.6" in told
 
 
+def test_the_prompts_of_a_sweep_count_once_and_under_an_exact_rule(tmp_path):
+    rows = [row for row in results.read([DEMO]) if (row.drafter, row.temperature) == ("distilled", 1)]
+    (row,) = (row for row in rows if row.block_size == 5)
+    more = {"verifier": "exponential:0.5"}, {"batch_size": row.batch_size + 7}, {}
+    again = [dataclasses.replace(row, **changes) for changes in more]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(map(results.as_line, [*rows, *again])))
+    found = reference.read(str(path), None, None)
+    assert list(found.segments[ALL]) == row.per_prompt.records
+    assert reference.read(str(path), None, None, 3).block_size == 3
+    path.write_text(results.as_line(again[0]))
+    with pytest.raises(UsageError, match="only lenient rules"):
+        reference.read(str(path), None, None)
+    path.write_text(results.as_line(row) + results.as_line(dataclasses.replace(row, target="another")))
+    with pytest.raises(UsageError, match="and another: keep those of one"):
+        reference.read(str(path), None, None)
+
+
+def test_drafts_of_a_log_are_told_apart_or_chosen(tmp_path, capsys):
+    served = write(
+        tmp_path / "s.jsonl", lines(500, 0.4, draft_version="v1"), lines(900, 0.65, draft_version="v2")
+    )
+    fine = write(tmp_path / "f.jsonl", lines(400, 0.65, draft_version="v2"))
+    state = f"--state={tmp_path / 'w.json'}"
+    status, told = watch(capsys, served, f"--profile={fine}", state)
+    assert status == 2
+    assert (
+        f"{served}:501: an answer with the draft v2, but those before had v1: choose one by --draft" in told
+    )
+    status, told = watch(capsys, served, f"--profile={fine}", state, "--draft=v2")
+    assert status == 0
+    assert "500 answers of another draft" in told
+    assert watch(capsys, served, f"--profile={fine}", state, "--draft=v2")[0] == 0
+    assert watch(capsys, served, f"--profile={fine}", "--by=draft_version")[0] == 1
+
+
+def test_few_prompts_and_many_segments_lower_the_threshold_as_students_t_does():
+    """A bootstrap of 4,000 resamples knows nothing of a tail of 0.025 %, and is too narrow at ten prompts."""
+    tested, accepted = [40] * 12, [20, 22, 24, 26, 20, 22, 24, 26, 20, 22, 24, 26]
+    records = [PartialRecord(tested=t, accepted=a) for t, a in zip(tested, accepted, strict=True)]
+    known = Reference("r", {ALL: records}).threshold(ALL, "acceptance_tested", 0.0, 0.0005)
+    low = stats.ttest_1samp(np.divide(accepted, tested), 0.0).confidence_interval(0.9995).low
+    assert known.value == pytest.approx(low)
+
+
 def scrape(drafts: int, accepted: np.ndarray) -> str:
     text = VLLM.read_text().split("# scraped_at")[2].split("\n", 1)[1]
     for old, new in (("143.0", drafts), ("429.0", 3 * drafts), ("160.0", int(accepted.sum()))):
@@ -307,6 +357,8 @@ def test_flags_that_judge_nothing_or_contradict_each_other_are_refused(fine, tmp
         (["--by=task"], "--by needs --profile or --at_least"),
         ([f"--state={tmp_path / 'w'}"], "--state needs --profile or --at_least"),
         ([f"--profile={fine}", "--at_least=0.5"], "--profile and --at_least: give the one or the other"),
+        (["--at_least=0.5", "--margin=0.1"], "--margin belongs to --profile"),
+        ([f"--profile={fine}", "--drafter=x"], "is no sweep, which alone has several drafters"),
         ([f"--profile={fine}", "--margin=1"], "--margin=1.0: must lie in [0, 0.9]"),
         ([f"--profile={fine}", "--false_alarms=0"], "--false_alarms=0.0: must lie in"),
         ([f"--profile={fine}", "--measure=acceptance"], "--measure=acceptance: did you mean 'acceptance_"),

@@ -200,6 +200,10 @@ def test_differing_outputs_are_not_hidden(tmp_path, undrawn):
     ]
     text = report(rows, tmp_path / "r.html").read_text()
     assert "differ from those without a draft in 1 of 12 cells, most in control at γ = 3: 38 of 40" in text
+    rows = [dataclasses.replace(row, matches_autoregressive=None) for row in rows]  # of an unmerged shard
+    text = report(rows, tmp_path / "r.html").read_text()
+    assert "from those without a draft" not in text
+    assert "equals the output without a draft" not in text
 
 
 def test_several_files_and_untimed_rows_make_sections(files, tmp_path, monkeypatch):
