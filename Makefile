@@ -121,7 +121,7 @@ attack: setup  ## hostile calls of every command, and processes killed; writes d
 mutants: setup  ## known bugs put into a copy, and the tests that go red (ARGS: numbers)
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-demo: setup  ## the whole story on embedded data, in minutes; prints where its report lies
+demo: setup  ## distil a draft, measure it before and after; prints the path of the report
 	$(BIN)/distillspec demo $(ARGS)
 
 zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
@@ -130,7 +130,7 @@ zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
 bench: setup-reference  ## speed against transformers on the same weights, and costs (ARGS: ids; default all)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-check-accelerator: setup  ## on a GPU or a TPU: exactness, greedy texts, losses beside a CPU's, costs (8 minutes)
+check-accelerator: setup  ## on a GPU or a TPU: exactness, greedy texts, losses beside a CPU's, costs (starts none after 8 minutes)
 	$(BIN)/python -m benchmarks.accelerator $(ARGS)
 
 grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py
