@@ -109,7 +109,7 @@ test-lowest:  ## tests on the oldest releases that pyproject.toml allows (needs 
 test-exact: setup  ## every cell of the exactness grid (half an hour)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest tests/exactness -m "slow or not slow" $(ARGS)
 
-test-faults: setup  ## a training process killed at 20 random moments, compared bit for bit with one left in peace
+test-faults: setup  ## a training process killed at 20 random moments, compared bit for bit with an uninterrupted one
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m tests.faults $(ARGS)
 
 dryrun: setup  ## CONFIG=FILE.gin MESH=4x8: parameters, FLOPs and bytes a device of a train step, without weights
@@ -121,7 +121,7 @@ attack: setup  ## hostile calls of every command, and processes killed; writes d
 mutants: setup  ## known bugs put into a copy, and the tests that go red (ARGS: numbers)
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-demo: setup  ## the whole story on embedded data, in minutes; prints where its report lies
+demo: setup  ## distil a draft, measure it before and after; prints the path of the report
 	$(BIN)/distillspec demo $(ARGS)
 
 zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
@@ -130,13 +130,13 @@ zoo: setup  ## train the shipped models again (hours; resumes where it stopped)
 bench: setup-reference  ## speed against transformers on the same weights, and costs (ARGS: ids; default all)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-check-accelerator: setup  ## on a GPU or a TPU: exactness, greedy texts, losses beside a CPU's, costs (8 minutes)
+check-accelerator: setup  ## on a GPU or a TPU: exactness, greedy texts, losses compared with a CPU's, costs (starts none after 8 minutes)
 	$(BIN)/python -m benchmarks.accelerator $(ARGS)
 
 grid: setup  ## divergence × data source, equal time a cell (hours; resumes); benchmarks/grid.py
 	$(BIN)/python -m benchmarks.grid $(ARGS)
 
-curves: setup  ## learning curves of data sources, until acceptance rises no more (days; resumes); benchmarks/curves.py
+curves: setup  ## learning curves of data sources, until acceptance stops rising (days; resumes); benchmarks/curves.py
 	$(BIN)/python -m benchmarks.curves $(ARGS)
 
 paper: setup  ## the paper's experiments: tables, figures, what held (SCALE=small: under an hour; full: days; resumes)
@@ -145,7 +145,7 @@ paper: setup  ## the paper's experiments: tables, figures, what held (SCALE=smal
 report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS
 	$(BIN)/distillspec report $(or $(ARGS),$(wildcard runs/*/results.jsonl))
 
-notebooks: setup  ## run the notebooks and store what they show (ARGS: names; default all)
+notebooks: setup  ## run the notebooks and store their outputs (ARGS: names; default all)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m notebooks.execute $(ARGS)
 
 wheel: setup  ## build dist/distillspec_jax-*.whl

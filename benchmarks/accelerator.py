@@ -1,8 +1,8 @@
-"""`python -m benchmarks.accelerator`: whether all is right on this GPU or TPU, in eight minutes.
+"""`python -m benchmarks.accelerator`: checks this GPU or TPU; starts no new check after eight minutes.
 
 Greedy texts with and without a draft, the everyday part of the exactness grid, the losses of three
-distillation steps beside those of a CPU, and the benchmarks that say most about a device. It runs on a CPU,
-too, where the comparison of the losses says nothing.
+distillation steps beside those of a CPU, and the benchmarks that say most about a device. It also runs on
+a CPU, where the comparison of the losses is void. Not yet run on a GPU or a TPU.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ CHECKS: dict[str, Callable[[], tuple[bool | None, float | None, str]]] = {
 def main(argv: list[str]) -> int:
     """Runs the command: status 1 where a check does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accelerator", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=8, help="nothing is begun after these (default: 8)")
+    parser.add_argument("--minutes", type=float, default=8, help="starts no check after these (default: 8)")
     parser.add_argument("--output", type=Path, default=Path("runs/accelerator.json"))
     flags = parser.parse_args(argv)
     device = f"{jax.device_count()} × {jax.devices()[0].device_kind} ({jax.default_backend()})"

@@ -7,9 +7,9 @@ Every draft starts from the zoo's supervised one and trains for as many steps of
   k ids       the same texts, towards the stored distribution: k ids and the mass of the rest
   black box   on the same texts alone, by negative log-likelihood; also with several texts a prompt
 
-What counts is expected acceptance (1 - TVD on text of the target's own) on validation prompts, so nothing
+It measures expected acceptance (1 - TVD on text of the target's own) on validation prompts, so nothing
 here depends on the machine's speed. "Recovered" is the share of the white box's gain over the control.
-Interrupted, it goes on. The target's texts take most of the time.
+Run it again to resume. The target's texts take most of the time.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The cell is chosen on validation prompts (`benchmarks.grid`) and reported here once: for every seed it and
 the control, more supervised training for the same time, are trained from the zoo's supervised draft and
-decode the same test prompts. Tokens and target calls of a prompt are added up over seeds; prompts are what is
-resampled. Interrupted, it goes on.
+decode the same test prompts. Tokens and target calls of a prompt are added up over seeds; intervals resample
+prompts. Run it again to resume.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""`python -m benchmarks.curves [TASK ...]`: learning curves of data sources, until acceptance rises no more.
+"""`python -m benchmarks.curves [TASK ...]`: learning curves of data sources, until acceptance stops rising.
 
 A cell is one `distillspec distill` from the zoo's supervised draft at a constant rate: task × source ×
 divergence × learning rate, and over further seeds the best divergence and rate of each source, chosen on
 validation prompts. It ends when acceptance at T = 1 has not risen for 500 steps (experiments/curves). The
 seconds of a step on each source are measured first, one after the other, on an otherwise idle machine.
 
-A finished cell is a line of `curves.jsonl`, from which alone the page and its figures are made. Interrupted,
-it goes on. Hours, or days.
+A finished cell is a line of `curves.jsonl`, from which alone the page and its figures are made. Run it
+again to resume. Hours, or days.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ its time, so that what else the machine does later changes no result. Cells are 
 prompts, without timing, beside the supervised draft and a control that trained on the references alone for
 the same time.
 
-Interrupted, it goes on; a cell that the results hold already is neither trained nor measured again. Hours.
+Takes hours. After an interruption the same command resumes, without the cells that the results already have.
 """
 
 from __future__ import annotations

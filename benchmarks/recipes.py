@@ -1,8 +1,8 @@
 """`python -m benchmarks.recipes [TASK ...]`: candidates for the demo's recipes, on validation prompts.
 
-Every candidate starts from the zoo's supervised draft and trains for as many steps. What counts is expected
-acceptance (1 - TVD on text of the target's own), so nothing here depends on the machine's speed. Interrupted,
-it goes on. An hour on two cores.
+Every candidate starts from the zoo's supervised draft and trains for as many steps. It measures expected
+acceptance (1 - TVD on text of the target's own), so nothing here depends on the machine's speed. Run it
+again to resume. An hour on two cores.
 """
 
 from __future__ import annotations

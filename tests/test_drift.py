@@ -109,10 +109,12 @@ def test_a_page_is_made_of_rows_alone(rows, tmp_path, capsys, monkeypatch):
     text = (tmp_path / "study.md").read_text()
     assert text == capsys.readouterr().out.removesuffix("\n")
     assert (out / page.FIGURE).stat().st_size > 10_000
-    assert "from the first turn to the turn back: ×1.30" in text
+    assert "- **Redistillation on alarm: ×1.30" in text
+    assert "Criteria set before the run" in text
     assert "Not run yet: seed 1, every 20 requests." in text
     assert "| on alarm | 1 of 1 | 10 | 3 | 2.50 | 24 | 12 | 3 | 10 |" in text
-    assert "| on alarm | 0 | 8 | 1 requests after the change to away; change dated at +1 | 6 | passed" in text
+    assert "| on alarm | 0 | 8 | 1 requests after the start of away; " in text
+    assert "; change estimated 1 requests after it | 6 | passed" in text
     assert " | 6 | passed: by hand | 10 | 3 |" in text
     assert errors.run(drift.main, ["--page", "--json", f"--out={out}"], command="drift") == 0
     numbers = json.loads(capsys.readouterr().out)
@@ -129,7 +131,7 @@ def test_a_policy_may_have_ended_on_some_seeds_alone(rows):
     assert numbers["seeds"] == [0, 1]
     assert "Not run yet: every 10 requests on seed 1, every 20 requests." in text
     assert "| every 10 (seed 0) | 1 of 2 | 20 | 5 |" in text
-    assert "(seed 0), on prompts never trained on" in text
+    assert "over every 10 requests** (seed 0), at 0.6 times its training time" in text
     assert numbers["against"]["every 10"]["steps"] == [10, 20]
     assert numbers["against"]["every 10"]["seconds"] == 0.6
 

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.drift`: when to distil again, on a stream that turns and drifts.
+"""`python -m benchmarks.drift`: when to distil again, on a stream that switches task and drifts.
 
-A stream of 20,000 requests turns from arithmetic to German and back, and then drifts within the Wikipedia
+A stream of 20,000 requests switches from arithmetic to German and back, and then drifts within the Wikipedia
 leads from one end of their topics to the other. The draft is distilled again never, at fixed intervals, or on
 the alarm of `watch`, each time by `redistill` with its pilot and its gate. Rows go to OUT/results.jsonl, from
-which alone OUT.md and the figure are made. Interrupted, it goes on; all done, it writes the page again.
+which alone OUT.md and the figure are made. Run it again to resume, or to write the page again.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ def turns(phases: Sequence[Row]) -> list[tuple[str, int, int]]:
     found, at = [], 0
     for phase in phases:
         same = phase["begins"] == phase["ends"]
-        name = phase["begins"] if same else f"{phase['begins']} to {phase['ends'].rpartition(' ')[2]}"
+        kind = phase["begins"].partition(",")[0]
+        name = phase["begins"] if same else f"{kind}, gradual shift"
         found.append((name, at, at + phase["requests"]))
         at += phase["requests"]
     return found

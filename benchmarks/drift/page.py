@@ -18,7 +18,7 @@ from distillspec_jax.evaluation.paired import Interval
 
 FIGURE = "drift.png"
 GAIN, WORSE = 1.15, 0.97
-"""The bars: on alarm against never after the first shift; against fixed intervals, over everything."""
+"""The criteria: on alarm over never after the first switch; over fixed intervals, on the whole stream."""
 
 
 def write(rows: Rows, out: Path) -> tuple[str, dict[str, Any]]:
@@ -41,14 +41,18 @@ def write(rows: Rows, out: Path) -> tuple[str, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     figure.save(figure.draw(one_seed, one_seed[NEVER], turns, call), out / FIGURE)
     parts = [
-        "# When to distil again: a stream that turns and drifts",
+        "# When to distil again: a stream that switches task and drifts",
         "    python -m benchmarks.drift --out=docs/results/drift",
+        prose.introduction(setting["phases"], setting["steps"]),
+        f"Criteria set before the run: on alarm at least ×{GAIN} over never, from the first switch to the "
+        "switch back; and over the whole stream no worse than each fixed interval (lower end above "
+        f"{WORSE}), with fewer training steps.",
         _verdicts(numbers) + _missing(setting, accounts),
         f"![Block efficiency over time, and processor seconds saved less spent]({out.name}/{FIGURE})",
         f"*Windows of {figure.WINDOW} requests, seed {seeds[0]}; dotted: a new draft begins to serve.*",
         "## Block efficiency",
         _stretches(accounts, turns),
-        "## What it cost, and when it had paid",
+        "## Cost, and when it pays back",
         _costs(accounts, call, numbers),
         _trainings(accounts, turns),
         "## How it was done",
@@ -62,7 +66,7 @@ def write(rows: Rows, out: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _shifted(turns: list[tuple[str, Span]]) -> Span:
-    """The stretch after the first shift, to the turn back."""
+    """The stretch after the first switch, to the switch back."""
     return turns[1][1]
 
 
@@ -121,38 +125,37 @@ def _missing(setting: Row, accounts: dict[str, list[Account]]) -> str:
         left = [str(seed) for seed in seeds if seed not in ended]
         if left:
             names.append(f"{policy} requests" + (f" on seed {', '.join(left)}" if ended else ""))
-    return f"\n- **Not run yet: {', '.join(names)}.** The command goes on there." if names else ""
+    return f"\n- **Not run yet: {', '.join(names)}.** The command resumes there." if names else ""
 
 
 def _verdicts(numbers: dict[str, Any]) -> str:
     gain, held_out = (Interval(*numbers[name]) for name in ("after_the_shift", "after_the_shift_held_out"))
     by_seed = ", ".join(f"{one[0]:.2f}" for one in numbers["after_the_shift_by_seed"])
-    told = "Met" if gain.low >= GAIN else "Met, not beyond chance" if gain.value >= GAIN else "Not met"
+    told = "met" if gain.low >= GAIN else "met, but not beyond chance" if gain.value >= GAIN else "not met"
     later, later_held_out = (
         Interval(*numbers[name]) for name in ("from_the_shift_on", "from_the_shift_on_held_out")
     )
     lines = [
-        f"- **On alarm against never, from the first turn to the turn back: ×{times(gain)}** (by seed "
-        f"{by_seed}); ×{times(held_out)} on prompts that nothing was ever trained on. Required: {GAIN}. "
-        f"{told}. From the first turn to the end of the stream ×{times(later)}, on prompts never trained on "
-        f"×{times(later_held_out)}."
+        f"- **Redistillation on alarm: ×{times(gain)} over none**, from the first switch to the switch back "
+        f"(by seed {by_seed}); ×{times(held_out)} on prompts never trained on. Criterion {told}. From the "
+        f"first switch to the end of the stream ×{times(later)}, ×{times(later_held_out)} on prompts never "
+        "trained on."
     ]
     for policy, found in numbers["against"].items():
         ratio = Interval(*found["all"])
         no_worse = ratio.low >= WORSE
         ours, theirs = found["steps"]  # seconds depend on what else the machine did
-        told = "Met" if no_worse and ours < theirs else "Not met"
-        if no_worse and ours == theirs:
-            told = "No worse, and not less: as many steps"
-        share = "no training there"
+        less = ours < theirs
+        fault = "" if less else ": as many steps" if ours == theirs else ": more steps"
+        told = "met" if no_worse and less else f"not met{fault}"
+        share = "which trained nothing"
         if found["seconds"] is not None:
-            share = f"×{found['seconds']:.2f} the processor time of training"
+            share = f"at {found['seconds']:.2g} times its training time"
         some = "" if found["seeds"] == numbers["seeds"] else f" (seed {', '.join(map(str, found['seeds']))})"
         lines.append(
-            f"- **On alarm against {policy} requests, over the whole stream: ×{times(ratio)}**{some}, on "
-            f"prompts never trained on ×{times(Interval(*found['held_out']))}, for {share} "
-            f"({ours:,} steps against {theirs:,}). Required: no worse (the lower "
-            f"end above {WORSE}) with less training. {told}."
+            f"- **×{times(ratio)} over {policy} requests**{some}, {share} ({ours:,} steps against "
+            f"{theirs:,}); ×{times(Interval(*found['held_out']))} on prompts never trained on. "
+            f"Criterion {told}."
         )
     return "\n".join(lines)
 
@@ -167,7 +170,7 @@ def _stretches(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]
         lines.append([name, f"{span[0]:,}–{span[1]:,}", *cells, times(gained), times(clean)])
     titles = _titles(accounts).values()
     head = ["stretch", "requests", *titles, f"{ON_ALARM} / {NEVER}", "the same, prompts never trained on"]
-    return "Tokens a target call, seeds added up; 95 % intervals over prompts, paired.\n\n" + markdown(
+    return "Tokens per target call, seeds added up; 95 % intervals over prompts, paired.\n\n" + markdown(
         head, lines
     )
 
@@ -211,17 +214,17 @@ def _costs(accounts: dict[str, list[Account]], call: float, numbers: dict[str, A
         "new drafts of attempts",
         "steps",
         "processor seconds",
-        "tokens a target call",
+        "tokens per target call",
         "target calls saved",
-        "worth, seconds",
-        "the first draft paid for itself after … requests",
-        "all training was paid for, to the end, from request … on",
+        "target time saved, s",
+        "the first draft pays back after … requests",
+        "all training is paid back from request … on",
     ]
     return (
-        "From the least training to the most, with the tokens a call over the whole stream that it bought. "
-        "Seeds added up; the last two columns by seed. Processor seconds are all of a redistillation: "
-        "reading, compiling, pilot, training, measuring, also where it was refused. A call of the target, "
-        f"with the drafts for it, costs {1e3 * call:.2f} ms of the processor here.\n\n"
+        "Ordered by training time. Tokens per target call are over the whole stream. Seeds are added up, "
+        "except in the last two columns (–: not by the end). Processor seconds cover the whole "
+        "redistillation: reading, compiling, pilot, training and measuring, also if the gate refused the "
+        f"draft. A target call and the drafting for it take {1e3 * call:.2f} ms of processor time here.\n\n"
         + markdown(head, lines)
     )
 
@@ -253,14 +256,13 @@ def _trainings(accounts: dict[str, list[Account]], turns: list[tuple[str, Span]]
 
 
 def _alarm(row: Row, turns: list[tuple[str, Span]]) -> str:
-    """When the alarm came after the last turn, and since when it says that acceptance is lower."""
+    """When the alarm came in its stretch, and the estimated time of the drop."""
     if row["alarm_at"] is None:
         return "–"
     name, (first, _) = next(turn for turn in turns if turn[1][0] <= row["alarm_at"] < turn[1][1])
-    return (
-        f"{row['alarm_at'] - first:,} requests after the change to {name}; "
-        f"change dated at {row['since'] - first:+,}"
-    )
+    late = row["since"] - first
+    estimated = f"{abs(late):,} requests {'after' if late > 0 else 'before'} it" if late else "there"
+    return f"{row['alarm_at'] - first:,} requests after the start of {name}; change estimated {estimated}"
 
 
 def _method(setting: Row, rows: Rows, checks: list[Row], seeds: list[int]) -> str:

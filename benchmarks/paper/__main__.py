@@ -1,8 +1,8 @@
 """`python -m benchmarks.paper`: the DistillSpec paper's experiments on the embedded tasks, end to end.
 
 Each experiment trains the drafts that it needs (equal ones are trained once, for all), sweeps, and writes a
-table, a figure and what the paper claims beside what the rows say. Settings by scale: `scales.py`. Killed, it
-goes on by the same command: finished trainings and rows are kept.
+table, a figure and what the paper claims beside what the rows say. Settings by scale: `scales.py`. The same
+command resumes after a kill: finished trainings and rows are kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs experiments: trains what they need, sweeps, and publishes rows and pages.
 
-Whatever is done is not done again, so that a killed run goes on: a training from its last checkpoint, a sweep
-behind its last row.
+A killed run resumes without repeating finished work: a training from its last checkpoint, a sweep after its
+last row.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def index(known: Sequence[Experiment], docs: Path) -> None:
     lines = [
         "# The paper's experiments on the embedded tasks",
         "    make paper                              # small setting\n"
-        "    make paper SCALE=full                   # goes on after a kill by the same command\n"
+        "    make paper SCALE=full                   # the same command resumes after a kill\n"
         "    python -m benchmarks.paper --only=a,f   # some of them\n"
         f"    python -m benchmarks.paper --pages --docs={docs}   # these pages again",
         "DistillSpec (Zhou et al., arXiv 2310.08461), on tasks of the same shapes with models of a few "

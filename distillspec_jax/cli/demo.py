@@ -1,4 +1,4 @@
-"""`distillspec demo`: the whole story on embedded data, in minutes."""
+"""`distillspec demo`: distils a draft on embedded data, and measures it before and after."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     0    the command reached its end; 1, 3 and 4 are verdicts of some commands (`main.USAGE`)
     2    a bad flag, file, name or value: `distillspec CMD: error: ...` names it and the nearest valid choice
-    75   preempted, resumable (EX_TEMPFAIL): the same command goes on where this one stopped
+    75   preempted, resumable (EX_TEMPFAIL): the same command resumes
     130  interrupted with ^C;  141  the reader of our output went away (`| head`)
 
 Anything else is a defect of the program and keeps its traceback. `DISTILLSPEC_TRACEBACK=1` shows every

@@ -144,9 +144,9 @@ class Findings:
     def sentence(self) -> str:
         """All fields in words."""
         return (
-            f"Of {self.comparisons} comparisons {self.alone} differ from 1 at the {self.level:.0%} level, "
-            f"taken one by one, where {self.expected:.1f} would if none did; {self.discoveries} remain with "
-            f"a false discovery rate of {self.level:.0%} (Benjamini–Hochberg)."
+            f"{self.alone} of {self.comparisons} ratios differ from 1 at the {100 * self.level:g} % level "
+            f"({self.expected:.1f} expected by chance); {self.discoveries} remain at a false discovery rate "
+            f"of {100 * self.level:g} % (Benjamini–Hochberg)."
         )
 
 

@@ -131,7 +131,7 @@ def check_same(folder: Path, kind: str, there: Mapping[str, Any], here: Mapping[
         if there[name] != value:
             raise UsageError(
                 f"{folder} holds a {kind} whose {name} is {shown(there[name])}, not "
-                f"{shown(value)}: give the same call to go on with it, or --restart"
+                f"{shown(value)}: give the same call to resume it, or --restart"
             )
 
 

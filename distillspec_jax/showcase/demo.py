@@ -1,4 +1,4 @@
-"""The whole story on embedded data: a supervised pair, a distilled draft, a control, and what they measure.
+"""The demo on embedded data: a supervised pair, a distilled draft, a control, and what they measure.
 
 It composes the other packages and measures nothing by itself. Whatever comes out is reported.
 """
@@ -49,8 +49,8 @@ def demo(
     """Distils the zoo's supervised draft and measures it before and after, beside a control.
 
     The control is the same draft after as many more supervised steps: same optimizer, schedule, batches
-    and prompts. A second control trains for as long as the distillation took. A run that was interrupted
-    goes on where it stopped.
+    and prompts. A second control trains for as long as the distillation took. An interrupted run
+    resumes where it stopped.
 
     Args:
       task: an embedded task.

@@ -66,7 +66,7 @@ def describe_run(
     for role, parent in parents.items():
         stored, dtype = pretrained.split(parent)
         if dtype and role != "target":
-            raise UsageError(f"{role} {parent}: training goes on from what is stored, write {stored}")
+            raise UsageError(f"{role} {parent}: training starts from the stored weights, write {stored}")
         known = pretrained.read_card(parent).tokenizer_fingerprint
         if known not in (None, tokenizer.fingerprint):
             raise UsageError(

@@ -69,7 +69,7 @@ def text(records: Sequence[Record]) -> str:
     if cases:
         missing = sorted(COMMANDS.keys() - {one["command"] for one in cases})
         if missing:
-            parts.append(f"No row below is of {', '.join(f'`{name}`' for name in missing)}.")
+            parts.append(f"No row in the next table is of {', '.join(f'`{name}`' for name in missing)}.")
         parts += [_by("command", cases), _by("group", cases)]
     refused = [one for one in cases if one["fate"] == "refused"]
     if refused:
@@ -81,8 +81,9 @@ def text(records: Sequence[Record]) -> str:
             f"(`{slowest['command']}`)."
         )
     failed = [one for one in cases if one["fate"] == "failed"]
-    if failed:
-        lines = [f"- `{one['case']}`: {'; '.join(one['reasons'])}".replace("\n", " ") for one in failed]
+    lines = [f"- `{one['case']}`: {'; '.join(one['reasons'])}".replace("\n", " ") for one in failed]
+    lines += _differing(kills)
+    if lines:
         parts.append("What did not hold:\n\n" + "\n".join(lines))
     if kills:
         parts.append(_kills(kills))
@@ -107,6 +108,16 @@ def _by(what: str, cases: Iterable[Record]) -> str:
         cells = [f"{counts[key]:,}" for key in ("tried", "held", "refused", "done", "lost")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _differing(kills: Sequence[Record]) -> list[str]:
+    """A line for each job whose result differed from that of an undisturbed run."""
+    tried = collections.Counter(one["job"] for one in kills)
+    differing = collections.Counter(one["job"] for one in kills if one["differences"])
+    return [
+        f"- `{job}`, {count} of {tried[job]}: differs from an undisturbed run"
+        for job, count in differing.items()
+    ]
 
 
 def _kills(kills: Iterable[Record]) -> str:

@@ -123,7 +123,7 @@ def test_gin_files_name_their_task_and_its_lengths(path):
     try:
         gin.parse_config_file(str(path))
         if path.stem == "jsonl":
-            assert "Required:  TASK_NAME, TRAIN_FILE" in path.read_text()
+            assert "Required: TASK_NAME, TRAIN_FILE" in path.read_text()
             return
         name = gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value")
         lengths = gin.query_parameter("TASK_FEATURE_LENGTHS/gin.macro.value")

@@ -212,7 +212,7 @@ def test_the_page_counts_as_the_record_does():
     assert number("MBSU at c = 0.1") == pytest.approx(speedup, abs=5e-4)
     for name in (
         "emitted = accepted + rounds − cuts",
-        "tested = rounds + accepted − accepted all − cut short",
+        "tested = rounds + accepted − rounds without a rejection",
     ):
         left, right = told[name].replace("−", "-").split(" = ")
         assert int(left) == eval(right, {})

@@ -1,7 +1,7 @@
-"""`python -m tests.faults`: kills a training process again and again, and compares it with one left in peace.
+"""`python -m tests.faults`: kills a training process repeatedly, and compares it with an uninterrupted one.
 
-Each kill is followed by the same command again, which goes on with the run. What lies in `--folder` counts,
-so that this command can be stopped and given again, too. Fails if any array or report differs by a bit.
+Each kill is followed by the same command again, which resumes the run. Files in `--folder` are reused, so
+that this command can be stopped and given again, too. Fails if any array or report differs by a bit.
 """
 
 from __future__ import annotations

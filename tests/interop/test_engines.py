@@ -111,7 +111,7 @@ def test_llama_cpp_ends_texts_at_pieces_of_its_own(deployed):
         with open(f"{name}/tokenizer.json", "wb") as file:
             file.write(changed)
     recipe = registry.recipe("llama.cpp", "target", "draft")
-    assert "llama.cpp also ends a text at <|endoftext|>, where `generate` goes on." in recipe.notes
+    assert "llama.cpp also ends a text at <|endoftext|>, where `generate` continues." in recipe.notes
 
 
 def test_sglang_counts_the_pending_token(deployed):

@@ -51,7 +51,7 @@ def test_a_crossing_is_found_in_the_labels_and_its_cells_hold_paired_ratios():
         ratio = summary.block_efficiency_ratio(summary.find(CROSSED, label, 0.0, 4), base)
         assert f"{ratio.value:.2f}" in found
         assert f"{ratio.low:.2f}–{ratio.high:.2f}" in found
-    assert said.startswith("Of 4 comparisons ")
+    assert " of 4 ratios differ from 1 " in said
 
 
 def test_without_a_draft_outside_the_crossing_cells_hold_block_efficiency_itself():

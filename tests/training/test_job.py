@@ -108,7 +108,7 @@ def test_a_parent_with_another_vocabulary_is_refused(tmp_path):
 
 def test_training_does_not_go_on_from_rounded_weights(tmp_path):
     known = parent(tmp_path, None)
-    with pytest.raises(UsageError, match=rf"draft {known}@int8: training goes on .* write {known}$"):
+    with pytest.raises(UsageError, match=rf"draft {known}@int8: training starts .* write {known}$"):
         describe(parents={"target": f"{known}@int8", "draft": f"{known}@int8"})
 
 

@@ -80,7 +80,7 @@ def _other_ends(deployment: Deployment) -> list[str]:
     found = [piece for piece in _ENDS if piece in ids and ids[piece] not in ends]
     if not found:
         return []
-    return [f"llama.cpp also ends a text at {' and '.join(found)}, where `generate` goes on."]
+    return [f"llama.cpp also ends a text at {' and '.join(found)}, where `generate` continues."]
 
 
 LLAMA_CPP = Engine(
