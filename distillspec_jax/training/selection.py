@@ -55,8 +55,8 @@ class Selection:
         record = self._record()
         if record and record.metric != metric:  # the parameters that it chose would be deleted below
             raise UsageError(
-                f"{self._root} was chosen by {record.metric}, not {metric}: choose another MODEL_DIR, or move "
-                "it away"
+                f"{self._root} was chosen by {record.metric}, not {metric}: choose another MODEL_DIR, or "
+                "move it away"
             )
         if record and (self._root / checkpoint.STEPS / str(record.step)).is_dir():
             self.step = record.step
