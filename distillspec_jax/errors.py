@@ -22,6 +22,15 @@ class UsageError(ValueError):
     """
 
 
+class Unavailable(UsageError):
+    """Something that may pass: a store does not answer, another process is at work in a folder.
+
+    Command-line tools exit with status 75, as a preempted run does, so that launchers start them again.
+    """
+
+    exit_status = 75
+
+
 def shown(found: Any) -> str:
     """Formats a value for an error message."""
     if isinstance(found, (Mapping, list)):
