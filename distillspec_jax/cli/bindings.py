@@ -37,6 +37,9 @@ Result = TypeVar("Result")
 _REMOVED = {"PROFILE": "trace a run with jax.profiler"}
 """Macros of 0.1 that are no more, each with what to do in its place."""
 
+_MEANT = {"TASK": ("TASK_NAME", "MIXTURE_OR_TASK_NAME")}
+"""What names that are near to others mean; the first that the files know."""
+
 _MOVED = {"experiments/sweep.gin": "runs/sweep.gin"}
 """Where the gin files of 0.1 lie now."""
 
@@ -263,7 +266,9 @@ def _parse_flag(name: str, text: str) -> None:
     if name in _REMOVED and name not in macros:
         raise UsageError(f"{flag}: {name} was removed: {_REMOVED[name]}")
     if "." not in name and name not in macros:
-        raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {nearest(name, macros)}")
+        meant = [one for one in _MEANT.get(name, ()) if one in macros]
+        near = f"did you mean {meant[0]!r}?" if meant else nearest(name, macros)
+        raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {near}")
     # The imports of the files make a flag's names mean what they mean there.
     imports = [line for line in gin.config_str().splitlines() if line.startswith(("import ", "from "))]
     try:
