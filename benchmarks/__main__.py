@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     for name in flags.ids:
         if name not in MEASUREMENTS:
-            raise UsageError(f"no measurement {name!r}: there is {nearest(name, list(MEASUREMENTS))}")
+            raise UsageError(f"no measurement {name!r}: {nearest(name, list(MEASUREMENTS))}")
     found = []
     for name in flags.ids or MEASUREMENTS:
         print(f"{name} …", file=sys.stderr, flush=True)

@@ -22,6 +22,15 @@ class UsageError(ValueError):
     """
 
 
+class Unavailable(UsageError):
+    """Something that may pass: a store does not answer, another process is at work in a folder.
+
+    Command-line tools exit with status 75, as a preempted run does, so that launchers start them again.
+    """
+
+    exit_status = 75
+
+
 def shown(found: Any) -> str:
     """Formats a value for an error message."""
     if isinstance(found, (Mapping, list)):
@@ -34,19 +43,25 @@ def shown(found: Any) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Makes the end of an error about an unknown name: `did you mean 'x'? (valid: 'a', 'x')`."""
+    """Makes the end of an error about an unknown name.
+
+    It is `did you mean 'x'? (valid: a, x)`; where none is near `valid are a, x`; for no name `(valid: a, x)`.
+    """
     valid = sorted(set(choices))
     begun = [choice for choice in valid if choice.startswith(name)] if name.strip("-") else []
     # The comparison's time is the product of the lengths: too slow if the name is mistakenly a whole file.
     near = difflib.get_close_matches(name[:_LONGEST_NAME], valid, n=1, cutoff=0.5)
     close = sorted(begun, key=len) or near
-    hint = f"did you mean {close[0]!r}? " if close else ""
     if len(valid) > _LISTED:
         closest = sorted(valid, key=lambda choice: -_closeness(name, choice))[:_LISTED]
         listed = ", ".join([*sorted(closest), "…"])
     else:
         listed = ", ".join(valid)
-    return f"{hint}(valid: {listed})" if valid else "(there are none)"
+    if not valid:
+        return "there are none"
+    if not close:
+        return f"valid {'is' if len(valid) == 1 else 'are'} {listed}" if name else f"(valid: {listed})"
+    return f"did you mean {close[0]!r}? (valid: {listed})"
 
 
 def _closeness(name: str, choice: str) -> float:

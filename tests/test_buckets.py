@@ -109,8 +109,9 @@ def test_requests_and_results_are_read(bucket):
     ],
 )
 def test_what_is_not_there_is_one_line(bucket, path, said):
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as refused:
         copies.local(path)
+    assert refused.type is UsageError  # not `Unavailable`: it will not be there another time either
 
 
 def test_a_store_without_its_library_is_one_line(bucket, monkeypatch):

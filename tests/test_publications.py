@@ -11,7 +11,7 @@ from distillspec_jax.buckets import commits, copies, stores
 from distillspec_jax.buckets.followed_folders import FollowedFolder
 from distillspec_jax.buckets.published_files import PublishedFile
 from distillspec_jax.buckets.published_folders import PublishedFolder
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from tests import bucket as toy
 from tests.bucket import Killed
 
@@ -162,7 +162,7 @@ def test_a_connection_that_stays_lost_is_one_line_and_the_old_stays(bucket):
     publish(BEFORE)
     with (
         bucket.failing(2, ConnectionResetError("reset by peer"), times=99),
-        pytest.raises(UsageError, match=rf"^cannot save to {FOLDER}: reset by peer$"),
+        pytest.raises(Unavailable, match=rf"^cannot save to {FOLDER}: reset by peer$"),
     ):
         publish(AFTER)
     assert read() == BEFORE

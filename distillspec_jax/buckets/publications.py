@@ -23,7 +23,7 @@ from pathlib import Path
 
 from distillspec_jax.buckets import stores
 from distillspec_jax.buckets.stores import Part, Place, told
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from distillspec_jax.locks import locked
 
 PERIOD = 60.0
@@ -61,7 +61,7 @@ class Publication(abc.ABC):
         with told(self._what), self._held:
             self._root.mkdir(parents=True, exist_ok=True)
             if self._held.enter_context(locked(self._root)) is False:
-                raise UsageError(f"{self._what}: another process is writing there")
+                raise Unavailable(f"{self._what}: another process is writing there")
             for left in self._root.glob(".snapshot-*"):
                 shutil.rmtree(left, ignore_errors=True)
             self._fetch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 
 LIBRARIES = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}
 """Schemes, and what speaks them; the last is a bucket of this process alone, for tests."""
@@ -29,8 +30,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """How an address begins; `pathlib` makes one slash of two."""
 _FINAL = re.compile(r"forbidden|denied|credential|invalid.*bucket", re.IGNORECASE)
 """Words of errors that another try would not change."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Result = TypeVar("Result")
+
+
+class _Lost(Exception):
+    """The last try of an action has failed, too, as its cause tells."""
+
 
 _staged: dict[str, Path] = {}
 """Addresses that runs of this process write, and where on this machine they write before they publish."""
@@ -90,17 +97,19 @@ def told(what: str) -> Iterator[None]:
     """Turns what a store's library raises into one line: `WHAT: reason`.
 
     Raises:
-      UsageError: in place of any other exception.
+      UsageError: in place of any other exception; `Unavailable` after the last try of `again`.
     """
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # gcsfs, s3fs, aiohttp and botocore share no class
+    except Exception as raised:  # gcsfs, s3fs, aiohttp and botocore share no class
+        error = raised.__cause__ or raised if isinstance(raised, _Lost) else raised
         said = (str(error) or type(error).__name__).splitlines()[0][:200]
         if isinstance(error, FileNotFoundError) and "does not exist" not in said:
             said = "nothing is there"
-        raise UsageError(f"{what}: {said}") from error
+        kind = Unavailable if isinstance(raised, _Lost) else UsageError
+        raise kind(f"{what}: {said}") from error
 
 
 def connect(path: str, what: str) -> Any:
@@ -127,17 +136,20 @@ def connect(path: str, what: str) -> Any:
 
 
 def again(action: Callable[[], Result]) -> Result:
-    """Calls `action`, and calls it again if it fails in a way that may pass."""
-    for wait in WAITS:
+    """Calls `action`, and calls it again if it fails in a way that may pass; for use within `told`."""
+    for wait in (*WAITS, None):
         try:
             return action()
         except (UsageError, FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # as in `told`
-            if _FINAL.search(f"{type(error).__name__} {error}"):
+            full = isinstance(error, OSError) and error.errno in _DISK_FULL  # of this machine
+            if full or _FINAL.search(f"{type(error).__name__} {error}"):
                 raise
+            if wait is None:
+                raise _Lost from error
         time.sleep(wait)
-    return action()
+    raise AssertionError  # the last try returns or raises
 
 
 @dataclasses.dataclass(frozen=True)

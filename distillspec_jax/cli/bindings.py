@@ -37,6 +37,9 @@ Result = TypeVar("Result")
 _REMOVED = {"PROFILE": "trace a run with jax.profiler"}
 """Macros of 0.1 that are no more, each with what to do in its place."""
 
+_MEANT = {"TASK": ("TASK_NAME", "MIXTURE_OR_TASK_NAME")}
+"""What names that are near to others mean; the first that the files know."""
+
 _MOVED = {"experiments/sweep.gin": "runs/sweep.gin"}
 """Where the gin files of 0.1 lie now."""
 
@@ -49,7 +52,7 @@ def packaged_configs() -> Path:
 
 
 def bind(
-    job: Callable[..., Result], flags: GinFlags, *, given: Collection[str] = ()
+    job: Callable[..., Result], flags: GinFlags, *, given: Collection[str] = (), macros: Collection[str] = ()
 ) -> tuple[Callable[..., Result], str]:
     """Configures `job` from gin files and flags, forgetting any configuration before.
 
@@ -57,6 +60,7 @@ def bind(
       job: a library function; its parameters are what gin may set.
       flags: from `CommandParser.parse`.
       given: parameters that the caller passes itself, which gin need not know.
+      macros: names that the caller reads itself; flags may set them without a file, else they are None.
 
     Returns:
       The job with its arguments supplied by gin, and the whole configuration as gin text.
@@ -67,6 +71,8 @@ def bind(
         message names the flag or the line, and the nearest valid choice.
     """
     gin.clear_config()
+    for name in macros:
+        gin.parse_config(f"{name} = None")
     with _gin_files.searching([*map(Path, flags.search_paths), packaged_configs()]):
         for path in flags.files:
             _parse_file(path)
@@ -85,19 +91,22 @@ def value(job: Callable[..., Any], parameter: str) -> Any:
     return copy.deepcopy(bound)  # gin resolves in copying
 
 
-def flag_values(command: str, names: tuple[str, ...], flags: GinFlags) -> dict[str, Any]:
+def flag_values(
+    command: str, names: tuple[str, ...], flags: GinFlags, macros: Collection[str] = ()
+) -> dict[str, Any]:
     """Reads what gin files set of a command's own flags: `generate.block_size = 3`.
 
     Args:
       command: the command's name.
       names: its flags, without dashes.
       flags: from the command line.
+      macros: see `bind`.
 
     Raises:
       UsageError: see `bind`.
     """
     gin.clear_config()  # which unlocks gin's registry, too
-    job, _ = bind(_flags_of(command, names), flags)
+    job, _ = bind(_flags_of(command, names), flags, macros=macros)
     given: dict[str, Any] = job()
     return given
 
@@ -128,12 +137,21 @@ def task(flags: GinFlags) -> str | None:
     """
     if not flags.files and not flags.bindings:
         return None
-    name = "MIXTURE_OR_TASK_NAME"
-    macro, _ = bind(gin.config.macro, flags, given=("value",))
-    if name not in _known_names()[0]:
-        raise UsageError(f"no gin file sets {name}: give one of gin_configs/tasks")
+    found = macro("MIXTURE_OR_TASK_NAME", flags)
+    if found is None:
+        raise UsageError("no gin file sets MIXTURE_OR_TASK_NAME: give one of gin_configs/tasks")
+    return str(found)
+
+
+def macro(name: str, flags: GinFlags) -> Any:
+    """Makes the value of a macro that a command reads itself; None where neither a file nor a flag sets it.
+
+    Raises:
+      UsageError: see `bind`.
+    """
+    read, _ = bind(gin.config.macro, flags, given=("value",), macros=(name,))
     with gin.config_scope(name):  # a macro is gin's function `macro`, in a scope of its name
-        return str(macro())
+        return read()
 
 
 def gin_value(name: str, text: str) -> str:
@@ -248,7 +266,9 @@ def _parse_flag(name: str, text: str) -> None:
     if name in _REMOVED and name not in macros:
         raise UsageError(f"{flag}: {name} was removed: {_REMOVED[name]}")
     if "." not in name and name not in macros:
-        raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {nearest(name, macros)}")
+        meant = [one for one in _MEANT.get(name, ()) if one in macros]
+        near = f"did you mean {meant[0]!r}?" if meant else nearest(name, macros)
+        raise UsageError(f"{flag}: no gin file sets or uses a macro {name}: {near}")
     # The imports of the files make a flag's names mean what they mean there.
     imports = [line for line in gin.config_str().splitlines() if line.startswith(("import ", "from "))]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import DRAFTER_HELP, SHARD_HELP, CommandParser, list_of
@@ -21,15 +22,19 @@ HELP = """Generates a target's texts for a task's prompts, once, into a folder t
   distillspec collect --model=runs/target --gin_file=tasks/jsonl.gin --gin.TASK_NAME=mine \\
       --gin.TRAIN_FILE=train.jsonl --output=runs/texts
 
+Prompts and texts have the task's lengths; --gin.TASK_FEATURE_LENGTHS="{'inputs': 256, 'targets': 128}" gives
+others, in tokens.
 With --top_logprobs it also stores the target's top-k log-probabilities at every token, so that training does
 not need the target.
 To resume a stopped run, run the same command.
 """
 
+LENGTHS = "TASK_FEATURE_LENGTHS"
+
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    parser = CommandParser("collect", HELP, gin_sets_flags=True)
+    parser = CommandParser("collect", HELP, gin_sets_flags=True, macros=(LENGTHS,))
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="the target: a checkpoint directory or zoo:NAME")
     add("--task", help="the task whose prompts are used (default: the gin file's)")
@@ -84,6 +89,9 @@ def main(argv: list[str]) -> int:
     task = flags.task or bindings.task(flags.gin)
     if task is None:
         raise UsageError("--task is missing: name one, or give a --gin_file that makes one")
+    lengths = bindings.macro(LENGTHS, flags.gin)
+    if not isinstance(lengths, (Mapping, type(None))):
+        raise UsageError(f"{LENGTHS}={lengths!r}: must be a dictionary of whole numbers")
     partitioner = None if flags.num_partitions is None else make_partitioner(flags.num_partitions)
     texts = collect(
         pretrained.load(flags.model, partitioner=partitioner),
@@ -96,6 +104,7 @@ def main(argv: list[str]) -> int:
         top_k=flags.top_k,
         top_p=flags.top_p,
         max_new_tokens=flags.max_new_tokens,
+        lengths=lengths,
         chat=flags.chat,
         seed=flags.seed,
         top_logprobs=flags.top_logprobs,

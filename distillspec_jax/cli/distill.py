@@ -23,7 +23,7 @@ At the end it decodes some held-out prompts and checks that three numbers agree:
 overlap of the two distributions as the sampler recorded it, and the same overlap recomputed by the training
 code (MODEL_DIR/agreement.json, or MODEL_DIR/best/agreement.json with DEPLOYMENT). It also writes the draft's
 acceptance profile on the same prompts, profile.json, as a reference for `distillspec watch`. It writes
-neither without a target (TARGET_SET alone) or on several hosts.
+neither without a target (TARGET_SET alone), on several hosts, or where one device cannot hold both networks.
 """
 
 
@@ -67,6 +67,8 @@ def final_check(directory: str | Path, prompts: int) -> str:
 
     if jax.process_count() > 1:
         return f"no final check: {jax.process_count()} hosts trained together, and it runs on one"
+    if not DistilledPair.fits(directory):
+        return "no final check and no profile: target and draft do not fit on one device"
     pair = DistilledPair.load(directory)
     if pair is not None:
         news(f"checking acceptance on up to {prompts:,} held-out prompts")

@@ -2,7 +2,8 @@
 
     0    the command reached its end; 1, 3 and 4 are verdicts of some commands (`main.USAGE`)
     2    a bad flag, file, name or value: `distillspec CMD: error: ...` names it and the nearest valid choice
-    75   preempted, resumable (EX_TEMPFAIL): the same command resumes
+    75   preempted, or a store does not answer or another process is at work there (EX_TEMPFAIL): the same
+         command resumes
     130  interrupted with ^C;  141  the reader of our output went away (`| head`)
 
 Anything else is a defect of the program and keeps its traceback. `DISTILLSPEC_TRACEBACK=1` shows every
@@ -35,7 +36,7 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
     """Calls `main(argv)` and turns what it raises into an exit status.
 
     An exception with an integer attribute `exit_status` (a preempted job) ends with that status and its
-    message, which is news and not an error.
+    message, which is news and not an error unless it is a UsageError.
 
     Args:
       main: a command's `main`; returns its exit status.
@@ -63,7 +64,8 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
             raise
         if os.environ.get("DISTILLSPEC_TRACEBACK"):
             traceback.print_exception(raised)
-        news(f"distillspec {command}: {'' if ended else 'error: '}{_one_line(message)}")
+        is_news = ended and not isinstance(error, UsageError)
+        news(f"distillspec {command}: {'' if is_news else 'error: '}{_one_line(message)}")
         return int(ended or USAGE)
 
 

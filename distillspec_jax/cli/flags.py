@@ -67,6 +67,7 @@ class CommandParser(argparse.ArgumentParser):
       gin_sets_flags: gin files may also set the command's flags, under the command's name:
         `generate.block_size = 3`. The command line overrides them.
       may_be_empty: names of flags for which the empty text is a value.
+      macros: that the command reads itself, see `bindings.macro`.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class CommandParser(argparse.ArgumentParser):
         gin: bool = False,
         gin_sets_flags: bool = False,
         may_be_empty: Collection[str] = (),
+        macros: Collection[str] = (),
     ) -> None:
         super().__init__(
             prog=f"distillspec {command}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self._command, self._gin_sets_flags = command, gin_sets_flags
+        self._command, self._gin_sets_flags, self._macros = command, gin_sets_flags, macros
         self._may_be_empty = frozenset(may_be_empty)
         self._gin = gin or gin_sets_flags
         if self._gin:
@@ -160,7 +162,7 @@ class CommandParser(argparse.ArgumentParser):
         repeatable = {action.dest for action in self._actions if isinstance(action, argparse._AppendAction)}
         given = {argument.split("=", 1)[0] for argument in argv}
         found = []
-        for name, value in bindings.flag_values(self._command, tuple(options), flags).items():
+        for name, value in bindings.flag_values(self._command, tuple(options), flags, self._macros).items():
             option = options[name]
             if option in given or value is None or value is False:
                 continue

@@ -52,7 +52,8 @@ USAGE = """usage: distillspec COMMAND [flags]
 `watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
 `redistill` (refused; cannot be judged), 1 and 3 from `pilot` (no-go; not enough data), 1, 3 and 4 from
 `rollout` (withdrawn; waiting; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot`,
-`demo` and `zoo --build` (preempted; run the same command to resume).
+`demo` and `zoo --build` (preempted; run the same command to resume), and from any command whose store does
+not answer or whose output another process is writing.
 """
 
 

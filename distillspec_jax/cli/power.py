@@ -7,7 +7,6 @@ import sys
 from distillspec_jax.cli import errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import UsageError
-from distillspec_jax.terminal import say
 
 HELP = """Estimates from a pilot, the results.jsonl of a short sweep, how many prompts it takes to detect a
 change in block efficiency or measured speed-up, by the spread over the pilot's prompts (delta method) and
@@ -40,10 +39,7 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import records
 
     rows, broken = results.usable(flags.results)
-    for said in broken:
-        say(said)
-    if broken:
-        say(f"{len(broken):,} lines cannot be read and are left out, {len(rows):,} rows are used")
+    records.print_broken(broken, len(rows))
     sizes = sorted({row.block_size for row in rows if row.is_drafted})
     if flags.block_size is not None:
         if flags.block_size not in sizes:

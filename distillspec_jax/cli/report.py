@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
     from distillspec_jax import outputs
     from distillspec_jax.evaluation import results
-    from distillspec_jax.reports import tables
+    from distillspec_jax.reports import records, tables
     from distillspec_jax.reports.html import is_report, report
 
     rows, broken = results.usable(flags.results)
@@ -52,10 +52,7 @@ def main(argv: list[str]) -> int:
         outputs.reads(path)
     flags.output = outputs.place(flags.output, folder=False)
     outputs.check(flags.output, is_report)  # before anything is printed
-    for said in broken:
-        say(said)
-    if broken:
-        say(f"{len(broken):,} lines cannot be read and are left out, {len(rows):,} rows are used")
+    records.print_broken(broken, len(rows))
     tables.print_table(rows)
     tables.print_findings(rows, block_size=flags.block_size)
     page = report(

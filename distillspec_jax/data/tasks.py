@@ -200,8 +200,8 @@ def read_by(name: str, reader: Reader) -> str:
         if member + suffix in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(member + suffix)  # its data location may have changed
         _add(member + suffix, spec, reader)
-    if mixed and name + suffix not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add(name + suffix, [(member + suffix, rate) for member, rate in rates.items()])
+    if mixed:
+        _add_mixture(name, suffix)
     return name + suffix
 
 
@@ -210,7 +210,15 @@ def register_known() -> None:
     for spec in catalog.known_tasks():
         register(spec)
     if catalog.EMBEDDED_MIXTURE not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add(catalog.EMBEDDED_MIXTURE, list(catalog.EMBEDDED_MIXTURE_RATES.items()))
+        _add_mixture(catalog.EMBEDDED_MIXTURE)
+
+
+def _add_mixture(name: str, suffix: str = "") -> None:
+    """Makes the mixture, anew if it is there: seqio keeps its members' tasks, not their names."""
+    if name + suffix in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove(name + suffix)
+    rates = catalog.EMBEDDED_MIXTURE_RATES.items()
+    seqio.MixtureRegistry.add(name + suffix, [(member + suffix, rate) for member, rate in rates])
 
 
 def jsonl_task(
@@ -319,6 +327,8 @@ def known_task(
             seqio.TaskRegistry.remove(name)
             _registered.remove(name)
         register(catalog.replace_task(name, **changes))
+        if name in catalog.EMBEDDED_MIXTURE_RATES:
+            _add_mixture(catalog.EMBEDDED_MIXTURE)
     return name
 
 

@@ -59,6 +59,7 @@ def collect(
     top_k: int = 0,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
+    lengths: Mapping[str, int] | None = None,
     chat: bool = False,
     seed: int = 0,
     top_logprobs: int = 0,
@@ -79,7 +80,9 @@ def collect(
       num_samples: texts a prompt.
       temperature, top_k, top_p: of the distribution that is drawn from; several temperatures take turns, text
         by text.
-      max_new_tokens: longest text; the task's target length by default.
+      max_new_tokens: longest text; the target length by default.
+      lengths: {"inputs", "targets"} in tokens, to which prompts are cut and texts are limited; default: the
+        task's own.
       chat: wrap the prompts in the target's chat template.
       seed: of all draws.
       top_logprobs: store the target's distribution (at temperature 1) at every token: so many ids and the
@@ -123,6 +126,9 @@ def collect(
     if not rows:
         raise UsageError(f"task {task!r}: split {split!r} is empty")
     form = prompt_format(target, task=task, truncate=True, chat=chat)
+    if lengths is not None:
+        catalog.check_lengths(lengths)
+        form = dataclasses.replace(form, max_tokens=lengths["inputs"], max_new_tokens=lengths["targets"])
     assert form.max_tokens is not None  # a task's
     longest = form.max_new_tokens if max_new_tokens is None else max_new_tokens
     if top_logprobs:
@@ -198,8 +204,7 @@ def collect(
     if top_logprobs:
         # One width for all texts of the run, whichever of them this process has.
         widest = width_of([form.ids(row["inputs"], task) for row in rows])
-        lengths = {"inputs": widest, "targets": longest}
-        _write_logprobs(root, target, header, batch_size, lengths, say)
+        _write_logprobs(root, target, header, batch_size, {"inputs": widest, "targets": longest}, say)
     outputs.publish(root)
     return TargetSet(root)
 

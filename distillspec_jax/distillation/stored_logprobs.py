@@ -151,7 +151,10 @@ def make_stored_logprobs_loss(
             return *normalize(mask_BT), {}
         if reference is not None:
             others_BTV = reference.model.logits(reference_params, batch)[..., : vocabulary.size]
-            said = said._replace(reference=merged(others_BTV, batch["top_ids"]))
+            target_BTK, other_BTK = (
+                of_listed(x, said.draft) for x in (said.target, merged(others_BTV, batch["top_ids"]))
+            )
+            said = said._replace(target=target_BTK, reference=other_BTK)  # compared as the loss compares
         score_BT = weighting.score(divergence, said, mask_BT, batch["decoder_target_tokens"])
         return weighting.weigh(score_BT, mask_BT, normalize)
 
@@ -163,6 +166,14 @@ def make_stored_logprobs_loss(
         beside_BT1 = jnp.full((*logits_BTS.shape[:-1], 1), -jnp.inf, logits_BTS.dtype)
         return merged(jnp.concatenate([logits_BTS, beside_BT1], axis=-1), draft.columns(batch["top_ids"]))
 
+    def of_listed(log_p_BTK: Array, log_q_BTK: Array) -> Array:
+        """Drops the outcomes outside a shortlist, to which the draft gives no mass."""
+        return (
+            jnp.where(log_q_BTK > -jnp.inf, log_p_BTK, -jnp.inf)
+            if isinstance(draft, Shortlisted)
+            else log_p_BTK
+        )
+
     def loss_fn(
         reference_params: Params, params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
@@ -172,10 +183,7 @@ def make_stored_logprobs_loss(
         log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
         log_q_BTK = of_draft(params, batch, key if dropout else None)
         tokens_BT = batch["decoder_target_tokens"]
-        learned_BTK = log_p_BTK  # ids outside a shortlist are dropped below: the draft gives them no mass
-        if isinstance(draft, Shortlisted):
-            learned_BTK = jnp.where(log_q_BTK > -jnp.inf, log_p_BTK, -jnp.inf)
-        loss_BT = divergence(learned_BTK, log_q_BTK, weights_BT, tokens_BT)
+        loss_BT = divergence(of_listed(log_p_BTK, log_q_BTK), log_q_BTK, weights_BT, tokens_BT)
         said = Logits(log_p_BTK, jax.lax.stop_gradient(log_q_BTK))
         weight_BT, weight_sum, seen = weigh(reference_params, said, batch)
         tvd_BT = _total_variation(log_p_BTK, jax.lax.stop_gradient(log_q_BTK), weights_BT, tokens_BT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from distillspec_jax import schema
+from distillspec_jax import memory, schema
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.models import pretrained
@@ -43,6 +43,18 @@ class DistilledPair:
         place = f"{directory}, provenance.deployment"
         deployment = schema.read(Deployment, provenance.get("deployment") or {}, place)
         return cls(Path(directory), path, pretrained.load(path), draft, deployment)
+
+    @staticmethod
+    def fits(directory: str | Path) -> bool:
+        """Tells from the cards whether one device holds both networks, as `load` places them.
+
+        Training may have split a target that no device holds alone (`NUM_PARTITIONS`).
+        """
+        draft = pretrained.read_card(str(directory))
+        target = draft.provenance.get("parents", {}).get("target")
+        cards = {str(directory): draft} | ({} if target is None else {target: pretrained.read_card(target)})
+        networks = (pretrained.network(name, card) for name, card in cards.items())
+        return 4 * sum(network.config.num_parameters for network in networks) <= memory.available()
 
     def data(self, prompts: int) -> DataConfig:
         """Makes the data of the card's task, with at most `prompts` held-out examples per task."""

@@ -12,6 +12,7 @@ from distillspec_jax.evaluation.audit import Audit
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.evaluation.sample_size import Requirement
 from distillspec_jax.reports.fitted import Column, print_table
+from distillspec_jax.terminal import say
 
 _UNKNOWN = "–"
 _NUMBERS = (
@@ -55,6 +56,14 @@ def _line(
 
 def _number(value: float | None, form: str) -> str:
     return _UNKNOWN if value is None or math.isnan(value) else format(value, form)
+
+
+def print_broken(broken: Sequence[str], used: int) -> None:
+    """Prints what is wrong with the lines of results that were left out, and how many rows are used."""
+    for said in broken:
+        say(said)
+    if broken:
+        say(f"{len(broken):,} lines cannot be read and are left out, {used:,} rows are used")
 
 
 def print_requirements(title: str, found: Sequence[Requirement], console: Console | None = None) -> None:

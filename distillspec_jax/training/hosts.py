@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from distillspec_jax import outputs
+
+NOTICED_WITHIN = 20.0
+"""Seconds in which all hosts hear of a stop of one; schedulers leave 30 s and more before they kill."""
 
 
 def wait(name: str) -> None:
@@ -23,6 +27,38 @@ def any_host(here: bool) -> bool:
     if jax.process_count() == 1:
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
+class Polls:
+    """Chooses the steps at which the hosts tell each other what holds on any of them.
+
+    In every step it would cost time, only at reports it would be too late where steps are slow. The choice
+    follows the time of a step on the first host, which all are told, so that all ask at the same steps.
+
+    Args:
+      start: the last step before this run.
+      period: steps between reports, at which they ask in any case.
+    """
+
+    def __init__(self, start: int, period: int) -> None:
+        self._period, self._asked, self._due = period, start, start + 1
+        self._since = time.monotonic()
+
+    def any_host(self, step: int, *here: bool) -> tuple[bool, ...]:
+        """Tells of each whether it holds on any host; none is known to between the chosen steps.
+
+        All hosts must call this at every step, and get the same answer.
+        """
+        if jax.process_count() == 1:
+            return here
+        if step < self._due:
+            return (False,) * len(here)
+        seconds = (time.monotonic() - self._since) / (step - self._asked)
+        told = np.asarray(multihost_utils.process_allgather(np.asarray([seconds, *here], np.float32)))
+        self._asked, self._since = step, time.monotonic()
+        report = (step // self._period + 1) * self._period
+        self._due = min(step + max(1, int(NOTICED_WITHIN / max(told[0, 0], 1e-9))), report)
+        return tuple(bool(one) for one in np.any(told[:, 1:] > 0, axis=0))
 
 
 def apart(directory: str | Path) -> bool:

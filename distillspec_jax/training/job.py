@@ -20,7 +20,7 @@ from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.buckets import stores
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import pretrained, registry, zoo_manifest
 from distillspec_jax.models.network import Network
@@ -310,14 +310,14 @@ def alone(directory: Path) -> Iterator[None]:
     """Context manager that locks a directory against other runs; hosts that train together count as one run.
 
     Raises:
-      UsageError: another run is in progress there.
+      Unavailable: another run is in progress there, perhaps one of a preempted pod that is still saving.
     """
     if jax.process_index():
         yield
         return
     with locks.locked(directory) as free:
         if free is False:
-            raise UsageError(f"MODEL_DIR={directory}: another process is training in it")
+            raise Unavailable(f"MODEL_DIR={directory}: another process is training in it")
         yield
 
 

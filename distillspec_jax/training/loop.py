@@ -176,7 +176,8 @@ def train(
 
         throughput = Throughput(config.matmul_precision)
         interval = _Interval(pending, directory, config, snapshots, reports, throughput)
-        alone, began = jax.process_count() == 1, time.monotonic()
+        alone, polls = jax.process_count() == 1, hosts.Polls(start, config.log_period)
+        began = time.monotonic()
         if start < total and hosts.any_host(stop.requested):  # before the first step, which compiles
             raise Preempted(f"stopped by {stop.name}: resumable, step {start} of {total}")
         source = batches(start) if start < total else iter(())
@@ -195,13 +196,11 @@ def train(
             reports.advance(step)
             snapshots.check()
 
+            reported = step % config.log_period == 0
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
-            stopping = stop.requested
-            if not alone:  # hosts synchronise only at reports, to avoid waiting in every step
-                asked = step % config.log_period == 0
-                timed_out, stopping = (asked and hosts.any_host(here) for here in (timed_out, stopping))
+            timed_out, stopping = polls.any_host(step, timed_out and (alone or reported), stop.requested)
             last = step == total or timed_out
-            logs = last or step % config.log_period == 0
+            logs = last or reported
             saves = last or stopping or step % config.save_period == 0
             if not (new_shape or logs or saves or evaluates(step)):
                 continue

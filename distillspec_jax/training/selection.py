@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from distillspec_jax import checkpoint, files, model_card, schema
+from distillspec_jax.errors import UsageError
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 
@@ -43,7 +44,7 @@ class Selection:
       step, value: of the best so far; None and -inf before the first.
 
     Raises:
-      UsageError: the record is damaged; the parameters next to it are kept.
+      UsageError: the record is damaged, or of another metric; the parameters next to it are kept.
     """
 
     def __init__(self, directory: Path, metric: str, patience: int = 0) -> None:
@@ -52,7 +53,12 @@ class Selection:
         self.step: int | None = None
         self.value = float("-inf")
         record = self._record()
-        if record and record.metric == metric and (self._root / checkpoint.STEPS / str(record.step)).is_dir():
+        if record and record.metric != metric:  # the parameters that it chose would be deleted below
+            raise UsageError(
+                f"{self._root} was chosen by {record.metric}, not {metric}: choose another MODEL_DIR, or "
+                "move it away"
+            )
+        if record and (self._root / checkpoint.STEPS / str(record.step)).is_dir():
             self.step = record.step
             self.value = (
                 float("inf") if record.value is None else record.value

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
+from distillspec_jax import memory, model_card
 from distillspec_jax.cli.distill import final_check
 from distillspec_jax.cli.main import main
+from distillspec_jax.evaluation.distilled_pair import DistilledPair
 from distillspec_jax.models import pretrained, registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from tests import pair, tiny
@@ -107,6 +109,19 @@ def test_a_sigterm_during_the_final_check_is_no_failure(base, distilled, monkeyp
 def test_several_hosts_are_told_that_nothing_is_checked(monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     assert final_check("run", 4) == "no final check: 2 hosts trained together, and it runs on one"
+
+
+def test_a_target_that_one_device_cannot_hold_is_not_loaded_for_the_check(tmp_path, monkeypatch):
+    """Training had split it; the check ended the finished run with status 2."""
+    draft, target = (pretrained.read_card(f"zoo:wiki_leads/{role}") for role in ("draft", "target"))
+    parents = {"target": "zoo:wiki_leads/target"}
+    model_card.write_card(tmp_path, dataclasses.replace(draft, provenance={"parents": parents}), None)
+    count = sum(registry.build(card.family, card.config).config.num_parameters for card in (draft, target))
+    monkeypatch.setattr(memory, "available", lambda: 4 * count - 1)
+    said = "no final check and no profile: target and draft do not fit on one device"
+    assert final_check(tmp_path, 4) == said
+    monkeypatch.setattr(memory, "available", lambda: 4 * count)
+    assert DistilledPair.fits(tmp_path)
 
 
 @pytest.fixture(scope="module")

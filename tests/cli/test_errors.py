@@ -9,7 +9,7 @@ import pytest
 
 from distillspec_jax.cli import bindings, errors
 from distillspec_jax.cli.flags import CommandParser
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from tests.cli import gin_toy
 
 
@@ -51,6 +51,11 @@ def test_preemption_is_news_and_not_an_error(capsys):
         75,
         "distillspec distill: resumable, step 120\n",
     )
+
+
+def test_what_may_pass_is_an_error_that_launchers_try_again(capsys):
+    said = "distillspec distill: error: cannot save to gs://b: reset\n"
+    assert ends(Unavailable("cannot save to gs://b: reset"), capsys) == (75, said)
 
 
 def test_interrupt(capsys):

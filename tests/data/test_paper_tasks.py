@@ -208,6 +208,8 @@ def test_a_known_task_with_another_vocabulary(tmp_path):
         assert catalog.tokenizer(catalog.find_task("gsm_symbolic")).vocab_size == 274
         vocabulary = seqio.get_mixture_or_task("gsm_symbolic").output_features["inputs"].vocabulary
         assert vocabulary.vocab_size == 274
+        mixed = {task.name: task for task in seqio.get_mixture_or_task("embedded_mixture").tasks}
+        assert mixed["gsm_symbolic"].output_features["inputs"].vocabulary.vocab_size == 274
     finally:
         catalog.replace_task("gsm_symbolic", vocabulary_path=None)
         tasks.known_task("gsm_symbolic", data_dir=".")

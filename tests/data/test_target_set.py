@@ -48,7 +48,7 @@ def spoilt(copy, **changes):
         ({"eos_ids": [10**6]}, "field eos_ids: 1000000 is not in the vocabulary of 290"),
         ({"chat": {"x": "y"}}, "field chat: it has no template"),
         ({"top_logprobs": 290}, "field top_logprobs: 290 of 290 ids are all of them"),
-        ({"later": 1}, "unknown field 'later': (valid: "),
+        ({"later": 1}, "unknown field 'later': valid are "),
     ],
 )
 def test_a_header_of_other_types_is_one_line(copy, change, said):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax import model_card
+from distillspec_jax.cli.main import main
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.data.target_set import TargetSet, heaviest, logprobs_file, token_mass
@@ -100,6 +101,16 @@ def test_distributions_are_the_targets_at_every_token(folder):
     np.testing.assert_array_equal(np.sort(chosen[real], axis=-1)[:, ::-1], chosen[real])
     np.testing.assert_allclose(chosen[..., 0][real], distribution_BTV.max(-1)[real])
     assert texts.header.logprob_bytes == 3 * (2 + 2) + 4
+
+
+def test_lengths_other_than_the_tasks_come_from_gin_and_are_recorded(tmp_path, monkeypatch):
+    """They were accepted and ignored."""
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: pair.target())
+    flags = ["--model=m", f"--task={TASK}", f"--output={tmp_path / 'texts'}", "--limit=1", "--batch_size=1"]
+    assert main(["collect", *flags, "--gin.TASK_FEATURE_LENGTHS={'inputs': 7, 'targets': 3}"]) == 0
+    texts = TargetSet(tmp_path / "texts")
+    assert texts.header.feature_lengths == {"inputs": 7, "targets": 3}
+    assert len(texts.texts[0]["tokens"]) <= 3
 
 
 def test_a_run_that_was_cut_off_goes_on(folder, copy):

@@ -7,6 +7,8 @@ import pytest
 
 from distillspec_jax.distillation.divergences import ForwardKL, JensenShannon, ReverseKL, TotalVariation
 from distillspec_jax.distillation.stored_logprobs import likeliest, make_stored_logprobs_loss, merged
+from distillspec_jax.distillation.token_selection import TokenSelection
+from distillspec_jax.distillation.weighting import Frozen
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
@@ -178,6 +180,35 @@ def test_likeliest_are_a_networks_own_distribution():
         np.exp(log_p[..., :-1]), np.take_along_axis(distribution, ids, axis=-1), rtol=1e-4
     )
     np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL()], ids=lambda d: type(d).__name__)
+def test_tokens_of_a_draft_with_a_shortlist_are_chosen_by_finite_scores(divergence):
+    """Where a stored id is not listed, the divergence of all ids is infinite, and chose the token."""
+    model, batch = tiny.GPT, tiny.teacher_batch(tiny.tokens(0, 1, 5), tiny.tokens(1, 1, 2))
+    params, scores = tiny.params(model), []
+
+    class Scores(TokenSelection):
+        def weigh(self, score_BT, mask_BT, normalize):
+            scores.append(score_BT)
+            return *normalize(mask_BT), {}
+
+    stored = {
+        "top_ids": np.array([[[5, 9, 28], [2, 5, 9]]], np.int32),
+        "top_logprobs": np.log([[[0.5, 0.2, 0.2], [0.3, 0.3, 0.2]]]).astype(np.float32),
+        "tail_logprob": np.log([[0.1, 0.2]]).astype(np.float32),
+        "decoder_loss_weights": np.ones((1, 2), np.float32),
+        "decoder_target_tokens": np.ones((1, 2), np.int32),
+    }
+    loss = make_stored_logprobs_loss(
+        Shortlisted(model, (1, 4, 5, 17, 28)),
+        divergence,
+        vocabulary=T5_IDS,
+        weighting=Scores("reference"),
+        reference=Frozen(model, params),
+    )
+    loss(params, {**batch, **stored}, jax.random.key(0))
+    assert bool(jnp.isfinite(scores[0]).all())
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)

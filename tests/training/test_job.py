@@ -10,7 +10,7 @@ from distillspec_jax import checkpoint, model_card
 from distillspec_jax.data import catalog
 from distillspec_jax.data.data_config import DataConfig
 from distillspec_jax.distillation.divergences import ForwardKL
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
 from distillspec_jax.partitioning import make_partitioner
@@ -205,7 +205,7 @@ def test_a_place_that_is_no_folder(opened, place, says):
 def test_a_directory_is_one_runs_at_a_time(tmp_path):
     """Of two that saved the same step at once, one's was taken for damaged."""
     with job.alone(tmp_path):
-        refused = pytest.raises(UsageError, match=r"MODEL_DIR=.*: another process is training in it")
+        refused = pytest.raises(Unavailable, match=r"MODEL_DIR=.*: another process is training in it")
         with refused, job.alone(tmp_path):
             pytest.fail("two at once")
     with job.alone(tmp_path):

@@ -77,8 +77,14 @@ def test_parameters_without_a_record_are_not_believed(run_dir):
     again = Selection(run_dir, "score")
     assert (again.step, again.value) == (4, 0.5)
     assert best_of(run_dir) == (4, 0.5)
-    assert Selection(run_dir, "another score").step is None
-    assert checkpoint.latest_step(run_dir / BEST) is None
+
+
+def test_what_another_metric_chose_is_not_deleted(run_dir):
+    """A rerun with another DEPLOYMENT, which a run may otherwise change."""
+    run(run_dir, 0.1, 0.5, total_steps=4)
+    with pytest.raises(UsageError, match="best was chosen by score, not another score: choose another MODEL"):
+        Selection(run_dir, "another score")
+    assert best_of(run_dir) == (4, 0.5)
 
 
 def test_patience_ends_the_run_and_a_restart_leaves_it_ended(run_dir):
