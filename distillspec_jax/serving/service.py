@@ -89,7 +89,7 @@ class Service:
         model_name: str,
     ) -> None:
         self.worker, self.model_name = worker, model_name
-        self.metrics = Metrics(model_name, lambda: worker.loads)
+        self.metrics = Metrics(model_name, lambda: worker.loads, lambda: worker.route.drafts)
         worker.on_end = self.ended
         # The server's limit reports prompts that are too long; the form would name a flag of other commands.
         self._form = dataclasses.replace(form, max_tokens=None)
