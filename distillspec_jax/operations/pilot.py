@@ -122,7 +122,8 @@ class _Job:
         if kept.is_file():
             return min(most, schema.read_file(_Pace, kept, "the pace of a pilot").steps)
         clock = time.monotonic()
-        timed = costs.duration(self._trained(_TIMED, _TIMED_STEPS))
+        self._trained(_TIMED, _TIMED_STEPS)
+        timed = costs.duration(self.folder / _TIMED)  # its best may lie in a folder below, without the log
         begun = max(0.0, time.monotonic() - clock - timed)  # loading and compiling, which will recur
         left = 60 * float(self.plan.minutes) - (time.monotonic() - self.began) - begun - decoding
         a_step = max(timed / _TIMED_STEPS, 1e-9)

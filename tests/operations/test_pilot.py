@@ -128,11 +128,15 @@ def test_prompts_in_its_own_folder_are_not_lost(place, models):
     assert Path("out/pilot.json").exists()
 
 
-def test_short_time_means_fewer_steps(place, models, monkeypatch):
-    """A minute, four fifths of it, at half a second a step by the clock; 1.5 s were for timing."""
+@pytest.mark.parametrize("best", [False, True])
+def test_short_time_means_fewer_steps(place, models, monkeypatch, best):
+    """A minute, four fifths of it, at half a second a step by the clock; 1.5 s were for timing.
+
+    With a DEPLOYMENT, the steps were looked for in the folder of the best evaluation, which has no log.
+    """
     monkeypatch.setattr(pilot.time, "monotonic", lambda: 7.0)
     plan = dataclasses.replace(PLAN, steps=900, pilot_steps=300, minutes=1.0)
-    train = Trainer(pair.target())
+    train = Trainer(pair.target(), best=best)
     found, said = run(models, train, plan)
     assert train.asked == [("timed", 3), ("trained", 96)]
     assert "96 steps, not 300: --minutes=1, 0.5 s a step" in said

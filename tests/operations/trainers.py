@@ -21,10 +21,11 @@ class Trainer:
       result: what comes of it.
       asked: `(folder, steps)` of every call.
       dies_at: the call that never ends.
+      best: whether the best evaluation is kept in a folder of its own, as with a DEPLOYMENT.
     """
 
-    def __init__(self, result, dies_at=None):
-        self.result, self.asked, self.dies_at = result, [], dies_at
+    def __init__(self, result, dies_at=None, best=False):
+        self.result, self.asked, self.dies_at, self.best = result, [], dies_at, best
 
     def __call__(self, draft, folder, task, steps):
         if self.dies_at == len(self.asked):
@@ -33,11 +34,12 @@ class Trainer:
         if not folder.is_dir():
             provenance = {"parents": {"draft": draft}, "command": "distillspec redistill"}
             card = dataclasses.replace(self.result.card, provenance=provenance)
-            pair.write(folder, dataclasses.replace(self.result, card=card))
+            for place in (folder, folder / "best") if self.best else (folder,):
+                pair.write(place, dataclasses.replace(self.result, card=card))
             (folder / "metrics.jsonl").write_text(
                 json.dumps({"step": steps, "split": "train", "step_s": 0.5, "processor_s": 0.25}) + "\n"
             )
-        return folder
+        return folder / "best" if self.best else folder
 
 
 def count(monkeypatch):
