@@ -177,6 +177,7 @@ def test_the_command_writes_the_page_in_both_languages(place, models, monkeypatc
         (None, "--draft=nowhere", "nowhere is not a checkpoint directory"),
         (None, "--draft=words", "another vocabulary"),
         (None, "--minutes=0", "--minutes=0.0: must be at least 1"),
+        (None, "--prompts=4", "--prompts=4: must be at least --least_prompts=5"),
         (None, "--pilot_steps=1", "--pilot_steps=1: must be at least 2"),
         (None, "--pilot_steps=500", "--pilot_steps=500: must be at most 300"),
         (None, "--language=fr", "--language"),

@@ -299,6 +299,7 @@ def test_the_command_as_it_is(registry, logs, capsys):
     [
         ("--gin.TRAIN_STEPS=5", "--gin.TRAIN_STEPS is set by this command"),
         ("--pilot_steps=500", "--pilot_steps=500: must be at most 300"),
+        ("--prompts=29", "--prompts=29: must be at least --least_prompts=30"),
         ("--old_share=1", "--old_share=1.0: must be at most 0.95"),
         ("--margin=nan", "--margin=nan: must be at least 0"),
         ("--temperature=-1", "--temperature=-1.0: must be at least 0"),
