@@ -30,10 +30,10 @@ from distillspec_jax.schema import Amount, Size, Text
 PAGE, NUMBERS = "pilot.html", "pilot.json"
 """The results, next to the files of the run."""
 _JOB, _PACE = "job.json", "pace.json"
-_TRAIN, _JUDGE = "train.jsonl", "judge.jsonl"
+_TRAIN, _VALIDATION, _JUDGE = "train.jsonl", "validation.jsonl", "judge.jsonl"
 _BEFORE, _AFTER = "before.json", "after.json"
 _TIMED, _TRAINED = "timed", "trained"
-_OWN = (_JOB, _PACE, _TRAIN, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
+_OWN = (_JOB, _PACE, _TRAIN, _VALIDATION, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
 _WHAT = "a pilot"
 _FEWEST_STEPS = 10
 """Minimum steps of a pilot, however short the time."""
@@ -135,7 +135,7 @@ class _Job:
         return steps
 
     def _trained(self, name: str, steps: int) -> Path:
-        task = asked_training.task(self.target, self.folder / _TRAIN, self.folder / _JUDGE)
+        task = asked_training.task(self.target, self.folder / _TRAIN, self.folder / _VALIDATION)
         return self.train(self.draft, self.folder / name, task, steps)
 
 
@@ -178,6 +178,7 @@ def pilot(
         raise UsageError(
             f"{data}: {len(asked.prompts):,} different prompts, of which {held_out:,} are held out: a pilot "
             f"needs {fewest:,} of either kind, about {round(fewest / prompts.HELD_OUT):,} prompts"
+    trained, validation = prompts.validating(trained, plan.prompts)
         )
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
@@ -190,6 +191,7 @@ def pilot(
             schema.read_file(Begun, folder / _JOB, _WHAT)  # checks that it is not another program's file
             _empty(folder)
         _begin(folder, begun, say)
+        prompts.write(folder / _VALIDATION, validation)
         prompts.write(folder / _TRAIN, trained)
         prompts.write(folder / _JUDGE, judging)
         held_out_prompts = HeldOut(teacher, judging, [], Deployment(temperature), plan.block_size, plan.chat)

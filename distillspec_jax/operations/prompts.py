@@ -11,7 +11,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from distillspec_jax.errors import UsageError, nearest
 HELD_OUT = 0.2
 """Share of prompts that are never trained on; a constant, since changing it would mix the two sets."""
 KEPT = 4096
+VALIDATION = 0.1
+"""Share of the prompts to train on that a training keeps for validation, by which it may choose its best
+checkpoint: the held-out prompts, which judge that choice, must not make it."""
 """Maximum number of prompts in a sample."""
 INPUTS = "inputs"
 """The field of a log that holds the prompt."""
@@ -180,6 +184,14 @@ def digest(prompts: Iterable[Prompt]) -> str:
     """Computes a digest of a list of prompts: equal digests mean equal texts in the same order."""
     found = hashlib.sha256()
     for one in prompts:
+def validating(found: Sequence[Prompt], most: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Splits the prompts to train on into those and up to `most` for validation, by their priority."""
+    count = min(most, math.ceil(VALIDATION * len(found))) if len(found) > 1 else 0
+    kept = sorted(found, key=lambda one: one.priority)[:count]
+    chosen = {one.inputs for one in kept}
+    return [one for one in found if one.inputs not in chosen], kept
+
+
         found.update(hashlib.sha256(one.inputs.encode()).digest())
     return found.hexdigest()[:12]
 

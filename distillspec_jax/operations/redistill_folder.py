@@ -21,8 +21,10 @@ from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
 from distillspec_jax.schema import Amount, Share, Text
 
 FOLDER = "redistill"
-ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
-"""All new prompts, those to train on, and the held-out new and old ones."""
+ASKED, TRAIN, VALIDATION = "asked.jsonl", "train.jsonl", "validation.jsonl"
+"""All new prompts, those to train on, and those by which a training chooses its best checkpoint."""
+NEW, OLD = "new.jsonl", "old.jsonl"
+"""The held-out new and old prompts, which judge."""
 MORE_NEW, MORE_OLD = "more_new.jsonl", "more_old.jsonl"
 """More held-out prompts, in case the gate is undecided on the first ones."""
 _MORE = 4
@@ -100,9 +102,8 @@ def begin(
             f"{registry.path} knows no earlier prompts: give some of those that {stable} was trained with, "
             "--old=FILE, so that nothing is forgotten"
         )
-    trained = prompts.mixed(
-        [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
-    )
+    recent, validation = prompts.validating([one for one in new if not one.held_out], plan.prompts)
+    trained = prompts.mixed(recent, [one for one in known if not one.held_out], plan.old_share)
     for first, rest, held_out in ((NEW, MORE_NEW, new), (OLD, MORE_OLD, known)):
         judging = prompts.judging(held_out, _MORE * plan.prompts)
         prompts.write(folder / first, judging[: plan.prompts])
@@ -110,6 +111,7 @@ def begin(
     prompts.write(folder / TRAIN, trained)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
+    prompts.write(folder / VALIDATION, validation)
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
     begun = Begun(version=version, stable=stable, temperature=temperature, plan=plan)

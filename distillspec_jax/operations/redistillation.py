@@ -40,6 +40,7 @@ from distillspec_jax.operations.redistill_folder import (
     NEW,
     OLD,
     TRAIN,
+    VALIDATION,
     Begun,
     Plan,
     alone,
@@ -144,7 +145,7 @@ class _Job:
 
     def _trained(self, name: str, steps: int) -> Path:
         self.say(f"{name}: {steps:,} steps from {self.begun.stable}")
-        task = asked_training.task(self.target, self.folder / TRAIN, self.folder / NEW)
+        task = asked_training.task(self.target, self.folder / TRAIN, self.folder / VALIDATION)
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:

@@ -37,7 +37,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write([{"inputs": f"say {i:03}", "temperature": 0} for i in range(60)])
     trainers.count(monkeypatch)
-    monkeypatch.setattr(asked_training, "task", lambda *_: "asked")  # which TensorFlow would read
+    # TensorFlow would read them.
+    monkeypatch.setattr(asked_training, "task", lambda target, *files: " ".join(one.name for one in files))
     return tmp_path
 
 
@@ -61,8 +62,12 @@ def test_what_is_found(place, models):
     assert found.block_efficiency[1].value == 2.5
     assert found.prospect.gain == (3.0, 2.0, 3.0)
     assert found.prospect.training_seconds == 0.25 * (2 + 8)
-    trained, judged = ({one.inputs for one in read(name)} for name in ("train", "judge"))
+    names = ("train", "validation", "judge")
+    trained, chosen_by, judged = ({one.inputs for one in read(name)} for name in names)
     assert not trained & judged
+    assert train.tasks == ["train.jsonl validation.jsonl"]
+    assert chosen_by
+    assert not chosen_by & (trained | judged), "the best checkpoint was chosen by the prompts that judge it"
     assert found.prompts == (60, len(trained), len(judged)) == (60, len(trained), 8)
     assert all(one.held_out for one in read("judge"))
     numbers = json.loads(Path("out/pilot.json").read_text())

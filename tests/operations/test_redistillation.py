@@ -115,6 +115,8 @@ def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
     class Reader(Trainer):
         def __call__(self, draft, folder, task, steps):
             for name in ("train", "new", "old", "more_new", "more_old"):
+            spec = catalog.find_task(task)
+            seen["validation"] = {row["inputs"] for row in catalog.read_rows(spec, "validation")}
                 seen[name] = {one.inputs for one in prompts.read_sample(folder.parent / f"{name}.jsonl")}
             return super().__call__(draft, folder, task, steps)
 
@@ -122,6 +124,10 @@ def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
     judged = [seen[name] for name in ("new", "old", "more_new", "more_old")]
     assert not seen["train"] & set().union(*judged)
     assert len(set().union(*judged)) == sum(map(len, judged))
+    assert seen["validation"]
+    assert not seen["validation"] & set().union(seen["train"], *judged), (
+        "the best checkpoint was chosen by the prompts that judge it"
+    )
     assert len(seen["new"]) >= 5
     assert any(text >= "say 100" for text in seen["train"])  # old ones, too
 
