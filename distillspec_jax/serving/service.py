@@ -75,7 +75,7 @@ class Service:
       model_name: the clients' name for the model.
 
     Attributes:
-      ready: whether requests are accepted.
+      accepting: whether the server is between its start and its stop.
       started: seconds since 1970.
     """
 
@@ -97,7 +97,7 @@ class Service:
         self._open: dict[int, tuple[Sample, str, str | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended, self._seconds = 0, 0.0
-        self.ready = False
+        self.accepting = False
         self.started = int(time.time())
 
     @property
@@ -105,11 +105,16 @@ class Service:
         """Tells whether the worker's thread is running."""
         return self.worker.is_alive()
 
+    @property
+    def ready(self) -> bool:
+        """Tells whether requests are accepted: none is once the worker's thread has ended."""
+        return self.accepting and self.alive
+
     def begin(self) -> None:
         """Starts accepting requests; must be called in the same event loop as `submit`."""
         self._loop = asyncio.get_running_loop()
         self.worker.start()
-        self.ready = True
+        self.accepting = True
 
     async def submit(self, asked: Asked, pieces: asyncio.Queue[tuple[int, Piece]]) -> Job:
         """Queues the outputs of a request.

@@ -54,6 +54,11 @@ def test_tokens_and_a_full_queue(tokens_file: str) -> None:
         refusals = sum(answer.status_code == 429 for answer in answers)
         assert f'refused_requests_total{{model_name="tiny",status="429"}} {refusals}.0' in counted
 
+        server.service.worker.close()  # as a batch that cannot be reset would end it
+        server.service.worker.join(60)
+        assert httpx.get(f"{server.url}/ready").status_code == 503
+        late = httpx.post(url, json=body, headers=header, timeout=60)
+        assert (late.status_code, late.json()["error"]["message"]) == (503, "the server is not ready")
 
 @pytest.mark.parametrize(
     ("content", "said"),
