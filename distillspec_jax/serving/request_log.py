@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +22,12 @@ class RequestLog:
 
     Texts are written only on request, since prompts are private to the users.
 
+_BEGINNINGS = ('{"id": "cmpl-', '{"id": "chatcmpl-')
+"""How a line of a log begins."""
+_CHUNK = 1 << 16
+
     Args:
-      path: of the file; existing lines are kept.
+      path: of the file; existing lines are kept, but for a last one that was cut short by a kill.
       texts: also write prompts and outputs, for training by `redistill`.
       rule: the verification rule, with its epsilon if it has one.
 
@@ -44,6 +50,7 @@ class RequestLog:
         """Appends a sample that has ended.
 
         Args:
+            _mend(Path(self.path))
           identity: of the request, with the sample's number.
           inputs: the raw prompt; None if it was not text.
         """
@@ -99,3 +106,30 @@ def _is_ours(path: Path) -> bool:
     with path.open(encoding="utf-8") as file:
         line = file.readline()
     return not line or files.parse_json_object(line, str(path)).keys() >= {VERSION_FIELD, "finish_reason"}
+    if line and not line.endswith("\n") and line.startswith(_BEGINNINGS):
+        return True  # its first line was cut short
+
+
+def _mend(path: Path) -> None:
+    """Removes a last line that was cut short: with the next line it would be one that nobody can read."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        tail = b""
+        while end and b"\n" not in tail:
+            start = max(0, end - _CHUNK)
+            file.seek(start)
+            tail, end = file.read(end - start) + tail, start
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    with path.open("r+b") as file:
+        try:
+            json.loads(tail)
+        except ValueError:
+            file.truncate(size - len(tail))
+            news(f"{path}: its last line was cut short, and is removed")
+        else:  # all of it but its end
+            file.seek(size)
+            file.write(b"\n")

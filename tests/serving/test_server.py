@@ -308,3 +308,24 @@ def test_a_log_goes_on_and_is_never_written_over_another_file(tmp_path: Path, lo
     before = log.read_text()
     RequestLog(str(log)).close()
     assert log.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '{WHOLE}\n{"id": "cmpl-1", "time"',
+            "{WHOLE}\n",
+        ),  # with the next line, no line that watch could read
+        ("{WHOLE}", "{WHOLE}\n"),
+        ('{"id": "chatcmpl-1", "ti', ""),
+    ],
+)
+def test_a_last_line_that_a_kill_cut_short_does_not_spoil_the_next(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    whole = '{"id": "cmpl-0", "finish_reason": "eos", "draft_version": "v1"}'
+    path = tmp_path / "served.jsonl"
+    path.write_text(before.replace("{WHOLE}", whole))
+    RequestLog(str(path)).close()
+    assert path.read_text() == after.replace("{WHOLE}", whole)
