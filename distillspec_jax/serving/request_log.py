@@ -11,7 +11,14 @@ from types import TracebackType
 
 from distillspec_jax import files, outputs
 from distillspec_jax.acceptance import COUNTS
-from distillspec_jax.operations.arms import REVISION_FIELD, RULE_FIELD, SECONDS_FIELD, VERSION_FIELD
+from distillspec_jax.evaluation.served_lines import REQUEST_FIELD
+from distillspec_jax.operations.arms import (
+    DECODING_FIELD,
+    REVISION_FIELD,
+    RULE_FIELD,
+    SECONDS_FIELD,
+    VERSION_FIELD,
+)
 from distillspec_jax.serving.sample import Sample
 from distillspec_jax.terminal import news
 
@@ -46,12 +53,13 @@ _CHUNK = 1 << 16
             self._file = Path(self.path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by `close`; a line at a time
         self._lost = 0
 
-    def write(self, sample: Sample, identity: str, inputs: str | None) -> None:
+    def write(self, sample: Sample, identity: str, request: str, inputs: str | None) -> None:
         """Appends a sample that has ended.
 
         Args:
             _mend(Path(self.path))
           identity: of the request, with the sample's number.
+          request: of the request, with the prompt's number: the same for all samples of a prompt.
           inputs: the raw prompt; None if it was not text.
         """
         ending = sample.ending
@@ -67,6 +75,7 @@ _CHUNK = 1 << 16
             "id": identity,
             "time": round(time.time(), 3),
             **(
+            REQUEST_FIELD: request,
                 {"inputs": inputs, "outputs": sample.stream.sent} if self.texts and inputs is not None else {}
             ),
             **{

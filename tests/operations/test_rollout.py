@@ -322,7 +322,7 @@ def test_lines_of_the_server_are_evidence(registry, tmp_path):
                 ended=12.0,
                 revision=registry.history.last.revision,
             )
-            written.write(sample, f"cmpl-{number}", f"prompt {number}")
+            written.write(sample, f"cmpl-{number}", f"cmpl-{number}", f"prompt {number}")
     evidence = arms.of_logs([str(path)], registry.history.last)
     assert [len(arm.records) for arm in (evidence.stable, evidence.candidate)] == [2, 1]
     assert evidence.stable.seconds_U.tolist() == [0.5, 0.5]

@@ -245,6 +245,19 @@ def test_the_counters_and_the_log_are_the_sums_of_the_requests(
             assert value == sum(line[name][i] for line in lines)
 
 
+def test_samples_of_a_prompt_are_one_unit_where_its_text_is_not_logged(
+    client: openai.OpenAI, log: Path
+) -> None:
+    """They were taken for independent prompts, by which a rollout advanced too soon."""
+    before = len(read_lines(log)) - 1
+    client.completions.create(model="tiny", prompt=[[2, 3], [4, 5]], n=4, max_tokens=2)
+    lines = list(json_lines(read_lines(log)[before:], log))
+    assert all("inputs" not in line for _, line in lines)
+    prompts = {unit.prompt for unit in Answers().units(lines)}
+    assert (len(lines), len(prompts)) == (8, 2)
+    assert None not in prompts
+
+
 def test_drafts_change_while_requests_run_and_none_is_lost(
     server: Served, client: openai.OpenAI, offline: TextGenerator, log: Path
 ) -> None:
