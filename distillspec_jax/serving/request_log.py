@@ -69,6 +69,8 @@ _CHUNK = 1 << 16
             return
         counts = {name: getattr(ending.record, name) for name in COUNTS}
         seconds = {SECONDS_FIELD: sample.ended - sample.arrived}
+        if sample.began is not None:
+            seconds[DECODING_FIELD] = sample.ended - sample.began
         if sample.first_token is not None:
             seconds["first_token_s"] = sample.first_token - sample.arrived
         line = {

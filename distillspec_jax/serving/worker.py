@@ -172,6 +172,7 @@ class Worker(threading.Thread):
         sample = arm.samples.get(update.ticket)
         if sample is None:  # ended early by an error in its text
             return
+        sample.began = update.began
         if sample.first_token is None and update.tokens:
             sample.first_token = time.perf_counter()
         stream, completion = sample.stream, update.completion

@@ -34,9 +34,12 @@ def registry(tmp_path):
     return made
 
 
-def log(tmp_path, candidate, count=300, share=0.1, revision=2, stable=None, **more):
-    """A log in which the candidate has its share of the prompts."""
-    stable = served.lines("v1", stable or round(count * (1 - share) / share), 0.7, revision=revision)
+def log(tmp_path, candidate, count=300, share=0.1, revision=2, stable=None, waits=None, **more):
+    """A log in which the candidate has its share of the prompts; `waits` are those of both drafts."""
+    waits = waits or (None, None)
+    others = stable or round(count * (1 - share) / share)
+    stable = served.lines("v1", others, 0.7, revision=revision, wait=waits[0])
+    more["wait"] = waits[1]
     return served.write(
         tmp_path / "log.jsonl", stable, served.lines("v2", count, candidate, revision=revision, **more)
     )
@@ -67,6 +70,8 @@ def test_prompts_that_come_again_do_not_look_misrouted(registry, tmp_path):
         (0.7, {"count": 20}, "hold", "not enough to tell"),
         (0.5, {}, "roll back", "acceptance is worse by more than 5.0%"),
         (0.72, {"seconds": 0.02}, "roll back", "requests are slower by more than 20%"),
+        # The stable draft's requests wait for a slot, which hid that the candidate decodes slower.
+        (0.72, {"seconds": 0.015, "waits": (5.0, 0.0)}, "roll back", "requests are slower by more than 20%"),
         (0.72, {"share": 0.5}, "escalate", "the candidate got 50.0% of the requests, not 10.0%"),
         (0.72, {"rule": "linear"}, "escalate", "the rule 'linear' served, which changes the texts"),
         (0.72, {"rule": "block"}, "advance", "no worse"),
@@ -317,7 +322,8 @@ def test_lines_of_the_server_are_evidence(registry, tmp_path):
                 ending=types.SimpleNamespace(record=record, draft=version, reason="stop"),
                 stream=types.SimpleNamespace(sent="an answer"),
                 prompt=types.SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0),
-                arrived=10.0,
+                arrived=9.0,
+                began=10.0,
                 first_token=10.5,
                 ended=12.0,
                 revision=registry.history.last.revision,
