@@ -31,7 +31,9 @@ INPUTS = "inputs"
 NO_PROMPT = "lines without a prompt"
 NO_TEXT = "lines whose prompt is empty or no text"
 DAMAGED = "lines that are no JSON objects"
+CUT = "texts that did not end by EOS"
 AGAIN = "prompts that were there before"
+_EOS = "eos"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Prompt:
 
     Attributes:
       inputs: its text, without the prefix that the model adds.
-      outputs: the target's text; empty if unknown.
+      outputs: the target's text; empty if unknown or cut short.
       since: the first version that was trained with it.
     """
 
@@ -111,6 +113,9 @@ def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
             if text in found:
                 notes[AGAIN] += 1
                 continue
+            if answer is not None and line.get("finish_reason", _EOS) != _EOS:
+                notes[CUT] += 1
+                answer = None  # as a reference it would teach to stop there
             found[text] = Prompt(inputs=text, outputs=answer if isinstance(answer, str) else "")
     if not found:
         told = ", ".join(f"{count:,} {what}" for what, count in notes.items())

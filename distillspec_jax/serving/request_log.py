@@ -22,16 +22,16 @@ from distillspec_jax.operations.arms import (
 from distillspec_jax.serving.sample import Sample
 from distillspec_jax.terminal import news
 
+_BEGINNINGS = ('{"id": "cmpl-', '{"id": "chatcmpl-')
+"""How a line of a log begins."""
+_CHUNK = 1 << 16
+
 
 @dataclasses.dataclass
 class RequestLog:
     """An append-only file of lines.
 
     Texts are written only on request, since prompts are private to the users.
-
-_BEGINNINGS = ('{"id": "cmpl-', '{"id": "chatcmpl-')
-"""How a line of a log begins."""
-_CHUNK = 1 << 16
 
     Args:
       path: of the file; existing lines are kept, but for a last one that was cut short by a kill.
@@ -50,6 +50,7 @@ _CHUNK = 1 << 16
         outputs.check(self.path, _is_ours)
         with files.saving(self.path):
             outputs.resolved(self.path).parent.stat()
+            _mend(Path(self.path))
             self._file = Path(self.path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by `close`; a line at a time
         self._lost = 0
 
@@ -57,7 +58,6 @@ _CHUNK = 1 << 16
         """Appends a sample that has ended.
 
         Args:
-            _mend(Path(self.path))
           identity: of the request, with the sample's number.
           request: of the request, with the prompt's number: the same for all samples of a prompt.
           inputs: the raw prompt; None if it was not text.
@@ -75,9 +75,9 @@ _CHUNK = 1 << 16
             seconds["first_token_s"] = sample.first_token - sample.arrived
         line = {
             "id": identity,
+            REQUEST_FIELD: request,
             "time": round(time.time(), 3),
             **(
-            REQUEST_FIELD: request,
                 {"inputs": inputs, "outputs": sample.stream.sent} if self.texts and inputs is not None else {}
             ),
             **{
@@ -85,7 +85,9 @@ _CHUNK = 1 << 16
                 for name, one in counts.items()
                 if one is not None
             },
-            "finish_reason": ending.reason,
+            "finish_reason": "eos"
+            if ending.reason == "stop" and not sample.stream.stopped
+            else ending.reason,
             VERSION_FIELD: ending.draft,
             **({} if sample.revision is None else {REVISION_FIELD: sample.revision}),
             RULE_FIELD: self.rule,
@@ -116,9 +118,9 @@ def _is_ours(path: Path) -> bool:
     """Tells whether a file begins with a line of a log, or is empty."""
     with path.open(encoding="utf-8") as file:
         line = file.readline()
-    return not line or files.parse_json_object(line, str(path)).keys() >= {VERSION_FIELD, "finish_reason"}
     if line and not line.endswith("\n") and line.startswith(_BEGINNINGS):
         return True  # its first line was cut short
+    return not line or files.parse_json_object(line, str(path)).keys() >= {VERSION_FIELD, "finish_reason"}
 
 
 def _mend(path: Path) -> None:

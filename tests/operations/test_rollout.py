@@ -320,7 +320,7 @@ def test_lines_of_the_server_are_evidence(registry, tmp_path):
             record = Record(emitted_tokens=4, target_calls=2, tested=3, accepted=2)
             sample = types.SimpleNamespace(
                 ending=types.SimpleNamespace(record=record, draft=version, reason="stop"),
-                stream=types.SimpleNamespace(sent="an answer"),
+                stream=types.SimpleNamespace(sent="an answer", stopped=False),
                 prompt=types.SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0),
                 arrived=9.0,
                 began=10.0,
