@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 
 from distillspec_jax import files, outputs, schema
-from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.evaluation import paired, prospect
 from distillspec_jax.evaluation.prospect import Finding
@@ -169,7 +168,7 @@ def pilot(
     teacher = pretrained.load(target)
     pretrained.check_pair(teacher, pretrained.load(draft), False)
     asked = prompts.read_logs([data], plan.field)
-    temperature = plan.temperature_of(asked)
+    sampling = plan.sampling_of(asked)
     judging = prompts.judging(asked.prompts, plan.prompts)
     trained = [one for one in asked.prompts if not one.held_out]
     fewest = conditions.least_prompts
@@ -178,8 +177,8 @@ def pilot(
         raise UsageError(
             f"{data}: {len(asked.prompts):,} different prompts, of which {held_out:,} are held out: a pilot "
             f"needs {fewest:,} of either kind, about {round(fewest / prompts.HELD_OUT):,} prompts"
-    trained, validation = prompts.validating(trained, plan.prompts)
         )
+    trained, validation = prompts.validating(trained, plan.prompts)
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     folder = outputs.take_folder(output, _JOB, names=_OWN)
@@ -191,10 +190,10 @@ def pilot(
             schema.read_file(Begun, folder / _JOB, _WHAT)  # checks that it is not another program's file
             _empty(folder)
         _begin(folder, begun, say)
-        prompts.write(folder / _VALIDATION, validation)
         prompts.write(folder / _TRAIN, trained)
+        prompts.write(folder / _VALIDATION, validation)
         prompts.write(folder / _JUDGE, judging)
-        held_out_prompts = HeldOut(teacher, judging, [], Deployment(temperature), plan.block_size, plan.chat)
+        held_out_prompts = HeldOut(teacher, judging, [], sampling, plan.block_size, plan.chat)
         job = _Job(teacher, draft, folder, plan, held_out_prompts, train, say, began)
         try:
             before, after, steps, seconds = job.measured()
@@ -226,7 +225,7 @@ def pilot(
             prompts=(len(asked.prompts), len(trained), len(judging)),
             pilot_steps=steps,
             steps=plan.steps,
-            temperature=temperature,
+            temperature=sampling.temperature,
             block_size=plan.block_size,
             device=f"{device.device_kind}",
             least_gain=conditions.least_gain,

@@ -18,7 +18,7 @@ from distillspec_jax.errors import UsageError, check_number, shown
 from distillspec_jax.operations import draft_registry, prompts
 from distillspec_jax.operations.asked_training import Say, TrainingPlan
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
-from distillspec_jax.schema import Amount, Share, Text
+from distillspec_jax.schema import Amount, Count, Share, Text
 
 FOLDER = "redistill"
 ASKED, TRAIN, VALIDATION = "asked.jsonl", "train.jsonl", "validation.jsonl"
@@ -59,6 +59,8 @@ class Begun:
     version: Text
     stable: Text
     temperature: Amount
+    top_k: Count = 0
+    top_p: Share = 1.0
     plan: Plan
 
 
@@ -88,7 +90,7 @@ def begin(
     registry.path_of(stable)  # to raise its error, if the folder was removed
     empty(folder)
     asked = prompts.read_logs(logs)
-    temperature = plan.temperature_of(asked)  # raises its error before anything is written
+    sampling = plan.sampling_of(asked)  # raises its error before anything is written
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     path = registry.path / PROMPTS
@@ -109,12 +111,12 @@ def begin(
         prompts.write(folder / first, judging[: plan.prompts])
         prompts.write(folder / rest, judging[plan.prompts :])
     prompts.write(folder / TRAIN, trained)
+    prompts.write(folder / VALIDATION, validation)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
-    prompts.write(folder / VALIDATION, validation)
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = Begun(version=version, stable=stable, temperature=temperature, plan=plan)
+    begun = Begun(version=version, stable=stable, plan=plan, **dataclasses.asdict(sampling))
     write_job(folder, begun)
     return begun
 

@@ -115,7 +115,8 @@ class _Job:
         return Outcome("passed", finding.reason, version)
 
     def _held_out(self, new: Sequence[Prompt], old: Sequence[Prompt]) -> HeldOut:
-        plan, settings = self.begun.plan, Deployment(self.begun.temperature)
+        begun, plan = self.begun, self.begun.plan
+        settings = Deployment(float(begun.temperature), begun.top_k, float(begun.top_p))
         return HeldOut(self.target, new, old, settings, plan.block_size, plan.chat)
 
     def _judged(self, stable: Measured, measured: Measured, candidate: Path, cost: float) -> Finding:
