@@ -230,25 +230,36 @@ def test_the_command_from_start_to_end(tmp_path, capsys):
 
 def test_a_lossy_rule_enters_with_its_quality_alone(tmp_path, capsys):
     where = f"--registry={toy.registry(tmp_path / 'drafts', versions=2).path}"
-    rows = [row.to_json() for row in simulated.rows(prompts=6, block_sizes=(5,), verifier="linear:2")]
+    rows = [row.to_json() for row in simulated.rows(prompts=6, block_sizes=(5,), verifier="linear:0.5")]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     quality = f"--quality={tmp_path / 'results.jsonl'}"
     for flags, said in (
-        (["--lossy=linear:2"], "needs both"),
+        (["--lossy=linear:0.5"], "needs both"),
         (["--lossy=block", quality], "that rule is exact"),
         (["--lossy=linea", quality], "did you mean 'linear'?"),
-        (["--lossy=linear:3", quality], "has no row of the rule 'linear:3'"),
+        (["--lossy=linear:0.3", quality], "has no row of the rule 'linear:0.3'"),
     ):
         assert call("start", "v2", where, *flags) == 2
         assert said in capsys.readouterr().err
     assert (
         call(
-            "start", "v2", where, "--lossy=linear:2", quality, "--margin=0.05", "--slower=0.3", "--stages=0.1"
+            "start",
+            "v2",
+            where,
+            "--lossy=linear:0.5",
+            quality,
+            "--margin=0.05",
+            "--slower=0.3",
+            "--stages=0.1",
         )
         == 0
     )
-    assert "the rule linear:2 changes the texts: rougeL 19.5 with it, 19.5 without" in capsys.readouterr().out
-    assert call("advance", where, f"--log={log(tmp_path, 0.72, rule='linear:2')}") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the rule linear:0.5 ")]
+    told = "the rule linear:0.5 changes the texts: rougeL 19.5 with it, 19.5 without"
+    cell = "(wiki_leads, T={}, {}, block size 5)"  # the first alone was told, whichever it was
+    cells = [cell.format(t, draft) for t in (0, 1) for draft in simulated.ACCEPTANCE]
+    assert said == [f"{told} {one}" for one in cells]
+    assert call("advance", where, f"--log={log(tmp_path, 0.72, rule='linear:0.5')}") == 0
 
 
 @pytest.mark.parametrize(
