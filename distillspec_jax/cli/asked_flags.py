@@ -73,6 +73,8 @@ def check(flags: argparse.Namespace) -> None:
         bounds.check_most(f"--{name}", getattr(flags, name), bounds.COUNT)
     if flags.prompts < 1:
         raise UsageError(f"--prompts={flags.prompts}: must be at least 1")
+    if flags.prompts < flags.least_prompts:  # the gate would never have enough
+        raise UsageError(f"--prompts={flags.prompts}: must be at least --least_prompts={flags.least_prompts}")
     if not 1 <= flags.block_size <= bounds.BLOCK_SIZE:
         raise UsageError(f"--block_size={flags.block_size}: must be from 1 to {bounds.BLOCK_SIZE}")
     if flags.temperature is not None and not 0 <= flags.temperature < 1e30:

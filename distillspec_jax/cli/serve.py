@@ -13,6 +13,7 @@ from distillspec_jax.cli.flags import (
     RULE_HELP,
     CommandParser,
 )
+from distillspec_jax.decoding import named_drafters
 from distillspec_jax.errors import UsageError
 from distillspec_jax.terminal import news
 
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
     add("--assume_same_vocabulary", action="store_true", help="accept a pair with an unknown tokenizer")
     add("--compilation_cache", metavar="DIR", help=COMPILATION_CACHE_HELP)
     flags = parser.parse(argv)
-    drafters = [name for name in flags.drafter if name != "none"]
+    drafters = named_drafters.chosen(flags.drafter)
     if flags.registry is not None and flags.drafter:
         raise UsageError("--drafter and --registry: give the one or the other")
     if flags.log_texts and flags.log is None:

@@ -6,7 +6,7 @@ Python API then accept its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from distillspec_jax.deferred import deferred
@@ -37,3 +37,15 @@ def register(name: str, factory: DrafterFactory) -> None:
 def names() -> list[str]:
     """Lists the names of the drafters that need no model."""
     return list(FACTORIES)
+
+
+def chosen(drafters: Sequence[str]) -> list[str]:
+    """Returns the drafters that a user chose: none of them for `none`, which must be the only one.
+
+    Raises:
+      UsageError: there are others beside it.
+    """
+    others = [name for name in drafters if name != "none"]
+    if others and len(others) < len(drafters):
+        raise UsageError(f"--drafter=none beside --drafter={others[0]}: choose one")
+    return others

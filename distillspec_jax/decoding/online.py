@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,19 +69,22 @@ class Update:
       ticket: the prompt's ticket, see `OnlineBatch.submit`.
       tokens: tokens emitted since the last update.
       completion: the whole completion, once the prompt is done.
+      began: when it got its slot, by `time.perf_counter()`; None if it never did.
     """
 
     ticket: int
     tokens: tuple[int, ...]
     completion: Completion | None = None
+    began: float | None = None
 
 
 @dataclasses.dataclass
 class _Row:
-    """A slot's prompt, and how many of its tokens have been reported."""
+    """A slot's prompt, when it got the slot, and how many of its tokens have been reported."""
 
     ticket: int
     prompt: OnlinePrompt
+    began: float = dataclasses.field(default_factory=time.perf_counter)
     told: int = 0
 
     @property
@@ -286,13 +290,13 @@ class OnlineBatch:
         tokens = tuple(fetched.output_BT[slot, row.told : fetched.emitted_B[slot]].tolist())
         row.told += len(tokens)
         if fetched.status_B[slot] == Status.RUNNING and not cancelled:
-            return Update(row.ticket, tokens) if tokens else None
+            return Update(row.ticket, tokens, began=row.began) if tokens else None
         del self._rows[slot]
         if cancelled:
             rows = self._state.rows
             status_B = rows.status_B.at[slot].set(int(Status.LENGTH))
             self._state = dataclasses.replace(self._state, rows=dataclasses.replace(rows, status_B=status_B))
-        return Update(row.ticket, tokens, fetched.completion(slot, cancelled=cancelled))
+        return Update(row.ticket, tokens, fetched.completion(slot, cancelled=cancelled), row.began)
 
     def _read_waiting(self) -> list[_Reading]:
         """Assigns free slots to waiting prompts and starts their prefill."""

@@ -15,6 +15,8 @@ from typing import Any
 from distillspec_jax.acceptance import PartialRecord
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
+from distillspec_jax.evaluation.engines import distillspec
+from distillspec_jax.evaluation.engines.engine import Engine
 from distillspec_jax.evaluation.engines.registry import body, engine_of
 from distillspec_jax.evaluation.paired import Interval
 
@@ -26,6 +28,8 @@ OTHER_SAMPLING = "answers of another sampling distribution"
 
 VERSION_FIELD = "draft_version"
 """The field in which `serve` states a line's draft."""
+REQUEST_FIELD = "request"
+"""What `serve` names a prompt of a request by; all its samples have it in common."""
 REMEMBERED = 4096
 """Number of last lines in which duplicates are detected."""
 _TIMES = ("time", "timestamp", "created")
@@ -40,7 +44,7 @@ class Unit:
       record: the counts of all answers.
       fields: of the line, to distinguish segments.
       block_size: drafts per round, if known.
-      prompt: the field `inputs` as JSON, if there is one.
+      prompt: the field `inputs` as JSON, or what tells the samples of a prompt in its place, if there is one.
     """
 
     record: PartialRecord
@@ -120,8 +124,7 @@ class Answers:
             self.notes[UNTOLD] += 1
             return None
         kept = {name: line[name] for name in self.by if name in line}
-        prompt = json.dumps(line["inputs"]) if "inputs" in line else None
-        return Unit(answer.record, kept, answer.block_size, prompt)
+        return Unit(answer.record, kept, answer.block_size, _prompt(line, engine))
 
     def _is_repeated(self, line: Mapping[str, Any], place: str) -> bool:
         """Tells whether a line was read before; lines without id and time are indistinguishable."""
@@ -168,6 +171,15 @@ class Answers:
             elif not math.isclose(value, self.sampling[name], abs_tol=1e-9):
                 return False
         return True
+
+
+def _prompt(line: Mapping[str, Any], engine: Engine) -> str | None:
+    """Returns what tells a line's prompt: its text, or in our own lines its `request`."""
+    if "inputs" in line:
+        return json.dumps(line["inputs"])
+    request = line.get(REQUEST_FIELD)
+    told = engine is distillspec.ENGINE and isinstance(request, str) and request
+    return json.dumps({REQUEST_FIELD: request}) if told else None
 
 
 def _merged(units: Sequence[Unit]) -> Unit:

@@ -10,7 +10,7 @@ from typing import Any
 
 from distillspec_jax import bounds, files, outputs, shards, terminal
 from distillspec_jax.acceptance import Record
-from distillspec_jax.decoding import drafter_registry
+from distillspec_jax.decoding import drafter_registry, named_drafters
 from distillspec_jax.decoding.engine import DecodingProgress
 from distillspec_jax.errors import UsageError
 from distillspec_jax.generation import request_files, text_generator
@@ -100,7 +100,7 @@ def generate_file(
     requests = request_files.read_requests(input, field)
     partitioner = None if num_partitions is None else make_partitioner(num_partitions)
     target = pretrained.load(model, partitioner=partitioner, dtype=dtype)
-    drafts = [drafter_registry.load(name, dtype) for name in _named(drafter or ())]
+    drafts = [drafter_registry.load(name, dtype) for name in named_drafters.chosen(drafter or ())]
     if own is not None:
         output = str(outputs.place(own.folder(output), folder=True) / LINES)
     else:
@@ -201,11 +201,3 @@ def merge_files(folders: Sequence[Path], output: str) -> int:
         output, functools.partial(shards.joined, folders, LINES), request_files.holds_answers
     )
     return shards.read_card(folders[0]).units
-
-
-def _named(drafters: Sequence[str]) -> list[str]:
-    """Drops the drafter `none`, which must be the only one."""
-    others = [name for name in drafters if name != "none"]
-    if others and len(others) < len(drafters):
-        raise UsageError(f"--drafter=none beside --drafter={others[0]}: choose one")
-    return others

@@ -25,8 +25,8 @@ from distillspec_jax.evaluation.served_lines import Answers, Unit
 from distillspec_jax.operations.transitions import Transition
 
 VERSION_FIELD, REVISION_FIELD, RULE_FIELD = "draft_version", "registry_revision", "rule"
-SECONDS_FIELD = "latency_s"
-"""Time from a request to the end of its text."""
+SECONDS_FIELD, DECODING_FIELD = "latency_s", "decoding_s"
+"""Time to the end of a text, from its request and from its slot: the wait for a slot is not the draft's."""
 OTHER_STAGE = "lines of other stages"
 OTHER_VERSION = "lines of other drafts"
 EARLY = "lines of before the candidate's first"
@@ -43,7 +43,7 @@ class Arm:
 
     Attributes:
       records: of prompts, or of intervals between scrapes.
-      seconds_U: seconds per token, for prompts with a latency.
+      seconds_U: seconds per token, for prompts with a time.
     """
 
     records: Sequence[PartialRecord]
@@ -109,7 +109,10 @@ def of_logs(paths: Sequence[str], stage: Transition) -> Evidence:
             notes[EARLY] += 1
         else:
             parts[line[VERSION_FIELD]].append((place, line))
-    stable, candidate = (_arm(lines, notes) for lines in parts.values())
+    # One measure for both arms: a line that tells its latency alone makes it that of all.
+    latency = any(SECONDS_FIELD in line and DECODING_FIELD not in line for _, line in found)
+    field = SECONDS_FIELD if latency else DECODING_FIELD
+    stable, candidate = (_arm(lines, field, notes) for lines in parts.values())
     return Evidence(
         stable,
         candidate,
@@ -178,8 +181,8 @@ def _started(line: Mapping[str, Any]) -> float:
     return math.inf if at is None else at
 
 
-def _arm(lines: Sequence[tuple[str, dict[str, Any]]], notes: collections.Counter[str]) -> Arm:
-    answers = Answers(by=(*_SAMPLING, SECONDS_FIELD))
+def _arm(lines: Sequence[tuple[str, dict[str, Any]]], field: str, notes: collections.Counter[str]) -> Arm:
+    answers = Answers(by=(*_SAMPLING, field))
     seen: set[str] = set()
     units = []
     for unit in answers.units(lines):
@@ -190,12 +193,12 @@ def _arm(lines: Sequence[tuple[str, dict[str, Any]]], notes: collections.Counter
             seen.add(unit.prompt)
         units.append(unit)
     notes.update({name: count for name, count in answers.notes.items() if count})
-    return Arm([unit.record for unit in units], np.array(list(_seconds(units))))
+    return Arm([unit.record for unit in units], np.array(list(_seconds(units, field))))
 
 
-def _seconds(units: Sequence[Unit]) -> Iterator[float]:
+def _seconds(units: Sequence[Unit], field: str) -> Iterator[float]:
     for unit in units:
-        seconds: Any = unit.fields.get(SECONDS_FIELD)
+        seconds: Any = unit.fields.get(field)
         tokens = unit.record.emitted_tokens
         told = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and unit.record.texts == 1
         if told and tokens and math.isfinite(seconds) and seconds >= 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distillspec_jax import outputs
+from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.models.pretrained import Pretrained
@@ -49,20 +50,33 @@ class TrainingPlan:
         check_number("--steps", self.steps, 1, most=10**9)
         check_number("--pilot_steps", self.pilot_steps, 0, most=self.steps)
 
-    def temperature_of(self, asked: Asked) -> float:
-        """Returns the service's temperature.
+    def sampling_of(self, asked: Asked) -> Deployment:
+        """Returns the service's distribution: that of the lines, at `temperature` if it is given.
 
         Raises:
           UsageError: the lines state several.
         """
+        found = asked.samplings
         if self.temperature is not None:
-            return float(self.temperature)
-        if len(asked.temperatures) > 1:
-            told = ", ".join(f"{one:g}" for one in sorted(asked.temperatures))
+            wanted = float(self.temperature)
+            # Those of the lines at this temperature, if there are any: the others may be of another service.
+            found = frozenset(one for one in found if one.temperature == wanted) or found
+            greedy = wanted == 0
+            found = frozenset(
+                Deployment(wanted) if greedy else dataclasses.replace(one, temperature=wanted)
+                for one in found
+            )
+        if len({one.temperature for one in found}) > 1:
+            told = ", ".join(f"{one:g}" for one in sorted({one.temperature for one in found}))
             raise UsageError(
                 f"the logs have lines of several temperatures ({told}): choose one by --temperature"
             )
-        return next(iter(asked.temperatures), 1.0)
+        if len(found) > 1:
+            told = ", ".join(sorted(one.name for one in found))
+            raise UsageError(
+                f"the logs have lines of several distributions ({told}): give those of one alone"
+            )
+        return next(iter(found), Deployment(1.0 if self.temperature is None else float(self.temperature)))
 
 
 def task(target: Pretrained, train: Path, validation: Path) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 
 from distillspec_jax import files, outputs, schema
-from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.evaluation import paired, prospect
 from distillspec_jax.evaluation.prospect import Finding
@@ -30,10 +29,10 @@ from distillspec_jax.schema import Amount, Size, Text
 PAGE, NUMBERS = "pilot.html", "pilot.json"
 """The results, next to the files of the run."""
 _JOB, _PACE = "job.json", "pace.json"
-_TRAIN, _JUDGE = "train.jsonl", "judge.jsonl"
+_TRAIN, _VALIDATION, _JUDGE = "train.jsonl", "validation.jsonl", "judge.jsonl"
 _BEFORE, _AFTER = "before.json", "after.json"
 _TIMED, _TRAINED = "timed", "trained"
-_OWN = (_JOB, _PACE, _TRAIN, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
+_OWN = (_JOB, _PACE, _TRAIN, _VALIDATION, _JUDGE, _BEFORE, _AFTER, _TIMED, _TRAINED, PAGE, NUMBERS)
 _WHAT = "a pilot"
 _FEWEST_STEPS = 10
 """Minimum steps of a pilot, however short the time."""
@@ -122,7 +121,8 @@ class _Job:
         if kept.is_file():
             return min(most, schema.read_file(_Pace, kept, "the pace of a pilot").steps)
         clock = time.monotonic()
-        timed = costs.duration(self._trained(_TIMED, _TIMED_STEPS))
+        self._trained(_TIMED, _TIMED_STEPS)
+        timed = costs.duration(self.folder / _TIMED)  # its best may lie in a folder below, without the log
         begun = max(0.0, time.monotonic() - clock - timed)  # loading and compiling, which will recur
         left = 60 * float(self.plan.minutes) - (time.monotonic() - self.began) - begun - decoding
         a_step = max(timed / _TIMED_STEPS, 1e-9)
@@ -134,7 +134,7 @@ class _Job:
         return steps
 
     def _trained(self, name: str, steps: int) -> Path:
-        task = asked_training.task(self.target, self.folder / _TRAIN, self.folder / _JUDGE)
+        task = asked_training.task(self.target, self.folder / _TRAIN, self.folder / _VALIDATION)
         return self.train(self.draft, self.folder / name, task, steps)
 
 
@@ -168,7 +168,7 @@ def pilot(
     teacher = pretrained.load(target)
     pretrained.check_pair(teacher, pretrained.load(draft), False)
     asked = prompts.read_logs([data], plan.field)
-    temperature = plan.temperature_of(asked)
+    sampling = plan.sampling_of(asked)
     judging = prompts.judging(asked.prompts, plan.prompts)
     trained = [one for one in asked.prompts if not one.held_out]
     fewest = conditions.least_prompts
@@ -178,6 +178,7 @@ def pilot(
             f"{data}: {len(asked.prompts):,} different prompts, of which {held_out:,} are held out: a pilot "
             f"needs {fewest:,} of either kind, about {round(fewest / prompts.HELD_OUT):,} prompts"
         )
+    trained, validation = prompts.validating(trained, plan.prompts)
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     folder = outputs.take_folder(output, _JOB, names=_OWN)
@@ -190,8 +191,9 @@ def pilot(
             _empty(folder)
         _begin(folder, begun, say)
         prompts.write(folder / _TRAIN, trained)
+        prompts.write(folder / _VALIDATION, validation)
         prompts.write(folder / _JUDGE, judging)
-        held_out_prompts = HeldOut(teacher, judging, [], Deployment(temperature), plan.block_size, plan.chat)
+        held_out_prompts = HeldOut(teacher, judging, [], sampling, plan.block_size, plan.chat)
         job = _Job(teacher, draft, folder, plan, held_out_prompts, train, say, began)
         try:
             before, after, steps, seconds = job.measured()
@@ -223,7 +225,7 @@ def pilot(
             prompts=(len(asked.prompts), len(trained), len(judging)),
             pilot_steps=steps,
             steps=plan.steps,
-            temperature=temperature,
+            temperature=sampling.temperature,
             block_size=plan.block_size,
             device=f"{device.device_kind}",
             least_gain=conditions.least_gain,

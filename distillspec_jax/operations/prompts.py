@@ -11,22 +11,29 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillspec_jax import files, outputs, schema
+from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError, nearest
 
 HELD_OUT = 0.2
 """Share of prompts that are never trained on; a constant, since changing it would mix the two sets."""
+VALIDATION = 0.1
+"""Share of the prompts to train on that a training keeps for validation, by which it may choose its best
+checkpoint: the held-out prompts, which judge that choice, must not make it."""
 KEPT = 4096
 """Maximum number of prompts in a sample."""
 INPUTS = "inputs"
 """The field of a log that holds the prompt."""
 NO_PROMPT = "lines without a prompt"
 NO_TEXT = "lines whose prompt is empty or no text"
+CUT = "texts that did not end by EOS"
 DAMAGED = "lines that are no JSON objects"
+_EOS = "eos"
 AGAIN = "prompts that were there before"
 
 
@@ -36,7 +43,7 @@ class Prompt:
 
     Attributes:
       inputs: its text, without the prefix that the model adds.
-      outputs: the target's text; empty if unknown.
+      outputs: the target's text; empty if unknown or cut short.
       since: the first version that was trained with it.
     """
 
@@ -61,12 +68,12 @@ class Asked:
 
     Attributes:
       prompts: distinct ones, in order of first occurrence.
-      temperatures: stated in the lines.
+      samplings: the distributions that the lines state.
       notes: number of lines set aside, by reason.
     """
 
     prompts: Sequence[Prompt]
-    temperatures: frozenset[float]
+    samplings: frozenset[Deployment]
     notes: dict[str, int]
 
 
@@ -84,7 +91,7 @@ def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
     others: set[str] = set()
     found: dict[str, Prompt] = {}
     notes: collections.Counter[str] = collections.Counter()
-    temperatures: set[float] = set()
+    samplings: set[Deployment] = set()
     lines = 0
     for path in paths:
         outputs.reads(path)
@@ -101,12 +108,14 @@ def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
             if not isinstance(text, str) or not text.strip():
                 notes[NO_TEXT] += 1
                 continue
-            temperature = line.get("temperature")
-            if isinstance(temperature, (int, float)) and not isinstance(temperature, bool):
-                temperatures.add(float(temperature))
+            if (sampling := _sampling(line)) is not None:
+                samplings.add(sampling)
             if text in found:
                 notes[AGAIN] += 1
                 continue
+            if answer is not None and line.get("finish_reason", _EOS) != _EOS:
+                notes[CUT] += 1
+                answer = None  # as a reference it would teach to stop there
             found[text] = Prompt(inputs=text, outputs=answer if isinstance(answer, str) else "")
     if not found:
         told = ", ".join(f"{count:,} {what}" for what, count in notes.items())
@@ -117,7 +126,21 @@ def read_logs(paths: Iterable[str], field: str | None = None) -> Asked:
             f"{', '.join(map(str, paths))}: no prompts in {lines:,} lines{f' ({told})' if told else ''}: "
             f"{wanted}"
         )
-    return Asked(list(found.values()), frozenset(temperatures), dict(notes))
+    return Asked(list(found.values()), frozenset(samplings), dict(notes))
+
+
+def _sampling(line: Mapping[str, Any]) -> Deployment | None:
+    """Returns the distribution that a line states; None if it states no valid one."""
+    told: list[Any] = [line.get("temperature"), line.get("top_k", 0), line.get("top_p", 1.0)]
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in told):
+        return None
+    temperature, top_k, top_p = told
+    if temperature == 0:  # greedy, whatever the others say
+        top_k, top_p = 0, 1.0
+    try:
+        return Deployment(float(temperature), int(top_k), float(top_p))
+    except (UsageError, ValueError, OverflowError):
+        return None
 
 
 def read_sample(path: Path) -> list[Prompt]:
@@ -159,6 +182,14 @@ def mixed(new: Sequence[Prompt], old: Sequence[Prompt], share: float) -> list[Pr
 def judging(found: Iterable[Prompt], most: int) -> list[Prompt]:
     """Selects up to `most` held-out prompts, by their priority."""
     return sorted((one for one in found if one.held_out), key=lambda one: one.priority)[:most]
+
+
+def validating(found: Sequence[Prompt], most: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Splits the prompts to train on into those and up to `most` for validation, by their priority."""
+    count = min(most, math.ceil(VALIDATION * len(found))) if len(found) > 1 else 0
+    kept = sorted(found, key=lambda one: one.priority)[:count]
+    chosen = {one.inputs for one in kept}
+    return [one for one in found if one.inputs not in chosen], kept
 
 
 def apart(

@@ -18,11 +18,13 @@ from distillspec_jax.errors import UsageError, check_number, shown
 from distillspec_jax.operations import draft_registry, prompts
 from distillspec_jax.operations.asked_training import Say, TrainingPlan
 from distillspec_jax.operations.draft_registry import PROMPTS, DraftRegistry
-from distillspec_jax.schema import Amount, Share, Text
+from distillspec_jax.schema import Amount, Count, Share, Text
 
 FOLDER = "redistill"
-ASKED, TRAIN, NEW, OLD = "asked.jsonl", "train.jsonl", "new.jsonl", "old.jsonl"
-"""All new prompts, those to train on, and the held-out new and old ones."""
+ASKED, TRAIN, VALIDATION = "asked.jsonl", "train.jsonl", "validation.jsonl"
+"""All new prompts, those to train on, and those by which a training chooses its best checkpoint."""
+NEW, OLD = "new.jsonl", "old.jsonl"
+"""The held-out new and old prompts, which judge."""
 MORE_NEW, MORE_OLD = "more_new.jsonl", "more_old.jsonl"
 """More held-out prompts, in case the gate is undecided on the first ones."""
 _MORE = 4
@@ -57,6 +59,8 @@ class Begun:
     version: Text
     stable: Text
     temperature: Amount
+    top_k: Count = 0
+    top_p: Share = 1.0
     plan: Plan
 
 
@@ -86,7 +90,7 @@ def begin(
     registry.path_of(stable)  # to raise its error, if the folder was removed
     empty(folder)
     asked = prompts.read_logs(logs)
-    temperature = plan.temperature_of(asked)  # raises its error before anything is written
+    sampling = plan.sampling_of(asked)  # raises its error before anything is written
     for what, count in asked.notes.items():
         say(f"{count:,} {what}: set aside")
     path = registry.path / PROMPTS
@@ -100,19 +104,19 @@ def begin(
             f"{registry.path} knows no earlier prompts: give some of those that {stable} was trained with, "
             "--old=FILE, so that nothing is forgotten"
         )
-    trained = prompts.mixed(
-        [one for one in new if not one.held_out], [one for one in known if not one.held_out], plan.old_share
-    )
+    recent, validation = prompts.validating([one for one in new if not one.held_out], plan.prompts)
+    trained = prompts.mixed(recent, [one for one in known if not one.held_out], plan.old_share)
     for first, rest, held_out in ((NEW, MORE_NEW, new), (OLD, MORE_OLD, known)):
         judging = prompts.judging(held_out, _MORE * plan.prompts)
         prompts.write(folder / first, judging[: plan.prompts])
         prompts.write(folder / rest, judging[plan.prompts :])
     prompts.write(folder / TRAIN, trained)
+    prompts.write(folder / VALIDATION, validation)
     prompts.write(folder / ASKED, new)
     version = draft_registry.next_name(registry.versions())
     told = f"{len(new):,} new prompts and {len(known):,} old ones"
     say(f"{told}; {version} is to be trained on {len(trained):,}")
-    begun = Begun(version=version, stable=stable, temperature=temperature, plan=plan)
+    begun = Begun(version=version, stable=stable, plan=plan, **dataclasses.asdict(sampling))
     write_job(folder, begun)
     return begun
 

@@ -40,6 +40,7 @@ from distillspec_jax.operations.redistill_folder import (
     NEW,
     OLD,
     TRAIN,
+    VALIDATION,
     Begun,
     Plan,
     alone,
@@ -114,7 +115,8 @@ class _Job:
         return Outcome("passed", finding.reason, version)
 
     def _held_out(self, new: Sequence[Prompt], old: Sequence[Prompt]) -> HeldOut:
-        plan, settings = self.begun.plan, Deployment(self.begun.temperature)
+        begun, plan = self.begun, self.begun.plan
+        settings = Deployment(float(begun.temperature), begun.top_k, float(begun.top_p))
         return HeldOut(self.target, new, old, settings, plan.block_size, plan.chat)
 
     def _judged(self, stable: Measured, measured: Measured, candidate: Path, cost: float) -> Finding:
@@ -144,7 +146,7 @@ class _Job:
 
     def _trained(self, name: str, steps: int) -> Path:
         self.say(f"{name}: {steps:,} steps from {self.begun.stable}")
-        task = asked_training.task(self.target, self.folder / TRAIN, self.folder / NEW)
+        task = asked_training.task(self.target, self.folder / TRAIN, self.folder / VALIDATION)
         return self.train(str(self.registry.path_of(self.begun.stable)), self.folder / name, task, steps)
 
     def _foreseen(self, stable: Measured, pilot: Measured, cost: float) -> str | None:

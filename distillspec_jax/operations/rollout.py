@@ -238,7 +238,7 @@ def abort(registry: DraftRegistry, reason: str) -> Transition:
 
 
 def lossy(rule: str, quality: str) -> dict[str, Any]:
-    """Describes a rule that changes the texts, with the quality that a sweep measured.
+    """Describes a rule that changes the texts, with the quality that a sweep measured in each of its cells.
 
     Args:
       rule: `NAME` or `NAME:EPSILON`, as in rows.
@@ -249,15 +249,19 @@ def lossy(rule: str, quality: str) -> dict[str, Any]:
     """
     if find("rule", rule.partition(":")[0], rules.RULES).exact:
         raise UsageError(f"--lossy={rule}: that rule is exact: leave the flag out")
+    cells: list[dict[str, Any]] = []
     for group in results.groups(results.read([quality])):
         for row in group:
             if row.is_drafted and row.verifier == rule and row.primary_metric in row.quality:
                 metric = str(row.primary_metric)
                 plain = [one for one in group if not one.is_drafted and one.temperature == row.temperature]
                 without = plain[0].quality.get(metric) if plain else None
+                name = f"{row.task}, T={row.temperature:g}, {row.drafter}, block size {row.block_size}"
                 measured = {"metric": metric, "value": row.quality[metric], "without": without}
-                return {"rule": rule, "quality": quality, **measured}
-    raise UsageError(f"{quality} has no row of the rule {rule!r} with a task's metric: sweep with it")
+                cells.append({"cell": name, **measured})
+    if not cells:
+        raise UsageError(f"{quality} has no row of the rule {rule!r} with a task's metric: sweep with it")
+    return {"rule": rule, "quality": quality, "cells": cells}
 
 
 def _speed(settings: Settings, evidence: Evidence) -> Comparison | None:
@@ -301,7 +305,7 @@ def _facts(found: Comparison) -> dict[str, Any]:
 
 
 def described(registry: DraftRegistry) -> list[str]:
-    """Describes what serves in one line, and in another the known quality of a rule that changes texts."""
+    """Describes what serves in one line, and in others the known quality of a rule that changes texts."""
     last, settings = registry.history.last, settings_of(registry)
     if settings is None:
         return [f"{registry.path}: revision {last.revision}, {last.action}: {last.stable} serves all"]
@@ -309,6 +313,8 @@ def described(registry: DraftRegistry) -> list[str]:
     lines = [f"{registry.path}: revision {last.revision}, {last.action}: {share}"]
     if settings.lossy is not None:
         known = settings.lossy
-        told = f"{known.get('metric')} {known.get('value')} with it, {known.get('without')} without"
-        lines.append(f"the rule {known.get('rule')} changes the texts: {told}")
+        for one in known.get("cells", [known]):  # a rollout begun by 0.2 has one
+            told = f"{one.get('metric')} {one.get('value')} with it, {one.get('without')} without"
+            where = f" ({one['cell']})" if "cell" in one else ""
+            lines.append(f"the rule {known.get('rule')} changes the texts: {told}{where}")
     return lines

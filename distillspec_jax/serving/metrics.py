@@ -5,7 +5,7 @@ vLLM's names as of 0.32 (docs/usage/metrics.md, docs/features/speculative_decodi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -41,12 +41,15 @@ class Metrics:
     Args:
       model: the served name.
       loads: returns the numbers of running and waiting samples.
+      drafts: returns the names of the drafts in service.
     """
 
-    def __init__(self, model: str, loads: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, model: str, loads: Callable[[], tuple[int, int]], drafts: Callable[[], Iterable[str]]
+    ) -> None:
         disable_created_metrics()  # the creation time of every series is of no use here
         self._registry = CollectorRegistry()
-        self._model = model
+        self._model, self._in_service = model, drafts
 
         def labelled(kind: type, name: str, text: str, *labels: str, **options: object) -> object:
             return kind(name, text, ("model_name", *labels), registry=self._registry, **options)
@@ -124,5 +127,13 @@ class Metrics:
         self._swaps.labels(self._model, outcome).inc()
 
     def text(self) -> bytes:
-        """Returns the counters in Prometheus' exposition format."""
+        """Returns the counters in Prometheus' exposition format.
+
+        Those of a draft in service are there before its first output ends: a scrape without them would be
+        taken for another engine's.
+        """
+        for draft in self._in_service():
+            for name, counter in self._drafts:
+                if not name.endswith("_at"):
+                    counter.labels(self._model, draft)
         return generate_latest(self._registry)

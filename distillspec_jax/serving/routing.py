@@ -35,6 +35,11 @@ class Route:
         if self.share and self.candidate is None:
             raise UsageError(f"a share of {self.share} goes to no candidate")
 
+    @property
+    def drafts(self) -> tuple[str, ...]:
+        """The names of the drafts in service."""
+        return (self.stable,) if self.candidate is None else (self.stable, self.candidate)
+
     def draft(self, key: str) -> str:
         """Returns the name of the draft that serves a key: a user, or a request without a user."""
         if self.candidate is not None and position(self.candidate, key) < self.share:

@@ -56,7 +56,7 @@ class Sample:
       key: determines the draft that serves it, see `routing`.
       logprobs: whether scores are requested.
       streams: whether text is delivered as it is generated, instead of at the end.
-      arrived, first_token, ended: `time.perf_counter()`.
+      arrived, began, first_token, ended: `time.perf_counter()`; it begins when it gets a slot.
       draft: name of the draft that serves it, once known.
       revision: of the registry that chose it.
       ending: set once it has ended.
@@ -69,6 +69,7 @@ class Sample:
     logprobs: bool = False
     streams: bool = True
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
+    began: float | None = None
     first_token: float | None = None
     ended: float | None = None
     draft: str = ""

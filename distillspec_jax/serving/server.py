@@ -104,7 +104,7 @@ def run(
                 follower.start()
             on_ready(address)
             yield
-            service.ready = False
+            service.accepting = False
 
         made = app.make(service, access, settings.max_body_bytes, lifespan)
         config = uvicorn.Config(

@@ -75,7 +75,7 @@ class Service:
       model_name: the clients' name for the model.
 
     Attributes:
-      ready: whether requests are accepted.
+      accepting: whether the server is between its start and its stop.
       started: seconds since 1970.
     """
 
@@ -89,15 +89,15 @@ class Service:
         model_name: str,
     ) -> None:
         self.worker, self.model_name = worker, model_name
-        self.metrics = Metrics(model_name, lambda: worker.loads)
+        self.metrics = Metrics(model_name, lambda: worker.loads, lambda: worker.route.drafts)
         worker.on_end = self.ended
         # The server's limit reports prompts that are too long; the form would name a flag of other commands.
         self._form = dataclasses.replace(form, max_tokens=None)
         self._chat_form, self._limits, self._log = chat_form, limits, log
-        self._open: dict[int, tuple[Sample, str, str | None]] = {}
+        self._open: dict[int, tuple[Sample, str, str, str | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended, self._seconds = 0, 0.0
-        self.ready = False
+        self.accepting = False
         self.started = int(time.time())
 
     @property
@@ -105,11 +105,16 @@ class Service:
         """Tells whether the worker's thread is running."""
         return self.worker.is_alive()
 
+    @property
+    def ready(self) -> bool:
+        """Tells whether requests are accepted: none is once the worker's thread has ended."""
+        return self.accepting and self.alive
+
     def begin(self) -> None:
         """Starts accepting requests; must be called in the same event loop as `submit`."""
         self._loop = asyncio.get_running_loop()
         self.worker.start()
-        self.ready = True
+        self.accepting = True
 
     async def submit(self, asked: Asked, pieces: asyncio.Queue[tuple[int, Piece]]) -> Job:
         """Queues the outputs of a request.
@@ -136,7 +141,8 @@ class Service:
             raise UsageError(f"max_tokens is {limit:,}, must be at most {self._limits.new_tokens:,} here")
         job = Job([], Answers(asked, self.model_name, self._form.reader.tokenizer, sum(map(len, prompts))))
         samples: list[Sample] = []
-        for text, ids in zip(asked.texts, prompts, strict=True):
+        for place, (text, ids) in enumerate(zip(asked.texts, prompts, strict=True)):
+            request = job.answers.identity + (f"-{place}" if len(prompts) > 1 else "")
             for number in range(asked.samples):
                 index = len(samples)
                 sample = Sample(
@@ -151,7 +157,7 @@ class Service:
                 )
                 samples.append(sample)
                 identity = job.answers.identity + (f"-{index}" if outputs > 1 else "")
-                self._open[id(sample)] = sample, identity, text
+                self._open[id(sample)] = sample, identity, request, text
         job.samples = samples
         for sample in samples:
             self.worker.start_sample(sample)
@@ -166,11 +172,11 @@ class Service:
     def ended(self, sample: Sample) -> None:
         """Counts and logs a sample that has ended; called in the worker's thread."""
         self.metrics.ended(sample)
-        _, identity, inputs = self._open.pop(id(sample))
+        _, identity, request, inputs = self._open.pop(id(sample))
         assert sample.ended is not None
         self._ended, self._seconds = self._ended + 1, self._seconds + sample.ended - sample.arrived
         if self._log is not None:
-            self._log.write(sample, identity, inputs)
+            self._log.write(sample, identity, request, inputs)
 
     def _check_queue(self, outputs: int) -> None:
         if outputs > self._limits.outputs:

@@ -50,7 +50,7 @@ class Worker(threading.Thread):
         self._arms = {name: _Arm(batch) for name, batch in batches.items()}
         self._route, self._scorer = route, scorer
         self.on_end: Callable[[Sample], None] = lambda _: None
-        self._open = True
+        self._open, self._done = True, False
         self.loads = (0, 0)
         self._check(route)
 
@@ -60,8 +60,10 @@ class Worker(threading.Thread):
         return self._route
 
     def start_sample(self, sample: Sample) -> None:
-        """Queues a sample."""
+        """Queues a sample; after the thread has ended, it ends as cancelled."""
         self._calls.put(lambda: self._start(sample))
+        if self._done:  # nobody else may take the call
+            self._drain()
 
     def cancel(self, sample: Sample) -> None:
         """Cancels a sample; has no effect if it has ended."""
@@ -102,8 +104,17 @@ class Worker(threading.Thread):
             for name, arm in self._arms.items():
                 for sample in list(arm.samples.values()):
                     self._end(sample, Ending("cancelled", draft=name))
-            while not self._calls.empty():
-                self._calls.get()()
+            self._done = True  # before the last look: a call that comes after it is taken by its caller
+            self._drain()
+
+    def _drain(self) -> None:
+        """Executes all queued calls, in this thread or, once it has ended, in a caller's."""
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
+            call()
 
     def _visit(self, name: str, arm: _Arm) -> None:
         """Visits a batch once. An error in the batch ends all its samples, one in a text only that sample."""
@@ -127,12 +138,7 @@ class Worker(threading.Thread):
         idle = not any(arm.batch.busy for arm in self._arms.values())
         if idle:
             self._calls.get()()
-        while True:
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:
-                return
-            call()
+        self._drain()
 
     def _start(self, sample: Sample) -> None:
         if not self._open:
@@ -166,6 +172,7 @@ class Worker(threading.Thread):
         sample = arm.samples.get(update.ticket)
         if sample is None:  # ended early by an error in its text
             return
+        sample.began = update.began
         if sample.first_token is None and update.tokens:
             sample.first_token = time.perf_counter()
         stream, completion = sample.stream, update.completion

@@ -15,6 +15,7 @@ def lines(
     revision: int | None = 1,
     seed: int = 0,
     seconds: float = 0.01,
+    wait: float | None = None,
     **more: Any,
 ) -> list[dict[str, Any]]:
     """Makes answers to different prompts.
@@ -23,6 +24,7 @@ def lines(
       version: that answered.
       rate: acceptance, around which that of prompts varies.
       seconds: a token, in the median.
+      wait: for a slot, in a line that tells its decoding apart; None: of one that does not.
       more: fields of every line.
     """
     rng = np.random.default_rng([seed, *version.encode()])
@@ -31,6 +33,7 @@ def lines(
         tested = int(rng.integers(10, 60))
         accepted = int(rng.binomial(tested, rng.beta(12 * rate, 12 * (1 - rate))))
         rounds = tested - accepted
+        decoding = float(seconds * rng.lognormal(0, 0.3) * (accepted + rounds))
         line = {
             "inputs": f"{version}: prompt {seed}.{number}",
             "emitted_tokens": accepted + rounds,
@@ -39,7 +42,8 @@ def lines(
             "accepted": accepted,
             "drafted": 5 * rounds + tested,
             "draft_version": version,
-            "latency_s": float(seconds * rng.lognormal(0, 0.3) * (accepted + rounds)),
+            "latency_s": decoding + (wait or 0.0),
+            **({} if wait is None else {"decoding_s": decoding}),
             **({} if revision is None else {"registry_revision": revision}),
             **more,
         }

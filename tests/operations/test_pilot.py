@@ -37,7 +37,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write([{"inputs": f"say {i:03}", "temperature": 0} for i in range(60)])
     trainers.count(monkeypatch)
-    monkeypatch.setattr(asked_training, "task", lambda *_: "asked")  # which TensorFlow would read
+    # TensorFlow would read them.
+    monkeypatch.setattr(asked_training, "task", lambda target, *files: " ".join(one.name for one in files))
     return tmp_path
 
 
@@ -61,8 +62,12 @@ def test_what_is_found(place, models):
     assert found.block_efficiency[1].value == 2.5
     assert found.prospect.gain == (3.0, 2.0, 3.0)
     assert found.prospect.training_seconds == 0.25 * (2 + 8)
-    trained, judged = ({one.inputs for one in read(name)} for name in ("train", "judge"))
+    names = ("train", "validation", "judge")
+    trained, chosen_by, judged = ({one.inputs for one in read(name)} for name in names)
     assert not trained & judged
+    assert train.tasks == ["train.jsonl validation.jsonl"]
+    assert chosen_by
+    assert not chosen_by & (trained | judged), "the best checkpoint was chosen by the prompts that judge it"
     assert found.prompts == (60, len(trained), len(judged)) == (60, len(trained), 8)
     assert all(one.held_out for one in read("judge"))
     numbers = json.loads(Path("out/pilot.json").read_text())
@@ -128,11 +133,15 @@ def test_prompts_in_its_own_folder_are_not_lost(place, models):
     assert Path("out/pilot.json").exists()
 
 
-def test_short_time_means_fewer_steps(place, models, monkeypatch):
-    """A minute, four fifths of it, at half a second a step by the clock; 1.5 s were for timing."""
+@pytest.mark.parametrize("best", [False, True])
+def test_short_time_means_fewer_steps(place, models, monkeypatch, best):
+    """A minute, four fifths of it, at half a second a step by the clock; 1.5 s were for timing.
+
+    With a DEPLOYMENT, the steps were looked for in the folder of the best evaluation, which has no log.
+    """
     monkeypatch.setattr(pilot.time, "monotonic", lambda: 7.0)
     plan = dataclasses.replace(PLAN, steps=900, pilot_steps=300, minutes=1.0)
-    train = Trainer(pair.target())
+    train = Trainer(pair.target(), best=best)
     found, said = run(models, train, plan)
     assert train.asked == [("timed", 3), ("trained", 96)]
     assert "96 steps, not 300: --minutes=1, 0.5 s a step" in said
@@ -173,6 +182,7 @@ def test_the_command_writes_the_page_in_both_languages(place, models, monkeypatc
         (None, "--draft=nowhere", "nowhere is not a checkpoint directory"),
         (None, "--draft=words", "another vocabulary"),
         (None, "--minutes=0", "--minutes=0.0: must be at least 1"),
+        (None, "--prompts=4", "--prompts=4: must be at least --least_prompts=5"),
         (None, "--pilot_steps=1", "--pilot_steps=1: must be at least 2"),
         (None, "--pilot_steps=500", "--pilot_steps=500: must be at most 300"),
         (None, "--language=fr", "--language"),

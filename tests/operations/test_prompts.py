@@ -5,8 +5,10 @@ import random
 
 import pytest
 
+from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError
 from distillspec_jax.operations import prompts
+from distillspec_jax.operations.asked_training import TrainingPlan
 from distillspec_jax.operations.prompts import Prompt
 
 
@@ -28,13 +30,51 @@ def test_lines_of_a_log_are_read_or_set_aside_by_name(tmp_path):
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '["x"]\n{"inputs": "cut')
     found = prompts.read_logs([str(log)])
     assert [(one.inputs, one.outputs) for one in found.prompts] == [("a", "b"), ("d", ""), ("e", "")]
-    assert found.temperatures == {1.0, 0.5}
+    assert found.samplings == {Deployment(1.0), Deployment(0.5)}
     assert found.notes == {
         "lines without a prompt": 1,
         "prompts that were there before": 1,
         "lines whose prompt is empty or no text": 2,
         "lines that are no JSON objects": 2,
     }
+
+
+def test_a_text_that_was_cut_short_is_no_reference(tmp_path):
+    """Drafts were trained to stop where a limit, a client or a stop string had ended a text."""
+    log = tmp_path / "log.jsonl"
+    reasons = ("eos", "length", "cancelled", "stop", None)
+    lines = [{"inputs": f"{one}", "outputs": "b", "finish_reason": one} for one in reasons[:-1]]
+    log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"inputs": "None", "outputs": "b"}]))
+    found = prompts.read_logs([str(log)])
+    assert {one.inputs for one in found.prompts if one.outputs} == {"eos", "None"}
+    assert len(found.prompts) == 5
+    assert found.notes == {prompts.CUT: 3}
+
+
+@pytest.mark.parametrize(
+    ("samplings", "temperature", "expected"),
+    [
+        ([(0.8, 20, 0.9)], None, Deployment(0.8, 20, 0.9)),  # it was judged at top_k=0, top_p=1
+        ([(0.8, 20, 0.9)], 0.5, Deployment(0.5, 20, 0.9)),
+        ([(0.8, 20, 0.9), (0.5, 0, 1.0)], 0.8, Deployment(0.8, 20, 0.9)),
+        ([(0, 20, 0.9), (0, 0, 1)], None, Deployment(0.0)),
+        ([(0.8, 20, 0.9), (0.8, 0, 1.0)], None, r"several distributions \(T0.8, T0.8_k20_p0.9\)"),
+        ([(0.8, 20, 0.9), (0.5, 20, 0.9)], None, r"several temperatures \(0.5, 0.8\)"),
+        ([], None, Deployment(1.0)),
+        ([("warm", 0, 1)], None, Deployment(1.0)),
+    ],
+)
+def test_the_distribution_of_the_service_is_that_of_its_lines(tmp_path, samplings, temperature, expected):
+    log = tmp_path / "log.jsonl"
+    names = ("temperature", "top_k", "top_p")
+    lines = [dict(zip(names, one, strict=True)) for one in samplings] or [{}]
+    log.write_text("".join(json.dumps({"inputs": f"{i}"} | line) + "\n" for i, line in enumerate(lines)))
+    plan, asked = TrainingPlan(temperature=temperature), prompts.read_logs([str(log)])
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            plan.sampling_of(asked)
+    else:
+        assert plan.sampling_of(asked) == expected
 
 
 def test_a_log_that_kept_no_prompts_is_refused(tmp_path):

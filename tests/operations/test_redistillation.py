@@ -9,6 +9,7 @@ import pytest
 
 from distillspec_jax.cli import errors, redistill
 from distillspec_jax.data import catalog
+from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import profiling
 from distillspec_jax.operations import admission, gate, prompts, redistillation, rollout
@@ -114,6 +115,8 @@ def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
 
     class Reader(Trainer):
         def __call__(self, draft, folder, task, steps):
+            spec = catalog.find_task(task)
+            seen["validation"] = {row["inputs"] for row in catalog.read_rows(spec, "validation")}
             for name in ("train", "new", "old", "more_new", "more_old"):
                 seen[name] = {one.inputs for one in prompts.read_sample(folder.parent / f"{name}.jsonl")}
             return super().__call__(draft, folder, task, steps)
@@ -121,9 +124,30 @@ def test_what_is_held_out_is_never_trained_on(registry, counted, logs):
     run(registry, logs, Reader(pair.target()))
     judged = [seen[name] for name in ("new", "old", "more_new", "more_old")]
     assert not seen["train"] & set().union(*judged)
+    assert seen["validation"]
+    assert not seen["validation"] & set().union(seen["train"], *judged), (
+        "the best checkpoint was chosen by the prompts that judge it"
+    )
     assert len(set().union(*judged)) == sum(map(len, judged))
     assert len(seen["new"]) >= 5
     assert any(text >= "say 100" for text in seen["train"])  # old ones, too
+
+
+def test_the_gate_decodes_as_the_service_does(registry, counted, logs, monkeypatch):
+    """Its top_k and top_p were ignored."""
+    path = Path(logs[0][0])
+    path.write_text(
+        path.read_text().replace('"temperature": 0', '"temperature": 1, "top_k": 7, "top_p": 0.5')
+    )
+    seen, known = [], HeldOut._decode
+
+    def noted(self, draft):
+        seen.append(self.settings)
+        return known(self, draft)
+
+    monkeypatch.setattr(HeldOut, "_decode", noted)
+    run(registry, logs, Trainer(pair.draft()))
+    assert set(seen) == {Deployment(1.0, 7, 0.5)}
 
 
 def test_a_draft_that_gained_nothing_is_refused(registry, counted, logs, tmp_path):
@@ -299,6 +323,7 @@ def test_the_command_as_it_is(registry, logs, capsys):
     [
         ("--gin.TRAIN_STEPS=5", "--gin.TRAIN_STEPS is set by this command"),
         ("--pilot_steps=500", "--pilot_steps=500: must be at most 300"),
+        ("--prompts=29", "--prompts=29: must be at least --least_prompts=30"),
         ("--old_share=1", "--old_share=1.0: must be at most 0.95"),
         ("--margin=nan", "--margin=nan: must be at least 0"),
         ("--temperature=-1", "--temperature=-1.0: must be at least 0"),

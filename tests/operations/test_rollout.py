@@ -34,9 +34,12 @@ def registry(tmp_path):
     return made
 
 
-def log(tmp_path, candidate, count=300, share=0.1, revision=2, stable=None, **more):
-    """A log in which the candidate has its share of the prompts."""
-    stable = served.lines("v1", stable or round(count * (1 - share) / share), 0.7, revision=revision)
+def log(tmp_path, candidate, count=300, share=0.1, revision=2, stable=None, waits=None, **more):
+    """A log in which the candidate has its share of the prompts; `waits` are those of both drafts."""
+    waits = waits or (None, None)
+    others = stable or round(count * (1 - share) / share)
+    stable = served.lines("v1", others, 0.7, revision=revision, wait=waits[0])
+    more["wait"] = waits[1]
     return served.write(
         tmp_path / "log.jsonl", stable, served.lines("v2", count, candidate, revision=revision, **more)
     )
@@ -67,6 +70,8 @@ def test_prompts_that_come_again_do_not_look_misrouted(registry, tmp_path):
         (0.7, {"count": 20}, "hold", "not enough to tell"),
         (0.5, {}, "roll back", "acceptance is worse by more than 5.0%"),
         (0.72, {"seconds": 0.02}, "roll back", "requests are slower by more than 20%"),
+        # The stable draft's requests wait for a slot, which hid that the candidate decodes slower.
+        (0.72, {"seconds": 0.015, "waits": (5.0, 0.0)}, "roll back", "requests are slower by more than 20%"),
         (0.72, {"share": 0.5}, "escalate", "the candidate got 50.0% of the requests, not 10.0%"),
         (0.72, {"rule": "linear"}, "escalate", "the rule 'linear' served, which changes the texts"),
         (0.72, {"rule": "block"}, "advance", "no worse"),
@@ -225,25 +230,36 @@ def test_the_command_from_start_to_end(tmp_path, capsys):
 
 def test_a_lossy_rule_enters_with_its_quality_alone(tmp_path, capsys):
     where = f"--registry={toy.registry(tmp_path / 'drafts', versions=2).path}"
-    rows = [row.to_json() for row in simulated.rows(prompts=6, block_sizes=(5,), verifier="linear:2")]
+    rows = [row.to_json() for row in simulated.rows(prompts=6, block_sizes=(5,), verifier="linear:0.5")]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     quality = f"--quality={tmp_path / 'results.jsonl'}"
     for flags, said in (
-        (["--lossy=linear:2"], "needs both"),
+        (["--lossy=linear:0.5"], "needs both"),
         (["--lossy=block", quality], "that rule is exact"),
         (["--lossy=linea", quality], "did you mean 'linear'?"),
-        (["--lossy=linear:3", quality], "has no row of the rule 'linear:3'"),
+        (["--lossy=linear:0.3", quality], "has no row of the rule 'linear:0.3'"),
     ):
         assert call("start", "v2", where, *flags) == 2
         assert said in capsys.readouterr().err
     assert (
         call(
-            "start", "v2", where, "--lossy=linear:2", quality, "--margin=0.05", "--slower=0.3", "--stages=0.1"
+            "start",
+            "v2",
+            where,
+            "--lossy=linear:0.5",
+            quality,
+            "--margin=0.05",
+            "--slower=0.3",
+            "--stages=0.1",
         )
         == 0
     )
-    assert "the rule linear:2 changes the texts: rougeL 19.5 with it, 19.5 without" in capsys.readouterr().out
-    assert call("advance", where, f"--log={log(tmp_path, 0.72, rule='linear:2')}") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the rule linear:0.5 ")]
+    told = "the rule linear:0.5 changes the texts: rougeL 19.5 with it, 19.5 without"
+    cell = "(wiki_leads, T={}, {}, block size 5)"  # the first alone was told, whichever it was
+    cells = [cell.format(t, draft) for t in (0, 1) for draft in simulated.ACCEPTANCE]
+    assert said == [f"{told} {one}" for one in cells]
+    assert call("advance", where, f"--log={log(tmp_path, 0.72, rule='linear:0.5')}") == 0
 
 
 @pytest.mark.parametrize(
@@ -315,14 +331,15 @@ def test_lines_of_the_server_are_evidence(registry, tmp_path):
             record = Record(emitted_tokens=4, target_calls=2, tested=3, accepted=2)
             sample = types.SimpleNamespace(
                 ending=types.SimpleNamespace(record=record, draft=version, reason="stop"),
-                stream=types.SimpleNamespace(sent="an answer"),
+                stream=types.SimpleNamespace(sent="an answer", stopped=False),
                 prompt=types.SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0),
-                arrived=10.0,
+                arrived=9.0,
+                began=10.0,
                 first_token=10.5,
                 ended=12.0,
                 revision=registry.history.last.revision,
             )
-            written.write(sample, f"cmpl-{number}", f"prompt {number}")
+            written.write(sample, f"cmpl-{number}", f"cmpl-{number}", f"prompt {number}")
     evidence = arms.of_logs([str(path)], registry.history.last)
     assert [len(arm.records) for arm in (evidence.stable, evidence.candidate)] == [2, 1]
     assert evidence.stable.seconds_U.tolist() == [0.5, 0.5]

@@ -19,25 +19,29 @@ class Trainer:
 
     Attributes:
       result: what comes of it.
-      asked: `(folder, steps)` of every call.
+      asked: `(folder, steps)` of every call; `tasks`: the names of their tasks.
       dies_at: the call that never ends.
+      best: whether the best evaluation is kept in a folder of its own, as with a DEPLOYMENT.
     """
 
-    def __init__(self, result, dies_at=None):
-        self.result, self.asked, self.dies_at = result, [], dies_at
+    def __init__(self, result, dies_at=None, best=False):
+        self.result, self.dies_at, self.best = result, dies_at, best
+        self.asked, self.tasks = [], []
 
     def __call__(self, draft, folder, task, steps):
         if self.dies_at == len(self.asked):
             raise Killed
         self.asked.append((folder.name, steps))
+        self.tasks.append(task)
         if not folder.is_dir():
             provenance = {"parents": {"draft": draft}, "command": "distillspec redistill"}
             card = dataclasses.replace(self.result.card, provenance=provenance)
-            pair.write(folder, dataclasses.replace(self.result, card=card))
+            for place in (folder, folder / "best") if self.best else (folder,):
+                pair.write(place, dataclasses.replace(self.result, card=card))
             (folder / "metrics.jsonl").write_text(
                 json.dumps({"step": steps, "split": "train", "step_s": 0.5, "processor_s": 0.25}) + "\n"
             )
-        return folder
+        return folder / "best" if self.best else folder
 
 
 def count(monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from distillspec_jax.cli import errors, serve
 from distillspec_jax.errors import UsageError
 from distillspec_jax.serving.access import Access
 from distillspec_jax.serving.routing import Route, position
@@ -53,6 +54,11 @@ def test_tokens_and_a_full_queue(tokens_file: str) -> None:
         counted = httpx.get(f"{server.url}/metrics").text
         refusals = sum(answer.status_code == 429 for answer in answers)
         assert f'refused_requests_total{{model_name="tiny",status="429"}} {refusals}.0' in counted
+        server.service.worker.close()  # as a batch that cannot be reset would end it
+        server.service.worker.join(60)
+        assert httpx.get(f"{server.url}/ready").status_code == 503
+        late = httpx.post(url, json=body, headers=header, timeout=60)
+        assert (late.status_code, late.json()["error"]["message"]) == (503, "the server is not ready")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,13 @@ def test_a_share_of_the_keys_goes_to_the_candidate_and_keeps_going_there() -> No
 def test_an_impossible_share_is_refused(candidate: str | None, share: float) -> None:
     with pytest.raises(UsageError, match="share"):
         Route("v1", candidate, share)
+
+
+def test_no_draft_beside_a_draft_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """`none` was dropped without a word."""
+    argv = ["--model=nowhere", "--drafter=none", "--drafter=lookup"]
+    assert errors.run(serve.main, argv, command="serve") == 2
+    assert "--drafter=none beside --drafter=lookup: choose one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,14 @@ def registry(tmp_path: Path) -> DraftRegistry:
 
 
 def follower(
-    registry: DraftRegistry, broken: dict[str, Exception]
+    registry: DraftRegistry,
+    broken: dict[str, Exception],
+    clock: Callable[[], float] | None = None,
 ) -> tuple[Follower, Recorded, list[str], list[str]]:
     worker, made, outcomes = Recorded(), list[str](), list[str]()
 
     def batch(name: str) -> Any:
+        registry.check(name)
         if name in broken:
             raise broken[name]
         made.append(name)
@@ -42,7 +47,15 @@ def follower(
 
     state = registry.state()
     return (
-        Follower(registry, worker, batch, {"v1": "first"}, state.revision, outcomes.append),  # type: ignore[arg-type,dict-item]
+        Follower(
+            registry,
+            worker,  # type: ignore[arg-type]
+            batch,
+            {"v1": "first"},  # type: ignore[dict-item]
+            state.revision,
+            outcomes.append,
+            clock=clock or itertools.count(0, 60).__next__,
+        ),
         worker,
         made,
         outcomes,
@@ -95,3 +108,27 @@ def test_a_version_that_cannot_be_loaded_changes_nothing_until_it_can(
     follows.look()
     assert [route for route, _ in worker.served] == [Route("v2", revision=2)]
     assert route_of(registry.state()) == Route("v2", revision=2)
+
+
+def test_a_version_that_cannot_be_loaded_is_not_tried_every_second(
+    registry: DraftRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every attempt reads all of its bytes again, and compiles."""
+    seconds, checked = [0.0], list[float]()
+    monkeypatch.setattr(DraftRegistry, "check", lambda self, name: checked.append(seconds[0]))
+    broken: dict[str, Exception] = {name: RuntimeError("no room") for name in ("v2", "v3")}
+    follows, worker, *_ = follower(registry, broken, lambda: seconds[0])
+    registry.promote("v2", "new")
+    checked.clear()
+    for second in range(200):
+        seconds[0] = float(second)
+        follows.look()
+    assert checked == [0, 2, 6, 14, 30, 62, 122, 182]
+    registry.promote("v3", "newer")
+    checked.clear()
+    follows.look()
+    assert checked == [199], "another revision is tried at once"
+    broken.clear()
+    seconds[0] += 2
+    follows.look()
+    assert [route.stable for route, _ in worker.served] == ["v3"]

@@ -245,6 +245,19 @@ def test_the_counters_and_the_log_are_the_sums_of_the_requests(
             assert value == sum(line[name][i] for line in lines)
 
 
+def test_samples_of_a_prompt_are_one_unit_where_its_text_is_not_logged(
+    client: openai.OpenAI, log: Path
+) -> None:
+    """They were taken for independent prompts, by which a rollout advanced too soon."""
+    before = len(read_lines(log)) - 1
+    client.completions.create(model="tiny", prompt=[[2, 3], [4, 5]], n=4, max_tokens=2)
+    lines = list(json_lines(read_lines(log)[before:], log))
+    assert all("inputs" not in line for _, line in lines)
+    prompts = {unit.prompt for unit in Answers().units(lines)}
+    assert (len(lines), len(prompts)) == (8, 2)
+    assert None not in prompts
+
+
 def test_drafts_change_while_requests_run_and_none_is_lost(
     server: Served, client: openai.OpenAI, offline: TextGenerator, log: Path
 ) -> None:
@@ -308,3 +321,24 @@ def test_a_log_goes_on_and_is_never_written_over_another_file(tmp_path: Path, lo
     before = log.read_text()
     RequestLog(str(log)).close()
     assert log.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '{WHOLE}\n{"id": "cmpl-1", "time"',
+            "{WHOLE}\n",
+        ),  # with the next line, no line that watch could read
+        ("{WHOLE}", "{WHOLE}\n"),
+        ('{"id": "chatcmpl-1", "ti', ""),
+    ],
+)
+def test_a_last_line_that_a_kill_cut_short_does_not_spoil_the_next(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    whole = '{"id": "cmpl-0", "finish_reason": "eos", "draft_version": "v1"}'
+    path = tmp_path / "served.jsonl"
+    path.write_text(before.replace("{WHOLE}", whole))
+    RequestLog(str(path)).close()
+    assert path.read_text() == after.replace("{WHOLE}", whole)

@@ -93,4 +93,9 @@ def test_a_defect_in_a_text_ends_that_output_and_one_of_the_batch_all(
         "cancelled",
     ]
     assert first.cancelled == [1]
+    told["late"] = []
+    worker.start_sample(sample("late"))  # its client waited for ever
+    (piece,) = told["late"]
+    assert piece.ending is not None
+    assert piece.ending.reason == "cancelled"
     assert "a text that cannot be read" in capsys.readouterr().err

@@ -64,6 +64,7 @@ SERVE = (
     "--task=x",
     "--dtype=x",
     "--num_partitions=3",
+    "--drafter=none --drafter=draft",
 )
 """Flags with which `serve` must refuse to begin; it would not end by itself."""
 TEXT_MAY_BE_EMPTY = ("--prefix", "--title")
