@@ -31,7 +31,7 @@ def equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama", "t5gemma"])
+@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama", "gemma3", "t5gemma"])
 def model(request):
     return tiny.MODELS[request.param]
 
@@ -59,6 +59,7 @@ def test_a_round_trip_through_directories_is_bit_equal(model, folder, tmp_path, 
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     assert first.keys() == second.keys()
     equal(second, first)
+    transformers.AutoConfig.from_pretrained(tmp_path / "back")  # checks the types of the fields
     readme = (tmp_path / "back" / "README.md").read_text()
     assert "## Provenance" in readme
     assert ("`model.config.num_layers = 2`" in readme) == (model in tiny.T5S.values())  # 1 layer and 2
