@@ -93,7 +93,16 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
 
 
 def write(config: DecoderOnlyConfig) -> dict[str, Any]:
-    """Makes the fields that other decoders lack or write differently."""
+    """Makes the fields that other decoders lack or write differently.
+
+    Raises:
+      UsageError: positions are scaled in layers with a window, too.
+    """
+    if config.rope_scaling is not None and not config.window_rope_theta:
+        raise UsageError(
+            "a Gemma 3 has no rope_scaling in layers with a window: here window_rope_theta is 0, so they "
+            "have it, too"
+        )
     return {
         "hidden_activation": hidden_activation(config.mlp_activations[0]),
         "query_pre_attn_scalar": query_scalar(config.query_scalar or config.head_dim),
