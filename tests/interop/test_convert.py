@@ -171,7 +171,13 @@ def test_a_sentencepiece_tokenizer_goes_along_and_is_read_by_transformers(tmp_pa
     pretrained.save(dataclasses.replace(loaded, card=card), f"{tmp_path}/one_pass")
     convert.export(f"{tmp_path}/one_pass", f"{tmp_path}/back")
     assert json.loads((tmp_path / "back" / "config.json").read_text())["pard_token"] == 2
-    assert convert.convert("hf", f"{tmp_path}/back", f"{tmp_path}/again")[0].mask_id == 2
+    (tmp_path / "back" / "added_tokens.json").write_text('{"</s>": 1, "<a>": 4096, "<b>": 4097}')
+    again, read = convert.convert("hf", f"{tmp_path}/back", f"{tmp_path}/again")
+    assert again.mask_id == 2
+    assert read.skipped == (
+        "2 tokens that added_tokens.json adds to the SentencePiece model, ids 4,096 to 4,097: to have them, "
+        f"pass --tokenizer={tmp_path}/back/tokenizer.json",
+    )
     assert (tmp_path / "back" / "spiece.model").read_bytes() == loaded.tokenizer_bytes
     ours = Tokenizer.from_bytes(loaded.tokenizer_bytes)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
