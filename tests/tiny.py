@@ -1,13 +1,14 @@
 """The smallest honest networks, and jitted calls that tests share so that each shape compiles once.
 
 Two kinds of T5 (1.0 and 1.1), a T5Gemma and three that are decoder-only, with everything that the family
-knows between them, and two with a factorised embedding. Sizes differ from one another wherever the network
-allows it, a relative distance is short enough for every bucket to be met, and in the parameters nothing is
-left at one or zero.
+knows between them, and two with a factorised embedding, of which the T5 starts with a token other than 0.
+Sizes differ from one another wherever the network allows it, a relative distance is short enough for every
+bucket to be met, and in the parameters nothing is left at one or zero.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -111,7 +112,11 @@ T5GEMMA = T5Gemma(
 )
 T5S = {"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}
 WHOLE: dict[str, Network] = {**T5S, "gpt": GPT, "llama": LLAMA}
-FACTORISED = {f"{name}_factorised": factorised.narrowed(WHOLE[name], 5) for name in ("t5_1_0", "llama")}
+_STARTED = dataclasses.replace(T5_1_0, config=dataclasses.replace(T5_1_0.config, decoder_start_id=3))
+FACTORISED: dict[str, Network] = {
+    "t5_1_0_factorised": factorised.narrowed(_STARTED, 5),
+    "llama_factorised": factorised.narrowed(LLAMA, 5),
+}
 MODELS: dict[str, Network] = {**WHOLE, **FACTORISED, "gemma3": GEMMA, "t5gemma": T5GEMMA}
 
 

@@ -38,9 +38,13 @@ def main(argv: list[str]) -> int:
 
     from distillspec_jax.cli.progress import ProgressLine
     from distillspec_jax.decoding import drafter_registry
-    from distillspec_jax.generation.own_prompts import write_prompts
+    from distillspec_jax.generation.own_prompts import is_finished, write_prompts
     from distillspec_jax.models import pretrained
 
+    if is_finished(flags.output, flags.limit):
+        news(f"{flags.output} is finished with {flags.limit:,} prompts: for others choose another output")
+        say(flags.output)
+        return 0
     line = ProgressLine()
     draws = write_prompts(
         pretrained.load(flags.model),

@@ -142,6 +142,25 @@ def write_prompts(
     return last + 1
 
 
+def is_finished(output: str, limit: int) -> bool:
+    """Tells whether an output holds as many prompts as are asked for, by an earlier run of `write_prompts`.
+
+    A finished run's file does not tell its seed and temperature.
+    """
+    if not Path(output).is_file():
+        return False
+    lines = Path(output).read_bytes().decode("utf-8", "replace").split("\n")
+    try:
+        found = [files.parse_json_object(line, output) for line in lines[:-1]]
+    except UsageError:
+        return False
+    return len(found) == limit and not lines[-1] and all(map(_is_prompt, found))
+
+
+def _is_prompt(line: dict[str, Any]) -> bool:
+    return isinstance(line.get("inputs"), str) and type(line.get(NUMBER)) is int
+
+
 def _resumed(path: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Reads the complete lines of an interrupted run and truncates the file to them."""
     partial = Path(path + ".partial")
@@ -149,11 +168,12 @@ def _resumed(path: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     content = partial.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    found = [files.parse_json_object(line, f"{partial}") for line in whole.decode().splitlines()]
+    # Split only at \n: prompts may contain U+2028.
+    found = [files.parse_json_object(line, f"{partial}") for line in whole.decode().split("\n")[:-1]]
     if found:
         request_files.check_settings(path, settings, "remove that file")
         for line in found:
-            if not isinstance(line.get("inputs"), str) or type(line.get(NUMBER)) is not int:
+            if not _is_prompt(line):
                 raise UsageError(f"{partial} holds lines of another kind: move it away")
     with files.saving(path):
         partial.write_bytes(whole)

@@ -49,6 +49,7 @@ class Source:
       tokenizer: content of the tokenizer's file, or None.
       tokenizer_name: its name in errors.
       eos_ids, chat, mask_id: see `ModelCard`.
+      around: whether EOS follows, and precedes, a prompt; None: as the family and the tokenizer say.
       skipped: descriptions of the skipped parts.
     """
 
@@ -60,6 +61,7 @@ class Source:
     eos_ids: tuple[int, ...] = ()
     chat: dict[str, str] = dataclasses.field(default_factory=dict)
     mask_id: int | None = None
+    around: tuple[bool, bool] | None = None
     skipped: tuple[str, ...] = ()
 
     @property
@@ -110,10 +112,15 @@ def convert(
         else:
             read = _from_hf(source) if form == "hf" else _from_gguf(source, with_tokenizer=own is None)
     if own is not None:
-        read = dataclasses.replace(read, tokenizer=own, tokenizer_name=f"--tokenizer={tokenizer}")
+        named = f"--tokenizer={tokenizer}"
+        read = dataclasses.replace(read, tokenizer=own, tokenizer_name=named, around=None)
     if eos_ids:
         read = dataclasses.replace(read, eos_ids=tuple(eos_ids))
-    _check_vocabulary(read, eos_ids)
+    vocabulary = _checked_vocabulary(read, eos_ids)
+    if form == "hf" and own is None and vocabulary is not None:
+        read = dataclasses.replace(read, skipped=hf_tokenizer.left_out(source, vocabulary))
+    appended = vocabulary is not None and vocabulary.appends_eos
+    ends, begins = read.around or (read.model.prompts_end_with_eos or appended, False)
     family, config = registry.describe(read.model)
     card = ModelCard(
         family=family,
@@ -121,7 +128,8 @@ def convert(
         tokenizer_fingerprint=None if read.tokenizer is None else model_card.fingerprint(read.tokenizer),
         provenance=provenance.of_process(converted={"format": form, "input": str(source), "step": read.step}),
         eos_ids=list(read.eos_ids),
-        prompts_end_with_eos=read.model.prompts_end_with_eos,
+        prompts_end_with_eos=ends,
+        prompts_begin_with_eos=begins,
         chat=read.chat,
         mask_id=read.mask_id,
     )
@@ -148,15 +156,15 @@ def _reading(source: str) -> Iterator[None]:
         raise UsageError(message) from error
 
 
-def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
+def _checked_vocabulary(read: Source, given_ids: Sequence[int]) -> Tokenizer | None:
     """Rejects vocabularies that `pretrained.load` would accept but that cannot generate text."""
-    size = read.model.vocab_size
+    size, vocabulary = read.model.vocab_size, None
     if read.tokenizer is not None:
         try:
-            known = Tokenizer.from_bytes(read.tokenizer, read.eos_ids).vocab_size
+            vocabulary = Tokenizer.from_bytes(read.tokenizer, read.eos_ids)
         except UsageError as error:
             raise UsageError(f"{read.tokenizer_name}: {error}") from error
-        if known > size:
+        if (known := vocabulary.vocab_size) > size:
             raise UsageError(
                 f"{read.tokenizer_name}: it has {known:,} ids, but the network has logits for {size:,}: "
                 "it is another model's"
@@ -165,12 +173,14 @@ def _check_vocabulary(read: Source, given_ids: Sequence[int]) -> None:
     for token in given_ids:
         if not 0 <= token < size:
             raise UsageError(f"--eos_ids={token}: the vocabulary has ids from 0 to {size - 1}")
+    return vocabulary
 
 
 def _from_hf(source: str) -> Source:
     model, params = hf_folder.read(source)
     # A T5's own tokenizer is the SentencePiece model; a tokenizer.json next to it is derived from that.
     tokenizer = hf_tokenizer.find(source, sentencepiece_first=registry.family_of(model) == "t5")
+    ours = hf_tokenizer.origin(source)
     return Source(
         model,
         params,
@@ -179,6 +189,7 @@ def _from_hf(source: str) -> Source:
         eos_ids=hf_tokenizer.eos_ids(source),
         chat=hf_tokenizer.chat(source),
         mask_id=hf_folder.mask_id(source),
+        around=None if ours is None else (ours.ends_with_eos, ours.begins_with_eos),
     )
 
 

@@ -48,7 +48,8 @@ _OPTIONAL = {
 }
 
 _WINDOW, _WINDOW_THETA = "attention.sliding_window", "rope.freq_base_swa"
-_ONLY = {"expert_count": 0, "rope.scaling.type": "none", "attn_logit_softcapping": 0.0}
+_SCALING, _FACTOR = "rope.scaling.type", "rope.scaling.factor"
+_ONLY = {"expert_count": 0, _SCALING: "none", "attn_logit_softcapping": 0.0}
 """Keys for which this network supports only these values."""
 
 _NAMES = {
@@ -134,17 +135,20 @@ def to_gguf(config: DecoderOnlyConfig, params: Params) -> tuple[str, dict[str, A
         for ours in [_name(kind, name)]
     }
     sizes = {key: theirs[field] for field, key in {**_FIELDS, **_OPTIONAL}.items() if field in theirs}
-    if config.rope_scaling is not None and kind == "gemma3":
-        sizes |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope_scaling.factor)}
-    elif config.rope_scaling is not None:
+    if config.rope_scaling is not None:
         pace = rotary.frequencies(config.head_dim, config.rope_theta)
-        stretched = rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        written[_FREQUENCIES] = np.asarray(pace / stretched, np.float32)
+        factors = pace / rotary.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        if np.allclose(factors, config.rope_scaling.factor):
+            sizes |= {_SCALING: "linear", _FACTOR: float(config.rope_scaling.factor)}
+        elif kind == "llama":
+            written[_FREQUENCIES] = np.asarray(factors, np.float32)
+        else:  # llama.cpp rejects a file with a tensor that it does not read
+            raise UsageError(f"llama.cpp stretches all waves of a {kind} alike: rope_scaling does not")
     sizes |= {_FIELDS["rms_norm_eps"]: float(config.norm_epsilon)}
     sizes |= {_OPTIONAL["rope_theta"]: float(config.rope_theta)}
     sizes |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
     if kind == "gemma3":
-        sizes |= {_WINDOW: config.window, _WINDOW_THETA: float(config.window_rope_theta)}
+        sizes |= {_WINDOW: config.window, _WINDOW_THETA: float(config.window_rope_theta or config.rope_theta)}
     return kind, {f"{kind}.{key}": value for key, value in sizes.items()}, written
 
 
@@ -177,9 +181,9 @@ def _gemma3_scalar(layers: int, emb_dim: int, heads: int, head_dim: int) -> floa
 def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     """Makes the equivalent config.json values of transformers."""
     metadata = {key.removeprefix(f"{kind}."): value for key, value in file.metadata.items()}
-    linear = kind == "gemma3" and metadata.get("rope.scaling.type") == "linear"
+    linear = metadata.get(_SCALING) == "linear"
     if linear:
-        del metadata["rope.scaling.type"]
+        del metadata[_SCALING]
     for key, only in _ONLY.items():
         if metadata.get(key, only) != only:
             raise UsageError(f"metadata {kind}.{key} is {metadata[key]!r}, only {only!r} is supported")
@@ -193,8 +197,7 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
     found["vocab_size"] = file.shape(_EMBEDDING)[0]
     found |= {field: metadata[key] for field, key in _OPTIONAL.items() if key in metadata}
     for field in {"rms_norm_eps", "rope_theta"} & set(found):
-        # Stored as float32; recover the intended shortest decimal (1e-05, not 9.999999747378752e-06).
-        found[field] = float(str(np.float32(found[field])))
+        found[field] = _decimal(found[field])
     head_dim = found.setdefault("head_dim", found["hidden_size"] // max(found["num_attention_heads"], 1))
     for key in ("rope.dimension_count", "attention.value_length"):
         if metadata.get(key, head_dim) != head_dim:
@@ -202,9 +205,11 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
                 f"metadata {kind}.{key} is {metadata[key]}, must be {head_dim}, as wide as a head"
             )
     if _FREQUENCIES in file:
+        if linear:
+            raise UsageError(f"both metadata {kind}.{_SCALING} and tensor {_FREQUENCIES} scale positions")
         found["rope_scaling"] = _stretching(file[_FREQUENCIES], head_dim, found.get("rope_theta", 10_000.0))
     if linear:
-        found["rope_scaling"] = {"rope_type": "linear", "factor": metadata.get("rope.scaling.factor")}
+        found["rope_scaling"] = {"rope_type": "linear", "factor": _decimal(metadata.get(_FACTOR))}
     if kind == "gemma3":
         layers, heads = found["num_hidden_layers"], found["num_attention_heads"]
         found |= {
@@ -222,9 +227,11 @@ def _config(kind: str, file: GGUFFile) -> dict[str, Any]:
 
 
 def _stretching(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, Any]:
-    """Recovers Llama 3's `rope_scaling` from its result: the file has each wavelength's stretching factor."""
+    """Recovers `rope_scaling` from its result: the file has each wavelength's stretching factor."""
     # The factors differ between models, but the boundaries of the scaled range do not.
     factor, low, high, positions = float(factors.max()), 1.0, 4.0, 8192
+    if factors.shape == (head_dim // 2,) and np.allclose(factors, factor):
+        return {"rope_type": "linear", "factor": _decimal(factor)}
     if factors.shape == (head_dim // 2,) and factor >= 1:
         stretched = rotary.frequencies(head_dim, theta, RopeScaling(factor, low, high, positions))
         if np.allclose(rotary.frequencies(head_dim, theta) / stretched, factors, rtol=1e-3):
@@ -236,6 +243,11 @@ def _stretching(factors: np.ndarray, head_dim: int, theta: float) -> dict[str, A
                 "original_max_position_embeddings": positions,
             }
     raise UsageError(f"tensor {_FREQUENCIES} does not scale rotary positions as Llama 3 does")
+
+
+def _decimal(stored: Any) -> Any:
+    """Recovers the intended shortest decimal of a float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(stored))) if isinstance(stored, int | float) else stored
 
 
 def _brief(value: Any) -> str:

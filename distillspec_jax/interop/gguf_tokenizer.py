@@ -149,9 +149,12 @@ def _build(metadata: dict[str, Any], kind: Kind | None) -> tokenizers.Tokenizer:
         if type_ in (CONTROL, USER_DEFINED)
     ]
     library.add_tokens(added)
-    if metadata.get("add_bos_token", of_pieces or (kind is not None and kind.bos)):
-        bos = pieces[metadata["bos_token_id"]]
+    begins = metadata.get("add_bos_token", of_pieces or (kind is not None and kind.bos))
+    before = [metadata["bos_token_id"]] if begins else []
+    behind = [metadata["eos_token_id"]] if metadata.get("add_eos_token", False) else []
+    if around := before + behind:
         library.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, metadata["bos_token_id"])]
+            single=[*(pieces[i] for i in before), "$A", *(pieces[i] for i in behind)],
+            special_tokens=[(pieces[i], i) for i in dict.fromkeys(around)],
         )
     return library

@@ -75,13 +75,17 @@ def metadata(model: Pretrained) -> dict[str, Any]:
 def _pre_tokenizer(where: str, spec: dict[str, Any]) -> str:
     """Finds llama.cpp's name of the pre-tokenizer, if all other settings match llama.cpp's."""
     inner = spec["model"]
+    if inner.get("byte_fallback"):
+        raise UsageError(
+            f"{where}: its tokenizer is of SentencePiece's merges with byte pieces, as Gemma's and Llama 2's "
+            "are, which are read but not written: use --to=hf"
+        )
     ordinary = {
         "type": "BPE",
         "dropout": None,
         "continuing_subword_prefix": "",
         "end_of_word_suffix": "",
         "fuse_unk": False,
-        "byte_fallback": False,
     }
     for field, only in ordinary.items():
         if (inner.get(field) or only) != only:

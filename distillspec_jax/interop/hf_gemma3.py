@@ -93,10 +93,19 @@ def read(value: Gemma3, activation: str, where: str) -> DecoderOnlyConfig:
 
 
 def write(config: DecoderOnlyConfig) -> dict[str, Any]:
-    """Makes the fields that other decoders lack or write differently."""
+    """Makes the fields that other decoders lack or write differently.
+
+    Raises:
+      UsageError: positions are scaled in layers with a window, too.
+    """
+    if config.rope_scaling is not None and not config.window_rope_theta:
+        raise UsageError(
+            "a Gemma 3 has no rope_scaling in layers with a window: here window_rope_theta is 0, so they "
+            "have it, too"
+        )
     return {
         "hidden_activation": hidden_activation(config.mlp_activations[0]),
-        "query_pre_attn_scalar": config.query_scalar or config.head_dim,
+        "query_pre_attn_scalar": query_scalar(config.query_scalar or config.head_dim),
         "sliding_window": config.window,
         "layer_types": layer_types(config.num_layers, config.unwindowed_every),
         "rope_parameters": {
@@ -144,6 +153,11 @@ def _every(value: Gemma3) -> int:
 def layer_types(layers: int, every: int) -> list[str]:
     """Lists a stack's layer types; every `every`-th layer has full attention; 0: none."""
     return [FULL if every and i % every == 0 else SLIDING for i in range(1, layers + 1)]
+
+
+def query_scalar(scalar: float) -> float:
+    """Returns a query scalar as an int where it is whole: transformers 5 rejects 256.0."""
+    return int(scalar) if scalar == int(scalar) else scalar
 
 
 def hidden_activation(activation: str) -> str:

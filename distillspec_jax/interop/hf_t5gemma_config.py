@@ -140,7 +140,6 @@ def config_to_hf(config: T5GemmaConfig) -> dict[str, Any]:
             f"mlp_activations {config.mlp_activations} have no name in transformers' T5Gemma: use one of "
             f"{sorted(hf_decoder_config.ACTIVATION_NAMES)}, followed by 'linear'"
         )
-    scalar = config.query_scalar
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": config.decoder_start_id}
     shared = {
         "model_type": "t5_gemma_module",
@@ -149,9 +148,7 @@ def config_to_hf(config: T5GemmaConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_epsilon,
         "attention_bias": False,
-        "query_pre_attn_scalar": int(scalar)
-        if scalar == int(scalar)
-        else scalar,  # transformers expects an integer
+        "query_pre_attn_scalar": hf_gemma3.query_scalar(config.query_scalar),
         "sliding_window": config.window or config.max_positions,
         "attn_logit_softcapping": config.attention_cap or None,
         "final_logit_softcapping": config.logits_cap or None,

@@ -1,13 +1,16 @@
 """Tokenizers of Hugging Face folders: their files are kept byte for byte. SentencePiece models are also
-written in the format of the library `tokenizers`, which transformers and most servers read.
+written in the format of the library `tokenizers`, which transformers and most servers read. A tokenizer.json
+is made to put EOS around texts if the model's prompts have it there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sentencepiece
 import tokenizers
@@ -18,12 +21,14 @@ from distillspec_jax import model_card, schema
 from distillspec_jax.errors import UsageError
 from distillspec_jax.files import as_json, read_lines
 from distillspec_jax.interop.hf_folder import CONFIG_FILE, read_json
+from distillspec_jax.model_card import ModelCard
 from distillspec_jax.models import registry
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization import foreign_tokenizer
+from distillspec_jax.tokenization.tokenizer import Tokenizer
 
 GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
-CHAT_FILE = "chat_template.jinja"
+CHAT_FILE, _ADDED_FILE = "chat_template.jinja", "added_tokens.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +63,64 @@ SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model")
 _SPACE = "\u2581"
 
 
+class Origin(NamedTuple):
+    """The SentencePiece model from which `files` wrote a tokenizer.json, and what that adds around a text."""
+
+    path: Path
+    ends_with_eos: bool
+    begins_with_eos: bool
+
+
+def origin(directory: str | Path) -> Origin | None:
+    """Finds the model from which a folder's tokenizer.json was written here; None: it came from elsewhere."""
+    written = Path(directory) / model_card.TOKENIZERS_FILE
+    paths = [path for name in SENTENCEPIECE_FILES if (path := Path(directory) / name).is_file()]
+    if not paths or not written.is_file() or b'"Unigram"' not in (expected := written.read_bytes()):
+        return None
+    for path, ends, begins in itertools.product(paths, (True, False), (False, True)):
+        content = path.read_bytes()
+        try:
+            Tokenizer.from_bytes(content)  # checks in a separate process whether it can be read here
+            found = from_sentencepiece(str(path), content, ends, begins)
+        except UsageError:
+            continue
+        if found.to_str().encode() == expected:
+            return Origin(path, ends, begins)
+    return None
+
+
+def left_out(directory: str | Path, taken: Tokenizer) -> tuple[str, ...]:
+    """Describes the tokens that a folder's other files add to a SentencePiece model, one line at most."""
+    if model_card.tokenizer_file(taken.model_bytes) != model_card.SENTENCEPIECE_FILE:
+        return ()
+    size, ids = taken.vocab_size, dict[str, set[int]]()
+    for name in (model_card.TOKENIZERS_FILE, _ADDED_FILE):
+        with contextlib.suppress(UsageError):  # a damaged file is not needed
+            told = read_json(Path(directory) / name)
+            added = told.get("added_tokens") if name == model_card.TOKENIZERS_FILE else [*told.values()]
+            listed = added if isinstance(added, list) else []
+            found = [one.get("id") if isinstance(one, dict) else one for one in listed]
+            ids[name] = {i for i in found if type(i) is int and i >= size}
+    for name, beyond in ids.items():
+        if beyond:
+            instead = Path(directory) / model_card.TOKENIZERS_FILE
+            return (
+                f"{len(beyond)} tokens that {name} adds to the SentencePiece model, ids {min(beyond):,} to "
+                f"{max(beyond):,}: to have them, pass --tokenizer={instead}",
+            )
+    return ()
+
+
 def find(directory: str | Path, sentencepiece_first: bool) -> Path | None:
     """Finds the tokenizer's file in a folder, or None.
 
     Args:
       sentencepiece_first: prefer SentencePiece if a folder has both kinds. T5's SentencePiece models have
-        padding and EOS; others lack them, and tokenizer.json has the tokens added to the model.
+        padding and EOS; others lack them, and tokenizer.json has the tokens added to the model. Where that
+        is our own conversion of the model, the model is preferred in any case.
     """
+    if (ours := origin(directory)) is not None:
+        return ours.path
     names = [*SENTENCEPIECE_FILES, model_card.TOKENIZERS_FILE]
     paths = [Path(directory) / name for name in (names if sentencepiece_first else reversed(names))]
     return next(filter(Path.is_file, paths), None)
@@ -125,8 +181,8 @@ def files(model: Pretrained) -> tuple[dict[str, Any], dict[str, bytes]]:
         found[TOKENIZER_CONFIG] = _tokenizer_config(words)
     elif content is not None:
         library = tokenizers.Tokenizer.from_str(content.decode())
-        found[model_card.TOKENIZERS_FILE] = content
         word = library.id_to_token(eos[0]) if eos else None
+        found[model_card.TOKENIZERS_FILE] = _surrounding(model.card, library, content)
         words = {} if word is None else {"eos_token": word}
         words |= {"chat_template" if k == "template" else k: v for k, v in model.card.chat.items()}
         found[TOKENIZER_CONFIG] = _tokenizer_config(words)
@@ -188,6 +244,23 @@ def from_sentencepiece(
             single=single, pair=pair, special_tokens=[(eos, trainer.eos_id)]
         )
     return library
+
+
+def _surrounding(card: ModelCard, library: tokenizers.Tokenizer, content: bytes) -> bytes:
+    """Returns a tokenizer.json that puts EOS around texts as a model's prompts have it."""
+    if not card.eos_ids or not (card.prompts_end_with_eos or card.prompts_begin_with_eos):
+        return content
+    ours, eos = Tokenizer.from_bytes(content, card.eos_ids), card.eos_ids[0]
+    before = [eos] if card.prompts_begin_with_eos else ours.first_ids
+    behind = [eos] if card.prompts_end_with_eos else []
+    if before == ours.first_ids and bool(behind) == ours.appends_eos:
+        return content
+    pieces = {i: library.id_to_token(i) for i in [*before, *behind]}
+    library.post_processor = processors.TemplateProcessing(
+        single=[*(pieces[i] for i in before), "$A", *(pieces[i] for i in behind)],
+        special_tokens=[(piece, i) for i, piece in pieces.items()],
+    )
+    return library.to_str().encode()
 
 
 def _tokenizer_config(words: Mapping[str, str]) -> bytes:

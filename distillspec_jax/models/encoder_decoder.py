@@ -58,6 +58,21 @@ def sight_of_inputs(inputs_BS: Array, segments_BS: Array | None = None) -> Array
     return mask_BSS
 
 
+def started(batch: Batch, position: Array, start_id: int) -> Array:
+    """Returns the decoder's tokens, beginning with the network's own start token as decoding does.
+
+    Features always start targets with 0.
+
+    Args:
+      position: see `Sight.position`; a packed row's batch has its own.
+    """
+    tokens_BT = batch["decoder_input_tokens"]
+    if start_id == 0:
+        return tokens_BT
+    first = batch.get("decoder_positions", jnp.atleast_2d(position)) == 0
+    return jnp.where(first & (tokens_BT == 0), start_id, tokens_BT)
+
+
 def first_state(
     cross: list[tuple[Array, Array]], prompt_BS: Array, max_length: int, start_id: int
 ) -> tuple[DecodeState, Array]:

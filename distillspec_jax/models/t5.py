@@ -25,7 +25,7 @@ from distillspec_jax.models.attention import (
 from distillspec_jax.models.decoder_stack import DecoderStack, reach_of
 from distillspec_jax.models.dense import Form
 from distillspec_jax.models.embedding import Embed
-from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs
+from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs, started
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import Network
@@ -230,7 +230,7 @@ class Transformer(nn.Module):
     def hidden(self, batch: Batch, deterministic: bool) -> Array:
         seen = sight(batch)
         encoded = self.encoder(self._embed(batch["encoder_input_tokens"]), seen.inputs_BSS, deterministic)
-        outputs = self._embed(batch["decoder_input_tokens"])
+        outputs = self._embed(started(batch, seen.position, self.config.decoder_start_id))
         return self.decoder(outputs, encoded, seen.position, seen.targets_BTT, seen.across_BTS, deterministic)
 
     def cross(self, tokens_BS: Array) -> list[tuple[Array, Array]]:

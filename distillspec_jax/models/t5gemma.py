@@ -17,7 +17,7 @@ from distillspec_jax.models.attention import bias_of, shared_dropout
 from distillspec_jax.models.decoder_stack import DecoderStack, reach_of
 from distillspec_jax.models.dense import Form
 from distillspec_jax.models.embedding import Embed
-from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs
+from distillspec_jax.models.encoder_decoder import extended, first_state, sight, sight_of_inputs, started
 from distillspec_jax.models.interface import Batch, DecodeState
 from distillspec_jax.models.layer_stack import through
 from distillspec_jax.models.network import Network
@@ -130,10 +130,8 @@ class Transformer(nn.Module):
     def hidden(self, batch: Batch, deterministic: bool) -> Array:
         seen = sight(batch)
         encoded = self.encoder(batch["encoder_input_tokens"], seen.inputs_BSS, deterministic)
-        tokens_BT, position = batch["decoder_input_tokens"], jnp.atleast_2d(seen.position)
-        # Features always start targets with 0; this network starts them with `decoder_start_id`.
-        first = batch.get("decoder_positions", position) == 0
-        tokens_BT = jnp.where(first & (tokens_BT == 0), self.config.decoder_start_id, tokens_BT)
+        position = jnp.atleast_2d(seen.position)
+        tokens_BT = started(batch, position, self.config.decoder_start_id)
         x = _embed(self.config, self.token_embedder, tokens_BT)
         return self.decoder(x, encoded, position, seen.targets_BTT, seen.across_BTS, deterministic)
 

@@ -62,9 +62,7 @@ def write_task(own: Path, held_out: Path, folder: Path = catalog.CORPORA) -> Non
 
 
 def _read(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = [files.parse_json_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-    return [row["inputs"] for row in found]
+    return [row["inputs"] for _, row in files.json_lines(files.read_lines(path), path)]
 
 
 def _lines(texts: Iterable[str]) -> str:

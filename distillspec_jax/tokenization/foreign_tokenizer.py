@@ -33,6 +33,7 @@ class ForeignTokenizer:
         self.eos_id: int | None = facts["eos_id"]
         self.unk_id: int | None = facts["unk_id"]
         self.first_ids: list[int] = facts["first_ids"]
+        self.last_ids: list[int] = facts["last_ids"]
 
     def encode(self, text: str) -> list[int]:
         return list(self._ask(f"encode a text of {len(text):,} characters", "encode", text))

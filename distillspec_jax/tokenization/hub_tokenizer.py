@@ -43,12 +43,12 @@ class HubTokenizer:
         self.pad_id: int | None = None
         self.eos_id: int | None = None
         self.unk_id: int | None = None
-        # What the library puts around a text, less an EOS at its end: BOS, for many models.
+        # What the library puts around a text: BOS before it, for many models, and for some EOS behind it.
         around = self._library.encode("a").ids
         inside = self._library.encode("a", add_special_tokens=False).ids
-        self.first_ids: list[int] = (
-            around[: around.index(inside[0])] if inside and inside[0] in around else []
-        )
+        start = around.index(inside[0]) if inside and inside[0] in around else 0
+        self.first_ids: list[int] = around[:start]
+        self.last_ids: list[int] = around[start + len(inside) :] if inside else []
 
     def encode(self, text: str) -> list[int]:
         return list(self._library.encode(text, add_special_tokens=False).ids)

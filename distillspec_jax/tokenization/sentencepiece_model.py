@@ -23,6 +23,7 @@ class SentencePieceModel:
         ids = self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id()
         self.pad_id, self.eos_id, self.unk_id = (None if i < 0 else int(i) for i in ids)
         self.first_ids: list[int] = []
+        self.last_ids: list[int] = []
 
     @functools.cached_property
     def _space_mark_ids(self) -> list[int]:

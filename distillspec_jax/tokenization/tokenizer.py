@@ -142,6 +142,11 @@ class Tokenizer:
         return self._library.first_ids
 
     @property
+    def appends_eos(self) -> bool:
+        """Whether a tokenizer.json itself ends a text with EOS."""
+        return self._library.last_ids == [self.eos_id]
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The ids that sampling and losses need to know."""
         return Vocabulary(self.vocab_size, self.eos_ids, self.padding_ids)

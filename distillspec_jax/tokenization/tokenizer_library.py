@@ -15,6 +15,7 @@ class Library(Protocol):
       vocab_size: ids are below it.
       pad_id, eos_id, unk_id: of the special pieces that the file itself names, else None.
       first_ids: ids that a prompt begins with, BOS for instance.
+      last_ids: ids that the file ends a text with, EOS for instance.
     """
 
     vocab_size: int
@@ -22,6 +23,7 @@ class Library(Protocol):
     eos_id: int | None
     unk_id: int | None
     first_ids: list[int]
+    last_ids: list[int]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added."""

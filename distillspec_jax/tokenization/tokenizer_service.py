@@ -26,7 +26,7 @@ class TokenizerService:
 
     def facts(self) -> dict[str, Any]:
         """The attributes of `Library`."""
-        names = ("vocab_size", "pad_id", "eos_id", "unk_id", "first_ids")
+        names = ("vocab_size", "pad_id", "eos_id", "unk_id", "first_ids", "last_ids")
         return {name: getattr(self._library, name) for name in names}
 
     def encode(self, text: str) -> list[int]:

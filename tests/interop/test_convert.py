@@ -31,7 +31,7 @@ def equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama", "t5gemma"])
+@pytest.fixture(scope="module", params=["t5_1_0", "t5_1_1", "gpt", "llama", "gemma3", "t5gemma"])
 def model(request):
     return tiny.MODELS[request.param]
 
@@ -59,6 +59,7 @@ def test_a_round_trip_through_directories_is_bit_equal(model, folder, tmp_path, 
     first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     assert first.keys() == second.keys()
     equal(second, first)
+    transformers.AutoConfig.from_pretrained(tmp_path / "back")  # checks the types of the fields
     readme = (tmp_path / "back" / "README.md").read_text()
     assert "## Provenance" in readme
     assert ("`model.config.num_layers = 2`" in readme) == (model in tiny.T5S.values())  # 1 layer and 2
@@ -170,7 +171,13 @@ def test_a_sentencepiece_tokenizer_goes_along_and_is_read_by_transformers(tmp_pa
     pretrained.save(dataclasses.replace(loaded, card=card), f"{tmp_path}/one_pass")
     convert.export(f"{tmp_path}/one_pass", f"{tmp_path}/back")
     assert json.loads((tmp_path / "back" / "config.json").read_text())["pard_token"] == 2
-    assert convert.convert("hf", f"{tmp_path}/back", f"{tmp_path}/again")[0].mask_id == 2
+    (tmp_path / "back" / "added_tokens.json").write_text('{"</s>": 1, "<a>": 4096, "<b>": 4097}')
+    again, read = convert.convert("hf", f"{tmp_path}/back", f"{tmp_path}/again")
+    assert again.mask_id == 2
+    assert read.skipped == (
+        "2 tokens that added_tokens.json adds to the SentencePiece model, ids 4,096 to 4,097: to have them, "
+        f"pass --tokenizer={tmp_path}/back/tokenizer.json",
+    )
     assert (tmp_path / "back" / "spiece.model").read_bytes() == loaded.tokenizer_bytes
     ours = Tokenizer.from_bytes(loaded.tokenizer_bytes)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")

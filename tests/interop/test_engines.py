@@ -273,6 +273,19 @@ def test_forms_of_others_are_converted_as_far_as_an_engine_needs(deployed, tmp_p
     recipe = registry.recipe("vllm", str(folder), str(file), exported="out")
     assert [shlex.split(line)[2] for line in recipe.commands[:2]] == ["--from=gguf", "--to=hf"]
     assert recipe.commands[2].startswith(f"vllm serve {folder} ")
+    assert "--generation-config" not in recipe.commands[2]
+
+    # Engines take from this file what a request does not say, and `generate` does not.
+    told = {"repetition_penalty": 1.1, "top_k": 20, "top_p": 1.0, "eos_token_id": EOS}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    for engine, said in (
+        ("vllm", "--generation-config=vllm"),
+        ("sglang", "--sampling-defaults=openai"),
+        ("transformers", "temperature=1, top_k=0, repetition_penalty=1.0)"),
+    ):
+        recipe = registry.recipe(engine, str(folder), str(folder), temperature=1)
+        assert said in "\n".join([*recipe.commands, recipe.python])
+        assert "generation_config.json sets repetition_penalty, top_k, which" in " ".join(recipe.notes)
 
 
 def test_the_flag_and_the_page_know_every_engine():

@@ -96,9 +96,14 @@ def test_the_stretched_waves_of_a_llama_3_are_known_by_their_factors(tmp_path):
     scaling = RopeScaling(8.0, 1.0, 4.0, 8192)
     factors = rotary.frequencies(8, 1e6) / rotary.frequencies(8, 1e6, scaling)
     assert 1 < factors[2] < factors[3]
-    told = {"llama__rope__freq_base": 1e6, "rope_freqs__weight": factors}
-    model, _ = gguf_decoder.read(GGUFFile(tiny_gguf.write(tmp_path / "x.gguf", **told)))
-    assert (model.config.rope_theta, model.config.rope_scaling) == (1e6, scaling)
+    linear = RopeScaling(1.1, 1.0, 4.0, 1)  # as files of before had it
+    for tensor, expected in ((factors, scaling), (np.full(4, 1.1, np.float32), linear)):
+        told = {"llama__rope__freq_base": 1e6, "rope_freqs__weight": tensor}
+        _, config = gguf_decoder.read_config(GGUFFile(tiny_gguf.write(tmp_path / "x.gguf", **told)))
+        assert (config.rope_theta, config.rope_scaling) == (1e6, expected)
+    file = tiny_gguf.write(tmp_path / "x.gguf", **told, llama__rope__scaling__type="linear")
+    with pytest.raises(UsageError, match=r"both metadata llama\.rope\.scaling\.type and tensor rope_freqs"):
+        gguf_decoder.read_config(GGUFFile(file))
 
 
 def test_the_card_knows_ends_beginnings_and_the_template(imported):

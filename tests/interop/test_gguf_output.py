@@ -145,17 +145,40 @@ def test_the_name_does_not_hang_on_how_a_tokenizer_json_is_laid_out():
     assert gguf_vocabulary.metadata(pretend(library))["tokenizer.ggml.pre"] == "smollm"
 
 
-def test_stretched_waves_come_back(tmp_path):
-    scaling = RopeScaling(8.0, 1.0, 4.0, 8192)
-    config = dataclasses.replace(CONFIG, rope_theta=1e6, rope_scaling=scaling)
+CONFIG = DecoderOnlyConfig(tiny_gguf.VOCAB, 32, 4, 2, 8, 2, 64)
+LLAMA3, LINEAR = RopeScaling(8.0, 1.0, 4.0, 8192), RopeScaling(1.1, 1.0, 4.0, 1)
+GEMMA3 = {
+    **dict.fromkeys(("qk_norm", "norms_around_zero", "post_norms", "scaled_embedding"), True),
+    **{"mlp_activations": ("gelu", "linear"), "window": 4, "unwindowed_every": 6, "query_scalar": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling", "tensor"),
+    [
+        ({}, LLAMA3, True),
+        ({}, LINEAR, False),
+        ({"qkv_bias": True}, LINEAR, False),
+        ({**GEMMA3, "window_rope_theta": 100.0}, LINEAR, False),
+    ],
+    ids=["llama", "linear llama", "qwen2", "gemma3"],
+)
+def test_stretched_waves_come_back(tmp_path, fields, scaling, tensor):
+    """llama.cpp rejects a file with the tensor, except of a Llama."""
+    config = dataclasses.replace(CONFIG, rope_theta=1e6, rope_scaling=scaling, **fields)
     kind, sizes, tensors = gguf_decoder.to_gguf(config, random_params(DecoderOnly(config)))
-    ratio = rotary.frequencies(8, 1e6) / rotary.frequencies(8, 1e6, scaling)
-    np.testing.assert_array_equal(tensors["rope_freqs.weight"], np.asarray(ratio, np.float32))
+    assert ("rope_freqs.weight" in tensors) == tensor
+    if tensor:
+        ratio = rotary.frequencies(8, 1e6) / rotary.frequencies(8, 1e6, scaling)
+        np.testing.assert_array_equal(tensors["rope_freqs.weight"], np.asarray(ratio, np.float32))
     gguf_output.write(tmp_path / "x.gguf", kind, sizes, tensors, "f32")
     assert gguf_decoder.read(GGUFFile(tmp_path / "x.gguf"))[0].config == config
 
 
-CONFIG = DecoderOnlyConfig(tiny_gguf.VOCAB, 32, 4, 2, 8, 2, 64)
+def test_layers_with_a_window_turn_like_the_others_unless_they_are_told_otherwise():
+    config = dataclasses.replace(CONFIG, rope_theta=1e6, **GEMMA3)
+    _, sizes, _ = gguf_decoder.to_gguf(config, random_params(DecoderOnly(config)))
+    assert sizes["gemma3.rope.freq_base_swa"] == 1e6
 
 
 def pretend(tokenizer, vocab_size=tiny_gguf.VOCAB, **card):
@@ -176,6 +199,7 @@ def changed(**fields):
 STRIPPED = json.loads(byte_level())["added_tokens"]
 STRIPPED[0] |= {"lstrip": True}
 WORDS = {
+    "pieces": (pretend(changed(byte_fallback=True)), "is of SentencePiece's merges with byte pieces, as Gem"),
     "nothing": (pretend(None), "it has no tokenizer, and llama.cpp wants one"),
     "unigram": (pretend(embedded_tokenizer().model_bytes, 4096), "only byte-level BPE (a tokenizer.json) is"),
     "dropout": (pretend(changed(dropout=0.1)), "its tokenizer has dropout 0.1, llama.cpp None"),
@@ -211,6 +235,11 @@ def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused(name):
             "wants the 4 heads of a qwen2 to be as wide as its embedding, 32",
         ),
         ({"window": 9}, "llama.cpp takes a mistral for a llama without its sliding window of 9"),
+        (
+            {"qk_norm": True, "rope_scaling": LLAMA3},
+            "llama.cpp stretches all waves of a qwen3 alike: rope_scaling does not",
+        ),
+        ({**GEMMA3, "rope_scaling": LINEAR}, "a Gemma 3 has no rope_scaling in layers with a window"),
         ({"qk_norm": True, "qkv_bias": True, "out_bias": True}, "knows no biases in a qwen3's attention"),
         (
             {"norm": "layer", "positions": "learned", "mlp_activations": ("gelu",), "num_kv_heads": 4}

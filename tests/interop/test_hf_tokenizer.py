@@ -11,12 +11,13 @@ from distillspec_jax.cli import main as console
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.interop import convert, hf_folder, hf_tokenizer
 from distillspec_jax.models import pretrained, registry
-from distillspec_jax.models.decoder_only import DecoderOnly
+from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.t5 import EncoderDecoder
+from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 from tests import tiny
-from tests.data.hub import byte_level
+from tests.data.hub import EOS, byte_level
 
 
 def sentencepiece(**changed):
@@ -72,6 +73,37 @@ def test_padding_that_there_is_not_is_not_written():
     special, files = hf_tokenizer.files(model)
     assert special == {"eos_token_id": 1}
     assert json.loads(files["generation_config.json"]) == special
+
+
+SENTENCEPIECE = embedded_tokenizer().model_bytes, []
+JSON = byte_level(), [EOS]
+
+
+@pytest.mark.parametrize(
+    ("form", "vocabulary", "around"),
+    [
+        ("hf", SENTENCEPIECE, (True, False)),
+        ("hf", SENTENCEPIECE, (False, True)),
+        ("hf", JSON, (True, False)),
+        ("gguf", JSON, (True, False)),
+    ],
+)
+def test_prompts_of_what_comes_back_have_the_same_ids(form, vocabulary, around, tmp_path):
+    """EOS behind a prompt, or before it, is told by the tokenizer alone; the zoo's decoders have it."""
+    content, eos_ids = vocabulary
+    network = DecoderOnly(DecoderOnlyConfig(4096, 32, 4, 2, 8, 1, 64))
+    told = dict(zip(("prompts_end_with_eos", "prompts_begin_with_eos"), around, strict=True))
+    fingerprint = model_card.fingerprint(content)
+    card = model_card.ModelCard(*registry.describe(network), fingerprint, eos_ids=eos_ids, **told)
+    pretrained.save(Pretrained("it", network, tiny.params(network), card, content), f"{tmp_path}/ours")
+    export = convert.export if form == "hf" else convert.export_gguf
+    export(f"{tmp_path}/ours", f"{tmp_path}/theirs.gguf")
+    again, _ = convert.convert(form, f"{tmp_path}/theirs.gguf", f"{tmp_path}/again")
+    assert (again.prompts_end_with_eos, again.prompts_begin_with_eos) == around
+    assert (again.tokenizer_fingerprint == fingerprint) == (content != JSON[0])
+    before, after = (pretrained.load(f"{tmp_path}/{name}") for name in ("ours", "again"))
+    ids, found = (Reader.of_card(one.card, tokenizer_of(one)).prompt("the cat") for one in (before, after))
+    assert found == ids
 
 
 def test_ends_of_texts_may_be_given(tmp_path, capsys):

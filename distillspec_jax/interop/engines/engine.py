@@ -198,6 +198,11 @@ def notes(engine: Engine, deployment: Deployment) -> list[str]:
         found.append("The draft's shortlist is left behind: engines draft over all ids, which takes longer.")
     if getattr(draft.config, "embedding_rank", 0):
         found.append("The draft's factorised embedding is multiplied out: it reads more bytes a token there.")
+    if target.defaults:
+        found.append(
+            f"The target's generation_config.json sets {', '.join(target.defaults)}, which `generate` does "
+            "not follow: this script leaves it out; requests may ask for it."
+        )
     if target.prefix:
         found.append(f"Prompts need the prefix {target.prefix!r}, which `generate` puts before them.")
     if not taught(target.name, draft):

@@ -17,6 +17,22 @@ from distillspec_jax.models.t5gemma_config import T5GemmaConfig
 
 FORMS = ("checkpoint", "hf", "gguf")
 
+NEUTRAL: dict[str, float] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "min_length": 0,
+    "num_beams": 1,
+}
+"""Fields of a generation_config.json by which an engine would change texts, at the values that do not."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
@@ -33,6 +49,7 @@ class ServedModel:
       shortlisted: it drafts some ids alone, which no engine does.
       taught_by: the target that it was distilled from, or None.
       mask_id: of a draft that proposes a block in one call, see `ModelCard`.
+      defaults: those fields of `NEUTRAL` that its generation_config.json sets to other values.
     """
 
     name: str
@@ -45,6 +62,7 @@ class ServedModel:
     shortlisted: bool = False
     taught_by: str | None = None
     mask_id: int | None = None
+    defaults: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -126,7 +144,13 @@ def _from_hf(name: str) -> ServedModel:
         None if tokenizer is None else tokenizer.read_bytes(),
         hf_tokenizer.eos_ids(name),
         mask_id=hf_folder.mask_id(name),
+        defaults=_defaults(Path(name) / hf_tokenizer.GENERATION_FILE),
     )
+
+
+def _defaults(path: Path) -> tuple[str, ...]:
+    told = hf_folder.read_json(path) if path.is_file() else {}
+    return tuple(name for name, none in NEUTRAL.items() if told.get(name) not in (None, none))
 
 
 def _from_gguf(name: str) -> ServedModel:

@@ -8,6 +8,8 @@
 - srt/arg_groups/speculative_hook.py: rejection sampling is for EAGLE alone, so a draft is greedy at every
   temperature, and `tree_speculative_sampling_target_only` accepts it with the target's probability of it.
 - srt/models/mistral.py: a Mistral is a Llama without its sliding window, so it is not among the families.
+- docs, sampling parameters: a folder's generation_config.json sets defaults of requests unless
+  --sampling-defaults is `openai`.
 - srt/speculative/eagle_utils.py: on a CPU or an XPU (ROCm too) verification is greedy whatever the
   temperature.
 """
@@ -31,6 +33,7 @@ def _recipe(deployment: Deployment) -> Recipe:
         f"--speculative-draft-model-path={deployment.path(deployment.draft, 'hf')}",
         *(f"--speculative-num-steps={block_size}", "--speculative-eagle-topk=1"),
         f"--speculative-num-draft-tokens={block_size + 1}",
+        *(["--sampling-defaults=openai"] if deployment.target.defaults else []),
     ]
     said = ["--speculative-num-draft-tokens counts the pending token, too: a round drafts one less."]
     if deployment.temperature > 0:

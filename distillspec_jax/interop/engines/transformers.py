@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from distillspec_jax.interop.engines import engine
 from distillspec_jax.interop.engines.engine import Deployment, Engine, Recipe
+from distillspec_jax.interop.engines.served_model import NEUTRAL
 
 _T5_LAYERS = """\
 for model in (target, draft):  # whose caches would have as many layers as the encoder
@@ -33,6 +34,9 @@ def _recipe(deployment: Deployment) -> Recipe:
     sampling = "do_sample=False"
     if deployment.temperature > 0:
         sampling = f"do_sample=True, temperature={deployment.temperature:g}, top_k=0"
+    # `generate` takes from generation_config.json whatever a call does not set.
+    neutral = {name: NEUTRAL[name] for name in deployment.target.defaults if f" {name}=" not in sampling}
+    sampling += "".join(f", {name}={value!r}" for name, value in neutral.items())
     python = f"""\
 from transformers import {kind}, AutoTokenizer
 

@@ -7,7 +7,8 @@
 - v1/worker/gpu/spec_decode/: both model runners draft with a model (the newer as `StandaloneARSpeculator`);
   only the older drafts in parallel (PARD), and vLLM chooses it then, or where there is no Triton.
 - config/model.py: `auto` reads float32 weights as bfloat16 or float16; `max_model_len` of a draft is cut to
-  the smaller of both.
+  the smaller of both; a folder's generation_config.json sets defaults of requests unless
+  `generation_config` is `vllm`, which still takes its EOS ids.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def _recipe(deployment: Deployment) -> Recipe:
         *("vllm", "serve", deployment.path(deployment.target, "hf")),
         *("--dtype=float32", f"--max-model-len={deployment.positions}"),
         f"--tensor-parallel-size={deployment.tensor_parallel}",
+        *(["--generation-config=vllm"] if deployment.target.defaults else []),
         f"--speculative-config={json.dumps(drafting)}",
     ]
     said = [
