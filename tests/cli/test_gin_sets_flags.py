@@ -90,6 +90,13 @@ def test_a_bad_value_in_a_gin_file_is_answered_as_the_flag_is(tmp_path, line, sa
     assert says in str(caught.value)
 
 
+def test_a_task_is_called_by_another_name(tmp_path):
+    """The nearest by letters is that of its lengths."""
+    config = write(tmp_path, "MIXTURE_OR_TASK_NAME = 'a'\nTASK_FEATURE_LENGTHS = None\n")
+    with pytest.raises(UsageError, match="macro TASK: did you mean 'MIXTURE_OR_TASK_NAME'"):
+        parser_for_gin().parse([f"--gin_file={config}", "--gin.TASK=b"])
+
+
 @pytest.mark.parametrize(
     ("command", "file", "macros", "flags"),
     [

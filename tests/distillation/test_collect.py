@@ -103,10 +103,10 @@ def test_distributions_are_the_targets_at_every_token(folder):
     assert texts.header.logprob_bytes == 3 * (2 + 2) + 4
 
 
-def test_lengths_other_than_the_tasks_come_from_gin_and_are_recorded(tmp_path, monkeypatch):
+def test_lengths_other_than_the_tasks_come_from_gin_and_are_recorded(task, tmp_path, monkeypatch):
     """They were accepted and ignored."""
     monkeypatch.setattr(pretrained, "load", lambda *_, **__: pair.target())
-    flags = ["--model=m", f"--task={TASK}", f"--output={tmp_path / 'texts'}", "--limit=1", "--batch_size=1"]
+    flags = ["--model=m", f"--task={task}", f"--output={tmp_path / 'texts'}", "--limit=1", "--batch_size=1"]
     assert main(["collect", *flags, "--gin.TASK_FEATURE_LENGTHS={'inputs': 7, 'targets': 3}"]) == 0
     texts = TargetSet(tmp_path / "texts")
     assert texts.header.feature_lengths == {"inputs": 7, "targets": 3}
