@@ -21,27 +21,28 @@ _ENDLESS = 1e6
 def round_costs(runner: Runner, state: State, rounds: int, repeats: int = 7) -> RoundCosts:
     """Measures a round of every block size, including 0, starting from a state, which is left unchanged.
 
-    Every loop runs once to compile and then once per turn, each time after an untimed round. The speed of a
+    Every loop runs once to compile and then once per turn, each time after an untimed one. The speed of a
     shared machine varies, so each size is compared with autoregressive decoding in the same turn, and the
     result is the median. It includes a run's fixed cost spread over its rounds, as in real decoding. The
-    temperature is set so high that texts hardly ever end; it does not affect the cost of a round.
+    temperature is set so high that texts hardly ever end, and limits as wide as the room for outputs: neither
+    affects the cost of a round, and a row that has ended would do none.
 
     Args:
       rounds: rounds per run.
       repeats: number of turns; the result is their median.
     """
-    state = _at_temperature(state, _ENDLESS)
+    state = _endless(state)
+    begun = int(jnp.max(state.counts.rounds_B))
     turns: list[dict[int, float]] = []
     for _ in range(repeats + 1):
         turns.append({})
         for size in runner.block_sizes:
-            copy = jax.tree.map(jnp.copy, state)
-            before = jax.block_until_ready(runner.run(copy, size, 1, 1))
-            done = int(jnp.max(before.counts.rounds_B))
+            jax.block_until_ready(runner.run(jax.tree.map(jnp.copy, state), size, 1, 1))
+            copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
             began = time.perf_counter()
-            after = jax.block_until_ready(runner.run(before, size, rounds, 1))
+            after = jax.block_until_ready(runner.run(copy, size, rounds, 1))
             seconds = time.perf_counter() - began
-            turns[-1][size] = seconds / max(int(jnp.max(after.counts.rounds_B)) - done, 1)
+            turns[-1][size] = seconds / max(int(jnp.max(after.counts.rounds_B)) - begun, 1)
     del turns[0]  # it included compilation
     return RoundCosts.median([RoundCosts(turn) for turn in turns])
 
@@ -89,10 +90,11 @@ def start_seconds(
     return {size: median[size if size in median else largest] for size in runner.block_sizes}
 
 
-def _at_temperature(state: State, temperature: float) -> State:
+def _endless(state: State) -> State:
     rows, settings = state.rows, state.rows.settings
     distribution = dataclasses.replace(
-        settings.distribution, temperature=jnp.full_like(settings.distribution.temperature, temperature)
+        settings.distribution, temperature=jnp.full_like(settings.distribution.temperature, _ENDLESS)
     )
-    settings = dataclasses.replace(settings, distribution=distribution)
+    limit_B = jnp.where(jnp.asarray(settings.limit_B) > 0, rows.output_BT.shape[1], 0).astype(jnp.int32)
+    settings = dataclasses.replace(settings, distribution=distribution, limit_B=limit_B)
     return dataclasses.replace(state, rows=dataclasses.replace(rows, settings=settings))

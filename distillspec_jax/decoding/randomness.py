@@ -84,32 +84,48 @@ def draw_keys(keys: Array, offset: Array | int, purpose: Array | Purpose) -> Arr
 
 def uniform(keys: Array) -> Array:
     """Draws one float32 in [0, 1) per key, in the keys' shape: `jax.random.uniform` of each."""
-    zero = jnp.zeros(keys.shape, jnp.uint32)
-    high, low = threefry(*_halves(keys), zero, zero)
-    mantissa = ((high ^ low) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
-    return jax.lax.bitcast_convert_type(mantissa, jnp.float32) - 1.0
+    high, low = _bits(keys)
+    return _unit(high ^ low)
 
 
 def draw(keys_B: Array, log_p_BV: Array) -> Array:
     """Draws one token per row by inverting the cumulative distribution; never one of probability zero.
 
-    It needs one uniform number per row (the Gumbel trick would need V). It sums on two levels because one
-    long cumulative sum is slower and less exact.
+    It needs two uniform numbers per row (the Gumbel trick would need V): one for a block of ids, one within
+    it. A single one of 23 bits would never draw most ids of a large vocabulary's tail, and one long
+    cumulative sum is slower and less exact.
 
     Returns:
       int32 `[B]`. A row of NaN yields an arbitrary id in range.
     """
+    high, low = _bits(keys_B)
+    return inverted(_unit(high), _unit(low), log_p_BV)
+
+
+def inverted(block_u_B: Array, inside_u_B: Array, log_p_BV: Array) -> Array:
+    """Inverts a distribution at two numbers in [0, 1): for a block of ids, and for an id within it."""
     rows, vocab = log_p_BV.shape
     p_BV = jnp.exp(log_p_BV)
     blocks = jnp.pad(p_BV, ((0, 0), (0, -vocab % _BLOCK))).reshape(rows, -1, _BLOCK)
     mass = blocks.sum(-1)
     ends = jnp.cumsum(mass, -1)
-    point = uniform(keys_B)[:, None] * ends[:, -1:]
-    block_B = _first_past(mass, ends, point)
+    block_B = _first_past(mass, ends, block_u_B[:, None] * ends[:, -1:])
     inside = jnp.take_along_axis(blocks, block_B[:, None, None], axis=1)[:, 0]
-    start = jnp.take_along_axis(ends - mass, block_B[:, None], axis=1)
-    token_B = block_B * _BLOCK + _first_past(inside, start + jnp.cumsum(inside, -1), point)
+    ends = jnp.cumsum(inside, -1)
+    token_B = block_B * _BLOCK + _first_past(inside, ends, inside_u_B[:, None] * ends[:, -1:])
     return jnp.minimum(token_B, vocab - 1).astype(jnp.int32)
+
+
+def _bits(keys: Array) -> tuple[Array, Array]:
+    """Draws twice 32 bits per key."""
+    zero = jnp.zeros(keys.shape, jnp.uint32)
+    return threefry(*_halves(keys), zero, zero)
+
+
+def _unit(bits: Array) -> Array:
+    """Converts the upper 23 of 32 bits to float32 in [0, 1)."""
+    mantissa = (bits >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(mantissa, jnp.float32) - 1.0
 
 
 def _first_past(weights: Array, cumulative: Array, point: Array) -> Array:

@@ -142,6 +142,9 @@ class SamplingParams:
 
     def _checked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Checks the three values and returns them as host arrays in the device's dtypes."""
+        for name in ("temperature", "top_k", "top_p"):
+            if np.asarray(value := getattr(self, name)).dtype.kind not in "buif" and not _is_huge(value):
+                raise UsageError(f"{name} is {value!r}, must be a number or one a row")
         temperature_B, top_k_B, top_p_B = (
             _float32(self.temperature),
             np.asarray(self.top_k),
@@ -155,6 +158,11 @@ class SamplingParams:
         # If the temperature is a compile-time constant, XLA flushes a subnormal to zero and divides by it.
         temperature_B = np.where(temperature_B < np.finfo(np.float32).tiny, np.float32(0), temperature_B)
         return temperature_B, np.asarray(np.minimum(top_k_B, _EVERY_ID), np.int32), top_p_B
+
+
+def _is_huge(value: object) -> bool:
+    """Tells of numbers of which one is an integer beyond 64 bits, which NumPy holds as objects."""
+    return all(isinstance(one, (int, float)) for one in np.asarray(value, object).ravel())
 
 
 def _float32(value: float | Sequence[float] | np.ndarray) -> np.ndarray:

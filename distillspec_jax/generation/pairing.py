@@ -60,6 +60,8 @@ def pair(
     models = [target, *(one for one in drafts if isinstance(one, Pretrained))]
     if isinstance(block_size, str) and block_size != "auto":
         raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
+    if not isinstance(block_size, (int, str)) or isinstance(block_size, bool):
+        raise UsageError(f"block_size is {block_size!r}, must be a whole number or 'auto'")
     if isinstance(block_size, int) and block_size < 1:
         raise UsageError(f"block_size is {block_size}, must be at least 1")
     sizes = AUTO if isinstance(block_size, str) else (block_size,)

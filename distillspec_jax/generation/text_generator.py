@@ -93,6 +93,8 @@ class TextGenerator:
         partitioner: Partitioner | None = None,
         on_compile: Callable[[str], None] | None = None,
     ) -> None:
+        if isinstance(stop, str):
+            raise UsageError(f"stop is the string {stop!r}, must be a list of strings")
         made = pair(
             target,
             draft,

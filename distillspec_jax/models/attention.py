@@ -325,7 +325,9 @@ class Attention(nn.Module):
             scores = jax.lax.platform_dependent(q_BHQD.reshape(line), kv[0], cpu=few_queries, default=_scores)
         else:
             scores = _scores(q_BHQD.reshape(line), kv[0])
-        scores = soft_capped(scores.reshape(b, h, q, -1).astype(jnp.float32), self.softcap) + bias_BHQS
+        scores = soft_capped(scores.reshape(b, h, q, -1).astype(jnp.float32), self.softcap)
+        # Selected, not only added: a rejected draft's slot may hold NaN, which no sum masks.
+        scores = jnp.where(bias_BHQS < MASKED / 2, MASKED, scores + bias_BHQS)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         weights = weights.reshape(*line[:3], scores.shape[-1])
@@ -344,7 +346,11 @@ class Attention(nn.Module):
 
         Writes past the end are dropped, never clamped onto earlier tokens.
         """
-        q_BHKD, new = self.queries_keys_values(x_BKM, rotation)
+        q_BHKD, (key, value) = self.queries_keys_values(x_BKM, rotation)
+        # A value that is not finite would spoil rows that give it no weight (0 x NaN), should its token be
+        # rejected: the key tells instead, through the scores of those that do see the slot.
+        finite = jnp.isfinite(value).all(-1, keepdims=True)
+        new = jnp.where(finite, key, jnp.nan), jnp.where(finite, value, 0)
         slot_BK = length_B[:, None] + jnp.arange(x_BKM.shape[1])[None]
         keys, values = (
             _written(old, slot_BK, fresh.astype(old.dtype)) for old, fresh in zip(cache, new, strict=True)

@@ -18,7 +18,7 @@ from distillspec_jax.errors import UsageError, nearest, shown
 MOST_SAMPLES = 128
 MOST_LOGPROBS = 20
 _MOST_STOPS = 16
-_COMPLETION_TOKENS = 16
+COMPLETION_TOKENS = 16
 """OpenAI's default for `/v1/completions`, if the client gives no limit."""
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -102,10 +102,11 @@ class Asked:
     Attributes:
       chat: whether it came to `/v1/chat/completions`.
       prompts: texts, token ids, or (for a chat) one list of messages with `role` and `content`.
-      max_new_tokens: maximum output length; None: the server's limit.
+      max_new_tokens: maximum output length; None: the server's limit, or OpenAI's default for completions.
       temperature, top_p, top_k: the sampling distribution.
       samples: outputs per prompt.
       seed: determines the outputs; drawn at random if the client gives none.
+      seeded: whether the client gave it.
       stop: strings that end an output.
       stream: send text as it is generated.
       include_usage: send the counts in a last chunk.
@@ -121,6 +122,7 @@ class Asked:
     top_k: int
     samples: int
     seed: int
+    seeded: bool
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
@@ -167,8 +169,6 @@ def read(body: Any, chat: bool, served: str) -> Asked:
     limit = found.max_tokens
     if chat and found.max_completion_tokens is not None:
         limit = found.max_completion_tokens  # the newer name
-    if limit is None and not chat:
-        limit = _COMPLETION_TOKENS
     if limit is not None and limit < 1:
         raise UsageError(f"max_tokens is {limit}, must be at least 1")
     return Asked(
@@ -180,6 +180,7 @@ def read(body: Any, chat: bool, served: str) -> Asked:
         top_k=top_k,
         samples=samples,
         seed=secrets.randbits(32) if found.seed is None else found.seed,
+        seeded=found.seed is not None,
         stop=_stops(found.stop),
         stream=bool(found.stream),
         include_usage=bool(found.stream_options and found.stream_options.include_usage),

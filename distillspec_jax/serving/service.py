@@ -16,7 +16,7 @@ from distillspec_jax.models.interface import width_of
 from distillspec_jax.serving.answers import Answers
 from distillspec_jax.serving.metrics import Metrics
 from distillspec_jax.serving.request_log import RequestLog
-from distillspec_jax.serving.requests import Asked
+from distillspec_jax.serving.requests import COMPLETION_TOKENS, Asked
 from distillspec_jax.serving.sample import Piece, Sample
 from distillspec_jax.serving.text_stream import TextStream
 from distillspec_jax.serving.worker import Worker
@@ -136,7 +136,8 @@ class Service:
         else:
             prompts = self._all_ids(asked)
         self._check_queue(outputs)
-        limit = self._limits.new_tokens if asked.max_new_tokens is None else asked.max_new_tokens
+        most = self._limits.new_tokens
+        limit = asked.max_new_tokens or (most if asked.chat else min(most, COMPLETION_TOKENS))
         if limit > self._limits.new_tokens:
             raise UsageError(f"max_tokens is {limit:,}, must be at most {self._limits.new_tokens:,} here")
         job = Job([], Answers(asked, self.model_name, self._form.reader.tokenizer, sum(map(len, prompts))))
@@ -145,9 +146,11 @@ class Service:
             request = job.answers.identity + (f"-{place}" if len(prompts) > 1 else "")
             for number in range(asked.samples):
                 index = len(samples)
+                # With a client's seed, each prompt's text is as if it were alone; else none share noise.
+                noise = number if asked.seeded else index
                 sample = Sample(
                     prompt=OnlinePrompt(
-                        ids, limit, asked.temperature, asked.top_k, asked.top_p, asked.seed, number
+                        ids, limit, asked.temperature, asked.top_k, asked.top_p, asked.seed, noise
                     ),
                     stream=TextStream(self._form.reader.tokenizer, asked.stop),
                     deliver=self._deliverer(index, pieces),

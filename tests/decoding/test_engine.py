@@ -352,6 +352,8 @@ def test_costs_are_of_whole_runs_wherever_a_text_would_end(monkeypatch: pytest.M
     costs = of(StopOnEos(first)).round_costs(PROMPTS[:1], distribution, 32, repeats=1)
     assert {size: max(rounds) for size, rounds in watch.rounds.items()} == {0: 4, 1: 4, 3: 4}
     assert costs.seconds == {0: 1.5, 1: 1.5, 3: 1.5}
+    short = of(StopOnEos(())).round_costs(PROMPTS[:1], distribution, 4, repeats=1)
+    assert short.seconds[3] == 3.0  # a run and its one round; the untimed one is no part of its text
 
 
 def test_the_start_holds_what_beginning_a_run_costs_beyond_a_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,23 @@ def test_draws_follow_the_distribution_across_blocks() -> None:
     assert g_test(counts, {(v,): p for v, p in enumerate(p_V)}) > 1e-4
 
 
+def test_every_id_of_a_flat_tail_can_be_drawn() -> None:
+    """One uniform number of 23 bits reaches an eighth of ids of probability 2^-26 at most."""
+    head, tail = 128, 2**12
+    p_V = np.concatenate([[1 - tail * 2.0**-26], np.zeros(head - 1), np.full(tail, 2.0**-26)])
+    inside_u = (np.arange(head) + 0.5) / head
+    # The last points of the grid of the first number: those at which it leaves the head.
+    block_u = 1 - np.arange(1, 2**9 + 1) / 2**23
+    invert = jax.jit(randomness.inverted)
+    log_p_V = np.log(np.maximum(p_V, 1e-45)).astype(np.float32)
+    log_p_V[1:head] = -np.inf
+    found: set[int] = set()
+    for u in inside_u:
+        rows = np.broadcast_to(log_p_V, (len(block_u), len(p_V)))
+        found |= set(invert(block_u.astype(np.float32), np.full(len(block_u), u, np.float32), rows).tolist())
+    assert found == {0, *range(head, head + tail)}
+
+
 def test_a_point_past_the_end_means_the_last_token_that_can_be_drawn() -> None:
     weights = np.array([[0.0, 0.5, 0.0, 0.5, 0.0]], np.float32)
     first_past = jax.jit(randomness._first_past)

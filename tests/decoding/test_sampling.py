@@ -168,6 +168,9 @@ def test_new_values_compile_nothing() -> None:
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_p": [[0.5]]}, "top_p has shape"),
+        ({"temperature": "abc"}, "temperature is 'abc', must be a number"),
+        ({"top_k": ["3"]}, r"top_k is \['3'\], must be a number"),
+        ({"top_p": None}, "top_p is None, must be a number"),
     ],
 )
 def test_impossible_values_are_named(values: dict[str, Any], culprit: str) -> None:

@@ -102,6 +102,8 @@ def test_a_lenient_rule_accepts_more():
         (None, {"rule": "greedy"}, "rule 'greedy' was removed: rule 'token' at temperature 0 keeps the same"),
         (None, {"rule": "linear", "epsilon": 2.0}, r"epsilon is 2.0, must be in \(0, 1\]"),
         (None, {"stop": ["a", "\udcff"]}, r"stop string '\\udcff' holds a lone surrogate"),
+        (None, {"stop": "END"}, "stop is the string 'END', must be a list of strings"),
+        (None, {"block_size": (0, 1)}, r"block_size is \(0, 1\), must be a whole number or 'auto'"),
         (None, {"stop": ["a" * 300] * 2}, "stop strings have 600 bytes in all, must have at most 512"),
         ("lookup", {"block_size": 129}, "block_size is 129, must be at most 128"),
         (

@@ -17,6 +17,8 @@ from tests import tiny
 
 ROWS, ROOM, WIDTH = 3, 12, 7
 PROMPT_LENGTHS = (7, 2, 5)
+BAD = 9
+"""A token whose embedding one test spoils."""
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 model_cases = pytest.mark.parametrize("model", tiny.MODELS.values(), ids=tiny.MODELS)
@@ -116,6 +118,26 @@ def test_rewinding_then_extending_is_never_having_gone_further(model, kept, furt
     whole = teacher_forced(model, prompt, joined(history, kept, tokens))
     for row, k in enumerate(kept):
         np.testing.assert_allclose(returned[row], whole[row, k : k + 3], **TOLERANCE)
+
+
+@one_of_each_family
+def test_a_rejected_token_that_overflows_leaves_no_trace(model):
+    """NaN times a weight of zero is NaN: a row would fail for a draft that the target rejects."""
+    params = jax.tree.map(jnp.asarray, tiny.params(model))
+    embedding = params["token_embedder"]["embedding"]
+    spoiled = {**params, "token_embedder": {"embedding": embedding.at[BAD].set(jnp.nan)}}
+    _, state, _ = start(model)
+    tokens = tiny.tokens(9, ROWS, 3)
+    tokens[tokens == BAD] -= 1
+    straight, _ = feed(model, state, tokens, [3])
+    drafted = tokens.copy()
+    drafted[:, 1] = BAD
+    others = np.arange(embedding.shape[0]) != BAD  # a tied head has the row, too
+    found, after = tiny.extend(model, spoiled, state, drafted)
+    np.testing.assert_allclose(found[:, 0, others], straight[:, 0, others], **TOLERANCE)
+    assert np.isnan(found[:, 1:]).all()
+    found, _ = tiny.extend(model, spoiled, after.rewind(state.length_B + 1), tokens[:, 1:])
+    np.testing.assert_allclose(found[..., others], straight[:, 1:, others], **TOLERANCE)
 
 
 @one_of_each_family

@@ -59,13 +59,7 @@ def test_any_body_is_a_request_or_refused(body: dict[str, Any], chat: bool) -> N
 
 def test_defaults_are_openais() -> None:
     asked = requests.read({"prompt": "hi"}, False, "tiny")
-    assert (asked.temperature, asked.top_p, asked.top_k, asked.samples, asked.max_new_tokens) == (
-        1.0,
-        1.0,
-        0,
-        1,
-        16,
-    )
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.samples) == (1.0, 1.0, 0, 1)
     assert (asked.stop, asked.stream, asked.logprobs) == ((), False, None)
     assert requests.read({"prompt": "hi"}, False, "tiny").seed != asked.seed
     chat = requests.read({"messages": [{"role": "user", "content": "hi"}]}, True, "tiny")

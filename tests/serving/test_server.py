@@ -80,6 +80,12 @@ def test_texts_are_those_of_generate_whoever_else_is_served(
         assert answer.usage.completion_tokens_details.accepted_prediction_tokens == generation.accepted
 
 
+def test_prompts_of_a_request_share_no_noise_unless_a_seed_asks_for_it(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": TEXTS[:1] * 4, "temperature": 1.0}  # no limit, either
+    assert len({choice.text for choice in client.completions.create(**asked).choices}) > 1
+    assert len({choice.text for choice in client.completions.create(**asked, seed=7).choices}) == 1
+
+
 def test_a_stream_has_the_same_text_in_parts_and_the_counts_at_its_end(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny", "prompt": TEXTS[:2], "seed": 7, "n": 2, "max_tokens": 8}
     whole = client.completions.create(**asked)
