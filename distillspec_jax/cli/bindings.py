@@ -38,7 +38,7 @@ _REMOVED = {"PROFILE": "trace a run with jax.profiler"}
 """Macros of 0.1 that are no more, each with what to do in its place."""
 
 _MEANT = {"TASK": ("TASK_NAME", "MIXTURE_OR_TASK_NAME")}
-"""What names that are near to others mean; the first that the files know."""
+"""Names that are near to others than those they mean: the first of these that the files know is meant."""
 
 _MOVED = {"experiments/sweep.gin": "runs/sweep.gin"}
 """Where the gin files of 0.1 lie now."""

@@ -29,7 +29,7 @@ OTHER_SAMPLING = "answers of another sampling distribution"
 VERSION_FIELD = "draft_version"
 """The field in which `serve` states a line's draft."""
 REQUEST_FIELD = "request"
-"""What `serve` names a prompt of a request by; all its samples have it in common."""
+"""The field in which `serve` names a prompt of a request; all its samples have it in common."""
 REMEMBERED = 4096
 """Number of last lines in which duplicates are detected."""
 _TIMES = ("time", "timestamp", "created")

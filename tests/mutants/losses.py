@@ -127,7 +127,7 @@ LOSSES = (
     _lost(
         "14",
         "a temporary file has a name that the user's may have, and replaces it",
-        (_FILES, 'f".partial-{secrets.token_hex(6)}{path.suffix[:16]}"', 'path.name + ".tmp"'),
+        (_FILES, 'f".partial-{secrets.token_hex(6)}{suffix}"', 'path.name + ".tmp"'),
         (_FILES, "os.O_CREAT | os.O_EXCL | os.O_WRONLY", "os.O_CREAT | os.O_TRUNC | os.O_WRONLY"),
     ),
     _lost(

@@ -40,7 +40,7 @@ WATCH = (
         "the estimate of few prompts is taken for the truth",
         (
             "evaluation/reference.py",
-            "min(found.value * (1.0 - margin), found.low)",
+            "min(found.value * (1.0 - margin), low)",
             "found.value * (1.0 - margin)",
         ),
         "tests/evaluation/test_alarm.py",
