@@ -142,7 +142,7 @@ def main(argv: list[str]) -> int:
     sampling = {} if flags.temperature is None else {"temperature": flags.temperature}
     watch = watching.Watch(
         at_least=flags.at_least,
-        margin=0.05 if flags.margin is None else flags.margin,
+        margin=watching.Watch.margin if flags.margin is None else flags.margin,
         false_alarms=flags.false_alarms,
         by=tuple(dict.fromkeys(flags.by)),
         measure=None if flags.measure is None else reference.known_measure(flags.measure),

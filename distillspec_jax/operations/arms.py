@@ -21,10 +21,10 @@ from distillspec_jax.decoding import rules
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import served_files, served_lines
 from distillspec_jax.evaluation.engines.differences import Differences
-from distillspec_jax.evaluation.served_lines import Answers, Unit
+from distillspec_jax.evaluation.served_lines import VERSION_FIELD, Answers, Unit
 from distillspec_jax.operations.transitions import Transition
 
-VERSION_FIELD, REVISION_FIELD, RULE_FIELD = "draft_version", "registry_revision", "rule"
+REVISION_FIELD, RULE_FIELD = "registry_revision", "rule"
 SECONDS_FIELD, DECODING_FIELD = "latency_s", "decoding_s"
 """Time to the end of a text, from its request and from its slot: the wait for a slot is not the draft's."""
 OTHER_STAGE = "lines of other stages"

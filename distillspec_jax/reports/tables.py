@@ -27,7 +27,9 @@ def print_table(rows: Sequence[ResultRow], console: Console | None = None) -> No
         _print_group(group, console)
 
 
-def print_findings(rows: Sequence[ResultRow], console: Console | None = None, *, block_size: int = 5) -> None:
+def print_findings(
+    rows: Sequence[ResultRow], console: Console | None = None, *, block_size: int = summary.BLOCK_SIZE
+) -> None:
     """Prints what every group says at one block size, a paragraph a temperature."""
     console = console or _console()
     for group in results.groups(rows):

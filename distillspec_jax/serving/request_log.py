@@ -11,13 +11,12 @@ from types import TracebackType
 
 from distillspec_jax import files, outputs
 from distillspec_jax.acceptance import COUNTS
-from distillspec_jax.evaluation.served_lines import REQUEST_FIELD
+from distillspec_jax.evaluation.served_lines import REQUEST_FIELD, VERSION_FIELD
 from distillspec_jax.operations.arms import (
     DECODING_FIELD,
     REVISION_FIELD,
     RULE_FIELD,
     SECONDS_FIELD,
-    VERSION_FIELD,
 )
 from distillspec_jax.serving.sample import Sample
 from distillspec_jax.terminal import news
