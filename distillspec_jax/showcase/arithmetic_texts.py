@@ -1,7 +1,8 @@
 """Drills in arithmetic: the equations of generated problems, and random ones written in the same ways.
 
-A model that copies a question's numbers still adds them wrongly: an answer has one or two digits for each sum among
-fifty tokens of prose. A drill is little else, and its left sides stand in the input, so that only results are new.
+A model that copies a question's numbers still adds them wrongly: an answer has one or two digits for each sum
+among fifty tokens of prose. A drill is little else; its left sides stand in the input, so that only results
+are new.
 """
 
 from __future__ import annotations

