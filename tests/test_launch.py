@@ -131,7 +131,9 @@ def test_slurm_requeues_only_a_preempted_job(launch):
     job = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "8"}
     status, calls = launch("slurm.sbatch", "distill", "--gin.NAME=a b", plan={"srun": [75, 2]}, **job)
     assert status == 75
-    assert calls[0].startswith("srun multihost=1 cpus=8 --kill-on-bad-exit=1 distillspec distill --gin.NAME=a")
+    assert calls[0].startswith(
+        "srun multihost=1 cpus=8 --kill-on-bad-exit=1 distillspec distill --gin.NAME=a"
+    )
     assert calls[1] == "scontrol multihost=1 cpus=8 requeue 17"
 
 
@@ -221,7 +223,8 @@ def test_a_host_of_a_tpu_pod_runs_the_local_script_and_keeps_a_log(on_a_host):
 
 def test_a_host_of_a_tpu_pod_asks_for_the_number_of_its_shard(on_a_host):
     _, log = on_a_host("--shard=auto/8", capture_output=True)
-    assert log.startswith("1|/d $x|3|distill|") and log.endswith("--shard=auto/8|\n")
+    assert log.startswith("1|/d $x|3|distill|")
+    assert log.endswith("--shard=auto/8|\n")
 
 
 def test_a_host_of_a_tpu_pod_goes_on_when_nobody_listens(on_a_host):
