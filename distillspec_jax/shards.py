@@ -32,8 +32,15 @@ _AUTO = {
     "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_COUNT",  # sbatch --array=0-7
     "JOB_COMPLETION_INDEX": None,  # an indexed Job of Kubernetes does not report its number of pods
     "SLURM_PROCID": "SLURM_NTASKS",  # srun --ntasks=8
+    "TPU_WORKER_ID": "TPU_WORKER_HOSTNAMES",  # a TPU slice on GKE; the names of its hosts
 }
 """Variables with a process's index and with the number of processes; the first that is set is used."""
+
+_SLICES = "MEGASCALE_NUM_SLICES"
+_PER_SLICE = ("JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
+"""Variables whose indices begin anew in every slice of TPUs."""
+
+_HOSTS = "DISTILLSPEC_MULTIHOST"
 
 _FLAG = re.compile(r" --(shard|gin\.SHARD)[ =]('[^']*'|\S+)")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -75,6 +82,18 @@ def _named(output: str | Path) -> Path:
     return Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
 
 
+def several_hosts() -> bool:
+    """Decides whether this process is one of several hosts, from `DISTILLSPEC_MULTIHOST`.
+
+    Raises:
+      UsageError: the variable is neither 1 or true nor 0, false or empty.
+    """
+    given = os.environ.get(_HOSTS, "")
+    if given.lower() not in ("", "0", "1", "false", "true"):
+        raise UsageError(f"{_HOSTS}={given!r}: write 1 for one of several hosts, or 0")
+    return given.lower() in ("1", "true")
+
+
 def parse(text: str) -> Shard:
     """Parses `I/N` with I from 0, `auto/N` with I from the scheduler's environment, or `auto` with both.
 
@@ -82,7 +101,7 @@ def parse(text: str) -> Shard:
       UsageError: there is no such shard, the environment does not define it, or several hosts would take it.
     """
     index, slash, count = text.partition("/")
-    if index != "auto" and os.environ.get("DISTILLSPEC_MULTIHOST"):
+    if index != "auto" and several_hosts():
         raise UsageError(
             f"--shard={text}: with DISTILLSPEC_MULTIHOST every host would take it: write auto, a shard a host"
         )
@@ -102,12 +121,20 @@ def _from_environment(text: str, count: str | None) -> tuple[str, str]:
     if name is None:
         raise UsageError(f"--shard={text}: none of {', '.join(_AUTO)} is set: name the shard, as 0/8")
     index = os.environ[name]
+    if name in _PER_SLICE and os.environ.get(_SLICES, "1") != "1":
+        slices = os.environ[_SLICES]
+        raise UsageError(
+            f"--shard={text}: each of {slices} slices ({_SLICES}) has {name}={index}: name the shard, as 0/8"
+        )
     if count is None:
         count = os.environ.get(_AUTO[name] or "", "")
+        if name == "TPU_WORKER_ID" and count:
+            count = str(len(count.split(",")))
         last = os.environ.get("SLURM_ARRAY_TASK_MAX") if name == "SLURM_ARRAY_TASK_ID" else None
         # An array other than 0 to N-1 (e.g. one restarted task) does not determine N.
         if not count.isdecimal() or last not in (None, str(int(count) - 1)):
-            raise UsageError(f"--shard={text}: {name}={index} does not say of how many: write auto/N")
+            lacks = f", and {_AUTO[name]} is not set" if _AUTO[name] and not count else ""
+            raise UsageError(f"--shard={text}: {name}={index} does not say of how many{lacks}: write auto/N")
     if not index.isdecimal() or (count.isdecimal() and int(index) >= int(count)):
         raise UsageError(f"--shard={text}: {name}={index} is not one of 0 to N-1 of {count}")
     return index, count

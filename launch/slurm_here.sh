@@ -60,8 +60,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
 PartitionName=low Nodes=$host Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE:-120} State=UP
 PartitionName=high Nodes=$host PriorityTier=2 PreemptMode=OFF State=UP
 CONF
-head -c 1024 /dev/urandom > "$folder/munge.key"
-chmod 400 "$folder/munge.key"
+(umask 077 && head -c 1024 /dev/urandom > "$folder/munge.key")
 export SLURM_CONF="$folder/slurm.conf"
 munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
   --log-file="$folder/munged.log" --seed-file="$folder/munged.seed"

@@ -16,6 +16,7 @@ PART = Part("generate", 0, 3, 10, {"lines.jsonl": 2}, {"seed": 0, "stop": ("a",)
 def no_scheduler(monkeypatch):
     names = ("ARRAY_TASK_ID", "ARRAY_TASK_COUNT", "ARRAY_TASK_MAX", "PROCID", "NTASKS")
     others = ("JOB_COMPLETION_INDEX", "DISTILLSPEC_MULTIHOST", "JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
+    others += ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES")
     for name in (*(f"SLURM_{name}" for name in names), *others):
         monkeypatch.delenv(name, raising=False)
 
@@ -77,6 +78,10 @@ def test_more_shards_than_units_are_refused():
             {"DISTILLSPEC_MULTIHOST": "1", "JAX_PROCESS_ID": "3", "JAX_NUM_PROCESSES": "4"},
             Shard(3, 4),
         ),
+        ("auto", {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, Shard(1, 2)),
+        # On GKE a pod of single-host slices is worker 0 of its slice: the Job's index comes first.
+        ("auto/4", {"TPU_WORKER_ID": "0", "JOB_COMPLETION_INDEX": "3"}, Shard(3, 4)),
+        ("0/8", {"DISTILLSPEC_MULTIHOST": "0"}, Shard(0, 8)),
         # The step of an array's task is process 0 of 1: the array's index comes first.
         ("auto/4", {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "2"}, Shard(2, 4)),
     ],
@@ -100,7 +105,7 @@ def test_a_shard_is_named_or_found_in_the_environment(text, environment, expecte
         (
             "auto/8",
             {},
-            "none of JAX_PROCESS_ID, SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, SLURM_PROCID is set",
+            "none of JAX_PROCESS_ID, SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, SLURM_PROCID, TPU_WORKER_ID",
         ),
         ("auto", {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX=3 does not say of how many"),
         # One task of an array, started again by itself, is not shard 0 of 1.
@@ -111,6 +116,13 @@ def test_a_shard_is_named_or_found_in_the_environment(text, environment, expecte
         ),
         ("auto/8", {"SLURM_ARRAY_TASK_ID": "8"}, "SLURM_ARRAY_TASK_ID=8 is not one of 0 to N-1 of 8"),
         ("0/8", {"DISTILLSPEC_MULTIHOST": "1"}, "every host would take it: write auto"),
+        ("0/8", {"DISTILLSPEC_MULTIHOST": "yes"}, "DISTILLSPEC_MULTIHOST='yes': write 1"),
+        ("auto", {"TPU_WORKER_ID": "1"}, "of how many, and TPU_WORKER_HOSTNAMES is not set: write auto/N"),
+        (
+            "auto/8",
+            {"JOB_COMPLETION_INDEX": "3", "MEGASCALE_NUM_SLICES": "2"},
+            "each of 2 slices .* has JOB_COMPLETION_INDEX=3",
+        ),
     ],
 )
 def test_what_is_no_shard_is_one_line(text, environment, said, monkeypatch):

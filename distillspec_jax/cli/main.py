@@ -6,6 +6,7 @@ Each command is a module of this package with `main(argv) -> int`, imported only
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -44,6 +45,9 @@ COMMANDS = {
 SHARED = ("collect", "evaluate", "generate", "sweep")
 """Commands that several hosts share without knowing of each other, see `shards`."""
 
+JOINING = ("distill", "finetune")
+"""Commands that several hosts run together, over one mesh. All others run on the host that calls them."""
+
 USAGE = """usage: distillspec COMMAND [flags]
 
 {commands}
@@ -52,8 +56,9 @@ USAGE = """usage: distillspec COMMAND [flags]
 `watch` (acceptance too low; cannot be judged), 1 from `check` (counts that disagree), 1 and 3 from
 `redistill` (refused; cannot be judged), 1 and 3 from `pilot` (no-go; not enough data), 1, 3 and 4 from
 `rollout` (withdrawn; waiting; a person must decide), 75 from `finetune`, `distill`, `redistill`, `pilot`,
-`demo` and `zoo --build` (preempted; run the same command to resume), and from any command whose store does
-not answer or whose output another process is writing.
+`demo` and `zoo --build` (preempted; run the same command to resume), from `collect`, `generate`, `sweep`,
+`evaluate` and `merge` (stopped by SIGTERM), and from any command whose store does not answer or whose output
+another process is writing.
 """
 
 
@@ -82,19 +87,34 @@ def _dispatch(command: str, flags: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
     wants_help = any(flag in ("-h", "--help") for flag in flags)
-    if os.environ.get("DISTILLSPEC_MULTIHOST") and command in SHARED and not wants_help:
-        if not any(flag.lstrip("-").startswith(("shard", "gin.SHARD")) for flag in flags):
-            raise UsageError(
-                f"{command}: DISTILLSPEC_MULTIHOST is set, and every host would do all of it: add "
-                "--shard=auto for a share a host, and `distillspec merge` at the end"
-            )
-    elif os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
+    if os.environ.get("DISTILLSPEC_MULTIHOST") and not wants_help:
+        _meet_hosts(command, flags)
+    with contextlib.ExitStack() as stack:
+        if command in (*SHARED, "merge") and not wants_help:
+            from distillspec_jax.training.preemption import ended_by_sigterm
+
+            # A container's first process gets no signal that it does not handle.
+            stack.enter_context(ended_by_sigterm())
+        module = importlib.import_module(f"distillspec_jax.cli.{command}")
+        status: int = module.main(flags)
+    return status
+
+
+def _meet_hosts(command: str, flags: list[str]) -> None:
+    """Joins the other hosts of a job if the command is one that they run together."""
+    from distillspec_jax import shards
+
+    if not shards.several_hosts():
+        return
+    if command in JOINING:
         from distillspec_jax.cli import distributed
 
         distributed.join()
-    module = importlib.import_module(f"distillspec_jax.cli.{command}")
-    status: int = module.main(flags)
-    return status
+    elif command in SHARED and not any(flag.lstrip("-").startswith(("shard", "gin.SHARD")) for flag in flags):
+        raise UsageError(
+            f"{command}: DISTILLSPEC_MULTIHOST is set, and every host would do all of it: add "
+            "--shard=auto for a share a host, and `distillspec merge` at the end"
+        )
 
 
 if __name__ == "__main__":

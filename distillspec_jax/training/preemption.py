@@ -37,10 +37,10 @@ class Progress:
     """The progress of a run.
 
     Attributes:
-      newest: returns the newest saved step, None if there is none.
+      newest: returns the newest saved step, None if there is none; not set by a run that has no steps.
     """
 
-    newest: Callable[[], int | None] = lambda: None
+    newest: Callable[[], int | None] | None = None
 
 
 @contextlib.contextmanager
@@ -55,7 +55,8 @@ def ended_by_sigterm() -> Iterator[Progress]:
     progress = Progress()
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Preempted(f"stopped by SIGTERM: resumable, step {progress.newest() or 0}")
+        step = "" if progress.newest is None else f", step {progress.newest() or 0}"
+        raise Preempted(f"stopped by SIGTERM: resumable{step}")
 
     with _handling(end, signal.SIGTERM):
         yield progress

@@ -1,5 +1,6 @@
 """What the environment says about the other hosts of a job."""
 
+import signal
 from unittest import mock
 
 import jax
@@ -53,10 +54,11 @@ def test_a_command_joins_only_when_asked_and_before_it_starts(environment, monke
     monkeypatch.setattr(jax.distributed, "initialize", lambda **named: calls.append(named))
     environment("a:1", "2", "1")
     assert console.main(["no_such_command"]) == 2
-    monkeypatch.setenv("DISTILLSPEC_MULTIHOST", "1")
-    monkeypatch.setitem(console.COMMANDS, "errors", "a module without `main`")
-    with pytest.raises(AttributeError, match="main"):
-        console.main(["errors"])
+    monkeypatch.setattr("distillspec_jax.cli.distill.main", lambda flags: 0)
+    monkeypatch.setattr("distillspec_jax.cli.report.main", lambda flags: 0)
+    for value, command in (("0", "distill"), ("1", "report"), ("1", "distill")):  # the last alone joins
+        monkeypatch.setenv("DISTILLSPEC_MULTIHOST", value)
+        assert console.main([command]) == 0
     named = {"coordinator_address": "a:1", "num_processes": 2, "process_id": 1}
     assert calls == [{**named, "local_device_ids": None}]
 
@@ -70,6 +72,13 @@ def test_a_command_that_hosts_share_joins_nobody(environment, monkeypatch, capsy
     assert "add --shard=auto" in capsys.readouterr().err
     monkeypatch.setattr("distillspec_jax.cli.collect.main", lambda flags: 0)
     assert console.main(["collect", "--output=texts", "--shard=auto"]) == 0
+
+
+def test_sigterm_ends_a_shard_as_a_preemption(monkeypatch, capsys):
+    """Unhandled, it would be dropped by the kernel where the command is a container's first process."""
+    monkeypatch.setattr("distillspec_jax.cli.collect.main", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert console.main(["collect", "--output=texts"]) == 75
+    assert capsys.readouterr().err == "distillspec collect: stopped by SIGTERM: resumable\n"
 
 
 @pytest.fixture

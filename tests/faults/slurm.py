@@ -71,14 +71,16 @@ def array(folder: Path, count: int) -> list[str]:
     line = [*GENERATE.split(), f"--shard=auto/{count}", "--resume"]
     options = [f"--array=0-{count - 1}", "--cpus-per-task=1"]
     number = submit(many, "slurm_array.sbatch", "low", *line, options=options)
-    first = f"{number}_1"
-    growing = many / f"lines.jsonl-00001-of-{count:05}" / "lines.jsonl.partial"
+    last = f"{number}_{count - 1}"  # its number is the array's: requeued by it, all tasks would start again
+    growing = many / f"lines.jsonl-{count - 1:05}-of-{count:05}" / "lines.jsonl.partial"
     wait(lambda: growing.is_file() and growing.stat().st_size > 0)
-    step = f"{field(first, 'JobId')}.0"  # its process; a job that is killed whole counts as cancelled
+    step = f"{field(last, 'JobId')}.0"  # its process; a job that is killed whole counts as cancelled
     subprocess.run(["scancel", "--signal=KILL", step], check=True)
     tasks = [f"{number}_{index}" for index in range(count)]
     wait(lambda: all(state(task) == "COMPLETED" for task in tasks))
-    assert field(first, "Restarts") != "0", "nobody killed it"
+    restarts = [field(task, "Restarts") for task in tasks]
+    assert restarts[-1] != "0", "nobody killed it"
+    assert set(restarts[:-1]) <= {"0"}, "tasks that nobody killed started again"
     shards.finish(many, "merge lines.jsonl")
     return shards.differences(one, many, ["lines.jsonl"])
 
