@@ -33,7 +33,16 @@ SOURCES: Mapping[str, str] = {
     **{source: f"experiments/grid/{source}.gin" for source in grid.SOURCES},
     **{
         source: f"experiments/curves/{source}.gin"
-        for source in ("cooler", "growing", "turning", "replay", "replay_references")
+        for source in (
+            "fixed_own",
+            "stale",
+            "survival",
+            "cooler",
+            "growing",
+            "turning",
+            "replay",
+            "replay_references",
+        )
     },
 }
 """The gin file of each source; the first four are run by default."""

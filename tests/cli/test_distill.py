@@ -184,7 +184,7 @@ def other_vocabulary(tmp_path_factory) -> str:
         ),
         (
             ["--gin.WEIGHTING=@divergences.ForwardKL()"],
-            "WEIGHTING=@ForwardKL(): is none; take @block_efficiency.BlockEfficiency() or @token_sel",
+            "WEIGHTING=@ForwardKL(): is none; take @block_efficiency.BlockEfficiency(), @survival.Su",
         ),
         (
             ["--gin.OWN_TEXTS=2", "--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"],
