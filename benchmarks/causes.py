@@ -155,7 +155,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.causes", description=__doc__)
     parser.add_argument("--task", required=True, help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--target", metavar="MODEL", help="default: the zoo's of the task")
-    parser.add_argument("--initial", metavar="MODEL", help="the initial draft; default: the zoo's of the task")
+    parser.add_argument(
+        "--initial", metavar="MODEL", help="the initial draft; default: the zoo's of the task"
+    )
     parser.add_argument("--draft", action="append", default=[], metavar="MODEL", help="repeatable")
     parser.add_argument("--split", default="validation", help="of the prompts (default: validation)")
     parser.add_argument("--prompts", type=int, default=96, help="of the split (default: 96)")

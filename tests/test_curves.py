@@ -13,7 +13,9 @@ from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.distillation.replay import Replayed
 from distillspec_jax.distillation.schedules import Turning
-from distillspec_jax.distillation.sources import Fixed, OnPolicy
+from distillspec_jax.distillation.sources import Fixed, Mixture, OnPolicy
+from distillspec_jax.distillation.stale import Stale
+from distillspec_jax.distillation.survival import Survival
 from distillspec_jax.errors import UsageError
 
 
@@ -123,11 +125,14 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 SOURCES = {
+    "fixed_own": Mixture((Fixed(), OnPolicy()), (0.5, 0.5)),
+    "stale": Stale(),
+    "survival": OnPolicy(),
     "cooler": OnPolicy(0.5),
     "growing": Turning(Fixed(), OnPolicy(), 0, 2000),
     "turning": Turning(Fixed(), OnPolicy(), 1000, 1000),
-    "replay": Replayed(),
-    "replay_references": Replayed(texts=Fixed(), cut="random"),
+    "replay": Replayed(max_tokens=7),
+    "replay_references": Replayed(max_tokens=7, texts=Fixed(), cut="random"),
 }
 
 
@@ -142,5 +147,6 @@ def test_every_source_binds_to_a_run_until_its_curve_is_flat(name):
     assert bound["deployment"] == Deployment(1.0)
     assert bound["own_texts"] > 0
     assert name in grid.SOURCES or bound["source"] == SOURCES[name]
+    assert bound["weighting"] == (Survival() if name == "survival" else None)
     assert set(curves.DIVERGENCES) <= set(grid.DIVERGENCES)
     assert isinstance(bound["source"], Turning) == (name in curves.TIMED_AS)
