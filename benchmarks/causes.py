@@ -1,9 +1,9 @@
 """`python -m benchmarks.causes --task=TASK --draft=NAME ...`: on whose texts is which draft accepted?
 
-The texts are held-out references, and texts that the target, the initial draft and every given draft sample at
-temperature 1 on the same prompts. Of each draft on each kind of text: acceptance 1 - TVD and both networks'
-entropies in nats, pooled over tokens, with the share of texts that end before the limit and the tokens a text.
-Intervals are over texts. It trains nothing: minutes.
+The texts are held-out references, and texts that the target, the initial draft and every given draft sample
+at temperature 1 on the same prompts. Of each draft on each kind of text: acceptance 1 - TVD and both
+networks' entropies in nats, pooled over tokens, with the share of texts that end before the limit and the
+tokens a text. Intervals are over texts. It trains nothing: minutes.
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.causes", description=__doc__)
     parser.add_argument("--task", required=True, help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--target", metavar="MODEL", help="default: the zoo's of the task")
-    parser.add_argument(
-        "--initial", metavar="MODEL", help="the initial draft; default: the zoo's of the task"
-    )
+    parser.add_argument("--initial", metavar="MODEL", help="the initial draft; default: the zoo's")
     parser.add_argument("--draft", action="append", default=[], metavar="MODEL", help="repeatable")
     parser.add_argument("--split", default="validation", help="of the prompts (default: validation)")
     parser.add_argument("--prompts", type=int, default=96, help="of the split (default: 96)")

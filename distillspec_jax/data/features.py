@@ -109,7 +109,7 @@ def eval_batches(
     """Yields every example once, in order, unpacked; the last batch is padded with all-zero rows.
 
     A padding row has no loss weight, so sums of weighted losses ignore it. A row is real if its
-    `decoder_loss_weights` have any weight (at least for one token). A mixture yields its tasks one after another.
+    `decoder_loss_weights` have any weight. A mixture yields its tasks one after another.
 
     Args:
       task: a registered task or mixture.
@@ -232,8 +232,8 @@ def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
 def _finished(batch: Batch, reader: Reader | None) -> Batch:
     """Fixes padding and weights for vocabularies without padding, in which the id 0 is a token.
 
-    There, -1 pads prompts, and texts have weights up to their end (seqio: none on a 0). A prompt or a cut text
-    that ends with 0 at the full width of its row has no padding after it and loses that 0.
+    There, -1 pads prompts, and texts have weights up to their end (seqio: none on a 0). A prompt or a cut
+    text that ends with 0 at the full width of its row has no padding after it and loses that 0.
     """
     pad = 0 if reader is None or reader.tokenizer.padding_ids else -1
     tokens_BT = batch["decoder_target_tokens"]

@@ -25,7 +25,6 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer
 
-
 _Way = Callable[[str, int | None, bool], list[int]]
 """Maps a text, the most ids and whether the text is whole to ids."""
 
@@ -84,17 +83,11 @@ def _source(spec: TaskSpec) -> seqio.DataSource:
         # Read eagerly, so a malformed line raises its own one-line error outside TensorFlow, and the number
         # of rows is known for shuffling.
         examples = list(catalog.read_rows(spec, split))
-        features = ("inputs", "targets")
-        cut = [row.get(catalog.FINISH_REASON) == catalog.CUT for row in examples]
-        return tf.data.Dataset.from_tensor_slices(
-            {
-                **{
-                    feature: tf.constant([row[feature] for row in examples], tf.string)
-                    for feature in features
-                },
-                _ENDED: ~np.array(cut, bool),
-            }
-        )
+        columns = {
+            name: tf.constant([row[name] for row in examples], tf.string) for name in ("inputs", "targets")
+        }
+        ended = [row.get(catalog.FINISH_REASON) != catalog.CUT for row in examples]
+        return tf.data.Dataset.from_tensor_slices({**columns, _ENDED: tf.constant(ended, tf.bool)})
 
     return seqio.FunctionDataSource(rows, splits=tuple(spec.splits))
 

@@ -144,13 +144,13 @@ def make_distillation_loss(
         fixed: tuple[Params, Params, Params], params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
         target_params, reference_params, initial_params = fixed
-        source_key, dropout_key = jax.random.split(key)
+        source_key, dropout_key, tails_key = jax.random.split(key, 3)
         frozen = jax.lax.stop_gradient(params)
         networks = Networks(draft, frozen, target, target_params, vocabulary, initial_params)
         batch = source(networks, batch, source_key)
         target_hidden_BTM = target.hidden(target_params, batch)
         if one_pass is not None:  # from here on T includes the masks
-            batch, about_BT = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
+            batch, about_BT = one_pass.with_tails(batch, tails_key)
             target_hidden_BTM = of_targets(target_hidden_BTM, about_BT)
         mask_BT = batch["decoder_loss_weights"]
         hidden_BTM = draft.hidden(params, batch, dropout_key=dropout_key if dropout else None)

@@ -1,9 +1,9 @@
 """Weights of a draft's own tokens by the probability that verification comes to test them.
 
-A block that the draft proposes is tested from its first token on, up to the first rejection. Token t of a text
-that the draft drew is therefore tested with probability prod_{i < t} min(1, p_i / q_i), where p_i and q_i are
-what the target and the draft give to the i-th token (Leviathan et al., arXiv 2211.17192). Training on a whole
-own text weighs the tokens behind a likely rejection, which decoding never sees, like all others.
+A block that the draft proposes is tested from its first token on, up to the first rejection. Token t of a
+text that the draft drew is therefore tested with probability prod_{i < t} min(1, p_i / q_i), where p_i and
+q_i are what the target and the draft give to the i-th token (Leviathan et al., arXiv 2211.17192). Training on
+a whole own text weighs the tokens behind a likely rejection, which decoding never sees, like all others.
 """
 
 from __future__ import annotations

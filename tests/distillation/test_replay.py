@@ -27,8 +27,8 @@ def draw(source, target, draft, batch, seed):
 
 
 def test_a_text_is_cut_where_the_draft_fails_and_the_draft_goes_on():
-    """The text is 3 4 2 EOS. The draft fails at the 2 and at EOS, each of which is as good a cut, however many
-    accepted tokens stand before it."""
+    """The text is 3 4 2 EOS. The draft fails at the 2 and at EOS, each of which is as good a cut, however
+    many accepted tokens stand before it."""
     found = jax.device_get(draw(Replayed(max_tokens=3), TARGET, DRAFT, prompts(64, WIDTH, empty=(5,)), 0))
     tokens, weights = found["decoder_target_tokens"], found["decoder_loss_weights"]
     seen = {tuple(map(int, [*row, *weight])) for row, weight in zip(tokens, weights, strict=True)}
@@ -53,8 +53,8 @@ def test_random_cuts_take_every_token_alike():
 
 
 def test_errors_are_as_frequent_as_verification_rejects():
-    """Of single tokens of the target, one is rejected with probability 1 - sum min(p, q). Where both tokens of a
-    text are rejected, or neither is, either is cut with probability 1/2."""
+    """Of single tokens of the target, one is rejected with probability 1 - sum min(p, q). Where both tokens
+    of a text are rejected, or neither is, either is cut with probability 1/2."""
     target, draft, rows = table(1, V), table(2, V), 4000
     networks = Networks(NETWORK, draft, NETWORK, target, T5_IDS)
 

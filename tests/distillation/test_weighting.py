@@ -8,14 +8,14 @@ import pytest
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.block_efficiency import BlockEfficiency
-from distillspec_jax.distillation.divergences import ForwardKL, TotalVariation
+from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, TotalVariation, WeightedSum
 from distillspec_jax.distillation.formulas import expected_accepted
 from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed
 from distillspec_jax.distillation.stored_logprobs import make_stored_logprobs_loss, merged
 from distillspec_jax.distillation.survival import Survival
 from distillspec_jax.distillation.token_selection import TokenSelection
-from distillspec_jax.distillation.weighting import Frozen
+from distillspec_jax.distillation.weighting import Frozen, Logits
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS
 from tests.distillation.bigram import Bigram, prompts, table
@@ -142,6 +142,15 @@ def test_another_divergence_is_weighed_by_reach_and_worth(monkeypatch):
     assert value_and_gradient(BlockEfficiency(gamma), ForwardKL())[0] == pytest.approx(expected, rel=1e-5)
     monkeypatch.setattr(chunks, "LOGITS", 8 * V)  # two tokens of each row at a time
     assert value_and_gradient(BlockEfficiency(gamma), ForwardKL())[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_acceptance_is_that_of_the_distributions_that_the_loss_compares():
+    logits = Logits(*(jnp.asarray(x["table"])[BATCH["decoder_input_tokens"]] for x in (TARGET, DRAFT)))
+    p, q = (distribution(np.float64(x) / 0.5) for x in logits[:2])
+    halved = WeightedSum((ForwardKL(temperature=0.5), HardLabels()), (1.0, 0.1))
+    for divergence in (ForwardKL(temperature=0.5), halved):
+        found = BlockEfficiency().score(divergence, logits, BATCH["decoder_loss_weights"], None)
+        np.testing.assert_allclose(found, np.where(MASK > 0, overlap(p, q), 1.0), rtol=1e-5)
 
 
 def test_blocks_of_one_draft_weigh_all_tokens_alike():
