@@ -169,7 +169,7 @@ def make_stored_logprobs_loss(
         return merged(jnp.concatenate([logits_BTS, beside_BT1], axis=-1), draft.columns(batch["top_ids"]))
 
     def of_listed(log_p_BTK: Array, log_q_BTK: Array) -> Array:
-        """Drops the stored ids outside a shortlist, to which the draft gives no mass; the rest stays whole."""
+        """Drops stored ids outside a shortlist, to which the draft gives no mass; the rest stays whole."""
         return (
             jnp.where(log_q_BTK > -jnp.inf, log_p_BTK, -jnp.inf)
             if isinstance(draft, Shortlisted)
