@@ -101,7 +101,7 @@ def of_batch(
         return {"acceptance": overlap(*logits, sampling, vocabulary), **entropies}
 
     hidden = target.hidden(target_params, batch), draft.hidden(params, batch)
-    count = chunks.parts(*mask_BT.shape, draft.vocab_size)
+    count = chunks.parts(mask_BT.shape[0], mask_BT.shape[1], draft.vocab_size)
     found = chunks.of_tokens(of_tokens, hidden, count)
     ends_BT = mask_BT & jnp.isin(tokens_BT, jnp.asarray(vocabulary.eos_ids))
     return {

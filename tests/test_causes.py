@@ -23,7 +23,7 @@ def distribution(params):
 
 
 def test_each_draft_is_measured_on_each_kind_of_text():
-    target, first = model(chain([3, 0, 1, 4, 2, 0], V), "t"), model(table(1, V), "a")
+    target, first = model(chain([3, 0, 1, 4, 2, 4], V), "t"), model(table(1, V), "a")
     second = model(chain([5, 0, 1, 4, 2, 5], V), "b")  # 5 5 5 5 5 without an end
     batch = prompts(6, WIDTH, empty=(5,)) | {"decoder_target_tokens": np.full((6, WIDTH), 2, np.int32)}
     found = {

@@ -155,9 +155,9 @@ def test_a_difference_counts_if_prompts_and_seeds_agree():
     def found(ours, theirs):
         return curves_verdict.outcome(*curves_verdict.differences(seeds(*ours), seeds(*theirs)))
 
-    assert found((0.74, 0.75), (0.70, 0.701)) == "above"
-    assert found((0.70, 0.701), (0.74, 0.75)) == "below"
-    assert found((0.60, 0.80), (0.66, 0.67)) == "undecided"  # the seeds do not agree
+    assert found((0.74, 0.745, 0.75), (0.70, 0.705, 0.71)) == "above"
+    assert found((0.70, 0.705, 0.71), (0.74, 0.745, 0.75)) == "below"
+    assert found((0.60, 0.70, 0.80), (0.65, 0.66, 0.67)) == "undecided"  # the seeds do not agree
     assert found((0.74,), (0.70,)) == "undecided"  # one seed tells nothing of others
 
 

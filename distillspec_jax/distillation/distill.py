@@ -41,9 +41,6 @@ from distillspec_jax.training import job, selection
 from distillspec_jax.training.loop import Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn
 
-EVALUATION_SEED = 0
-"""Of the texts that evaluations sample: runs with other seeds are evaluated on the same ones."""
-
 
 @outputs.one_run
 def distill(
@@ -341,8 +338,7 @@ def _live_objective(
             teacher.model,
             teacher.params,
             prompts,
-            EVALUATION_SEED,
-            distributions,
+            distributions=distributions,
             vocabulary=vocabulary,
             own_batches=own_prompts,
         )
