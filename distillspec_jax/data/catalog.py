@@ -23,6 +23,8 @@ from distillspec_jax.tokenization.tokenizer import Tokenizer, embedded_tokenizer
 
 CORPORA = Path(__file__).parent / "corpora"
 SPLITS = ("train", "validation", "test")
+FINISH_REASON, CUT = "finish_reason", "length"
+"""How an API and `distillspec generate` say that a text ended at a limit."""
 
 
 def _embedded(stem: str) -> Files:
@@ -186,7 +188,9 @@ def form_of_prompts(name: str, card: ModelCard, task: str | None = None) -> tupl
 def read_rows(spec: TaskSpec, split: str) -> Iterator[dict[str, str]]:
     """Yields {"inputs", "targets"}, the raw fields without prefix, in the source's order.
 
-    A reference field with a list of texts (several samples of one prompt) gives one example per text.
+    A reference field with a list of texts (several samples of one prompt) gives one example per text. A
+    reference that was cut at a limit, as an object around it says (`"finish_reason": "length"`), has that
+    field, too: nothing shall learn to end there.
 
     Raises:
       UsageError: an unknown split, missing data, or (naming file and line) malformed JSON, a missing field, a
@@ -209,8 +213,9 @@ def _examples(row: Fields, place: str, spec: TaskSpec) -> Iterator[dict[str, str
         yield {"inputs": prompt, "targets": ""}
         return
     found = _field(row, spec.targets_field, place)
+    cut = {FINISH_REASON: CUT} if _is_cut(row, spec.targets_field) else {}
     for text in found if isinstance(found, list) and found else [found]:
-        example = {"inputs": prompt, "targets": _text(text, spec.targets_field, place)}
+        example = {"inputs": prompt, "targets": _text(text, spec.targets_field, place), **cut}
         if spec.is_language_modelling:
             for feature, group in PROMPT_GROUPS.items():
                 example[feature] = re.sub(spec.prompt_pattern, group, example[feature])
@@ -233,6 +238,19 @@ def _field(row: Fields, field: str, place: str) -> Any:
             there = found if isinstance(found, dict) else row
             raise UsageError(f"{place}: no field {field!r}: {nearest(name, map(str, there))}")
     return found
+
+
+def _is_cut(row: Fields, field: str) -> bool:
+    """Tells whether one of the objects on a field's path says that its text ended at a limit."""
+    here: Any = row
+    for name in field.split("."):
+        if isinstance(here, list):
+            here = here[int(name)] if name.isdecimal() and int(name) < len(here) else None
+        elif isinstance(here, dict):
+            if here.get(FINISH_REASON) == CUT:
+                return True
+            here = here.get(name)
+    return False
 
 
 def _text(value: Any, field: str, place: str) -> str:

@@ -2,7 +2,7 @@
 
     encoder_input_tokens    [B, T_inputs]   int32    prompt ids, EOS last, 0 pads (-1 if 0 is a token)
     decoder_input_tokens    [B, T_targets]  int32    targets shifted right, 0 first
-    decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last, 0 pads
+    decoder_target_tokens   [B, T_targets]  int32    target ids, EOS last unless cut, 0 pads
     decoder_loss_weights    [B, T_targets]  float32  1 on targets (EOS too), 0 on padding
 
 and, when several examples share a row (`pack`), int32 arrays of the same shapes `encoder_segment_ids`,
@@ -60,7 +60,7 @@ def train_batches(
 
     Args:
       task_or_mixture: a registered name; a mixture draws each example's task by the mixture's rates.
-      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (EOS kept).
+      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (a prompt keeps its EOS).
       batch_size: rows per batch over all shards.
       seed: of the permutations and of the mixing.
       pack: put several short examples into one row.
@@ -109,12 +109,12 @@ def eval_batches(
     """Yields every example once, in order, unpacked; the last batch is padded with all-zero rows.
 
     A padding row has no loss weight, so sums of weighted losses ignore it. A row is real if its
-    `decoder_loss_weights` have any weight (at least for EOS). A mixture yields its tasks one after another.
+    `decoder_loss_weights` have any weight. A mixture yields its tasks one after another.
 
     Args:
       task: a registered task or mixture.
       split: name of the split.
-      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (EOS kept).
+      lengths: {"inputs", "targets"} in tokens; longer examples are truncated (a prompt keeps its EOS).
       batch_size: rows per batch.
       limit: maximum number of examples, from the first.
       reader: see `train_batches`.
@@ -168,7 +168,7 @@ def _rows_per_shard(batch_size: int, shard: tuple[int, int]) -> int:
 def _once(
     task: seqio.Task, lengths: Mapping[str, int], split: str, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-    """Makes one pass over a task in order: {"inputs", "targets"} token ids, truncated, EOS last."""
+    """Makes one pass over a task in order: {"inputs", "targets"} token ids, truncated."""
     index, count = shard
     if missing := {"inputs", "targets"} - set(task.output_features):
         raise UsageError(f"task {task.name!r} has no feature {sorted(missing)[0]!r}; need inputs and targets")
@@ -232,8 +232,8 @@ def _batched(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
 def _finished(batch: Batch, reader: Reader | None) -> Batch:
     """Fixes padding and weights for vocabularies without padding, in which the id 0 is a token.
 
-    There, -1 pads prompts, and texts, which end with EOS, have weights up to their end (seqio: none on a 0).
-    A prompt that ends with 0 at the full width of its row has no padding after it and still loses that 0.
+    There, -1 pads prompts, and texts have weights up to their end (seqio: none on a 0). A prompt or a cut
+    text that ends with 0 at the full width of its row has no padding after it and loses that 0.
     """
     pad = 0 if reader is None or reader.tokenizer.padding_ids else -1
     tokens_BT = batch["decoder_target_tokens"]

@@ -1,6 +1,7 @@
 """The only place that registers seqio tasks: those of the catalog, a mixture, and a user's own JSON lines.
 
-    text -> prefix -> token ids -> truncate to length - 1 -> EOS    (for inputs and targets, as in T5)
+    inputs:  text -> prefix -> token ids -> truncate to length - 1 -> EOS    (as in T5)
+    targets: text -> token ids -> EOS -> truncate to length    (T5 ends a truncated text with EOS, too)
 
 unless a model reads prompts in another way (`prompt_reader.Reader`). Importing this module registers the
 catalog without reading data. In a gin file, `jsonl_task` adds a task and `known_task` changes its vocabulary.
@@ -23,6 +24,9 @@ from distillspec_jax.data.text_sources import Files, Tfds
 from distillspec_jax.errors import UsageError
 from distillspec_jax.tokenization.prompt_reader import Reader
 from distillspec_jax.tokenization.tokenizer import Tokenizer
+
+_Way = Callable[[str, int | None, bool], list[int]]
+"""Maps a text, the most ids and whether the text is whole to ids."""
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
@@ -51,7 +55,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        return _in_graph(lambda text, _: self.tokenizer.encode(text), s, None)
+        return _in_graph(lambda text, *_: self.tokenizer.encode(text), s)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(row: np.ndarray) -> bytes:
@@ -66,6 +70,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return hash(self.tokenizer)
 
 
+_ENDED = "ended"
+"""A row's reference was not cut by who wrote it."""
+
+
 def _source(spec: TaskSpec) -> seqio.DataSource:
     if isinstance(spec.source, Tfds):
         return tfds_provider.provider(spec.source.name, spec.source.data_dir, spec.source.slices)
@@ -75,10 +83,11 @@ def _source(spec: TaskSpec) -> seqio.DataSource:
         # Read eagerly, so a malformed line raises its own one-line error outside TensorFlow, and the number
         # of rows is known for shuffling.
         examples = list(catalog.read_rows(spec, split))
-        features = ("inputs", "targets")
-        return tf.data.Dataset.from_tensor_slices(
-            {feature: tf.constant([row[feature] for row in examples], tf.string) for feature in features}
-        )
+        columns = {
+            name: tf.constant([row[name] for row in examples], tf.string) for name in ("inputs", "targets")
+        }
+        ended = [row.get(catalog.FINISH_REASON) != catalog.CUT for row in examples]
+        return tf.data.Dataset.from_tensor_slices({**columns, _ENDED: tf.constant(ended, tf.bool)})
 
     return seqio.FunctionDataSource(rows, splits=tuple(spec.splits))
 
@@ -107,15 +116,15 @@ def _filled(row: Mapping[str, tf.Tensor], field: str) -> tf.Tensor:
 
 def _as_ids(reader: Reader, prefix: str) -> Callable[..., tf.data.Dataset]:
     """Converts both texts of a row to ids, with the code that also serves prompts."""
-    ways: Mapping[str, Callable[[str, int | None], list[int]]] = {
-        "inputs": lambda text, length: reader.prompt(prefix + text, length),
-        "targets": reader.target,
+    ways: Mapping[str, _Way] = {
+        "inputs": lambda text, length, _: reader.prompt(prefix + text, length),
+        "targets": lambda text, length, ended: reader.target(text, length, ended=ended),
     }
 
     def preprocess(dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
         def read(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             return {
-                name: _in_graph(way, row[name], (sequence_length or {}).get(name))
+                name: _in_graph(way, row[name], (sequence_length or {}).get(name), row.get(_ENDED, True))
                 for name, way in ways.items()
             }
 
@@ -124,13 +133,15 @@ def _as_ids(reader: Reader, prefix: str) -> Callable[..., tf.data.Dataset]:
     return preprocess
 
 
-def _in_graph(way: Callable[[str, int | None], list[int]], text: tf.Tensor, length: int | None) -> tf.Tensor:
-    def read(content: bytes | np.ndarray) -> np.ndarray:
+def _in_graph(
+    way: _Way, text: tf.Tensor, length: int | None = None, ended: tf.Tensor | bool = True
+) -> tf.Tensor:
+    def read(content: bytes | np.ndarray, ended: np.ndarray) -> np.ndarray:
         # Bytes in a graph, a scalar array in eager mode.
         content = content if isinstance(content, bytes) else content.item()
-        return np.array(way(content.decode(), length), np.int32)
+        return np.array(way(content.decode(), length, bool(ended)), np.int32)
 
-    ids = tf.numpy_function(read, [text], tf.int32, stateful=False)
+    ids = tf.numpy_function(read, [text, ended], tf.int32, stateful=False)
     ids.set_shape([None])
     return ids
 

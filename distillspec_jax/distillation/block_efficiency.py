@@ -21,14 +21,27 @@ import jax
 import jax.numpy as jnp
 
 from distillspec_jax import bounds
-from distillspec_jax.distillation.divergences import Divergence, TotalVariation
+from distillspec_jax.distillation.divergences import (
+    DistributionDivergence,
+    Divergence,
+    TotalVariation,
+    WeightedSum,
+)
 from distillspec_jax.distillation.formulas import expected_accepted
 from distillspec_jax.distillation.weighting import Logits, Normalize
 from distillspec_jax.errors import check_number
 from distillspec_jax.metrics import Mean
 from distillspec_jax.shapes import Array
 
-_total_variation = TotalVariation()
+
+def _measure(divergence: Divergence) -> TotalVariation:
+    """Makes the total variation between the distributions that a divergence compares."""
+    if isinstance(divergence, WeightedSum):
+        return _measure(divergence.divergences[0])
+    if not isinstance(divergence, DistributionDivergence):
+        return TotalVariation()
+    shared = dataclasses.fields(DistributionDivergence)
+    return TotalVariation(**{field.name: getattr(divergence, field.name) for field in shared})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +63,8 @@ class BlockEfficiency:
         return
 
     def score(self, divergence: Divergence, logits: Logits, mask_BK: Array, tokens_BK: Array) -> Array:
-        """Computes alpha, under the loss's own temperature and truncation if it is a `TotalVariation`."""
-        measure = divergence if isinstance(divergence, TotalVariation) else _total_variation
-        return 1.0 - measure(logits.target, logits.draft, mask_BK, tokens_BK)
+        """Computes alpha, under the loss's own temperature and truncation; of a sum's parts, the first's."""
+        return 1.0 - _measure(divergence)(logits.target, logits.draft, mask_BK, tokens_BK)
 
     def weigh(
         self, score_BT: Array, mask_BT: Array, normalize: Normalize

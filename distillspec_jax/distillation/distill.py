@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from distillspec_jax import bounds, outputs
@@ -17,13 +19,15 @@ from distillspec_jax.distillation.divergences import divergence as find_divergen
 from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, expected_acceptance, metric
 from distillspec_jax.distillation.loss import find_normalization, make_distillation_loss
 from distillspec_jax.distillation.one_pass import OnePass
-from distillspec_jax.distillation.sources import DataSource, Fixed, check_shares, reads_references
+from distillspec_jax.distillation.sources import DataSource, Fixed, check_shares, holds
 from distillspec_jax.distillation.sources import source as find_source
+from distillspec_jax.distillation.stale import Stale
 from distillspec_jax.distillation.stored_logprobs import (
     check_logprobs,
     check_target,
     make_stored_logprobs_loss,
 )
+from distillspec_jax.distillation.survival import Survival
 from distillspec_jax.distillation.weighting import Frozen, Weighting
 from distillspec_jax.errors import UsageError, check_number
 from distillspec_jax.models import pretrained
@@ -32,6 +36,7 @@ from distillspec_jax.models.network import Network
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.models.shortlist import Shortlisted
 from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.shapes import Params
 from distillspec_jax.training import job, selection
 from distillspec_jax.training.loop import Evaluate, LoopConfig
 from distillspec_jax.training.step import LossFn
@@ -98,7 +103,7 @@ def distill(
     partitioner = partitioner or make_partitioner()
     partitioner.check_batch(loop.batch_size)
     data = dataclasses.replace(data, samples_targets=not isinstance(source, Fixed)).read_by(target, draft)
-    if reads_references(source):
+    if holds(source, Fixed):
         data.check_references()
     student = pretrained.load(draft, partitioner=partitioner)
     student = dataclasses.replace(student, model=job.with_dropout(student.model, dropout_rate))
@@ -125,6 +130,8 @@ def distill(
         job.check_lengths(teacher.model, data, f"target {target}")
         if data.texts is not None:
             check_target(data.texts, teacher)
+        # Training donates the draft's own buffers.
+        initial = jax.tree.map(jnp.copy, student.params) if holds(source, Stale) else None
         objective = _live_objective(
             teacher,
             divergence,
@@ -135,6 +142,7 @@ def distill(
             deployment,
             own_texts,
             terms,
+            initial,
         )
     parents = {"draft": draft} if target is None else {"target": target, "draft": draft}
     if weighting is not None and weighting.reference is not None:
@@ -189,8 +197,8 @@ def _check_settings(
     find_normalization(normalization)
     if weighting is not None and not isinstance(weighting, Weighting):
         raise UsageError(
-            f"WEIGHTING=@{type(weighting).__name__}(): is none; take @block_efficiency.BlockEfficiency() or "
-            "@token_selection.TokenSelection()"
+            f"WEIGHTING=@{type(weighting).__name__}(): is none; take "
+            "@block_efficiency.BlockEfficiency(), @survival.Survival() or @token_selection.TokenSelection()"
         )
     check_number("OWN_TEXTS", own_texts, 0, most=bounds.COUNT)
     check_shares(source, loop.batch_size, loop.microbatches)
@@ -208,6 +216,7 @@ def _check_settings(
     for name, needs_target in (
         ("DEPLOYMENT", deployment is not None),
         (f"OWN_TEXTS={own_texts}", own_texts > 0),
+        ("WEIGHTING=@Survival()", isinstance(weighting, Survival)),
     ):
         if needs_target:
             raise UsageError(f"TARGET=None: {name} needs the target; give TARGET, or leave it out")
@@ -284,8 +293,13 @@ def _live_objective(
     deployment: Deployment | None,
     own_texts: int,
     terms: _Terms,
+    initial_params: Params | None,
 ) -> _Objective:
-    """Makes the objective against a target that scores every batch."""
+    """Makes the objective against a target that scores every batch.
+
+    Args:
+      initial_params: the draft's before training; None: no source reads them.
+    """
     vocabulary = data.tokenizer().vocabulary
 
     def prompts_of(data: DataConfig) -> list[Batch]:
@@ -312,6 +326,7 @@ def _live_objective(
             source,
             dropout=True,
             vocabulary=vocabulary,
+            initial_params=initial_params,
             **terms,
         )
 
@@ -323,8 +338,7 @@ def _live_objective(
             teacher.model,
             teacher.params,
             prompts,
-            loop.seed,
-            distributions,
+            distributions=distributions,
             vocabulary=vocabulary,
             own_batches=own_prompts,
         )

@@ -26,8 +26,9 @@ from distillspec_jax.data import catalog
 from distillspec_jax.distillation.divergences import Divergence
 from distillspec_jax.distillation.divergences import divergence as find_divergence
 from distillspec_jax.distillation.loss import make_distillation_loss
-from distillspec_jax.distillation.sources import DataSource, check_shares
+from distillspec_jax.distillation.sources import DataSource, check_shares, holds
 from distillspec_jax.distillation.sources import source as find_source
+from distillspec_jax.distillation.stale import Stale
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
@@ -153,6 +154,7 @@ def dryrun(
     params, shardings = _placed(trained, partitioner)
     state, state_shardings = describe_state(params, shardings, optimizer, partitioner)
     parts = {"model": params}
+    initial = params if holds(source, Stale) else None
     if target is not None:
         if target.vocab_size != model.vocab_size:
             raise UsageError(f"the model has {model.vocab_size} logits and the target {target.vocab_size}")
@@ -164,7 +166,14 @@ def dryrun(
             return make_supervised_loss(model, dropout=True)
         # The choice of real ids affects neither memory nor FLOPs, so T5's will do for any vocabulary.
         return make_distillation_loss(
-            model, target, parts["target"], divergence, source, vocabulary=T5_IDS, dropout=True
+            model,
+            target,
+            parts["target"],
+            divergence,
+            source,
+            vocabulary=T5_IDS,
+            dropout=True,
+            initial_params=initial,
         )
 
     step = make_train_step(optimizer, partitioner, state_shardings, seed=0, microbatches=microbatches)
@@ -182,6 +191,7 @@ def dryrun(
             "optimizer": bytes_a_device(moments),
             "gradients": bytes_a_device(params),
             "target's parameters": bytes_a_device(parts.get("target", {})),
+            **({} if initial is None else {"initial parameters": bytes_a_device(initial)}),
             "batch": bytes_a_device(batch),
         },
         temporary_bytes=int(planned.temp_size_in_bytes),

@@ -58,7 +58,7 @@ def expected_acceptance(
     target: LanguageModel,
     target_params: Params,
     batches: Iterable[Batch],
-    seed: int,
+    seed: int = 0,
     distributions: Sequence[Deployment] = (GREEDY, SAMPLED),
     *,
     vocabulary: Vocabulary,
@@ -73,7 +73,8 @@ def expected_acceptance(
 
     Args:
       batches: unpacked evaluation batches of prompts; their targets only give the length.
-      seed: of all samples, so the own texts of two drafts differ only because the drafts do.
+      seed: of all samples, so the own texts of two drafts differ only because the drafts do; runs leave it
+        alone, whatever their own seed, to be evaluated on the same texts.
       distributions: for target and draft.
       vocabulary: shared by both.
       own_batches: prompts that the draft also continues.

@@ -72,6 +72,7 @@ def make_distillation_loss(
     weighting: Weighting | None = None,
     reference: Frozen | None = None,
     one_pass: OnePass | None = None,
+    initial_params: Params | None = None,
 ) -> LossFn:
     """Makes a loss for `training.step`; it carries the target's parameters as arguments, not constants.
 
@@ -89,6 +90,7 @@ def make_distillation_loss(
       weighting: weighs tokens by the networks' predictions; None: all tokens count equally.
       reference: the draft that `weighting` compares with; its logits have the same width.
       one_pass: append tails of masks to the texts and include them in the loss.
+      initial_params: the draft's before training, if the source samples from them (`Stale`).
 
     The metric `acceptance_on_batch` is the pooled 1 - TVD on the training sequences. These are the draft's
     own samples or references, so it is neither Eq. 3's alpha (see `expected_acceptance.py`) nor a sampler's
@@ -139,16 +141,16 @@ def make_distillation_loss(
         return weighting.weigh(score_BT, mask_BT, normalize)
 
     def loss_fn(
-        fixed: tuple[Params, Params], params: Params, batch: Batch, key: Array
+        fixed: tuple[Params, Params, Params], params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
-        target_params, reference_params = fixed
-        source_key, dropout_key = jax.random.split(key)
+        target_params, reference_params, initial_params = fixed
+        source_key, dropout_key, tails_key = jax.random.split(key, 3)
         frozen = jax.lax.stop_gradient(params)
-        networks = Networks(draft, frozen, target, target_params, vocabulary)
+        networks = Networks(draft, frozen, target, target_params, vocabulary, initial_params)
         batch = source(networks, batch, source_key)
         target_hidden_BTM = target.hidden(target_params, batch)
         if one_pass is not None:  # from here on T includes the masks
-            batch, about_BT = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
+            batch, about_BT = one_pass.with_tails(batch, tails_key)
             target_hidden_BTM = of_targets(target_hidden_BTM, about_BT)
         mask_BT = batch["decoder_loss_weights"]
         hidden_BTM = draft.hidden(params, batch, dropout_key=dropout_key if dropout else None)
@@ -174,4 +176,5 @@ def make_distillation_loss(
         }
         return loss_sum, weight_sum, metrics | seen
 
-    return jax.tree_util.Partial(loss_fn, (target_params, None if reference is None else reference.params))
+    reference_params = None if reference is None else reference.params
+    return jax.tree_util.Partial(loss_fn, (target_params, reference_params, initial_params))

@@ -1,7 +1,7 @@
 """On-policy samples that begin in the middle of another text, for example one that the target wrote.
 
-A deployed draft continues the target's text, and its own for at most a block. A full sample of its own leads
-to prefixes that decoding never sees.
+A deployed draft continues the target's text, and its own for at most a block (`max_tokens`). A full sample of
+its own leads to prefixes that decoding never sees.
 
 References:
   Draft-OPD, arXiv 2605.29343, which replays drafting from the positions where verification failed.
@@ -37,10 +37,11 @@ class Replayed(Sampled):
 
     Attributes:
       temperature: of the draft's distribution.
-      max_tokens: maximum length of a continuation; None: up to the width of the targets.
+      max_tokens: maximum length of a continuation: gamma, as decoding has it; None: up to the width of the
+        targets, of which most is text that no decoding continues.
       texts: the source to truncate: the target's samples, or `Fixed()` for those of a data or stored set.
       cut: key of `CUTS`. `random`: the continuation replaces the text from a random token on; `error`: from
-        the first token, at or after a random one, at which a draft would have been rejected.
+        one of the tokens at which a draft would have been rejected, all equally likely.
     """
 
     texts: DataSource = _TARGETS
@@ -91,21 +92,26 @@ def _lengths(texts: Batch) -> Array:
     return jnp.sum(texts["decoder_loss_weights"] > 0, axis=1).astype(jnp.int32)
 
 
+def _among(marked_BT: Array, keys_B: Array) -> Array:
+    """Draws one of each row's marked positions uniformly; 0 where there is none."""
+    count_B = jnp.sum(marked_BT, axis=1).astype(jnp.int32)
+    drawn_B = randomness.uniform(randomness.draw_keys(keys_B, 0, Purpose.DRAFT))
+    before_B = jnp.minimum((drawn_B * count_B).astype(jnp.int32), count_B - 1)
+    return jnp.argmax(jnp.cumsum(marked_BT, axis=1) > before_B[:, None], axis=1).astype(jnp.int32)
+
+
 def _random(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
     """Draws a position uniformly from each text's tokens; 0 for an empty text."""
-    length_B = _lengths(texts)
-    drawn_B = randomness.uniform(randomness.draw_keys(keys_B, 0, Purpose.DRAFT))
-    return jnp.clip((drawn_B * length_B).astype(jnp.int32), 0, jnp.maximum(length_B - 1, 0))
+    return _among(texts["decoder_loss_weights"] > 0, keys_B)
 
 
 def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch, keys_B: Array) -> Array:
-    """Finds the first rejection at or after a random token; returns that token if there is none.
+    """Draws one of each text's rejections uniformly; any of its tokens if there is none.
 
     If speculative decoding emitted this text, a token y was an accepted draft with probability
     min(1, q(y) / p(y)), and otherwise the target's own after a rejection.
     """
     text_BT = texts["decoder_target_tokens"]
-    begin_B1 = _random(networks, distribution, texts, keys_B)[:, None]
 
     def log_ratio(part: dict[str, Array]) -> Array:
         log_p, log_q = (
@@ -129,10 +135,9 @@ def _error(networks: Networks, distribution: SamplingDistribution, texts: Batch,
     accepted_BT = jnp.exp(jnp.minimum(chunks.of_tokens(log_ratio, hidden, count), 0.0))
     token_1T = jnp.arange(text_BT.shape[1])[None]
     drawn_BT = randomness.uniform(randomness.draw_keys(keys_B[:, None], token_1T, Purpose.ACCEPT))
-    tested_BT = (token_1T >= begin_B1) & (token_1T < _lengths(texts)[:, None])
-    rejected_BT = tested_BT & (drawn_BT >= accepted_BT)
-    first_B = jnp.argmax(rejected_BT, axis=1).astype(jnp.int32)
-    return jnp.where(jnp.any(rejected_BT, axis=1), first_B, begin_B1[:, 0])
+    real_BT = texts["decoder_loss_weights"] > 0
+    rejected_BT = real_BT & (drawn_BT >= accepted_BT)
+    return _among(jnp.where(jnp.any(rejected_BT, axis=1, keepdims=True), rejected_BT, real_BT), keys_B)
 
 
 CUTS: Mapping[str, Cut] = {"random": _random, "error": _error}

@@ -35,6 +35,7 @@ class Networks:
       draft, target: the networks.
       draft_params, target_params: their parameters, the draft's current ones.
       vocabulary: shared by both.
+      initial_params: the draft's as they were before training, for a source that samples from them (`Stale`).
     """
 
     draft: LanguageModel
@@ -42,6 +43,7 @@ class Networks:
     target: LanguageModel
     target_params: Params
     vocabulary: Vocabulary
+    initial_params: Params | None = None
 
 
 class DataSource(Protocol):
@@ -188,6 +190,7 @@ SOURCES: dict[str, Callable[[], DataSource]] = {
     "on_policy": OnPolicy,
     "target": TargetGenerated,
     "replay": deferred("distillspec_jax.distillation.replay", "Replayed"),
+    "stale": deferred("distillspec_jax.distillation.stale", "Stale"),
 }
 """Short names for the Python interface and `--gin.SOURCE=fixed`; gin files name the classes."""
 
@@ -208,14 +211,14 @@ def check_shares(source: DataSource, rows: int, microbatches: int) -> None:
         check(rows, microbatches)
 
 
-def reads_references(source: Any) -> bool:
-    """Tells whether a source, or one nested in it, uses the data set's reference texts."""
+def holds(source: Any, kind: type) -> bool:
+    """Tells whether a source, or one nested in it, is of a class: `Fixed` reads the references."""
     if isinstance(source, (tuple, list)):
-        return any(map(reads_references, source))
+        return any(holds(part, kind) for part in source)
     if not dataclasses.is_dataclass(source):
         return False
     parts = (getattr(source, field.name) for field in dataclasses.fields(source))
-    return isinstance(source, Fixed) or any(map(reads_references, parts))
+    return isinstance(source, kind) or any(holds(part, kind) for part in parts)
 
 
 def sampled_batch(

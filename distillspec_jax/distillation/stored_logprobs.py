@@ -130,8 +130,10 @@ def make_stored_logprobs_loss(
     """Makes a loss for `training.step` on batches of `data.target_set` with distributions; needs no target.
 
     Args:
-      draft: the network; its logits are as wide as the target's were. If it has a shortlist, the loss is
-        restricted to the listed ids, and the target's distribution is renormalised over them.
+      draft: the network; its logits are as wide as the target's were. If it has a shortlist, stored ids that
+        are not listed are dropped and the target's other outcomes renormalised. The rest stays whole, since
+        how much of it the listed ids have is not stored: the loss asks the draft for slightly too much mass
+        there.
       divergence: computed per token, over k + 1 outcomes.
       vocabulary: shared by both; distributions exclude the padded rows of an embedding.
       dropout: draw the draft's dropout masks from the step's key.
@@ -167,7 +169,7 @@ def make_stored_logprobs_loss(
         return merged(jnp.concatenate([logits_BTS, beside_BT1], axis=-1), draft.columns(batch["top_ids"]))
 
     def of_listed(log_p_BTK: Array, log_q_BTK: Array) -> Array:
-        """Drops the outcomes outside a shortlist, to which the draft gives no mass."""
+        """Drops stored ids outside a shortlist, to which the draft gives no mass; the rest stays whole."""
         return (
             jnp.where(log_q_BTK > -jnp.inf, log_p_BTK, -jnp.inf)
             if isinstance(draft, Shortlisted)
@@ -177,11 +179,12 @@ def make_stored_logprobs_loss(
     def loss_fn(
         reference_params: Params, params: Params, batch: Batch, key: Array
     ) -> tuple[Array, Array, dict[str, Mean]]:
+        _, dropout_key, tails_key = jax.random.split(key, 3)  # as `loss` does
         if one_pass is not None:  # from here on T includes the masks
-            batch, _ = one_pass.with_tails(batch, jax.random.fold_in(key, 1))
+            batch, _ = one_pass.with_tails(batch, tails_key)
         weights_BT = batch["decoder_loss_weights"]
         log_p_BTK = jnp.concatenate([batch["top_logprobs"], batch["tail_logprob"][..., None]], axis=-1)
-        log_q_BTK = of_draft(params, batch, key if dropout else None)
+        log_q_BTK = of_draft(params, batch, dropout_key if dropout else None)
         tokens_BT = batch["decoder_target_tokens"]
         loss_BT = divergence(of_listed(log_p_BTK, log_q_BTK), log_q_BTK, weights_BT, tokens_BT)
         said = Logits(log_p_BTK, jax.lax.stop_gradient(log_q_BTK))

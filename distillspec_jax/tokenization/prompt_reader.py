@@ -92,10 +92,16 @@ class Reader:
             ids = self.tokenizer.encode(chat.wrap(self.tokenizer.decode(said).rstrip("\ufffd")))
         return ids
 
-    def target(self, text: str, max_length: int | None = None) -> list[int]:
-        """Ids of what a model shall say, EOS last, cut so that EOS survives."""
-        ids = self.tokenizer.encode(text)
-        return [*(ids if max_length is None else ids[: max_length - 1]), self.tokenizer.eos_id]
+    def target(self, text: str, max_length: int | None = None, *, ended: bool = True) -> list[int]:
+        """Ids of what a model shall say: EOS is last where the text ends, and a cut text has none.
+
+        Args:
+          text: what it says; an empty one is EOS alone.
+          max_length: ids to keep, EOS included.
+          ended: False: who wrote the text was cut short.
+        """
+        ids = [*self.tokenizer.encode(text), *([self.tokenizer.eos_id] if ended else [])]
+        return ids[:max_length] or [self.tokenizer.eos_id]
 
     @property
     def fingerprint(self) -> str:

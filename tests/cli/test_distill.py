@@ -83,6 +83,15 @@ def test_divergence_and_source_are_one_flag_each(base, tmp_path):
     assert 0 < line["loss"] < 1
 
 
+def test_stale_samples_are_those_of_the_initial_draft_kept_beside_the_trained_one(base, distilled, tmp_path):
+    """In the first step they are the on-policy ones; in the second the draft's own buffers are gone."""
+    flags = ["--gin.SOURCE=stale", "--gin.WEIGHTING=@survival.Survival()"]
+    assert main([*base, f"--gin.MODEL_DIR={tmp_path / 'run'}", *flags]) == 0
+    first, second = lines(tmp_path / "run", "train")
+    assert first["acceptance_on_batch"] == lines(distilled, "train")[0]["acceptance_on_batch"]
+    assert 0 < second["survival_on_batch"] < 1
+
+
 def test_reports_tell_how_fast_steps_were(distilled):
     first, second = lines(distilled, "train")
     assert "step_s" not in first  # it was compiled
@@ -184,7 +193,7 @@ def other_vocabulary(tmp_path_factory) -> str:
         ),
         (
             ["--gin.WEIGHTING=@divergences.ForwardKL()"],
-            "WEIGHTING=@ForwardKL(): is none; take @block_efficiency.BlockEfficiency() or @token_sel",
+            "WEIGHTING=@ForwardKL(): is none; take @block_efficiency.BlockEfficiency(), @survival.Su",
         ),
         (
             ["--gin.OWN_TEXTS=2", "--gin.TASK_NAME=unseen", "--gin.VALIDATION_FILE=None"],

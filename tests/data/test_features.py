@@ -81,14 +81,14 @@ def test_several_examples_a_row(make_task):
     )
 
 
-def test_long_texts_are_cut_and_keep_eos(make_task):
+def test_long_texts_are_cut_and_only_prompts_keep_eos(make_task):
     task = make_task({"train": [("3" * 50, "4" * 50), ("4" * 9, "5" * 6)]}, prefix="56")
     (batch,) = features.eval_batches(task, split="train", lengths=LENGTHS, batch_size=2)
     assert batch["encoder_input_tokens"].tolist() == [
         [FIVE, SIX] + [THREE] * 7 + [1],
         [FIVE, SIX] + [FOUR] * 7 + [1],
     ]
-    assert batch["decoder_target_tokens"].tolist() == [[FOUR] * 6 + [1], [FIVE] * 6 + [1]]
+    assert batch["decoder_target_tokens"].tolist() == [[FOUR] * 7, [FIVE] * 6 + [1]]
     assert batch["decoder_loss_weights"].sum() == 14
 
 

@@ -142,6 +142,17 @@ def test_rows_may_be_prompts_alone(tmp_path):
     assert list(catalog.read_rows(catalog.find_task(name), "train")) == [{"inputs": "a", "targets": ""}]
 
 
+def test_a_text_that_an_api_cut_does_not_end(tmp_path):
+    said = [("length", "cut"), ("stop", "whole"), (None, "whole")]
+    choices = [{"finish_reason": reason, "message": {"content": text}} for reason, text in said]
+    train = write(tmp_path / "train.jsonl", *({"inputs": "a", "out": {"choices": [c]}} for c in choices))
+    name = tasks.jsonl_task("test_cut", train, targets_field="out.choices.0.message.content")
+    (batch,) = features.eval_batches(name, split="train", lengths={"inputs": 8, "targets": 8}, batch_size=3)
+    tokenizer = embedded_tokenizer()
+    for row, (reason, text) in zip(batch["decoder_target_tokens"], said, strict=True):
+        assert row[row > 0].tolist() == [*tokenizer.encode(text), *([1] if reason != "length" else [])]
+
+
 def test_a_missing_field_names_the_line_in_every_reader(tmp_path):
     train = write(tmp_path / "train.jsonl", {"inputs": "a", "targets": "b"}, {"inputs": "a", "target": "b"})
     name = tasks.jsonl_task("test_missing_field", train)

@@ -98,7 +98,7 @@ def test_a_mask_is_taught_the_targets_distribution_given_the_whole_text(bigrams)
         one_pass=OF_BIGRAMS,
     )
     loss_sum, count, metrics = evaluated(loss, bigrams)
-    tailed, about_BX = OF_BIGRAMS.with_tails(bigrams, jax.random.fold_in(jax.random.key(7), 1))
+    tailed, about_BX = OF_BIGRAMS.with_tails(bigrams, jax.random.split(jax.random.key(7), 3)[2])
     p, q = (np.exp(np.asarray(of["table"], np.float64)) for of in (TARGET, DRAFT))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     before_BX = np.take_along_axis(bigrams["decoder_input_tokens"], np.asarray(about_BX), axis=1)

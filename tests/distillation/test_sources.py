@@ -17,6 +17,7 @@ from distillspec_jax.distillation.sources import (
     TargetGenerated,
     sampled_batch,
 )
+from distillspec_jax.distillation.stale import Stale
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS, Vocabulary
 from tests import tiny
@@ -24,15 +25,15 @@ from tests.distillation.bigram import Bigram, chain, prompts, table
 
 # Certain chains: 0 -> 3 -> 4 -> 1 (EOS) and 0 -> 5 -> 5 -> 5 ...
 SHORT, LONG = chain([3, 0, 0, 4, 1, 5], 6), chain([5, 0, 0, 4, 1, 5], 6)
+ENDLESS = chain([2, 0, 2, 4, 1, 5], 6)
 NETWORK = Bigram(6)
 BATCH = prompts(3, 5, empty=(2,))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def draw(source, draft_params, target_params, batch, seed):
-    return source(
-        Networks(NETWORK, draft_params, NETWORK, target_params, T5_IDS), batch, jax.random.key(seed)
-    )
+    networks = Networks(NETWORK, draft_params, NETWORK, target_params, T5_IDS, initial_params=ENDLESS)
+    return source(networks, batch, jax.random.key(seed))
 
 
 def test_fixed_data_stay_as_they_are():
@@ -51,6 +52,11 @@ def test_samples_are_those_of_the_network_that_the_source_names(source, sampled,
     # EOS counts, what follows does not, and a row without a prompt has nothing.
     np.testing.assert_array_equal(found["decoder_loss_weights"], [[1, 1, 1, 0, 0]] * 2 + [[0] * 5])
     np.testing.assert_array_equal(found["encoder_input_tokens"], BATCH["encoder_input_tokens"])
+
+
+def test_stale_samples_are_the_initial_drafts():
+    found = draw(Stale(), SHORT, LONG, BATCH, 0)
+    np.testing.assert_array_equal(found["decoder_target_tokens"], [[2] * 5] * 2 + [[0] * 5])
 
 
 def test_a_sample_without_an_end_is_cut_at_the_width_of_the_targets():

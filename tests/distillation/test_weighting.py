@@ -8,13 +8,14 @@ import pytest
 from distillspec_jax import metrics as metrics_lib
 from distillspec_jax.distillation import chunks
 from distillspec_jax.distillation.block_efficiency import BlockEfficiency
-from distillspec_jax.distillation.divergences import ForwardKL, TotalVariation
+from distillspec_jax.distillation.divergences import ForwardKL, HardLabels, TotalVariation, WeightedSum
 from distillspec_jax.distillation.formulas import expected_accepted
 from distillspec_jax.distillation.loss import by_sequence, by_token, make_distillation_loss
 from distillspec_jax.distillation.sources import Fixed
 from distillspec_jax.distillation.stored_logprobs import make_stored_logprobs_loss, merged
+from distillspec_jax.distillation.survival import Survival
 from distillspec_jax.distillation.token_selection import TokenSelection
-from distillspec_jax.distillation.weighting import Frozen
+from distillspec_jax.distillation.weighting import Frozen, Logits
 from distillspec_jax.errors import UsageError
 from distillspec_jax.vocabulary import T5_IDS
 from tests.distillation.bigram import Bigram, prompts, table
@@ -143,10 +144,41 @@ def test_another_divergence_is_weighed_by_reach_and_worth(monkeypatch):
     assert value_and_gradient(BlockEfficiency(gamma), ForwardKL())[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_acceptance_is_that_of_the_distributions_that_the_loss_compares():
+    logits = Logits(*(jnp.asarray(x["table"])[BATCH["decoder_input_tokens"]] for x in (TARGET, DRAFT)))
+    p, q = (distribution(np.float64(x) / 0.5) for x in logits[:2])
+    halved = WeightedSum((ForwardKL(temperature=0.5), HardLabels()), (1.0, 0.1))
+    for divergence in (ForwardKL(temperature=0.5), halved):
+        found = BlockEfficiency().score(divergence, logits, BATCH["decoder_loss_weights"], None)
+        np.testing.assert_allclose(found, np.where(MASK > 0, overlap(p, q), 1.0), rtol=1e-5)
+
+
 def test_blocks_of_one_draft_weigh_all_tokens_alike():
     one, plain = (value_and_gradient(w, ForwardKL()) for w in (BlockEfficiency(1), None))
     assert one[:2] == plain[:2]
     np.testing.assert_array_equal(one[3], plain[3])
+
+
+# --- survival up to a token ---
+
+
+def test_survival_is_the_product_of_acceptances_of_all_tokens_before():
+    tokens, before = BATCH["decoder_target_tokens"], BATCH["decoder_input_tokens"]
+    p, q = (distribution(x["table"])[before, tokens] for x in (TARGET, DRAFT))
+    accepted_BT = np.minimum(1.0, p / q)
+    survival = np.stack([np.prod(accepted_BT[:, :t], axis=1) for t in range(WIDTH)], axis=1)
+    per_token = survival * of_tokens(kl, DRAFT["table"])
+    expected = sum(per_token[b, :n].mean() for b, n in enumerate(LENGTHS) if n)
+    value, count, metrics, _ = value_and_gradient(Survival(), ForwardKL())
+    assert (value, count) == (pytest.approx(expected, rel=1e-5), 3)
+    assert metrics["survival_on_batch"].compute() == pytest.approx((survival * MASK).sum() / MASK.sum())
+    assert 0.1 < survival[0, -1] / survival[0, 1] < 0.9
+
+
+def test_behind_a_token_that_the_target_never_says_nothing_is_tested():
+    score = jnp.asarray([[-0.5, -jnp.inf, -0.5, 0.0]])
+    weight, *_ = Survival().weigh(score, jnp.ones((1, 4)), by_token)
+    np.testing.assert_allclose(weight, [[1.0, np.exp(-0.5), 0.0, 0.0]], rtol=1e-6)
 
 
 # --- the selection of tokens ---

@@ -199,8 +199,8 @@ DISTILLATION = (
         (
             Edit(
                 "distillation/replay.py",
-                "rejected_BT = tested_BT & (drawn_BT >= accepted_BT)",
-                "rejected_BT = tested_BT & (drawn_BT < accepted_BT)",
+                "rejected_BT = real_BT & (drawn_BT >= accepted_BT)",
+                "rejected_BT = real_BT & (drawn_BT < accepted_BT)",
             ),
         ),
         REPLAY,

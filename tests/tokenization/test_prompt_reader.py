@@ -32,7 +32,16 @@ def test_a_chat_is_cut_inside_its_template():
 
 def test_a_target_ends_with_the_first_of_the_ends():
     assert Reader(TOKENIZER).target("a dog") == [*TOKENIZER.encode("a dog"), EOS]
-    assert Reader(TOKENIZER).target("a dog", 2) == [TOKENIZER.encode("a dog")[0], EOS]
+    ids = TOKENIZER.encode("a dog")
+    assert Reader(TOKENIZER).target("a dog", len(ids) + 1) == [*ids, EOS]
+
+
+def test_a_cut_target_does_not_end():
+    ids = TOKENIZER.encode("a dog")
+    assert Reader(TOKENIZER).target("a dog", len(ids)) == ids
+    assert Reader(TOKENIZER).target("a dog", 1) == ids[:1]
+    assert Reader(TOKENIZER).target("a dog", ended=False) == ids
+    assert Reader(TOKENIZER).target("", ended=False) == [EOS]  # no row without a token
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -66,7 +75,7 @@ def test_a_mixture_is_read_by_another_model():
         reader=reader,
     )
     assert TOKENIZER.decode(batch["encoder_input_tokens"][0, 1:]) == "solve: "  # its first task by name
-    assert batch["decoder_target_tokens"][0, -1] == EOS
+    assert EOS not in batch["decoder_target_tokens"]  # its text was cut
 
 
 def test_what_seqio_cannot_hold_and_templates_that_fail_are_refused_at_once(make_task):
