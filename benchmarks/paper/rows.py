@@ -67,7 +67,7 @@ class Pool:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """`trained` of the first seed, with the means of steps and seconds; empty where nothing was trained."""
+        """`trained` of the first seed, with the means of steps and seconds; empty without training."""
         found = [trained for row in self.rows if (trained := row.unknown.get("trained"))]
         if not found:
             return {}
