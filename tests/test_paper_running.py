@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import gin
 import pytest
@@ -67,6 +66,12 @@ def commands_run(monkeypatch):
     return done, at_most
 
 
+@pytest.fixture(scope="module")
+def tiny_pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return {name: pair.write(folder / name, getattr(pair, name)()) for name in ("target", "draft")}
+
+
 def toy(scale, so_far):
     drafters = {"SD": "zoo:draft", "first, seed 0": ARM, "on its way": Snapshot(SECOND, 4), "second": SECOND}
     return [Measurement("b_algorithms", "wiki_leads", "zoo:target", drafters, 40)]
@@ -110,15 +115,16 @@ def test_equal_trainings_are_one_and_any_other_setting_makes_another():
     assert ARM.kept == (4, 8, 16)
 
 
-def test_a_folder_of_other_settings_is_refused(tmp_path):
-    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
-    scale, root = dataclasses.replace(SMOKE, **names), tmp_path / "run"
+def test_a_folder_of_other_settings_or_weights_is_refused(tmp_path, tiny_pair):
+    draft, root = tmp_path / "draft", tmp_path / "run"
+    draft.symlink_to(tiny_pair["draft"])
+    scale = dataclasses.replace(SMOKE, target=tiny_pair["target"], draft=str(draft))
     Run(scale, root, str).open()
     Run(scale, root, str).open()
     with pytest.raises(UsageError, match="was made with another steps: choose another --output"):
         Run(dataclasses.replace(scale, steps=5), root, str).open()
-    shutil.rmtree(names["draft"])
-    pair.write(tmp_path / "draft", pair.target())  # other weights under the same name
+    draft.unlink()
+    draft.symlink_to(tiny_pair["target"])  # other weights under the same name
     with pytest.raises(UsageError, match="was made with another weights: choose another --output"):
         Run(scale, root, str).open()
 
@@ -193,8 +199,9 @@ def test_rows_of_drafts_by_an_earlier_recipe_and_a_second_baseline_are_left_out(
     assert running.once([*rows, *again]) == rows
 
 
-def test_an_experiment_that_fails_does_not_stop_the_others(commands_run, tmp_path, monkeypatch, capsys):
-    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
+def test_an_experiment_that_fails_does_not_stop_the_others(
+    commands_run, tiny_pair, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())
 
     def fails(scale, rows):
@@ -202,7 +209,7 @@ def test_an_experiment_that_fails_does_not_stop_the_others(commands_run, tmp_pat
 
     broken = dataclasses.replace(TOY, letter="c", title="Broken: it", measure=fails)
     monkeypatch.setattr(paper, "EXPERIMENTS", {"c": broken, "b": TOY})
-    job = Run(dataclasses.replace(SMOKE, **names), tmp_path / "run", str)
+    job = Run(dataclasses.replace(SMOKE, **tiny_pair), tmp_path / "run", str)
     assert paper.run(job, [broken, TOY], tmp_path / "docs") == 1
     said = capsys.readouterr()
     assert "(c) failed: no such thing" in said.err
@@ -240,10 +247,9 @@ def test_every_training_binds_to_its_command():
         assert found["loop"].keep > len(arm.kept)
 
 
-def test_two_experiments_from_training_to_a_page(tmp_path, monkeypatch):
+def test_two_experiments_from_training_to_a_page(tmp_path, tiny_pair, monkeypatch):
     """(a) and (e) on a tiny pair, of one draft on its way and at its end; again, nothing is made twice."""
-    names = {name: pair.write(tmp_path / name, getattr(pair, name)()) for name in ("target", "draft")}
-    scale = dataclasses.replace(SMOKE, **names)
+    names, scale = tiny_pair, dataclasses.replace(SMOKE, **tiny_pair)
     arm = models.algorithm(scale, "wiki_leads", "Supervised KD")  # without a sampler that compiles
     drafters = {"SD": names["draft"], "control, seed 0": Snapshot(arm, 2), "DistillSpec, seed 0": arm}
     only = {"TEMPERATURES": "(1.0,)"}
