@@ -26,7 +26,7 @@ from distillspec_jax.training.writers import METRICS_FILE
 
 COST = "cost.json"
 TRIAL_STEPS = 20
-"""After the first, which compiles, these suffice to time a step."""
+"""The most steps of a trial; the first, which compiles, is not timed."""
 _STARTS_FROM = ("DRAFT", "REFERENCE", "INITIAL_CHECKPOINT_PATH")
 """Macros whose models' training is part of what a draft cost; that of its target is not."""
 
@@ -194,7 +194,7 @@ class Models:
         path = self.root / "trials" / f"{one.name}.json"
         if not path.exists():
             self.tell(f"timing {one.name}")
-            few = min(arm.steps, TRIAL_STEPS)
+            few = min(arm.steps, TRIAL_STEPS, max(10, arm.steps // 2))
             train = functools.partial(self._run, arm, few)
             seconds = timed_trial(train, self.root / "trials" / "run", _clock())
             files.write_json(path, {"steps": few, "seconds_a_step": seconds})

@@ -1,6 +1,6 @@
 """How much of each experiment is run: settings by scale.
 
-`small`, half an hour on two cores, shows that everything works. It leaves out:
+`small`, meant for half an hour on two cores, shows that everything works. It leaves out:
 
 - all rates but one, so that (d) chooses none, and all seeds but one;
 - in (a) the control on all tasks but the first; in (b), (c), (d) and (j) these tasks;
