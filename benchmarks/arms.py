@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import commands, gin_texts
 from distillspec_jax import files, training_log
+from distillspec_jax.errors import UsageError
 from distillspec_jax.models import factorised, layer_subset, pretrained
 from distillspec_jax.operations.costs import by_processor
 from distillspec_jax.training.writers import METRICS_FILE
@@ -185,7 +186,7 @@ class Models:
             self.path(start)
         budget = self._cost_of(arm.as_long_as).seconds
         spent = sum(cost.seconds for start in arm.starts if (cost := self.cost(start)))
-        return max(1, round((budget - spent) / max(self._trial(arm), 1e-9)))
+        return max(1, round((budget - spent) / self._trial(arm)))
 
     def _trial(self, arm: Arm) -> float:
         """Measures what a step of an arm costs."""
@@ -197,13 +198,15 @@ class Models:
             few = min(arm.steps, TRIAL_STEPS, max(10, arm.steps // 2))
             train = functools.partial(self._run, arm, few)
             seconds = timed_trial(train, self.root / "trials" / "run", _clock())
+            if not seconds:
+                raise UsageError(f"{one.name}: {few} steps are too few to time one")
             files.write_json(path, {"steps": few, "seconds_a_step": seconds})
         return float(files.read_json(path)["seconds_a_step"])
 
     def _run(self, arm: Arm, steps: int, directory: Path) -> Path:
         given = {name: self._value(value) for name, value in arm.bindings}
         given |= {"MIXTURE_OR_TASK_NAME": arm.task, "TRAIN_STEPS": steps, "SEED": arm.seed}
-        given |= {"MODEL_DIR": str(directory), "SAVE_PERIOD": dataclasses.replace(arm, steps=steps).period}
+        given |= {"MODEL_DIR": str(directory), "SAVE_PERIOD": arm.period}  # saving costs, in trials too
         argv = [arm.command, *commands.gin_flags(arm.gin_files, given)]
         if arm.command == "distill":
             argv.append("--check_prompts=0")

@@ -89,6 +89,9 @@ def run(job: Run, wanted: list[Experiment], docs: Path, *, only_pages: bool = Fa
       wanted: the experiments.
       docs: for rows and pages.
       only_pages: from the rows that are there.
+
+    Returns:
+      The exit status: 1 if an experiment or a page failed.
     """
     known, attempts = list(EXPERIMENTS.values()), Attempts()
     if not only_pages:
