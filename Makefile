@@ -139,7 +139,7 @@ grid: setup  ## divergence × data source, equal time a cell (hours; resumes); b
 curves: setup  ## learning curves of data sources, until acceptance stops rising (days; resumes); benchmarks/curves.py
 	$(BIN)/python -m benchmarks.curves $(ARGS)
 
-paper: setup  ## the paper's experiments: tables, figures, what held (SCALE=small: under an hour; full: days; resumes)
+paper: setup  ## the paper's experiments: tables, figures, what held (SCALE=small: about half an hour; full: days; resumes)
 	$(BIN)/python -m benchmarks.paper --scale=$(SCALE) $(ARGS)
 
 report: setup  ## tables, plots and one page from runs/*/results.jsonl, or from the files in ARGS

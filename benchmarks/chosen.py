@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import grid
+from benchmarks.grid import Job
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import results
@@ -26,16 +27,14 @@ from distillspec_jax.reports import summary
 from distillspec_jax.showcase.recipes import RECIPES
 
 
-def run_task(task: str, cell: str, seeds: int, seconds: float, prompts: int, root: Path) -> Iterator[str]:
+def run_task(job: Job, cell: str, seeds: int) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a draft."""
-    folder = root / task
-    folder.mkdir(parents=True, exist_ok=True)
-    steps = grid.steps_in(task, seconds, folder)
+    steps = job.open()
     for seed in range(seeds):
         for name in (cell, grid.CONTROL):
             drafter = _drafter(name, seed)
-            grid.measure(task, name, drafter, "test", prompts, steps, seed, folder)
-            yield f"{task}: {drafter}"
+            grid.measure(job, name, drafter, "test", steps, seed)
+            yield f"{job.task}: {drafter}"
 
 
 def _drafter(name: str, seed: int) -> str:
@@ -77,8 +76,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("cell", metavar="CELL", help="as grid's table calls it: 'FKL, mix'")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="default: all embedded tasks")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=90.0, help="of training a draft (default: 90)")
-    parser.add_argument("--prompts", type=int, default=128, help="test prompts (default: 128)")
+    grid.add_flags(parser, "test", 128)
     parser.add_argument("--output", type=Path, default=Path("runs/chosen"))
     flags = parser.parse_args(argv)
     if flags.cell not in grid.CELLS:
@@ -88,7 +86,7 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"no recipe for task {task!r}: {nearest(task, RECIPES)}")
     tasks = flags.tasks or list(RECIPES)
     for task in tasks:
-        for line in run_task(task, flags.cell, flags.seeds, flags.seconds, flags.prompts, flags.output):
+        for line in run_task(Job.of(task, flags), flags.cell, flags.seeds):
             print(line, flush=True)
     text = table(tasks, flags.cell, flags.seeds, flags.output)
     (flags.output / "table.md").write_text(text + "\n")

@@ -7,11 +7,13 @@ prompts, without timing, beside the supervised draft and a control that trained 
 the same time.
 
 Takes hours. After an interruption the same command resumes, without the cells that the results already have.
+A cell that fails is reported, and the others are run (exit status 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -19,7 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arms, commands
+from benchmarks import arms, commands, made_of
+from benchmarks.attempts import Attempts
+from distillspec_jax import files
 from distillspec_jax.cli import errors
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import power, results, sample_size
@@ -63,52 +67,104 @@ CELLS: Mapping[str, tuple[str, Sequence[str]]] = {
 """Source and flags of every cell, by its label."""
 
 
-def run_task(
-    task: str, cells: Iterable[str], seconds: float, prompts: int, seed: int, root: Path
-) -> Iterator[str]:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A task's cells: of which pair, for how long each, and where.
+
+    Attributes:
+      task: of `RECIPES`.
+      folder: of results, trainings and the steps that fit the time.
+      seconds: of training a cell.
+      prompts: decoded.
+      target, draft: names or paths.
+    """
+
+    task: str
+    folder: Path
+    seconds: float
+    prompts: int
+    target: str
+    draft: str
+
+    @classmethod
+    def of(cls, task: str, flags: argparse.Namespace) -> Job:
+        """Reads the flags that `add_flags` adds; the pair is the recipe's where none is named."""
+        recipe = RECIPES[task]
+        target, draft = flags.target or recipe.target, flags.draft or recipe.draft
+        return cls(task, flags.output / task, flags.seconds, flags.prompts, target, draft)
+
+    def open(self, **more: Any) -> dict[str, int]:
+        """Makes the folder, or checks that it is of this pair and these prompts; returns the steps by source.
+
+        Args:
+          more: what else all rows of the folder have in common.
+
+        Raises:
+          UsageError: it is of something else.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        digests = made_of.weights((self.target, self.draft))
+        models = {role: {name: digests[name]} for role, name in self.pair.items()}
+        made_of.check(self.folder, {**models, "prompts": self.prompts, **more}, RESULTS)
+        return steps_in(self)
+
+    @property
+    def pair(self) -> dict[str, str]:
+        """The models by role."""
+        return {"target": self.target, "draft": self.draft}
+
+
+def add_flags(parser: argparse.ArgumentParser, split: str, prompts: int) -> None:
+    """Adds the flags that `Job.of` reads, but the folder.
+
+    Args:
+      split, prompts: that drafts are measured on, and how many by default.
+    """
+    parser.add_argument("--seconds", type=float, default=90.0, help="of training a draft (default: 90)")
+    parser.add_argument("--prompts", type=int, default=prompts, help=f"{split} prompts (default: {prompts})")
+    parser.add_argument("--target", metavar="MODEL", help="a path or a zoo name (default: the zoo's)")
+    parser.add_argument("--draft", metavar="MODEL", help="that every cell starts from (default: the zoo's)")
+
+
+def run_task(job: Job, cells: Iterable[str], seed: int, attempts: Attempts) -> Iterator[str]:
     """Trains and measures what is missing of a task; yields a line a cell."""
-    folder = root / task
-    steps = steps_in(task, seconds, folder)
+    steps = job.open(seed=seed)
     for name in (SUPERVISED, CONTROL, *cells):
-        measured = measure(task, name, name, "validation", prompts, steps, seed, folder)
-        efficiency = [
-            with_interval(row, "block_efficiency") for t in TEMPERATURES if (row := _row(measured, name, t))
-        ]
-        yield f"{task}: {name}: " + ", ".join(efficiency)
+        with attempts.at(f"{job.task}: {name}"):
+            measured = measure(job, name, name, "validation", steps, seed)
+            efficiency = [
+                with_interval(row, "block_efficiency")
+                for t in TEMPERATURES
+                if (row := _row(measured, name, t))
+            ]
+            yield f"{job.task}: {name}: " + ", ".join(efficiency)
 
 
 def measure(
-    task: str,
-    cell: str,
-    drafter: str,
-    split: str,
-    prompts: int,
-    steps: Mapping[str, int],
-    seed: int,
-    folder: Path,
+    job: Job, cell: str, drafter: str, split: str, steps: Mapping[str, int], seed: int
 ) -> list[ResultRow]:
     """Trains and measures a cell, the control or the supervised draft, unless the folder's results hold it.
 
     Args:
       cell: key of `CELLS`, `SUPERVISED` or `CONTROL`.
       drafter: what the results call it.
-      split, prompts: that it is measured on.
+      split: that it is measured on.
       steps: see `steps_in`.
     """
-    measured = results.reopen(folder / RESULTS)
+    measured = results.reopen(job.folder / RESULTS)
     if sum(row.drafter == drafter for row in measured) >= len(TEMPERATURES):
         return measured
-    draft = f"zoo:{task}/draft"
+    draft = job.draft
     if cell != SUPERVISED:
         source, flags = CELLS.get(cell, (CONTROL, ()))
-        draft = str(_train(task, source, flags, steps[source], seed, folder / "models" / _slug(drafter)))
+        draft = str(_train(job, source, flags, steps[source], seed, job.folder / "models" / _slug(drafter)))
     return sweep(
-        f"zoo:{task}/target",
+        job.target,
         {drafter: draft},
-        output_dir=folder,
-        task=task,
+        output_dir=job.folder,
+        task=job.task,
         split=split,
-        limit=prompts,
+        limit=job.prompts,
         block_sizes=(BLOCK_SIZE,),
         temperatures=TEMPERATURES,
         batch_sizes=(BATCH_SIZE,),
@@ -156,39 +212,39 @@ def _row(rows: Sequence[ResultRow], name: str, temperature: float) -> ResultRow 
     return summary.find(rows, name, temperature, BLOCK_SIZE)
 
 
-def steps_in(task: str, seconds: float, folder: Path) -> dict[str, int]:
+def steps_in(job: Job) -> dict[str, int]:
     """Steps that fit the time, by source; measured once, and kept with the results."""
-    path = folder / "steps.json"
+    path = job.folder / "steps.json"
     if path.exists():
         kept = json.loads(path.read_text())
-        if kept["seconds"] != seconds:
+        if kept["seconds"] != job.seconds:
             raise UsageError(
-                f"cells in {folder} train for {kept['seconds']:g} s, not {seconds:g}: choose another --output"
+                f"cells in {job.folder} train for {kept['seconds']:g} s, not {job.seconds:g}: choose another "
+                "--output"
             )
         return dict(kept["steps"])
     per_step = {}
     for source in (*SOURCES, CONTROL):
         flags = DIVERGENCES["FKL"] if source in SOURCES else []
         per_step[source] = arms.timed_trial(
-            functools.partial(_train, task, source, flags, TRIAL_STEPS, 0), folder / "trial"
+            functools.partial(_train, job, source, flags, TRIAL_STEPS, 0), job.folder / "trial"
         )
-    steps = {source: max(1, round(seconds / s)) for source, s in per_step.items()}
-    path.write_text(json.dumps({"seconds": seconds, "seconds_a_step": per_step, "steps": steps}, indent=1))
+    steps = {source: max(1, round(job.seconds / s)) for source, s in per_step.items()}
+    files.write_json(path, {"seconds": job.seconds, "seconds_a_step": per_step, "steps": steps})
     return steps
 
 
-def _train(task: str, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
-    recipe = RECIPES[task]
+def _train(job: Job, source: str, flags: Sequence[str], steps: int, seed: int, directory: Path) -> Path:
     macros: dict[str, Any] = {"TRAIN_STEPS": steps, "SEED": seed, "EVAL_PERIOD": 0}
     if source == CONTROL:
         command = ["finetune", "--gin_file=runs/finetune.gin"]
-        macros |= {"MODEL": None, "INITIAL_CHECKPOINT_PATH": recipe.draft}
-        macros |= {"LEARNING_RATE": recipe.control_learning_rate}
+        macros |= {"MODEL": None, "INITIAL_CHECKPOINT_PATH": job.draft}
+        macros |= {"LEARNING_RATE": RECIPES[job.task].control_learning_rate}
     else:
         command = ["distill", f"--gin_file=experiments/grid/{source}.gin", "--check_prompts=0"]
-        macros |= {"TARGET": recipe.target, "DRAFT": recipe.draft, "LEARNING_RATE": LEARNING_RATE}
+        macros |= {"TARGET": job.target, "DRAFT": job.draft, "LEARNING_RATE": LEARNING_RATE}
     few = "--gin.data_config.DataConfig.eval_limit=8"  # what counts is measured below
-    return start(command, task, macros, [few, *flags], directory)
+    return start(command, job.task, macros, [few, *flags], directory)
 
 
 def start(
@@ -214,8 +270,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {', '.join(TASKS)}")
     parser.add_argument("--cell", action="append", metavar="CELL", help="only this one; repeatable")
-    parser.add_argument("--seconds", type=float, default=90.0, help="of training a cell (default: 90)")
-    parser.add_argument("--prompts", type=int, default=64, help="validation prompts (default: 64)")
+    add_flags(parser, "validation", 64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/grid"))
     flags = parser.parse_args(argv)
@@ -225,17 +280,14 @@ def main(argv: list[str]) -> int:
     for cell in flags.cell or ():
         if cell not in CELLS:
             raise UsageError(f"no cell {cell!r}: {nearest(cell, CELLS)}")
-    tasks = flags.tasks or TASKS
-    for task in tasks:
-        (flags.output / task).mkdir(parents=True, exist_ok=True)
-        for line in run_task(
-            task, flags.cell or CELLS, flags.seconds, flags.prompts, flags.seed, flags.output
-        ):
+    jobs, attempts = [Job.of(task, flags) for task in flags.tasks or TASKS], Attempts()
+    for job in jobs:
+        for line in run_task(job, flags.cell or CELLS, flags.seed, attempts):
             print(line, flush=True)
-    text = "\n".join(table(task, results.read([flags.output / task / RESULTS])) for task in tasks)
+    text = "\n".join(table(job.task, results.reopen(job.folder / RESULTS)) for job in jobs)
     (flags.output / "table.md").write_text(text + "\n")
     print(text)
-    return 0
+    return attempts.status
 
 
 if __name__ == "__main__":

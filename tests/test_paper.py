@@ -11,11 +11,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks.arms import Arm, Snapshot
+from benchmarks.attempts import Attempts
 from benchmarks.paper import __main__ as paper
-from benchmarks.paper import a_speedup, d_heat_map, running, scales, verdicts
+from benchmarks.paper import a_speedup, d_heat_map, e_prompts, pages, running, scales, verdicts
 from benchmarks.paper.experiment import InTurns
 from benchmarks.paper.in_turns import PART
-from benchmarks.paper.rows import Comparison, pool, share_above
+from benchmarks.paper.rows import Comparison, Pool, pool, share_above
+from distillspec_jax.acceptance import Record
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.gin_flags import GinFlags
 from distillspec_jax.data import catalog
@@ -50,7 +52,7 @@ def rows():
         for row in simulated.rows(prompts=40, block_sizes=(7,), seed=3):
             if row.drafter == "distilled" or not seed:
                 name = LABELS[row.drafter].replace("seed 0", f"seed {seed}")
-                trained = {"label": name, "seed": seed, "steps": 8, "seconds": 2.0}
+                trained = {"label": name, "seed": seed, "steps": 8, "seconds": 2.0, "unit": "s"}
                 if seed:  # another draft on the same prompts
                     more = [n + i % 3 for i, n in enumerate(row.per_prompt.target_calls)]
                     row = dataclasses.replace(
@@ -82,6 +84,7 @@ def test_a_page_has_the_numbers_of_the_rows_seeds_added_up_prompt_by_prompt():
         half = 1.96 * value * influence.std(ddof=1) / np.sqrt(len(e))
         assert (high - low) / 2 == pytest.approx(half, rel=0.15)
     assert "n = 40 prompts, of which 20 timed, 2 seeds, trainings of 8 steps at most" in page.verdict
+    assert re.match(r"\*?\*?\d\.\d\d \(", cells[7]), "DistillSpec over the control"
 
 
 def test_the_share_of_prompts_that_gain_is_counted_by_hand():
@@ -120,6 +123,7 @@ def test_a_verdict_is_null_where_the_interval_includes_no_difference():
     lonely = compared(1.05, 1.001, 1.1, 0.04)
     assert verdicts.verdict([lonely]).startswith("It held:")
     assert verdicts.verdict([lonely, *[null] * 20]).startswith("Null")
+    assert verdicts.verdict([lonely], among=[lonely, *[null] * 20]).startswith("Null: nothing")
     unknown = compared(1.0, float("nan"), float("nan"), 1.0)
     assert verdicts.verdict([unknown]).startswith("Cannot be told")
 
@@ -184,7 +188,8 @@ def simulate(scale, one, number):
         else:
             made = drafted_row(cell.drafter, cell.block_size, 0.1, drafted, alone, quality, shared)
         model = one.drafters.get(cell.drafter)
-        trained = {"trained": {"label": label, "seed": 0, "steps": 8, "seconds": 3.0 + len(label)}}
+        cost = {"steps": 8, "seconds": 3.0 + len(label), "unit": "s"}
+        trained = {"trained": {"label": label, "seed": 0, **cost}}
         more = trained if isinstance(model, Arm | Snapshot) else {}
         yield dataclasses.replace(made, unknown={**more, **({"part": one.part} if one.part else {})})
 
@@ -202,20 +207,23 @@ def test_every_experiment_has_a_page_of_its_rows(tmp_path, monkeypatch):
             known = list(found)
         if found:
             running.publish(found, tmp_path / experiment.name)
-    lines = list(running.pages(list(paper.EXPERIMENTS.values()), list(paper.EXPERIMENTS.values()), tmp_path))
+    known, attempts = list(paper.EXPERIMENTS.values()), Attempts()
+    lines = list(pages.write(known, known, tmp_path, attempts))
+    assert not attempts.failed
     assert len(lines) == 10
     for line, experiment in zip(lines, paper.EXPERIMENTS.values(), strict=True):
         assert re.search(r"n = [\d or]+ prompts", line), line
         assert re.search(r"held|not hold|Null|Cannot be told", line), line
-        text = (tmp_path / experiment.name / running.PAGE).read_text()
+        text = (tmp_path / experiment.name / pages.PAGE).read_text()
         assert experiment.claim in text
         assert text.count("|") > 20
         assert "nan" not in text
-    garden = (tmp_path / paper.EXPERIMENTS["h"].name / running.PAGE).read_text()
+    garden = (tmp_path / paper.EXPERIMENTS["h"].name / pages.PAGE).read_text()
     assert "medium, distilled, no draft | 2.00 (2.00–2.00)" in garden
-    heat = (tmp_path / paper.EXPERIMENTS["d"].name / running.PAGE).read_text()
+    heat = (tmp_path / paper.EXPERIMENTS["d"].name / pages.PAGE).read_text()
     assert "wiki_leads, T = 0" in heat
-    assert len(re.findall(r"^\| (?:FKL|RKL|TVD|JSD 0.5) \|", heat, re.MULTILINE)) == 2 * 4
+    assert len(re.findall(r"^\| (?:FKL|RKL|TVD|JSD 0.5) \|", heat, re.MULTILINE)) == 2 * 2
+    assert heat.count(" (edge) |") == 2 * 4, "both rates of two are at the edge"
 
 
 def test_a_cell_of_the_heat_map_is_at_the_rate_that_validation_prompts_prefer():
@@ -227,10 +235,32 @@ def test_a_cell_of_the_heat_map_is_at_the_rate_that_validation_prompts_prefer():
     assert [one.bindings["TEMPERATURES"] for one in second] == ["(0,)", "(1,)"]
     for one, t in zip(second, (0.0, 1.0), strict=True):
         tau = {row.drafter: row.block_efficiency for row in found if row.temperature == t and row.is_drafted}
-        assert len(one.drafters) == 1 + 16
+        assert len(one.drafters) == 1 + 2 * 4
         for label in [label for label in one.drafters if label != "SD"]:
             cell = label.rpartition(", ")[0]
             assert tau[label] == max(tau[f"{cell}, {rate:g}"] for rate in scale.rates)
+    tau = {(row.drafter, row.temperature): row.block_efficiency for row in found}
+    both = {
+        rate: tau[f"TVD, target, {rate:g}", 0.0] * tau[f"TVD, target, {rate:g}", 1.0] for rate in (1e-3, 2e-3)
+    }
+    assert both[d_heat_map.chosen(found)["wiki_leads", "TVD", "target"]] == max(both.values())
+
+
+def test_the_gap_of_independent_acceptance_is_split_into_what_makes_it():
+    """Simulated drafts are accepted independently at one rate a prompt: prompts and ends are all there is."""
+    hardness = np.random.default_rng(1).normal(0, 0.08, 1000)
+    row = next(row for row in simulated.rows(prompts=1000, block_sizes=(7,), seed=1) if row.is_drafted)
+    ours = Pool([row])
+    found = e_prompts.gap(ours)
+    calls = (60 / e_prompts.expected(np.clip(0.62 + hardness, 0, 1))).sum()
+    assert found.prompts.value == pytest.approx(60_000 / calls - found.told, abs=0.02)
+    assert abs(found.position) < 0.03
+    assert -0.2 < found.ends < -0.05
+    assert sum(found.parts.values()) == pytest.approx(ours.efficiency.value - found.told)
+    tilted = Record(
+        emitted_tokens=9, target_calls=9, tested=9, accepted=9, tested_at=(900, 500), accepted_at=(500, 400)
+    )
+    assert e_prompts.flatness(tilted) < 1e-6
 
 
 def test_the_transfer_file_has_every_generator_in_turns_and_nothing_that_was_trained_on():

@@ -2,18 +2,21 @@
 
 Each experiment trains the drafts that it needs (equal ones are trained once, for all), sweeps, and writes a
 table, a figure and what the paper claims beside what the rows say. Settings by scale: `scales.py`. The same
-command resumes after a kill: finished trainings and rows are kept.
+command resumes after a kill: finished trainings and rows are kept. An experiment that fails is reported, and
+the others are run (exit status 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.attempts import Attempts
 from benchmarks.paper import (
     a_speedup,
     b_algorithms,
@@ -25,6 +28,7 @@ from benchmarks.paper import (
     h_garden,
     i_sizes,
     j_successors,
+    pages,
     running,
     scales,
 )
@@ -57,18 +61,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--scale", default="small", help=f"of {', '.join(scales.SCALES)} (default: small)")
     letters = ", ".join(f"{letter} ({one.title})" for letter, one in EXPERIMENTS.items())
     parser.add_argument("--only", metavar="a,f", help=f"some of: {letters}")
+    for role in ("target", "draft"):
+        default = getattr(scales.SMALL, role)
+        told = f"a path or a zoo name, {{task}} for the task's (default: {default})"
+        parser.add_argument(f"--{role}", metavar="MODEL", help=told)
     parser.add_argument("--pages", action="store_true", help="run nothing: pages from published rows alone")
     parser.add_argument("--output", type=Path, default=Path("runs/paper"), help="holds a folder a scale")
     parser.add_argument("--docs", type=Path, help="for rows and pages (default: OUTPUT/SCALE/pages)")
     flags = parser.parse_args(argv)
-    scale = scales.scale(flags.scale)
+    given = {role: model for role in ("target", "draft") if (model := getattr(flags, role))}
+    scale = dataclasses.replace(scales.scale(flags.scale), **given)
     wanted = [
         find("experiment", letter, EXPERIMENTS) for letter in (flags.only or ",".join(EXPERIMENTS)).split(",")
     ]
-    root = flags.output / scale.name
+    docs = flags.docs or flags.output / scale.name / "pages"
+    output = flags.output.resolve()  # rows name the models in it
     if not flags.pages:
-        _keep_compiled(flags.output / "compiled")
-    return run(Run(scale, root, _tell), wanted, flags.docs or root / "pages", only_pages=flags.pages)
+        _keep_compiled(output / "compiled")
+    return run(Run(scale, output / scale.name, _tell), wanted, docs, only_pages=flags.pages)
 
 
 def run(job: Run, wanted: list[Experiment], docs: Path, *, only_pages: bool = False) -> int:
@@ -79,18 +89,22 @@ def run(job: Run, wanted: list[Experiment], docs: Path, *, only_pages: bool = Fa
       wanted: the experiments.
       docs: for rows and pages.
       only_pages: from the rows that are there.
+
+    Returns:
+      The exit status: 1 if an experiment or a page failed.
     """
-    known = list(EXPERIMENTS.values())
+    known, attempts = list(EXPERIMENTS.values()), Attempts()
     if not only_pages:
         job.open()
         measured = dict.fromkeys(EXPERIMENTS[one.rows_of or one.letter] for one in wanted)
         with ended_by_sigterm():
             for experiment in measured:
-                running.publish(job.measure(experiment), docs / experiment.name)
-    for line in running.pages(wanted, known, docs):
+                with attempts.at(f"({experiment.letter})"):
+                    running.publish(job.measure(experiment), docs / experiment.name)
+    for line in pages.write(wanted, known, docs, attempts):
         print(line, flush=True)
-    running.index(known, docs)
-    return 0
+    pages.index(known, docs)
+    return attempts.status
 
 
 def _keep_compiled(folder: Path) -> None:

@@ -20,7 +20,7 @@ _COLOURS = {SD: COLOURS[0], DISTILLSPEC: COLOURS[1], CONTROL: COLOURS[-1]}
 
 
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
-    """Every task: the supervised draft, more supervised training, DistillSpec."""
+    """Every task: the supervised draft, DistillSpec, and as costly more supervised training."""
     return [
         Measurement(
             "a_speedup",
@@ -28,7 +28,9 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
             scale.target_of(task),
             {
                 SD: scale.draft_of(task),
-                **models.seeds(scale, {CONTROL: models.control(scale, task)}),
+                **models.seeds(
+                    scale, {CONTROL: models.control(scale, task)} if task in scale.controlled else {}
+                ),
                 **models.seeds(scale, {DISTILLSPEC: models.algorithm(scale, task, DISTILLSPEC)}),
             },
             scale.prompts,
@@ -39,18 +41,20 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
 
 
 def page(rows: Sequence[ResultRow]) -> Found:
-    """The ratios of DistillSpec over SD."""
+    """The ratios of DistillSpec over SD, and over the control where there is one."""
     cells = [(task, t) for task in dict.fromkeys(r.task for r in rows) for t in summary.temperatures(rows)]
-    names = (SD, CONTROL, DISTILLSPEC)
-    found = {
-        f"{task}, T = {t:g}": three
-        for task, t in cells
-        if (three := pools(select(rows, task=task), names, temperature=t))
-    }
+    found = {}
+    for task, t in cells:
+        of_task = select(rows, task=task)
+        if both := pools(of_task, (SD, DISTILLSPEC), temperature=t):
+            found[f"{task}, T = {t:g}"] = both | pools(of_task, (CONTROL,), temperature=t)
     speeds = [speed_ratio(name, of[DISTILLSPEC], of[SD]) for name, of in found.items()]
     gains = [efficiency_ratio(name, of[DISTILLSPEC], of[SD]) for name, of in found.items()]
-    controls = [efficiency_ratio(name, of[CONTROL], of[SD]) for name, of in found.items()]
-    columns = zip(found.items(), marked(speeds), marked(gains), marked(controls), strict=True)
+    controlled = {name: of for name, of in found.items() if CONTROL in of}
+    controls = [efficiency_ratio(name, of[CONTROL], of[SD]) for name, of in controlled.items()]
+    over = [efficiency_ratio(name, of[DISTILLSPEC], of[CONTROL]) for name, of in controlled.items()]
+    beside = {name: both for name, *both in zip(controlled, marked(controls), marked(over), strict=True)}
+    columns = zip(found.items(), marked(speeds), marked(gains), strict=True)
     lines = [
         [
             name,
@@ -58,12 +62,12 @@ def page(rows: Sequence[ResultRow]) -> Found:
             speed,
             times(of[SD].efficiency),
             gain,
-            control,
+            *beside.get(name, ["–", "–"]),
         ]
-        for (name, of), speed, gain, control in columns
+        for (name, of), speed, gain in columns
     ]
     head = ["task", "SD speed-up", "DistillSpec speed-up", "their ratio", "SD tokens a call"]
-    head += ["DistillSpec's ratio to it", "control's ratio to it"]
+    head += ["DistillSpec's ratio to it", "control's ratio to it", "DistillSpec over the control"]
     drawn = figure()
     left, right = drawn.subplots(1, 2)
     place = np.arange(len(found))
@@ -71,7 +75,8 @@ def page(rows: Sequence[ResultRow]) -> Found:
         intervals = [of[name].speedup for of in found.values()]
         _bars(left, place + 0.4 * i, intervals, 0.4, _COLOURS[name], name)
     for i, (name, ratios) in enumerate(((CONTROL, controls), (DISTILLSPEC, gains))):
-        _bars(right, place + 0.4 * i, [one.interval for one in ratios], 0.4, _COLOURS[name], name)
+        at = [k for k, cell in enumerate(found) if name != CONTROL or cell in controlled]
+        _bars(right, place[at] + 0.4 * i, [one.interval for one in ratios], 0.4, _COLOURS[name], name)
     for axes, what in ((left, "measured speed-up"), (right, "tokens a call, over SD")):
         axes.axhline(1, color="0.3", lw=0.8)
         axes.set_xticks(place + 0.2, [name.replace(", ", "\n") for name in found], fontsize=6, rotation=45)
@@ -79,8 +84,10 @@ def page(rows: Sequence[ResultRow]) -> Found:
         axes.legend(fontsize=7)
     said = verdict(speeds, what="ratios of measured speed-ups")
     tokens = verdict(gains, what="ratios of block efficiency")
+    more = verdict(over, what="ratios of block efficiency to the control's, which cost as much")
     return Found(
-        f"In time: {said} In tokens a target call: {tokens} {prompts_said(rows)}.",
+        f"In time: {said} In tokens a target call: {tokens} Over more supervised training: {more} "
+        f"{prompts_said(rows)}.",
         markdown(head, lines),
         drawn,
     )

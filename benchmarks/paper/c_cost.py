@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from benchmarks.arms import Snapshot
@@ -15,10 +16,12 @@ from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports import summary
 
 GKD, F_DISTILL = "on-policy GKD", "f-distill"
+EQUAL = "f-distill at GKD's cost"
+"""Trained to its own end, with its own cool-down: a draft taken on the way to a later end is none."""
 
 
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
-    """Every algorithm of (b) as it was at a quarter, half and all of its steps."""
+    """Every algorithm of (b) as it was at a quarter, half and all of its steps; f-distill at GKD's cost."""
     found = []
     for task in scale.compared:
         drafters: dict[str, models.Model] = {SD: scale.draft_of(task)}
@@ -26,6 +29,9 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
             for label, arm in models.seeds(scale, {name: models.algorithm(scale, task, name)}).items():
                 seed = label.partition(", ")[2]
                 drafters |= {f"{name} at {step}, {seed}": Snapshot(arm, step) for step in arm.kept}
+        like = models.algorithm(scale, task, GKD)
+        equal = dataclasses.replace(models.algorithm(scale, task, F_DISTILL), as_long_as=like)
+        drafters |= models.seeds(scale, {EQUAL: equal})
         found.append(Measurement("c_cost", task, scale.target_of(task), drafters, scale.prompts))
     return found
 
@@ -36,7 +42,7 @@ def ways(rows: Sequence[ResultRow]) -> dict[str, list[Pool]]:
     found: dict[str, list[Pool]] = {}
     for name in labels(rows):
         pooled = pool(rows, name)
-        if pooled is not None and name != SD:
+        if pooled is not None and name not in (SD, EQUAL):
             found.setdefault(name.rpartition(" at ")[0], []).append(pooled)
     before = [start] if start else []
     return {name: [*before, *sorted(way, key=_seconds)] for name, way in found.items()}
@@ -46,45 +52,50 @@ def _seconds(pooled: Pool) -> float:
     return float(pooled.cost.get("seconds", 0.0))
 
 
-def _cells(rows: Sequence[ResultRow]) -> Iterator[tuple[str, dict[str, list[Pool]]]]:
+Cell = tuple[str, dict[str, list[Pool]], Pool | None]
+"""Where, the ways there, and f-distill at GKD's cost."""
+
+
+def _cells(rows: Sequence[ResultRow]) -> Iterator[Cell]:
     for task in dict.fromkeys(row.task for row in rows):
         for t in summary.temperatures(rows):
-            yield f"{task}, T = {t:g}", ways(select(rows, task=task, temperature=t))
+            of_cell = select(rows, task=task, temperature=t)
+            yield f"{task}, T = {t:g}", ways(of_cell), pool(of_cell, EQUAL)
 
 
 def page(rows: Sequence[ResultRow]) -> Found:
-    """GKD at its end against f-distill as it was when it had cost as much; both costs."""
+    """GKD against f-distill that cost as much, both at the ends of their schedules; what steps cost."""
     cells, comparisons, lines = list(_cells(rows)), [], []
     dearer = []
-    for here, found in cells:
-        for name, way in found.items():
-            for pooled in way[1:]:
-                cost = pooled.cost
-                lines.append(
-                    [here, name, str(cost["steps"]), f"{cost['seconds']:.0f}", times(pooled.efficiency)]
-                )
-        if GKD in found and F_DISTILL in found:
+    for here, found, equal in cells:
+        shown = [(name, pooled) for name, way in found.items() for pooled in way[1:]]
+        shown += [(EQUAL, equal)] if equal else []
+        for name, pooled in shown:
+            cost = pooled.cost
+            seconds = f"{cost['seconds']:.0f}"
+            lines.append([here, name, f"{cost['steps']:.0f}", seconds, times(pooled.efficiency)])
+        if GKD in found and F_DISTILL in found and equal:
             gkd, other = found[GKD], found[F_DISTILL]
-            affordable = [one for one in other if _seconds(one) <= _seconds(gkd[-1])][-1]
-            comparisons.append(efficiency_ratio(here, gkd[-1], affordable))
+            comparisons.append(efficiency_ratio(here, gkd[-1], equal))
             dearer.append(_seconds(other[-1]) / max(_seconds(gkd[-1]), 1e-9))
+    unit = next((row.unknown["trained"]["unit"] for row in rows if row.unknown.get("trained")), "s")
     drawn = figure(8.0, 2.6 * max(1, (len(cells) + 1) // 2))
     axes_of = drawn.subplots(max(1, (len(cells) + 1) // 2), 2, squeeze=False).flat
-    for axes, (here, found) in zip(axes_of, cells, strict=False):
+    for axes, (here, found, equal) in zip(axes_of, cells, strict=False):
         for i, (name, way) in enumerate(found.items()):
             y = [one.efficiency.value for one in way]
             axes.plot([_seconds(one) for one in way], y, "o-", ms=3, color=COLOURS[i], label=name)
-        axes.set(title=here, xlabel="training seconds", ylabel="tokens a call")
+        if equal:
+            axes.plot([_seconds(equal)], [equal.efficiency.value], "k*", label=EQUAL)
+        axes.set(title=here, xlabel=f"training, {unit}", ylabel="tokens a call")
         axes.title.set_fontsize(8)
         axes.grid(color="0.9")
     drawn.axes[0].legend(fontsize=6)
     dear = f"{min(dearer):.1f} to {max(dearer):.1f}" if dearer else "–"
-    said = verdict(
-        comparisons, what="ratios of GKD over f-distill at the latest of its drafts that cost no more"
-    )
+    said = verdict(comparisons, what="ratios of GKD over f-distill that cost as much")
     return Found(
         f"f-distill's steps cost {dear} times GKD's. {said} {prompts_said(rows)}.",
-        markdown(["", "algorithm", "steps", "seconds", "tokens a call"], lines),
+        markdown(["", "algorithm", "steps", unit, "tokens a call"], lines),
         drawn,
     )
 

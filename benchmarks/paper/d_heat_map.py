@@ -1,4 +1,4 @@
-"""(d) Four divergences on four sources of data, each cell at the learning rate that is best for it."""
+"""(d) Divergences on four sources of data, each cell at the learning rate that is best for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.arms import Model
 from benchmarks.paper import models
 from benchmarks.paper.experiment import Experiment, Found, Measurement, figure, prompts_said
-from benchmarks.paper.models import FOUR, SD, SOURCES
+from benchmarks.paper.models import SD, SOURCES
 from benchmarks.paper.rows import Comparison, Pool, efficiency_ratio, labels, pools, select
 from benchmarks.paper.scales import Scale
 from benchmarks.paper.verdicts import markdown, marked, times, verdict
@@ -30,12 +30,12 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
     The best at T = 0 and the best at T = 1 may be two drafts.
     """
     found = []
-    chosen = select(rows or (), split=CHOICE)
+    tried = select(rows or (), split=CHOICE)
     for task in scale.compared:
         arms = {
-            name(divergence, source, rate): models.cell(scale, task, divergence, source, rate)
+            name(divergence, source, rate): models.cell(scale, task, divergence, source, rate=rate)
             for source in SOURCES
-            for divergence in FOUR
+            for divergence in scale.divergences
             for rate in scale.rates
         }
         split = {"SPLIT": CHOICE}
@@ -44,7 +44,7 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
                 Measurement("d_heat_map", task, scale.target_of(task), arms, scale.prompts, bindings=split)
             )
             continue
-        of_task = select(chosen, task=task)
+        of_task = select(tried, task=task)
         for t in summary.temperatures(of_task) or (None,):
             kept = {label: arm for label, arm in arms.items() if t is None or label in best(of_task, t)}
             more = {} if t is None else {"TEMPERATURES": f"({t:g},)"}
@@ -65,8 +65,24 @@ def best(rows: Sequence[ResultRow], temperature: float) -> set[str]:
     return {label for _, label in found.values()}
 
 
+def chosen(rows: Sequence[ResultRow]) -> dict[tuple[str, str, str], float]:
+    """Each cell's best rate over all temperatures, for the experiments that train one draft for all of them.
+
+    Returns:
+      By task, divergence and source, the rate with the largest product of block efficiencies.
+    """
+    products: dict[tuple[str, str, str], dict[float, float]] = {}
+    for row in select(rows, split=CHOICE):
+        if row.is_drafted:
+            divergence, source, rate = row.drafter.split(", ")
+            of_cell = products.setdefault((row.task, divergence, source), {})
+            of_cell[float(rate)] = of_cell.get(float(rate), 1.0) * row.block_efficiency
+    return {cell: max(of_cell, key=lambda rate: of_cell[rate]) for cell, of_cell in products.items()}
+
+
 def page(rows: Sequence[ResultRow]) -> Found:
     """The heat maps; the sources are compared over all divergences, and the divergences ranked."""
+    rates = _rates(rows)
     rows = [row for row in rows if row.split != CHOICE]
     tasks, warmth = dict.fromkeys(row.task for row in rows), summary.temperatures(rows)
     cells = [(task, t, select(rows, task=task, temperature=t)) for task in tasks for t in warmth]
@@ -77,28 +93,30 @@ def page(rows: Sequence[ResultRow]) -> Found:
     for task, t, of_cell in cells:
         pooled = pools(of_cell, [SD, *labels(of_cell)])
         found = {tuple(one.split(", ")[:2]): of for one, of in pooled.items() if one != SD}
-        if not all((d, s) in found for d in FOUR for s in SOURCES):
+        kinds = list(dict.fromkeys(d for d, _ in found))
+        if not all((d, s) in found for d in kinds for s in SOURCES):
             continue
         sd = pooled[SD]
-        ratios = [[efficiency_ratio(f"{d}, {s}", found[d, s], sd) for s in SOURCES] for d in FOUR]
+        ratios = [[efficiency_ratio(f"{d}, {s}", found[d, s], sd) for s in SOURCES] for d in kinds]
         all_of += [one for line in ratios for one in line]
-        tables.append((f"{task}, T = {t:g}: SD emits {times(sd.efficiency)}", ratios))
-        whole = {s: Pool([row for d in FOUR for row in found[d, s].rows]) for s in SOURCES}
+        tables.append((f"{task}, T = {t:g}: SD emits {times(sd.efficiency)}", kinds))
+        whole = {s: Pool([row for d in kinds for row in found[d, s].rows]) for s in SOURCES}
         by_source += [
             efficiency_ratio(f"{s} over fixed, {task}, T = {t:g}", whole[s], whole["fixed"])
             for s in SOURCES
             if s != "fixed"
         ]
         winners.append(max((one.interval.value, one.name) for line in ratios for one in line)[1])
-        _heat(next(axes_of), ratios, f"{task}, T = {t:g}")
+        _heat(next(axes_of), ratios, kinds, f"{task}, T = {t:g}")
     shown = iter(marked(all_of))
-    for title, ratios in tables:
-        lines = [[d, *(next(shown) for _ in SOURCES)] for d, _ in zip(FOUR, ratios, strict=True)]
+    for title, kinds in tables:
+        lines = [[d, *(next(shown) for _ in SOURCES)] for d in kinds]
         parts.append(f"{title}\n\n{markdown(['', *SOURCES], lines)}")
     parts.append(_sources(by_source))
+    parts += [rates] if rates else []
     first = {one.split(", ")[0] for one in winners}
     said = verdict(
-        by_source, what="ratios of a generated source over the references, four divergences together"
+        by_source, what="ratios of a generated source over the references, all divergences together"
     )
     one = (
         "one divergence comes first everywhere" if len(first) == 1 else "no divergence comes first everywhere"
@@ -110,12 +128,21 @@ def page(rows: Sequence[ResultRow]) -> Found:
     )
 
 
+def _rates(rows: Sequence[ResultRow]) -> str:
+    """The rates that the other experiments take; empty if there was one."""
+    lines = [[*cell, f"{rate:g}"] for cell, rate in chosen(rows).items()]
+    tried = {float(row.drafter.split(", ")[2]) for row in select(rows, split=CHOICE) if row.is_drafted}
+    edges = {f"{rate:g}" for rate in (min(tried, default=0), max(tried, default=0))}
+    shown = [[*cell, f"{rate} (edge)" if rate in edges else rate] for *cell, rate in lines]
+    return markdown(["task", "divergence", "source", "learning rate over both T"], shown) if shown else ""
+
+
 def _sources(comparisons: Sequence[Comparison]) -> str:
     lines = [[one.name, text] for one, text in zip(comparisons, marked(comparisons), strict=True)]
     return markdown(["source over the references", "tokens a call"], lines)
 
 
-def _heat(axes, ratios, title) -> None:  # type: ignore[no-untyped-def]
+def _heat(axes, ratios, kinds, title) -> None:  # type: ignore[no-untyped-def]
     values = np.array([[one.interval.value for one in line] for line in ratios])
     axes.imshow(
         values, cmap="RdYlGn", vmin=min(0.8, values.min()), vmax=max(1.2, values.max()), aspect="auto"
@@ -123,7 +150,7 @@ def _heat(axes, ratios, title) -> None:  # type: ignore[no-untyped-def]
     for (i, k), value in np.ndenumerate(values):
         axes.text(k, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(SOURCES)), SOURCES, fontsize=7)
-    axes.set_yticks(range(len(FOUR)), FOUR, fontsize=7)
+    axes.set_yticks(range(len(kinds)), kinds, fontsize=7)
     axes.set_title(title, fontsize=8)
 
 

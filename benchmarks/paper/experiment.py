@@ -134,7 +134,7 @@ def ratios_figure(
 
 
 def prompts_said(rows: Sequence[ResultRow]) -> str:
-    """How many prompts, timed prompts, seeds and training steps stand behind rows."""
+    """How many prompts, timed prompts, seeds and training steps stand behind rows, at which edges."""
     drafted = [row for row in rows if row.is_drafted]
     if not drafted:
         return "n = 0"
@@ -145,4 +145,10 @@ def prompts_said(rows: Sequence[ResultRow]) -> str:
     said = f"n = {' or '.join(map(str, n))} prompts"
     said += f", of which {' or '.join(map(str, timed))} timed" if timed else ""
     said += f", {seeds} seed{'s' if seeds > 1 else ''}"
-    return f"{said}, trainings of {max(one['steps'] for one in trained)} steps at most" if trained else said
+    if not trained:
+        return said
+    edges = list(
+        dict.fromkeys(f"{one['label']} {one['learning_rate']:g}" for one in trained if one.get("edge"))
+    )
+    said += f", trainings of {max(one['steps'] for one in trained)} steps at most"
+    return said + (f", learning rates at the (edge) of those tried: {'; '.join(edges)}" if edges else "")

@@ -10,7 +10,16 @@ from benchmarks.arms import Model
 from benchmarks.paper import models
 from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
 from benchmarks.paper.models import DISTILLSPEC, SD
-from benchmarks.paper.rows import Comparison, Pool, efficiency_ratio, pool, ratio, select, speed_ratio
+from benchmarks.paper.rows import (
+    Comparison,
+    Pool,
+    efficiency_ratio,
+    geometric_mean,
+    pool,
+    ratio,
+    select,
+    speed_ratio,
+)
 from benchmarks.paper.scales import GSM, WIKI, Scale
 from benchmarks.paper.verdicts import markdown, marked, times, verdict
 from distillspec_jax.evaluation.result_row import ResultRow
@@ -24,7 +33,10 @@ MEDIUM = "DistillSpec for the medium target"
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
     """The draft of `gsm_symbolic` on other puzzles; the medium target's draft with the large target."""
     ours = models.algorithm(scale, GSM, DISTILLSPEC)
-    puzzles = scale.per_generator * len(GENERATORS)
+    kinds = len(GENERATORS)
+    puzzles = scale.per_generator * kinds
+    timed = min(puzzles, -(-scale.timed // kinds) * kinds)  # as many of each
+    shorter = {} if scale.unseen_tokens is None else {"sweep.sweep.max_new_tokens": scale.unseen_tokens}
     larger: dict[str, Model] = {
         SD: scale.draft_of(WIKI),
         MEDIUM: models.draft_of_medium(scale, WIKI),
@@ -37,7 +49,8 @@ def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]
             scale.target_of(GSM),
             {SD: scale.draft_of(GSM), DISTILLSPEC: ours},
             puzzles,
-            min(puzzles, scale.timed),
+            timed,
+            bindings=shorter,
         ),
         Measurement("g_transfer", WIKI, scale.target_of(WIKI), larger, scale.prompts, scale.timed),
     ]
@@ -59,7 +72,7 @@ def _ratio(
 def page(rows: Sequence[ResultRow]) -> Found:
     """The ratio to SD on all puzzles and of each kind, in tokens a call and in time; the larger target."""
     unseen, larger = select(rows, task=UNSEEN), [row for row in rows if row.task != UNSEEN]
-    whole, speeds, other, lines, of_kinds = [], [], [], [], []
+    whole, speeds, other, lines, of_kinds, averages = [], [], [], [], [], []
     answers = ""
     for t in summary.temperatures(unseen):
         of_cell = select(unseen, temperature=t)
@@ -70,20 +83,22 @@ def page(rows: Sequence[ResultRow]) -> Found:
         if sd.is_timed and ours.is_timed:
             speeds.append(speed_ratio(f"T = {t:g}", ours, sd))
         answers = answers or f"{sd.score.mean():.1f} %"
-        lines.append([f"T = {t:g}", *(times(one.speedup) for one in (sd, ours))])
+        cut_off = " and ".join(f"{one.cut_off:.0%}" for one in (sd, ours))
+        lines.append([f"T = {t:g}", cut_off, *(times(one.speedup) for one in (sd, ours))])
         columns = [of_generators(one) for one in (ours, sd)]
         if len(columns[0]) == len(GENERATORS):
-            of_kinds.append(
-                (t, [_ratio(name, a, b) for name, a, b in zip(GENERATORS, *columns, strict=True)])
-            )
+            ratios = [_ratio(name, a, b) for name, a, b in zip(GENERATORS, *columns, strict=True)]
+            of_kinds.append((t, ratios))
+            averages.append(geometric_mean(f"T = {t:g}", ratios))
     for t in summary.temperatures(larger):
         of_cell = select(larger, temperature=t)
         sd, ours = pool(of_cell, SD), pool(of_cell, MEDIUM)
         if sd is not None and ours is not None:
             other.append(efficiency_ratio(f"T = {t:g}", ours, sd))
-    head = ["puzzles", "SD speed-up", "DistillSpec speed-up", "their ratio", "ratio of tokens a call"]
-    made = zip(lines, _padded(speeds, len(lines)), marked(whole), strict=True)
-    tables = [markdown(head, [[*line, speed, gain] for line, speed, gain in made])]
+    head = ["puzzles", "texts cut at the longest, SD and DistillSpec", "SD speed-up", "DistillSpec speed-up"]
+    head += ["their ratio", "ratio of tokens a call", "geometric mean of its ratios by kind"]
+    padded = [_padded(some, len(lines)) for some in (speeds, whole, averages)]
+    tables = [markdown(head, [[*line, *more] for line, *more in zip(lines, *padded, strict=True)])]
     tables.append(
         markdown(
             ["larger target", "tokens a call, medium target's draft over SD"],
@@ -109,10 +124,11 @@ def page(rows: Sequence[ResultRow]) -> Found:
     axes.set_ylabel("tokens a call, over SD")
     axes.legend(fontsize=7)
     tokens = verdict(whole, what="ratios of block efficiency on unseen puzzles")
+    mean = verdict(averages, what="geometric means over kinds of puzzle, kinds resampled")
     fast = verdict(speeds, what="ratios of speed-ups there")
     said = verdict(other, what="ratios for the larger target")
     return Found(
-        f"In time: {fast} In tokens a call: {tokens} For a larger target: {said} The target answers "
+        f"In time: {fast} In tokens a call: {tokens} {mean} For a larger target: {said} The target answers "
         f"{answers} of these puzzles, so what is transferred is agreement and no skill. "
         f"{prompts_said(rows)}.",
         "\n\n".join(tables),

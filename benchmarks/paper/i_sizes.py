@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Sequence
 
 from benchmarks.arms import Model
 from benchmarks.paper import models
 from benchmarks.paper.experiment import COLOURS, Experiment, Found, Measurement, figure, prompts_said
 from benchmarks.paper.models import DISTILLSPEC, SD
-from benchmarks.paper.rows import BLOCK_SIZE, label, labels, pool, select, speed_ratio
+from benchmarks.paper.rows import BLOCK_SIZE, Comparison, Pool, label, labels, pool, select, speed_ratio
 from benchmarks.paper.scales import WIKI, Scale
-from benchmarks.paper.verdicts import markdown, times, verdict
+from benchmarks.paper.verdicts import markdown, marked, times, verdict
 from distillspec_jax.acceptance import memory_bound_speedup
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports import summary
 
-OF_SIZES = (1, 3, 7)
-"""Block sizes at which drafts of other sizes are tried."""
+ZOO = "zoo draft"
 _BLOCKS, _SIZES = "block sizes", "draft sizes"
 
 
-def drafts(scale: Scale) -> Mapping[str, Model]:
-    """Drafts of other sizes than the zoo's, each distilled on the references, and the zoo's."""
-    task = WIKI
-    made: dict[str, Model] = {
-        f"width {width}": models.distilled(
-            scale, task, f"width {width}, distilled", "supervised_kd", draft=models.narrow(scale, task, width)
-        )
-        for width in scale.widths
-    }
-    made["zoo draft"] = models.algorithm(scale, task, "Supervised KD")
-    cut = models.last_layer(scale, task)
-    made["last layer"] = models.distilled(scale, task, "last layer, distilled", "supervised_kd", draft=cut)
-    return made
-
-
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
-    """Two drafts at all block sizes and temperatures; drafts of all sizes at three block sizes."""
+    """Two drafts at all block sizes and temperatures; drafts of all sizes at a few block sizes."""
     both: dict[str, Model] = {
         SD: scale.draft_of(WIKI),
         DISTILLSPEC: models.algorithm(scale, WIKI, DISTILLSPEC),
     }
     blocks = {"BLOCK_SIZES": str(tuple(scale.blocks)), "TEMPERATURES": str(tuple(scale.warmth))}
-    sizes = {"BLOCK_SIZES": str(tuple(sorted({*OF_SIZES} & {*scale.blocks})))}
-    target, timed = scale.target_of(WIKI), scale.timed
+    sizes = {"BLOCK_SIZES": str(tuple(scale.sizes_at))}
+    target, timed, drafts = scale.target_of(WIKI), scale.timed, models.sizes(scale, WIKI)
     return [
         Measurement("i_sizes", WIKI, target, both, scale.prompts, timed, _BLOCKS, blocks),
-        Measurement("i_sizes", WIKI, target, drafts(scale), scale.prompts, timed, _SIZES, sizes),
+        Measurement("i_sizes", WIKI, target, drafts, scale.prompts, timed, _SIZES, sizes),
     ]
 
 
@@ -76,8 +62,9 @@ def page(rows: Sequence[ResultRow]) -> Found:
                 here = f"{name}, T = {t:g}"
                 comparisons.append(speed_ratio(here, found[max(found)], found[BLOCK_SIZE]))
     of_sizes = _by_size(by_size)
-    for i, t in enumerate(dict.fromkeys(one[0] for one in of_sizes)):
-        points = sorted((c, best, mbsu) for at, _, c, _, best, mbsu in of_sizes if at == t)
+    for i, t in enumerate(dict.fromkeys(one.temperature for one in of_sizes)):
+        at_t = [one for one in of_sizes if one.temperature == t]
+        points = sorted((one.cost_ratio, one.best.speedup.value, one.bound) for one in at_t)
         low.plot(
             *zip(*((c, best) for c, best, _ in points), strict=True),
             "o-",
@@ -101,7 +88,11 @@ def page(rows: Sequence[ResultRow]) -> Found:
     )
     tables = [
         markdown(
-            ["draft size", "T", "c", "best γ", "speed-up there", "MBSU at its best γ"], _lines(of_sizes)
+            [
+                *("draft size", "T", "c by bytes", "c as timed", "best γ", "speed-up there"),
+                *("over the zoo draft's", "MBSU by bytes", "MBSU as timed"),
+            ],
+            _lines(of_sizes),
         ),
         markdown(["draft", "T", "γ", "tokens a call", "measured speed-up"], lines),
     ]
@@ -112,38 +103,77 @@ def page(rows: Sequence[ResultRow]) -> Found:
     )
 
 
-Size = tuple[float, str, float, int, float, float]
-"""Temperature, draft, c, the best block size, the measured speed-up there, the best memory-bound speed-up."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A draft at a temperature, at the block size where it is fastest.
+
+    Attributes:
+      temperature, name: where, and which.
+      best: its rows there; the same prompts choose and measure.
+      over: its speed-up over the zoo draft's, each at its best block size; None of the zoo draft.
+      bound, bound_timed: its largest memory-bound speed-up of any block size, c by bytes and as timed.
+    """
+
+    temperature: float
+    name: str
+    best: Pool
+    over: Comparison | None
+    bound: float
+    bound_timed: float
+
+    @property
+    def cost_ratio(self) -> float:
+        """c, by bytes."""
+        return self.best.rows[0].cost_ratio or 0.0
 
 
 def _by_size(rows: Sequence[ResultRow]) -> list[Size]:
     found = []
     for t in summary.temperatures(rows):
+        best: dict[str, Pool] = {}
         for name in labels(rows):
             of_draft = [row for row in select(rows, temperature=t) if row.is_drafted and label(row) == name]
-            if not of_draft or any(row.speedup is None or row.cost_ratio is None for row in of_draft):
-                continue
-            best = max(of_draft, key=lambda row: row.speedup or 0)
-            bound = max(
+            if of_draft and all(row.speedup is not None and row.cost_ratio is not None for row in of_draft):
+                best[name] = Pool([max(of_draft, key=lambda row: row.speedup or 0)])
+        for name, fastest in best.items():
+            of_draft = [row for row in select(rows, temperature=t) if row.is_drafted and label(row) == name]
+            over = None
+            if ZOO in best and name != ZOO:
+                over = speed_ratio(f"{name}, T = {t:g}", fastest, best[ZOO])
+            bounds = [
                 memory_bound_speedup(row.block_efficiency, row.cost_ratio or 0, row.block_size)
                 for row in of_draft
-            )
-            found.append((t, name, best.cost_ratio or 0, best.block_size, best.speedup or 0, bound))
+            ]
+            timed = [bound for row in of_draft if (bound := row.measured_mbsu) is not None]
+            found.append(Size(t, name, fastest, over, max(bounds), max(timed, default=math.nan)))
     return found
 
 
 def _lines(sizes: Sequence[Size]) -> list[list[str]]:
+    over = [one.over for one in sizes if one.over is not None]
+    shown = {one.name: text for one, text in zip(over, marked(over), strict=True)}
     return [
-        [name, f"{t:g}", f"{c:.3f}", str(size), f"{speed:.2f}", f"{bound:.2f}"]
-        for t, name, c, size, speed, bound in sizes
+        [
+            *(one.name, f"{one.temperature:g}", f"{one.cost_ratio:.3f}"),
+            _number(one.best.rows[0].measured_cost_ratio, 3),
+            *(str(one.best.rows[0].block_size), times(one.best.speedup)),
+            "–" if one.over is None else shown[one.over.name],
+            *(f"{one.bound:.2f}", _number(one.bound_timed, 2)),
+        ]
+        for one in sizes
     ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _sizes_said(sizes: Sequence[Size]) -> str:
     parts = []
-    for t in dict.fromkeys(one[0] for one in sizes):
-        best = max((one for one in sizes if one[0] == t), key=lambda one: one[4])
-        parts.append(f"at T = {t:g} c = {best[2]:.2f} ({best[1]})")
+    for t in dict.fromkeys(one.temperature for one in sizes):
+        best = max((one for one in sizes if one.temperature == t), key=lambda one: one.best.speedup.value)
+        over = "" if best.over is None else f", {times(best.over.interval)} times the zoo draft's speed-up"
+        parts.append(f"at T = {t:g} c = {best.cost_ratio:.2f} ({best.name}{over})")
     return f"The fastest draft size is {', '.join(parts)}." if parts else ""
 
 

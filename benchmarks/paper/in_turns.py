@@ -21,6 +21,11 @@ PART = "in turns: "
 """What `part` begins with."""
 
 
+def is_in_turns(row: ResultRow) -> bool:
+    """Tells a row of this module from one of a sweep."""
+    return str(row.unknown.get("part", "")).startswith(PART)
+
+
 def measure(
     targets: Mapping[str, str],
     task: str,

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.arms import Arm
 from benchmarks.paper import models
 from benchmarks.paper.experiment import Experiment, Found, Measurement, prompts_said, ratios_figure
 from benchmarks.paper.models import SD
-from benchmarks.paper.rows import efficiency_ratio, label, labels, pools, select
-from benchmarks.paper.scales import Scale
+from benchmarks.paper.rows import efficiency_ratio, labels, pools, select
+from benchmarks.paper.scales import BASE, SUCCESSORS, Scale
 from benchmarks.paper.verdicts import markdown, marked, times, verdict
 from distillspec_jax.evaluation import power
 from distillspec_jax.evaluation.power import Pilot
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports import summary
 
-BASE = "forward KL"
-SUCCESSORS = ("LK hybrid", "AdaSPEC", "block efficiency")
 _FIXED = {"SOURCE": "@sources.Fixed()"}
+_REFERENCE_SEED = 1000
+"""Added to a seed: AdaSPEC's reference draft sees other batches than the draft that it judges."""
 
 
-def arms(scale: Scale, task: str, seed: int) -> Mapping[str, Arm]:
-    """Every loss on the references; AdaSPEC shares its steps with the reference draft that it needs."""
-    half = max(1, scale.steps // 2)
-    reference = models.distilled(scale, task, "reference draft", "supervised_kd", seed, steps=half)
-    return {
-        BASE: models.cell(scale, task, "FKL", "fixed", scale.rate, seed),
-        "JSD 0.5": models.cell(scale, task, "JSD 0.5", "fixed", scale.rate, seed),
-        "-log α": models.cell(scale, task, "-log α", "fixed", scale.rate, seed),
-        "LK hybrid": models.distilled(scale, task, "LK hybrid", "lk_hybrid", seed, more=_FIXED),
-        "AdaSPEC": models.distilled(
-            scale, task, "AdaSPEC", "adaspec", seed, steps=half, more={"REFERENCE": reference}
-        ),
-        "block efficiency": models.distilled(
-            scale, task, "block efficiency", "block_efficiency", seed, more=_FIXED
-        ),
+def arms(scale: Scale, task: str, seed: int) -> dict[str, Arm]:
+    """Every loss on the references, at the cost of forward KL; AdaSPEC's includes its reference draft.
+
+    All take the learning rate of forward KL, but the divergences for which (d) has chosen one.
+    """
+    base = models.cell(scale, task, "FKL", "fixed", seed)
+    rate, half = scale.rate_of(task, "FKL", "fixed"), max(1, scale.steps // 2)
+    reference = models.distilled(
+        scale, task, "reference draft", "supervised_kd", seed + _REFERENCE_SEED, rate=rate, steps=half
+    )
+    files: dict[str, tuple[str, dict[str, Any]]] = {
+        "LK hybrid": ("lk_hybrid", _FIXED),
+        "AdaSPEC": ("adaspec", {"REFERENCE": reference}),
+        "block efficiency": ("block_efficiency", _FIXED),
     }
+    made = {BASE: base}
+    for loss in scale.losses:
+        if loss in files:
+            file, more = files[loss]
+            arm = models.distilled(scale, task, loss, file, seed, rate=rate, more=more)
+        elif (task, loss, "fixed") in scale.chosen:
+            arm = models.cell(scale, task, loss, "fixed", seed)
+        else:
+            arm = models.cell(scale, task, loss, "fixed", seed, rate=rate)
+        made[loss] = dataclasses.replace(arm, as_long_as=base)
+    return made
 
 
 def measure(scale: Scale, rows: Sequence[ResultRow] | None) -> list[Measurement]:
@@ -54,14 +66,16 @@ def page(rows: Sequence[ResultRow]) -> Found:
     """Every loss over forward KL, with what they cost and what this many prompts could show."""
     names = [name for name in labels(rows) if name not in (SD, BASE)]
     found, heads, visible = [], [], []
+    costs: dict[str, list[str]] = {}
     for task in dict.fromkeys(row.task for row in rows):
         for t in summary.temperatures(rows):
             of_cell = select(rows, task=task, temperature=t)
             others = pools(of_cell, [BASE, *names])
             if not others:
                 continue
+            costs[task] = [_cost(others[name].cost) for name in (BASE, *names)]
             base = others.pop(BASE)
-            heads.append([f"{task}, T = {t:g}", f"{base.cost['seconds']:.0f} s", times(base.efficiency)])
+            heads.append([f"{task}, T = {t:g}", times(base.efficiency)])
             found.append(
                 [efficiency_ratio(f"{name}, {task}, T = {t:g}", others[name], base) for name in names]
             )
@@ -75,23 +89,25 @@ def page(rows: Sequence[ResultRow]) -> Found:
                     visible.append(power.visible_change(pilot.spread, pilot.units))
     flat = [one for line in found for one in line]
     shown = iter(marked(flat))
-    cost = {label(row): row.unknown["trained"]["seconds"] for row in rows if row.unknown.get("trained")}
-    head = [
-        "",
-        "forward KL: training",
-        "tokens a call",
-        *(f"{name} ({cost.get(name, 0):.0f} s)" for name in names),
-    ]
     cells = [line[0] for line in heads]
     drawn = ratios_figure(cells, [[one.interval for one in line] for line in found], names, "forward KL")
     own = [one for one in flat if one.name.startswith(SUCCESSORS)]
-    said = verdict(own, what="ratios of a successor over forward KL")
+    said = verdict(own, what="ratios of a successor over forward KL", among=flat)
     seen = f"{min(visible):.0%} to {max(visible):.0%}" if visible else "–"
+    head = ["", "forward KL, tokens a call", *names]
+    tables = [
+        markdown(head, [[*line, *(next(shown) for _ in names)] for line in heads]),
+        markdown(["training", BASE, *names], [[task, *line] for task, line in costs.items()]),
+    ]
     return Found(
         f"{said} With 80 % power these prompts show changes of {seen}. {prompts_said(rows)}.",
-        markdown(head, [[*line, *(next(shown) for _ in names)] for line in heads]),
+        "\n\n".join(tables),
         drawn,
     )
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    return f"{cost['steps']:.0f} steps, {cost['seconds']:.0f} {cost['unit']}"
 
 
 EXPERIMENT = Experiment(

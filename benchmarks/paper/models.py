@@ -26,14 +26,26 @@ ALGORITHMS: Mapping[str, str] = {
     DISTILLSPEC: "distillspec",
 }
 """The paper's algorithms (its Table 1), each a file of `experiments/algorithms`."""
-SOURCES: Mapping[str, tuple[str, str]] = {
-    "fixed": ("supervised_kd", "FKL"),
-    "draft": ("gkd", "JSD 0.5"),
-    "target": ("seqkd", ""),
-    "draft + target": ("f_distill", "TVD"),
+CELLS: Mapping[tuple[str, str], str] = {
+    ("FKL", "fixed"): "Supervised KD",
+    ("JSD 0.5", "draft"): "on-policy GKD",
+    ("FKL", "draft"): DISTILLSPEC,
+    ("TVD", "draft + target"): "f-distill",
 }
-"""The paper's four sources of data: the algorithm that takes it, and the divergence that this one has."""
-FOUR = ("FKL", "JSD 0.5", "RKL", "TVD")
+"""Algorithms that are one divergence on one source: no other training is made of these."""
+NEAREST: Mapping[str, tuple[str, str]] = {
+    **{name: cell for cell, name in CELLS.items()},
+    "SeqKD": ("FKL", "target"),
+    "ImitKD": ("FKL", "draft"),
+}
+"""The divergence and the source whose learning rate an algorithm takes: its own, or what is nearest."""
+SOURCES: Mapping[str, str] = {
+    "fixed": "supervised_kd",
+    "draft": "gkd",
+    "target": "seqkd",
+    "draft + target": "f_distill",
+}
+"""The paper's four sources of data: files of `experiments/algorithms` that take them."""
 
 
 def distilled(
@@ -48,6 +60,7 @@ def distilled(
     draft: Model | None = None,
     steps: int | None = None,
     more: Mapping[str, Any] | None = None,
+    as_long_as: Arm | None = None,
 ) -> Arm:
     """A distillation of the zoo's supervised draft, by a file of `experiments/algorithms`."""
     given = {
@@ -58,43 +71,63 @@ def distilled(
         **(more or {}),
     }
     files = (f"{_ALGORITHMS}/{gin_file}.gin", f"{FOLDER}/distill.gin")
-    return Arm(label, task, files, bindings(given), steps or scale.steps, seed)
+    return Arm(label, task, files, bindings(given), steps or scale.steps, seed, as_long_as=as_long_as)
 
 
-def algorithm(scale: Scale, task: str, name: str, seed: int = 0) -> Arm:
+def algorithm(scale: Scale, task: str, name: str, seed: int = 0, *, rate: float | None = None) -> Arm:
     """One of `ALGORITHMS`, as its gin file has it."""
-    return distilled(scale, task, name, ALGORITHMS[name], seed)
+    rate = rate or scale.rate_of(task, *NEAREST[name])
+    return distilled(scale, task, name, ALGORITHMS[name], seed, rate=rate)
 
 
-def cell(scale: Scale, task: str, divergence: str, source: str, rate: float, seed: int = 0) -> Arm:
+def cell(
+    scale: Scale, task: str, divergence: str, source: str, seed: int = 0, *, rate: float | None = None
+) -> Arm:
     """A divergence on a source; where an algorithm is just that, its arm."""
-    gin_file, own = SOURCES[source]
-    if divergence == own:
-        label = next(name for name, file in ALGORITHMS.items() if file == gin_file)
-        return distilled(scale, task, label, gin_file, seed, rate=rate)
-    more = dict(flag.removeprefix("--gin.").split("=", 1) for flag in DIVERGENCES[divergence])
-    return distilled(scale, task, f"{divergence} {source}", gin_file, seed, rate=rate, more=more)
+    rate = rate or scale.rate_of(task, divergence, source)
+    if (divergence, source) in CELLS:
+        return algorithm(scale, task, CELLS[divergence, source], seed, rate=rate)
+    more = divergence_bindings(divergence)
+    return distilled(scale, task, f"{divergence} {source}", SOURCES[source], seed, rate=rate, more=more)
 
 
-def control(scale: Scale, task: str, seed: int = 0) -> Arm:
-    """The supervised draft after as many more steps of next-token training on the references."""
-    return supervised(scale, task, CONTROL, scale.draft_of(task), seed)
+def divergence_bindings(divergence: str) -> dict[str, str]:
+    """What gin is told of a divergence of the grid."""
+    return dict(flag.removeprefix("--gin.").split("=", 1) for flag in DIVERGENCES[divergence])
 
 
-def supervised(scale: Scale, task: str, label: str, start: Model, seed: int = 0) -> Arm:
+def control(scale: Scale, task: str) -> Arm:
+    """The supervised draft after more next-token training on the references, at the cost of DistillSpec."""
+    arm = supervised(scale, task, CONTROL, scale.draft_of(task))
+    return dataclasses.replace(arm, as_long_as=algorithm(scale, task, DISTILLSPEC))
+
+
+def supervised(scale: Scale, task: str, label: str, start: Model) -> Arm:
     """Next-token training on the references."""
     rate = RECIPES[task].control_learning_rate if task in RECIPES else scale.rate
     given = {"INITIAL_CHECKPOINT_PATH": start, "LEARNING_RATE": rate, **_shared(scale, task)}
-    return Arm(label, task, (f"{FOLDER}/finetune.gin",), bindings(given), scale.steps, seed, "finetune")
+    return Arm(label, task, (f"{FOLDER}/finetune.gin",), bindings(given), scale.steps, 0, "finetune")
 
 
-def narrow(scale: Scale, task: str, width: int) -> Arm:
-    """A draft of one layer either side, as wide as asked, trained from nothing on the references."""
-    given = {"LEARNING_RATE": 4e-3, **_shared(scale, task, scale.narrow_steps)}
-    given |= {"t5.T5Config.emb_dim": width, "t5.T5Config.mlp_dim": 2 * width}
-    given |= {"t5.T5Config.num_heads": max(1, width // 64), "t5.T5Config.head_dim": min(64, width)}
-    files = (f"{FOLDER}/finetune.gin", "models/zoo_draft.gin")
-    return Arm(f"width {width}", task, files, bindings(given), scale.narrow_steps, 0, "finetune")
+def sizes(scale: Scale, task: str) -> dict[str, Arm]:
+    """Drafts of several sizes, each made of a trained model and distilled alike on the references.
+
+    The zoo's draft as it is and with its embedding at lower ranks; the last layer of the target, with its
+    embedding at an eighth of the rank; its first and its last layer.
+    """
+    draft = scale.draft_of(task)
+    width = _network(draft).config.emb_dim
+    cuts = {f"zoo draft, rank {width // part}": Cut(draft, (), width // part) for part in scale.ranks}
+    cuts["last layer"] = last_layer(scale, task)
+    rate = scale.rate_of(task, "FKL", "fixed")
+    return {
+        "zoo draft": algorithm(scale, task, "Supervised KD"),
+        **{
+            name: distilled(scale, task, f"{name}, distilled", "supervised_kd", rate=rate, draft=cut)
+            for name, cut in cuts.items()
+        },
+        "two layers": medium(scale, task),
+    }
 
 
 def medium_cut(scale: Scale, task: str) -> Cut:
@@ -112,7 +145,8 @@ def last_layer(scale: Scale, task: str) -> Cut:
 
 def medium(scale: Scale, task: str) -> Arm:
     """The smaller target of the garden, distilled from the large one on the references."""
-    return distilled(scale, task, "medium target", "supervised_kd", draft=medium_cut(scale, task))
+    rate = scale.rate_of(task, "FKL", "fixed")
+    return distilled(scale, task, "medium target", "supervised_kd", rate=rate, draft=medium_cut(scale, task))
 
 
 def medium_supervised(scale: Scale, task: str) -> Arm:
@@ -122,17 +156,23 @@ def medium_supervised(scale: Scale, task: str) -> Arm:
 
 def draft_of_medium(scale: Scale, task: str) -> Arm:
     """DistillSpec's draft for the smaller target."""
-    target = medium(scale, task)
-    return distilled(scale, task, "DistillSpec for medium", ALGORITHMS[DISTILLSPEC], target=target)
+    rate = scale.rate_of(task, *NEAREST[DISTILLSPEC])
+    name, target = "DistillSpec for medium", medium(scale, task)
+    return distilled(scale, task, name, ALGORITHMS[DISTILLSPEC], rate=rate, target=target)
 
 
 def seeds(scale: Scale, arms: Mapping[str, Arm]) -> dict[str, Arm]:
     """Each arm with each seed, under the labels of rows."""
     return {
-        f"{label}, seed {seed}": dataclasses.replace(arm, seed=seed)
+        f"{label}, seed {seed}": _seeded(arm, seed)
         for label, arm in arms.items()
         for seed in range(scale.seeds)
     }
+
+
+def _seeded(arm: Arm, seed: int) -> Arm:
+    like = arm.as_long_as
+    return dataclasses.replace(arm, seed=seed, as_long_as=like and _seeded(like, seed))
 
 
 def _network(target: str) -> Network:

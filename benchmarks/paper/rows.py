@@ -67,11 +67,18 @@ class Pool:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """`trained` of the first seed, with the mean of the seconds; empty where nothing was trained."""
-        found = [row.unknown.get("trained") for row in self.rows]
-        if not found[0]:
+        """`trained` of the first seed, with the means of steps and seconds; empty without training."""
+        found = [trained for row in self.rows if (trained := row.unknown.get("trained"))]
+        if not found:
             return {}
-        return {**found[0], "seconds": float(np.mean([one["seconds"] for one in found if one]))}
+        means = {name: float(np.mean([one[name] for one in found])) for name in ("steps", "seconds")}
+        return {**found[0], **means}
+
+    @property
+    def cut_off(self) -> float:
+        """The share of texts that ended at the length limit."""
+        reasons = [reason for row in self.rows for reason in row.per_prompt.finish_reason or ()]
+        return reasons.count("length") / len(reasons) if reasons else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,26 +155,39 @@ def speed_ratio(name: str, ours: Pool, theirs: Pool) -> Comparison:
     return ratio(name, over, under)
 
 
-def pace_ratio(name: str, ours: Pool, alone: Pool) -> Comparison:
-    """Compares the seconds a token of a pair with those of the large target without a draft.
+def pace_ratio(
+    name: str, ours: Pool, alone: Pool, *, a_token: bool = True, level: float = LEVEL
+) -> Comparison:
+    """Compares the time of a pair with that of the large target without a draft.
 
     Args:
       ours: timed in turns with its own target.
       alone: that target, timed in turns with the large one (`in_turns`); `ours` itself: nothing to add.
+      a_token: seconds a token; False: seconds a prompt, whose texts may be longer or shorter.
+      level: of the interval, what it may miss.
     """
     over, under = [], []
     for one in (alone,) if ours is alone else (alone, ours):
-        over += [one.timed("baseline_seconds"), one.timed("emitted")]
-        under += [one.timed("baseline_emitted"), one.timed("seconds")]
-    return ratio(name, over, under)
+        over += [one.timed("baseline_seconds"), *([one.timed("emitted")] if a_token else [])]
+        under += [*([one.timed("baseline_emitted")] if a_token else []), one.timed("seconds")]
+    return ratio(name, over, under, level)
 
 
-def score_difference(name: str, ours: Pool, theirs: Pool) -> Comparison:
-    """Compares task scores, paired by prompt."""
+def score_difference(name: str, ours: Pool, theirs: Pool, level: float = LEVEL) -> Comparison:
+    """Compares task scores, paired by prompt; `level` is what the interval may miss."""
     gap = ours.score - theirs.score
     flat = float(np.ptp(gap)) == 0
     p_value = float(not gap.any()) if flat else float(stats.ttest_1samp(gap, 0.0).pvalue)
-    return Comparison(name, paired.difference_of_means(ours.score, theirs.score), p_value, null=0.0)
+    interval = paired.difference_of_means(ours.score, theirs.score, level=1 - level)
+    return Comparison(name, interval, p_value, null=0.0)
+
+
+def geometric_mean(name: str, ratios: Sequence[Comparison]) -> Comparison:
+    """The geometric mean of ratios, one a unit: what another unit would have on average."""
+    logs = np.log([one.interval.value for one in ratios])
+    interval = paired.interval([logs, np.ones(len(logs))], lambda s: np.exp(s[..., 0] / s[..., 1]))
+    varies = len(logs) > 1 and float(np.ptp(logs)) > 0
+    return Comparison(name, interval, float(stats.ttest_1samp(logs, 0.0).pvalue) if varies else 1.0)
 
 
 def share_above(name: str, ours: Pool, theirs: Pool) -> Comparison:
@@ -181,7 +201,9 @@ def share_above(name: str, ours: Pool, theirs: Pool) -> Comparison:
     return Comparison(name, interval, float(test.pvalue), null=0.5)
 
 
-def ratio(name: str, over: Sequence[np.ndarray], under: Sequence[np.ndarray]) -> Comparison:
+def ratio(
+    name: str, over: Sequence[np.ndarray], under: Sequence[np.ndarray], level: float = LEVEL
+) -> Comparison:
     """Compares products of sums over units, all columns on the same ones."""
     columns = [*over, *under]
     statistic = _quotient(len(over))
@@ -189,7 +211,7 @@ def ratio(name: str, over: Sequence[np.ndarray], under: Sequence[np.ndarray]) ->
         p_value = Pilot.of(over, under).p_value
     except UsageError:  # too few prompts
         p_value = 1.0
-    return Comparison(name, paired.interval(columns, statistic), p_value)
+    return Comparison(name, paired.interval(columns, statistic, level=1 - level), p_value)
 
 
 def _quotient(tops: int) -> Callable[[np.ndarray], np.ndarray]:

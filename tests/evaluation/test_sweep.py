@@ -173,9 +173,12 @@ def test_a_users_own_prompts_in_batches_untimed_with_overlap(tmp_path):
     assert greedy.overlap == pytest.approx(greedy.acceptance_tested), "at T = 0 both ask for equal argmaxes"
 
 
-def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path):
+def test_rules_and_batch_sizes_are_tables_of_their_own(tmp_path, monkeypatch):
     untimed = {"timing_prompts": 0, "limit": 4, "temperatures": (1.0,)}
+    decoded, decode = [], Workload.decode
+    monkeypatch.setattr(Workload, "decode", lambda *asked: decoded.append(1) or decode(*asked))
     run(tmp_path, {"other": DRAFT}, rules=("token", "exponential:0.01"), batch_sizes=(4,), **untimed)
+    assert len(decoded) == 3, "without a draft there is no rule: one baseline is that of both"
     measured, _ = run(tmp_path, {"text": "lookup"}, **untimed)
     groups = results.groups(results.read([tmp_path / RESULTS]))
     assert [len(group) for group in groups] == [2] * 3
