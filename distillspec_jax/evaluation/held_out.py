@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.generation.text_generator import TextGenerator
+from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import shift_right, width_of
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader
@@ -34,12 +34,16 @@ class Measured:
       tokens: int32, number of tokens of each reference, including EOS.
       references: texts.
       outputs: greedy text of each prompt; empty if the task has no metric.
+      clusters: a label of each example, equal where they depend on each other, see `_cluster`.
+      tokenizer: fingerprint of the model's; None if unknown.
     """
 
     nll: np.ndarray
     tokens: np.ndarray
     references: list[str]
     outputs: list[str]
+    clusters: Sequence[str] | None = None
+    tokenizer: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,7 @@ class HeldOut:
       outputs: greedy text of each prompt.
       scores: the primary metric, example by example; empty if the task has none.
       corpus: the metric function's values over all examples.
+      clusters, tokenizer: see `Measured`.
     """
 
     nll: np.ndarray
@@ -59,27 +64,31 @@ class HeldOut:
     outputs: list[str]
     scores: np.ndarray
     corpus: dict[str, float]
+    clusters: Sequence[str] | None = None
+    tokenizer: str | None = None
 
     @classmethod
     def of(cls, measured: Measured, metric_name: str) -> HeldOut:
         """Scores the outputs against the references with a metric of `data.text_metrics.METRICS`."""
         metric = text_metrics.find_metric(metric_name)
+        shared: dict[str, Any] = {"clusters": measured.clusters, "tokenizer": measured.tokenizer}
         if metric.corpus is None:
-            return cls(measured.nll, measured.tokens, [], np.zeros(0), {})
+            return cls(measured.nll, measured.tokens, [], np.zeros(0), {}, **shared)
         pairs = list(zip(measured.references, measured.outputs, strict=True))
         scores = np.asarray([text_metrics.per_example(metric_name, *pair) for pair in pairs])
         corpus = dict(metric.corpus(measured.references, measured.outputs))
-        return cls(measured.nll, measured.tokens, measured.outputs, scores, corpus)
+        return cls(measured.nll, measured.tokens, measured.outputs, scores, corpus, **shared)
 
     @property
     def loss(self) -> Interval:
         """The pooled loss, nats per token; the interval is over examples."""
-        return paired.ratio(self.nll, self.tokens)
+        return paired.ratio(self.nll, self.tokens, clusters=self.clusters)
 
     @property
     def perplexity(self) -> Interval:
-        """The exponential of `loss`, in terms of the model's own tokens."""
-        return Interval(*map(math.exp, self.loss))
+        """The exponential of `loss`, in terms of the model's own tokens; infinite beyond all floats."""
+        with np.errstate(over="ignore"):
+            return Interval(*map(float, np.exp(self.loss)))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -94,7 +103,11 @@ class HeldOut:
 
     def loss_beyond(self, other: HeldOut) -> Interval:
         """Computes `loss` minus another model's on the same tokens."""
-        return paired.ratio(self.nll - other.nll, self.tokens)
+        return paired.ratio(self.nll - other.nll, self.tokens, clusters=self.clusters)
+
+    def shares_tokens(self, other: HeldOut) -> bool:
+        """Tells whether two models read the same references as the same tokens, so that losses compare."""
+        return self.tokenizer == other.tokenizer and np.array_equal(self.tokens, other.tokens)
 
 
 def measure(
@@ -155,13 +168,25 @@ def measure_rows(
     rows = [rows[i] for i in share]
     nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size, width)
     references = [row.targets_text for row in rows]
+    own: dict[str, Any] = {
+        "clusters": [_cluster(row) for row in rows],
+        "tokenizer": model.card.tokenizer_fingerprint,
+    }
     if text_metrics.find_metric(spec.metric).corpus is None:
-        return Measured(nll, tokens, references, [])
+        return Measured(nll, tokens, references, [], **own)
     generator = TextGenerator(
         model, form=prompt_format(model, task=task, truncate=True, chat=chat), batch_size=batch_size
     )
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
-    return Measured(nll, tokens, references, outputs)
+    return Measured(nll, tokens, references, outputs, **own)
+
+
+def _cluster(row: Example) -> str:
+    """Labels an example by its input, which the losses of all its references depend on.
+
+    Texts without an input (language modelling of whole texts) share nothing unless they are the same.
+    """
+    return fingerprints.of_json([row.inputs_text, "" if row.inputs_text.strip() else row.targets_text])
 
 
 def reference_loss(

@@ -26,16 +26,18 @@ class _Settings:
     metric: schema.Text
     split: schema.Text
     models: dict[str, str]
+    tokenizers: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """One example of one model."""
+    """One example of one model; files of older releases have no `cluster`."""
 
     nll: schema.Number | None
     tokens: schema.Count
     reference: str
     output: str | None
+    cluster: str | None = None
 
 
 def measure_shard(
@@ -81,6 +83,7 @@ def measure_shard(
         **{"task": task, "metric": catalog.find_task(task).metric, "split": split},
         **{"batch_size": batch_size, "chat": chat, "dtype": dtype, "rows": fingerprints.of_json(texts)},
         "models": {name: fingerprints.of_params(model.params) for name, model in models.items()},
+        "tokenizers": {name: model.card.tokenizer_fingerprint for name, model in models.items()},
         "order": list(models),  # files are numbered by it
     }
     lines = {_file(number): len(share) for number in range(len(models))}
@@ -114,7 +117,7 @@ def merge_held_out(folders: Sequence[Path]) -> tuple[str, dict[str, HeldOut]]:
     place, card = f"{folders[0] / shards.CARD}, settings", shards.read_card(folders[0])
     settings = schema.read(_Settings, card.settings, place, "the settings of an evaluation")
     found = {
-        name: HeldOut.of(_read(folders, _file(number)), settings.metric)
+        name: HeldOut.of(_read(folders, _file(number), settings.tokenizers.get(name)), settings.metric)
         for number, name in enumerate(settings.models)
     }
     if not found:
@@ -127,11 +130,12 @@ def _file(number: int) -> str:
 
 
 def _lines(found: Measured) -> list[dict[str, Any]]:
-    rows = itertools.zip_longest(found.nll.tolist(), found.tokens.tolist(), found.references, found.outputs)
+    columns = (found.nll.tolist(), found.tokens.tolist(), found.references, found.outputs)
+    rows = itertools.zip_longest(*columns, found.clusters or [])
     return [dataclasses.asdict(_Line(*row)) for row in rows]
 
 
-def _read(folders: Sequence[Path], name: str) -> Measured:
+def _read(folders: Sequence[Path], name: str, tokenizer: str | None) -> Measured:
     lines = [
         schema.read(_Line, line, place, "a line of an evaluation")
         for folder in folders
@@ -142,4 +146,6 @@ def _read(folders: Sequence[Path], name: str) -> Measured:
         np.asarray([line.tokens for line in lines], np.int32),
         [line.reference for line in lines],
         [line.output for line in lines if line.output is not None],
+        [line.cluster or f"line {number}" for number, line in enumerate(lines)],
+        tokenizer,
     )

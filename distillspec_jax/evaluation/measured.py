@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,9 @@ from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import Completion, Engine, SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import timing
+from distillspec_jax.evaluation.paired import Clusters, joined
 from distillspec_jax.evaluation.timing import Timing
+from distillspec_jax.models import fingerprints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Workload:
     repeats: int
     seed: int
 
+    @functools.cached_property
+    def clusters(self) -> list[str] | None:
+        """A digest of each prompt's ids, equal for repeated prompts; None if none is repeated."""
+        found = [fingerprints.of_tokens(prompt) for prompt in self.prompts]
+        return found if len(set(found)) < len(found) else None
+
     @property
     def units(self) -> list[range]:
         """The timed batches, as ranges of prompt indices."""
@@ -56,10 +65,12 @@ class Measured:
     Attributes:
       completions: in the order of the prompts.
       timing: of the timed batches; None if none were timed.
+      clusters: see `Workload.clusters`.
     """
 
     completions: list[Completion]
     timing: Timing[list[Completion]] | None
+    clusters: list[str] | None = None
 
     @functools.cached_property
     def records(self) -> Sequence[Record]:
@@ -77,6 +88,12 @@ class Measured:
         return [sum(len(completion.tokens) for completion in unit) for unit in units]
 
     @property
+    def unit_clusters(self) -> Clusters:
+        """The clusters of the timed batches."""
+        ends = list(itertools.accumulate(map(len, self.timing.results if self.timing else [])))
+        return joined(self.clusters, list(map(range, [0, *ends], ends)))
+
+    @property
     def unit_seconds(self) -> list[float]:
         """Minimum time of each timed batch, seconds."""
         return [] if self.timing is None else [float(x) for x in self.timing.seconds_U]
@@ -88,14 +105,16 @@ def in_turns(
     """Decodes only the timed batches, alternating between the engines."""
     units = workload.units
     if not units:
-        return [Measured([], None) for _ in engines]
+        return [Measured([], None, workload.clusters) for _ in engines]
 
     def system(engine: Engine, unit: int) -> list[Completion]:
         return workload.decode(engine, distribution, units[unit])
 
     systems = [functools.partial(system, engine) for engine in engines]
     timings = timing.interleaved(systems, len(units), workload.repeats)
-    return [Measured([c for unit in timed.results for c in unit], timed) for timed in timings]
+    return [
+        Measured([c for unit in timed.results for c in unit], timed, workload.clusters) for timed in timings
+    ]
 
 
 def completed(
@@ -105,7 +124,8 @@ def completed(
     rest = range(len(measured.completions), len(workload.prompts))
     if not rest:
         return measured
-    return Measured([*measured.completions, *workload.decode(engine, distribution, rest)], measured.timing)
+    added = workload.decode(engine, distribution, rest)
+    return dataclasses.replace(measured, completions=[*measured.completions, *added])
 
 
 def again(
@@ -114,9 +134,8 @@ def again(
     """Keeps the timing but takes the completions of an engine with more counters than a timed one."""
     rest = range(sum(map(len, workload.units)), len(workload.prompts))
     parts = [*workload.units, *([rest] if rest else [])]
-    return Measured(
-        [c for part in parts for c in workload.decode(engine, distribution, part)], measured.timing
-    )
+    found = [c for part in parts for c in workload.decode(engine, distribution, part)]
+    return dataclasses.replace(measured, completions=found)
 
 
 def failures(target: str, completions: Sequence[Completion]) -> int:

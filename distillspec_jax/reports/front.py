@@ -140,12 +140,14 @@ def _speed(row: ResultRow, axis: str) -> Interval | None:
         return None if row.speedup is None else row.interval("speedup")
     if axis == _TOKENS:
         return row.interval("block_efficiency")
-    return None if row.timing is None else paired.ratio(row.timing.emitted, row.timing.seconds)
+    if row.timing is None:
+        return None
+    return paired.ratio(row.timing.emitted, row.timing.seconds, clusters=row.timed_clusters)
 
 
 def _quality(row: ResultRow, scored: bool) -> Interval:
     if scored and row.per_prompt.score:
-        return paired.ratio(row.per_prompt.score, np.ones(row.prompts))
+        return paired.ratio(row.per_prompt.score, np.ones(row.prompts), clusters=row.per_prompt.cluster)
     value = row.quality.get(row.primary_metric or "", np.nan)
     return Interval(value, np.nan, np.nan)
 

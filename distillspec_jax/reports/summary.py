@@ -139,7 +139,12 @@ def ratios(rows: Sequence[ResultRow], pair: Pair) -> list[dict[str, Any]]:
 
 def block_efficiency_ratio(ours: ResultRow, theirs: ResultRow) -> Interval:
     """Divides the block efficiency of one row by that of another on the same prompts, paired."""
-    return paired.quotient_of_records(ours.per_prompt.records, theirs.per_prompt.records, "block_efficiency")
+    return paired.quotient_of_records(
+        ours.per_prompt.records,
+        theirs.per_prompt.records,
+        "block_efficiency",
+        clusters=ours.per_prompt.cluster,
+    )
 
 
 def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
@@ -158,6 +163,7 @@ def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
     return paired.interval(
         columns,
         lambda s: paired.divide(s[..., [0, 3, 5, 6]].prod(-1), s[..., [1, 2, 4, 7]].prod(-1)),
+        clusters=ours.timed_clusters,
     )
 
 

@@ -136,7 +136,7 @@ def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | N
     columns += map(Column, ("tokens", "nats a token", "perplexity", *beyond, *first.corpus))
     lines = []
     for name, one in found.items():
-        paired = one is not first and np.array_equal(one.tokens, first.tokens)
+        paired = one is not first and one.shares_tokens(first)
         more = [format(one.loss_beyond(first), ".3f") if paired else "–"] if beyond else []
         more += [f"{value:.1f}" for value in one.corpus.values()]
         loss, perplexity = format(one.loss, ".3f"), format(one.perplexity, ".4g")

@@ -1,5 +1,7 @@
 """What is timed and what is counted, with engines that only pretend."""
 
+import dataclasses
+
 from distillspec_jax.decoding import Completion
 from distillspec_jax.evaluation import measured
 from distillspec_jax.evaluation.measured import Workload
@@ -44,7 +46,7 @@ def test_no_two_batches_share_their_draws():
     seeds = {tuple(prompts): seed for prompts, seed in engine.asked}
     assert len(set(seeds.values())) == len(seeds) == 4
     other = Pretender()
-    measured.in_turns([other], None, Workload(**{**vars(WORKLOAD), "seed": 4}))
+    measured.in_turns([other], None, dataclasses.replace(WORKLOAD, seed=4))
     assert not {seed for _, seed in other.asked} & set(seeds.values())
 
 
@@ -60,9 +62,18 @@ def test_counting_again_repeats_the_very_same_draws():
 
 def test_untimed_work_is_one_call():
     engine = Pretender()
-    untimed = Workload(**{**vars(WORKLOAD), "timed_prompts": 0})
+    untimed = dataclasses.replace(WORKLOAD, timed_prompts=0)
     (part,) = measured.in_turns([engine], None, untimed)
     assert engine.asked == []
     assert part.timing is None
     assert len(measured.completed(part, engine, None, untimed).completions) == 8
     assert [prompts for prompts, _ in engine.asked] == [list(range(10, 18))]
+
+
+def test_repeated_prompts_and_the_batches_that_share_them_are_told():
+    assert WORKLOAD.clusters is None
+    workload = dataclasses.replace(WORKLOAD, prompts=[[10 + i % 5, 1] for i in range(8)], timed_prompts=8)
+    (part,) = measured.in_turns([Pretender()], None, workload)
+    assert len(set(part.clusters)) == 5
+    assert part.clusters[:3] == part.clusters[5:]
+    assert part.unit_clusters == [0, 0, 0, 0], "01 23 40 12: each shares a prompt with another"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import paired, results, rows
+from distillspec_jax.evaluation import paired, results, rows, sample_size
 from distillspec_jax.reports import summary
 from tests.evaluation import simulated
 from tests.evaluation.test_rows import CONDITIONS
@@ -168,3 +168,17 @@ def test_the_simulation_is_what_it_says():
     row = rows.drafted_row("x", 5, 0.1, found, found, None, CONDITIONS)
     assert row.acceptance_tested == pytest.approx(0.6, abs=0.02)
     assert results.drafters([row]) == ["x"]
+
+
+def test_rows_of_one_prompt_over_and_over_have_no_interval():
+    """64 texts of the empty prompt were 64 independent units."""
+    once = [
+        dataclasses.replace(r, per_prompt=dataclasses.replace(r.per_prompt, cluster=["x"] * 40)) for r in ROWS
+    ]
+    found = summary.finding(once, 1.0)
+    assert found.outcome == summary.UNKNOWN
+    assert found.ratio.value == summary.finding(ROWS, 1.0).ratio.value
+    ours, theirs = (summary.find(once, label, 1.0, 5) for label in ("distilled", "supervised"))
+    assert summary.speedup_ratio(ours, theirs).ends is None
+    with pytest.raises(UsageError, match="1 prompts tell no spread"):
+        sample_size.pilot(ours, theirs)
