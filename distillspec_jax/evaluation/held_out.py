@@ -118,23 +118,32 @@ def measure(
     limit: int | None,
     batch_size: int = 16,
     chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> HeldOut:
     """Measures teacher-forced loss, and greedy decoding quality if the task has a metric.
 
     Args:
       limit: use only the first examples of the split; default: all.
       chat: wrap prompts in the model's chat template.
+      lengths: {"inputs", "targets"}, EOS included; default: the task's own.
 
     Raises:
-      UsageError: an unknown task or split, a limit below 1, or a model without tokenizer or chat template.
+      UsageError: an unknown task or split, a limit below 1, invalid lengths, or a model without tokenizer
+        or chat template.
     """
-    rows = examples_for(model, task, split=split, limit=limit, chat=chat)
-    found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat)
+    rows = examples_for(model, task, split=split, limit=limit, chat=chat, lengths=lengths)
+    found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat, lengths=lengths)
     return HeldOut.of(found, catalog.find_task(task).metric)
 
 
 def examples_for(
-    model: Pretrained, task: str, *, split: str, limit: int | None, chat: bool = False
+    model: Pretrained,
+    task: str,
+    *,
+    split: str,
+    limit: int | None,
+    chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> list[Example]:
     """Reads the examples for `measure`.
 
@@ -142,7 +151,7 @@ def examples_for(
       UsageError: see `measure`.
     """
     reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
-    return examples(task, split=split, limit=limit, reader=reader)
+    return examples(task, split=split, limit=limit, reader=reader, lengths=lengths)
 
 
 def measure_rows(
@@ -153,11 +162,13 @@ def measure_rows(
     batch_size: int,
     chat: bool = False,
     share: range | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> Measured:
     """Measures a share of the rows exactly as `measure` does among all rows.
 
     Args:
       share: indices of rows, starting at a multiple of the batch size; default: all rows.
+      lengths: see `measure`.
 
     Raises:
       UsageError: see `measure`.
@@ -166,7 +177,7 @@ def measure_rows(
     spec, share = catalog.find_task(task), share or range(len(rows))
     width = width_of([row.prompt for row in rows])
     rows = [rows[i] for i in share]
-    nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size, width)
+    nll, tokens = reference_loss(model, rows, (lengths or spec.feature_lengths)["targets"], batch_size, width)
     references = [row.targets_text for row in rows]
     own: dict[str, Any] = {
         "clusters": [_cluster(row) for row in rows],
@@ -174,9 +185,10 @@ def measure_rows(
     }
     if text_metrics.find_metric(spec.metric).corpus is None:
         return Measured(nll, tokens, references, [], **own)
-    generator = TextGenerator(
-        model, form=prompt_format(model, task=task, truncate=True, chat=chat), batch_size=batch_size
-    )
+    form = prompt_format(model, task=task, truncate=True, chat=chat)
+    if lengths is not None:
+        form = dataclasses.replace(form, max_tokens=lengths["inputs"], max_new_tokens=lengths["targets"])
+    generator = TextGenerator(model, form=form, batch_size=batch_size)
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
     return Measured(nll, tokens, references, outputs, **own)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def measure_shard(
     limit: int | None,
     batch_size: int,
     chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
     dtype: str | None = None,
     doing: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -60,7 +61,7 @@ def measure_shard(
     Args:
       names: of the models; for these and `dtype` see `pretrained.load`.
       shard: `I/N`, see `shards.parse`.
-      task, split, limit, batch_size, chat: see `held_out.measure`.
+      task, split, limit, batch_size, chat, lengths: see `held_out.measure`.
       doing: called with a progress line for each model.
 
     Returns:
@@ -73,7 +74,7 @@ def measure_shard(
     folder = outputs.place(own.folder(output), folder=True)
     models = {name: pretrained.load(name, dtype=dtype) for name in names}
     rows = {
-        name: held_out.examples_for(model, task, split=split, limit=limit, chat=chat)
+        name: held_out.examples_for(model, task, split=split, limit=limit, chat=chat, lengths=lengths)
         for name, model in models.items()
     }
     texts = [[row.inputs_text, row.targets_text] for row in rows[names[0]]]
@@ -83,6 +84,7 @@ def measure_shard(
         **{"task": task, "metric": catalog.find_task(task).metric, "split": split},
         **{"batch_size": batch_size, "chat": chat, "dtype": dtype, "rows": fingerprints.of_json(texts)},
         "models": {name: fingerprints.of_params(model.params) for name, model in models.items()},
+        "lengths": dict(lengths or catalog.find_task(task).feature_lengths),
         "tokenizers": {name: model.card.tokenizer_fingerprint for name, model in models.items()},
         "order": list(models),  # files are numbered by it
     }
@@ -95,7 +97,7 @@ def measure_shard(
         path = folder / _file(number)
         if not path.is_file():
             found = held_out.measure_rows(
-                model, task, rows[name], batch_size=batch_size, chat=chat, share=share
+                model, task, rows[name], batch_size=batch_size, chat=chat, share=share, lengths=lengths
             )
             files.write_whole(path, "".join(files.as_json(line) + "\n" for line in _lines(found)))
         outputs.publish(folder)
