@@ -14,7 +14,7 @@ from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import Completion, Engine, SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import timing
-from distillspec_jax.evaluation.paired import Clusters, joined
+from distillspec_jax.evaluation.paired import MIN_PROMPTS, Clusters, joined
 from distillspec_jax.evaluation.timing import Timing
 from distillspec_jax.models import fingerprints
 
@@ -27,7 +27,7 @@ class Workload:
       prompts: token ids.
       max_new_tokens: limit of each output, EOS included.
       batch_size: prompts decoded together.
-      timed_prompts: number of prompts, from the first, to time batch by batch.
+      timed_prompts: number of prompts, from the first, to time batch by batch, see `units`; 0: none.
       repeats: number of runs of each timed batch.
       seed: of all draws.
     """
@@ -47,8 +47,17 @@ class Workload:
 
     @property
     def units(self) -> list[range]:
-        """The timed batches, as ranges of prompt indices."""
+        """The timed batches, as ranges of prompt indices.
+
+        Batches are whole, or their speed would not be that of the batch size: the number of prompts is
+        rounded up, to as many batches as an interval needs where there are so many prompts. Fewer prompts
+        than a batch are one unit.
+        """
         timed = min(self.timed_prompts, len(self.prompts))
+        if self.batch_size > 1 and timed:
+            batches = max(-(-timed // self.batch_size), MIN_PROMPTS)
+            whole = len(self.prompts) // self.batch_size
+            timed = min(batches, whole) * self.batch_size or len(self.prompts)
         return [range(i, min(i + self.batch_size, timed)) for i in range(0, timed, self.batch_size)]
 
     def decode(self, engine: Engine, distribution: SamplingDistribution, indices: range) -> list[Completion]:

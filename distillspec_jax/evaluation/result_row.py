@@ -310,13 +310,13 @@ class ResultRow(_Record):
         """The speed on the timed prompts; None if not timed. Batches do not give a request's latency."""
         if self.timing is None:
             return None
-        seconds = self.timing.seconds
+        seconds, texts = self.timing.seconds, min(self.timing_prompts or self.prompts, self.prompts)
         alone = seconds if self.batch_size == 1 else None
         return Pace(
-            texts=min(self.timing_prompts or self.prompts, self.prompts),
+            texts=texts,
             tokens=sum(self.timing.emitted),
             seconds=math.fsum(seconds),
-            concurrency=self.batch_size,
+            concurrency=min(self.batch_size, texts),
             latency_N=alone,
         )
 
@@ -348,6 +348,11 @@ class ResultRow(_Record):
         value = getattr(self, measure)
         low, high = getattr(self, f"{measure}_ci95") or (math.nan, math.nan)
         return Interval(math.nan if value is None else value, low, high)
+
+    @property
+    def failed(self) -> int:
+        """The number of prompts whose text ended because the target's logits were not finite."""
+        return (self.per_prompt.finish_reason or []).count("failed")
 
     def same_outputs(self, other: ResultRow) -> int:
         """Counts the prompts with exactly the same output tokens in another row."""

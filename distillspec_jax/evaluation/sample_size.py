@@ -103,7 +103,7 @@ def _of_row(
         except UsageError as error:
             where = f"{row.drafter} at T = {row.temperature:g}, γ = {row.block_size}"
             raise UsageError(f"{where}: {error}") from error
-        unit = row.batch_size if measure == "speedup" else 1
+        unit = row.pace.concurrency if measure == "speedup" and row.pace else 1
         needed, at_most = (
             unit * power.units_needed(change, spread, wanted=wanted, level=level)
             for spread in (found.spread, found.largest_spread)

@@ -359,6 +359,7 @@ class _Sweep:
         draft = self.drafts.get(cell.drafter)
         return {
             **self.settings,
+            "timing_prompts": max(self.workload.timed_prompts, sum(map(len, self._workload(cell).units))),
             "verifier": cell.rule,
             "batch_size": cell.batch_size,
             "temperature": cell.temperature,
