@@ -14,7 +14,10 @@ from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports.canvas import FOREGROUND, MARKERS, SERIES, in_legend, legend, svg
 
-_COMPARABLE = ("task", "split", "prompts_digest", "top_k", "top_p", "device", "batch_size", "primary_metric")
+_COMPARABLE = (
+    *("task", "split", "prompts_digest", "top_k", "top_p", "max_new_tokens", "dtype"),
+    *("device", "batch_size", "primary_metric"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _quality(row: ResultRow, scored: bool) -> Interval:
 
 def _is_lossy(rule: str) -> bool:
     name, _, epsilon = rule.partition(":")
-    return name in RULES and not RULES[name].exact and epsilon not in ("1", "1.0")
+    return name in RULES and not RULES[name].exact and float(epsilon or 1) != 1
 
 
 def _named(row: ResultRow, with_target: bool) -> str:

@@ -195,9 +195,10 @@ def _matches(rows: Sequence[ResultRow]) -> str | None:
         return None
     differing = [row for row in greedy if row.matches_autoregressive != row.prompts]
     if not differing:
+        told = greedy[0].prompts - max(row.failed for row in greedy)
         return (
             f"At T = 0 every drafted output equals the output without a draft, token for token: "
-            f"{greedy[0].prompts} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
+            f"{told} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
         )
     worst = min(differing, key=lambda row: row.matches_autoregressive or 0)
     return (
@@ -217,7 +218,8 @@ def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
             or "unknown"
         )
 
-    timed = first.timing is not None
+    timed, most = first.timing is not None, max(row.failed for row in rows)
+    failed = f", {most} failed: the target's logits were not finite" if most else ""
     paths = {row.drafter: row.drafter_path for row in rows if row.drafter_path}
     return [
         ("Command", all_of("command")),
@@ -225,7 +227,7 @@ def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
         ("Device", all_of("device")),
         ("Target", first.target),
         ("Drafters", "; ".join(f"{label}: {path}" for label, path in paths.items()) or "none"),
-        ("Prompts", f"{first.task}, {first.split or 'file'}: the first {first.prompts}"),
+        ("Prompts", f"{first.task}, {first.split or 'file'}: the first {first.prompts}{failed}"),
         (
             "Decoding",
             f"{first.verifier or 'token'} rule, up to {first.max_new_tokens} tokens, "

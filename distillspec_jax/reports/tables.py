@@ -41,6 +41,8 @@ def _print_group(rows: Sequence[ResultRow], console: Console) -> None:
     first = rows[0]
     metric = first.primary_metric or ""
     timed = f", {min(first.timing_prompts or 0, first.prompts)} timed" if first.timing else ""
+    failed = max(row.failed for row in rows)
+    timed += f", {failed} failed" if failed else ""
     title = (
         f"{first.task}: {first.prompts} prompts{timed}, target {first.target}, "
         f"{first.verifier or 'token'} rule, batch {first.batch_size}"
