@@ -17,7 +17,7 @@ from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import drafter_registry
 from distillspec_jax.errors import UsageError, find, shown
 from distillspec_jax.evaluation import paired, results
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import Clusters, Interval
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.generation.prompt_format import prompt_format
 from distillspec_jax.generation.text_generator import Generation, TextGenerator
@@ -234,13 +234,13 @@ def interval(outputs: Outputs, ratio: str = "block_efficiency") -> Interval:
         (`docs/acceptance.md`).
 
     Returns:
-      The value and the interval's ends, which are NaN for fewer than five prompts.
+      The value and the interval's ends, which are NaN for fewer than five different prompts.
 
     Raises:
       UsageError: the ratio is unknown, or there are no texts.
     """
     find("ratio", ratio, acceptance.RATIOS)
-    return paired.of_records(_records(outputs), ratio)
+    return paired.of_records(_records(outputs), ratio, clusters=_clusters(outputs))
 
 
 def compare(ours: Outputs, theirs: Outputs, ratio: str = "block_efficiency") -> Interval:
@@ -260,7 +260,7 @@ def compare(ours: Outputs, theirs: Outputs, ratio: str = "block_efficiency") -> 
     find("ratio", ratio, acceptance.RATIOS)
     if _prompts(ours) != _prompts(theirs):
         raise UsageError("compare: the two are of different prompts; only the same ones pair")
-    return paired.quotient_of_records(_records(ours), _records(theirs), ratio)
+    return paired.quotient_of_records(_records(ours), _records(theirs), ratio, clusters=_clusters(ours))
 
 
 def _records(outputs: Outputs) -> list[Record]:
@@ -269,6 +269,13 @@ def _records(outputs: Outputs) -> list[Record]:
     if not outputs:
         raise UsageError("no texts to count")
     return [generation.record for generation in outputs]
+
+
+def _clusters(outputs: Outputs) -> Clusters:
+    """Labels the prompts; texts of one prompt depend on each other."""
+    if isinstance(outputs, ResultRow):
+        return outputs.per_prompt.cluster
+    return [generation.inputs for generation in outputs]
 
 
 def _prompts(outputs: Outputs) -> object:

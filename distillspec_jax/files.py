@@ -335,8 +335,13 @@ def _content(path: str | Path) -> bytes:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
-def decoded_lines(content: bytes, name: str | Path) -> list[str]:
+def decoded_lines(content: bytes, name: str | Path, first: int = 1) -> list[str]:
     """Like `read_lines`, for bytes.
+
+    Args:
+      content: of a file, or its end.
+      name: name of the file, for errors.
+      first: number of the first line.
 
     Raises:
       UsageError: a line is not UTF-8.
@@ -344,5 +349,5 @@ def decoded_lines(content: bytes, name: str | Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
+        number = content.count(b"\n", 0, error.start) + first
         raise UsageError(f"{name}:{number}: not UTF-8 text") from error

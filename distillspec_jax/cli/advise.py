@@ -16,7 +16,7 @@ from distillspec_jax.cli.flags import (
     TASK_HELP,
     CommandParser,
     list_of,
-    refuse_split,
+    refuse_idle,
 )
 from distillspec_jax.errors import UsageError, nearest
 
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     )
     add("--context", type=int, metavar="N", help="with --device: prompt tokens (default: the target's own)")
     flags = parser.parse(argv)
-    refuse_split(flags)
+    refuse_idle(flags)
     if flags.device is not None:
         for name in _MEASURED:
             if getattr(flags, name) != parser.get_default(name):

@@ -149,9 +149,21 @@ def macro(name: str, flags: GinFlags) -> Any:
     Raises:
       UsageError: see `bind`.
     """
-    read, _ = bind(gin.config.macro, flags, given=("value",), macros=(name,))
-    with gin.config_scope(name):  # a macro is gin's function `macro`, in a scope of its name
-        return read()
+    return macros(flags, name)[0]
+
+
+def macros(flags: GinFlags, *names: str) -> list[Any]:
+    """Makes the values of several macros, see `macro`.
+
+    Raises:
+      UsageError: see `bind`.
+    """
+    read, _ = bind(gin.config.macro, flags, given=("value",), macros=names)
+    found = []
+    for name in names:
+        with gin.config_scope(name):  # a macro is gin's function `macro`, in a scope of its name
+            found.append(read())
+    return found
 
 
 def gin_value(name: str, text: str) -> str:

@@ -60,7 +60,9 @@ def main(argv: list[str]) -> int:
     from distillspec_jax.reports import tables
 
     first = flags.model[0]
-    named = flags.task or bindings.task(flags.gin)
+    # Making the task of a gin file registers it, which --task may name.
+    made, lengths = bindings.macros(flags.gin, "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS")
+    named = flags.task or made
     task = named or zoo_manifest.task_of(first) or pretrained.read_card(first).task
     if task is None:
         raise UsageError(f"{first} names no task: pass --task")
@@ -76,6 +78,7 @@ def main(argv: list[str]) -> int:
     if flags.output and not stores.is_bucket(flags.output):  # a shard's folder is checked by itself
         outputs.check(flags.output, held_out.is_written)
     options = {"split": flags.split, "limit": flags.limit, "batch_size": flags.batch_size, "chat": flags.chat}
+    options["lengths"] = lengths if not flags.task or made in (None, flags.task) else None
     found = {}
     with heartbeat("loading") as doing:
         if flags.shard:

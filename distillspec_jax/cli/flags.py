@@ -222,8 +222,12 @@ def _check_unicode(argv: Sequence[str]) -> None:
             raise UsageError(f"{argument}: the command line holds bytes that are no UTF-8 text") from error
 
 
-def refuse_split(flags: argparse.Namespace) -> None:
-    """`--split` is a task's: beside `--inputs` it would mean nothing."""
+def refuse_idle(flags: argparse.Namespace) -> None:
+    """Refuses `--split`, which is a task's, beside `--inputs`; and what is about `--inputs` without it."""
+    by_gin = "gin" in flags and (flags.gin.files or flags.gin.bindings)  # may set inputs
+    for name in ("metric", "truncate_inputs"):
+        if getattr(flags, name, None) and not flags.inputs and not by_gin:
+            raise UsageError(f"--{name} is about the lines of --inputs: give such a file, or leave it out")
     if flags.inputs and flags.split:
         raise UsageError(f"--split={flags.split}: the lines of --inputs have no splits, leave it out")
 

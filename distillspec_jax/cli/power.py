@@ -41,6 +41,10 @@ def main(argv: list[str]) -> int:
     rows, broken = results.usable(flags.results)
     records.print_broken(broken, len(rows))
     sizes = sorted({row.block_size for row in rows if row.is_drafted})
+    if not sizes:
+        raise UsageError(
+            f"{', '.join(flags.results)}: no drafter was measured: a pilot has rows with a draft"
+        )
     if flags.block_size is not None:
         if flags.block_size not in sizes:
             raise UsageError(f"--block_size={flags.block_size}: the pilot has {', '.join(map(str, sizes))}")

@@ -20,7 +20,7 @@ from distillspec_jax.cli.flags import (
     TASK_HELP,
     CommandParser,
     list_of,
-    refuse_split,
+    refuse_idle,
 )
 from distillspec_jax.cli.progress import INTERVAL, heartbeat
 from distillspec_jax.errors import UsageError
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     add("--shard", metavar="I/N", help=SHARD_HELP)
     add("--output_dir", metavar="DIR", help="folder for results.jsonl")
     flags = parser.parse(argv)
-    refuse_split(flags)
+    refuse_idle(flags)
     given = {name: value for name, value in vars(flags).items() if name not in ("gin", "_binding")}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     given = {name: value for name, value in given.items() if not name.startswith("gin_")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,22 @@ def audit(path: str | Path) -> Audit:
     served: list[Record] = []
     violations: list[str] = []
     broken: list[str] = []
+    first: dict[Hashable, str] = {}
     for place, found in files.json_lines_apart(path, _read):
         if isinstance(found, UsageError):
             broken.append(str(found))
         elif isinstance(found, ResultRow):
             rows.append(found)
             violations += [f"{place}: {said}" for said in of_row(found)]
+            there = first.setdefault((found.identity, found.fingerprint), place)
+            if found.fingerprint is not None and there != place:
+                violations.append(f"{place}: fingerprint {found.fingerprint} repeats that of {there}")
         else:
             served.append(found)
             violations += [f"{place}: {said}" for said in found.violations()]
     if not rows and not served:
-        first = f": {broken[0]}" if broken else ""
-        raise UsageError(f"{path} has neither rows of a sweep nor lines of generate{first}")
+        example = f": {broken[0]}" if broken else ""
+        raise UsageError(f"{path} has neither rows of a sweep nor lines of generate{example}")
     return Audit(rows, Record.total(served), violations, broken)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.generation.prompt_format import prompt_format, tokenizer_of
 from distillspec_jax.generation.text_generator import TextGenerator
+from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import shift_right, width_of
 from distillspec_jax.models.pretrained import Pretrained
 from distillspec_jax.tokenization.prompt_reader import Reader
@@ -34,12 +34,16 @@ class Measured:
       tokens: int32, number of tokens of each reference, including EOS.
       references: texts.
       outputs: greedy text of each prompt; empty if the task has no metric.
+      clusters: a label of each example, equal where they depend on each other, see `_cluster`.
+      tokenizer: fingerprint of the model's; None if unknown.
     """
 
     nll: np.ndarray
     tokens: np.ndarray
     references: list[str]
     outputs: list[str]
+    clusters: Sequence[str] | None = None
+    tokenizer: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,7 @@ class HeldOut:
       outputs: greedy text of each prompt.
       scores: the primary metric, example by example; empty if the task has none.
       corpus: the metric function's values over all examples.
+      clusters, tokenizer: see `Measured`.
     """
 
     nll: np.ndarray
@@ -59,27 +64,31 @@ class HeldOut:
     outputs: list[str]
     scores: np.ndarray
     corpus: dict[str, float]
+    clusters: Sequence[str] | None = None
+    tokenizer: str | None = None
 
     @classmethod
     def of(cls, measured: Measured, metric_name: str) -> HeldOut:
         """Scores the outputs against the references with a metric of `data.text_metrics.METRICS`."""
         metric = text_metrics.find_metric(metric_name)
+        shared: dict[str, Any] = {"clusters": measured.clusters, "tokenizer": measured.tokenizer}
         if metric.corpus is None:
-            return cls(measured.nll, measured.tokens, [], np.zeros(0), {})
+            return cls(measured.nll, measured.tokens, [], np.zeros(0), {}, **shared)
         pairs = list(zip(measured.references, measured.outputs, strict=True))
         scores = np.asarray([text_metrics.per_example(metric_name, *pair) for pair in pairs])
         corpus = dict(metric.corpus(measured.references, measured.outputs))
-        return cls(measured.nll, measured.tokens, measured.outputs, scores, corpus)
+        return cls(measured.nll, measured.tokens, measured.outputs, scores, corpus, **shared)
 
     @property
     def loss(self) -> Interval:
         """The pooled loss, nats per token; the interval is over examples."""
-        return paired.ratio(self.nll, self.tokens)
+        return paired.ratio(self.nll, self.tokens, clusters=self.clusters)
 
     @property
     def perplexity(self) -> Interval:
-        """The exponential of `loss`, in terms of the model's own tokens."""
-        return Interval(*map(math.exp, self.loss))
+        """The exponential of `loss`, in terms of the model's own tokens; infinite beyond all floats."""
+        with np.errstate(over="ignore"):
+            return Interval(*map(float, np.exp(self.loss)))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -94,7 +103,11 @@ class HeldOut:
 
     def loss_beyond(self, other: HeldOut) -> Interval:
         """Computes `loss` minus another model's on the same tokens."""
-        return paired.ratio(self.nll - other.nll, self.tokens)
+        return paired.ratio(self.nll - other.nll, self.tokens, clusters=self.clusters)
+
+    def shares_tokens(self, other: HeldOut) -> bool:
+        """Tells whether two models read the same references as the same tokens, so that losses compare."""
+        return self.tokenizer == other.tokenizer and np.array_equal(self.tokens, other.tokens)
 
 
 def measure(
@@ -105,23 +118,32 @@ def measure(
     limit: int | None,
     batch_size: int = 16,
     chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> HeldOut:
     """Measures teacher-forced loss, and greedy decoding quality if the task has a metric.
 
     Args:
       limit: use only the first examples of the split; default: all.
       chat: wrap prompts in the model's chat template.
+      lengths: {"inputs", "targets"}, EOS included; default: the task's own.
 
     Raises:
-      UsageError: an unknown task or split, a limit below 1, or a model without tokenizer or chat template.
+      UsageError: an unknown task or split, a limit below 1, invalid lengths, or a model without tokenizer
+        or chat template.
     """
-    rows = examples_for(model, task, split=split, limit=limit, chat=chat)
-    found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat)
+    rows = examples_for(model, task, split=split, limit=limit, chat=chat, lengths=lengths)
+    found = measure_rows(model, task, rows, batch_size=batch_size, chat=chat, lengths=lengths)
     return HeldOut.of(found, catalog.find_task(task).metric)
 
 
 def examples_for(
-    model: Pretrained, task: str, *, split: str, limit: int | None, chat: bool = False
+    model: Pretrained,
+    task: str,
+    *,
+    split: str,
+    limit: int | None,
+    chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> list[Example]:
     """Reads the examples for `measure`.
 
@@ -129,7 +151,7 @@ def examples_for(
       UsageError: see `measure`.
     """
     reader = Reader.of_card(model.card, tokenizer_of(model), chat=chat, name=model.name)
-    return examples(task, split=split, limit=limit, reader=reader)
+    return examples(task, split=split, limit=limit, reader=reader, lengths=lengths)
 
 
 def measure_rows(
@@ -140,11 +162,13 @@ def measure_rows(
     batch_size: int,
     chat: bool = False,
     share: range | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> Measured:
     """Measures a share of the rows exactly as `measure` does among all rows.
 
     Args:
       share: indices of rows, starting at a multiple of the batch size; default: all rows.
+      lengths: see `measure`.
 
     Raises:
       UsageError: see `measure`.
@@ -153,15 +177,28 @@ def measure_rows(
     spec, share = catalog.find_task(task), share or range(len(rows))
     width = width_of([row.prompt for row in rows])
     rows = [rows[i] for i in share]
-    nll, tokens = reference_loss(model, rows, spec.feature_lengths["targets"], batch_size, width)
+    nll, tokens = reference_loss(model, rows, (lengths or spec.feature_lengths)["targets"], batch_size, width)
     references = [row.targets_text for row in rows]
+    own: dict[str, Any] = {
+        "clusters": [_cluster(row) for row in rows],
+        "tokenizer": model.card.tokenizer_fingerprint,
+    }
     if text_metrics.find_metric(spec.metric).corpus is None:
-        return Measured(nll, tokens, references, [])
-    generator = TextGenerator(
-        model, form=prompt_format(model, task=task, truncate=True, chat=chat), batch_size=batch_size
-    )
+        return Measured(nll, tokens, references, [], **own)
+    form = prompt_format(model, task=task, truncate=True, chat=chat)
+    if lengths is not None:
+        form = dataclasses.replace(form, max_tokens=lengths["inputs"], max_new_tokens=lengths["targets"])
+    generator = TextGenerator(model, form=form, batch_size=batch_size)
     outputs = [g.outputs for g in generator.stream([row.inputs_text for row in rows])]
-    return Measured(nll, tokens, references, outputs)
+    return Measured(nll, tokens, references, outputs, **own)
+
+
+def _cluster(row: Example) -> str:
+    """Labels an example by its input, which the losses of all its references depend on.
+
+    Texts without an input (language modelling of whole texts) share nothing unless they are the same.
+    """
+    return fingerprints.of_json([row.inputs_text, "" if row.inputs_text.strip() else row.targets_text])
 
 
 def reference_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,18 @@ class _Settings:
     metric: schema.Text
     split: schema.Text
     models: dict[str, str]
+    tokenizers: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """One example of one model."""
+    """One example of one model; files of older releases have no `cluster`."""
 
     nll: schema.Number | None
     tokens: schema.Count
     reference: str
     output: str | None
+    cluster: str | None = None
 
 
 def measure_shard(
@@ -48,6 +50,7 @@ def measure_shard(
     limit: int | None,
     batch_size: int,
     chat: bool = False,
+    lengths: Mapping[str, int] | None = None,
     dtype: str | None = None,
     doing: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -58,7 +61,7 @@ def measure_shard(
     Args:
       names: of the models; for these and `dtype` see `pretrained.load`.
       shard: `I/N`, see `shards.parse`.
-      task, split, limit, batch_size, chat: see `held_out.measure`.
+      task, split, limit, batch_size, chat, lengths: see `held_out.measure`.
       doing: called with a progress line for each model.
 
     Returns:
@@ -71,7 +74,7 @@ def measure_shard(
     folder = outputs.place(own.folder(output), folder=True)
     models = {name: pretrained.load(name, dtype=dtype) for name in names}
     rows = {
-        name: held_out.examples_for(model, task, split=split, limit=limit, chat=chat)
+        name: held_out.examples_for(model, task, split=split, limit=limit, chat=chat, lengths=lengths)
         for name, model in models.items()
     }
     texts = [[row.inputs_text, row.targets_text] for row in rows[names[0]]]
@@ -81,6 +84,8 @@ def measure_shard(
         **{"task": task, "metric": catalog.find_task(task).metric, "split": split},
         **{"batch_size": batch_size, "chat": chat, "dtype": dtype, "rows": fingerprints.of_json(texts)},
         "models": {name: fingerprints.of_params(model.params) for name, model in models.items()},
+        "lengths": dict(lengths or catalog.find_task(task).feature_lengths),
+        "tokenizers": {name: model.card.tokenizer_fingerprint for name, model in models.items()},
         "order": list(models),  # files are numbered by it
     }
     lines = {_file(number): len(share) for number in range(len(models))}
@@ -92,7 +97,7 @@ def measure_shard(
         path = folder / _file(number)
         if not path.is_file():
             found = held_out.measure_rows(
-                model, task, rows[name], batch_size=batch_size, chat=chat, share=share
+                model, task, rows[name], batch_size=batch_size, chat=chat, share=share, lengths=lengths
             )
             files.write_whole(path, "".join(files.as_json(line) + "\n" for line in _lines(found)))
         outputs.publish(folder)
@@ -114,7 +119,7 @@ def merge_held_out(folders: Sequence[Path]) -> tuple[str, dict[str, HeldOut]]:
     place, card = f"{folders[0] / shards.CARD}, settings", shards.read_card(folders[0])
     settings = schema.read(_Settings, card.settings, place, "the settings of an evaluation")
     found = {
-        name: HeldOut.of(_read(folders, _file(number)), settings.metric)
+        name: HeldOut.of(_read(folders, _file(number), settings.tokenizers.get(name)), settings.metric)
         for number, name in enumerate(settings.models)
     }
     if not found:
@@ -127,11 +132,12 @@ def _file(number: int) -> str:
 
 
 def _lines(found: Measured) -> list[dict[str, Any]]:
-    rows = itertools.zip_longest(found.nll.tolist(), found.tokens.tolist(), found.references, found.outputs)
+    columns = (found.nll.tolist(), found.tokens.tolist(), found.references, found.outputs)
+    rows = itertools.zip_longest(*columns, found.clusters or [])
     return [dataclasses.asdict(_Line(*row)) for row in rows]
 
 
-def _read(folders: Sequence[Path], name: str) -> Measured:
+def _read(folders: Sequence[Path], name: str, tokenizer: str | None) -> Measured:
     lines = [
         schema.read(_Line, line, place, "a line of an evaluation")
         for folder in folders
@@ -142,4 +148,6 @@ def _read(folders: Sequence[Path], name: str) -> Measured:
         np.asarray([line.tokens for line in lines], np.int32),
         [line.reference for line in lines],
         [line.output for line in lines if line.output is not None],
+        [line.cluster or f"line {number}" for number, line in enumerate(lines)],
+        tokenizer,
     )

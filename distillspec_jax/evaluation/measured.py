@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,9 @@ from distillspec_jax.acceptance import Record
 from distillspec_jax.decoding import Completion, Engine, SamplingDistribution
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import timing
+from distillspec_jax.evaluation.paired import MIN_PROMPTS, Clusters, joined
 from distillspec_jax.evaluation.timing import Timing
+from distillspec_jax.models import fingerprints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Workload:
       prompts: token ids.
       max_new_tokens: limit of each output, EOS included.
       batch_size: prompts decoded together.
-      timed_prompts: number of prompts, from the first, to time batch by batch.
+      timed_prompts: number of prompts, from the first, to time batch by batch, see `units`; 0: none.
       repeats: number of runs of each timed batch.
       seed: of all draws.
     """
@@ -36,10 +39,25 @@ class Workload:
     repeats: int
     seed: int
 
+    @functools.cached_property
+    def clusters(self) -> list[str] | None:
+        """A digest of each prompt's ids, equal for repeated prompts; None if none is repeated."""
+        found = [fingerprints.of_tokens(prompt) for prompt in self.prompts]
+        return found if len(set(found)) < len(found) else None
+
     @property
     def units(self) -> list[range]:
-        """The timed batches, as ranges of prompt indices."""
+        """The timed batches, as ranges of prompt indices.
+
+        Batches are whole, or their speed would not be that of the batch size: the number of prompts is
+        rounded up, to as many batches as an interval needs where there are so many prompts. Fewer prompts
+        than a batch are one unit.
+        """
         timed = min(self.timed_prompts, len(self.prompts))
+        if self.batch_size > 1 and timed:
+            batches = max(-(-timed // self.batch_size), MIN_PROMPTS)
+            whole = len(self.prompts) // self.batch_size
+            timed = min(batches, whole) * self.batch_size or len(self.prompts)
         return [range(i, min(i + self.batch_size, timed)) for i in range(0, timed, self.batch_size)]
 
     def decode(self, engine: Engine, distribution: SamplingDistribution, indices: range) -> list[Completion]:
@@ -56,10 +74,12 @@ class Measured:
     Attributes:
       completions: in the order of the prompts.
       timing: of the timed batches; None if none were timed.
+      clusters: see `Workload.clusters`.
     """
 
     completions: list[Completion]
     timing: Timing[list[Completion]] | None
+    clusters: list[str] | None = None
 
     @functools.cached_property
     def records(self) -> Sequence[Record]:
@@ -77,6 +97,12 @@ class Measured:
         return [sum(len(completion.tokens) for completion in unit) for unit in units]
 
     @property
+    def unit_clusters(self) -> Clusters:
+        """The clusters of the timed batches."""
+        ends = list(itertools.accumulate(map(len, self.timing.results if self.timing else [])))
+        return joined(self.clusters, list(map(range, [0, *ends], ends)))
+
+    @property
     def unit_seconds(self) -> list[float]:
         """Minimum time of each timed batch, seconds."""
         return [] if self.timing is None else [float(x) for x in self.timing.seconds_U]
@@ -88,14 +114,16 @@ def in_turns(
     """Decodes only the timed batches, alternating between the engines."""
     units = workload.units
     if not units:
-        return [Measured([], None) for _ in engines]
+        return [Measured([], None, workload.clusters) for _ in engines]
 
     def system(engine: Engine, unit: int) -> list[Completion]:
         return workload.decode(engine, distribution, units[unit])
 
     systems = [functools.partial(system, engine) for engine in engines]
     timings = timing.interleaved(systems, len(units), workload.repeats)
-    return [Measured([c for unit in timed.results for c in unit], timed) for timed in timings]
+    return [
+        Measured([c for unit in timed.results for c in unit], timed, workload.clusters) for timed in timings
+    ]
 
 
 def completed(
@@ -105,7 +133,8 @@ def completed(
     rest = range(len(measured.completions), len(workload.prompts))
     if not rest:
         return measured
-    return Measured([*measured.completions, *workload.decode(engine, distribution, rest)], measured.timing)
+    added = workload.decode(engine, distribution, rest)
+    return dataclasses.replace(measured, completions=[*measured.completions, *added])
 
 
 def again(
@@ -114,9 +143,8 @@ def again(
     """Keeps the timing but takes the completions of an engine with more counters than a timed one."""
     rest = range(sum(map(len, workload.units)), len(workload.prompts))
     parts = [*workload.units, *([rest] if rest else [])]
-    return Measured(
-        [c for part in parts for c in workload.decode(engine, distribution, part)], measured.timing
-    )
+    found = [c for part in parts for c in workload.decode(engine, distribution, part)]
+    return dataclasses.replace(measured, completions=found)
 
 
 def failures(target: str, completions: Sequence[Completion]) -> int:

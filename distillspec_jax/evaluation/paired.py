@@ -1,33 +1,39 @@
 """Paired bootstrap over prompts.
 
-Prompts are the independent units; tokens within a prompt are not. Every statistic here is a smooth function
+Prompts are the independent units; tokens within a prompt are not, nor are several texts of one prompt: where
+prompts repeat, `clusters` says which entries to sum into one unit. Every statistic here is a smooth function
 of *sums over prompts* (a pooled ratio, a ratio of two pooled ratios, a difference of means), so a resample is
 one row of counts times the matrix of per-prompt columns. That matrix holds the columns of both systems on the
 same prompts, which pairs them.
 
-Intervals are bias-corrected and accelerated (BCa; Efron 1987), at 95 % unless stated otherwise.
+Intervals are bias-corrected and accelerated (BCa; Efron 1987), at 95 % unless stated otherwise. Percentiles
+are expanded for small numbers of prompts (Hesterberg 2015, section 5.3): a resample of n prompts spreads less
+than a sample by sqrt((n - 1) / n), and Student's t has wider tails than the normal distribution.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from distillspec_jax.acceptance import PartialRecord
 
 RESAMPLES = 4_000
 MIN_PROMPTS = 5
-"""Minimum number of prompts for an interval: resampling two or three greatly underestimates the spread."""
+"""Minimum number of different prompts for an interval: from two or three it would be far too narrow."""
 SEED = 20_231_012
 """The bootstrap's seed: fixed, so the same counts always give the same interval."""
 _MAX_ENTRIES = 1 << 24
 """The largest matrix of resamples, in entries; beyond it, resamples are summed one by one."""
 
 Columns = Sequence[float] | np.ndarray
+Clusters = Sequence[Hashable] | None
+"""One label per entry: entries of one label depend on each other; None: all are independent."""
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Maps sums `[..., C]` to the statistic `[...]`."""
 
@@ -58,7 +64,7 @@ def number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: float) -> Interval:
+def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: Any) -> Interval:
     """Computes a ratio of `acceptance.RATIOS` with its interval over records, one per prompt.
 
     NaN if one of its sums is unknown for any record.
@@ -68,7 +74,7 @@ def of_records(records: Sequence[PartialRecord], ratio_name: str, **options: flo
 
 
 def quotient_of_records(
-    ours: Sequence[PartialRecord], theirs: Sequence[PartialRecord], ratio_name: str, **options: float
+    ours: Sequence[PartialRecord], theirs: Sequence[PartialRecord], ratio_name: str, **options: Any
 ) -> Interval:
     """Divides a ratio of one system by that of another; records of the same prompts, in the same order.
 
@@ -89,25 +95,25 @@ def _sums(records: Sequence[PartialRecord], ratio_name: str) -> tuple[list[float
     return [top for top, _ in known], [bottom for _, bottom in known]
 
 
-def ratio(top_N: Columns, bottom_N: Columns, **options: float) -> Interval:
+def ratio(top_N: Columns, bottom_N: Columns, **options: Any) -> Interval:
     """Computes sum(top) / sum(bottom): acceptance, block efficiency, seconds per token.
 
     Args:
       top_N, bottom_N: one entry per prompt.
-      options: `level`, `resamples`, `seed` of `interval`.
+      options: `level`, `clusters`, `resamples`, `seed` of `interval`.
     """
     return interval([top_N, bottom_N], lambda s: divide(s[..., 0], s[..., 1]), **options)
 
 
 def ratio_of_ratios(
-    top_N: Columns, bottom_N: Columns, other_top_N: Columns, other_bottom_N: Columns, **options: float
+    top_N: Columns, bottom_N: Columns, other_top_N: Columns, other_bottom_N: Columns, **options: Any
 ) -> Interval:
     """Computes (sum top / sum bottom) / (sum other_top / sum other_bottom) on the same N prompts."""
     columns = [top_N, bottom_N, other_top_N, other_bottom_N]
     return interval(columns, lambda s: divide(s[..., 0] * s[..., 3], s[..., 1] * s[..., 2]), **options)
 
 
-def difference_of_means(values_N: Columns, other_N: Columns, **options: float) -> Interval:
+def difference_of_means(values_N: Columns, other_N: Columns, **options: Any) -> Interval:
     """Computes mean(values) - mean(other), both systems on the same N prompts."""
     ones_N = np.ones(len(values_N))
     return interval([values_N, other_N, ones_N], lambda s: (s[..., 0] - s[..., 1]) / s[..., 2], **options)
@@ -118,8 +124,9 @@ def interval(
     statistic: Statistic,
     *,
     level: float = 0.95,
-    resamples: float = RESAMPLES,
-    seed: float = SEED,
+    clusters: Clusters = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Interval:
     """Computes the BCa interval of a statistic of sums over prompts.
 
@@ -127,6 +134,7 @@ def interval(
       columns: C arrays with one entry per prompt; all of equal length.
       statistic: vectorised over leading axes; may return NaN where it is undefined (no draft was tested).
       level: nominal coverage.
+      clusters: of the prompts; `MIN_PROMPTS` counts them.
       resamples, seed: of the bootstrap.
 
     Returns:
@@ -138,13 +146,13 @@ def interval(
     """
     if len({len(column) for column in columns}) != 1 or not len(columns[0]):
         raise ValueError(f"need columns of one length above 0, got {[len(column) for column in columns]}")
-    data_NC = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    data_NC = np.stack([summed(column, clusters) for column in columns], axis=1)
     prompts = len(data_NC)
     total_C = data_NC.sum(0)
     value = float(statistic(total_C))
     if prompts < MIN_PROMPTS or not np.isfinite(value):
         return Interval(value, np.nan, np.nan)
-    drawn_R = np.sort(statistic(_resampled(data_NC, int(resamples), int(seed))))
+    drawn_R = np.sort(statistic(_resampled(data_NC, resamples, seed)))
     drawn_R = drawn_R[np.isfinite(drawn_R)]
     if not drawn_R.size:
         return Interval(value, np.nan, np.nan)
@@ -154,10 +162,46 @@ def interval(
     below = (np.mean(drawn_R < value) + np.mean(drawn_R <= value)) / 2
     bias = ndtri(np.clip(below, 1 / (drawn_R.size + 1), drawn_R.size / (drawn_R.size + 1)))
     skew = _acceleration(statistic(total_C - data_NC))
-    tail = ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    wide = -float(stdtrit(prompts - 1, (1 - level) / 2)) * math.sqrt(prompts / (prompts - 1))
+    tail = np.array([-wide, wide])
     shifted = ndtr(bias + (bias + tail) / (1 - skew * (bias + tail)))
     low, high = np.quantile(drawn_R, np.clip(shifted, 0.0, 1.0))
     return Interval(value, float(low), float(high))
+
+
+def summed(column_N: Columns, clusters: Clusters) -> np.ndarray:
+    """Sums a column over the entries of each cluster, in the order of their first entries.
+
+    Raises:
+      ValueError: the clusters are not of as many entries.
+    """
+    column_N = np.asarray(column_N, np.float64)
+    if clusters is None:
+        return column_N
+    if len(clusters) != len(column_N):
+        raise ValueError(f"{len(clusters)} labels of clusters for {len(column_N)} entries")
+    numbers: dict[Hashable, int] = {}
+    return np.bincount([numbers.setdefault(one, len(numbers)) for one in clusters], weights=column_N)
+
+
+def joined(clusters: Clusters, batches: Sequence[Collection[int]]) -> Clusters:
+    """Labels batches of prompts: two that share a cluster depend on each other; None if no two do.
+
+    Args:
+      clusters: of the prompts.
+      batches: indices of each batch's prompts.
+    """
+    if clusters is None:
+        return None
+    labels: dict[Hashable, int] = {}
+    for number, batch in enumerate(batches):
+        own = {clusters[i] for i in batch}
+        known = {labels[one] for one in own if one in labels}
+        label = min(known, default=number)
+        labels |= dict.fromkeys(own, label)
+        if len(known) > 1:
+            labels = {one: label if old in known else old for one, old in labels.items()}
+    return [labels[clusters[next(iter(batch))]] for batch in batches]
 
 
 def _resampled(data_NC: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from scipy import special, stats
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
-from distillspec_jax.evaluation.paired import MIN_PROMPTS, Columns
+from distillspec_jax.evaluation.paired import MIN_PROMPTS, Clusters, Columns, summed
 
 MOST_UNITS = 10**9
 """The largest number of prompts to recommend."""
@@ -34,13 +34,17 @@ class Pilot:
     influence_N: np.ndarray
 
     @classmethod
-    def of(cls, over: Sequence[Columns], under: Sequence[Columns]) -> Pilot:
+    def of(cls, over: Sequence[Columns], under: Sequence[Columns], clusters: Clusters = None) -> Pilot:
         """Makes the pilot of prod(sum over) / prod(sum under), all columns on the same units.
+
+        Args:
+          over, under: the columns.
+          clusters: of their entries; each cluster is one unit.
 
         Raises:
           UsageError: there are too few units for an interval, or a sum is 0.
         """
-        over_CN, under_CN = np.asarray(over, np.float64), np.asarray(under, np.float64)
+        over_CN, under_CN = (np.stack([summed(one, clusters) for one in part]) for part in (over, under))
         if (units := over_CN.shape[1]) < MIN_PROMPTS:
             raise UsageError(f"{units} prompts tell no spread: at least {MIN_PROMPTS} are needed")
         if not (over_CN.sum(1) > 0).all() or not (under_CN.sum(1) > 0).all():
@@ -98,7 +102,7 @@ def units_needed(change: float, spread: float, *, wanted: float = 0.8, level: fl
     Raises:
       UsageError: it is more than `MOST_UNITS`.
     """
-    normal = stats.norm.isf(level / 2) + stats.norm.ppf(wanted)
+    normal = max(0.0, stats.norm.isf(level / 2) + stats.norm.ppf(wanted))  # below 0, no unit is needed
     about = (normal * spread / math.log1p(change)) ** 2
     if not about < MOST_UNITS:
         raise UsageError(

@@ -15,7 +15,7 @@ from distillspec_jax.decoding.drafter_registry import make_drafter
 from distillspec_jax.distillation.deployment import Deployment
 from distillspec_jax.evaluation import paired
 from distillspec_jax.evaluation.distilled_pair import DistilledPair
-from distillspec_jax.evaluation.paired import number
+from distillspec_jax.evaluation.paired import Clusters, number
 from distillspec_jax.generation.prompt_format import tokenizer_of
 from distillspec_jax.models import fingerprints
 from distillspec_jax.models.interface import prompt_lengths
@@ -93,11 +93,12 @@ def measure(
     """
     engine = engine_for(target, draft, prompts, block_size)
     vocabulary = tokenizer_of(target).vocabulary
+    clusters = [tuple(ids) for ids in prompts]
     cells = []
     for one in settings:
         distribution = one.distribution(vocabulary)
         completions = engine.generate([list(ids) for ids in prompts], distribution, max_new_tokens, seed)
-        cells.append(cell(acceptance.checked([done.record for done in completions]), one))
+        cells.append(cell(acceptance.checked([done.record for done in completions]), one, clusters))
     return cells
 
 
@@ -128,11 +129,17 @@ def engine_for(
     )
 
 
-def cell(records: Sequence[Record], settings: Deployment) -> ProfileCell:
-    """Computes the cell of one distribution from the counts of its prompts."""
+def cell(records: Sequence[Record], settings: Deployment, clusters: Clusters = None) -> ProfileCell:
+    """Computes the cell of one distribution from the counts of its prompts.
+
+    Args:
+      records: of the prompts.
+      settings: the distribution.
+      clusters: of the prompts, see `paired.interval`.
+    """
     total = Record.total(records)
-    rate = paired.of_records(records, "acceptance_tested")
-    efficiency = paired.of_records(records, "block_efficiency")
+    rate = paired.of_records(records, "acceptance_tested", clusters=clusters)
+    efficiency = paired.of_records(records, "block_efficiency", clusters=clusters)
     return ProfileCell(
         temperature=settings.temperature,
         top_k=settings.top_k,

@@ -122,12 +122,16 @@ def from_file(
     in the target's chat template.
 
     Raises:
-      UsageError: the file is unreadable, a line is malformed (names file and line), the metric has no
-        `targets`, or an input is too long and may not be truncated (`truncate`).
+      UsageError: the file is unreadable, a line is malformed or sets an option (names file and line), the
+        metric has no `targets`, or an input is too long and may not be truncated (`truncate`).
     """
     check_limit(limit)
     text_metrics.find_metric(metric)
     lines = request_files.read_requests(str(path))[:limit]
+    for line in lines:
+        for name in request_files.OPTIONS:
+            if name in line.extra:
+                raise UsageError(f"{line.where}: field {name!r}: all prompts are decoded alike, leave it out")
     references = [line.extra.get("targets") for line in lines]
     known = all(isinstance(reference, str) for reference in references)
     if metric != "none" and not known:

@@ -17,7 +17,7 @@ import msgspec
 from distillspec_jax import schema
 from distillspec_jax.acceptance import Pace, Record, memory_bound_speedup
 from distillspec_jax.errors import UsageError, shown
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import Clusters, Interval, joined
 from distillspec_jax.schema import Amount, Count, Number, Share, Text
 
 SCHEMA_VERSION = 1
@@ -72,6 +72,8 @@ class PerPrompt(_Record):
       overlap: sum over tested positions of sum_v min(p, q); None if not recorded.
       score: the task's primary metric; None without references.
       drafted: drafts proposed, tested or not; None in rows of release 0.1.
+      cluster: a digest of each prompt's ids, equal for repeated prompts, which are no independent units of an
+        interval; None if none is repeated (or the release did not tell).
     """
 
     emitted: list[Count]
@@ -83,6 +85,7 @@ class PerPrompt(_Record):
     overlap: list[Amount] | None = dataclasses.field(default=None, metadata=_SPARSE)
     score: list[Number] | None = dataclasses.field(default=None, metadata=_SPARSE)
     drafted: list[Count] | None = dataclasses.field(default=None, metadata=_SPARSE)
+    cluster: list[str] | None = dataclasses.field(default=None, metadata=_SPARSE)
 
     @property
     def records(self) -> list[Record]:
@@ -294,17 +297,26 @@ class ResultRow(_Record):
         return dataclasses.replace(record, tested_at=self.tested_at, accepted_at=accepted_at)
 
     @property
+    def timed_clusters(self) -> Clusters:
+        """The clusters of the timed batches, see `paired.interval`."""
+        timed = len(self.timing.seconds) if self.timing else 0
+        starts = range(0, min(timed * self.batch_size, self.prompts), self.batch_size)
+        return joined(
+            self.per_prompt.cluster, [range(i, min(i + self.batch_size, self.prompts)) for i in starts]
+        )
+
+    @property
     def pace(self) -> Pace | None:
         """The speed on the timed prompts; None if not timed. Batches do not give a request's latency."""
         if self.timing is None:
             return None
-        seconds = self.timing.seconds
+        seconds, texts = self.timing.seconds, min(self.timing_prompts or self.prompts, self.prompts)
         alone = seconds if self.batch_size == 1 else None
         return Pace(
-            texts=min(self.timing_prompts or self.prompts, self.prompts),
+            texts=texts,
             tokens=sum(self.timing.emitted),
             seconds=math.fsum(seconds),
-            concurrency=self.batch_size,
+            concurrency=min(self.batch_size, texts),
             latency_N=alone,
         )
 
@@ -336,6 +348,11 @@ class ResultRow(_Record):
         value = getattr(self, measure)
         low, high = getattr(self, f"{measure}_ci95") or (math.nan, math.nan)
         return Interval(math.nan if value is None else value, low, high)
+
+    @property
+    def failed(self) -> int:
+        """The number of prompts whose text ended because the target's logits were not finite."""
+        return (self.per_prompt.finish_reason or []).count("failed")
 
     def same_outputs(self, other: ResultRow) -> int:
         """Counts the prompts with exactly the same output tokens in another row."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from distillspec_jax import files, outputs
+from distillspec_jax import files, locks, outputs
 from distillspec_jax.buckets import copies
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from distillspec_jax.evaluation.result_row import ResultRow
 
 RESULTS = "results.jsonl"
@@ -61,21 +61,44 @@ def usable(paths: Sequence[str | Path]) -> tuple[list[ResultRow], list[str]]:
 
 
 def reopen(path: Path) -> list[ResultRow]:
-    """Reads a file to resume; removes a last line that was truncated by a kill.
+    """Reads a file to resume; removes a last line that was truncated by a kill, or ends one that is whole.
 
     Raises:
       UsageError: see `read`; or the file cannot be written.
     """
     if not outputs.check(path, lambda _: True).exists():  # the lines show which command wrote the file
         return []
-    *whole, cut_short = files.read_lines(path)
-    rows = _rows(path, whole)  # rejects another command's file before changing it
-    if cut_short:
-        if not cut_short.startswith(_BEGINNING[: len(cut_short)]):
-            raise UsageError(f"{path}:{len(whole) + 1}: neither a row of a sweep nor the beginning of one")
-        with files.saving(path.parent), path.open("r+b") as file:
-            file.truncate(path.stat().st_size - len(cut_short.encode()))
+    with files.saving(path.parent), path.open("r+b") as file:
+        content = file.read()  # bytes: a kill may end them within a character
+        size = content.rfind(b"\n") + 1
+        *whole, _ = files.decoded_lines(content[:size], path)
+        rows = _rows(path, whole)  # rejects another command's file before changing it
+        if cut_short := content[size:]:
+            place, beginning = f"{path}:{len(whole) + 1}", _BEGINNING.encode()
+            if not cut_short.startswith(beginning[: len(cut_short)]):
+                raise UsageError(f"{place}: neither a row of a sweep nor the beginning of one")
+            try:
+                text = cut_short.decode()
+                rows.append(ResultRow.from_json(files.parse_json_object(text, place), place))
+                file.write(b"\n")
+            except (UnicodeDecodeError, UsageError):
+                file.truncate(size)
     return rows
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Makes and locks the folder of results: of two sweeps each would measure the other's cells again.
+
+    Raises:
+      Unavailable: another process writes there.
+    """
+    with contextlib.ExitStack() as made:
+        with files.saving(path.parent):
+            files.make_parents(path, made)  # removed at the end if nothing was written
+        if made.enter_context(locks.locked(path.parent)) is False:
+            raise Unavailable(f"{path.parent}: another sweep is writing there")
+        yield
 
 
 def append(path: Path, row: ResultRow) -> None:

@@ -50,12 +50,18 @@ def drafted_row(
       baseline: autoregressive decoding, timed alternately with `measured`.
       conditions: the other fields of a row that are not measured.
     """
-    accepted = paired.of_records(measured.records, "acceptance_tested")
-    tau = paired.of_records(measured.records, "block_efficiency")
+    accepted, tau = (
+        paired.of_records(measured.records, ratio, clusters=measured.clusters)
+        for ratio in ("acceptance_tested", "block_efficiency")
+    )
     speed = UNKNOWN
     if measured.timing and baseline.timing:
         speed = timing.speedup(
-            baseline.unit_seconds, baseline.unit_tokens, measured.unit_seconds, measured.unit_tokens
+            baseline.unit_seconds,
+            baseline.unit_tokens,
+            measured.unit_seconds,
+            measured.unit_tokens,
+            measured.unit_clusters,
         )
     own = {"drafter": label, "block_size": block_size, "cost_ratio": cost_ratio}
     return _row(measured, baseline, quality, (accepted, tau, speed), {**conditions, **own})
@@ -123,6 +129,7 @@ def _per_prompt(measured: Measured, quality: Quality | None) -> PerPrompt:
         overlap=_column(records, "overlap"),
         drafted=_column(records, "drafted") if any(record.accepted_at for record in records) else None,
         score=None if quality is None else quality.example_N,
+        cluster=measured.clusters,
     )
 
 

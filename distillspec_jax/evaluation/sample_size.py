@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.evaluation import power, results
-from distillspec_jax.evaluation.paired import MIN_PROMPTS, Columns
+from distillspec_jax.evaluation.paired import MIN_PROMPTS, Clusters, Columns, summed
 from distillspec_jax.evaluation.power import Pilot
 from distillspec_jax.evaluation.result_row import ResultRow
 
@@ -93,14 +93,17 @@ def _of_row(
     made = []
     for measure, in_words in MEASURES.items():
         columns = _columns(row, other, measure)
-        if columns is None or len(columns[0][0]) < MIN_PROMPTS <= row.prompts:
+        clusters = _clusters(row, measure)
+        if columns is None or (
+            measure == "speedup" and len(summed(columns[0][0], clusters)) < MIN_PROMPTS <= row.prompts
+        ):
             continue  # not timed, or too few timed units although enough prompts were counted
         try:
-            found = Pilot.of(*columns)
+            found = Pilot.of(*columns, clusters)
         except UsageError as error:
             where = f"{row.drafter} at T = {row.temperature:g}, γ = {row.block_size}"
             raise UsageError(f"{where}: {error}") from error
-        unit = row.batch_size if measure == "speedup" else 1
+        unit = row.pace.concurrency if measure == "speedup" and row.pace else 1
         needed, at_most = (
             unit * power.units_needed(change, spread, wanted=wanted, level=level)
             for spread in (found.spread, found.largest_spread)
@@ -130,7 +133,11 @@ def pilot(row: ResultRow, other: ResultRow) -> Pilot:
     columns = _columns(row, other, "block_efficiency")
     if columns is None:
         raise UsageError(f"{row.drafter} and {other.drafter} were measured on different numbers of prompts")
-    return Pilot.of(*columns)
+    return Pilot.of(*columns, _clusters(row, "block_efficiency"))
+
+
+def _clusters(row: ResultRow, measure: str) -> Clusters:
+    return row.per_prompt.cluster if measure == "block_efficiency" else row.timed_clusters
 
 
 def _columns(

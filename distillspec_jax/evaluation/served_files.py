@@ -67,7 +67,7 @@ def news(path: str, known: Sequence[Beginning]) -> News:
     for one in known:
         if start.size < one.size <= len(whole) and _digest(whole[: one.size]) == one.digest:
             start = one
-    lines = files.decoded_lines(whole[start.size :], path)[:-1]
+    lines = files.decoded_lines(whole[start.size :], path, start.lines + 1)[:-1]
     now = Beginning(len(whole), start.lines + len(lines), _digest(whole))
     return News(path, lines, start.lines + 1, start, now)
 

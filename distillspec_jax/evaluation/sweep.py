@@ -119,6 +119,7 @@ def sweep(
     Raises:
       UsageError: a value out of range, an unknown task or model, drafts of another vocabulary, a malformed
         line of prompts or results, a target whose logits are never finite, or a full disk.
+      Unavailable: another sweep is writing to `output_dir`.
     """
     points = grid.cells(drafters, block_sizes, list(map(float, temperatures)), rules, batch_sizes)
     for cell in points:
@@ -139,54 +140,55 @@ def sweep(
         output_dir = own.folder(output_dir)
         points = [cell for number in share for cell in groups[number]]
     path = Path(outputs.place(output_dir, folder=True)) / RESULTS
-    before = results.reopen(path)
-    target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
-    drafts = {label: drafter_registry.load(draft, dtype) for label, draft in drafters.items()}
-    drafter_registry.check_pairs(target, list(drafts.values()), assume_same_vocabulary)
-    prompt_set = prompts.from_task_or_file(
-        target,
-        task=task,
-        split=split,
-        inputs=inputs,
-        limit=limit,
-        metric=metric,
-        chat=chat,
-        truncate=truncate_inputs,
-    )
-    workload = Workload(
-        prompts=prompt_set.prompts,
-        max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
-        batch_size=1,
-        timed_prompts=timing_prompts,
-        repeats=repeats,
-        seed=seed,
-    )
-    job = _Sweep(
-        target=target,
-        drafts=drafts,
-        cells=points,
-        top_k=top_k,
-        top_p=top_p,
-        prompt_set=prompt_set,
-        workload=workload,
-        measure_overlap=measure_overlap,
-        path=path,
-        tell=progress or (lambda _: None),
-    )
-    if own is not None:
-        every = [fingerprints.of_json(dataclasses.astuple(cell)) for group in groups for cell in group]
-        settings = {
-            **job.settings,
-            "measure_overlap": measure_overlap,
-            "models": job.models,
-            "cells": fingerprints.of_json(every),
-        }
-        part = shards.Part("sweep", own.index, own.count, len(every), {RESULTS: len(points)}, settings)
-        part.check(path.parent)
-        part.begin(path.parent)
-    measured_rows = job.run(before)
-    outputs.publish(path)
-    return measured_rows
+    with results.alone(path):
+        before = results.reopen(path)
+        target = pretrained.load(target, dtype=dtype) if isinstance(target, str) else target
+        drafts = {label: drafter_registry.load(draft, dtype) for label, draft in drafters.items()}
+        drafter_registry.check_pairs(target, list(drafts.values()), assume_same_vocabulary)
+        prompt_set = prompts.from_task_or_file(
+            target,
+            task=task,
+            split=split,
+            inputs=inputs,
+            limit=limit,
+            metric=metric,
+            chat=chat,
+            truncate=truncate_inputs,
+        )
+        workload = Workload(
+            prompts=prompt_set.prompts,
+            max_new_tokens=max_new_tokens or prompt_set.max_new_tokens,
+            batch_size=1,
+            timed_prompts=timing_prompts,
+            repeats=repeats,
+            seed=seed,
+        )
+        job = _Sweep(
+            target=target,
+            drafts=drafts,
+            cells=points,
+            top_k=top_k,
+            top_p=top_p,
+            prompt_set=prompt_set,
+            workload=workload,
+            measure_overlap=measure_overlap,
+            path=path,
+            tell=progress or (lambda _: None),
+        )
+        if own is not None:
+            every = [fingerprints.of_json(dataclasses.astuple(cell)) for group in groups for cell in group]
+            settings = {
+                **job.settings,
+                "measure_overlap": measure_overlap,
+                "models": job.models,
+                "cells": fingerprints.of_json(every),
+            }
+            part = shards.Part("sweep", own.index, own.count, len(every), {RESULTS: len(points)}, settings)
+            part.check(path.parent)
+            part.begin(path.parent)
+        measured_rows = job.run(before)
+        outputs.publish(path)
+        return measured_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,6 +363,7 @@ class _Sweep:
         draft = self.drafts.get(cell.drafter)
         return {
             **self.settings,
+            "timing_prompts": max(self.workload.timed_prompts, sum(map(len, self._workload(cell).units))),
             "verifier": cell.rule,
             "batch_size": cell.batch_size,
             "temperature": cell.temperature,

@@ -18,7 +18,7 @@ import numpy as np
 
 from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import paired
-from distillspec_jax.evaluation.paired import Interval
+from distillspec_jax.evaluation.paired import Clusters, Interval
 from distillspec_jax.models.cpu_forms import compiled
 
 Result = TypeVar("Result")
@@ -89,13 +89,20 @@ def speedup(
     baseline_tokens_U: Sequence[int],
     seconds_U: Sequence[float] | np.ndarray,
     tokens_U: Sequence[int],
+    clusters: Clusters = None,
 ) -> Interval:
     """Divides tokens per second by the baseline's, pooled over units, with the paired interval.
 
     At temperature 0 both emit the same tokens and this is the ratio of seconds. At T > 0 their texts are
     two draws from one distribution; counting per token, a longer draw does not look like a slower system.
+
+    Args:
+      baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U: of each unit.
+      clusters: of the units, see `paired.interval`.
     """
-    return paired.ratio_of_ratios(baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U)
+    return paired.ratio_of_ratios(
+        baseline_seconds_U, baseline_tokens_U, seconds_U, tokens_U, clusters=clusters
+    )
 
 
 def step_seconds(

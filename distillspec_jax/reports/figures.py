@@ -103,13 +103,14 @@ def figures(rows: Sequence[ResultRow], block_size: int) -> list[Figure]:
     )
     add(
         "Acceptance by draft position",
-        "Share of target calls that accepted the draft at this place and all before it, "
-        f"γ = {sizes[-1]}.{more}",
+        "Share of target calls that accepted the draft at this place and all before it, at the largest γ "
+        f"measured.{more}",
         [plots.by_position(rows, t) for t in temperatures],
     )
     add(
         f"Latency, γ = {block_size}",
-        "From a request to the end of its text, one request at a time, prompts read included.",
+        "From a request to the end of its text, one request at a time, prompts read included. Each is "
+        "the fastest of its repeats: the tail is that of the texts, not of the machine.",
         [histograms.latency(rows, t, block_size) for t in temperatures],
     )
     return [figure for figure in found if figure.plots]

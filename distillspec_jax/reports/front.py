@@ -14,7 +14,10 @@ from distillspec_jax.evaluation.paired import Interval
 from distillspec_jax.evaluation.result_row import ResultRow
 from distillspec_jax.reports.canvas import FOREGROUND, MARKERS, SERIES, in_legend, legend, svg
 
-_COMPARABLE = ("task", "split", "prompts_digest", "top_k", "top_p", "device", "batch_size", "primary_metric")
+_COMPARABLE = (
+    *("task", "split", "prompts_digest", "top_k", "top_p", "max_new_tokens", "dtype"),
+    *("device", "batch_size", "primary_metric"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,19 +143,21 @@ def _speed(row: ResultRow, axis: str) -> Interval | None:
         return None if row.speedup is None else row.interval("speedup")
     if axis == _TOKENS:
         return row.interval("block_efficiency")
-    return None if row.timing is None else paired.ratio(row.timing.emitted, row.timing.seconds)
+    if row.timing is None:
+        return None
+    return paired.ratio(row.timing.emitted, row.timing.seconds, clusters=row.timed_clusters)
 
 
 def _quality(row: ResultRow, scored: bool) -> Interval:
     if scored and row.per_prompt.score:
-        return paired.ratio(row.per_prompt.score, np.ones(row.prompts))
+        return paired.ratio(row.per_prompt.score, np.ones(row.prompts), clusters=row.per_prompt.cluster)
     value = row.quality.get(row.primary_metric or "", np.nan)
     return Interval(value, np.nan, np.nan)
 
 
 def _is_lossy(rule: str) -> bool:
     name, _, epsilon = rule.partition(":")
-    return name in RULES and not RULES[name].exact and epsilon not in ("1", "1.0")
+    return name in RULES and not RULES[name].exact and float(epsilon or 1) != 1
 
 
 def _named(row: ResultRow, with_target: bool) -> str:

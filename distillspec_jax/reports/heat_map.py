@@ -136,7 +136,8 @@ def _by_chance(rows: Sequence[ResultRow], base: ResultRow) -> str:
     for row in rows:
         ours, theirs = row.per_prompt, base.per_prompt
         try:
-            pilot = Pilot.of([ours.emitted, theirs.target_calls], [ours.target_calls, theirs.emitted])
+            columns = [ours.emitted, theirs.target_calls], [ours.target_calls, theirs.emitted]
+            pilot = Pilot.of(*columns, ours.cluster)
         except UsageError:  # too few prompts, or nothing decoded
             return ""
         p_values.append(pilot.p_value)

@@ -140,7 +140,7 @@ def _sections(groups: Sequence[Sequence[ResultRow]], block_size: int) -> list[di
 def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
     """Collects all that the page shows of one group of comparable rows."""
     temperatures = summary.temperatures(rows)
-    size = summary.nearest_block_size(rows, block_size)
+    findings = [summary.finding(rows, t, block_size) for t in temperatures]
     pair = summary.main_pair(rows)
     return {
         "first": rows[0],
@@ -148,10 +148,13 @@ def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
         "series": series_of(rows),
         "timed": any(row.speedup is not None for row in rows),
         "pair": pair,
-        "block_size": size,
-        "findings": [_card(summary.finding(rows, t, block_size)) for t in temperatures],
-        "headline": [(t, _lines(rows, t, [0, size or 0])) for t in temperatures],
-        "full": [(t, _lines(rows, t, [0, *summary.block_sizes(rows)])) for t in temperatures],
+        "block_size": summary.nearest_block_size(rows, block_size),
+        "findings": list(map(_card, findings)),
+        "headline": [
+            (f.temperature, f.block_size, _lines(rows, f.temperature, [0, f.block_size or 0]))
+            for f in findings
+        ],
+        "full": [(t, None, _lines(rows, t, [0, *summary.block_sizes(rows)])) for t in temperatures],
         "matches": _matches(rows),
         "provenance": _provenance(rows),
     }
@@ -163,6 +166,7 @@ def _card(finding: summary.Finding) -> dict[str, Any]:
     return {
         "temperature": finding.temperature,
         "outcome": finding.outcome,
+        "measure": finding.measure,
         "number": f"×{finding.ratio.value:.2f}" if known else "–",
         "interval": f"{finding.ratio.low:.2f} to {finding.ratio.high:.2f}" if finding.ratio.ends else None,
         "first": finding.sentences[0],
@@ -191,9 +195,10 @@ def _matches(rows: Sequence[ResultRow]) -> str | None:
         return None
     differing = [row for row in greedy if row.matches_autoregressive != row.prompts]
     if not differing:
+        told = greedy[0].prompts - max(row.failed for row in greedy)
         return (
             f"At T = 0 every drafted output equals the output without a draft, token for token: "
-            f"{greedy[0].prompts} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
+            f"{told} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
         )
     worst = min(differing, key=lambda row: row.matches_autoregressive or 0)
     return (
@@ -213,7 +218,8 @@ def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
             or "unknown"
         )
 
-    timed = first.timing is not None
+    timed, most = first.timing is not None, max(row.failed for row in rows)
+    failed = f", {most} failed: the target's logits were not finite" if most else ""
     paths = {row.drafter: row.drafter_path for row in rows if row.drafter_path}
     return [
         ("Command", all_of("command")),
@@ -221,7 +227,7 @@ def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
         ("Device", all_of("device")),
         ("Target", first.target),
         ("Drafters", "; ".join(f"{label}: {path}" for label, path in paths.items()) or "none"),
-        ("Prompts", f"{first.task}, {first.split or 'file'}: the first {first.prompts}"),
+        ("Prompts", f"{first.task}, {first.split or 'file'}: the first {first.prompts}{failed}"),
         (
             "Decoding",
             f"{first.verifier or 'token'} rule, up to {first.max_new_tokens} tokens, "

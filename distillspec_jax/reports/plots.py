@@ -26,14 +26,21 @@ from distillspec_jax.reports.canvas import (
 )
 from distillspec_jax.reports.series import ends, series_of
 
+_MOST_DOTS = 1_000
+"""Prompts of a scatter plot: a page of all of many would be too large."""
 _CLOSE = 0.05
 """The band around a prediction."""
 _IN_WORDS = {"block_efficiency": "tokens per target call", "speedup": "speed-up over no draft"}
 _TITLES = {"block_efficiency": "Block efficiency", "speedup": "Measured speed-up"}
 
 
-def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str:
-    """Plots block efficiency by block size with its interval; dashed, what the acceptance predicts."""
+def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str | None:
+    """Plots block efficiency by block size with its interval; dashed, what the acceptance predicts.
+
+    None where no drafter was measured.
+    """
+    if not any(row.is_drafted and row.temperature == temperature for row in rows):
+        return None
 
     def draw(axes: Axes) -> None:
         sizes = summary.block_sizes(rows)
@@ -57,7 +64,8 @@ def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str:
 
 def speedup(rows: Sequence[ResultRow], temperature: float) -> str | None:
     """Plots the speed-up over decoding without a draft, by block size; None if nothing was timed."""
-    timed = [row for row in rows if row.temperature == temperature and row.speedup is not None]
+    here = [row for row in rows if row.is_drafted and row.temperature == temperature]
+    timed = [row for row in here if row.speedup is not None]
     colors = series_of(rows)
     labels = [label for label in results.drafters(timed) if label in colors]
     if not labels:
@@ -187,9 +195,10 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
             sum(sign * (a - b) > 0 for a, b in zip(after, before, strict=True)) for sign in (1, -1)
         )
         axes.plot([1, top], [1, top], color=MUTED, lw=1.0)
-        axes.scatter(before, after, s=18, color=color, alpha=0.6, linewidths=0)
+        axes.scatter(before[:_MOST_DOTS], after[:_MOST_DOTS], s=18, color=color, alpha=0.6, linewidths=0)
         axes.set(xlabel=short(pair.against), ylabel=short(pair.drafter))
         said = f"better on {better}, worse on {worse} of {len(after)}"
+        said += f"; the first {_MOST_DOTS:,} are drawn" if len(after) > _MOST_DOTS else ""
         axes.set_title(said, fontsize=9, color=MUTED, loc="left")
 
     names = f"{pair.drafter} against {pair.against}"
@@ -197,16 +206,20 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
 
 
 def by_position(rows: Sequence[ResultRow], temperature: float) -> str | None:
-    """Plots the share of target calls that accepted each draft position, at the largest block size.
+    """Plots the share of target calls that accepted each draft position, at the largest block size there.
 
     None where blocks have a single position.
     """
-    sizes = summary.block_sizes(rows)
-    if not sizes or sizes[-1] < 2:
+    sizes = summary.block_sizes([row for row in rows if row.temperature == temperature])
+    largest = max(sizes, default=0)
+    drawn = {
+        label: i for label, i in series_of(rows).items() if summary.find(rows, label, temperature, largest)
+    }
+    if not drawn or largest < 2:
         return None
 
     def draw(axes: Axes) -> None:
-        for label, i in series_of(rows).items():
+        for label, i in drawn.items():
             row = summary.find(rows, label, temperature, sizes[-1])
             if row is not None:
                 place = range(1, 1 + len(row.acceptance_joint))

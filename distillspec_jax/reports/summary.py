@@ -29,8 +29,9 @@ class Finding(NamedTuple):
     Attributes:
       block_size: the one that it is about; None if no drafter was measured.
       outcome: `WIN`, `LOSS`, `NO_DIFFERENCE` or `UNKNOWN`, of block efficiency against the other drafter, or,
-        where there is no other, of speed against no draft.
+        where there is no other at this block size, of speed against no draft.
       ratio: the interval that decides it.
+      measure: the ratio in words; empty if no drafter was measured.
       sentences: all of it in words; the first says what came out.
     """
 
@@ -38,6 +39,7 @@ class Finding(NamedTuple):
     block_size: int | None
     outcome: str
     ratio: Interval
+    measure: str
     sentences: Sequence[str]
 
     @property
@@ -139,7 +141,12 @@ def ratios(rows: Sequence[ResultRow], pair: Pair) -> list[dict[str, Any]]:
 
 def block_efficiency_ratio(ours: ResultRow, theirs: ResultRow) -> Interval:
     """Divides the block efficiency of one row by that of another on the same prompts, paired."""
-    return paired.quotient_of_records(ours.per_prompt.records, theirs.per_prompt.records, "block_efficiency")
+    return paired.quotient_of_records(
+        ours.per_prompt.records,
+        theirs.per_prompt.records,
+        "block_efficiency",
+        clusters=ours.per_prompt.cluster,
+    )
 
 
 def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
@@ -158,6 +165,7 @@ def speedup_ratio(ours: ResultRow, theirs: ResultRow) -> Interval | None:
     return paired.interval(
         columns,
         lambda s: paired.divide(s[..., [0, 3, 5, 6]].prod(-1), s[..., [1, 2, 4, 7]].prod(-1)),
+        clusters=ours.timed_clusters,
     )
 
 
@@ -189,17 +197,19 @@ def nearest_block_size(rows: Sequence[ResultRow], wanted: int) -> int | None:
 
 def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLOCK_SIZE) -> Finding:
     """Says what the rows show at one temperature: win, loss or no difference, decided by intervals."""
-    size = nearest_block_size(rows, block_size)
     labels, pair = results.drafters(rows), main_pair(rows)
-    ours = find(rows, pair.drafter if pair else labels[-1], temperature, size) if labels and size else None
+    ours, theirs = _headline_rows(rows, pair, temperature, block_size)
     if ours is None:
         said = f"At T = {temperature:g} no drafter was measured."
-        return Finding(temperature, None, UNKNOWN, paired.UNKNOWN, [said])
-    ratio = ours.interval("speedup")
-    said = f"At T = {temperature:g} and γ = {size}, {ours.drafter} emits {ours.block_efficiency:.2f}"
-    sentences = [f"{said} tokens a target call."]
-    theirs = find(rows, pair.against, temperature, ours.block_size) if pair else None
+        return Finding(temperature, None, UNKNOWN, paired.UNKNOWN, "", [said])
+    ratio, measure = ours.interval("speedup"), f"measured speed-up of {ours.drafter} over no draft"
+    said = f"At T = {temperature:g} and γ = {ours.block_size}, {ours.drafter} emits"
+    said += f" {ours.block_efficiency:.2f}"
+    missing = [label for label in pair or () if label != ours.drafter]
+    apart = f"; {' and '.join(missing)} cannot be compared with it at any block size" if missing else ""
+    sentences = [f"{said} tokens a target call{apart}."]
     if pair and theirs is not None:
+        measure = f"block efficiency (tokens per target call), {pair.drafter} over {pair.against}"
         ratio = block_efficiency_ratio(ours, theirs)
         sentences = [
             f"{said} tokens a target call where {pair.against} emits {theirs.block_efficiency:.2f}: "
@@ -211,7 +221,30 @@ def finding(rows: Sequence[ResultRow], temperature: float, block_size: int = BLO
                 against = block_efficiency_ratio(ours, row)
                 sentences.append(f"Against {other}: {times(against)}, {_IN_WORDS[outcome(against)]}.")
     sentences += [_speed_sentence(ours), _fastest_sentence(rows, ours)]
-    return Finding(temperature, size, outcome(ratio), ratio, list(filter(None, sentences)))
+    told = list(filter(None, sentences))
+    return Finding(temperature, ours.block_size, outcome(ratio), ratio, measure, told)
+
+
+def _headline_rows(
+    rows: Sequence[ResultRow], pair: Pair | None, temperature: float, wanted: int
+) -> tuple[ResultRow | None, ResultRow | None]:
+    """Chooses the row that a temperature's finding is about, and the row to compare it with.
+
+    Both have the block size nearest to the wanted one among those that both drafters of the pair were
+    measured at. If there is none, it is the row of a single drafter: of the pair, else the last.
+    """
+    here = [row for row in rows if row.is_drafted and row.temperature == temperature]
+    if pair:
+        of_both = [{row.block_size for row in here if row.drafter == label} for label in pair]
+        shared = of_both[0] & of_both[1]
+        size = nearest_block_size([row for row in here if row.block_size in shared], wanted)
+        if size is not None:
+            return find(here, pair.drafter, temperature, size), find(here, pair.against, temperature, size)
+    for label in (*(pair or ()), *reversed(results.drafters(here))):
+        size = nearest_block_size([row for row in here if row.drafter == label], wanted)
+        if size is not None:
+            return find(here, label, temperature, size), None
+    return None, None
 
 
 def times(interval: Interval) -> str:

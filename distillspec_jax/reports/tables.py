@@ -41,6 +41,8 @@ def _print_group(rows: Sequence[ResultRow], console: Console) -> None:
     first = rows[0]
     metric = first.primary_metric or ""
     timed = f", {min(first.timing_prompts or 0, first.prompts)} timed" if first.timing else ""
+    failed = max(row.failed for row in rows)
+    timed += f", {failed} failed" if failed else ""
     title = (
         f"{first.task}: {first.prompts} prompts{timed}, target {first.target}, "
         f"{first.verifier or 'token'} rule, batch {first.batch_size}"
@@ -136,7 +138,7 @@ def print_held_out(what: str, found: Mapping[str, HeldOut], console: Console | N
     columns += map(Column, ("tokens", "nats a token", "perplexity", *beyond, *first.corpus))
     lines = []
     for name, one in found.items():
-        paired = one is not first and np.array_equal(one.tokens, first.tokens)
+        paired = one is not first and one.shares_tokens(first)
         more = [format(one.loss_beyond(first), ".3f") if paired else "–"] if beyond else []
         more += [f"{value:.1f}" for value in one.corpus.values()]
         loss, perplexity = format(one.loss, ".3f"), format(one.perplexity, ".4g")

@@ -8,9 +8,11 @@ import pytest
 from distillspec_jax.cli import bindings
 from distillspec_jax.cli.flags import CommandParser, list_of, one_of
 from distillspec_jax.cli.gin_flags import GinFlags
+from distillspec_jax.cli.main import main
 from distillspec_jax.data import catalog
 from distillspec_jax.distillation.distill import distill
 from distillspec_jax.errors import UsageError
+from distillspec_jax.evaluation import held_out
 from distillspec_jax.evaluation.sweep import sweep
 from distillspec_jax.training.finetune import finetune
 from tests.cli import gin_toy
@@ -335,3 +337,23 @@ def test_a_command_that_needs_a_task_alone_lets_gin_make_it(tmp_path):
     assert [row["inputs"] for row in catalog.read_rows(catalog.find_task("made_by_gin"), "train")] == ["a"]
     with pytest.raises(UsageError, match="MIXTURE_OR_TASK_NAME"):
         bindings.task(GinFlags(("models/zoo_draft.gin",), ()))
+
+
+def test_evaluate_reads_the_lengths_and_the_task_of_gin_files(tmp_path, monkeypatch):
+    """The lengths had no effect, --task never saw the file's task, and a file of flags alone was refused."""
+    (tmp_path / "rows.jsonl").write_text('{"inputs": "a", "targets": "b"}\n')
+    (tmp_path / "limit.gin").write_text("evaluate.limit = 3\n")
+    seen = []
+
+    def measure(model, task, **options):
+        seen.append((task, options["limit"], options["lengths"]))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(held_out, "measure", measure)
+    rows = tmp_path / "rows.jsonl"
+    mine = ["--gin_file=tasks/jsonl.gin", "--gin.TASK_NAME=mine_here", f"--gin.TRAIN_FILE={rows}"]
+    mine += [f"--gin.VALIDATION_FILE={rows}", "--gin.INPUTS_LENGTH=20"]
+    for more in (mine, ["--task=mine_here", *mine], [f"--gin_file={tmp_path / 'limit.gin'}"]):
+        assert main(["evaluate", "--model=zoo:wiki_leads/draft", *more]) == 2
+    made = ("mine_here", None, {"inputs": 20, "targets": 128})
+    assert seen == [made, made, ("wiki_leads", 3, None)]

@@ -8,6 +8,7 @@ import pytest
 
 from distillspec_jax.acceptance import Record, memory_bound_speedup
 from distillspec_jax.cli.main import main
+from distillspec_jax.errors import UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.audit import audit
 from tests.evaluation import simulated
@@ -216,3 +217,13 @@ def test_the_page_counts_as_the_record_does():
     ):
         left, right = told[name].replace("−", "-").split(" = ")
         assert int(left) == eval(right, {})
+
+
+def test_a_row_that_was_written_twice_and_counts_that_are_no_lists_are_named(tmp_path):
+    row, path = simulated.rows(prompts=6, block_sizes=(2,))[1], tmp_path / "results.jsonl"
+    path.write_text(2 * (json.dumps(row.to_json()) + "\n"))
+    assert audit(path).violations == [f"{path}:2: fingerprint f repeats that of {path}:1"]
+    counts = {"emitted_tokens": 3, "target_calls": 2, "accepted": 1, "tested": 2, "drafted": 2}
+    path.write_text(json.dumps(counts | {"tested_at": 2, "accepted_at": 1}) + "\n")
+    with pytest.raises(UsageError, match="has no count 'tested_at'"):
+        audit(path)

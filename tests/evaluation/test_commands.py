@@ -51,6 +51,8 @@ def test_a_sweep_of_the_baseline_alone_by_gin_and_by_flags(model, tmp_path, caps
         (["--blocksizes=1"], "unknown flag --blocksizes: did you mean '--block_sizes'?"),
         (["--target=zoo:no/target"], "the zoo has no model 'no/target'"),
         (["--inputs=x.jsonl", "--split=test"], "--split=test: the lines of --inputs have no splits"),
+        (["--metric=rouge"], "--metric is about the lines of --inputs: give such a file, or leave it out"),
+        (["--truncate_inputs"], "--truncate_inputs is about the lines of --inputs"),
     ],
 )
 def test_bad_flags_of_a_sweep(model, tmp_path, capsys, flags, message):

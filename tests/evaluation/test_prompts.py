@@ -77,3 +77,11 @@ def test_quality_over_the_corpus_and_by_prompt():
     assert found.corpus[found.primary] == 50.0
     bare = prompts.PromptSet("t", None, ((5,), (6,)), None, "none", 8)
     assert prompts.score(bare, completions, tokenizer) is None
+
+
+def test_an_option_in_a_line_is_refused(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"inputs": "a"}\n{"inputs": "b", "temperature": 1}\n')
+    with pytest.raises(
+        UsageError, match=r"mine\.jsonl:2: field 'temperature': all prompts are decoded alike"
+    ):
+        prompts.from_file(TARGET, tmp_path / "mine.jsonl", limit=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distillspec_jax.errors import UsageError
+from distillspec_jax.errors import Unavailable, UsageError
 from distillspec_jax.evaluation import results
 from distillspec_jax.evaluation.result_row import ResultRow
 from tests.evaluation import simulated
@@ -36,6 +36,22 @@ def test_a_line_that_a_kill_cut_short_is_dropped_on_reopening(path):
     assert results.reopen(path) == [ROWS[0]]
     assert path.read_bytes() == whole
     assert results.reopen(path.with_name("absent")) == []
+    # Within a character, which made the file unreadable; and before the newline alone.
+    path.write_bytes(whole + '{"schema_version": 1, "task": "ü'.encode()[:-1])
+    assert results.reopen(path) == [ROWS[0]]
+    path.write_bytes(whole[:-1])
+    assert results.reopen(path) == [ROWS[0]]
+    assert path.read_bytes() == whole
+
+
+def test_two_sweeps_do_not_write_to_one_folder(path):
+    with (
+        results.alone(path),
+        pytest.raises(Unavailable, match="another sweep is writing there"),
+        results.alone(path),
+    ):
+        pass
+    assert not path.parent.exists(), "nothing was written"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ LOSSES = (
         "a sweep cuts off a last line that it did not write",
         (
             "evaluation/results.py",
-            "if not cut_short.startswith(_BEGINNING[: len(cut_short)]):",
+            "if not cut_short.startswith(beginning[: len(cut_short)]):",
             "if not cut_short:",
         ),
     ),

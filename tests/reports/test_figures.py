@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from distillspec_jax.reports import figures, front, heat_map, histograms, plots, series, summary
+from distillspec_jax.reports import figures, front, heat_map, histograms, plots, series, summary, tables
 from tests.evaluation import simulated
+
+ROWS = simulated.rows()
 
 DIVERGENCES, SOURCES = ("FKL", "TVD"), ("fixed", "mix")
 
@@ -177,3 +179,22 @@ def test_several_targets_are_compared_by_tokens_a_second():
     timing = rows[1].timing
     point = next(one for one in found.points if one.name == "zoo:wiki_leads/target, supervised, γ = 4")
     assert point.speed.value == pytest.approx(sum(timing.emitted) / sum(timing.seconds))
+
+
+def test_a_temperature_of_its_baseline_alone_has_no_drawing_and_failures_are_told(capsys):
+    rows = [row for row in ROWS if row.temperature == 0 or not row.is_drafted]
+    for plot in (plots.block_efficiency, plots.speedup, plots.by_position):
+        assert plot(rows, 1.0) is None
+        assert plot(rows, 0.0) is not None
+    reasons = ["failed"] * 3 + ["length"] * (ROWS[0].prompts - 3)
+    failing = [
+        dataclasses.replace(r, per_prompt=dataclasses.replace(r.per_prompt, finish_reason=reasons))
+        for r in ROWS
+    ]
+    tables.print_table(failing)
+    assert ", 3 failed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_epsilon_of_one_is_lossless_however_it_is_written():
+    assert not any(front._is_lossy(rule) for rule in ("token", "linear:1", "linear:1.00", "exponential:1e0"))
+    assert front._is_lossy("linear:0.5")

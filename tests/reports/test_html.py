@@ -219,7 +219,9 @@ def test_several_files_and_untimed_rows_make_sections(files, tmp_path, monkeypat
     untimed = Page(text[text.rindex("<section>") :])
     assert "speed-up" not in untimed.text.split("Command")[0], "a column without a number"
     bare = [row for row in ROWS if row.drafter == "none"]
-    assert "no drafter was measured" in report(bare, tmp_path / "b.html").read_text()
+    alone = report(bare, tmp_path / "b.html").read_text()
+    assert "no drafter was measured" in alone
+    assert "None" not in alone.split("<footer>")[0]
 
 
 def test_drawings_stop_where_the_page_would_become_too_large(tmp_path, monkeypatch):

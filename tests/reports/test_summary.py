@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distillspec_jax.errors import UsageError
-from distillspec_jax.evaluation import paired, results, rows
+from distillspec_jax.evaluation import paired, results, rows, sample_size
 from distillspec_jax.reports import summary
 from tests.evaluation import simulated
 from tests.evaluation.test_rows import CONDITIONS
@@ -168,3 +168,36 @@ def test_the_simulation_is_what_it_says():
     row = rows.drafted_row("x", 5, 0.1, found, found, None, CONDITIONS)
     assert row.acceptance_tested == pytest.approx(0.6, abs=0.02)
     assert results.drafters([row]) == ["x"]
+
+
+def test_rows_of_one_prompt_over_and_over_have_no_interval():
+    """64 texts of the empty prompt were 64 independent units."""
+    once = [
+        dataclasses.replace(r, per_prompt=dataclasses.replace(r.per_prompt, cluster=["x"] * 40)) for r in ROWS
+    ]
+    found = summary.finding(once, 1.0)
+    assert found.outcome == summary.UNKNOWN
+    assert found.ratio.value == summary.finding(ROWS, 1.0).ratio.value
+    ours, theirs = (summary.find(once, label, 1.0, 5) for label in ("distilled", "supervised"))
+    assert summary.speedup_ratio(ours, theirs).ends is None
+    with pytest.raises(UsageError, match="1 prompts tell no spread"):
+        sample_size.pilot(ours, theirs)
+
+
+def test_each_temperature_is_about_a_block_size_that_both_drafts_have():
+    """A sweep that stopped after γ = 5 at T = 0 said that no drafter was measured at T = 1."""
+    stopped = [row for row in ROWS if row.temperature == 0 or row.block_size <= 3]
+    assert [summary.finding(stopped, t).block_size for t in (0.0, 1.0)] == [5, 3]
+    assert summary.finding(stopped, 1.0).sentence.startswith("At T = 1 and γ = 3, distilled emits")
+    sizes = {"supervised": (3,), "distilled": (3, 7), "none": (0,)}
+    mixed = [row for row in ROWS if row.block_size in sizes.get(row.drafter, ())]
+    found = summary.finding(mixed, 1.0, 7)
+    assert (found.block_size, found.measure[:16]) == (3, "block efficiency")
+    apart = [row for row in mixed if (row.drafter, row.block_size) != ("distilled", 3)]
+    found = summary.finding(apart, 1.0)
+    assert (found.block_size, found.ratio) == (
+        7,
+        summary.find(apart, "distilled", 1.0, 7).interval("speedup"),
+    )
+    assert found.measure == "measured speed-up of distilled over no draft"
+    assert "; supervised cannot be compared with it at any block size." in found.sentences[0]

@@ -33,8 +33,9 @@ def counted(line: dict[str, Any], place: str) -> dict[str, Any]:
         if name not in line and name not in REQUIRED:
             continue
         count = line.get(name)
-        counts = count if isinstance(count, list) and name.endswith("_at") else [count]
-        if len(counts) > bounds.BLOCK_SIZE or not all(map(_is_count, counts)):
+        counts = count if isinstance(count, list) else [count]
+        is_kind = isinstance(count, list) == name.endswith("_at")
+        if not is_kind or len(counts) > bounds.BLOCK_SIZE or not all(map(_is_count, counts)):
             raise UsageError(f"{place} has no count {name!r}, as lines of generate have")
     return line
 
