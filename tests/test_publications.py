@@ -227,7 +227,7 @@ def test_what_may_pass_is_tried_again_and_nothing_else(monkeypatch, error):
         calls.append(1)
         raise error
 
-    with pytest.raises(UsageError, match="^cannot read x: ") as refused, stores.told("cannot read x"):
+    with pytest.raises(UsageError, match=r"^cannot read x: ") as refused, stores.told("cannot read x"):
         stores.again(fail)
     assert (len(calls), refused.type) == ((3, Unavailable) if error in PASSING else (1, UsageError))
 
@@ -318,9 +318,7 @@ def test_a_second_run_is_refused(bucket, elsewhere):
     assert read() == LATER
 
 
-@pytest.mark.parametrize(
-    "theirs", [LATER, BEFORE]
-)  # the second has nothing new, and clears away what it finds
+@pytest.mark.parametrize("theirs", [LATER, BEFORE])  # with nothing new, it clears away
 def test_a_run_that_another_took_over_from_commits_nothing(bucket, elsewhere, theirs):
     """It listed what it had put there, and the other one had removed."""
     publish(BEFORE)
@@ -335,7 +333,7 @@ def test_a_run_that_another_took_over_from_commits_nothing(bucket, elsewhere, th
             publish(theirs)
 
     bucket.fail = meanwhile
-    with pytest.raises(UsageError, match="another run has saved there .* run again, goes on from what is"):
+    with pytest.raises(UsageError, match=r"another run has saved there .* run again, goes on from what is"):
         one.publish()
     one.close()
     assert read() == theirs

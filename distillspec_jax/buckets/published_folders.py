@@ -90,9 +90,7 @@ class PublishedFolder(Publication):
             return
         self._check_alone()
         if unchanged:
-            self._write(
-                Commit(before.files, before.leftovers)
-            )  # whoever is still writing them now hears of it
+            self._write(Commit(before.files, before.leftovers))  # who still writes them will see it
             self._clear(before.leftovers)
             return
         changed = [name for name in new if new[name] != self._listed.get(name)]

@@ -50,8 +50,8 @@ _PASSING_CLASSES = frozenset(
         *("ChunkedEncodingError", "ConnectionError", "ProxyError", "Timeout"),  # requests
     }
 )
-"""Classes, by name, of a connection that was lost or never made: the libraries share no class, and need not be
-installed."""
+"""Classes, by name, of a connection that was lost or never made: the libraries share no class, and need not
+be installed."""
 
 Result = TypeVar("Result")
 
