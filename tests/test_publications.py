@@ -1,7 +1,6 @@
 """Outputs in a bucket: at any moment it holds the old contents or the new. The bucket is in memory."""
 
 import contextlib
-import errno
 import itertools
 import threading
 
@@ -170,71 +169,6 @@ def test_a_connection_that_stays_lost_is_one_line_and_the_old_stays(bucket):
     one = PublishedFolder(FOLDER)  # nobody else has been there: the work is not lost
     assert held(one.path) == AFTER
     one.close()
-
-
-class HttpError(Exception):
-    """What gcsfs says of an answer."""
-
-    def __init__(self, code):
-        self.code = code
-
-
-class ClientError(Exception):
-    """What botocore says of one; s3fs raises an `OSError` from it."""
-
-    def __init__(self, status):
-        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
-
-
-def of_s3fs(status):
-    error = OSError(errno.EIO, "An error occurred")
-    error.__cause__ = ClientError(status)
-    return error
-
-
-class ClientConnectorError(type("ClientConnectionError", (Exception,), {})):
-    """What aiohttp says of a host that does not answer."""
-
-
-class RefreshError(Exception):
-    """What google.auth says of credentials that are no longer good."""
-
-
-PASSING = [
-    HttpError(429),
-    HttpError(503),
-    of_s3fs(500),
-    ClientConnectorError("no route"),
-    TimeoutError("slow"),
-]
-PASSING += [OSError(errno.ENETUNREACH, "Network is unreachable"), OSError(errno.EBUSY, "Please reduce")]
-LASTING = [
-    HttpError(412),
-    of_s3fs(400),
-    RefreshError("invalid_grant"),
-    ValueError("Bad Request: requester pays"),
-]
-LASTING += [PermissionError("denied"), OSError(errno.ENOSPC, "No space left on device"), KeyError("size")]
-
-
-@pytest.mark.parametrize("error", PASSING + LASTING, ids=repr)
-def test_what_may_pass_is_tried_again_and_nothing_else(monkeypatch, error):
-    """A launcher started a run without credentials again and again."""
-    monkeypatch.setattr(stores, "WAITS", (0.0, 0.0))
-    calls = []
-
-    def fail():
-        calls.append(1)
-        raise error
-
-    with pytest.raises(UsageError, match=r"^cannot read x: ") as refused, stores.told("cannot read x"):
-        stores.again(fail)
-    assert (len(calls), refused.type) == ((3, Unavailable) if error in PASSING else (1, UsageError))
-
-
-def test_a_defect_keeps_its_traceback():
-    with pytest.raises(TypeError), stores.told("cannot read x"):
-        stores.again(lambda: len(1))
 
 
 def test_what_ended_early_is_not_committed(bucket, monkeypatch):
