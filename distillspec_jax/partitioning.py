@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distillspec_jax.errors import UsageError
@@ -152,17 +154,32 @@ class Partitioner:
 def make_partitioner(
     num_partitions: int = 1, fully_sharded: bool = False, devices: Sequence[Any] | None = None
 ) -> Partitioner:
-    """Arranges devices (default: all) as `(data, model)`, `num_partitions` along `model` (as in T5X)."""
+    """Arranges devices (default: all) as `(data, model)`, `num_partitions` along `model` (as in T5X).
+
+    Those of a TPU slice are arranged by JAX, so that neighbours along `model` are neighbours on the chips'
+    network where it can; all others keep their order.
+    """
     devices = jax.devices() if devices is None else devices
     if num_partitions < 1 or len(devices) % num_partitions:
         raise UsageError(
             f"NUM_PARTITIONS={num_partitions} does not divide the {len(devices)} devices: "
             f"use one of {[n for n in range(1, len(devices) + 1) if len(devices) % n == 0]}"
         )
-    grid = np.asarray(devices).reshape(-1, num_partitions)
+    grid = _grid(devices, num_partitions)
     # With Auto axes, the compiler propagates the shardings of parameters and batches to all results.
     mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
     return Partitioner(mesh, standard_logical_axis_rules(fully_sharded))
+
+
+def _grid(devices: Sequence[Any], num_partitions: int) -> np.ndarray:
+    plain = np.asarray(devices).reshape(-1, num_partitions)
+    one_slice = len({getattr(device, "slice_index", 0) for device in devices}) == 1
+    if devices[0].platform != "tpu" or not one_slice:  # the plain order keeps slices together
+        return plain
+    try:
+        return mesh_utils.create_device_mesh(plain.shape, devices)
+    except (AssertionError, NotImplementedError, ValueError):  # part of a slice, or its shape does not fit
+        return plain
 
 
 def own_meshes(job: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -183,6 +200,19 @@ def sharded_init(partitioner: Partitioner, init: Callable[[jax.Array], Params], 
     """Initialises parameters directly in their shardings; no device ever holds all of them."""
     shardings = partitioner.parameters(jax.eval_shape(init, key))
     return jax.jit(lambda k: nn.meta.unbox(init(k)), out_shardings=shardings)(key)
+
+
+def bytes_a_device(shapes: Any, shardings: Any = None) -> int:
+    """Sums a tree's bytes on one device; all devices hold the same amount.
+
+    Args:
+      shapes: a tree of arrays, or of their shapes and dtypes.
+      shardings: a tree like it; default: those of the leaves.
+    """
+    leaves = jax.tree.leaves(shapes)
+    placed = [x.sharding for x in leaves] if shardings is None else jax.tree.leaves(shardings)
+    parts = zip(leaves, placed, strict=True)
+    return sum(math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize for x, sharding in parts)
 
 
 def _names(path: Any) -> tuple[str, ...]:

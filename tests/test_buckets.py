@@ -62,6 +62,21 @@ def test_a_path_of_this_machine_stays(tmp_path):
     assert stores.is_bucket("gs://a/b")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("gs:bucket/x", "did you mean gs://bucket/x"),
+        ("s3:bucket", "did you mean s3://bucket"),
+        ("gs://", "write gs://BUCKET/NAME"),
+    ],
+)
+def test_an_address_that_lacks_something_is_no_folder_of_this_machine(path, said):
+    for action in (copies.local, outputs.resolved, lambda path: outputs.place(path, folder=True)):
+        with pytest.raises(UsageError, match=f"{path!r} names no bucket: {said}$"):
+            action(path)
+    assert stores.is_bucket(outputs.Path("gs://a/b"))  # which has one slash
+
+
 def test_a_file_is_copied_once_and_again_when_it_has_changed(bucket):
     bucket.put({"a/rows.jsonl": b"one\n"})
     first = copies.local(f"{BUCKET}/a/rows.jsonl")

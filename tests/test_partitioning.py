@@ -6,12 +6,14 @@ The number of devices is fixed when JAX starts, so this file also runs as a scri
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
+from distillspec_jax import memory, partitioning
 from distillspec_jax.decoding import (
     Engine,
     ModelDrafter,
@@ -31,6 +34,7 @@ from distillspec_jax.decoding import (
     randomness,
 )
 from distillspec_jax.errors import UsageError
+from distillspec_jax.models import registry
 from distillspec_jax.models.decoder_only import DecoderOnly, DecoderOnlyConfig
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder, T5Config
@@ -117,8 +121,16 @@ def main(steps: str = "") -> None:
     report["refused"] = {
         "NUM_PARTITIONS": _refusal(lambda: make_partitioner(3)),
         "BATCH_SIZE": _refusal(lambda: make_partitioner(1).check_batch(12)),
+        "memory": _without_memory(),
     }
     print(json.dumps(report))
+
+
+def _without_memory() -> str:
+    """Devices that hold half of a network: eight of them do not hold it where each has a copy."""
+    with mock.patch.object(memory, "available", return_value=2 * MODEL.config.num_parameters):
+        registry.check_fits(MODEL, "fits", make_partitioner(1, fully_sharded=True))
+        return _refusal(lambda: registry.check_fits(MODEL, "model", make_partitioner(1)))
 
 
 def _refusal(call: Any) -> str:
@@ -336,7 +348,9 @@ def test_fresh_parameters_are_those_of_one_device(measured: dict[str, Any]) -> N
 
 
 def test_what_does_not_divide_is_refused_in_one_line(measured: dict[str, Any]) -> None:
-    assert measured["refused"] == {
+    refused = measured["refused"]
+    assert "split by NUM_PARTITIONS and FULLY_SHARDED, on every device needs" in refused.pop("memory")
+    assert refused == {
         "NUM_PARTITIONS": "NUM_PARTITIONS=3 does not divide the 8 devices: use one of [1, 2, 4, 8]",
         "BATCH_SIZE": "BATCH_SIZE=12 cannot be split over 8 data shards: use a multiple of 8",
     }
@@ -346,6 +360,30 @@ def test_what_does_not_divide_is_refused_in_one_line(measured: dict[str, Any]) -
 def test_no_partitions_are_refused(count: int) -> None:
     with pytest.raises(UsageError, match=f"^NUM_PARTITIONS={count} does not divide the "):
         make_partitioner(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX asks a TPU's device."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+    process_index: int = 0
+    slice_index: int = 0
+    core_on_chip: int = 0
+
+
+def test_partitions_of_a_tpu_slice_lie_on_a_line_of_chips() -> None:
+    """Each of four hosts lists its square of four chips, and the next host's chips are not all beside it."""
+    squares = [(x + i, y + j, 0) for y in (0, 2) for x in (0, 2) for j in (0, 1) for i in (0, 1)]
+    chips = [Chip(number, place) for number, place in enumerate(squares)]
+    grid = partitioning._grid(chips, 4)
+    assert {chip.id for chip in grid.flat} == set(range(16))
+    assert all(len({chip.coords[axis] for chip in row}) == 1 for row in grid for axis in (1,))
+    odd = chips[:6]  # no slice of this shape
+    assert partitioning._grid(odd, 2).ravel().tolist() == odd
 
 
 if __name__ == "__main__":

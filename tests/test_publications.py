@@ -252,6 +252,27 @@ def test_a_second_run_is_refused(bucket, elsewhere):
     assert read() == LATER
 
 
+@pytest.mark.parametrize("theirs", [LATER, BEFORE])  # with nothing new, it clears away
+def test_a_run_that_another_took_over_from_commits_nothing(bucket, elsewhere, theirs):
+    """It listed what it had put there, and the other one had removed."""
+    publish(BEFORE)
+    one = PublishedFolder(FOLDER)
+    make(one.path, AFTER)
+    second = len(bucket.written) + 2  # the first object, after the commit that announces it
+
+    def meanwhile(number):
+        if number == second:
+            bucket.fail = lambda number: None
+            elsewhere()
+            publish(theirs)
+
+    bucket.fail = meanwhile
+    with pytest.raises(UsageError, match=r"another run has saved there .* run again, goes on from what is"):
+        one.publish()
+    one.close()
+    assert read() == theirs
+
+
 def test_a_machine_goes_on_from_what_another_has_published_since(bucket, elsewhere, monkeypatch, tmp_path):
     publish(BEFORE)
     elsewhere()

@@ -11,6 +11,10 @@ together, with their sizes and SHA-256. To publish new contents, a run
 
 Whoever reads takes what the commit lists, and an object that is not as listed from where it is pending. So a
 run that ends at any moment leaves the old contents or the new, and the next one knows what to clear away.
+
+Every commit has another id. A run reads it before 1, before 3 and before it removes anything, and ends where
+the id is not the one that it knows: another run has begun to publish. Between that look and the write it is
+not protected, nor is an object under its own name that both are writing; who reads it finds out by its sum.
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ class PublishedFile(Publication):
 
     def _publish(self, names: Mapping[str, Part]) -> None:
         if self._found() != self._versions:
-            raise UsageError(f"{self._what}: another run has written there since this one began")
+            raise UsageError(
+                f"{self._what}: another run has written there since this one began: end one of the two, or "
+                "choose another name"
+            )
         for suffix, part in names.items():  # the file itself last
             self._place.put({suffix: part})
         self._place.remove([suffix for suffix in _SUFFIXES if suffix not in names])

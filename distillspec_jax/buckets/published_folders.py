@@ -85,12 +85,14 @@ class PublishedFolder(Publication):
         with told(self._what):
             new = {name: self._entry(part) for name, part in names.items()}
         before = self._commit or Commit()
-        if self._commit is not None and new == self._listed == before.files:
+        unchanged = self._commit is not None and new == self._listed == before.files
+        if unchanged and not before.leftovers:
+            return
+        self._check_alone()
+        if unchanged:
+            self._write(Commit(before.files, before.leftovers))  # who still writes them will see it
             self._clear(before.leftovers)
             return
-        there = self._committed()
-        if (there and there.id) != (self._commit and self._commit.id):
-            raise UsageError(f"{self._what}: another run has saved there since this one began")
         changed = [name for name in new if new[name] != self._listed.get(name)]
         late = {name: names[name] for name in changed if new[name] != before.files.get(name, new[name])}
         direct = {name: names[name] for name in changed if name not in late}
@@ -100,14 +102,26 @@ class PublishedFolder(Publication):
         self._place.put(direct | pending)
         leftovers |= self._listed.keys() | before.files.keys()
         commit = Commit(new, sorted(leftovers - new.keys()))
+        self._check_alone()  # another run may have cleared away what was put
         self._write(commit)
         self._place.put(late)
         self._listed = new
         self._clear(commit.leftovers)
 
+    def _check_alone(self) -> None:
+        """Refuses to go on where the commit in force is not this run's last, or the one it began with."""
+        there = self._committed()
+        if (there and there.id) != (self._commit and self._commit.id):
+            raise UsageError(
+                f"{self._what}: another run has saved there since this one began: end one of the two; this "
+                "command, run again, goes on from what is saved there"
+            )
+
     def _clear(self, leftovers: list[str]) -> None:
         """Removes what belongs to no contents; the commit in the bucket may go on to name it."""
         assert self._commit is not None
+        if leftovers:
+            self._check_alone()  # they may be another run's by now
         self._place.remove([name for name in leftovers if name not in self._commit.files])
         self._commit = Commit(self._commit.files, id=self._commit.id)
 

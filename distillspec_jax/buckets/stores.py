@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,9 +29,29 @@ _AT_ONCE = 8
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 """How an address begins; `pathlib` makes one slash of two."""
-_FINAL = re.compile(r"forbidden|denied|credential|invalid.*bucket", re.IGNORECASE)
-"""Words of errors that another try would not change."""
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MISTYPED = re.compile(r"(gs|s3):(?!/+[^/])")
+"""An address of a bucket without its slashes, or without the bucket."""
+
+_PASSING_STATUS = frozenset({408, 429, *range(500, 600)})
+"""HTTP's time-out, too many requests, and whatever is wrong on the server's side."""
+_PASSING_CODES = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("ENETDOWN", "ENETRESET", "ENETUNREACH", "EPIPE", "ETIMEDOUT"),
+    )
+)
+"""Codes of the system's errors about networks, and s3fs's for a store that asks to slow down."""
+_PASSING_CLASSES = frozenset(
+    {
+        *("ClientConnectionError", "ClientPayloadError"),  # aiohttp
+        *("HTTPClientError", "IncompleteReadError", "ResponseStreamingError"),  # botocore
+        *("ChecksumError", "TransportError"),  # gcsfs, google.auth
+        *("ChunkedEncodingError", "ConnectionError", "ProxyError", "Timeout"),  # requests
+    }
+)
+"""Classes, by name, of a connection that was lost or never made: the libraries share no class, and need not
+be installed."""
 
 Result = TypeVar("Result")
 
@@ -46,8 +67,17 @@ _names: dict[str, str] = {}
 
 
 def is_bucket(path: str | Path) -> bool:
-    """Whether a path names an object store, `gs://BUCKET/NAME` or the like (`zoo:NAME` does not)."""
-    return bool(_SCHEME.match(str(path)))
+    """Whether a path names an object store, `gs://BUCKET/NAME` or the like (`zoo:NAME` does not).
+
+    Raises:
+      UsageError: it lacks the slashes or the bucket, and would be a folder of this machine called `gs:`.
+    """
+    found = str(path)
+    if mistyped := _MISTYPED.match(found):
+        rest = found[mistyped.end() :].lstrip("/")
+        meant = f"did you mean {mistyped[1]}://{rest}" if rest else f"write {mistyped[1]}://BUCKET/NAME"
+        raise UsageError(f"{found!r} names no bucket: {meant}")
+    return bool(_SCHEME.match(found))
 
 
 def address(path: str | Path) -> str:
@@ -97,11 +127,12 @@ def told(what: str) -> Iterator[None]:
     """Turns what a store's library raises into one line: `WHAT: reason`.
 
     Raises:
-      UsageError: in place of any other exception; `Unavailable` after the last try of `again`.
+      UsageError: in place of any other exception that is not a defect; `Unavailable` after the last try of
+        `again`.
     """
     try:
         yield
-    except UsageError:
+    except (UsageError, AssertionError, AttributeError, NameError, TypeError):  # ours, and defects
         raise
     except Exception as raised:  # gcsfs, s3fs, aiohttp and botocore share no class
         error = raised.__cause__ or raised if isinstance(raised, _Lost) else raised
@@ -140,16 +171,40 @@ def again(action: Callable[[], Result]) -> Result:
     for wait in (*WAITS, None):
         try:
             return action()
-        except (UsageError, FileNotFoundError, PermissionError):
-            raise
         except Exception as error:  # as in `told`
-            full = isinstance(error, OSError) and error.errno in _DISK_FULL  # of this machine
-            if full or _FINAL.search(f"{type(error).__name__} {error}"):
+            if not _may_pass(error):
                 raise
             if wait is None:
                 raise _Lost from error
         time.sleep(wait)
     raise AssertionError  # the last try returns or raises
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether another try may succeed: the connection, a time-out, or the store's own trouble."""
+    while error is not None:
+        classes = {base.__name__ for base in type(error).__mro__}
+        if (status := _http_status(error)) is not None:
+            return status in _PASSING_STATUS
+        if any("Certificate" in name or "CertVerification" in name for name in classes):
+            return False
+        if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)) or classes & _PASSING_CLASSES:
+            return True
+        if isinstance(error, OSError) and error.errno in _PASSING_CODES:
+            return True
+        error = error.__cause__  # s3fs makes an `OSError` of botocore's errors
+    return False
+
+
+def _http_status(error: BaseException) -> int | None:
+    """The status of a store's answer: an attribute of aiohttp's and gcsfs's errors, below one in others."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # botocore
+        found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        found = getattr(error, "status", None) or getattr(error, "code", None)
+        found = found or getattr(answer, "status_code", None)
+    return int(found) if str(found).isdecimal() else None
 
 
 @dataclasses.dataclass(frozen=True)

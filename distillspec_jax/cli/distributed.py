@@ -10,13 +10,19 @@ each. `JAX_LOCAL_DEVICE_IDS` (`0,1`) says otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
 
 from distillspec_jax.errors import UsageError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 DEVICES = "JAX_LOCAL_DEVICE_IDS"
 SLURM_TASKS, SLURM_NODES = "SLURM_NTASKS", "SLURM_STEP_NUM_NODES"
+
+LEAVES_WITHIN = 5.0
+"""Seconds that a process waits for its peers when it ends with an error; JAX would wait for 300."""
 
 
 def peers() -> tuple[str, int, int] | None:
@@ -52,6 +58,31 @@ def devices() -> list[int] | None:
         return None
     # A step has a task on each of its nodes: with as many as nodes, every one of them is alone.
     return [] if os.environ.get(SLURM_TASKS) == os.environ[SLURM_NODES] else None
+
+
+def joined() -> bool:
+    """Tells whether this process is connected to peers."""
+    jax = sys.modules.get("jax")  # not imported for this
+    return jax is not None and bool(jax.distributed.is_initialized())
+
+
+def leave(status: int) -> None:
+    """Ends this process with a status, if it is connected to peers.
+
+    Where all of them end with an error, each keeps its own status. Where this one alone does, they may wait
+    for it in a collective operation: they fail there once it is gone.
+    """
+    if not joined():
+        return
+    import jax
+
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVES_WITHIN)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has left
+            stream.flush()
+    os._exit(status)
 
 
 def join() -> None:

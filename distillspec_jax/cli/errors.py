@@ -7,7 +7,7 @@
     130  interrupted with ^C;  141  the reader of our output went away (`| head`)
 
 Anything else is a defect of the program and keeps its traceback. `DISTILLSPEC_TRACEBACK=1` shows every
-traceback.
+traceback. A host of several that ends with an error does not wait for the others (`distributed.leave`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distillspec_jax import outputs
-from distillspec_jax.cli import noise
+from distillspec_jax.cli import distributed, noise
 from distillspec_jax.errors import UsageError, nearest
 from distillspec_jax.terminal import news
 
-USAGE, PREEMPTED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141
+DEFECT, USAGE, PREEMPTED, INTERRUPTED, BROKEN_PIPE = 1, 2, 75, 130, 141
 
 Main = Callable[[list[str]], int]
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
+_SMALLER = (
+    "in training, raise NUM_PARTITIONS or MICROBATCHES, or set FULLY_SHARDED = True or REMAT = 'full'; in "
+    "decoding, lower --batch_size"
+)
 
 
 def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
@@ -49,24 +54,37 @@ def run(main: Main, argv: list[str] | None = None, *, command: str) -> int:
             status = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # at exit, a reader that has left could not be told from a defect
         return status
-    except KeyboardInterrupt:
+    except BaseException as raised:  # a preempted job's is no `Exception`
+        try:
+            status = _report(raised, command)
+        except Exception:
+            if distributed.joined():
+                traceback.print_exc()
+                distributed.leave(DEFECT)
+            raise
+        distributed.leave(status)
+        return status
+
+
+def _report(raised: BaseException, command: str) -> int:
+    """Says why a command has ended, and returns its exit status; raises again what is a defect."""
+    if isinstance(raised, KeyboardInterrupt):
         news(f"distillspec {command}: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(raised, BrokenPipeError):
         # Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except BaseException as raised:  # a preempted job's is no `Exception`
-        error = _without_gin(raised)
-        ended = getattr(error, "exit_status", None)
-        message = str(error) if ended else explain(error) or _explain_missing_values(raised)
-        if message is None:
-            raise
-        if os.environ.get("DISTILLSPEC_TRACEBACK"):
-            traceback.print_exception(raised)
-        is_news = ended and not isinstance(error, UsageError)
-        news(f"distillspec {command}: {'' if is_news else 'error: '}{_one_line(message)}")
-        return int(ended or USAGE)
+    error = _without_gin(raised)
+    ended = getattr(error, "exit_status", None)
+    message = str(error) if ended else explain(error) or _explain_missing_values(raised)
+    if message is None:
+        raise raised
+    if os.environ.get("DISTILLSPEC_TRACEBACK"):
+        traceback.print_exception(raised)
+    is_news = ended and not isinstance(error, UsageError)
+    news(f"distillspec {command}: {'' if is_news else 'error: '}{_one_line(message)}")
+    return int(ended or USAGE)
 
 
 def explain(error: BaseException) -> str | None:
@@ -75,6 +93,9 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if any(_is_disk_full(link) for link in _chain(error)):
         return f"no space left on the device{_place(error)}"
+    if type(error).__name__ in _JAX_ERRORS and "RESOURCE_EXHAUSTED" in str(error):
+        said = _one_line(str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().partition("\n")[0])
+        return f"a device ran out of memory ({said[:200] or 'JAX gives no number'}): {_SMALLER}"
     if isinstance(error, OSError) and error.filename is not None:
         return _explain_path(error)
     return None

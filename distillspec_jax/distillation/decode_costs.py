@@ -28,12 +28,12 @@ from distillspec_jax.decoding.speculative import SpeculativeLoop
 from distillspec_jax.decoding.state import Loop, PairParams, RowSettings, State, placed
 from distillspec_jax.decoding.stopping import STOP_ON_EOS
 from distillspec_jax.decoding.verifiers import TOKEN_RULE
-from distillspec_jax.distillation.dryrun import bytes_a_device, compiled
+from distillspec_jax.distillation.dryrun import compiled
 from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.program_counts import product_flops
-from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.partitioning import Partitioner, bytes_a_device, make_partitioner
 from distillspec_jax.shapes import Array
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from distillspec_jax.errors import UsageError
 from distillspec_jax.models import registry
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.program_counts import product_flops
-from distillspec_jax.partitioning import Partitioner, make_partitioner
+from distillspec_jax.partitioning import Partitioner, bytes_a_device, make_partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import job
 from distillspec_jax.training.step import LossFn, check_microbatches, describe_state, make_train_step
@@ -247,9 +246,3 @@ def _batch(rows: int, lengths: Mapping[str, int], partitioner: Partitioner) -> d
         name: jax.ShapeDtypeStruct((rows, lengths[feature]), dtype, sharding=partitioner.batch)
         for name, (feature, dtype) in features.items()
     }
-
-
-def bytes_a_device(tree: Any) -> int:
-    """Sums a tree's bytes on one device, from shapes with shardings; all devices hold the same amount."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

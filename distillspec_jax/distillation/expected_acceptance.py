@@ -24,6 +24,7 @@ from distillspec_jax.distillation.sources import sampled_batch
 from distillspec_jax.metrics import Mean
 from distillspec_jax.models.interface import Batch, LanguageModel
 from distillspec_jax.shapes import Array, Params
+from distillspec_jax.training.preemption import stoppable
 from distillspec_jax.vocabulary import Vocabulary
 
 GREEDY, SAMPLED = Deployment(temperature=0.0), Deployment(temperature=1.0)
@@ -125,7 +126,7 @@ def expected_acceptance(
         total: dict[str, Mean] = {}
         own = (draw(draft, params, batch, key) for batch, key in zip(own_batches, keys, strict=True))
         for on, texts in (("", drawn), ("own_", own)):
-            for of_distributions in texts:
+            for of_distributions in stoppable(texts):
                 found = named(measure(params, target_params, of_distributions), on)
                 total = metrics_lib.merge(total, metrics_lib.to_host(found))
         return metrics_lib.compute(total)

@@ -106,7 +106,7 @@ def load(
         raise UsageError(f"dtype: unknown {dtype!r}: {nearest(dtype, DTYPES)}")
     model = network(name, card, **({} if dtype in (None, INT8) else {"dtype": dtype}))
     model = dataclasses.replace(model, attention=attention)
-    registry.check_fits(model, name, 1 if partitioner is None else partitioner.mesh.size)
+    registry.check_fits(model, name, partitioner)
     shardings = None if partitioner is None else registry.shardings(model, partitioner)
     params = checkpoint.load_params(directory, registry.shapes(model), step, shardings)
     if dtype == INT8:

@@ -16,7 +16,7 @@ from distillspec_jax.models.decoder_only import DecoderOnly
 from distillspec_jax.models.network import Network
 from distillspec_jax.models.t5 import EncoderDecoder
 from distillspec_jax.models.t5gemma import T5Gemma
-from distillspec_jax.partitioning import Partitioner
+from distillspec_jax.partitioning import Partitioner, bytes_a_device
 from distillspec_jax.shapes import Params
 
 FAMILIES: dict[str, type[Network]] = {
@@ -71,14 +71,22 @@ def normalise(card: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
 
-def check_fits(model: Network, name: str, devices: int = 1) -> None:
-    """Rejects a network whose parameters do not fit on the devices, without tracing.
+def check_fits(model: Network, name: str, partitioner: Partitioner | None = None) -> None:
+    """Rejects a network whose float32 parameters do not fit on the devices.
+
+    Args:
+      name: of the network, for the message.
+      partitioner: splits or copies them; None: one device holds them.
 
     Raises:
       UsageError: states the required and the available memory.
     """
-    count = model.config.num_parameters
-    memory.check(f"{name}: a network of {count:,} parameters", 4 * count / devices)
+    count, devices = model.config.num_parameters, 1 if partitioner is None else partitioner.mesh.size
+    what = f"{name}: a network of {count:,} parameters"
+    memory.check(what, 4 * count / devices)  # before anything is traced
+    if partitioner is not None and devices > 1:
+        placed = bytes_a_device(shapes(model), shardings(model, partitioner))
+        memory.check(f"{what}, split by NUM_PARTITIONS and FULLY_SHARDED, on every device", placed)
 
 
 def unboxed(boxed: Params) -> Params:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ from distillspec_jax.partitioning import Partitioner, sharded_init
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import hosts
 from distillspec_jax.training.loop import Evaluate, LoopConfig, train
-from distillspec_jax.training.preemption import Preempted
+from distillspec_jax.training.preemption import stoppable
 from distillspec_jax.training.step import LossFn, evaluate
+
+VISIBLE_WITHIN = 30.0
+"""Seconds in which what the first host has written appears on the others; file systems of networks cache."""
 
 
 def describe_run(
@@ -113,7 +117,7 @@ def check_lengths(model: Network, data: DataConfig, name: str) -> None:
 
 
 def check_directory(directory: AnyPath) -> AnyPath:
-    """Rejects an unusable run directory before anything is read or written.
+    """Rejects an unusable run directory before anything is read or written; all hosts must call it.
 
     Returns:
       The path to write to: the directory, or for one in a bucket a local folder (`outputs.place`).
@@ -124,8 +128,14 @@ def check_directory(directory: AnyPath) -> AnyPath:
     if zoo_manifest.is_zoo_name(str(directory)):
         raise UsageError(f"MODEL_DIR={directory}: that is how a model of the zoo is named; choose a folder")
     host = jax.process_index() if stores.is_bucket(directory) else 0
-    place = outputs.place(directory, folder=True, host=host)
-    outputs.check_writable(place)
+
+    def checked() -> AnyPath:
+        place = outputs.place(directory, folder=True, host=host)
+        outputs.check_writable(place)
+        return place
+
+    place = hosts.agreed(checked)
+    assert place is not None  # only the first host's action has no result elsewhere
     return place
 
 
@@ -138,39 +148,48 @@ def open_directory(directory: str | Path, card: ModelCard, tokenizer: bytes) -> 
     """Creates the run's directory, or checks that an existing one belongs to the same run.
 
     Raises:
-      UsageError: it holds another run (names the first difference), is one of the run's own parents, or is
-        not a file system path.
+      UsageError: it holds another run (names the first difference), is one of the run's own parents, is not a
+        file system path, or is on a file system that not all hosts see.
     """
     root = Path(check_directory(directory))
-    if jax.process_index():
-        hosts.wait("directory")  # for the first host to write it
-    together = not jax.process_index()
-    try:
-        _open(root, card, tokenizer)
-    except Preempted:
-        together = False  # the other hosts may have ended as well
-        raise
-    finally:
-        if together:
-            hosts.wait("directory")
+    hosts.agreed(lambda: _open(root, card, tokenizer), first=True)
+    if not hosts.apart(root):
+        hosts.agreed(lambda: _find(root))
     return root
 
 
 def _open(root: Path, card: ModelCard, tokenizer: bytes) -> None:
-    check_run(root, card)
+    _check_run(root, card)
     model_card.take_folder(root, model_card.MODEL_FILE, tokenizer)
     if not (root / model_card.MODEL_FILE).exists():
         model_card.write_card(root, card, tokenizer)
     outputs.publish(root)  # before the first step, so an unwritable bucket fails now
 
 
+def _find(root: Path) -> None:
+    """Waits a while for what the first host has written."""
+    deadline = time.monotonic() + VISIBLE_WITHIN
+    while not (root / model_card.MODEL_FILE).is_file():
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"MODEL_DIR={root}: host {jax.process_index()} does not see what host 0 has written there: "
+                "choose a folder on a file system that all hosts share, or a bucket (gs://, s3://)"
+            )
+        time.sleep(0.2)
+
+
 def check_run(directory: str | Path, card: ModelCard) -> None:
-    """Rejects a directory that holds another run or a parent of this one.
+    """Rejects a directory that holds another run or a parent of this one; all hosts must call it.
+
+    The first host reads it: what the others have of a bucket may be an earlier run's.
 
     Raises:
       UsageError: names the first difference.
     """
-    root = Path(directory)
+    hosts.agreed(lambda: _check_run(Path(directory), card), first=True)
+
+
+def _check_run(root: Path, card: ModelCard) -> None:
     for role, parent in card.provenance.get("parents", {}).items():
         if pretrained.resolve(parent).resolve() == outputs.resolved(root):
             raise UsageError(f"MODEL_DIR={root} is the {role} that the run starts from: choose another")
@@ -222,7 +241,7 @@ def initial_params(
     Raises:
       UsageError: the devices cannot hold them; or see `checkpoint.load_params`.
     """
-    registry.check_fits(model, "the model", partitioner.mesh.size)
+    registry.check_fits(model, "the model", partitioner)
     if initial_checkpoint is None:
         return sharded_init(partitioner, model.init, jax.random.key(seed))
     directory = pretrained.resolve(initial_checkpoint)
@@ -307,17 +326,18 @@ def run(
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Context manager that locks a directory against other runs; hosts that train together count as one run.
+    """Context manager that locks a directory against other runs; hosts that train together are one run.
 
     Raises:
       Unavailable: another run is in progress there, perhaps one of a preempted pod that is still saving.
     """
-    if jax.process_index():
-        yield
-        return
-    with locks.locked(directory) as free:
-        if free is False:
-            raise Unavailable(f"MODEL_DIR={directory}: another process is training in it")
+    with contextlib.ExitStack() as held:
+
+        def lock() -> None:
+            if held.enter_context(locks.locked(directory)) is False:
+                raise Unavailable(f"MODEL_DIR={directory}: another process is training in it")
+
+        hosts.agreed(lock, first=True)
         yield
 
 
@@ -332,7 +352,7 @@ def held_out_loss(
     def measure(params: Params) -> dict[str, float]:
         values: dict[str, float] = {}
         for task, of_task in batches.items():
-            merged = evaluate(loss_fn, params, (partitioner.put_batch(batch) for batch in of_task))
+            merged = evaluate(loss_fn, params, (partitioner.put_batch(b) for b in stoppable(of_task)))
             prefix = f"{task}/" if len(data.tasks) > 1 else ""
             values |= {prefix + name: value for name, value in metrics_lib.compute(merged).items()}
         return values

@@ -26,7 +26,7 @@ from distillspec_jax.models.projection import PRECISIONS
 from distillspec_jax.partitioning import Partitioner
 from distillspec_jax.shapes import Params
 from distillspec_jax.training import finiteness, hosts
-from distillspec_jax.training.preemption import Preempted, stop_signals
+from distillspec_jax.training.preemption import Preempted, between_parts, stop_signals
 from distillspec_jax.training.selection import Selection
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import LossFn, check_microbatches, create_state, make_train_step
@@ -37,7 +37,7 @@ Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 """Maps a step to the endless batches that an uninterrupted run would see from there on."""
 
 Evaluate = Callable[[Params], Mapping[str, float]]
-"""Maps parameters to named values."""
+"""Maps parameters to named values. It may be left between two of its parts (`preemption.stoppable`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,21 @@ def train(
         patience = config.patience * config.eval_period
         selection = None if select is None else Selection(directory, select, patience)
 
-        def report_evaluation(step: int) -> None:
+        throughput = Throughput(config.matmul_precision)
+        interval = _Interval(pending, directory, config, snapshots, reports, throughput)
+
+        def report_evaluation(step: int, saved: bool) -> None:
             if evaluate is None:
                 return
-            values = evaluate(state.params)
+
+            def look() -> None:
+                if hosts.any_host(stop.requested):
+                    if not saved:
+                        snapshots.save(step, state, interval.metrics)
+                    raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {total} is saved")
+
+            with between_parts(look):
+                values = evaluate(state.params)
             if selection is not None and select is not None:
                 selection.offer(step, values[select], state.params)
             reports.write(step, values, "eval")
@@ -169,13 +180,11 @@ def train(
 
         # A selection evaluates step 0; a later step is due if the run stopped before evaluating it.
         due = evaluates(start) if start else selection is not None
-        if due and not reports.holds(start, "eval"):
-            report_evaluation(start)
+        if hosts.of_first(due and not reports.holds(start, "eval")):
+            report_evaluation(start, saved=True)
         if gave_up(start):
             return state.params
 
-        throughput = Throughput(config.matmul_precision)
-        interval = _Interval(pending, directory, config, snapshots, reports, throughput)
         alone, polls = jax.process_count() == 1, hosts.Polls(start, config.log_period)
         began = time.monotonic()
         if start < total and hosts.any_host(stop.requested):  # before the first step, which compiles
@@ -194,11 +203,14 @@ def train(
             interval.fetch()  # the previous step, while the device runs this one
             interval.dispatched(step, batch, metrics, flops[shape])
             reports.advance(step)
-            snapshots.check()
 
             reported = step % config.log_period == 0
             timed_out = bool(config.max_seconds) and time.monotonic() - began > config.max_seconds
-            timed_out, stopping = polls.any_host(step, timed_out and (alone or reported), stop.requested)
+            timed_out, stopping, failing = polls.any_host(
+                step, timed_out and (alone or reported), stop.requested, snapshots.failing()
+            )
+            if failing:
+                snapshots.check()
             last = step == total or timed_out
             logs = last or reported
             saves = last or stopping or step % config.save_period == 0
@@ -217,7 +229,7 @@ def train(
                 raise Preempted(f"stopped by {stop.name}: resumable, step {step} of {total} is saved")
             if evaluation_due:
                 with throughput.paused():
-                    report_evaluation(step)
+                    report_evaluation(step, saved=saves)
             if gave_up(step) and not last:
                 reports.note(f"stopped at step {step}: {config.patience} evaluations without a better one")
                 if not saves:

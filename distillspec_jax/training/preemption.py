@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
+
+Part = TypeVar("Part")
 
 
 class Preempted(BaseException):
@@ -82,6 +86,26 @@ def stop_signals() -> Iterator[Stop]:
     around = signal.getsignal(signal.SIGTERM)
     if stop.name == "SIGTERM" and callable(around):
         around(signal.SIGTERM, None)
+
+
+_between: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar("between", default=lambda: None)
+
+
+@contextlib.contextmanager
+def between_parts(look: Callable[[], None]) -> Iterator[None]:
+    """Context manager in which `stoppable` calls `look` before every part; it may raise."""
+    token = _between.set(look)
+    try:
+        yield
+    finally:
+        _between.reset(token)
+
+
+def stoppable(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yields the parts of long work, an evaluation's batches, between which it may be stopped."""
+    for part in parts:
+        _between.get()()
+        yield part
 
 
 @contextlib.contextmanager

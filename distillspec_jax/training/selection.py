@@ -72,10 +72,7 @@ class Selection:
         if not value > self.value:
             return False
         writes = jax.process_index() == 0
-        if writes:
-            card, tokenizer = model_card.read_card(self._run), model_card.read_tokenizer(self._run)
-            model_card.write_card(self._root, card, tokenizer)
-        hosts.wait("selection")
+        hosts.agreed(self._describe, first=True)
         apart = hosts.apart(self._run)
         if apart:
             params = hosts.gathered(params)
@@ -90,6 +87,10 @@ class Selection:
     def exhausted(self, step: int) -> bool:
         """Tells whether `patience` steps have passed without improvement."""
         return bool(self._patience) and self.step is not None and step - self.step >= self._patience
+
+    def _describe(self) -> None:
+        card, tokenizer = model_card.read_card(self._run), model_card.read_tokenizer(self._run)
+        model_card.write_card(self._root, card, tokenizer)
 
     def _write_record(self) -> None:
         record = {"step": self.step, "metric": self._metric, "value": self.value}

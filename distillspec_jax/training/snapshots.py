@@ -6,11 +6,14 @@ the metrics of the current reporting interval are saved.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,14 +46,13 @@ class Snapshots:
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
         self._bucket, self._unpublished = outputs.published(directory), False
-        unfinished = [] if jax.process_index() else checkpoint.discard_unfinished(directory)
+        self._failure: UsageError | None = None
         self._apart = hosts.apart(directory)
+        unfinished = hosts.agreed(lambda: checkpoint.discard_unfinished(directory), first=True)
         if self._bucket is not None and self._apart:
-            self._bucket.publish()  # anything that an earlier run saved here but did not publish
-        hosts.wait("unfinished steps")
-        if self._bucket is not None and self._apart:
-            self._bucket.follow()
-        self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished]
+            hosts.agreed(self._bucket.publish)  # anything that an earlier run saved here but did not publish
+            hosts.agreed(self._bucket.follow)
+        self.notes = [f"skipped and removed {folder}: it was not whole" for folder in unfinished or ()]
         with files.saving(directory):
             self._manager = checkpoint.manager(directory, keep=keep, asynchronous=True, alone=self._apart)
 
@@ -58,6 +60,7 @@ class Snapshots:
         """Restores the newest readable step, or returns `fresh` if there is none at all.
 
         A damaged step is set aside and the one before it is restored; the steps in between are trained again.
+        The first host chooses the step, and one that any host cannot read is damaged for all.
 
         Returns:
           The state, its step, and the metrics accumulated since the last report before it.
@@ -67,29 +70,54 @@ class Snapshots:
             state or progress, or another optimizer wrote it.
         """
         damaged: dict[int, DamagedCheckpointError] = {}
-        for step in checkpoint.finished_steps(self._directory):
+        while (step := self._newest_but(damaged)) is not None:
             try:
                 restored = self._read(step, fresh, shardings)
             except DamagedCheckpointError as error:
                 damaged[step] = error
                 continue
+            if damaged:
+                hosts.agreed(lambda: self._set_aside(damaged), first=not self._apart)
+                self._manager.reload()
             for skipped, reason in damaged.items():
                 aside = self._directory / checkpoint.DAMAGED / str(skipped)
-                if jax.process_index() == 0 or self._apart:
-                    checkpoint.set_aside(self._directory, skipped)
                 self.notes.append(f"skipped {reason}; it lies in {aside} now")
-            if damaged:
-                hosts.wait("damaged steps")
-                self._manager.reload()
             return restored
         for reason in damaged.values():
             raise reason
         return fresh, 0, {}
 
+    def _newest_but(self, damaged: Collection[int]) -> int | None:
+        left = (step for step in checkpoint.finished_steps(self._directory) if step not in damaged)
+        found = hosts.of_first(next(left, -1))
+        return None if found < 0 else found
+
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            checkpoint.set_aside(self._directory, step)
+
     def _read(
         self, step: int, fresh: TrainState, shardings: TrainState
     ) -> tuple[TrainState, int, dict[str, Mean]]:
         folder = (self._directory / checkpoint.STEPS / str(step)).absolute()
+        stored = hosts.agreed(lambda: self._stored(folder, step, fresh, shardings))
+        assert stored is not None
+        state = TrainState(
+            jax.device_put(np.asarray(step, np.int32), shardings.step), stored["params"], stored["optimizer"]
+        )
+        pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
+        known = stored["progress"].get("checksums")  # checkpoints of the first releases have none
+        found = {} if known is None else _checksums(state)
+
+        def compare() -> None:
+            for name, value in found.items():
+                if known.get(name) != value:
+                    raise DamagedCheckpointError(f"{folder} is damaged: {name} is not what was saved")
+
+        hosts.agreed(compare)
+        return state, step, pending
+
+    def _stored(self, folder: Path, step: int, fresh: TrainState, shardings: TrainState) -> Any:
         if not all((folder / item).is_dir() for item in ("optimizer", "progress")):
             raise UsageError(
                 f"{folder} holds parameters alone and cannot be continued: start from it with "
@@ -104,7 +132,7 @@ class Snapshots:
                 f"{self._directory} was trained with another OPTIMIZER; choose that one, or another MODEL_DIR"
             ) from error
         with checkpoint.reading(folder):
-            stored = self._manager.restore(
+            return self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(checkpoint.abstract(fresh.params, shardings.params)),
@@ -114,15 +142,6 @@ class Snapshots:
                     progress=ocp.args.JsonRestore(),
                 ),
             )
-            pending = {name: Mean(*sums) for name, sums in stored["progress"]["metrics"].items()}
-            known = stored["progress"].get("checksums")  # checkpoints of the first releases have none
-        state = TrainState(
-            jax.device_put(np.asarray(step, np.int32), shardings.step), stored["params"], stored["optimizer"]
-        )
-        for name, value in _checksums(state).items() if known is not None else ():
-            if known.get(name) != value:
-                raise DamagedCheckpointError(f"{folder} is damaged: {name} is not what was saved")
-        return state, step, pending
 
     def save(self, step: int, state: TrainState, pending: Metrics) -> None:
         """Copies the state and returns; writing continues in the background.
@@ -130,11 +149,7 @@ class Snapshots:
         Raises:
           UsageError: the disk is full, or was when the previous save was written.
         """
-        if self._unpublished:
-            with files.saving(self._directory):
-                self._manager.wait_until_finished()
-            self._publish()
-        self._check_room(step, state)
+        hosts.agreed(lambda: self._make_ready(step, state), first=self._apart)
         sums = {name: [mean.total, mean.count] for name, mean in pending.items()}
         checksums = _checksums(state)
         if self._apart:
@@ -152,6 +167,13 @@ class Snapshots:
             )
         self._unpublished = self._bucket is not None
 
+    def _make_ready(self, step: int, state: TrainState) -> None:
+        if self._unpublished:
+            with files.saving(self._directory):
+                self._manager.wait_until_finished()
+            self._publish()
+        self._check_room(step, state)
+
     def _publish(self) -> None:
         """Publishes the directory, which must not have a step being written or removed."""
         if self._bucket is not None:
@@ -168,14 +190,27 @@ class Snapshots:
                 f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free)"
             )
 
+    def failing(self) -> bool:
+        """Tells without waiting whether a background save has failed on this host."""
+        try:
+            with files.saving(self._directory):
+                self._manager.check_for_errors()
+            if self._bucket is not None:
+                self._bucket.check()
+            if self._unpublished and not self._manager.is_saving_in_progress():
+                self._publish()
+        except UsageError as error:
+            self._failure = error
+        return self._failure is not None
+
     def check(self) -> None:
-        """Raises the error of a background save, if any, without waiting for the save."""
-        with files.saving(self._directory):
-            self._manager.check_for_errors()
-        if self._bucket is not None:
-            self._bucket.check()
-        if self._unpublished and not self._manager.is_saving_in_progress():
-            self._publish()
+        """Raises the error of a background save that is `failing` on any host; all hosts must call it."""
+
+        def check() -> None:
+            if self._failure is not None:
+                raise self._failure
+
+        hosts.agreed(check)
 
     def newest(self) -> int | None:
         """Waits for pending writes and returns the newest step."""
@@ -193,17 +228,23 @@ class Snapshots:
     ) -> None:
         if kind is KeyboardInterrupt:  # a second ^C: the user does not want to wait
             return
+        if kind is None or kind is Preempted:
+            hosts.agreed(self._end)  # an exiting host waits only a few minutes for the others
+            return
+        self._close()
+        if self._bucket is not None and issubclass(kind, Exception):
+            with contextlib.suppress(UsageError):  # the original error takes precedence
+                self._bucket.publish()
+
+    def _close(self) -> None:
         with files.saving(self._directory):
             self._manager.wait_until_finished()
             self._manager.close()
-        if self._bucket is not None and (kind is None or issubclass(kind, (Exception, Preempted))):
-            try:
-                self._bucket.publish()
-            except UsageError:
-                if kind is None or kind is Preempted:
-                    raise  # otherwise the original error takes precedence
-            if kind is None or kind is Preempted:
-                hosts.wait("published")  # otherwise an exiting host waits only a few minutes for the others
+
+    def _end(self) -> None:
+        self._close()
+        if self._bucket is not None:
+            self._bucket.publish()
 
 
 def _checksums(state: TrainState) -> dict[str, int]:

@@ -1,13 +1,16 @@
 """How commands end: exit statuses and the one line on stderr."""
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
+import threading
 
+import jax
 import pytest
 
-from distillspec_jax.cli import bindings, errors
+from distillspec_jax.cli import bindings, distributed, errors
 from distillspec_jax.cli.flags import CommandParser
 from distillspec_jax.errors import Unavailable, UsageError
 from tests.cli import gin_toy
@@ -93,6 +96,35 @@ def test_a_full_disk_behind_another_error_names_the_file(capsys):
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "runs/a/params")
     assert ends(wrapped, capsys)[1].endswith("no space left on the device while writing 'runs/a/params'\n")
+
+
+def test_a_device_without_memory(capsys):
+    said = (
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\nBufferAssignment: …"
+    )
+    status, stderr = ends(jax.errors.JaxRuntimeError(said), capsys)
+    assert status == 2
+    begin = "distillspec distill: error: a device ran out of memory (Out of memory while trying to allocate"
+    assert stderr.startswith(
+        f"{begin} 17179869184 bytes.): in training, raise NUM_PARTITIONS or MICROBATCHES"
+    )
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(UsageError("bad"), 2), (Preempted("stopped"), 75), (KeyError(1), 1)]
+)
+def test_a_host_that_ends_does_not_wait_for_the_others(raised, status, capsys, monkeypatch):
+    """They may wait for it in a collective operation, and JAX for them, for five minutes."""
+    left, stuck = [], threading.Event()
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax.distributed, "shutdown", stuck.wait)
+    monkeypatch.setattr(distributed, "LEAVES_WITHIN", 0.0)
+    monkeypatch.setattr(os, "_exit", left.append)
+    with contextlib.suppress(KeyError):
+        ends(raised, capsys)
+    stuck.set()
+    assert left == [status]
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def half_way(job, request):
         yield together(job, address, FULLY_SHARDED=True)
 
 
-def together(job, directory, **changes):
-    """Two processes that train in a directory until they have come to step 3."""
+def two(job, directory, **changes):
+    """The exit statuses of two processes that train in a directory, and what they say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -57,12 +57,26 @@ def together(job, directory, **changes):
         for index in range(2)
     ]
     said = [process.communicate(timeout=900)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    return [process.returncode for process in processes], said
+
+
+def together(job, directory, **changes):
+    """Two processes that train in a directory until they have come to step 3."""
+    statuses, said = two(job, directory, **changes)
+    assert statuses == [0, 0], said
     assert "train      3/6" in said[0]
     assert "train  " not in said[1]  # the first host speaks
     found = copies.local(directory)
     assert checkpoint.latest_step(found) == 3
     return found
+
+
+def test_what_the_first_finds_wrong_ends_both_in_the_same_way(job):
+    """The second waited for the first for five minutes, and had another status."""
+    other = shutil.copytree(job.folder / "target", job.folder / "other")
+    statuses, said = two(job, other)
+    assert statuses == [2, 2], said
+    assert all("holds another run, whose" in one for one in said), said
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from distillspec_jax import checkpoint
 from distillspec_jax.errors import UsageError
 from distillspec_jax.partitioning import make_partitioner
 from distillspec_jax.training import optimizers
-from distillspec_jax.training.preemption import Preempted, ended_by_sigterm, stop_signals
+from distillspec_jax.training.preemption import Preempted, ended_by_sigterm, stop_signals, stoppable
 from distillspec_jax.training.snapshots import Snapshots
 from distillspec_jax.training.step import create_state
 from tests.training import toy
@@ -176,6 +176,20 @@ def test_a_sigterm_during_the_last_evaluation_is_answered_after_it(tmp_path, uni
     with pytest.raises(Preempted, match=r"step 12$"):
         as_a_command(tmp_path, evaluate=last, eval_period=0)
     assert toy.lines(tmp_path)[-1] == uninterrupted[1][-1]
+
+
+def test_a_stop_between_two_parts_of_an_evaluation_saves_its_step(tmp_path, uninterrupted):
+    """It was noticed a step after the evaluation, which takes longer than a scheduler waits."""
+
+    def parts(params):
+        for _ in stoppable(range(2)):
+            terminate()
+        pytest.fail("nobody looked")
+
+    with pytest.raises(Preempted, match=r"^stopped by SIGTERM: resumable, step 4 of 12 is saved$"):
+        toy.run(tmp_path, evaluate=parts)
+    toy.assert_equal(uninterrupted[0], toy.run(tmp_path))
+    assert toy.lines(tmp_path) == uninterrupted[1]
 
 
 def test_handlers_are_given_back():
