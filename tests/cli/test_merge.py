@@ -37,13 +37,16 @@ def small_files():
 @pytest.fixture
 def commands(target_dir, draft_dir, tmp_path):
     """Command lines, less where they write."""
-    prompts = tmp_path / "prompts.jsonl"
-    asked = [{"id": i, "inputs": f"text {i}", "temperature": [0.0, 1.0][i % 2]} for i in range(ROWS)]
+    prompts, with_options = tmp_path / "prompts.jsonl", tmp_path / "requests.jsonl"
+    asked = [{"id": i, "inputs": f"text {i}"} for i in range(ROWS)]
     prompts.write_text("".join(json.dumps(line) + "\n" for line in asked))
+    with_options.write_text(
+        "".join(json.dumps(line | {"temperature": line["id"] % 2}) + "\n" for line in asked)
+    )
     pair = [f"--model={target_dir}", f"--drafter={draft_dir}", "--max_new_tokens=8", "--block_size=2"]
     grid = ["--block_sizes=2", "--temperatures=0,1", "--limit=2", "--timing_prompts=0", "--max_new_tokens=8"]
     return {
-        "generate": [*pair, f"--input={prompts}", "--batch_size=2", "--resume"],
+        "generate": [*pair, f"--input={with_options}", "--batch_size=2", "--resume"],
         "collect": [*pair, f"--task={TASK}", "--batch_size=2", "--num_samples=2", "--top_logprobs=3"],
         "evaluate": [f"--model={target_dir}", f"--task={TASK}", "--batch_size=2"],
         "sweep": [f"--target={target_dir}", f"--drafter=d={draft_dir}", f"--inputs={prompts}", *grid],
