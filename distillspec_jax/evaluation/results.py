@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -140,11 +141,13 @@ def latest(rows: Iterable[ResultRow]) -> list[ResultRow]:
 def groups(rows: Iterable[ResultRow]) -> list[list[ResultRow]]:
     """Groups rows by the conditions they were measured under; only the latest measurements are kept.
 
+    Different drafts that files or sweeps gave the same label get their paths beside it.
+
     Raises:
       UsageError: two rows with the same digest of prompts have different numbers of them.
     """
     found: dict[Hashable, list[ResultRow]] = {}
-    for row in latest(rows):
+    for row in latest(_told_apart(list(rows))):
         found.setdefault(row.group, []).append(row)
         if (first := found[row.group][0]).prompts != row.prompts:
             raise UsageError(
@@ -152,6 +155,15 @@ def groups(rows: Iterable[ResultRow]) -> list[list[ResultRow]]:
                 f"{first.prompts} of them and {row.drafter} on {row.prompts}: they cannot be the same prompts"
             )
     return list(found.values())
+
+
+def _told_apart(rows: list[ResultRow]) -> Iterator[ResultRow]:
+    paths: dict[Hashable, dict[str | None, None]] = {}
+    for row in rows:
+        paths.setdefault((row.group, row.drafter), {})[row.drafter_path] = None
+    for row in rows:
+        several = len(paths[row.group, row.drafter]) > 1
+        yield dataclasses.replace(row, drafter=f"{row.drafter} ({row.drafter_path})") if several else row
 
 
 def drafters(rows: Iterable[ResultRow]) -> list[str]:

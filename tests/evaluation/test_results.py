@@ -134,6 +134,16 @@ def test_rows_that_cannot_be_compared_are_kept_apart(field):
     assert results.groups([*ROWS, *other]) == [ROWS, other]
 
 
+def test_two_drafts_of_one_label_are_told_apart():
+    rows = [dataclasses.replace(row, drafter_path=f"runs/{row.drafter}") for row in ROWS if row.is_drafted]
+    other = dataclasses.replace(rows[0], drafter_path="runs/other", block_efficiency=9.0)
+    (found,) = results.groups([*rows, other])
+    assert {row.drafter: row.block_efficiency for row in found if row.block_efficiency == 9.0} == {
+        f"{other.drafter} (runs/other)": 9.0
+    }
+    assert len(found) == len(rows) + 1
+
+
 def test_drafters_in_order_of_appearance():
     assert results.drafters(ROWS) == ["supervised", "control", "distilled"]
 
