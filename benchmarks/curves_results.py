@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.made_of import MADE_OF, weights
 from distillspec_jax import files, locks
 from distillspec_jax.distillation.expected_acceptance import GREEDY, SAMPLED, metric
 from distillspec_jax.errors import UsageError
-from distillspec_jax.models import fingerprints, pretrained
 from distillspec_jax.showcase.recipes import RECIPES
 
 ACCEPTANCE, AT_ZERO = metric(SAMPLED), metric(GREEDY)
-RESULTS, MADE_OF = "curves.jsonl", "made_of.json"
+RESULTS = "curves.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +113,11 @@ def check_made_of(root: Path, tasks: Iterable[str], schedule: str) -> None:
     path, now = root / MADE_OF, {"schedule": schedule}
     if not path.exists() and read(root):
         raise UsageError(f"{root} holds curves of unknown models (no {MADE_OF}): choose another --output")
-    for task in tasks:
-        for role, name in (("target", RECIPES[task].target), ("draft", RECIPES[task].draft)):
-            now[f"{role} of {task}"] = fingerprints.of_params(pretrained.load(name).params)
+    names = {
+        f"{role} of {task}": getattr(RECIPES[task], role) for task in tasks for role in ("target", "draft")
+    }
+    digests = weights(names.values())
+    now |= {name: digests[model] for name, model in names.items()}
     kept = files.read_json(path) if path.exists() else {}
     for name, value in now.items():
         if kept.get(name, value) != value:

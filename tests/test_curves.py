@@ -1,7 +1,6 @@
 """The learning curves' driver and page, on curves that a formula draws; nothing is trained."""
 
 import json
-from types import SimpleNamespace
 
 import gin
 import pytest
@@ -64,8 +63,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(curves, "_train", train)
     monkeypatch.setattr(curves_verdict, "measured", measured)
-    monkeypatch.setattr(curves_results.pretrained, "load", lambda name: SimpleNamespace(params=name))
-    monkeypatch.setattr(curves_results.fingerprints, "of_params", lambda params: params)
+    monkeypatch.setattr(curves_results, "weights", lambda names: {name: name for name in names})
     return found, at_most
 
 
@@ -140,7 +138,7 @@ def test_other_weights_or_another_schedule_need_another_folder(trained, tmp_path
     assert curves.main(argv) == 0
     with pytest.raises(UsageError, match=r"schedule is 'constant', not '20000 steps with a cool-down'"):
         curves.main([*argv, "--cool_down"])
-    monkeypatch.setattr(curves_results.fingerprints, "of_params", lambda params: f"new {params}")
+    monkeypatch.setattr(curves_results, "weights", lambda names: {name: f"new {name}" for name in names})
     with pytest.raises(UsageError, match=r"target of wiki_leads is 'zoo:.*', not 'new zoo:.*choose another"):
         curves.main(argv)
     (tmp_path / curves_results.MADE_OF).unlink()
