@@ -88,7 +88,7 @@ def report(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             sections=_sections(groups, block_size),
             fronts=figures.of_fronts(groups),
-            curves=figures.of_training(curves, series_of(groups[0])),
+            curves=figures.of_training(curves, series_of(groups[0], block_size)),
             examples=examples,
             broken=broken,
         )
@@ -145,7 +145,7 @@ def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
     return {
         "first": rows[0],
         "metric": rows[0].primary_metric,
-        "series": series_of(rows),
+        "series": series_of(rows, block_size),
         "timed": any(row.speedup is not None for row in rows),
         "pair": pair,
         "block_size": summary.nearest_block_size(rows, block_size),

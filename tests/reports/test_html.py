@@ -184,10 +184,10 @@ def test_an_example_marks_accepted_tokens_and_escapes_text(page):
 
 
 def test_plots_hold_the_measured_values():
-    svg = plots.block_efficiency(ROWS, 1.0)
+    svg = plots.block_efficiency(ROWS, 1.0, 5)
     assert all(f">{label}<" in svg for label in (*simulated.ACCEPTANCE, "if independent"))
     rows = [dataclasses.replace(row, speedup=None, speedup_ci95=None) for row in ROWS]
-    assert plots.speedup(rows, 1.0) is None
+    assert plots.speedup(rows, 1.0, 5) is None
     assert plots.training({"a": [{"step": 1, "split": "train"}]}, "train", "loss", "loss") is None
 
 
@@ -277,7 +277,7 @@ def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path, undra
 def test_a_plot_writes_a_label_as_it_is(label):
     """As mathematics the first ended in a traceback; legends leave out what begins with a line below."""
     rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
-    for plot in (plots.block_efficiency(rows, 0.0), plots.by_position(rows, 0.0)):
+    for plot in (plots.block_efficiency(rows, 0.0, 5), plots.by_position(rows, 0.0, 5)):
         assert shown(label) in html_module.unescape(plot)
 
 
@@ -287,5 +287,5 @@ def test_a_long_label_leaves_room_for_the_plot():
     rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot = html_module.unescape(plots.block_efficiency(rows, 0.0))
+        plot = html_module.unescape(plots.block_efficiency(rows, 0.0, 5))
     assert f"a{'é' * 19}…{'é' * 19}z" in plot
