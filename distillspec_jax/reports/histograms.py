@@ -46,22 +46,24 @@ def accepted_lengths(rows: Sequence[ResultRow], temperature: float, block_size: 
 def latency(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots the seconds of each timed request, without a draft and with those the results are about.
 
-    None where requests were not timed one by one, or fewer than `MIN_REQUESTS`.
+    Without a draft, they are those timed in turns with the first draft: the baseline's own row is timed once,
+    while every repeat of a draft's is another chance to be fast. None where requests were not timed one by
+    one, or fewer than `MIN_REQUESTS`.
     """
     pair = summary.main_pair(rows)
     series = series_of(rows, block_size)
-    labels = pair or list(series)
-    cells = [(NO_DRAFTER, 0), *((label, block_size) for label in labels)]
-    found = {
-        row.drafter: np.array(row.pace.latency_N)
-        for cell in cells
-        if (row := summary.find(rows, cell[0], temperature, cell[1]))
+    timed = [
+        (label, row.timing.baseline_seconds, row.pace.latency_N)
+        for label in pair or series
+        if (row := summary.find(rows, label, temperature, block_size))
+        and row.timing
         and row.pace
         and row.pace.latency_N
         and len(row.pace.latency_N) >= MIN_REQUESTS
-    }
-    if not found:
+    ]
+    if not timed:
         return None
+    found = {NO_DRAFTER: np.array(timed[0][1])} | {label: np.array(own) for label, _, own in timed}
     colors = {NO_DRAFTER: FOREGROUND, **{label: SERIES[i] for label, i in series.items()}}
 
     def draw(axes: Axes) -> None:

@@ -154,6 +154,9 @@ def test_latency_is_of_single_requests_and_of_enough_of_them():
     timed = summary.find(rows, "distilled", 0.0, 4)
     p50 = 1e3 * float(np.median(timed.timing.seconds))
     assert any(f"distilled: p50 {p50:.3g}," in text for text in words(histograms.latency(rows, 0.0, 4)))
+    plain = 1e3 * float(np.median(timed.timing.baseline_seconds))
+    alone = words(histograms.latency([row for row in rows if row.is_drafted], 0.0, 4))
+    assert any(f"no draft: p50 {plain:.3g}," in text for text in alone), "as timed in turns with the draft"
     batched = [dataclasses.replace(row, batch_size=8) for row in rows]
     assert histograms.latency(batched, 0.0, 4) is None, "a batch tells no request's latency"
     assert histograms.latency(simulated.rows(prompts=10, block_sizes=(4,)), 0.0, 4) is None
