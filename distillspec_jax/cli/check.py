@@ -17,7 +17,7 @@ an identity or cannot be read. Exit status:
   2  a file has no readable row or line
 
   distillspec check runs/sweep/results.jsonl served.jsonl
-  distillspec check served.jsonl --record     # and every ratio that the counts give
+  distillspec check served.jsonl --record     # and the counts with every ratio
 """
 
 VIOLATED = 1

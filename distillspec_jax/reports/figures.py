@@ -75,20 +75,20 @@ def figures(rows: Sequence[ResultRow], block_size: int) -> list[Figure]:
             "Block efficiency by block size",
             "Bands are 95 % intervals over prompts. Dashed: (1 − α^(γ+1)) / (1 − α), what the measured "
             f"acceptance α would give if drafts were accepted independently.{more}",
-            [plots.block_efficiency(rows, t) for t in temperatures],
+            [plots.block_efficiency(rows, t, block_size) for t in temperatures],
         )
         add(
             "Measured speed-up",
             "Tokens a second over those of decoding without a draft, timed in turns on the same prompts. "
             f"Below the line a draft costs more than it saves.{more}",
-            [plots.speedup(rows, t) for t in temperatures],
+            [plots.speedup(rows, t, block_size) for t in temperatures],
         )
     add(
         "Prediction beside measurement",
         "Each mark is a draft at a block size: (1 − α^(γ+1)) / (1 − α) of its measured acceptance α across, "
         "its block efficiency up. Off the line, acceptance depends on position or on what was accepted "
         "before, or texts end within a round. The band is ±5 %.",
-        [plots.prediction(rows, t) for t in temperatures],
+        [plots.prediction(rows, t, block_size) for t in temperatures],
     )
     add(
         f"Prompt by prompt, γ = {block_size}",
@@ -105,7 +105,7 @@ def figures(rows: Sequence[ResultRow], block_size: int) -> list[Figure]:
         "Acceptance by draft position",
         "Share of target calls that accepted the draft at this place and all before it, at the largest γ "
         f"measured.{more}",
-        [plots.by_position(rows, t) for t in temperatures],
+        [plots.by_position(rows, t, block_size) for t in temperatures],
     )
     add(
         f"Latency, γ = {block_size}",

@@ -19,9 +19,10 @@ MIN_REQUESTS = 8
 
 def accepted_lengths(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots the share of rounds that accepted 0, 1, .. G drafts; None where no row tells."""
+    colors = series_of(rows, block_size)
     found = {
         label: np.array(histogram, float) / sum(histogram)
-        for label in series_of(rows)
+        for label in colors
         if (row := summary.find(rows, label, temperature, block_size))
         and (histogram := row.record.histogram)
         and sum(histogram)
@@ -33,7 +34,7 @@ def accepted_lengths(rows: Sequence[ResultRow], temperature: float, block_size: 
         width = 0.84 / len(found)
         for n, (label, shares) in enumerate(found.items()):
             x = np.arange(len(shares)) + (n - (len(found) - 1) / 2) * width
-            axes.bar(x, shares, 0.92 * width, color=SERIES[series_of(rows)[label]], label=in_legend(label))
+            axes.bar(x, shares, 0.92 * width, color=SERIES[colors[label]], label=in_legend(label))
         axes.set(xlabel="accepted drafts in a round", ylabel="share of rounds")
         axes.xaxis.set_major_locator(MaxNLocator(17, integer=True))
         axes.grid(visible=False, axis="x")
@@ -45,22 +46,25 @@ def accepted_lengths(rows: Sequence[ResultRow], temperature: float, block_size: 
 def latency(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots the seconds of each timed request, without a draft and with those the results are about.
 
-    None where requests were not timed one by one, or fewer than `MIN_REQUESTS`.
+    Without a draft, they are those timed in turns with the first draft: the baseline's own row is timed once,
+    while every repeat of a draft's is another chance to be fast. None where requests were not timed one by
+    one, or fewer than `MIN_REQUESTS`.
     """
     pair = summary.main_pair(rows)
-    labels = pair or list(series_of(rows))
-    cells = [(NO_DRAFTER, 0), *((label, block_size) for label in labels)]
-    found = {
-        row.drafter: np.array(row.pace.latency_N)
-        for cell in cells
-        if (row := summary.find(rows, cell[0], temperature, cell[1]))
+    series = series_of(rows, block_size)
+    timed = [
+        (label, row.timing.baseline_seconds, row.pace.latency_N)
+        for label in pair or series
+        if (row := summary.find(rows, label, temperature, block_size))
+        and row.timing
         and row.pace
         and row.pace.latency_N
         and len(row.pace.latency_N) >= MIN_REQUESTS
-    }
-    if not found:
+    ]
+    if not timed:
         return None
-    colors = {NO_DRAFTER: FOREGROUND, **{label: SERIES[i] for label, i in series_of(rows).items()}}
+    found = {NO_DRAFTER: np.array(timed[0][1])} | {label: np.array(own) for label, _, own in timed}
+    colors = {NO_DRAFTER: FOREGROUND, **{label: SERIES[i] for label, i in series.items()}}
 
     def draw(axes: Axes) -> None:
         everything = np.concatenate(list(found.values()))

@@ -88,7 +88,7 @@ def report(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             sections=_sections(groups, block_size),
             fronts=figures.of_fronts(groups),
-            curves=figures.of_training(curves, series_of(groups[0])),
+            curves=figures.of_training(curves, series_of(groups[0], block_size)),
             examples=examples,
             broken=broken,
         )
@@ -145,7 +145,7 @@ def _section(rows: Sequence[ResultRow], block_size: int) -> dict[str, Any]:
     return {
         "first": rows[0],
         "metric": rows[0].primary_metric,
-        "series": series_of(rows),
+        "series": series_of(rows, block_size),
         "timed": any(row.speedup is not None for row in rows),
         "pair": pair,
         "block_size": summary.nearest_block_size(rows, block_size),
@@ -185,27 +185,46 @@ def _lines(rows: Sequence[ResultRow], temperature: float, sizes: Sequence[int]) 
 
 
 def _matches(rows: Sequence[ResultRow]) -> str | None:
-    """Says whether greedy speculative outputs are the baseline's."""
-    greedy = [
-        row
+    """Says whether greedy speculative outputs are the baseline's; failed prompts are neither, and named."""
+    baseline = summary.find(rows, NO_DRAFTER, 0.0, 0)
+    found = [
+        (row, *_same_outputs(row, baseline or row))
         for row in rows
         if row.temperature == 0 and row.is_drafted and row.matches_autoregressive is not None
     ]  # an unmerged shard may not have the baseline
-    if not greedy:
+    if not found:
         return None
-    differing = [row for row in greedy if row.matches_autoregressive != row.prompts]
+    compared = [whole for _, _, whole in found]
+    failed = rows[0].prompts - min(compared)
+    apart = (
+        f" Up to {failed} of {rows[0].prompts} prompts a cell failed to decode, with or without the draft, "
+        "and are not compared."
+        if failed
+        else ""
+    )
+    differing = [one for one in found if one[1] != one[2]]
     if not differing:
-        told = greedy[0].prompts - max(row.failed for row in greedy)
+        told = f"{'at least ' if len(set(compared)) > 1 else ''}{min(compared)} prompts"
         return (
             f"At T = 0 every drafted output equals the output without a draft, token for token: "
-            f"{told} prompts in {f'each of {len(greedy)} cells' if greedy[1:] else 'one cell'}."
+            f"{told} in {f'each of {len(found)} cells' if found[1:] else 'one cell'}.{apart}"
         )
-    worst = min(differing, key=lambda row: row.matches_autoregressive or 0)
+    worst, equal, whole = max(differing, key=lambda one: one[2] - one[1])
     return (
-        f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(greedy)} cells, "
-        f"most in {worst.drafter} at γ = {worst.block_size}: {worst.matches_autoregressive} of "
-        f"{worst.prompts} prompts are equal."
+        f"At T = 0 outputs differ from those without a draft in {len(differing)} of {len(found)} cells, "
+        f"most in {worst.drafter} at γ = {worst.block_size}: {equal} of {whole} prompts are equal.{apart}"
     )
+
+
+def _same_outputs(row: ResultRow, baseline: ResultRow) -> tuple[int, int]:
+    """Counts the equal outputs of a greedy row, and all outputs, without prompts that failed in either row.
+
+    A row's own count has those that failed at one token as equal, which is no evidence of equal outputs.
+    """
+    both = row.per_prompt, baseline.per_prompt
+    failed = {i for one in both for i, why in enumerate(one.finish_reason or ()) if why == "failed"}
+    alike = sum(both[0].output_digest[i] == both[1].output_digest[i] for i in failed)
+    return (row.matches_autoregressive or 0) - alike, row.prompts - len(failed)
 
 
 def _provenance(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:

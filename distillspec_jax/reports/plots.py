@@ -34,17 +34,17 @@ _IN_WORDS = {"block_efficiency": "tokens per target call", "speedup": "speed-up 
 _TITLES = {"block_efficiency": "Block efficiency", "speedup": "Measured speed-up"}
 
 
-def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str | None:
+def block_efficiency(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots block efficiency by block size with its interval; dashed, what the acceptance predicts.
 
-    None where no drafter was measured.
+    None where no drafter was measured. Here and below, `block_size` is the page's (`series_of`).
     """
     if not any(row.is_drafted and row.temperature == temperature for row in rows):
         return None
 
     def draw(axes: Axes) -> None:
         sizes = summary.block_sizes(rows)
-        for label, i in series_of(rows).items():
+        for label, i in series_of(rows, block_size).items():
             found = [row for size in sizes if (row := summary.find(rows, label, temperature, size))]
             x = [row.block_size for row in found]
             axes.plot(x, [row.block_efficiency for row in found], **_style(label, i))
@@ -62,11 +62,11 @@ def block_efficiency(rows: Sequence[ResultRow], temperature: float) -> str | Non
     return svg(draw, f"Block efficiency by block size at temperature {temperature:g}")
 
 
-def speedup(rows: Sequence[ResultRow], temperature: float) -> str | None:
+def speedup(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots the speed-up over decoding without a draft, by block size; None if nothing was timed."""
     here = [row for row in rows if row.is_drafted and row.temperature == temperature]
     timed = [row for row in here if row.speedup is not None]
-    colors = series_of(rows)
+    colors = series_of(rows, block_size)
     labels = [label for label in results.drafters(timed) if label in colors]
     if not labels:
         return None
@@ -119,7 +119,7 @@ def by_draft(
     if len(found) < 2:
         return None
     found.sort(key=lambda row: row.interval(measure).value)
-    colors, pair = series_of(rows), summary.main_pair(rows)
+    colors, pair = series_of(rows, block_size), summary.main_pair(rows)
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(found):
@@ -139,7 +139,7 @@ def by_draft(
     return svg(draw, title, height=max(1.6, 0.8 + 0.19 * len(found)))
 
 
-def prediction(rows: Sequence[ResultRow], temperature: float) -> str | None:
+def prediction(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots block efficiency as measured against (1 - a^(G+1)) / (1 - a), a cell each.
 
     None where fewer than two cells have both.
@@ -151,7 +151,7 @@ def prediction(rows: Sequence[ResultRow], temperature: float) -> str | None:
     ]
     if len(found) < 2:
         return None
-    colors = series_of(rows)
+    colors = series_of(rows, block_size)
 
     def draw(axes: Axes) -> None:
         numbers = [number for _, *both in found for number in both]
@@ -190,7 +190,7 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
             np.nan_to_num([record.value("block_efficiency") for record in row.per_prompt.records])
             for row in (theirs, ours)
         )
-        color, top = SERIES[series_of(rows)[pair.drafter]], max(*before, *after) * 1.05
+        color, top = SERIES[series_of(rows, block_size)[pair.drafter]], max(*before, *after) * 1.05
         better, worse = (
             sum(sign * (a - b) > 0 for a, b in zip(after, before, strict=True)) for sign in (1, -1)
         )
@@ -205,7 +205,7 @@ def per_prompt(rows: Sequence[ResultRow], temperature: float, block_size: int) -
     return svg(draw, f"Block efficiency prompt by prompt, {names}, at temperature {temperature:g}")
 
 
-def by_position(rows: Sequence[ResultRow], temperature: float) -> str | None:
+def by_position(rows: Sequence[ResultRow], temperature: float, block_size: int) -> str | None:
     """Plots the share of target calls that accepted each draft position, at the largest block size there.
 
     None where blocks have a single position.
@@ -213,7 +213,9 @@ def by_position(rows: Sequence[ResultRow], temperature: float) -> str | None:
     sizes = summary.block_sizes([row for row in rows if row.temperature == temperature])
     largest = max(sizes, default=0)
     drawn = {
-        label: i for label, i in series_of(rows).items() if summary.find(rows, label, temperature, largest)
+        label: i
+        for label, i in series_of(rows, block_size).items()
+        if summary.find(rows, label, temperature, largest)
     }
     if not drawn or largest < 2:
         return None

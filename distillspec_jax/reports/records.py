@@ -16,7 +16,8 @@ from distillspec_jax.terminal import say
 
 _UNKNOWN = "–"
 _NUMBERS = (
-    *("texts", "accepted/tested", "accepted/drafted", "accepted length", "tokens/call"),
+    *("texts", "rounds", "drafted", "tested", "accepted", "emitted"),
+    *("accepted/tested", "accepted/drafted", "accepted length", "tokens/call"),
     *("rounds by accepted drafts", "batch", "timed texts", "tokens/s", "p50 s", "p95 s"),
     *("MBSU, bytes", "MBSU, timed"),
 )
@@ -39,11 +40,12 @@ def _name(row: ResultRow) -> str:
 def _line(
     name: str, record: Record, pace: Pace | None, speedups: tuple[float | None, float | None]
 ) -> list[str]:
+    counts = ("texts", "target_calls", "drafted", "tested", "accepted", "emitted_tokens")
     ratios = ("acceptance_tested", "acceptance_drafted", "accepted_length", "block_efficiency")
     histogram = record.histogram
     return [
         name,
-        f"{record.texts:,}",
+        *(_number(getattr(record, count), ",") for count in counts),
         *(_number(record.value(ratio), ".3f") for ratio in ratios),
         _UNKNOWN if histogram is None else " ".join(map(str, histogram)),
         _UNKNOWN if pace is None else str(pace.concurrency),

@@ -133,7 +133,8 @@ def test_a_file_without_any_count_is_refused_in_one_line(tmp_path, capsys):
     assert main(["check", str(tmp_path / "none.jsonl")]) == 2
 
 
-def test_the_record_of_rows_and_outputs_is_printed(tmp_path, capsys):
+def test_the_record_of_rows_and_outputs_is_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # a list, where every number stands behind its name
     file = write(tmp_path / "r.jsonl", *(row.to_json() for row in ROWS[:2]), LINE)
     assert main(["check", file, "--record"]) == 0
     told = " ".join(capsys.readouterr().out.split())
@@ -150,6 +151,11 @@ def test_the_record_of_rows_and_outputs_is_printed(tmp_path, capsys):
     ):
         assert number in told, number
     assert pace.concurrency == 1
+    assert (
+        f"rounds: {row.target_calls:,}; drafted: –; tested: {row.tested:,}; "
+        f"accepted: {row.accepted:,}; emitted: {row.emitted_tokens:,}; accepted/tested: "
+    ) in told
+    assert "rounds: 3; drafted: 6; tested: 5; accepted: 3; emitted: 6; accepted/tested: 0.600" in told
 
 
 def test_a_measured_cost_ratio_gives_the_measured_speedup_back():

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from distillspec_jax.reports import figures, front, heat_map, histograms, plots, series, summary, tables
+from distillspec_jax.reports import html as html_page
 from tests.evaluation import simulated
 
 ROWS = simulated.rows()
@@ -76,14 +77,29 @@ def test_a_map_of_too_few_prompts_has_no_intervals_and_no_test():
 
 
 def test_more_drafts_than_colours_leave_the_pair_and_the_best_coloured():
-    assert list(series.series_of(many(6))) == [f"d{i}" for i in range(6)]
+    assert list(series.series_of(many(6), 4)) == [f"d{i}" for i in range(6)]
     rows = many(9)
-    assert series.series_of(rows) == {
+    assert series.series_of(rows, 4) == {
         label: i for i, label in enumerate(["d0", "d4", "d5", "d6", "d7", "d8"])
     }
     assert series.left_out(rows) == " 3 more drafts are in the tables."
     drawn = words(plots.by_draft(rows, 0.0, 4))
     assert [text for text in drawn if text.startswith("d")] == [f"d{i}" for i in range(9)], "the best on top"
+
+
+def test_coloured_drafts_are_the_best_at_the_page_s_block_size(tmp_path, monkeypatch):
+    """They were the best at five, whatever `--block_size` said: the best dots of a page were grey."""
+    rows = many(9)
+    rows += [
+        dataclasses.replace(row, block_size=2, block_efficiency=3 - row.block_efficiency) for row in rows[1:]
+    ]
+    best = ["d0", "d1", "d2", "d3", "d4", "d8"]
+    assert list(series.series_of(rows, 2)) == best
+    legend = words(plots.block_efficiency(rows, 0.0, 2))
+    assert [text for text in legend if text.startswith("d")] == best
+    monkeypatch.setattr(html_page, "MOST_DRAWN", 0)
+    page = html_page.report(rows, tmp_path / "r.html", block_size=2).read_text()
+    assert set(re.findall(r'class="swatch"[^>]*></span>(d\d)', page)) == set(best)
 
 
 def test_one_block_size_is_drawn_by_draft_and_several_by_block_size(monkeypatch):
@@ -117,9 +133,9 @@ def test_a_prediction_is_the_closed_form_of_the_acceptance():
     alpha = rows[1].acceptance_tested
     predicted = (1 - alpha**5) / (1 - alpha)
     close = sum(abs(measured / predicted - 1) <= 0.05 for measured in (1.0, 1.1))
-    assert f"within 5% in {close} of 2 cells" in words(plots.prediction(rows, 0.0))
+    assert f"within 5% in {close} of 2 cells" in words(plots.prediction(rows, 0.0, 4))
     exact = [dataclasses.replace(row, block_efficiency=predicted) for row in rows[1:]]
-    assert "within 5% in 2 of 2 cells" in words(plots.prediction(exact, 0.0))
+    assert "within 5% in 2 of 2 cells" in words(plots.prediction(exact, 0.0, 4))
 
 
 def test_bars_of_accepted_drafts_are_shares_of_rounds(monkeypatch):
@@ -138,6 +154,9 @@ def test_latency_is_of_single_requests_and_of_enough_of_them():
     timed = summary.find(rows, "distilled", 0.0, 4)
     p50 = 1e3 * float(np.median(timed.timing.seconds))
     assert any(f"distilled: p50 {p50:.3g}," in text for text in words(histograms.latency(rows, 0.0, 4)))
+    plain = 1e3 * float(np.median(timed.timing.baseline_seconds))
+    alone = words(histograms.latency([row for row in rows if row.is_drafted], 0.0, 4))
+    assert any(f"no draft: p50 {plain:.3g}," in text for text in alone), "as timed in turns with the draft"
     batched = [dataclasses.replace(row, batch_size=8) for row in rows]
     assert histograms.latency(batched, 0.0, 4) is None, "a batch tells no request's latency"
     assert histograms.latency(simulated.rows(prompts=10, block_sizes=(4,)), 0.0, 4) is None
@@ -184,8 +203,8 @@ def test_several_targets_are_compared_by_tokens_a_second():
 def test_a_temperature_of_its_baseline_alone_has_no_drawing_and_failures_are_told(capsys):
     rows = [row for row in ROWS if row.temperature == 0 or not row.is_drafted]
     for plot in (plots.block_efficiency, plots.speedup, plots.by_position):
-        assert plot(rows, 1.0) is None
-        assert plot(rows, 0.0) is not None
+        assert plot(rows, 1.0, 5) is None
+        assert plot(rows, 0.0, 5) is not None
     reasons = ["failed"] * 3 + ["length"] * (ROWS[0].prompts - 3)
     failing = [
         dataclasses.replace(r, per_prompt=dataclasses.replace(r.per_prompt, finish_reason=reasons))

@@ -184,26 +184,50 @@ def test_an_example_marks_accepted_tokens_and_escapes_text(page):
 
 
 def test_plots_hold_the_measured_values():
-    svg = plots.block_efficiency(ROWS, 1.0)
+    svg = plots.block_efficiency(ROWS, 1.0, 5)
     assert all(f">{label}<" in svg for label in (*simulated.ACCEPTANCE, "if independent"))
     rows = [dataclasses.replace(row, speedup=None, speedup_ci95=None) for row in ROWS]
-    assert plots.speedup(rows, 1.0) is None
+    assert plots.speedup(rows, 1.0, 5) is None
     assert plots.training({"a": [{"step": 1, "split": "train"}]}, "train", "loss", "loss") is None
 
 
-def test_differing_outputs_are_not_hidden(tmp_path, undrawn):
+def test_differing_outputs_are_not_hidden():
     rows = [
         dataclasses.replace(row, matches_autoregressive=38)
         if (row.drafter, row.block_size) == ("control", 3) and row.temperature == 0
         else row
         for row in ROWS
     ]
-    text = report(rows, tmp_path / "r.html").read_text()
-    assert "differ from those without a draft in 1 of 12 cells, most in control at γ = 3: 38 of 40" in text
-    rows = [dataclasses.replace(row, matches_autoregressive=None) for row in rows]  # of an unmerged shard
-    text = report(rows, tmp_path / "r.html").read_text()
-    assert "from those without a draft" not in text
-    assert "equals the output without a draft" not in text
+    assert html._matches(rows) == (
+        "At T = 0 outputs differ from those without a draft in 1 of 12 cells, most in control at γ = 3: "
+        "38 of 40 prompts are equal."
+    )
+    rows = [dataclasses.replace(row, matches_autoregressive=None) for row in rows]
+    assert html._matches(rows) is None, "of an unmerged shard"
+
+
+def test_prompts_that_failed_are_neither_equal_nor_differing():
+    """Two that failed at one token counted as equal, one that failed with the draft alone as differing."""
+
+    def failing(row, *failed, differing=()):
+        found = row.per_prompt
+        digest = [f"other {i}" if i in differing else one for i, one in enumerate(found.output_digest)]
+        why = ["failed" if i in failed else one for i, one in enumerate(found.finish_reason)]
+        per_prompt = dataclasses.replace(found, output_digest=digest, finish_reason=why)
+        same = row.prompts - len(differing)
+        return dataclasses.replace(row, per_prompt=per_prompt, matches_autoregressive=same)
+
+    baseline, row = [row for row in ROWS if row.temperature == 0 and row.block_size in (0, 3)][:2]
+    baseline = failing(baseline, 0, 1)
+    equal = (
+        "At T = 0 every drafted output equals the output without a draft, token for token: 37 prompts in "
+        "one cell. Up to 3 of 40 prompts a cell failed to decode, with or without the draft, and are not "
+        "compared."
+    )
+    assert html._matches([baseline, failing(row, 0, 1, 2, differing=(2,))]) == equal
+    assert html._matches([failing(row, 0, 1, 2)]) == equal, "without the baseline, those of the draft"
+    told = html._matches([baseline, failing(row, 0, 1, 2, differing=(2, 5))])
+    assert ": 36 of 37 prompts are equal. Up to 3 of 40" in told
 
 
 def test_several_files_and_untimed_rows_make_sections(files, tmp_path, monkeypatch):
@@ -277,7 +301,7 @@ def test_a_row_without_a_score_or_a_speed_up_of_bytes_has_a_dash(tmp_path, undra
 def test_a_plot_writes_a_label_as_it_is(label):
     """As mathematics the first ended in a traceback; legends leave out what begins with a line below."""
     rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
-    for plot in (plots.block_efficiency(rows, 0.0), plots.by_position(rows, 0.0)):
+    for plot in (plots.block_efficiency(rows, 0.0, 5), plots.by_position(rows, 0.0, 5)):
         assert shown(label) in html_module.unescape(plot)
 
 
@@ -287,5 +311,5 @@ def test_a_long_label_leaves_room_for_the_plot():
     rows = [dataclasses.replace(row, drafter=label) if row.drafter == "distilled" else row for row in ROWS]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot = html_module.unescape(plots.block_efficiency(rows, 0.0))
+        plot = html_module.unescape(plots.block_efficiency(rows, 0.0, 5))
     assert f"a{'é' * 19}…{'é' * 19}z" in plot
