@@ -33,12 +33,9 @@ STOPS = (b"bb", b"aba")
 """No piece holds one: each begins in one token and ends in another, often of the next round."""
 
 
-def text_of(output: Cell) -> bytes:
-    return b"".join(PIECES[token] for token in output)
-
-
 def stopped(output: Cell) -> bool:
-    return any(stop in text_of(output) for stop in STOPS)
+    text = b"".join(PIECES[token] for token in output)
+    return any(stop in text for stop in STOPS)
 
 
 def far_from_eight_bits(path: jax.tree_util.KeyPath, leaf: Array) -> Array:
