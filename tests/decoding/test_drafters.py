@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -122,31 +123,62 @@ def test_recorded_distributions_are_the_drafts_own_on_the_true_prefix(name: str,
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def drafted_after(
-    loop: SpeculativeLoop, params: PairParams, prompt_BT: Array, text_BT: Array, count_B: Array
-) -> Draft:
-    """What is drafted once some tokens of a text were committed without the drafter."""
+def drafted_twice(
+    loop: SpeculativeLoop,
+    params: PairParams,
+    prompt_BT: Array,
+    accepted_B: Array,
+    text_BT: Array,
+    count_B: Array,
+) -> tuple[Draft, Draft]:
+    """Two blocks; between them, a row commits drafts and a token of the target's, and follows a text.
+
+    Args:
+      accepted_B: drafts that are committed; -1: nothing is, not even the target's token.
+      text_BT: the target's token, and the text.
+      count_B: tokens of the text.
+    """
     rows, drafter = len(prompt_BT), loop.drafter
     first_B = loop.target.prefill(params.target, prompt_BT, 1)[1]
-    memory = drafter.init(params.draft, prompt_BT, text_BT.shape[1] + 2, first_B)
-    memory = drafter.follow(params.draft, memory, first_B, text_BT, count_B)
-    pending_B = jnp.where(count_B > 0, text_BT[jnp.arange(rows), count_B - 1], first_B)
     keys_B = randomness.row_keys(jax.random.key(0), jnp.arange(rows))
     distribution = SamplingParams().distribution(Vocabulary(VOCAB, (1,), (0,))).for_rows(rows)
-    return drafter.draft(params.draft, memory, keys_B, pending_B, distribution, 1)
+
+    memory = drafter.init(params.draft, prompt_BT, 4 * BLOCK + text_BT.shape[1], first_B)
+    first = drafter.draft(params.draft, memory, keys_B, first_B, distribution, BLOCK)
+    memory = drafter.commit(first.state, jnp.zeros(rows, jnp.int32), accepted_B)
+    pending_B = jnp.where(accepted_B < 0, first_B, text_BT[:, 0])
+    memory = drafter.follow(params.draft, memory, pending_B, text_BT[:, 1:], count_B)
+    pending_B = jnp.where(count_B > 0, text_BT[jnp.arange(rows), count_B], pending_B)
+    return first, drafter.draft(params.draft, memory, keys_B, pending_B, distribution, BLOCK)
 
 
-@pytest.mark.parametrize("name", MIXED)
-def test_what_a_draft_of_another_family_follows_begins_with_its_own_first_token(name: str) -> None:
-    pair, prompt = family(name), PROMPTS[1]
-    text_BT = np.array([[2, 4, 3], [5, 3, 2], [4, 4, 2]], np.int32)
-    count_B = np.array([0, 1, 3])
-    loop = SpeculativeLoop(pair.target, pair.drafter)
-    draft = drafted_after(loop, pair.params, padded([prompt] * 3), text_BT, count_B)
-    logits_BTV = pair.draft_logits(prompt, text_BT)
-    for b, count in enumerate(count_B):
-        expected = reference_probs(logits_BTV[b, count], *DISTRIBUTIONS[0], VOCAB)
-        np.testing.assert_allclose(np.exp(draft.log_q_BNGV[b, 0, 0]), expected, atol=2e-5)
+@pytest.mark.parametrize("name, one_pass", [("t5 by decoder_only", False), ("decoder_only by t5", True)])
+def test_a_draft_that_follows_drafts_on_the_true_prefix(name: str, one_pass: bool) -> None:
+    """After every number of accepted drafts and none, which a round of masks has yet to read.
+
+    The draft is of another family than the target: its outputs begin with a token of its own.
+    """
+    pair, prompt, most = family(name), PROMPTS[1], 3
+    drafter = OnePassDrafter(pair.draft, MASK, BLOCK) if one_pass else pair.drafter
+    accepted_B, count_B = np.array([*itertools.product(range(-1, BLOCK + 1), range(most + 1))], np.int32).T
+    rows = len(count_B)
+    text_BT = np.random.default_rng(3).integers(2, VOCAB, (rows, 1 + most)).astype(np.int32)
+    loop = SpeculativeLoop(pair.target, drafter, block_size=BLOCK)
+    first, second = drafted_twice(loop, pair.params, padded([prompt] * rows), accepted_B, text_BT, count_B)
+    first_BG, second_BG = (np.asarray(draft.tokens_BNG)[:, 0] for draft in (first, second))
+    read_BG = np.full_like(second_BG, MASK) if one_pass else second_BG
+    line_BT = np.zeros((rows, 2 * BLOCK + 1 + most), np.int32)
+    for b, (accepted, count) in enumerate(zip(accepted_B, count_B, strict=True)):
+        committed = [*first_BG[b, :accepted], text_BT[b, 0]] if accepted >= 0 else []
+        line = [*committed, *text_BT[b, 1 : 1 + count], *read_BG[b]]
+        line_BT[b, : len(line)] = line
+    logits_BTV = pair.draft_logits(prompt, line_BT)
+    for b, length in enumerate(accepted_B + 1 + count_B):
+        after_text = logits_BTV[b, length : length + BLOCK]
+        expected = [reference_probs(logits_V, *DISTRIBUTIONS[0], VOCAB) for logits_V in after_text]
+        np.testing.assert_allclose(
+            np.exp(second.log_q_BNGV[b, 0]), expected, atol=2e-5, err_msg=f"{accepted_B[b]}, {count_B[b]}"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -17,16 +17,16 @@ from tests.exactness.families import VOCAB, family
 PAIR = family("prefix")
 VOCABULARY = Vocabulary(VOCAB, (1,), (0,))
 PROMPTS = [
-    OnlinePrompt([2 + (3 * i + j) % 4 for j in range(1 + (5 * i) % 7)], limit, temperature, top_k, seed=seed)
-    for i, (limit, temperature, top_k, seed) in enumerate(
+    OnlinePrompt([2 + (3 * i + j) % 4 for j in range(1 + (5 * i) % 7)], *settings)
+    for i, settings in enumerate(
         [
-            (9, 1.0, 0, 1),
-            (6, 0.0, 0, 0),
-            (9, 1.5, 2, 0),
-            (9, 1.0, 0, 2),
-            (9, 0.0, 0, 7),
-            (9, 1.0, 0, 11),
-            (8, 0.7, 0, 0),
+            (9, 1.0, 0, 1.0, 1),
+            (6, 0.0, 0, 1.0, 0),
+            (9, 1.5, 2, 1.0, 0),
+            (9, 1.0, 0, 1.0, 2),
+            (9, 0.0, 0, 1.0, 7),
+            (9, 1.0, 0, 1.0, 11),
+            (8, 1.5, 0, 0.5, 0),
         ]
     )
 ]

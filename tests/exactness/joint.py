@@ -59,9 +59,13 @@ def next_distributions(
 
 
 def exact_joint(
-    family: Family, prompt: tuple[int, ...], limit: int, distribution: Distribution
+    family: Family,
+    prompt: tuple[int, ...],
+    limit: int,
+    distribution: Distribution,
+    stopped: Callable[[Cell], bool] = lambda _: False,
 ) -> dict[Cell, float]:
-    """Every possible output and its probability: it ends with EOS or has `limit` tokens."""
+    """Every possible output and its probability: it ends with EOS, has `limit` tokens or is `stopped`."""
     next_distribution = next_distributions(family.target_logits, prompt, limit, distribution)
     joint: dict[Cell, float] = {}
     alive: dict[Cell, float] = {(): 1.0}
@@ -71,7 +75,8 @@ def exact_joint(
             p_V = next_distribution[prefix]
             joint[(*prefix, EOS)] = probability * p_V[EOS]
             grown |= {(*prefix, word): probability * p_V[word] for word in WORDS}
-        alive = grown
+        joint |= {text: p for text, p in grown.items() if stopped(text)}
+        alive = {text: p for text, p in grown.items() if not stopped(text)}
     return joint | alive
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.mutants.batches import BATCHES
 from tests.mutants.buckets import BUCKETS
 from tests.mutants.catalog import MUTANTS, Mutant
 from tests.mutants.distillation import DISTILLATION
@@ -21,7 +22,7 @@ from tests.mutants.watch import WATCH
 ROOT = Path(__file__).parents[2]
 COPIED = ("distillspec_jax", "gin_configs", "tests", "pyproject.toml")
 SHOWN = 3
-ALL = (*MUTANTS, *DISTILLATION, *LOSSES, *WATCH, *OPERATIONS, *BUCKETS)
+ALL = (*MUTANTS, *BATCHES, *DISTILLATION, *LOSSES, *WATCH, *OPERATIONS, *BUCKETS)
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:
